@@ -11,11 +11,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
 
 from avatar_bench.audit.assessment import Assessment
-from avatar_bench.audit.data_card import write_card
+from avatar_bench.audit.data_card import draw_counts, has_card, write_card
+from avatar_bench.files import html
+from avatar_bench.files.html import escape_markdown
+from avatar_bench.i18n import use_language
 from avatar_bench.metrics import plots
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result, redraw
@@ -126,6 +131,12 @@ def test_the_page_needs_no_other_file_and_no_network(page: Page) -> None:
     assert not any("http" in (value or "") for tag, attrs in page.tags for name, value in attrs.items())
 
 
+def test_the_images_of_the_markdown_are_there(markdown: str, folder: Path) -> None:
+    named = re.findall(r"\]\(((?:audit|card)/[^)]+)\)", markdown)
+    assert len(named) == 4
+    assert all((folder / name).is_file() for name in named)
+
+
 @pytest.mark.parametrize("kind", ["page", "markdown"])
 def test_the_card_begins_with_the_assessment(kind: str, request: pytest.FixtureRequest) -> None:
     card = request.getfixturevalue(kind)
@@ -160,6 +171,67 @@ def test_the_card_begins_with_the_assessment(kind: str, request: pytest.FixtureR
     assert "is this set suitable" not in words  # it stands above, in its own words
 
 
+def test_classes_are_counted_by_split(markdown: str) -> None:
+    assert "| class | train | val | test | blind | all | " in markdown
+    assert "| drawing | 2 | 2 | 2 | 2 | 8 | " in markdown
+
+
+def test_out_of_domain_sets_are_counted_in_a_column_of_their_own(tmp_path: Path) -> None:
+    write_set(tmp_path / "set", labels=("real",))
+    frame = pd.read_csv(tmp_path / "set" / "manifest.csv")
+    frame.head(3).assign(label="thing").to_csv(tmp_path / "set" / "ood_things.csv", index=False)
+    frame.head(2).assign(label="icon").to_csv(tmp_path / "set" / "ood_icons.csv", index=False)
+    text = write_card(tmp_path / "set", audited(tmp_path / "set"))[0].read_text(encoding="utf-8")
+    assert "Images for training and testing: 6; external test set (blind): 2; out of domain: 5." in text
+    assert "| class | train | val | test | blind | out of domain | all | " in text
+    assert "| thing | 0 | 0 | 0 | 0 | 3 | 3 | " in text
+
+
+def test_the_card_speaks_russian(tmp_path: Path) -> None:
+    write_set(tmp_path)
+    with use_language("ru"):
+        markdown, page = (file.read_text(encoding="utf-8") for file in write_card(tmp_path, audited(tmp_path)))
+    assert (has_card(tmp_path, "ru"), has_card(tmp_path, "en")) == (True, False)
+    assert "](audit/ru/aurocs.png)" in markdown
+    assert '<html lang="ru">' in page
+    for text in (Page(page).words, markdown):
+        assert "Пригоден ли этот набор для обучения и оценки классификаторов?" in text
+        assert "класс выдаёт сам файл" in text
+        assert "Исключённые файлы" in text
+        assert "от 0.91 до 0.95" in text
+        assert "What" not in text
+        assert "the file alone" not in text
+
+
+def test_a_set_with_a_manifest_alone_has_a_card(tmp_path: Path) -> None:
+    write_set(tmp_path / "set", labels=("real",))
+    for name in ("blind", "sources", "quarantine"):
+        (tmp_path / "set" / f"{name}.csv").unlink()
+    result = Result("data_audit", "set", 6, ("real",))
+    page = Page(write_card(tmp_path / "set", result)[1].read_text(encoding="utf-8"))
+    assert "not asked" in page.words
+    assert "No sources are stated" in page.words
+    assert "None." in page.words
+
+
+@pytest.mark.parametrize(
+    ("text", "escaped"),
+    [
+        ("plain.jpg", "plain.jpg"),
+        ("a|b", "a\\|b"),
+        ("a\n# b", "a \\# b"),
+        ("<b>", "&lt;b&gt;"),
+        (12, "12"),
+    ],
+)
+def test_markdown_is_escaped_to_one_line(text: object, escaped: str) -> None:
+    assert escape_markdown(text) == escaped
+
+
+def test_code_in_markdown_keeps_the_spaces_around_it() -> None:
+    assert html.build_markdown_environment().filters["code"]("see `a_b` in *it*") == "see `a_b` in \\*it\\*"
+
+
 def test_the_page_allows_its_own_style_alone(tmp_path: Path) -> None:
     write_set(tmp_path)
     write_card(tmp_path, audited(tmp_path))
@@ -173,3 +245,61 @@ def test_the_page_allows_its_own_style_alone(tmp_path: Path) -> None:
         f"default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; style-src 'sha256-{digest}'"
     )
     assert not [attrs for _, attrs in Page(text).tags if "style" in attrs]
+
+
+ROWS = [
+    *[("real", "studio", "train")] * 5,
+    *[("real", "street", "test")] * 2,
+    *[("drawing", "pen", "train")] * 3,
+    *[("drawing", "", "val")] * 1,
+    *[("bread", "kitchen", "out of domain")] * 4,
+]
+IMAGES = pd.DataFrame(ROWS, columns=["label", "source", "split"])
+SPLITS = ["train", "val", "test", "out of domain"]
+
+
+def bars(axes: Axes) -> dict[str, dict[str, float]]:
+    """Return the lengths of the bars by row and colour."""
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    found: dict[str, dict[str, float]] = {name: {} for name in names}
+    for patch in axes.patches:
+        row = round(patch.get_y() + patch.get_height() / 2)
+        if patch.get_width():
+            found[names[row]][to_hex(patch.get_facecolor()).upper()] = patch.get_width()
+    return found
+
+
+def test_every_image_is_counted_in_each_panel_in_the_colour_of_its_class() -> None:
+    by_class, by_split, by_source = draw_counts(IMAGES, SPLITS).axes
+    drawing, real, bread = plots.PALETTE[:3]  # what training lacks comes last
+    assert bars(by_class) == {"drawing": {drawing: 4}, "real": {real: 7}, "bread": {bread: 4}}
+    assert bars(by_split) == {
+        "train": {drawing: 3, real: 5},
+        "val": {drawing: 1},
+        "test": {real: 2},
+        "out of domain": {bread: 4},
+    }
+    assert bars(by_source) == {
+        "pen": {drawing: 3},
+        "not known": {drawing: 1},
+        "studio": {real: 5},
+        "street": {real: 2},
+        "kitchen": {bread: 4},
+    }
+
+
+def test_each_bar_ends_with_its_number_inside_the_axes() -> None:
+    for axes in draw_counts(IMAGES, SPLITS).axes:
+        totals = [sum(parts.values()) for parts in bars(axes).values()]
+        assert [float(text.get_text()) for text in axes.texts] == totals
+        assert axes.get_xlim()[1] > 1.1 * max(totals)
+
+
+def test_of_many_sources_the_largest_forty_are_drawn() -> None:
+    rows = [("real", f"s{number:02}", "train") for number in range(50) for _ in range(number + 1)]
+    axes = draw_counts(pd.DataFrame(rows, columns=["label", "source", "split"]), ["train"]).axes[-1]
+    assert list(bars(axes)) == [f"s{number:02}" for number in range(49, 9, -1)]
+
+
+def test_without_a_known_source_there_is_no_panel_of_sources() -> None:
+    assert len(draw_counts(IMAGES.assign(source=""), SPLITS).axes) == 2

@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin
 
 from avatar_bench.audit import file_metadata
 from avatar_bench.audit.evidence_rules import conclude, find_evidence
-from avatar_bench.audit.file_metadata import read_metadata, select_hints
+from avatar_bench.audit.file_metadata import HINTS, read_metadata, select_hints
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # broken tags, which avatar_bench ignores too
 
@@ -55,7 +55,7 @@ def with_store(kind: str) -> bytes:
     return data[:2] + b"\xff\xeb" + struct.pack(">H", len(store) + 10) + b"JP\0\1\0\0\0\1" + store + data[2:]
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "AVIF"])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF"])
 def test_a_plain_image_says_nothing(kind: str) -> None:
     assert read_metadata(saved(kind)) == {}
 
@@ -76,6 +76,7 @@ def test_a_broken_manifest_is_found_and_says_nothing(kind: str) -> None:
     assert conclude(found) == ""
 
 
+@pytest.mark.parametrize("term", ["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia", "digitalCapture"])
 @pytest.mark.parametrize(
     "form",
     [
@@ -85,9 +86,9 @@ def test_a_broken_manifest_is_found_and_says_nothing(kind: str) -> None:
     ],
 )
 @pytest.mark.parametrize("prefix", [NEWSCODES, ""])
-def test_the_source_type_is_read_however_xmp_writes_it(form: str, prefix: str) -> None:
-    found = read_metadata(saved("JPEG", xmp=xmp(form.format(prefix + "digitalCapture"))))
-    assert found["xmp:DigitalSourceType"] == "digitalCapture"
+def test_the_source_type_is_read_however_xmp_writes_it(form: str, prefix: str, term: str) -> None:
+    found = read_metadata(saved("JPEG", xmp=xmp(form.format(prefix + term))))
+    assert found["xmp:DigitalSourceType"] == term
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])
@@ -147,12 +148,34 @@ def samples() -> dict[str, bytes]:
 @pytest.mark.parametrize("kind", samples())
 def test_no_cut_or_damage_raises(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data, rng = samples()[kind], np.random.default_rng(0)
-    for length in rng.integers(0, len(data), 15):
+    for length in rng.integers(0, len(data), 60):
         check(data[:length])
-    for _ in range(30):
+    for _ in range(120):
         broken = np.frombuffer(data, np.uint8).copy()
         broken[rng.integers(0, len(data), rng.integers(1, 20))] = rng.integers(0, 256)
         check(broken.tobytes())
+
+
+def test_random_bytes_behind_any_signature_do_not_raise() -> None:
+    rng = np.random.default_rng(0)
+    for start in (
+        b"",
+        b"\xff\xd8\xff\xe1",
+        b"\x89PNG\r\n\x1a\n",
+        b"RIFF\xff\xff\xff\x7fWEBP",
+        b"GIF89a",
+        b"II*\0",
+        STORE,
+    ):
+        for length in (0, 1, 7, 8, 100, 5000):
+            check(start + rng.bytes(length))
+
+
+def test_lengths_that_promise_too_much_cost_nothing() -> None:
+    start = b"\x89PNG\r\n\x1a\n"
+    check(start + b"\xff\xff\xff\xfftEXtparameters\0x")
+    check(start + b"\0\0\0\0tEXt\0\0\0\0" * 100_000)
+    check(b"II*\0\x08\0\0\0\xff\xff" + b"\x31\1\2\0\xff\xff\xff\xff\0\0\0\0" * 100)
 
 
 def test_a_packed_text_is_unpacked_to_its_first_bytes_alone() -> None:
@@ -163,10 +186,32 @@ def test_a_packed_text_is_unpacked_to_its_first_bytes_alone() -> None:
     assert time.perf_counter() - before < 1
 
 
+def test_many_packed_texts_are_unpacked_to_a_limit() -> None:
+    data, bomb = saved(), zlib.compress(b"a" * 100_000)
+    many = b"".join(chunk(b"zTXt", b"key%d\0\0" % number + bomb) for number in range(2000))
+    found = read_metadata(data[:-12] + many + data[-12:])
+    assert sum(map(len, found.values())) == file_metadata.MAX_TEXTS == 16 * file_metadata.MAX_TEXT
+
+
+def test_an_entity_is_never_expanded() -> None:
+    entities = b'<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;">]>'
+    bomb = entities + xmp('xmp:CreatorTool="&b;&b;"/>')
+    assert read_metadata(saved("JPEG", xmp=bomb))["xmp:CreatorTool"] == "&b;&b;"
+
+
 def test_a_broken_part_costs_no_other_part() -> None:
     data = saved("PNG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     data = data[:-12] + chunk(b"zTXt", b"parameters\0\0no zlib") + chunk(b"tEXt", b"Software\0NovelAI\xff") + data[-12:]
     assert conclude(find_evidence(read_metadata(data))) == "generated"
+
+
+def test_a_file_without_metadata_has_no_hint() -> None:
+    assert select_hints({}) == dict.fromkeys(HINTS, "")
+
+
+def test_texts_of_generators_come_first_and_unknown_ones_not_at_all() -> None:
+    found = select_hints({"png:software": "x" * 500, "png:mood": "good", "png:prompt": '{"3": {}}'})
+    assert found["png_text"] == 'prompt: {"3": {}}; software: ' + "x" * 80
 
 
 def test_markup_and_control_characters_come_out_as_one_short_line() -> None:
@@ -174,3 +219,8 @@ def test_markup_and_control_characters_come_out_as_one_short_line() -> None:
     assert found["png_text"].startswith("comment: <b> [31m red !!!")
     assert len(found["png_text"]) == len("comment: ") + 80
     assert found["exif_make"] == "Canon"
+
+
+def test_the_state_of_a_manifest_is_told_with_what_it_states() -> None:
+    found = select_hints({"c2pa:valid": "digitalArt; Image Maker; signed by Test Press"})
+    assert found["c2pa"] == "valid: digitalArt; Image Maker; signed by Test Press"

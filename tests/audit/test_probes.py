@@ -8,10 +8,17 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from avatar_bench.audit import probes
-from avatar_bench.audit.probes import ProbeSettings, probe, probe_single_properties, probe_source
+from avatar_bench.audit.probes import (
+    ProbeSettings,
+    probe,
+    probe_single_properties,
+    probe_source,
+    sample_rows,
+    score_majority_class,
+)
 from avatar_bench.results.reasons import Reason
 
-PLAN = ProbeSettings(resamples=50)
+PLAN = ProbeSettings(resamples=200)
 
 
 def frame(n: int = 240, groups: int = 120, classes: int = 3, seed: int = 0) -> pd.DataFrame:
@@ -43,6 +50,20 @@ def test_noise_is_at_chance_level(classes: int) -> None:
     assert found.auroc.n == 300
 
 
+def test_a_property_that_never_varies_is_exactly_chance() -> None:
+    found = probe(frame().assign(same=1.0), ["same"], PLAN)
+    assert found.auroc.value == 0.5
+    assert found.balanced_accuracy.value == pytest.approx(1 / 3)
+    assert found.auroc.reason == Reason("no_spread")
+
+
+def test_words_and_flags_are_understood() -> None:
+    data = frame()
+    data["format"] = np.where(data["label"] == "real", "JPEG", "PNG")
+    data["exif"] = data["label"] == "drawing"
+    assert probe(data, ["format", "exif"], PLAN).auroc.value == pytest.approx(1.0)
+
+
 def test_figures_equal_those_of_sklearn_on_the_same_scores() -> None:
     rng = np.random.default_rng(1)
     targets = rng.integers(0, 3, 90)
@@ -60,6 +81,14 @@ def test_no_group_is_in_both_training_and_test_folds(monkeypatch: pytest.MonkeyP
     data = frame(400, 40)
     data["own"] = pd.Series(np.random.default_rng(0).permutation(40))[data["group"].astype(int)].to_numpy()
     assert probe(data, ["own"], PLAN).auroc.value < 0.75
+
+
+def test_a_class_rarer_than_the_folds_breaks_nothing() -> None:
+    data = frame()
+    rare = pd.DataFrame({"label": "real", "group": ["x", "y", "y"], "source": "s", "noise": 0.0})
+    data = pd.concat([data[data["label"] != "real"], rare], ignore_index=True)
+    found = probe(data, ["noise"], PLAN)
+    assert 0 <= found.auroc.value <= 1
 
 
 @pytest.mark.parametrize(
@@ -84,3 +113,23 @@ def test_a_source_of_one_class_tells_it_and_a_mixed_one_does_not() -> None:
     assert probe_source(data.assign(source=data["label"] + "s"), settings=PLAN).auroc.value == 1.0
     assert probe_source(data, settings=PLAN).auroc.value == pytest.approx(0.5, abs=0.05)
     assert probe_source(data.assign(source=""), settings=PLAN).auroc.reason == Reason("no_source")
+
+
+def test_a_source_that_the_other_folds_lack_says_nothing() -> None:
+    data = frame()
+    assert probe_source(data.assign(source=data["group"]), settings=PLAN).auroc.value == pytest.approx(0.5)
+
+
+def test_the_majority_is_counted() -> None:
+    accuracy, balanced = score_majority_class(pd.DataFrame({"label": ["a", "a", "a", "b"]}))
+    assert (accuracy.value, balanced.value) == (0.75, 0.5)
+
+
+def test_a_draw_keeps_the_shares_of_the_classes_and_depends_on_its_seed() -> None:
+    data = pd.DataFrame({"label": ["a"] * 800 + ["b"] * 190 + ["c"] * 10})
+    rows = sample_rows(data, 100, seed=1)
+    assert data["label"].iloc[rows].value_counts().to_dict() == {"a": 80, "b": 19, "c": 1}
+    assert (np.diff(rows) > 0).all()
+    assert (sample_rows(data, 100, seed=1) == rows).all()
+    assert (sample_rows(data, 100, seed=2) != rows).any()
+    assert len(sample_rows(data, 1000)) == 1000

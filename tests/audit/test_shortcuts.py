@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from avatar_bench.audit import shortcuts
 from avatar_bench.audit.file_metadata import HINTS
 from avatar_bench.audit.properties import APPEARANCE, METADATA
-from avatar_bench.audit.shortcuts import assess, find_copies, measure_images
+from avatar_bench.audit.shortcuts import assess, count_hints, cross_tabulate, find_copies, measure_images, summarise
 from avatar_bench.data.dataset import Dataset, read_manifest
+from avatar_bench.errors import DataError
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
 
@@ -57,6 +59,19 @@ def test_images_are_measured_in_order_and_broken_ones_named(tmp_path: Path) -> N
     assert "not a known image format" in reason
 
 
+def test_a_set_without_a_usable_image_is_refused(tmp_path: Path) -> None:
+    dataset = write_set(tmp_path, {"a": ("png",)}, n=1)
+    dataset.file(0).write_bytes(b"")
+    with pytest.raises(DataError, match="no image can be decoded"):
+        measure_images(dataset)
+
+
+def test_after_equalising_every_image_is_a_square_jpeg(tmp_path: Path) -> None:
+    frame, _ = measure_images(write_set(tmp_path, {"a": ("png", "jpg")}, n=4), resize="squash")
+    assert set(frame["format"]) == {"JPEG"}
+    assert (frame["width"] == frame["height"]).all()
+
+
 def test_a_copy_in_another_class_is_a_conflict(tmp_path: Path) -> None:
     dataset = write_set(tmp_path, {"a": ("png",), "b": ("png",)}, n=3)
     dataset.file(4).write_bytes(dataset.file(0).read_bytes())
@@ -64,6 +79,44 @@ def test_a_copy_in_another_class_is_a_conflict(tmp_path: Path) -> None:
     same = read_manifest(tmp_path / "set.csv")
     (row,) = find_copies(same, frame).to_dict("records")
     assert (row["left"], row["right"], row["kind"], row["conflict"]) == ("a0.png", "b1.png", "bytes", True)
+
+
+def test_a_set_without_copies_has_an_empty_table_of_them(tmp_path: Path) -> None:
+    dataset = write_set(tmp_path, {"a": ("png",)}, n=3)
+    table = find_copies(dataset, measure_images(dataset)[0])
+    assert len(table) == 0
+    assert "conflict" in table
+
+
+def test_the_summary_gives_quantiles_of_numbers_and_the_commonest_word(tmp_path: Path) -> None:
+    frame, _ = measure_images(write_set(tmp_path, {"a": ("png", "png", "jpg"), "b": ("jpg",)}))
+    frame.loc[frame["label"] == "a", "width"] = np.arange(12)
+    table = summarise(frame).set_index(["property", "label"])
+    assert table.loc[("width", "a"), ["median", "low", "high"]].tolist() == pytest.approx([5.5, 0.55, 10.45])
+    assert table.loc[("format", "a"), ["commonest", "share"]].tolist() == ["PNG", pytest.approx(2 / 3)]
+    assert table.loc[("format", "b"), "share"] == 1.0
+    assert table.loc[("exif", "b"), "commonest"] == "False"
+
+
+def test_the_cross_table_counts_every_image_once() -> None:
+    frame = pd.DataFrame({"source": ["x", "x", "y", ""], "label": ["a", "b", "a", "a"]})
+    table = cross_tabulate(frame, "source")
+    assert table.columns.tolist() == ["source", "a", "b", "total"]
+    assert table.iloc[0].tolist() == ["x", 1, 1, 2]
+    assert table["total"].sum() == 4
+
+
+def test_hints_are_counted_by_class() -> None:
+    frame = pd.DataFrame({name: ["", "", ""] for name in HINTS}).assign(label=["a", "a", "b"], generated=False)
+    frame.loc[0, ["png_text", "generated"]] = ["parameters", True]
+    table = count_hints(frame).set_index("hint")
+    assert table.loc["png_text"].tolist() == [1, 0]
+    assert table.loc["is_declared_generated"].tolist() == [1, 0]
+    assert table.loc["c2pa"].tolist() == [0, 0]
+
+
+def test_a_set_against_which_nothing_speaks_gets_a_yes() -> None:
+    assert assess(known(), NOTHING, NOTHING) == shortcuts.Assessment("yes", [])
 
 
 @pytest.mark.parametrize(
@@ -126,3 +179,10 @@ def test_a_source_that_tells_the_class_asks_for_care() -> None:
     assessment = assess(known(), NOTHING, Metric(1.0, 9, reason=Reason("no_spread")))
     assert assessment.suitable == "with_care"
     assert assessment.reasons == [Reason("source")]
+
+
+def test_the_gravest_reason_comes_first_and_the_others_follow() -> None:
+    assessment = assess(known().assign(source="x"), Metric(1.0, 9, reason=Reason("no_spread")), NOTHING)
+    assert assessment.suitable == "no"
+    assert assessment.reasons[0] == Reason("file", value=1.0)
+    assert len(assessment.reasons) == 3

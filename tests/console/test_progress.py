@@ -11,7 +11,8 @@ import pytest
 
 from avatar_bench.cli.app import main
 from avatar_bench.console import progress
-from avatar_bench.console.progress import track, use_progress
+from avatar_bench.console.progress import open_bar, track, use_progress
+from avatar_bench.console.terminal import print_line
 
 
 class Terminal(io.StringIO):
@@ -35,7 +36,15 @@ def test_a_bar_shows_count_rate_and_time_left_and_is_removed(monkeypatch: pytest
     assert shown[-1].strip() == ""  # the line is empty again
 
 
-def test_no_bar_is_shown_where_it_is_turned_off_or_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bar_waits_for_two_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = use_terminal(monkeypatch, delay=2)
+    list(track(range(3), "faces"))
+    assert terminal.getvalue().strip() == ""
+
+
+def test_no_bar_is_shown_where_it_is_turned_off_or_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     terminal = use_terminal(monkeypatch)
     with use_progress(False):
         list(track(range(3), "faces"))
@@ -43,6 +52,16 @@ def test_no_bar_is_shown_where_it_is_turned_off_or_there_is_no_terminal(monkeypa
     monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
     list(track(range(3), "faces"))
     assert stream.getvalue() == ""
+
+
+def test_a_line_is_printed_without_the_bar_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = use_terminal(monkeypatch)
+    with open_bar("faces", 3) as bar:
+        bar.update()
+        print_line("epoch 1", file=sys.stderr)
+    before = terminal.getvalue().partition("epoch 1\n")[0]
+    assert before.rpartition("\r")[0].rpartition("\r")[2].strip() == ""  # cleared before the line
+    assert before.endswith("\r")
 
 
 def test_training_shows_one_bar_for_all_epochs_and_evaluation_one_for_all_blocks(

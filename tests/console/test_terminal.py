@@ -12,7 +12,7 @@ import pytest
 
 from avatar_bench.cli.app import main
 from avatar_bench.config.error_messages import explain
-from avatar_bench.console.terminal import escape_control_characters, hide_credentials
+from avatar_bench.console.terminal import escape_control_characters, format_count, hide_credentials
 from avatar_bench.errors import DataError
 
 OBEYED = "\x1b]0;owned\x07\x1b[2J\x9b31m\x7f\u202e\u2066\u2028\r\n\t\x00\udcff"
@@ -63,11 +63,12 @@ def test_the_table_of_runs_shows_hostile_names(tmp_path: Path, capfd: pytest.Cap
     assert r"run\x1b[2J\u202e\nx" in told
 
 
-def test_names_that_the_terminal_cannot_write_end_no_command(tmp_path: Path) -> None:
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])
+def test_names_that_the_terminal_cannot_write_end_no_command(encoding: str, tmp_path: Path) -> None:
     run = os.fsencode(tmp_path) + b"/\xff\xd0\xba"
     os.mkdir(run)
     Path(os.fsdecode(run), "run.json").write_text('{"status": "кот"}', encoding="utf-8")
-    environment = os.environ | {"PYTHONIOENCODING": "ascii", "LANG": "C"}
+    environment = os.environ | {"PYTHONIOENCODING": encoding, "LANG": "C"}
     words = [sys.executable, "-m", "avatar_bench", "list", "runs", str(tmp_path)]
     found = subprocess.run(words, capture_output=True, env=environment, check=False)
     assert (found.returncode, found.stderr) == (0, b"")
@@ -78,3 +79,11 @@ def test_names_that_the_terminal_cannot_write_end_no_command(tmp_path: Path) -> 
     assert missing.returncode in (2, 3, 4)
     assert b"Traceback" not in missing.stderr
     assert len(missing.stderr.splitlines()) <= 3
+
+
+def test_one_thing_is_no_plural() -> None:
+    assert [format_count(number, "such pair") for number in (0, 1, 2)] == [
+        "0 such pairs",
+        "1 such pair",
+        "2 such pairs",
+    ]

@@ -30,6 +30,7 @@ SOURCES = pd.DataFrame(
     }
 )
 DOTS = {"chart": "dots", "table": "sources", "y": "source", "x": {"accuracy": "my accuracy (%)"}}
+SETS = (("near", 0.8), ("far", 0.3))  # with the lowest end of their intervals
 
 
 @pytest.fixture
@@ -65,6 +66,10 @@ def test_dots_have_their_values_intervals_and_percent(draw) -> None:
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["ink", "gan"]  # one has no value
 
 
+def test_labels_are_in_the_language_asked_for(draw) -> None:
+    assert draw(DOTS, "ru", sources=SOURCES).axes[0].get_xlabel() == "доля верных (%)"
+
+
 def test_bars_show_numbers_of_images_classes_and_the_level_of_guessing(draw, inside) -> None:
     bars = DOTS | {"chart": "bars", "hue": "class", "count": "n", "lines": {"guessing": "by chance"}}
     figure = draw(bars, sources=SOURCES)
@@ -82,8 +87,8 @@ def test_the_floor_is_a_column_or_that_of_the_metric(draw) -> None:
         assert "chance" in list_texts(figure)
 
 
-def test_cells_show_counts_and_shares_of_the_row(draw, inside) -> None:
-    size = 12
+@pytest.mark.parametrize("size", [2, 12])
+def test_cells_of_any_size_show_counts_and_shares_of_the_row(size, draw, inside) -> None:
     names = [*CLASSES, *(f"a class name that goes on and on {place}" for place in range(9))][:size]
     counts = np.eye(size, dtype=int) * 3
     counts[0, 1], counts[1] = 1, 0
@@ -93,6 +98,19 @@ def test_cells_show_counts_and_shares_of_the_row(draw, inside) -> None:
     assert {"3\n75%", "1\n25%"} <= set(list_texts(figure))
     assert {"drawing (n = 4)", "generated (n = 0)"} <= set(list_texts(figure))
     assert inside(figure)
+
+
+@pytest.mark.parametrize(("values", "scale"), [([0.7, 0.75], (0, 1)), ([0.7, -0.1], (-1, 1)), ([14.0, 20.0], (14, 20))])
+def test_the_colours_of_an_index_follow_its_scale_and_not_the_data(values, scale, draw) -> None:
+    pairs = pd.DataFrame({"a": ["x", "x"], "b": ["y", "z"], "kappa": values})
+    figure = draw({"chart": "cells", "table": "pairs", "y": "b", "x": "a", "value": {"kappa": "kappa"}}, pairs=pairs)
+    assert figure.axes[0].images[0].get_clim() == pytest.approx(scale)
+
+
+def test_panels_that_share_an_axis_show_the_intervals_of_all(draw) -> None:
+    rows = [{"score": "a", "set": name, "auroc": low + 0.1, "auroc_low": low, "auroc_high": 0.99} for name, low in SETS]
+    chart = {"chart": "dots", "table": "scores", "y": "score", "x": {"auroc": "AUROC (%)"}, "panels": "set"}
+    assert all(axes.get_xlim()[0] <= 0.3 for axes in draw(chart, scores=pd.DataFrame(rows)).axes)
 
 
 def test_lines_of_few_points_have_bars_and_of_many_a_band(draw) -> None:
@@ -115,9 +133,12 @@ def test_a_chart_without_its_table_or_a_value_is_left_out(draw) -> None:
     ("change", "message"),
     [
         ({"colour": "red"}, "charts.chart.colour is not known"),
+        ({"hues": "class"}, "charts.chart.hues is not known; did you mean hue?"),
         ({"chart": "pie"}, "charts.chart.chart=pie: expected one of dots, bars"),
+        ({"sort": "n"}, "charts.chart.sort='n': expected a list"),
         ({"y": 3}, "charts.chart.y=3: expected a text"),
         ({"hue": "klass"}, "charts.chart: hue: the table sources has no column klass; did you mean class?"),
+        ({"where": {"sorce": "ink"}}, "charts.chart: where: the table sources has no column sorce"),
     ],
 )
 def test_a_wrong_declaration_is_refused_with_file_chart_and_key(change, message: str, draw) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from avatar_bench.cli.app import main
-from avatar_bench.evaluation.evaluation_log import LOG_FILE, SetUse, count_evaluations, log_result
+from avatar_bench.evaluation.evaluation_log import LOG_FILE, SetUse, count_evaluations, find_logs, log_result
 from avatar_bench.files.lock import shared_lock
 from avatar_bench.results.result import Result
 from tests.commands.conftest import Child
@@ -70,6 +70,11 @@ def test_each_command_counts_once_for_each_run_and_a_kept_result_for_none(
     assert "evaluated" not in capsys.readouterr().out
 
 
+def test_a_set_that_a_block_reads_beside_its_own_is_counted(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate(run_copy, "block=calibration", "block.calibration.resamples=100")
+    assert capsys.readouterr().out.splitlines()[-1] == "blind: evaluated 1 time on 1 run"
+
+
 def test_damaged_lines_are_ignored_and_a_truncated_one_spoils_no_other(run_copy: Path) -> None:
     log = write(run_copy / "evaluation" / LOG_FILE, ("f", "1", "a"))
     damaged = [
@@ -120,3 +125,12 @@ def test_two_commands_at_once_lose_no_line(tmp_path: Path) -> None:
     assert [child.end() for child in children] == [0, 0]
     commands = [entry["command"] for entry in read(tmp_path / LOG_FILE)]
     assert (commands.count("a"), commands.count("b")) == (50, 50)
+
+
+def test_logs_of_runs_sweeps_and_ensembles_are_found_and_a_copy_adds_nothing(tmp_path: Path) -> None:
+    places = ["evaluation", "one/evaluation", "sweep/job/evaluation", "sweep/ensembles/vote/evaluation"]
+    logs = [write(tmp_path / place / LOG_FILE, ("f", "1", place)) for place in places]
+    write(tmp_path / "copy" / "evaluation" / LOG_FILE, ("f", "1", places[1]))
+    found = find_logs(tmp_path)
+    assert set(logs) < set(found)
+    assert count_evaluations(found) == {"f": SetUse(4, 4)}

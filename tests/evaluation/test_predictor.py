@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
@@ -84,6 +85,11 @@ def test_a_block_is_left_out_where_the_predictor_lacks_what_it_needs(
         run_block(name, [run], images, tmp_path)
 
 
+def test_a_predictor_with_embeddings_is_clustered(images: Path, tmp_path: Path) -> None:
+    result = run_block("clusters", [Run.from_predictor(ColourPredictor())], images, tmp_path)
+    assert result.metrics["silhouette"].value > 0.5
+
+
 def test_predictions_are_those_of_the_predictor_and_saved(images: Path, tmp_path: Path) -> None:
     blind, predictor = read_manifest(images / "blind.csv", "blind"), ColourPredictor()
     run = Run.from_predictor(predictor, tmp_path / "run", batch_size=5)
@@ -96,6 +102,14 @@ def test_predictions_are_those_of_the_predictor_and_saved(images: Path, tmp_path
     np.testing.assert_array_equal(again.predictions(blind).logits, found.logits)
 
 
+def test_a_run_predicts_decoded_images_like_its_data_set(tiny_run: Path) -> None:
+    run = Run.open(tiny_run)
+    test = run.dataset("test")
+    found = run.predictor.predict([test.image(row) for row in range(5)])
+    np.testing.assert_allclose(found, run.predictions(test).probabilities[:5], atol=1e-5)
+    assert {"pixels", "embeddings", "module"} < run.predictor.provides
+
+
 def test_files_are_predicted_and_broken_ones_named(images: Path, tmp_path: Path) -> None:
     blind, broken = read_manifest(images / "blind.csv", "blind"), tmp_path / "broken.png"
     broken.write_bytes(b"none")
@@ -103,6 +117,17 @@ def test_files_are_predicted_and_broken_ones_named(images: Path, tmp_path: Path)
     assert table["status"].tolist() == ["ok", "error"]
     expected = BrightnessPredictor().predict([blind.image(0)])[0]
     np.testing.assert_allclose(table.loc[0, ["prob_drawing", "prob_generated", "prob_real"]].astype(float), expected)
+
+
+def test_embeddings_of_files_are_those_of_their_images(images: Path, tmp_path: Path) -> None:
+    blind, broken = read_manifest(images / "blind.csv", "blind"), tmp_path / "broken.png"
+    broken.write_bytes(b"none")
+    run = Run.from_predictor(ColourPredictor(), batch_size=2)
+    files = [str(file) for file in (blind.file(0), broken, broken, broken, blind.file(1))]
+    table = pd.concat(run.predictor.predict_files(files, embedded=True), ignore_index=True)
+    assert table["embedding"].isna().tolist() == [False, True, True, True, False]
+    expected = ColourPredictor().embed([blind.image(0), blind.image(1)])
+    np.testing.assert_allclose(np.stack(list(table["embedding"].dropna())), expected)
 
 
 def test_values_that_are_no_probabilities_are_refused(images: Path) -> None:

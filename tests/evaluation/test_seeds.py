@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from avatar_bench.evaluation.seeds import group_across_options, warn_about_seeds, weigh_doublings
+from avatar_bench.evaluation.intervals import IntervalOptions
+from avatar_bench.evaluation.seeds import Recipes, group_across_options, warn_about_seeds, weigh_doublings
+from avatar_bench.metrics.units import Units
 from avatar_bench.results.reasons import Reason
 
 
@@ -31,6 +35,22 @@ def test_families_of_one_name_are_named_by_what_differs(run):
     ]
 
 
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (
+            ("ink-study-seed1", "gan-study-seed2", "ink-strong-seed1"),
+            ["net few_shot study", "net few_shot ink-strong-seed1"],
+        ),
+        ((None, None, None), ["net few_shot (1)", "net few_shot (2)"]),
+    ],
+)
+def test_families_that_differ_in_many_options_are_named_by_their_folders(run, folders, names):
+    runs = [run(folder=Path(name) if name else None) for name in folders]
+    runs[2].config["data"] = {"augment": {"flip": 0, "noise": 1, "rotation": 2}}
+    assert list(group_across_options(runs, "mode.shots")) == names
+
+
 def test_the_slope_is_that_of_a_least_squares_line_over_doublings():
     numbers, values = [5, 10, 40], np.array([0.5, 0.62, 0.7])
     assert values @ weigh_doublings(numbers) == pytest.approx(np.polyfit(np.log2(numbers), values, 1)[0])
@@ -41,3 +61,12 @@ def test_recipes_of_one_seed_and_of_the_same_seed_twice_are_said():
     assert warn_about_seeds({"a": [1], "b": [2]}) == [Reason("each_has_one_seed")]
     assert warn_about_seeds({"a": [1], "b": [1, 2]}) == [Reason("one_seed", names=["a"])]
     assert warn_about_seeds({"a": [1, 1], "b": [1, 2]}) == [Reason("repeated_seeds", names=["a"])]
+
+
+def test_where_every_run_is_always_right_the_interval_counts_groups():
+    right = np.ones((2, 40), dtype=bool)
+    recipes = Recipes({"a": [0, 1]}, right, Units(np.arange(40)), (1, 2))
+    block = IntervalOptions(resamples=100)
+    metric = recipes.accuracies(block, recipes.draw(block))["a"]
+    assert (metric.value, metric.interval) == (1, "wilson by group")
+    assert 0.8 < metric.low < metric.high == pytest.approx(1)

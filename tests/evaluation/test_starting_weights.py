@@ -15,16 +15,26 @@ ONE = "labels of ImageNet-1k"
     ("tag", "expected"),
     [
         ("in1k", ONE),
+        ("fb_in1k", ONE),
         ("augreg_in1k", ONE),
+        ("ra4_e3600_r224_in1k", ONE),
+        ("a1h_in1k", ONE),
         ("augreg_in21k_ft_in1k", "labels of ImageNet-21k, then 1k"),
+        ("fb_in22k_ft_in1k_384", "labels of ImageNet-21k, then 1k"),
+        ("in12k_ft_in1k", "labels of ImageNet-12k, then 1k"),
         ("lvd142m", "DINOv2 on LVD-142M"),
         ("mae", "masked autoencoding on ImageNet-1k"),
+        ("fb_dino", "DINO on ImageNet-1k"),
         ("fcmae_ft_in1k", "masked autoencoding on ImageNet-1k, then its labels"),
         ("openai", "texts of 400 M images"),
         ("clip_laion2b_augreg", "texts of LAION-2B"),
+        ("dinov3_lvd1689m", "DINOv3 on LVD-1689M"),
         ("fb", "texts of images and videos of Perception Encoder"),
         # a teacher, other images, another optimizer, a beginning without labels, a tag of several meanings
-        *((tag, "") for tag in ("fb_dist_in1k", "ns_jft_in1k", "sam_in1k", "in1k_ft_in1k", "mine")),
+        *(
+            (tag, "")
+            for tag in ("fb_dist_in1k", "ns_jft_in1k", "sam_in1k", "in1k_ft_in1k", "in22k_ft_in1k", "", "mine")
+        ),
     ],
 )
 def test_a_tag_says_what_weights_were_trained_with(tag: str, expected: str) -> None:

@@ -46,3 +46,39 @@ def test_a_tensor_that_claims_more_than_its_record_is_refused(tmp_path: Path) ->
                 archive.writestr(zipfile.ZipInfo(name), content)
         with pytest.raises(CheckpointError, match="cannot be read"):
             read_checkpoint(tmp_path / "y.ckpt")
+
+
+def test_an_archive_that_another_writer_made_of_the_same_records_is_read(tmp_path: Path) -> None:
+    torch.save({"a": torch.arange(10.0)}, tmp_path / "x.ckpt")
+    with zipfile.ZipFile(tmp_path / "x.ckpt") as archive, zipfile.ZipFile(tmp_path / "y.ckpt", "w") as other:
+        for name in archive.namelist():
+            other.writestr(zipfile.ZipInfo(name), archive.read(name))
+    assert torch.equal(read_checkpoint(tmp_path / "y.ckpt")["a"], torch.arange(10.0))
+
+
+def test_records_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.arange(10_000.0)}, tmp_path / "x.ckpt")
+    data = (tmp_path / "x.ckpt").read_bytes()
+    with zipfile.ZipFile(tmp_path / "x.ckpt") as archive:
+        start, records = archive.start_dir, archive.infolist()
+    size = next(record.file_size for record in records if record.filename.endswith("data/0"))
+    directory = bytearray(data[start:])
+    place = directory.index(b"x/version") - 46  # whose entry names the tensor's bytes too
+    directory[place + 20 : place + 28] = size.to_bytes(4, "little") * 2
+    (tmp_path / "y.ckpt").write_bytes(data[:start] + directory)
+    with pytest.raises(CheckpointError, match="overlap"):
+        read_checkpoint(tmp_path / "y.ckpt")
+
+
+def test_a_second_directory_that_torch_would_follow_is_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.zeros(4), "b": torch.ones(4)}, tmp_path / "x.ckpt")
+    data = (tmp_path / "x.ckpt").read_bytes()
+    with zipfile.ZipFile(tmp_path / "x.ckpt") as archive:
+        start = archive.start_dir
+    directory, end, locator, last = data[start:-98], data[-98:-42], bytearray(data[-42:-22]), data[-22:]
+    locator[8:16] = (start + len(directory)).to_bytes(8, "little")
+    behind = start + len(directory) + len(end)
+    checked = directory + end[:48] + behind.to_bytes(8, "little") + bytes(locator) + last
+    (tmp_path / "y.ckpt").write_bytes(data[:start] + directory + end + checked)
+    with pytest.raises(CheckpointError, match="directory"):
+        read_checkpoint(tmp_path / "y.ckpt")

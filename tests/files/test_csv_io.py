@@ -16,8 +16,15 @@ from PIL import Image
 from avatar_bench.files.csv_io import escape_formulas, read_csv, unescape_formulas, write_csv
 
 HOSTILE = (
-    *("=1+1", '=HYPERLINK("http://x")', "+cmd|' /C calc'!A0", "-2+3+cmd", "@SUM(A1)"),
-    *("\t=1", "\r=1", "\tx", "-folder/a.png"),
+    "=1+1",
+    '=HYPERLINK("http://x")',
+    "+cmd|' /C calc'!A0",
+    "-2+3+cmd",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    "\tx",
+    "-folder/a.png",
 )
 
 
@@ -45,6 +52,18 @@ def test_numbers_keep_their_minus_and_their_type() -> None:
     assert made["mixed"].tolist() == [-3, "'=1"]
 
 
+def test_headers_are_neutralised_and_the_table_given_is_left_alone() -> None:
+    frame = pd.DataFrame({"prob_=x": [0.5], "=x": ["=1"]})
+    assert list(escape_formulas(frame)) == ["prob_=x", "'=x"]
+    assert list(frame) == ["prob_=x", "=x"]
+    assert frame["=x"][0] == "=1"
+
+
+def test_two_columns_of_one_name_are_both_neutralised() -> None:
+    frame = pd.DataFrame([["=1", "=2"]], columns=["a", "a"])
+    assert escape_formulas(frame).to_numpy().tolist() == [["'=1", "'=2"]]
+
+
 @given(st.lists(st.one_of(st.text("'\"=+-@;\t\r\n 1ae.＝", max_size=8), st.text(max_size=12)), max_size=5))
 def test_what_was_neutralised_is_read_back(texts: list[str]) -> None:
     frame = pd.DataFrame({"a": pd.Series(texts, dtype=object)})
@@ -56,6 +75,11 @@ def test_a_file_is_neutral_and_read_back(tmp_path: Path) -> None:
     write_csv(frame, tmp_path / "a.csv")
     assert pd.read_csv(tmp_path / "a.csv")["path"].str.startswith("'").all()
     pd.testing.assert_frame_equal(read_csv(tmp_path / "a.csv"), frame)
+
+
+def test_names_that_are_not_unicode_pass() -> None:
+    frame = pd.DataFrame({"path": pd.Series(["=\udcff", "b"], dtype=object)})
+    assert escape_formulas(frame)["path"].tolist() == ["'=\udcff", "b"]
 
 
 HOSTILE_CLASSES = ("=cmd", "@photo", "+drawn")

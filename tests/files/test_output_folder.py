@@ -25,6 +25,11 @@ def test_a_record_with_all_keys_makes_a_folder_ours(text: str, is_ours: bool, tm
     refuse_foreign_folder(tmp_path, "record.json", ("a", "b"), ".marker")
 
 
+def test_an_empty_folder_and_a_missing_one_may_be_written(tmp_path: Path) -> None:
+    refuse_foreign_folder(tmp_path)
+    refuse_foreign_folder(tmp_path / "missing")
+
+
 @pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "desktop.ini"])
 def test_a_folder_with_a_file_of_the_file_manager_alone_is_empty(name: str, tmp_path: Path) -> None:
     out = tmp_path / "out"

@@ -65,6 +65,12 @@ def pip(monkeypatch: pytest.MonkeyPatch, wheel: Path) -> list[list[str]]:
     return calls
 
 
+def test_the_cache_is_where_the_variable_says(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert package_files.cache_root() == cache
+    monkeypatch.delenv("AVATAR_BENCH_CACHE")
+    assert package_files.cache_root().name == "avatar_bench"
+
+
 def test_wheels_and_sdists_are_read_alike(wheel: Path, sdist: Path) -> None:
     for archive in (wheel, sdist):
         assert package_files.list_members(archive) == list(FILES)
@@ -81,6 +87,13 @@ def test_one_file_is_unpacked_beside_its_archive(wheel: Path, sdist: Path) -> No
         file.unlink()
         with pytest.raises(DataError, match=r"no file \*\.bin"):
             package_files.extract_member(archive, "*.bin")
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive", b"\x1f\x8b\x08 cut short"])
+def test_a_broken_archive_is_told_and_how_to_mend_it(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.tar.gz").write_bytes(content)
+    with pytest.raises(DataError, match="Delete its folder"):
+        package_files.list_members(tmp_path / "x.tar.gz")
 
 
 def test_an_archive_is_downloaded_once(pip: list[list[str]], cache: Path) -> None:
@@ -102,9 +115,22 @@ def test_pip_is_asked_for_this_release_alone_and_held_to_its_hash(pip: list[list
     assert not any("index" in word for call in pip for word in call[:-1])
 
 
+def test_one_of_several_wheels_is_named_by_its_tag(pip: list[list[str]]) -> None:
+    package_files.fetch_archive("pkg", "1.0", tag="cp311-abi3-manylinux_2_28_x86_64")
+    given = " ".join(pip[0])
+    assert "--implementation cp --python-version 311 --abi abi3 --platform manylinux_2_28_x86_64" in given
+    package_files.fetch_archive("pkg", "1.1")
+    assert "--platform" not in pip[1]
+
+
 def test_without_a_network_the_error_says_what_to_do_and_leaves_nothing(pip: list[list[str]], cache: Path) -> None:
     with pytest.raises(DataError) as caught:
         package_files.fetch_archive("missing", "1.0")
     assert "missing==1.0: No matching distribution" in caught.value.lines[0]
     assert "AVATAR_BENCH_CACHE" in caught.value.lines[2]
     assert list((cache / "archives").iterdir()) == []
+
+
+def test_globs_cross_folders_and_mind_the_case() -> None:
+    assert package_files.filter_names(list(FILES), "*.png") == ["pkg/sub/b.png"]
+    assert package_files.filter_names(list(FILES), "*.PNG") == []

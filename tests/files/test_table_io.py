@@ -56,3 +56,9 @@ def test_many_images_are_written_as_parquet_and_other_tables_never_are(images, t
         assert write_table(counts, tmp_path / "counts.csv").suffix == ".csv"
     with use_table_format("csv"):
         assert write_table(images, tmp_path / "images.csv").suffix == ".csv"
+
+
+def test_a_damaged_parquet_file_is_a_value_error(tmp_path):
+    (tmp_path / "images.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(ValueError, match="Parquet"):
+        read_table(tmp_path / "images.csv")

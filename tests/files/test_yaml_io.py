@@ -22,6 +22,16 @@ def laughs(file: Path) -> None:
     file.write_text("\n".join(lines))
 
 
+def merged_laughs(file: Path) -> None:
+    lines = ["a0: &a0 {x: 1, y: 2}"]
+    lines += [f"a{n}: &a{n} {{b: *a{n - 1}, c: *a{n - 1}, <<: *a{n - 1}}}" for n in range(1, 30)]
+    file.write_text("\n".join(lines))
+
+
+def long_alias(file: Path) -> None:
+    file.write_text(f"a: &a {'x' * 500_000}\nb: [{', '.join(['*a'] * 1000)}]\n")
+
+
 def loop(file: Path) -> None:
     file.write_text("a: &a [*a]\n")
 
@@ -30,18 +40,34 @@ def deep_flow(file: Path) -> None:
     file.write_text("a: " + "[" * 100_000 + "]" * 100_000)
 
 
+def deep_block(file: Path) -> None:
+    file.write_text("\n".join(" " * n + "a:" for n in range(1000)))
+
+
 def gigabyte(file: Path) -> None:
     with file.open("wb") as stream:
         stream.write(b"a: 1\n#")
         stream.truncate(1 << 30)
 
 
+def huge_scalar(file: Path) -> None:
+    file.write_text("a: " + "x" * 100_000_000)
+
+
 def many(file: Path) -> None:
     file.write_text("a: [" + "1," * 200_000 + "]")
 
 
+def binary(file: Path) -> None:
+    file.write_bytes(bytes(range(256)) * 10)
+
+
 def huge_number(file: Path) -> None:
     file.write_text(f"a: {'9' * 10_000}\n")
+
+
+def unreadable(file: Path) -> None:
+    file.write_text("a: [1, 2\nb: }")
 
 
 def tagged(file: Path) -> None:
@@ -52,15 +78,16 @@ def special(file: Path) -> None:
     os.mkfifo(file)
 
 
-BOMBS = (laughs, loop, deep_flow, gigabyte, many, huge_number, tagged, special)
+BOMBS = (
+    *(laughs, merged_laughs, long_alias, loop, deep_flow, deep_block, gigabyte, huge_scalar, many),
+    *(binary, huge_number, unreadable, tagged, special),
+)
+bombs = pytest.mark.parametrize("make", BOMBS, ids=lambda make: make.__name__)
 
 
-@pytest.mark.parametrize("make", BOMBS, ids=lambda make: make.__name__)
+@bombs
 def test_a_bomb_is_refused_soon_and_in_little_memory(make: Callable[[Path], None], tmp_path: Path) -> None:
     make(tmp_path / "a.yaml")
-    (tmp_path / "run").mkdir()
-    make(tmp_path / "run" / "config.yaml")
-    assert read_config(tmp_path / "run") == {}
     begun = time.process_time()
     with pytest.raises(ConfigError, match=r"a\.yaml"):
         read_yaml(tmp_path / "a.yaml")
@@ -73,7 +100,7 @@ def test_a_bomb_is_refused_soon_and_in_little_memory(make: Callable[[Path], None
     assert peak < 20 * MAX_YAML_BYTES
 
 
-@pytest.mark.parametrize("make", [huge_number, tagged], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [binary, huge_number, unreadable, tagged], ids=lambda make: make.__name__)
 def test_what_is_no_yaml_in_a_folder_of_ones_own_ends_the_command(
     make: Callable[[Path], None], tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +112,21 @@ def test_what_is_no_yaml_in_a_folder_of_ones_own_ends_the_command(
     assert "bomb" in told
     assert len(told.splitlines()) <= 3
     assert not (tmp_path / "it-ran").exists()
+
+
+@bombs
+def test_a_bomb_in_a_run_folder_is_refused_by_resume_and_unread_by_others(
+    make: Callable[[Path], None], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text('{"status": "interrupted"}')
+    make(tmp_path / "run" / "config.yaml")
+    assert read_config(tmp_path / "run") == {}
+    if make is not special:
+        assert main(["train", f"resume={tmp_path / 'run'}"]) == 2
+        told = capfd.readouterr().err
+        assert "config.yaml" in told
+        assert len(told.splitlines()) <= 3
 
 
 def test_what_a_person_writes_is_read(tmp_path: Path) -> None:

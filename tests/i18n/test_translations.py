@@ -14,7 +14,8 @@ import pytest
 import yaml
 from jinja2 import Environment, nodes
 
-from avatar_bench.i18n import LANGUAGES, Catalogue, _, use_language
+from avatar_bench.errors import ConfigError
+from avatar_bench.i18n import LANGUAGES, Catalogue, _, load_catalogue, ngettext, use_language
 
 PACKAGE = Path(__file__).parents[2] / "avatar_bench"
 BLOCKS, PLUGINS = PACKAGE / "evaluation" / "blocks", PACKAGE / "plugins"
@@ -88,6 +89,10 @@ def read_catalogues(language: str) -> dict[str, dict[str, Any]]:
     return {find_home(file): yaml.safe_load(file.read_text(encoding="utf-8")) for file in files}
 
 
+def test_russian_is_there() -> None:
+    assert OTHERS == ("ru",)
+
+
 @pytest.mark.parametrize("language", OTHERS)
 def test_the_catalogues_have_every_text_and_no_other(language: str) -> None:
     catalogues, texts = read_catalogues(language), collect_texts()
@@ -135,6 +140,10 @@ def test_a_number_chooses_the_russian_form(n: int, form: int) -> None:
     assert catalogue.ngettext("{n} dog", "{n} dogs", n) == ("{n} dog" if n == 1 else "{n} dogs")
 
 
+def test_english_has_a_singular_and_a_plural() -> None:
+    assert [ngettext("{n} cat", "{n} cats", n) for n in (0, 1, 2)] == ["0 cats", "1 cat", "2 cats"]
+
+
 def test_a_users_catalogue_is_read_and_that_of_the_package_wins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,3 +152,26 @@ def test_a_users_catalogue_is_read_and_that_of_the_package_wins(
     monkeypatch.setenv("AVATAR_BENCH_CONF", str(tmp_path))
     with use_language("ru"):
         assert (_("my word"), _("predicted class")) == ("моё слово", "предсказанный класс")
+
+
+@pytest.mark.parametrize("place", ["block/mine/ru.yaml", "corruption/mine.yaml"])
+def test_a_users_catalogue_of_another_form_is_refused(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / place
+    file.parent.mkdir(parents=True)
+    file.write_text("just text\n" if file.name == "ru.yaml" else "ru: text\n", "utf-8")
+    file.with_suffix(".py").touch()
+    monkeypatch.setenv("AVATAR_BENCH_CONF", str(tmp_path))
+    with pytest.raises(ConfigError, match="mapping"), use_language("ru"):
+        _("predicted class")
+
+
+def test_accuracy_has_one_word_in_russian_which_precision_does_not_share() -> None:
+    catalogue = load_catalogue("ru")
+    wrong = [
+        text
+        for text, translated in catalogue.texts.items()
+        if "точност" in str(translated).lower() and "precision" not in text.lower()
+    ]
+    assert wrong == []

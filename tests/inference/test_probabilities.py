@@ -39,6 +39,14 @@ def test_outliers_change_no_other_log_odds_and_keep_their_order(threshold: float
         assert scale.to_log_odds(threshold, threshold) == 0
 
 
+def test_small_log_odds_and_probabilities_stay_as_they_are() -> None:
+    log_odds = np.linspace(-3, 4, 50)
+    np.testing.assert_allclose(ScoreScale.of(log_odds, None).to_log_odds(log_odds, None), log_odds)
+    half = np.array([0.5, 0.2, 0.9])
+    assert ScoreScale.of(half, None).is_probability
+    np.testing.assert_allclose(ScoreScale.of(half, None).to_log_odds(half, None), np.log(half / (1 - half)), atol=1e-12)
+
+
 @pytest.mark.parametrize("scale", [ScoreScale(True), ScoreScale(), ScoreScale(factor=0.01)])
 @pytest.mark.parametrize("threshold", [None, 0.3])
 def test_a_score_is_found_again_from_its_log_odds(scale: ScoreScale, threshold: float | None) -> None:

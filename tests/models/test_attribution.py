@@ -14,6 +14,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
 from avatar_bench.errors import BlockError
+from avatar_bench.metrics.attribution_maps import rank_correlation
 from avatar_bench.models.attribution import (
     SpatialLayer,
     compute_attention_rollout,
@@ -31,10 +32,17 @@ CLASSES = ("drawing", "generated", "real")
 # backbone: (input size, the layer that is expected)
 NETWORKS = {
     "mobilenetv3_small_100": (128, SpatialLayer("blocks.5", "NCHW", (4, 4))),
+    "resnet50": (96, SpatialLayer("layer4", "NCHW", (3, 3))),
     "resnet18": (128, SpatialLayer("layer4", "NCHW", (4, 4))),
+    "efficientnet_b0": (128, SpatialLayer("blocks.6", "NCHW", (4, 4))),
+    "convnext_tiny": (96, SpatialLayer("stages.3", "NCHW", (3, 3))),
     "tf_efficientnet_lite0": (128, SpatialLayer("blocks.6", "NCHW", (4, 4))),
+    "mobilenetv2_100": (128, SpatialLayer("blocks.6", "NCHW", (4, 4))),
     # the patches that leave the last block do not reach its class token
-    "vit_tiny_patch16_224": (96, SpatialLayer("blocks.11.norm1", "tokens", (6, 6), prefix=1)),
+    "vit_small_patch16_224": (96, SpatialLayer("blocks.11.norm1", "tokens", (6, 6), prefix=1)),
+    "vit_small_patch14_dinov2": (84, SpatialLayer("blocks.11.norm1", "tokens", (6, 6), prefix=1)),
+    "mobilevit_s": (128, SpatialLayer("final_conv", "NCHW", (4, 4))),
+    "convnextv2_nano": (96, SpatialLayer("stages.3", "NCHW", (3, 3))),
     "test_vit2": (160, SpatialLayer("blocks.7", "tokens", (10, 10), prefix=1)),  # read off the mean of its patches
     "swin_tiny_patch4_window7_224": (112, SpatialLayer("layers.3", "NHWC", (4, 4))),
 }
@@ -53,6 +61,63 @@ def samples(n: int, size: int, seed: int = 0) -> torch.Tensor:
     """Return images with coarse patches, so that their maps are not flat."""
     coarse = np.random.default_rng(seed).integers(0, 256, (n, 3, 4, 4), dtype=np.uint8)
     return torch.nn.functional.interpolate(torch.from_numpy(coarse), (size, size), mode="nearest")
+
+
+def stub(**stages: tuple[nn.Module, int]) -> Classifier:
+    """Build a classifier whose stages are these modules, with the stated numbers of channels."""
+
+    class Net(nn.Sequential):
+        def forward_features(self, images):
+            return self(images)
+
+        def forward_head(self, features, pre_logits=False):
+            return features.flatten(1)[:, :3]
+
+        def get_classifier(self):
+            return nn.Identity()
+
+    net = Net()
+    net.feature_info = []
+    for name, (module, claimed) in stages.items():
+        net.add_module(name, module)
+        net.feature_info.append({"module": name, "num_chs": claimed, "reduction": 8})
+    net.register_parameter("unused", nn.Parameter(torch.zeros(1)))
+    return Classifier(Card(CLASSES, "stub", PLAIN), net).eval()
+
+
+@pytest.mark.parametrize("backbone", NETWORKS)
+def test_the_last_stage_with_a_map_is_found(backbone):
+    size, expected = NETWORKS[backbone]
+    assert find_spatial_layer(classifier(backbone), samples(1, size)) == expected
+
+
+def test_a_map_of_one_cell_is_passed_over():
+    assert find_spatial_layer(classifier("resnet18"), samples(1, 32)) == SpatialLayer(
+        "layer3", "NCHW", (2, 2), last=False
+    )
+    mobile = classifier("mobilenetv3_small_100")
+    mobile.net.feature_info.append({"module": "conv_head", "num_chs": 1024, "reduction": 32})
+    layer = find_spatial_layer(mobile, samples(1, 128))
+    mobile.net.feature_info.pop()
+    assert layer == SpatialLayer("blocks.5", "NCHW", (4, 4), last=False)
+
+
+@pytest.mark.parametrize(
+    "stages",
+    [
+        {},
+        {"one": (nn.AdaptiveAvgPool2d(1), 3)},  # a single cell
+        {"one": (nn.Flatten(), 3)},  # no map
+        {"one": (nn.Conv2d(3, 4, 3), 5)},  # other channels than it claims
+        {"one": (nn.Flatten(2), 32 * 32)},  # three tokens: no square of patches
+        {"one": (nn.Conv2d(3, 30, 3), 30)},  # channels first or last? both fit
+    ],
+    ids=["none", "cell", "vector", "channels", "tokens", "ambiguous"],
+)
+def test_what_is_no_map_is_refused_in_two_lines(stages):
+    with pytest.raises(BlockError, match="Grad-CAM") as caught:
+        find_spatial_layer(stub(**stages), samples(1, 32))
+    assert len(caught.value.lines) == 2
 
 
 def reference(model: Classifier, layer: SpatialLayer, images: torch.Tensor, targets: np.ndarray) -> np.ndarray:
@@ -76,16 +141,23 @@ def reference(model: Classifier, layer: SpatialLayer, images: torch.Tensor, targ
 
 
 @pytest.mark.parametrize("backbone", NETWORKS)
-def test_maps_of_the_last_stage_with_a_map_equal_those_of_the_grad_cam_package(backbone):
+def test_maps_equal_those_of_the_grad_cam_package(backbone):
     model, images, targets = classifier(backbone), samples(3, NETWORKS[backbone][0]), np.array([0, 1, 2])
     layer = find_spatial_layer(model, images)
-    assert layer == NETWORKS[backbone][1]
     maps = compute_grad_cam(model, layer, images, targets, batch_size=2, rectify=False)
     assert maps.shape == (3, *layer.size)
     assert maps.dtype == np.float32
     for found, expected in zip(maps, reference(model, layer, images, targets), strict=True):
         assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.9999
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+def test_a_rectified_map_keeps_the_evidence_for_the_class():
+    model, images, layer = classifier("resnet18"), samples(4, 128), NETWORKS["resnet18"][1]
+    signed = compute_grad_cam(model, layer, images, np.arange(4) % 3, rectify=False)
+    assert (signed < 0).any()
+    rectified = compute_grad_cam(model, layer, images, np.arange(4) % 3)
+    np.testing.assert_allclose(rectified, np.maximum(signed, 0), rtol=1e-5, atol=1e-9)
 
 
 def test_the_cells_of_a_map_add_up_to_the_logit_where_the_head_is_linear_in_the_mean():
@@ -95,6 +167,13 @@ def test_the_cells_of_a_map_add_up_to_the_logit_where_the_head_is_linear_in_the_
         with torch.no_grad():
             expected = model(images)[0][:, k] - model.net.fc.bias[k]
         np.testing.assert_allclose(maps.sum(axis=(1, 2)), expected.numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_maps_depend_on_the_class_and_not_on_the_batch():
+    model, images, layer = classifier("vit_small_patch16_224"), samples(5, 96), NETWORKS["vit_small_patch16_224"][1]
+    maps = compute_grad_cam(model, layer, images, np.zeros(5, int), batch_size=5)
+    np.testing.assert_allclose(compute_grad_cam(model, layer, images, np.zeros(5, int), 2), maps, rtol=1e-3, atol=1e-7)
+    assert not np.allclose(compute_grad_cam(model, layer, images, np.ones(5, int)), maps, rtol=0.1)
 
 
 def test_the_network_is_left_exactly_as_it_was():
@@ -111,6 +190,18 @@ def test_the_network_is_left_exactly_as_it_was():
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not any(module._forward_hooks or module._backward_hooks for module in model.modules())
     assert not model.training
+
+
+def test_a_network_that_was_built_and_used_in_inference_mode_is_explained():
+    torch.manual_seed(0)
+    images = samples(2, 128)
+    with torch.inference_mode():
+        net = timm.create_model("resnet18", num_classes=3)
+        model = Classifier(Card(CLASSES, "resnet18", PLAIN), net).eval()
+        model(images)
+        layer = find_spatial_layer(model, images)
+        maps = compute_grad_cam(model, layer, images, np.array([0, 1]), rectify=False)
+    np.testing.assert_allclose(maps, reference(classifier("resnet18"), layer, images, np.array([0, 1])), rtol=1e-3)
 
 
 def test_the_cascade_draws_weights_anew_from_the_head_downward():
@@ -130,6 +221,21 @@ def test_the_cascade_draws_weights_anew_from_the_head_downward():
     assert {name for name in state if name.endswith("conv_dw.weight") or name == "conv_stem.weight"} < changed[2]
 
 
+def test_running_statistics_are_drawn_anew_with_their_layer():
+    torch.manual_seed(0)
+    net = timm.create_model("resnet18", num_classes=3)
+    net.bn1.running_mean.fill_(3)
+    net.layer4[1].bn2.running_mean.fill_(3)
+    model = Classifier(Card(CLASSES, "resnet18", PLAIN), net).eval()
+    means = [
+        (float(one.net.bn1.running_mean.mean()), float(one.net.layer4[1].bn2.running_mean.mean()))
+        for _, _, one in randomise_layers(model, steps=3)
+    ]
+    assert means[0][0] == 3
+    assert means[1] == (3, 0)
+    assert means[2] == (0, 0)
+
+
 def test_the_cascade_depends_on_its_seed_alone_and_leaves_the_global_random_state():
     model = classifier("mobilenetv3_small_100")
     heads = []
@@ -139,6 +245,16 @@ def test_the_cascade_depends_on_its_seed_alone_and_leaves_the_global_random_stat
         assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
+
+
+@pytest.mark.parametrize("backbone", ["mobilenetv3_small_100", "resnet18", "convnext_tiny", "vit_small_patch16_224"])
+def test_maps_change_when_the_weights_are_random(backbone):
+    size, layer = NETWORKS[backbone]
+    model, images, classes = classifier(backbone), samples(6, size), np.arange(6) % 3
+    trained = compute_grad_cam(model, layer, images, classes, rectify=False)
+    *_, (_, _, network) = randomise_layers(model, seed=7)
+    randomised = compute_grad_cam(network, layer, images, classes, rectify=False)
+    assert np.abs(rank_correlation(trained, randomised)).mean() < 0.75
 
 
 def rolled_out(net: nn.Module, tokens: torch.Tensor) -> np.ndarray:
@@ -158,7 +274,7 @@ def rolled_out(net: nn.Module, tokens: torch.Tensor) -> np.ndarray:
 
 
 def test_rollout_equals_the_product_of_the_layers_attention() -> None:
-    model, images = classifier("vit_tiny_patch16_224"), samples(3, 96)
+    model, images = classifier("vit_small_patch16_224"), samples(3, 96)
     maps, net = compute_attention_rollout(model, images, batch_size=2), model.net
     assert maps is not None
     assert maps.shape == (3, 6, 6)
@@ -172,9 +288,15 @@ def test_rollout_equals_the_product_of_the_layers_attention() -> None:
     assert not any(module._forward_hooks for module in net.modules())
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "test_vit2"])
+@pytest.mark.parametrize("backbone", ["resnet18", "swin_tiny_patch4_window7_224", "test_vit2", "mobilevit_s"])
 def test_a_network_that_is_not_read_off_a_class_token_has_no_rollout(backbone: str) -> None:
     assert compute_attention_rollout(classifier(backbone), samples(1, NETWORKS[backbone][0])) is None
+
+
+def test_attention_of_fewer_tokens_from_layer_to_layer_has_no_rollout() -> None:
+    net = timm.create_model("pit_ti_224", num_classes=3, img_size=64)
+    model = Classifier(Card(CLASSES, "pit_ti_224", PLAIN), net).eval()
+    assert compute_attention_rollout(model, samples(1, 64)) is None
 
 
 class Counter(nn.Module):
@@ -201,6 +323,17 @@ def test_images_fade_in_equal_steps_in_the_order_of_the_ranks():
     np.testing.assert_allclose(curves[4], white, rtol=1e-6)
 
 
+def test_a_curve_starts_and_ends_at_the_probabilities_of_whole_images():
+    model, images = classifier("resnet18"), samples(3, 64)
+    empty, classes = make_baseline(images, "blur"), np.array([0, 1, 2])
+    ranks = np.tile(np.random.default_rng(0).permutation(64 * 64).reshape(64, 64), (3, 1, 1))
+    curves = compute_replacement_curves(model, images, empty, ranks, classes, steps=3)
+    with torch.no_grad():
+        for column, shown in ((0, images), (-1, empty)):
+            expected = torch.softmax(model(shown)[0], dim=1).numpy()[np.arange(3), classes]
+            np.testing.assert_allclose(curves[:, column], expected, rtol=1e-4)
+
+
 def test_a_void_image_keeps_its_colour_or_its_coarse_shape():
     images = samples(2, 64)
     flat, blurred = make_baseline(images, "mean"), make_baseline(images, "blur")
@@ -211,11 +344,3 @@ def test_a_void_image_keeps_its_colour_or_its_coarse_shape():
     expected = (images[0, 0, 15:26, 15:26].numpy() * weights).sum()
     assert float(blurred[0, 0, 20, 20]) == pytest.approx(expected, abs=1)
     assert blurred.dtype == flat.dtype == torch.uint8
-
-
-def test_a_network_without_a_map_is_refused_in_two_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = classifier("resnet18")
-    monkeypatch.setattr(model.net, "feature_info", [])
-    with pytest.raises(BlockError, match="Grad-CAM") as caught:
-        find_spatial_layer(model, samples(1, 128))
-    assert len(caught.value.lines) == 2

@@ -14,21 +14,45 @@ from avatar_bench.models.classifier import Classifier
 PREPROCESSING = {"size": 32, "resize": "squash", "mean": [0.5] * 3, "std": [0.25] * 3}
 
 
-ODD_VALUES: dict[str, list[Any]] = {
-    "classes": [["a", "a"], ["a", ""], ["a", "\x1b[2J"], ["a", "b" * 201], [str(number) for number in range(1001)]],
-    "backbone": ["hf-hub:x/y", "no_such_net"],
-    "preprocessing": [PREPROCESSING | odd for odd in ({"size": 5000}, {"mean": [0, 0, float("nan")]}, {"more": 1})],
-    "temperature": [float("nan")],
-    "stage": [0],
-    "seed": [-1],
-    "weights": [None],
-    "versions": [{str(number): "1" for number in range(101)}],
-    "options": [
-        *({"pretrained": True}, {"checkpoint_path": "x.ckpt"}, {"features_only": True}),
-        *({"img_size": 10**6}, {"depths": [1] * 17}, {"act_layer": "os.system('x')"}),
-    ],
-}
-ODD_CARDS = [{name: value} for name, values in ODD_VALUES.items() for value in values]
+ODD_CARDS: list[dict[str, Any]] = [
+    {"classes": ["a"]},
+    {"classes": ["a", "a"]},
+    {"classes": ["a", ""]},
+    {"classes": ["a", "b\n"]},
+    {"classes": ["a", "\x1b[2J"]},
+    {"classes": ["a", "b" * 201]},
+    {"classes": [str(number) for number in range(1001)]},
+    {"backbone": "hf-hub:x/y"},
+    {"backbone": "../x"},
+    {"backbone": 3},
+    {"backbone": "no_such_net"},
+    {"preprocessing": {**PREPROCESSING, "size": 5000}},
+    {"preprocessing": {**PREPROCESSING, "size": True}},
+    {"preprocessing": {**PREPROCESSING, "mean": [0, 0]}},
+    {"preprocessing": {**PREPROCESSING, "mean": [0, 0, float("nan")]}},
+    {"preprocessing": {**PREPROCESSING, "more": 1}},
+    {"temperature": float("nan")},
+    {"temperature": True},
+    {"stage": 0},
+    {"seed": -1},
+    {"versions": {"a": 1}},
+    {"versions": {str(number): "1" for number in range(101)}},
+    {"schema": True},
+    {"weights": None},
+    {"options": {"pretrained": True}},
+    {"options": {"checkpoint_path": "x.ckpt"}},
+    {"options": {"pretrained_cfg": {"url": "http://x"}}},
+    {"options": {"pretrained_cfg_overlay": {"file": "x"}}},
+    {"options": {"cache_dir": "/tmp"}},
+    {"options": {"scriptable": True}},
+    {"options": {"exportable": True}},
+    {"options": {"features_only": True}},
+    {"options": {"drop_rate": float("inf")}},
+    {"options": {"img_size": 10**6}},
+    {"options": {"embed_dim": 10**9}},
+    {"options": {"depths": [1] * 17}},
+    {"options": {"act_layer": "os.system('x')"}},
+]
 
 
 @pytest.mark.parametrize("odd", ODD_CARDS, ids=lambda odd: str(odd)[:60])

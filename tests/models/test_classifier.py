@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 
+from avatar_bench.config.catalogue import find_choices
 from avatar_bench.errors import CheckpointError
+from avatar_bench.models.backbones import create_backbone
 from avatar_bench.models.checkpoint import read_checkpoint
 from avatar_bench.models.classifier import Classifier
 from tests.models.small import CARD, images, normalised, side_of
 
-MODELS = ["convnext_tiny", "mobilenetv3_small", "mobilevit", "resnet18", "siglip2_base", "swin_tiny", "vit_small"]
+MODELS = sorted(set(find_choices("model")) - {"timm", "clip_vit_l14", "dinov3_large", "pe_large"})  # 300 M each
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -30,11 +33,29 @@ def test_one_pass_gives_the_networks_own_logits_and_their_embeddings(model: str,
     assert embeddings.shape == (2, net.get_classifier().in_features)
 
 
+def test_a_transformer_gives_both_too() -> None:
+    net = create_backbone("test_vit", 3, options={"img_size": 32}).eval()
+    with torch.inference_mode():
+        logits, embeddings = Classifier(CARD, net).eval()(images())
+        torch.testing.assert_close(logits, net(normalised(images())), rtol=1e-4, atol=1e-4)
+    assert embeddings.shape == (4, 64)
+
+
+def test_channels_last_changes_no_logit() -> None:
+    plain = Classifier(CARD, create_backbone("test_resnet", 3)).eval()
+    other = copy.deepcopy(plain)
+    other.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with torch.inference_mode():
+        torch.testing.assert_close(plain(images())[0], other(images())[0], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("backbone", "options"),
     [
         ("test_vit", {"depth": 4096}),
+        ("test_vit", {"embed_dim": 4096, "mlp_ratio": 4096, "num_heads": 1}),
         ("test_vit", {"img_size": 4096, "patch_size": 1}),
+        ("convnext_tiny", {"depths": [4096] * 16}),
         ("convnext_tiny", {"dims": [4096, 4096, 4096, 4096]}),
         ("resnet50", {}),
     ],

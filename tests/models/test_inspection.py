@@ -13,12 +13,13 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from avatar_bench.config.catalogue import find_choices
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.inspection import compute_feature_maps, find_first_convolution, inspect_network
 from tests.models.small import CARD, PREPROCESSING, count_macs, images, normalised, side_of
 from tests.models.small import side_of as side
 
-MODELS = ["convnext_tiny", "mobilenetv3_small", "mobilevit", "resnet18", "siglip2_base", "vit_small"]
+MODELS = sorted(set(find_choices("model")) - {"timm", "clip_vit_l14", "dinov3_large", "pe_large"})  # 300 M each
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_stages_and_layers_add_up_to_the_network(model: str, resting: Callable[[
 @pytest.mark.parametrize(
     ("name", "layers"),
     # by the number in the name; by hand for the rest: patches + 6 x (qkv, projection, two of the MLP) + head
-    [("resnet18", 18), ("densenet121", 121), ("test_vit.r160_in1k", 1 + 6 * 4 + 1)],
+    [("resnet18", 18), ("resnet50", 50), ("densenet121", 121), ("test_vit.r160_in1k", 1 + 6 * 4 + 1)],
 )
 def test_depth_is_that_of_the_longest_path(name: str, layers: int) -> None:
     net = new(name)
@@ -91,6 +92,38 @@ def test_depth_takes_the_longer_branch_and_not_both() -> None:
     assert longest_path(whole, 8) == ("0.long.0", "0.long.3", "2")
 
 
+def test_a_module_that_is_made_while_the_network_runs_is_no_layer_of_it() -> None:
+    class Rectified(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.ReLU()(self.conv(x))
+
+    assert longest_path(nn.Sequential(Rectified(), nn.Flatten(), nn.Linear(192, 2)).eval(), 8) == ("0.conv", "2")
+
+
+def test_a_layer_that_runs_twice_lies_on_the_path_twice() -> None:
+    conv = nn.Conv2d(3, 3, 1)
+    assert longest_path(nn.Sequential(conv, nn.ReLU(), conv).eval(), 8) == ("0", "0")
+
+
+def test_a_shortcut_of_resnet18_lies_beside_the_path() -> None:
+    layers = inspect_network(new("resnet18"), 64).layers.set_index("module")["on_longest_path"]
+    assert set(layers[layers > 0]) == {1}
+    weighty = [name for name in layers.index if "conv" in name or name == "fc"]
+    assert sorted(layers[layers > 0].index) == sorted(weighty)
+
+
+def test_a_weight_made_of_weights_counts_with_its_layer() -> None:
+    """timm standardises these weights at each pass, so what is multiplied is not the parameter itself."""
+    from timm.layers import ScaledStdConv2d
+
+    net = nn.Sequential(ScaledStdConv2d(3, 4, 3), nn.ReLU(), ScaledStdConv2d(4, 4, 3)).eval()
+    assert longest_path(net, 8) == ("0", "2")
+
+
 def test_the_stages_of_resnet50_are_those_of_its_paper() -> None:
     """He et al., Deep Residual Learning, table 1."""
     stages = inspect_network(new("resnet50"), 224).stages
@@ -103,31 +136,92 @@ def test_the_stages_of_resnet50_are_those_of_its_paper() -> None:
     assert set(stages["activation"][:-1]) == {"ReLU"}
 
 
+def test_equal_blocks_of_a_transformer_are_one_stage() -> None:
+    stages = inspect_network(new("test_vit.r160_in1k"), 160).stages
+    assert stages["stage"].tolist() == ["stem", "1", "head"]
+    assert stages.loc[1, ["module", "blocks", "block_type", "output", "stride"]].tolist() == [
+        "blocks.0 to blocks.5",
+        6,
+        "Block",
+        "101 x 64",
+        16,
+    ]
+    assert stages.loc[1, "normalisation"] == "LayerNorm"
+    assert stages.loc[1, "activation"] == "GELU"
+    net = new("test_vit.r160_in1k")
+    loose = net.cls_token.numel() + net.pos_embed.numel()
+    assert stages.loc[0, "params"] == loose + sum(p.numel() for p in net.patch_embed.parameters())
+
+
+def test_layers_come_in_the_order_they_run() -> None:
+    layers = inspect_network(new("resnet18"), 64).layers
+    assert layers["module"].tolist()[:5] == ["conv1", "bn1", "act1", "maxpool", "layer1.0.conv1"]
+    assert layers["module"].iloc[-1] == "fc"
+    first = layers.iloc[0]
+    assert first[["type", "params", "bytes", "macs", "input", "output", "kernel", "stride"]].tolist() == [
+        "Conv2d",
+        64 * 3 * 49,
+        4 * 64 * 3 * 49,
+        64 * 3 * 49 * 32 * 32,
+        "3 x 64 x 64",
+        "64 x 32 x 32",
+        "7 x 7",
+        "2 x 2",
+    ]
+
+
+def test_the_network_is_left_as_it_was() -> None:
+    net = new("test_resnet.r160_in1k")
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    inspect_network(net, 64)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "expected"),
+    [
+        ("test_resnet.r160_in1k", 64, "convolutional"),
+        ("test_convnext.r160_in1k", 64, "convolutional"),
+        ("test_vit.r160_in1k", 160, "transformer"),
+        ("swin_tiny_patch4_window7_224", 224, "transformer"),
+        ("mobilevit_xxs", 64, "hybrid"),
+        ("mixer_s32_224", 224, "other"),
+    ],
+)
+def test_the_family_is_read_off_the_network(name: str, size: int, expected: str) -> None:
+    assert inspect_network(new(name), size).traits["family"] == expected
+
+
 @pytest.mark.parametrize(
     ("name", "size", "expected"),
     [  # as their papers have them
-        ("resnet18", 64, ("convolutional", "BasicBlock", 0, "", "", "", "batch", "ReLU")),
-        ("regnety_002", 64, ("convolutional", "Bottleneck", 1 + 1 + 4 + 7, "", "", "", "batch", "ReLU, Sigmoid")),
-        ("mobilenetv2_035", 64, ("convolutional", "InvertedResidual", 0, "3 x 3", "", "", "batch", "ReLU6")),
-        ("convnext_atto", 64, ("convolutional", "ConvNeXtBlock", 0, "7 x 7", "", "4 x 4", "layer", "GELU")),
+        ("resnet18", 64, ("BasicBlock", 0, "", "", "", "batch", "ReLU")),
+        ("regnety_002", 64, ("Bottleneck", 13, "", "", "", "batch", "ReLU, Sigmoid")),  # 1 + 1 + 4 + 7 blocks
+        ("mobilenetv2_035", 64, ("InvertedResidual", 0, "3 x 3", "", "", "batch", "ReLU6")),
+        ("convnext_atto", 64, ("ConvNeXtBlock", 0, "7 x 7", "", "4 x 4", "layer", "GELU")),
+        ("vit_tiny_patch16_224", 224, ("Block", 0, "", "self-attention", "16 x 16", "layer", "GELU")),
         (
             "swin_tiny_patch4_window7_224",
             224,
-            ("transformer", "SwinTransformerBlock", 0, "", "windows of 7 x 7", "4 x 4", "layer", "GELU"),
+            ("SwinTransformerBlock", 0, "", "windows of 7 x 7", "4 x 4", "layer", "GELU"),
         ),
     ],
 )
 def test_the_key_traits_are_those_of_the_papers(name: str, size: int, expected: tuple[Any, ...]) -> None:
     traits = inspect_network(new(name), size).traits
-    names = ("family", "core_block", "squeeze_excitation", "depthwise", "attention", "patch")
-    assert traits == dict(zip((*names, "normalisation", "activation"), expected, strict=True))
+    del traits["family"]
+    names = ("core_block", "squeeze_excitation", "depthwise", "attention", "patch", "normalisation", "activation")
+    assert traits == dict(zip(names, expected, strict=True))
 
 
 FIRST = {
     "resnet18": ("conv1", ["layer1", "layer2"]),
     "mobilenetv3_small": ("conv_stem", ["blocks.0", "blocks.1"]),
+    "convnext_tiny": ("stem.0", ["stages.0", "stages.1"]),
     "vit_small": ("patch_embed.proj", ["blocks.0", "blocks.1"]),
     "swin_tiny": ("patch_embed.proj", ["layers.0", "layers.1"]),
+    "mobilevit": ("stem.conv", ["stages.0", "stages.1"]),
 }
 
 
@@ -154,3 +248,20 @@ def test_maps_are_those_of_timm_and_the_first_layer_s_own(model: str, network: C
         np.testing.assert_allclose(each.maps, expected[:, each.channels], atol=1e-3)
         spread = expected.numpy().std(axis=(0, 2, 3))
         assert set(each.channels) == set(np.argsort(-spread)[:4])
+
+
+class Mixer(nn.Module):
+    """A network that cuts an image into pixels at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 4)
+        self.then = nn.Conv2d(4, 2, 1)
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        return self.then(self.first(batch.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)).mean(dim=(2, 3))
+
+
+def test_a_network_that_begins_with_another_layer_has_no_filters() -> None:
+    assert find_first_convolution(Mixer().eval(), 8) is None
+    assert find_first_convolution(nn.Sequential(nn.Conv2d(3, 2, 1), nn.Conv2d(2, 2, 1)).eval(), 8) == "0"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from avatar_bench.models import profiling
-from avatar_bench.models.profiling import TimedCall, time_interleaved
+from avatar_bench.models.profiling import TimedCall, time_batches, time_interleaved
 from tests.models.small import count_macs
 
 
@@ -41,7 +42,7 @@ def test_a_convolution_and_a_linear_layer_have_the_macs_of_a_hand_count() -> Non
 @pytest.mark.parametrize(
     ("model", "giga", "millions"),
     # He et al. 2016 (1.8 x 10^9), Howard et al. 2019 (56 x 10^6, of 1000 classes); timm's own table for the rest
-    [("resnet18", 1.81, 11.69), ("mobilenetv3_small", 0.056, 2.54)],
+    [("resnet18", 1.81, 11.69), ("resnet50", 4.09, 25.56), ("mobilenetv3_small", 0.056, 2.54)],
 )
 def test_published_networks_have_the_published_cost(model: str, giga: float, millions: float) -> None:
     import timm
@@ -67,8 +68,20 @@ def test_attention_counts_its_matrix_products() -> None:
     assert count_macs(net, 160) == linear + attention
 
 
+def test_weights_are_counted_with_the_statistics_kept_beside_them() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    assert sum(each.numel() for each in net.parameters()) == (12 + 4) + (4 + 4)
+    assert profiling.count_weight_bytes(net) == 4 * (24 + 8) + 8  # the last: how many batches it has seen
+    assert profiling.count_weight_bytes(net.half()) == 2 * (24 + 8) + 8
+
+
 def peak(net: nn.Module, images: torch.Tensor) -> int:
     return int(profiling.trace_memory(net, images)["bytes"].max())
+
+
+def test_weights_are_told_by_layer() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.BatchNorm2d(4)))
+    assert profiling.count_layer_bytes(net) == {"0": 4 * 16, "1.0": 4 * 16 + 8}
 
 
 def test_memory_is_told_by_operation() -> None:
@@ -91,6 +104,26 @@ def test_peak_memory_is_what_lives_at_the_same_time() -> None:
     assert peak(inplace, images) == profiling.count_weight_bytes(conv) + given + first
 
 
+def test_peak_memory_does_not_grow_with_what_is_let_go() -> None:
+    deep = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(20)))
+    images = torch.zeros(1, 3, 50, 50)
+    per_image = 3 * 50 * 50 * 4
+    assert peak(deep, images) - profiling.count_weight_bytes(deep) == 3 * per_image
+
+
+def test_on_cuda_memory_is_what_its_allocator_reports_of_each_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+    reported = iter([500, 900])
+    resets: list[int] = []
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: resets.append(1))
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: next(reported))
+    net, images = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), torch.zeros(2, 3, 10, 10)
+    counter = profiling._AllocatedBytes()
+    with torch.no_grad(), counter:
+        net(images)
+    assert counter.steps == [("aten.convolution", 500), ("aten.relu", 900)]
+    assert len(resets) == 2
+
+
 def test_each_job_is_visited_once_a_round_in_an_order_drawn_anew() -> None:
     clock, seen = Clock(), []
 
@@ -106,3 +139,63 @@ def test_each_job_is_visited_once_a_round_in_an_order_drawn_anew() -> None:
     seen.clear()
     time_interleaved([job("a", 1.0), job("b", 1.0), job("c", 1.0)], rounds=8, seconds=8.0, clock=clock)
     assert ["".join(seen[9 + 3 * number :][:3]) for number in range(8)] == turns
+
+
+def test_a_slow_moment_meets_every_job_alike() -> None:
+    clock = Clock()
+
+    def call() -> None:
+        clock.now += 3.0 if 100 < clock.now < 200 else 1.0
+
+    table = time_interleaved([TimedCall(call, 1), TimedCall(call, 1)], rounds=60, seconds=1000.0, clock=clock)
+    slow = table[table["seconds"] > 2].groupby("job").size()
+    assert slow.max() - slow.min() <= 0.25 * slow.max()
+
+
+def test_short_jobs_are_called_often_and_their_first_call_is_not_timed() -> None:
+    clock, calls = Clock(), []
+    work = clock.work(0.01)
+    table = time_interleaved([TimedCall(lambda: (calls.append(0), work()), 1)], rounds=4, seconds=0.2, clock=clock)
+    assert len(table) == 4 * 5
+    assert len(calls) == len(table) + 4 + 3  # one a visit, and the visit that warms up
+    assert table["seconds"].tolist() == pytest.approx([0.01] * 20)
+    assert len(time_interleaved([TimedCall(work, 1)], rounds=2, seconds=1e9, clock=clock)) == 2 * 20
+
+
+def test_jobs_too_long_for_their_time_get_fewer_rounds_but_three() -> None:
+    clock = Clock()
+    jobs = [TimedCall(clock.work(5.0), 1), TimedCall(clock.work(1.0), 1)]
+    assert time_interleaved(jobs, rounds=10, seconds=1.0, clock=clock)["round"].max() == 2
+    assert time_interleaved(jobs, rounds=2, seconds=0.0, clock=clock)["round"].max() == 1
+
+
+def test_threads_are_set_for_each_job_and_set_back() -> None:
+    before, seen = torch.get_num_threads(), []
+    jobs = [TimedCall(lambda: seen.append(torch.get_num_threads()), count) for count in (before, before + 1)]
+    time_interleaved(jobs, rounds=3, seconds=0.0)
+    assert set(seen) == {before, before + 1}
+    assert torch.get_num_threads() == before
+
+    def fail() -> Any:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        time_interleaved([TimedCall(fail, before + 1)], rounds=1, seconds=0.0)
+    assert torch.get_num_threads() == before
+
+
+def test_waits_are_those_between_batches() -> None:
+    clock = Clock()
+
+    def batches() -> Any:
+        for seconds in (3.0, 1.0, 2.0):
+            clock.now += seconds
+            yield [0] * int(seconds)
+
+    assert list(time_batches(batches(), clock)) == [(3, 3.0), (1, 1.0), (2, 2.0)]
+
+
+def test_the_machine_is_described_in_plain_types() -> None:
+    told = profiling.describe_machine("cpu")
+    assert told["torch"] == torch.__version__
+    assert all(isinstance(value, (str, int)) for value in told.values())

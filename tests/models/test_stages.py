@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,21 +10,40 @@ import pytest
 import torch
 from torch import nn
 
+from avatar_bench.config.catalogue import find_choices
 from avatar_bench.errors import ConfigError
 from avatar_bench.models.stages import freeze, list_layer_groups, set_frozen_to_eval
 
+MODELS = sorted(set(find_choices("model")) - {"timm", "clip_vit_l14", "dinov3_large", "pe_large"})  # 300 M each
 # the modules of the last group, and of the two before it
+BLOCKS = (["head"], ["norm", "blocks.11", "blocks.10"])
 HEAD_AND_TWO_STAGES: dict[str, tuple[Sequence[str], Sequence[str]]] = {
-    "convnext_tiny": (["head"], ["stages.3", "stages.2"]),
-    "efficientnet_lite0": (["classifier"], ["conv_head", "bn2", "blocks.6", "blocks.5"]),
-    "mae_base": (["head", "fc_norm"], ["blocks.1", "blocks.0"]),  # two blocks in the fixture's networks of base size
+    "clip": (["head"], ["norm", "blocks.1", "blocks.0"]),  # the fixture's networks of base size have two blocks
+    "convnext": (["head"], ["stages.3", "stages.2"]),
+    "deit": BLOCKS,
+    "dinov3_base": (["head"], ["norm", "blocks.1", "blocks.0"]),
+    "dinov3_large": (["head"], ["norm", "blocks.1", "blocks.0"]),
+    "dinov3_small": BLOCKS,
+    "eva02_clip_base": (["head"], ["norm", "blocks.1", "blocks.0"]),
+    "pe_": (["head", "attn_pool"], ["norm", "blocks.1", "blocks.0"]),
+    "siglip2_base": (["head", "attn_pool"], ["norm", "blocks.1", "blocks.0"]),
+    "dinov2_base": (["head"], ["norm", "blocks.1", "blocks.0"]),
+    "dinov2_small": BLOCKS,
+    "efficientnet": (["classifier"], ["conv_head", "bn2", "blocks.6", "blocks.5"]),
+    "mae_base": (["head", "fc_norm"], ["blocks.1", "blocks.0"]),
+    "mobilenetv2": (["classifier"], ["conv_head", "bn2", "blocks.6", "blocks.5"]),
+    "mobilenetv3_large": (["classifier", "conv_head"], ["blocks.6", "blocks.5"]),
     "mobilenetv3_small": (["classifier", "conv_head"], ["blocks.5", "blocks.4"]),
     "mobilevit": (["head"], ["final_conv", "stages.4", "stages.3"]),
-    "resnet18": (["fc"], ["layer4", "layer3"]),
-    "siglip2_base": (["head", "attn_pool"], ["norm", "blocks.1", "blocks.0"]),
+    "resnet": (["fc"], ["layer4", "layer3"]),
     "swin_tiny": (["head", "norm"], ["layers.3", "layers.2"]),
-    "vit_small": (["head"], ["norm", "blocks.11", "blocks.10"]),
+    "vit_base": (["head"], ["norm", "blocks.1", "blocks.0"]),
+    "vit_small": BLOCKS,
 }
+
+
+def modules_of(model: str) -> tuple[Sequence[str], Sequence[str]]:
+    return next(modules for family, modules in HEAD_AND_TWO_STAGES.items() if model.startswith(family))
 
 
 def count(net: nn.Module, names: Sequence[str]) -> int:
@@ -34,10 +54,10 @@ def learning(net: nn.Module) -> int:
     return sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
 
 
-@pytest.mark.parametrize("model", HEAD_AND_TWO_STAGES)
+@pytest.mark.parametrize("model", MODELS)
 def test_a_stage_trains_the_head_or_the_head_and_two_stages(model: str, network: Callable[[str], Any]) -> None:
     net = network(model)
-    head, stages = HEAD_AND_TWO_STAGES[model]
+    head, stages = modules_of(model)
     names = freeze(net, 1)
     assert learning(net) == count(net, head) == sum(net.get_parameter(name).numel() for name in names)
     freeze(net, 3)
@@ -48,7 +68,17 @@ def test_a_stage_trains_the_head_or_the_head_and_two_stages(model: str, network:
     assert learning(net) == count(net, [""])
 
 
-@pytest.mark.parametrize("model", HEAD_AND_TWO_STAGES)
+def test_convnext_tiny_trains_3843_parameters_and_then_most_of_them(network: Callable[[str], Any]) -> None:
+    net = network("convnext_tiny")
+    freeze(net, 1)
+    assert learning(net) == 768 * 3 + 3 + 2 * 768 == 3843
+    freeze(net, 3)
+    assert learning(net) / 1e6 == pytest.approx(26.59, abs=0.005)
+    freeze(net, "all")
+    assert learning(net) / 1e6 == pytest.approx(27.82, abs=0.005)
+
+
+@pytest.mark.parametrize("model", MODELS)
 def test_the_layer_groups_hold_every_parameter_once_from_stem_to_head(
     model: str, network: Callable[[str], Any]
 ) -> None:
@@ -62,14 +92,21 @@ def test_the_layer_groups_hold_every_parameter_once_from_stem_to_head(
     assert learning(net) == count(net, [""])
 
 
-@pytest.mark.parametrize("unfreeze", [0, 99, "head", None])
+@pytest.mark.parametrize("model", ["convnext_tiny", "mobilenetv3_small", "resnet18"])
+def test_a_later_stage_trains_all_that_an_earlier_one_did(model: str, network: Callable[[str], Any]) -> None:
+    net = network(model)
+    stages = [set(freeze(net, number)) for number in range(1, len(list_layer_groups(net)) + 1)]
+    assert all(before < after for before, after in itertools.pairwise(stages))
+
+
+@pytest.mark.parametrize("unfreeze", [0, -1, 99, "head", None, 1.5])
 def test_layers_that_are_not_there_are_refused(unfreeze: Any, network: Callable[[str], Any]) -> None:
     with pytest.raises(ConfigError, match="1 to 6 layer groups"):
         freeze(network("resnet18"), unfreeze)
 
 
-@pytest.mark.parametrize("model", ["mobilenetv3_small", "resnet18"])
-@pytest.mark.parametrize("unfreeze", [1, 3, "all"])
+@pytest.mark.parametrize("model", ["efficientnet_b0", "mobilenetv3_small", "mobilenetv2", "resnet18"])
+@pytest.mark.parametrize("unfreeze", ["classifier", 1, 3, "all"])
 def test_statistics_move_in_layers_that_learn_alone(
     model: str, unfreeze: str | int, network: Callable[[str], Any]
 ) -> None:
@@ -83,4 +120,36 @@ def test_statistics_move_in_layers_that_learn_alone(
         net(torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(0)))
     moved = {name for name, module in norms.items() if not torch.equal(module.running_mean, before[name])}
     assert moved == {name for name in norms if f"{name}.weight" in names}
+    net.eval()
+
+
+@pytest.mark.parametrize(("frozen", "moves"), [([], True), (["0"], False), (["0", "3"], False)])
+def test_statistics_of_a_norm_without_parameters_move_where_nothing_beside_it_is_frozen(
+    frozen: list[str], moves: bool
+) -> None:
+    net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3, affine=False), nn.Dropout(), nn.Linear(3, 2))
+    for name in frozen:
+        net.get_submodule(name).requires_grad_(False)
+    net.train()
+    set_frozen_to_eval(net)
+    net(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)))
+    assert bool(net[1].running_mean.any()) == moves
+    assert net[2].training == (len(frozen) < 2)
+
+
+def test_a_norm_without_parameters_learns_in_a_head_that_learns() -> None:
+    net = nn.ModuleList([nn.Linear(3, 3), nn.Sequential(nn.BatchNorm1d(3, affine=False), nn.Linear(3, 2))])
+    net[0].requires_grad_(False)
+    set_frozen_to_eval(net.train())
+    assert net[1][0].training
+
+
+def test_a_frozen_layer_is_in_eval_mode_with_all_below_it_and_others_are_not(network: Callable[[str], Any]) -> None:
+    net = network("resnet18")
+    freeze(net, 2)
+    net.train()
+    set_frozen_to_eval(net)
+    assert not any(module.training for module in net.layer3.modules())
+    assert all(module.training for module in net.layer4.modules())
+    assert net.fc.training
     net.eval()

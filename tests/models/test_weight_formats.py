@@ -7,6 +7,7 @@ import pickle
 import shutil
 import tarfile
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 import torch
 
 from avatar_bench.errors import CheckpointError
-from avatar_bench.models.checkpoint import read_checkpoint
+from avatar_bench.models.checkpoint import CARD_KEY, read_checkpoint
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.results.predictions import Predictions
 from avatar_bench.runs.ensembles import open_run
@@ -67,24 +68,31 @@ def _called(function: str, argument: str) -> bytes:
 
 PAYLOADS: dict[str, Callable[[Path], Any]] = {
     "plain": lambda file: file.write_bytes(pickle.dumps(Payload())),
+    "protocol 0": lambda file: file.write_bytes(pickle.dumps(Payload(), protocol=0)),
     "torch": lambda file: torch.save(Payload(), file),
     "within a state dict": lambda file: torch.save({"state_dict": {"a": Payload()}}, file),
+    "as a class name": lambda file: torch.save({CARD_KEY: {"classes": ["a", Payload()]}}, file),
     "tensor": lambda file: torch.save({"a": PayloadTensor()}, file),
+    "hook": lambda file: torch.save({"a": OrderedDict(a=Payload())}, file),
     "legacy": _legacy,
     "tar": _tar,
     "zip": lambda file: _zip(file, pickle.dumps(Payload(), protocol=2)),
+    "packed zip": lambda file: _zip(file, pickle.dumps(Payload(), protocol=2), method=zipfile.ZIP_DEFLATED),
     "torchscript": lambda file: _zip(file, pickle.dumps({}, protocol=2), {"constants.pkl": pickle.dumps(Payload())}),
     "joblib": lambda file: joblib.dump({"a": Payload()}, file),
     "numpy": lambda file: np.savez(file.open("wb"), a=np.array([Payload()], dtype=object)),
     "os.system": lambda file: _zip(file, _called("os.system", "touch was_here")),
+    "posix": lambda file: _zip(file, _called("posix.system", "touch was_here")),
     "exec": lambda file: _zip(file, _called("builtins.exec", "open('was_here', 'w')")),
+    "old exec": lambda file: _zip(file, _called("__builtin__.eval", "open('was_here', 'w')")),
     "torch.load": lambda file: _zip(file, _called("torch.load", "other.ckpt")),
+    "hub": lambda file: _zip(file, _called("torch.hub.load", "other")),
     "sympy": lambda file: _zip(file, _called("sympy.sympify", "open('was_here', 'w')")),
 }
-OTHER_PLACES = (".pt", ".safetensors", ".npz")
+OTHER_PLACES = (".pt", ".pth", ".bin", ".safetensors", ".npz", ".ckpt")
 
 
-@pytest.mark.parametrize("forced", ["no", "both"])
+@pytest.mark.parametrize("forced", ["no", "yes", "both"])
 @pytest.mark.parametrize("name", PAYLOADS)
 def test_no_payload_runs(name: str, forced: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -116,7 +124,16 @@ def test_what_others_allow_torch_to_load_is_not_loaded_either(tmp_path: Path, mo
 
 @pytest.mark.parametrize(
     "value",
-    [torch.ones(1).expand(10**9), torch.empty(10**9, device="meta"), bytearray(10), {1, 2}, torch.float32],
+    [
+        torch.ones(1).expand(10**9),
+        torch.empty(10**9, device="meta"),
+        torch.eye(3).to_sparse(),
+        bytearray(10),
+        {1, 2},
+        1j,
+        torch.float32,
+        torch.Size([1]),
+    ],
     ids=repr,
 )
 def test_values_that_no_checkpoint_needs_are_refused(value: Any, tmp_path: Path) -> None:
@@ -134,6 +151,7 @@ BOMBS: dict[str, Callable[[Path], Any]] = {
     "packed": lambda file: _zip(file, pickle.dumps({}, protocol=2), {"data/0": bytes(10**7)}, zipfile.ZIP_DEFLATED),
     "laughs": lambda file: _zip(file, _laughs()),
     "buffer": lambda file: _zip(file, b"\x80\x02c__builtin__\nbytearray\n\x8a\x06\x00\x00\x00\x00\x00\x10\x85R."),
+    "deep": lambda file: _zip(file, b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b"."),
     "itself": lambda file: _zip(file, b"\x80\x02]q\x00h\x00a."),
     "twice": lambda file: _twice(file),
     "long": lambda file: _zip(file, b"\x80\x02" + b"}" * 9 * 2**20 + b"."),

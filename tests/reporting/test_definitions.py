@@ -17,6 +17,7 @@ from avatar_bench.results.declaration import declare_block
 
 DOCS = Path(__file__).parents[2] / "docs"
 ALL = list_blocks(("run", "comparison", "dataset"))
+TERMS = {term for block in ALL for term in declare_block(block).terms}
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -38,6 +39,13 @@ def test_the_report_shows_the_definitions_of_its_blocks(language: str, runs: Pat
 def plain(text: str) -> str:
     """Return a text without markup, be it HTML or Markdown."""
     return html.unescape(re.sub(r"<[^>]+>|[`\\\\]", "", text))
+
+
+@pytest.mark.parametrize("block", ALL)
+def test_no_other_text_of_the_report_defines_a_term(block: str) -> None:
+    for term in TERMS | {"FPR@95", "kappa", "double fault", "`unbias`", "`n_required`", "Q"}:
+        pattern = rf"(?i)(^|\. |; ){re.escape(term)} (is|are|means|says) (the|a|how|1|an)\b"
+        assert not re.search(pattern, declare_block(block).reading)
 
 
 @pytest.mark.parametrize("block", [block for block in ALL if declare_block(block).terms])

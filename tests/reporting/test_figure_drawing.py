@@ -25,8 +25,11 @@ def save(folder: Path) -> SavedResult:
     return saved
 
 
-def test_figures_are_drawn_in_the_language_of_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "_FEW_RESULTS", 0)  # in processes
+@pytest.mark.parametrize("few", [0, 8])
+def test_figures_are_drawn_in_the_language_of_the_report(
+    few: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(page, "_FEW_RESULTS", few)  # 0: in processes
     saved = save(tmp_path)
     with use_language("ru"):
         assert draw_missing_figures([saved]) == {}

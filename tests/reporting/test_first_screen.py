@@ -61,10 +61,20 @@ def test_an_interval_a_hair_above_guessing_is_no_success_among_nine(evaluated: A
     assert ("lucky" in evaluated(figures).guessing) == (others > 0)
 
 
+def test_one_alone_that_guesses_is_said_to(evaluated: Any) -> None:
+    assert format_headline(evaluated({"net": (0.8, 0.33)})) == (
+        "net on test is not significantly better than guessing: its balanced accuracy is 0.330 [0.280, 0.380], "
+        "guessing has 0.333."
+    )
+
+
 @pytest.mark.parametrize(
     ("letters", "tie"),
     [
-        ({"good": "a", "fair": "ab", "guess": "bc", "worse": "c"}, "it is statistically tied with fair."),
+        (
+            {"good": "a", "fair": "ab", "guess": "bc", "worse": "c"},
+            "it is statistically tied with fair.",
+        ),
         ({"good": "a", "fair": "b", "guess": "b", "worse": "b"}, "it is significantly better than fair."),
     ],
 )
@@ -72,8 +82,12 @@ def test_ties_are_among_those_that_are_better_than_guessing(evaluated: Any, lett
     figures = {"good": (0.8, 0.8), "fair": (0.75, 0.75), "guess": (0.36, 0.36), "worse": (0.2, 0.2)}
     board = evaluated(figures, letters)
     said = format_headline(board)
-    first = "has the highest accuracy" if "tied" in tie else "is the best"
-    assert said.startswith(f"good {first} of 4 models on test:")
+    first = (
+        "good has the highest accuracy of 4 models on test:"
+        if "tied" in tie
+        else "good is the best of 4 models on test:"
+    )
+    assert said.startswith(first)
     assert tie in said
     assert said.endswith(" Not significantly better than guessing: guess and worse.")
     assert [row.name for row in board.rows if row.is_best] == (["good", "fair"] if "tied" in tie else ["good"])
@@ -89,12 +103,38 @@ def test_naming_the_majority_is_not_best_however_high_its_accuracy(evaluated: An
     assert [(row.name, row.is_best) for row in board.rows] == [("constant", False), ("sees", True)]
 
 
-def test_the_board_on_the_page_marks_them_in_russian_too(evaluated: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("tested", "said"),
+    [
+        (True, ": 0.900 [0.850, 0.950]; statistically tied with them: c."),
+        (False, "[0.850, 0.950]; their intervals overlap with that of c, but no paired test was run."),
+    ],
+)
+def test_of_two_level_first_a_tie_is_significant_only_where_it_was_tested(
+    evaluated: Any, tested: bool, said: str
+) -> None:
+    figures = {"a": (0.9, 0.9), "b": (0.9, 0.9), "c": (0.88, 0.88)}
+    assert format_headline(evaluated(figures, dict.fromkeys("abc", "a") if tested else None)).endswith(said)
+
+
+def test_without_a_level_nobody_is_said_to_guess(tmp_path: Path, make: SimpleNamespace) -> None:
+    make.result(make.run(tmp_path, "one"), "blind_test", "test", {"accuracy": make.accuracy(0.3)})
+    (board,) = build_leaderboards(read_study(tmp_path))
+    assert format_headline(board) == "one on test: accuracy 0.300 [0.250, 0.350]."
+
+
+@pytest.mark.parametrize(
+    ("language", "said"),
+    [("en", "not significantly better than guessing"), ("ru", "не значимо лучше угадывания")],
+    ids=["en", "ru"],
+)
+def test_the_board_on_the_page_marks_them(evaluated: Any, tmp_path: Path, language: str, said: str) -> None:
     evaluated({"good": (0.8, 0.8), "guess": (0.33, 0.33)})
-    for language, said in (("en", "not significantly better than guessing"), ("ru", "не значимо лучше угадывания")):
-        with use_language(language):
-            write_report(read_study(tmp_path), tmp_path / "report.html", language)
-        lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
-        good, guess = (next(line for line in lines if line.startswith(f"| {name} |")) for name in ("good", "guess"))
-        assert said in guess
-        assert said not in good
+    with use_language(language):
+        write_report(read_study(tmp_path), tmp_path / "report.html", language)
+    lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
+    (good, guess), *_ = zip(
+        *([line for line in lines if line.startswith(f"| {name} |")] for name in ("good", "guess")), strict=True
+    )
+    assert said in guess
+    assert said not in good

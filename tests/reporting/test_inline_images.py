@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,18 @@ def test_a_figure_becomes_webp_of_the_width(figures: list[Path]) -> None:
         assert (image.format, image.size) == ("WEBP", (200, 150))
 
 
+def test_what_is_transparent_becomes_white(tmp_path: Path) -> None:
+    Image.new("RGBA", (20, 20), (0, 0, 0, 0)).save(tmp_path / "clear.png")
+    small = shrink(tmp_path / "clear.png", 20, 90)
+    assert small is not None
+    with Image.open(io.BytesIO(small.data)) as image:
+        assert min(image.convert("RGB").getpixel((10, 10))) > 250  # type: ignore[type-var, arg-type]
+
+
+def test_all_are_kept_where_there_is_room(figures: list[Path]) -> None:
+    assert set(inline_figures(figures)) == set(figures)
+
+
 def test_the_budget_is_kept_and_the_last_are_left_out(figures: list[Path]) -> None:
     full = sum(len(one.data) for one in inline_figures(figures).values())
     for budget in (full, full // 2, full // 4, 0):
@@ -41,6 +54,16 @@ def test_the_budget_is_kept_and_the_last_are_left_out(figures: list[Path]) -> No
     few = inline_figures(figures, full // 4)
     assert 0 < len(few) < len(figures)
     assert list(few) == figures[: len(few)]
+
+
+def test_no_more_are_made_than_are_looked_at(figures: list[Path]) -> None:
+    assert list(inline_figures(figures, most=2)) == figures[:2]
+
+
+def test_a_figure_that_occurs_again_is_left_out(figures: list[Path], tmp_path: Path) -> None:
+    twin = tmp_path / "twin.png"
+    shutil.copy(figures[0], twin)
+    assert list(inline_figures([figures[0], twin])) == [figures[0]]
 
 
 def test_what_cannot_be_read_is_left_out(figures: list[Path], tmp_path: Path) -> None:

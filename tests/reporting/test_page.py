@@ -7,8 +7,8 @@ import hashlib
 import io
 import json
 import re
-import shutil
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import unquote
@@ -18,8 +18,10 @@ import pytest
 
 from avatar_bench.cli.app import main
 from avatar_bench.i18n import use_language
-from avatar_bench.reporting.page import write_report
+from avatar_bench.reporting.page import make_slugs, write_report
 from avatar_bench.reporting.study import read_study
+from avatar_bench.results.reasons import Reason
+from avatar_bench.results.result import Metric
 
 EVIL = "<script>alert(1)</script>"
 
@@ -55,22 +57,35 @@ def written(runs: Path, language: str = "en") -> Page:
     return Page(runs / "report.html")
 
 
-@pytest.fixture(scope="module")
-def plain(evaluated_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Page]:
-    """The evaluated runs with their report, and its page."""
-    copy = Path(shutil.copytree(evaluated_runs, tmp_path_factory.mktemp("plain") / "runs"))
-    return copy, written(copy)
-
-
-def test_the_page_needs_no_other_file_and_every_link_leads_somewhere(plain: tuple[Path, Page]) -> None:
-    runs, page = plain
+def test_the_page_needs_no_other_file(runs: Path) -> None:
+    page = written(runs)
     assert {tag for tag, _ in page.tags}.isdisjoint({"iframe", "object", "embed", "base"})
     assert page.of("script", "src") == []
     assert all(address.startswith("data:") for address in page.of("img", "src") if address)
     assert all(attrs["href"] == "data:," for tag, attrs in page.tags if tag == "link")
     assert not re.search(r"(?:src|href|url)\s*[=(]\s*[\"']?(?:https?:)?//", page.text)
+
+
+def test_every_figure_has_words_and_every_id_is_its_own(runs: Path) -> None:
+    page = written(runs)
     said = [str(attrs.get("alt")) for tag, attrs in page.tags if tag == "img" and attrs.get("src")]
+    assert len(said) == 5  # the counts too
     assert any("good, on test. accuracy: 0.900 [0.850, 0.950]." in alt for alt in said)
+    ids = [str(attrs["id"]) for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    within = {address[1:] for address in page.of("a", "href") if address.startswith("#")}
+    assert within <= set(ids)
+
+
+def test_headings_leave_out_no_level(runs: Path) -> None:
+    levels = [int(tag[1]) for tag, _ in written(runs).tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+
+
+def test_every_link_leads_somewhere(runs: Path) -> None:
+    page = written(runs)
     links = [unquote(address) for address in page.of("a", "href") if not address.startswith(("#", "data:"))]
     assert len(links) >= 20
     assert [link for link in links if not (runs / link).exists()] == []
@@ -89,19 +104,29 @@ def test_figures_are_linked_where_they_lie_and_nothing_is_copied(runs: Path, tmp
     assert {f"{place}/confusion.png", f"{place}/confusion.svg", f"{place}/metrics.json"} <= set(links)
 
 
+def test_folders_of_images_are_linked_and_their_images_are_no_figures(runs: Path, make: SimpleNamespace) -> None:
+    images = [f"overlays/{row:04d}_face" for row in (1, 2)]
+    make.result(runs / "good", "gradcam", metrics={"deletion": make.accuracy(0.5)}, figures=["panels"], images=images)
+    page = written(runs)
+    assert "good/evaluation/test/gradcam/overlays/" in page.of("a", "href")
+    assert "good: overlays (2 files)" in page.words
+    assert not any("_face" in address for address in page.of("a", "href") + page.of("img", "src"))
+
+
 def csv_of(page: Page, name: str) -> pd.DataFrame:
     (address,) = [str(attrs["href"]) for _, attrs in page.tags if attrs.get("download") == f"{name}.csv"]
     return pd.read_csv(io.StringIO(unquote(address.partition(",")[2])))
 
 
-def test_the_leader_board_gives_its_numbers_in_full_and_their_origin(
-    plain: tuple[Path, Page], make: SimpleNamespace
-) -> None:
-    board = csv_of(plain[1], "leaderboard_blind_blind0")
+def test_the_leader_board_gives_its_numbers_in_full(runs: Path) -> None:
+    board = csv_of(written(runs), "leaderboard_blind_blind0")
     assert list(board["model"]) == ["good", "poor"]
     assert board["accuracy"].tolist() == pytest.approx([0.7, 0.4])
     assert board["accuracy low"].tolist() == pytest.approx([0.65, 0.35])
-    table = csv_of(plain[1], "provenance")
+
+
+def test_every_number_has_an_origin(runs: Path, make: SimpleNamespace) -> None:
+    table = csv_of(written(runs), "provenance")
     assert len(table) == 4
     row = table[(table["model"] == "good") & (table["set"] == "blind")].iloc[0]
     assert row["checkpoint, SHA-256"] == make.checkpoint("good")
@@ -113,7 +138,7 @@ def test_the_page_stays_under_its_limit_whatever_it_holds(runs: Path, make: Simp
     make.result(runs / "good", "robustness", "test", metrics, figures=[f"figure_{k}" for k in range(6)])
     page, study = runs / "report.html", read_study(runs)
     whole = len(written(runs).text.encode())
-    for share in (0.8, 0.4):
+    for share in (0.95, 0.8, 0.6, 0.4):
         write_report(study, page, "en", largest=int(whole * share))
         assert page.stat().st_size <= whole * share
         found = Page(page)
@@ -124,12 +149,36 @@ def test_the_page_stays_under_its_limit_whatever_it_holds(runs: Path, make: Simp
         ] == []
 
 
-def test_the_first_screen_holds_answer_board_warnings_and_cautions_in_this_order(plain: tuple[Path, Page]) -> None:
-    words, answer = plain[1].words, "good has the highest accuracy of 2 models"
-    parts = ("Is this avatar", answer, "Leaderboard on blind", "Caveats", "Meaning of the classes")
+def test_the_first_screen_holds_answer_board_warnings_and_cautions_in_this_order(runs: Path) -> None:
+    words = written(runs).words
+    parts = (
+        "Is this avatar",
+        "good has the highest accuracy of 2 models",
+        "Leaderboard on blind",
+        "Caveats",
+        "Meaning of the classes",
+    )
     places = [words.index(part, words.index("Report on runs", 100)) for part in parts]
     assert places == sorted(places)
     assert words.index("Leaderboard on test") > places[-1]
+
+
+def test_our_own_words_bear_code_and_those_of_others_do_not(runs: Path, make: SimpleNamespace) -> None:
+    make.ranking(runs, "test", [("good", 0.9, 0.8, 1.0, 1, 2, True, "`a`"), ("poor", 0.6, 0.5, 0.7, 1, 2, True, "a")])
+    page = written(runs)
+    assert "<code>alpha</code>" in page.text
+    assert "<code>a</code>" not in page.text
+    marked = (runs / "report.md").read_text()
+    assert "`alpha`" in marked
+    assert "\\`a\\`" in marked
+
+
+def test_a_value_that_is_null_says_why(runs: Path, make: SimpleNamespace) -> None:
+    metrics = {"robustness": Metric(None, 0, reason=Reason("class_absent", name="real"))}
+    make.result(runs / "good", "robustness", "test", metrics)
+    page = written(runs)
+    assert "The set has no image of class real" in page.words
+    assert "none: The set has no image of class real" in (runs / "report.md").read_text()
 
 
 def test_what_cannot_be_used_is_named(runs: Path, make: SimpleNamespace) -> None:
@@ -143,17 +192,32 @@ def test_what_cannot_be_used_is_named(runs: Path, make: SimpleNamespace) -> None
     assert "Missing: " in page.words
 
 
-def test_guards_that_were_passed_and_the_assessment_of_the_audit_are_said(runs: Path, make: SimpleNamespace) -> None:
+def test_different_images_stand_in_tables_of_their_own(runs: Path, make: SimpleNamespace) -> None:
+    make.result(runs / "poor", "blind_test", "test", {"accuracy": make.accuracy(0.6)}, data_fingerprint="other")
+    page = written(runs)
+    assert "Runs were evaluated on different images under the name test" in page.words
+    for fingerprint in ("test0", "other"):
+        assert f"Main metrics on test, 90 images, only fingerprint {fingerprint}" in page.words
+
+
+def test_guards_that_were_passed_are_said(runs: Path, make: SimpleNamespace) -> None:
     make.result(runs / "good", "robustness", "test", {"robustness": make.accuracy(0.5)}, allow=["overlap"])
+    assert "Guard overlap was overridden for good." in written(runs).words
+
+
+def test_the_assessment_of_the_audit_is_shown_with_both_cautions(runs: Path, make: SimpleNamespace) -> None:
     assessment = {"suitable": "no", "reasons": [{"code": "file", "value": 0.9}]}
     make.result(runs / "good", "data_audit", "test", {"metadata_auroc": make.accuracy(0.9)}, assessment=assessment)
-    words = written(runs).words
-    assert "Guard overlap was overridden for good." in words
-    assert "Data audit, suitable data: no. the file alone, without the image, predicts a class: AUROC 0.90" in words
-    assert "does not transfer to others" in words
+    page = written(runs)
+    assert (
+        "Data audit, suitable data: no. the file alone, without the image, predicts a class: AUROC 0.90" in page.words
+    )
+    assert "Meaning of the classes." in page.words
+    assert "does not transfer to others" in page.words
 
 
-def test_names_stay_text(runs: Path, make: SimpleNamespace) -> None:
+@pytest.mark.parametrize("language", ["en", "ru"])
+def test_names_stay_text(language: str, runs: Path, make: SimpleNamespace) -> None:
     odd = "a\"b'|`c` [d](e) ${x} {{ 7*7 }} & " + EVIL
     folder = make.run(runs, "run <b>x<!--", experiment=odd)
     metrics = {"accuracy": make.accuracy(0.7), f"recall/{EVIL}": make.accuracy(0.7)}
@@ -163,8 +227,7 @@ def test_names_stay_text(runs: Path, make: SimpleNamespace) -> None:
     )
     make.result(folder, "block <i>", "test", {EVIL: make.accuracy(0.1)})
     make.ranking(runs, "test", [(odd, 0.9, 0.85, 0.95, 1, 1, True, EVIL)])
-    page = written(runs, "ru")
-    assert ("html", {"lang": "ru"}) in page.tags
+    page = written(runs, language)
     scripts = [tag for tag, _ in page.tags if tag == "script"]
     assert len(scripts) == 1
     assert {tag for tag, _ in page.tags}.isdisjoint({"b", "i"})
@@ -176,14 +239,103 @@ def test_names_stay_text(runs: Path, make: SimpleNamespace) -> None:
     assert "[d](e)" not in marked
 
 
-def test_the_same_study_gives_the_same_page(plain: tuple[Path, Page]) -> None:
-    runs, page = plain
-    assert written(runs).text == page.text
+def test_what_was_not_evaluated_is_one_line_at_the_end_of_overview(runs: Path, make: SimpleNamespace) -> None:
+    labels = ("efficiency", "poor")  # a run may be called like a block
+    make.result(runs / "good", "calibration", "test", {"ece_15": make.accuracy(0.1)})
+    folder = make.result(runs, "overview", "test", {f"accuracy/{one}": make.accuracy(0.7) for one in labels})
+    saved = json.loads((folder / "metrics.json").read_text())
+    saved["warnings"] = [
+        {"code": "different_images", "groups": "efficiency | poor"},
+        {"code": "not_evaluated", "runs": ["efficiency", "poor"], "blocks": ["calibration"]},
+        {"code": "not_evaluated", "runs": ["efficiency"], "blocks": ["gradcam"]},
+        {"code": "charts_left_out", "charts": ["speed_size"]},
+    ]
+    (folder / "metrics.json").write_text(json.dumps(saved))
+    words = written(runs).words
+    assert "Blocks without results on this set: calibration (efficiency, poor), gradcam" in words
+    assert "speed_size" not in words  # a chart, which lacks what these blocks have not evaluated
+    assert "no usable result" not in words
+    section = words.index("Overview: the models side by side", words.index("Comparison of models", 3000))
+    warning = words.index("The runs were evaluated on different images", section)
+    assert warning < words.index("Blocks without results", section)
+    plain = (runs / "report.md").read_text(encoding="utf-8")
+    assert "Blocks without results on this set: calibration (efficiency, poor), gradcam\n" in plain
+
+
+@pytest.mark.parametrize(
+    ("language", "said"), [("en", "gain in accuracy, soft vote: "), ("ru", "прирост доли верных ответов, мягкое")]
+)
+def test_figures_and_tables_name_metrics_and_strategies(
+    language: str, said: str, runs: Path, make: SimpleNamespace
+) -> None:
+    table = pd.DataFrame({"strategy": ["soft_vote"], "gain": [0.1]})
+    metrics = {"gain/soft_vote": make.accuracy(0.1)}
+    make.result(runs, "ensemble", "test", metrics, {"strategies": table}, ["gain"])
+    make.result(runs / "good", "against", "test", {"calibration/accuracy": make.accuracy(0.1)}, figures=["differences"])
+    page = written(runs, language)
+    alts = page.of("img", "alt")
+    assert any(said in alt for alt in alts)
+    assert not any("soft_vote" in alt or "calibration/" in alt for alt in alts)
+    assert "soft_vote" not in page.words.partition("ensemble")[2].partition("gain/")[0]
+
+
+def test_the_same_study_gives_the_same_page(runs: Path) -> None:
+    first = written(runs).text
+    assert written(runs).text == first
     assert not list(runs.glob(".*"))
 
 
-def test_the_page_allows_its_own_style_and_script_alone(plain: tuple[Path, Page]) -> None:
-    page = plain[1]
+def test_a_page_in_russian_says_so(runs: Path) -> None:
+    page = written(runs, "ru")
+    assert ("html", {"lang": "ru"}) in page.tags
+
+
+@pytest.mark.parametrize("members", [5, [5], "x"])
+def test_members_that_are_none_are_not_named(members: object, runs: Path) -> None:
+    file = runs / "good" / "run.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"members": members}))
+    write_report(read_study(runs), runs / "report.html", "en")
+    assert "good" in (runs / "report.html").read_text(encoding="utf-8")
+
+
+def test_an_ensemble_names_its_members_by_their_labels(runs: Path, make: SimpleNamespace) -> None:
+    folder = runs / "ensembles" / "soft_vote"
+    folder.mkdir(parents=True)
+    members = [{"run": "x/best.ckpt", "checkpoint_sha256": make.checkpoint("good"), "weight": 0.25}]
+    (folder / "ensemble.json").write_text(json.dumps({"kind": "ensemble", "members": members}))
+    make.result(folder, "blind_test", "test", {"accuracy": make.accuracy(0.92)})
+    assert "good (0.250)" in written(runs).words
+
+
+def test_the_leaderboard_has_macro_f1_and_marks_ensembles(runs: Path, make: SimpleNamespace) -> None:
+    make.ensemble(runs, "greedy", 0.92)
+    make.ensemble(runs, "soup", 0.91, kind="soup")
+    metrics = {
+        "accuracy": make.accuracy(0.9),
+        "balanced_accuracy": make.balanced(0.88),
+        "macro_f1": make.accuracy(0.87),
+    }
+    make.result(runs / "good", "blind_test", "test", metrics)
+    board = csv_of(written(runs), "leaderboard_test_test0")
+    assert list(board["model"]) == ["good", "poor", "greedy (ensemble)", "soup (weight soup)"]
+    assert board["macro_f1"].iloc[0] == 0.87
+    assert list(board["rank"].iloc[2:]) == ["none: combines the runs, not ranked"] * 2
+    rows = [line for line in (runs / "report.md").read_text().splitlines() if line.startswith(("| greedy", "| soup"))]
+    assert rows[0].startswith("| greedy (ensemble) | none: combines the runs, not ranked | 0.920")
+    assert any(row.startswith("| soup (weight soup) |") for row in rows)
+    assert "Ensembles have no rank" in (runs / "report.md").read_text()
+
+
+def test_slugs_are_stable_and_apart() -> None:
+    slug = make_slugs()
+    assert slug("model", "A b") == "model-a-b"
+    assert slug("model", "a-b") != "model-a-b"
+    assert slug("model", "A b") == "model-a-b"
+    assert slug("Слово") == "part"
+
+
+def test_the_page_allows_its_own_style_and_script_alone(runs: Path) -> None:
+    page = written(runs)
     (policy,) = [attrs["content"] for _, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy"]
     assert policy
     assert policy.startswith("default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:;")

@@ -12,13 +12,26 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy.special import logsumexp
 
+from avatar_bench.cli.app import main
+from avatar_bench.data import loaders
 from avatar_bench.data.corruptions import Corruption
-from avatar_bench.errors import CheckpointError, GuardError
+from avatar_bench.data.dataset import read_manifest
+from avatar_bench.data.decoding import try_decode
+from avatar_bench.errors import BlockError, CheckpointError, GuardError
 from avatar_bench.metrics.averaging import AveragingWeights
 from avatar_bench.models.checkpoint import read_checkpoint
+from avatar_bench.runs.ensemble_predictor import EnsemblePredictor
 from avatar_bench.runs.ensembles import EnsembleRun, WeightSoup, describe_ensemble, open_run, save_ensemble
 from avatar_bench.runs.run import Run
+
+
+@pytest.fixture(scope="module")
+def runs(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two runs trained differently from the same weights; never write into them (except predictions/)."""
+    root = tmp_path_factory.mktemp("pair")
+    return [train(root / f"lr{number}", "epochs=2", f"lr={lr}") for number, lr in enumerate(("3e-3", "1e-3"))]
 
 
 def write(
@@ -33,11 +46,11 @@ def write(
     return save_ensemble(folder, describe_ensemble(kind, opened, mix, t, opened[0].classes))
 
 
-def test_the_probabilities_are_the_weighted_mean_of_the_members_scaled(run_pair: list[Path], tmp_path: Path) -> None:
-    ensemble = open_run(write(tmp_path / "ensembles" / "a", run_pair, [0.3, 0.7], [2.0, 0.5], t=1.0))
+def test_the_probabilities_are_the_weighted_mean_of_the_members_scaled(runs: list[Path], tmp_path: Path) -> None:
+    ensemble = open_run(write(tmp_path / "ensembles" / "a", runs, [0.3, 0.7], [2.0, 0.5], t=1.0))
     dataset = ensemble.dataset("test")
     parts = []
-    for run, weight, temperature in zip(run_pair, (0.3, 0.7), (2.0, 0.5), strict=True):
+    for run, weight, temperature in zip(runs, (0.3, 0.7), (2.0, 0.5), strict=True):
         logits = Run.open(run).predictions(dataset).logits.astype(float) / temperature
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
         parts.append(weight * shares / shares.sum(axis=1, keepdims=True))
@@ -48,18 +61,69 @@ def test_the_probabilities_are_the_weighted_mean_of_the_members_scaled(run_pair:
     assert type(ensemble) is EnsembleRun
 
 
-def test_variations_are_averaged_like_the_images_themselves(run_pair: list[Path], tmp_path: Path) -> None:
-    ensemble = open_run(write(tmp_path / "a", run_pair, t=1.0))
+def test_the_energy_is_the_weighted_mean_of_the_members_energies_before_temperatures(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    ensemble = open_run(write(tmp_path / "a", runs, [0.3, 0.7], [2.0, 0.5], t=1.7))
+    dataset = ensemble.dataset("test")
+    own = [logsumexp(Run.open(run).predictions(dataset).logits, axis=1) for run in runs]
+    found = ensemble.predictions(dataset)
+    np.testing.assert_allclose(logsumexp(found.logits, axis=1), 0.3 * own[0] + 0.7 * own[1], atol=1e-5)
+    assert found.has_logits
+
+
+def test_the_temperature_divides_the_logarithm_of_the_mean(runs: list[Path], tmp_path: Path) -> None:
+    plain, scaled = (open_run(write(tmp_path / str(t), runs, t=t)) for t in (1.0, 2.0))
+    first, second = (one.predictions(one.dataset("test")) for one in (plain, scaled))
+    np.testing.assert_array_equal(first.logits, second.logits)
+    root = np.sqrt(first.probabilities)
+    np.testing.assert_allclose(second.probabilities, root / root.sum(axis=1, keepdims=True), atol=1e-6)
+    assert scaled.temperature == 2
+    assert plain.checkpoint_sha256 != scaled.checkpoint_sha256
+
+
+def test_two_copies_of_one_run_change_nothing(tiny_run: Path, tmp_path: Path) -> None:
+    run = Run.open(tiny_run)
+    dataset = run.dataset("test")
+    alone = run.predictions(dataset)
+    for kind in ("ensemble", "soup"):
+        twice = open_run(write(tmp_path / kind, [tiny_run, tiny_run], kind=kind, t=run.temperature))
+        found = twice.predictions(dataset)
+        np.testing.assert_allclose(found.probabilities, alone.probabilities, atol=1e-6)
+        np.testing.assert_array_equal(found.predicted, alone.predicted)
+
+
+def test_embeddings_are_the_members_at_length_one_side_by_side(runs: list[Path], tmp_path: Path) -> None:
+    ensemble = open_run(write(tmp_path / "a", runs))
+    dataset = ensemble.dataset("test")
+    made = [Run.open(run).predictions(dataset).embeddings for run in runs]
+    expected = [one / np.linalg.norm(one, axis=1, keepdims=True) for one in made]
+    np.testing.assert_allclose(ensemble.predictions(dataset).embeddings, np.hstack(expected), atol=1e-6)
+
+
+def test_variations_are_averaged_like_the_images_themselves(runs: list[Path], tmp_path: Path) -> None:
+    ensemble = open_run(write(tmp_path / "a", runs, t=1.0))
     dataset, noise = ensemble.dataset("test"), [Corruption("noise", 3), Corruption("blur", 5)]
-    made = [Run.open(run).variations(dataset, noise) for run in run_pair]
+    made = [Run.open(run).variations(dataset, noise) for run in runs]
     for index, found in enumerate(ensemble.variations(dataset, noise)):
         shares = [np.exp(one[index].logits - one[index].logits.max(axis=1, keepdims=True)) for one in made]
         expected = np.mean([one / one.sum(axis=1, keepdims=True) for one in shares], axis=0)
         np.testing.assert_allclose(found.probabilities, expected, atol=1e-5)
 
 
-def test_predictions_on_files_equal_those_on_the_data_set(run_pair: list[Path], images: Path, tmp_path: Path) -> None:
-    ensemble = open_run(write(tmp_path / "a", run_pair, [0.2, 0.8], t=0.7))
+def test_predictions_are_kept_in_the_ensembles_folder(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write(tmp_path / "a", runs)
+    ensemble = open_run(folder)
+    ensemble.predictions(ensemble.dataset("test"))
+    assert len(list((folder / "predictions").glob("*.npz"))) == 1
+    monkeypatch.setattr(EnsemblePredictor, "predict_variations", None)
+    assert len(open_run(folder).predictions(ensemble.dataset("test"))) == len(ensemble.dataset("test"))
+
+
+def test_predictions_on_files_equal_those_on_the_data_set(runs: list[Path], images: Path, tmp_path: Path) -> None:
+    ensemble = open_run(write(tmp_path / "a", runs, [0.2, 0.8], t=0.7))
     dataset = ensemble.dataset("test")
     (tmp_path / "broken.png").write_bytes(b"none")
     files = [dataset.file(row) for row in range(5)]
@@ -72,24 +136,66 @@ def test_predictions_on_files_equal_those_on_the_data_set(run_pair: list[Path], 
     assert not np.allclose(plain["confidence"], table["confidence"][:5].astype(float))
 
 
+def test_an_ensembles_members_share_each_decoded_image(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ensemble = open_run(write(tmp_path / "a", runs, [0.2, 0.8]), workers=0)
+    files, opened = [ensemble.dataset("test").file(row) for row in range(5)], []
+
+    def counted(path: str) -> Any:
+        opened.append(Path(path))
+        return try_decode(path)
+
+    monkeypatch.setattr(loaders, "try_decode", counted)
+    ensemble.predict(files)
+    assert opened == files
+
+
+def test_predict_takes_an_ensemble_like_a_run(runs: list[Path], images: Path, tmp_path: Path) -> None:
+    folder, out = write(tmp_path / "a", runs), tmp_path / "predictions.csv"
+    assert main(["predict", f"ckpt={folder}", f"input={images / 'blind' / 'real'}", f"output={out}"]) == 0
+    files = sorted((images / "blind" / "real").rglob("*.*"))
+    expected = open_run(folder).predict(files)
+    assert pd.read_csv(out)["prediction"].tolist() == expected["prediction"].tolist()
+
+
 def test_an_image_is_of_train_for_all_where_any_member_trained_on_it(
-    train: Callable[..., Path], run_pair: list[Path], tmp_path: Path
+    train: Callable[..., Path], runs: list[Path], tmp_path: Path
 ) -> None:
     other = train(tmp_path / "other", "data.split.seed=3")
-    ensemble = open_run(write(tmp_path / "a", [run_pair[0], other]))
-    sides = [pd.read_csv(run / "split.csv").set_index("sha256")["split"] for run in (run_pair[0], other)]
+    ensemble = open_run(write(tmp_path / "a", [runs[0], other]))
+    sides = [pd.read_csv(run / "split.csv").set_index("sha256")["split"] for run in (runs[0], other)]
     assert ensemble.images is not None
     for key, split in zip(ensemble.images.frame["sha256"], ensemble.images.frame["split"], strict=True):
         both = {side[key] for side in sides}
         expected = next((name for name in ("train", "val") if name in both), None)
         assert split == (expected or (both.pop() if len(both) == 1 else ""))
     with pytest.raises(GuardError, match="training data"):
-        ensemble.predictions(Run.open(run_pair[0]).dataset("test"))
+        ensemble.predictions(Run.open(runs[0]).dataset("test"))
 
 
-def test_a_soup_is_the_network_of_mean_weights(run_pair: list[Path], tmp_path: Path) -> None:
-    soup = open_run(write(tmp_path / "a", run_pair, kind="soup", t=1.1))
-    states = [read_checkpoint(run / "checkpoints" / "best.ckpt")["state_dict"] for run in run_pair]
+def test_an_ensemble_has_the_sets_of_its_members(runs: list[Path], tmp_path: Path) -> None:
+    ensemble, first = open_run(write(tmp_path / "a", runs)), Run.open(runs[0])
+    for name in ("train", "val", "calibration", "test", "blind"):
+        assert ensemble.dataset(name).fingerprint == first.dataset(name).fingerprint
+    test = ensemble.dataset("test")
+    assert len(ensemble.calibration(test)) == len(first.calibration(test))
+    assert len(ensemble.training()) == len(first.training())
+    assert ensemble.blind is not None
+    assert ensemble.record["split"] == first.record["split"]
+
+
+def test_an_ensemble_has_no_single_network(runs: list[Path], tmp_path: Path) -> None:
+    ensemble = open_run(write(tmp_path / "a", runs))
+    with pytest.raises(BlockError, match="no single network"):
+        ensemble.predictor.module  # noqa: B018
+    assert ensemble.card.preprocessing == Run.open(runs[0]).card.preprocessing
+    assert ensemble.preprocessing.size == 32
+
+
+def test_a_soup_is_the_network_of_mean_weights(runs: list[Path], tmp_path: Path) -> None:
+    soup = open_run(write(tmp_path / "a", runs, kind="soup", t=1.1))
+    states = [read_checkpoint(run / "checkpoints" / "best.ckpt")["state_dict"] for run in runs]
     found = soup.predictor.module.state_dict()
     for name, tensor in states[0].items():
         expected = (tensor + states[1][name]) / 2 if tensor.is_floating_point() else tensor
@@ -97,12 +203,16 @@ def test_a_soup_is_the_network_of_mean_weights(run_pair: list[Path], tmp_path: P
     predictions = soup.predictions(soup.dataset("test"))
     assert predictions.temperature == soup.temperature == 1.1
     assert type(soup) is WeightSoup
-    assert predictions.embeddings.shape == Run.open(run_pair[0]).predictions(soup.dataset("test")).embeddings.shape
+    assert predictions.embeddings.shape == Run.open(runs[0]).predictions(soup.dataset("test")).embeddings.shape
 
 
-def test_members_have_relative_paths_so_that_all_may_be_moved(
-    run_pair: list[Path], run_copy: Path, tmp_path: Path
-) -> None:
+def test_a_soup_of_one_run_is_that_run(tiny_run: Path) -> None:
+    run = Run.open(tiny_run)
+    soup, dataset = WeightSoup.of([run]), run.dataset("test")
+    np.testing.assert_allclose(soup.predictions(dataset).logits, run.predictions(dataset).logits, atol=1e-5)
+
+
+def test_members_have_relative_paths_so_that_all_may_be_moved(runs: list[Path], run_copy: Path, tmp_path: Path) -> None:
     folder = write(tmp_path / "ensembles" / "soft_vote", [run_copy, run_copy])
     stated = json.loads((folder / "ensemble.json").read_text())
     assert stated["members"][0]["run"] == "../../copy/checkpoints/best.ckpt"
@@ -115,11 +225,11 @@ def test_members_have_relative_paths_so_that_all_may_be_moved(
 
 
 def test_a_member_that_has_changed_is_refused(
-    run_copy: Path, run_pair: list[Path], tmp_path: Path, reseal: Callable[[Path], None]
+    run_copy: Path, runs: list[Path], tmp_path: Path, reseal: Callable[[Path], None]
 ) -> None:
-    folder = write(tmp_path / "a", [run_copy, run_pair[0]])
+    folder = write(tmp_path / "a", [run_copy, runs[0]])
     file = run_copy / "checkpoints" / "best.ckpt"
-    shutil.copy(run_pair[1] / "checkpoints" / "best.ckpt", file)
+    shutil.copy(runs[1] / "checkpoints" / "best.ckpt", file)
     reseal(file)
     with pytest.raises(CheckpointError, match="has changed since") as caught:
         open_run(folder)
@@ -135,6 +245,20 @@ def test_a_damaged_description_is_refused(text: str, tmp_path: Path) -> None:
         open_run(tmp_path)
 
 
+def test_anything_else_is_opened_as_a_run(tiny_run: Path, tmp_path: Path) -> None:
+    assert type(open_run(tiny_run, label="a")) is Run
+    assert open_run(tiny_run / "checkpoints" / "last.ckpt", label="a").label == "a"
+    with pytest.raises(CheckpointError):
+        open_run(tmp_path)
+
+
+def test_options_reach_every_member(runs: list[Path], images: Path, tmp_path: Path) -> None:
+    ensemble = open_run(write(tmp_path / "a", runs), allow=frozenset({"overlap", "near_duplicates"}), label="vote")
+    assert ensemble.label == "vote"
+    assert [member.label for member in ensemble.members] == ["", ""]  # type: ignore[attr-defined]
+    assert len(ensemble.predictions(read_manifest(images / "all.csv")))
+
+
 @pytest.mark.parametrize("way", [".", "ensemble.json", "../other"])
 def test_an_ensemble_that_is_its_own_member_is_refused(way: str, tmp_path: Path) -> None:
     for name, member in (("one", way), ("other", "../one")):
@@ -144,3 +268,20 @@ def test_an_ensemble_that_is_its_own_member_is_refused(way: str, tmp_path: Path)
         (tmp_path / name / "ensemble.json").write_text(json.dumps(said))
     with pytest.raises(CheckpointError, match="ensembles of ensembles"):
         open_run(tmp_path / "one")
+
+
+@pytest.mark.parametrize("odd", [{"classes": "ab"}, {"classes": ["a"]}, {"temperature": 10**400}, {"members": 3}])
+def test_an_odd_description_is_refused(odd: dict[str, Any], tmp_path: Path) -> None:
+    stated = {"run": "x", "checkpoint_sha256": "0", "weight": 1, "temperature": 1}
+    said = {"kind": "ensemble", "members": [stated], "temperature": 1, "classes": ["a", "b"]}
+    (tmp_path / "ensemble.json").write_text(json.dumps({**said, **odd}))
+    with pytest.raises(CheckpointError, match=r"ensemble\.json"):
+        open_run(tmp_path)
+
+
+def test_classes_that_are_not_the_members_are_refused(runs: list[Path], tmp_path: Path) -> None:
+    folder = write(tmp_path / "a", runs[:1])
+    said = json.loads((folder / "ensemble.json").read_text())
+    (folder / "ensemble.json").write_text(json.dumps({**said, "classes": ["a", "b", "c"]}))
+    with pytest.raises(CheckpointError, match="differ from its members"):
+        open_run(folder).card  # noqa: B018

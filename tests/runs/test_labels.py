@@ -56,6 +56,26 @@ def test_runs_of_one_name_are_named_by_the_option_in_which_they_differ(make: Mak
     assert [one.label for one in found] == ["m frozen lr=0.0001", "m frozen lr=0.01"]
 
 
+def test_a_nested_option_is_named_as_it_is_typed_and_a_missing_one_is_null(make: Make) -> None:
+    plain = {"data": {"resize": "squash", "fraction": 1.0}}
+    found = label_runs([make("a", {"name": "m"}, **plain), make("b", {"name": "m"}, data={"fraction": 1.0})])
+    assert [one.recipe for one in found] == ["m frozen data.resize=squash", "m frozen data.resize=null"]
+
+
+def test_seeds_of_recipes_that_differ_in_an_option_keep_its_name(make: Make) -> None:
+    found = label_runs(
+        [make(f"{rate}-{seed}", {"name": "m", "seed": seed}, lr=rate) for rate in (0.1, 0.2) for seed in (1, 2)]
+    )
+    assert [one.label for one in found] == [
+        f"m frozen lr={rate} · seed {seed}" for rate in (0.1, 0.2) for seed in (1, 2)
+    ]
+
+
+def test_the_folder_names_runs_that_differ_in_many_options(make: Make) -> None:
+    found = label_runs([make("a", {"name": "m"}), make("b", {"name": "m"}, lr=1, epochs=2, mode={"balance": "none"})])
+    assert [one.recipe for one in found] == ["m frozen (a)", "m frozen (b)"]
+
+
 def test_a_run_is_called_by_its_experiment_its_shots_its_start_and_what_was_held_out(make: Make) -> None:
     found = label_runs(
         [
@@ -81,3 +101,9 @@ def test_labels_are_never_shared_even_where_all_is_the_same(make: Make, tmp_path
     folders = [make(f"{place}/job", {"name": "m", "seed": 1}) for place in ("a", "b", "c")]
     labels = [one.label for one in label_runs(folders)]
     assert len(set(labels)) == 3
+
+
+def test_a_checkpoint_file_is_called_by_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "best.ckpt"
+    file.write_bytes(b"")
+    assert [one.label for one in label_runs([file])] == ["best.ckpt"]

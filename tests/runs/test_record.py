@@ -19,6 +19,8 @@ from avatar_bench.runs import record as records
 from avatar_bench.runs.record import (
     SCHEMA,
     RunRecord,
+    find_runs,
+    format_table,
     is_run_address,
     locate_run,
     read_record,
@@ -38,6 +40,12 @@ def test_runs_are_found_at_a_folder_and_up_to_two_levels_below(tmp_path: Path) -
     assert len(read_records(tmp_path / "a")) == 1
 
 
+def test_a_pretraining_is_no_run(tmp_path: Path) -> None:
+    write(tmp_path / "a", json.dumps({"command": "pretrain", "started": "2026-01-02"}))
+    write(tmp_path / "b", json.dumps({"started": "2026-01-01"}))
+    assert find_runs(tmp_path) == [tmp_path / "b"]
+
+
 def test_a_record_gives_its_figures_or_a_dash(tmp_path: Path) -> None:
     write(tmp_path / "a", json.dumps({"status": "finished", "metrics": {"val/macro_f1": 0.91239}, "seconds": 61.7}))
     write(tmp_path / "b", json.dumps({"status": "running", "metrics": None}))
@@ -46,7 +54,32 @@ def test_a_record_gives_its_figures_or_a_dash(tmp_path: Path) -> None:
     assert told == [("finished", "0.9124", "62"), ("running", "-", "-"), ("unreadable", "-", "-")]
 
 
-@pytest.mark.parametrize("text", ["[" * 100_000, '{"seconds": NaN}', '{"metrics": "x"}', "\xff"], ids="abcd")
+def test_a_name_comes_from_the_record_else_from_the_config(tmp_path: Path) -> None:
+    write(tmp_path / "a", json.dumps({"model": "resnet18"}))
+    (tmp_path / "a" / "config.yaml").write_text("model: {backbone: other}\nmode: {name: full}\n", encoding="utf-8")
+    (record,) = read_records(tmp_path)
+    assert (record.choice("model", "backbone"), record.choice("mode", "name")) == ("resnet18", "full")
+    assert record.choice("logger", "name") == "-"
+
+
+def test_a_table_is_laid_out_in_columns() -> None:
+    assert format_table([("a", "bb"), ("ccc", "d")]) == "a    bb\nccc  d"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '{"a":' * 100_000,
+        '{"seconds": NaN}',
+        '{"data": []}',
+        '{"metrics": "x"}',
+        '{"status": 1}',
+        "\xff",
+        "[]",
+    ],
+    ids=lambda text: text[:20],
+)
 def test_a_record_that_no_run_of_ours_writes_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "run.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(CheckpointError) as caught:
@@ -147,6 +180,12 @@ def test_an_address_is_refused_and_never_asked(
         assert "Download it first" in told, (command, told)
         assert len(told.splitlines()) <= 3
     assert requests == []
+
+
+@pytest.mark.parametrize("place", ["runs/one", "C:/runs/one", "a: b", ":", "s3://bucket/run"])
+def test_what_no_entry_opens_is_a_path(place: str) -> None:
+    assert not is_run_address(place)
+    assert locate_run(place) == Path(place)
 
 
 def test_an_entry_of_a_user_opens_the_addresses_that_begin_with_its_name(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 import functools
 import hashlib
 import io
-import shutil
+import json
+import tarfile
 import threading
 import zipfile
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -15,11 +16,20 @@ from PIL import Image
 
 from avatar_bench.data.dataset import read_dataset
 from avatar_bench.data.splits import SplitPlan
-from avatar_bench.errors import DataError, OutputError
+from avatar_bench.errors import ConfigError, DataError, OutputError
 from avatar_bench.files import package_files
 from avatar_bench.sources import build
-from avatar_bench.sources.build import DatasetRecipe, build_dataset
+from avatar_bench.sources.build import WORK_FOLDER, DatasetRecipe, build_dataset, demo_root, ensure_demo
 from avatar_bench.sources.dataset_files import MANIFEST_COLUMNS
+
+BACKEND = """
+from pathlib import Path
+def prepare_metadata_for_build_wheel(folder, settings=None):
+    info = Path(folder) / "face_sdist-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\\nName: face-sdist\\nVersion: 1.0\\n")
+    return info.name
+"""
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
@@ -49,39 +59,33 @@ def make_wheel(folder, name, contents):
         wheel.writestr(f"{module}-1.0.dist-info/RECORD", "")
 
 
+def make_sdist(folder, contents):
+    project = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    fixed = {"pyproject.toml": project, "backend.py": BACKEND, "PKG-INFO": "Metadata-Version: 2.1\nName: face-sdist\n"}
+    with tarfile.open(folder / "face_sdist-1.0.tar.gz", "w:gz") as sdist:
+        for path, data in {**{path: text.encode() for path, text in fixed.items()}, **contents}.items():
+            member = tarfile.TarInfo(f"face_sdist-1.0/{path}")
+            member.size = len(data)
+            sdist.addfile(member, io.BytesIO(data))
+
+
 def source(distribution, label, archive="wheel", **more):
     known = {"licence": "CC0", "author": "a test", "generator": "", "homepage": "about:blank"}
     found = {"distribution": distribution, "version": "1.0", "archive": archive, "files": {"*.png": None}}
     return {"kind": "package", "label": label, **known, **found, **more}
 
 
-@pytest.fixture(scope="module")
-def downloaded(tmp_path_factory):
-    """Two packages in index/, and as pip downloaded them in cache/; never write into it."""
-    root = tmp_path_factory.mktemp("packages")
-    (root / "index").mkdir()
-    with pytest.MonkeyPatch.context() as patch:
-        use_packages(patch, root)
-        for name in ("face-a", "face-b"):
-            contents = {f"{number}.png": photo(f"{name}{number}".encode()) for number in range(3)}
-            make_wheel(root / "index", name, contents)
-            package_files.fetch_archive(name, "1.0")
-    return root
-
-
-def use_packages(patch, root):
-    """Restrict pip to the packages of a folder, and keep its downloads there."""
-    patch.setenv("PIP_NO_INDEX", "1")
-    patch.setenv("PIP_FIND_LINKS", str(root / "index"))
-    patch.setenv("AVATAR_BENCH_CACHE", str(root / "cache"))
-
-
 @pytest.fixture
-def index(downloaded, tmp_path, monkeypatch):
-    """A folder of packages of the test's own, beside its cache."""
-    shutil.copytree(downloaded, tmp_path, dirs_exist_ok=True)
-    use_packages(monkeypatch, tmp_path)
-    return tmp_path / "index"
+def index(tmp_path, monkeypatch):
+    """Restrict pip to packages in this folder, and keep its downloads below the test's own folder."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    for name in ("face-a", "face-b"):
+        make_wheel(folder, name, {f"{number}.png": photo(f"{name}{number}".encode()) for number in range(3)})
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))
+    return folder
 
 
 @pytest.fixture
@@ -109,6 +113,22 @@ def test_a_data_set_holds_what_its_sources_gave(index, tmp_path, two):
     assert len(read_dataset(tmp_path / "out" / "blind.csv")) == 3
 
 
+def test_a_second_run_downloads_and_builds_nothing(index, tmp_path, two, monkeypatch):
+    first = build_dataset(DatasetRecipe(sources=two, blind=("b",)), tmp_path / "out")
+    monkeypatch.setattr(package_files, "_download", lambda *_: pytest.fail("downloaded again"))
+    second = build_dataset(DatasetRecipe(sources=two, blind=("b",)), tmp_path / "out")
+    assert not second.built
+    assert second.counts == first.counts
+    assert str(second).startswith("already complete")
+    assert not build_dataset(DatasetRecipe(sources=two, blind=("b",)), tmp_path / "out", update=True).built
+
+
+def test_the_same_recipe_gives_the_same_bytes(index, tmp_path, two):
+    build_dataset(DatasetRecipe(sources=two), tmp_path / "one")
+    build_dataset(DatasetRecipe(sources=two), tmp_path / "two")
+    assert (tmp_path / "one" / "manifest.csv").read_bytes() == (tmp_path / "two" / "manifest.csv").read_bytes()
+
+
 def test_a_table_that_is_read_in_parts_is_the_same(index, tmp_path, two, monkeypatch):
     build_dataset(DatasetRecipe(sources=two), tmp_path / "whole")
     monkeypatch.setattr(build, "_ROWS_PER_PART", 2)
@@ -117,8 +137,20 @@ def test_a_table_that_is_read_in_parts_is_the_same(index, tmp_path, two, monkeyp
         assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_an_sdist_is_read_like_a_wheel(index, tmp_path):
+    make_sdist(index, {"static/avatars/f1.png": photo(1), "static/logo.png": photo(2)})
+    found = {"s": source("face-sdist", "real", archive="sdist", files={"*/avatars/*.png": None})}
+    assert build_dataset(DatasetRecipe(sources=found), tmp_path / "out").counts == {"real": 1}
+
+
+def test_a_package_that_cannot_be_had_is_named_and_leaves_nothing(index, tmp_path):
+    with pytest.raises(DataError, match=r"face-none==1\.0") as caught:
+        build_dataset(DatasetRecipe(sources={"n": source("face-none", "real")}), tmp_path / "out")
+    assert len(caught.value.lines) <= 3
+    assert [file.name for file in (tmp_path / "out").iterdir()] == [WORK_FOLDER]
+
+
 def test_an_archive_of_another_hash_is_refused(index, tmp_path):
-    shutil.rmtree(tmp_path / "cache")
     with pytest.raises(DataError, match="face-a"):
         build_dataset(DatasetRecipe(sources={"a": source("face-a", "real", sha256="0" * 64)}), tmp_path / "out")
     right = hashlib.sha256((index / "face_a-1.0-py3-none-any.whl").read_bytes()).hexdigest()
@@ -134,6 +166,50 @@ def test_an_image_of_another_source_is_left_out_of_the_blind_set(index, tmp_path
     assert left_out["file"][0] == "copy: face_copy/copy.png"
     assert left_out["reason"][0].startswith("is a near-duplicate or in a group of a: face_a/0.png")
     assert list(pd.read_csv(tmp_path / "out" / "blind.csv")["source_file"]) == ["face_copy/own.png"]
+
+
+def test_before_and_after_of_a_template_share_a_group(index, tmp_path):
+    make_wheel(index, "face-pairs", {f"{name}.png": photo(name.encode()) for name in ("x-1", "x-2", "y-1", "z-1")})
+    pairs = source("face-pairs", "generated", group=r"^(.+)-\d+$", groups={"z-1": "someone"})
+    build_dataset(DatasetRecipe(sources={"p": pairs}), tmp_path / "out")
+    assert list(pd.read_csv(tmp_path / "out" / "manifest.csv")["group"]) == ["p:x", "p:x", "p:y", "someone"]
+
+
+def test_the_file_name_tells_the_generator(index, tmp_path):
+    made = source("face-a", "generated", generator="unknown", generators={"1*": "one", "*1*": "never"})
+    build_dataset(DatasetRecipe(sources={"a": made}), tmp_path / "out")
+    assert list(pd.read_csv(tmp_path / "out" / "manifest.csv")["generator"]) == ["unknown", "one", "unknown"]
+
+
+def test_a_broken_image_and_a_glob_without_a_file_are_put_down(index, tmp_path):
+    make_wheel(index, "face-broken", {"good.png": photo(1), "broken.png": photo(2)[:60], "text.png": b"no image"})
+    files = {"*.png": None, "*.bmp": None}
+    summary = build_dataset(DatasetRecipe(sources={"b": source("face-broken", "real", files=files)}), tmp_path / "out")
+    assert (summary.counts, summary.quarantined) == ({"real": 1}, 3)
+
+
+def test_images_of_one_name_in_two_folders_are_both_kept(index, tmp_path):
+    make_wheel(index, "face-twins", {"one/1.png": photo(1), "two/1.png": photo(2)})
+    build_dataset(DatasetRecipe(sources={"t": source("face-twins", "real")}), tmp_path / "out")
+    manifest = pd.read_csv(tmp_path / "out" / "manifest.csv")
+    assert list(manifest["source_file"]) == ["face_twins/one/1.png", "face_twins/two/1.png"]
+    assert manifest["path"].nunique() == 2
+
+
+def test_a_folder_of_something_else_is_not_touched(index, tmp_path, two):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").write_text("precious")
+    with pytest.raises(DataError, match="holds other files"):
+        build_dataset(DatasetRecipe(sources=two), tmp_path / "out", update=True)
+    assert (tmp_path / "out" / "thesis.txt").read_text() == "precious"
+
+
+def test_another_recipe_changes_a_data_set_only_when_told_to(index, tmp_path, two):
+    build_dataset(DatasetRecipe(sources={"a": two["a"]}), tmp_path / "out")
+    with pytest.raises(OutputError, match="update=true"):
+        build_dataset(DatasetRecipe(sources=two), tmp_path / "out")
+    assert build_dataset(DatasetRecipe(sources=two), tmp_path / "out", update=True).counts == {"drawing": 3, "real": 3}
+    assert build_dataset(DatasetRecipe(sources={"a": two["a"]}), tmp_path / "out", update=True).removed == 3
 
 
 def test_a_stored_image_that_was_deleted_is_stored_again(index, tmp_path, two):
@@ -182,3 +258,45 @@ def test_a_build_that_fails_leaves_the_data_set_as_it_was(index, tmp_path, two):
             DatasetRecipe(sources={"a": source("face-a", "real", files={"*.bmp": None})}), tmp_path / "out", update=True
         )
     assert {file: (tmp_path / "out" / file).read_bytes() for file in before} == before
+
+
+def test_the_demo_goes_to_the_cache_and_follows_its_recipe(index, tmp_path, two):
+    data = {"root": None, "sources": two, "blind_sources": ["b"]}
+    assert ensure_demo(data).out == demo_root() == tmp_path / "cache" / "demo"
+    assert not ensure_demo(data).built
+    assert ensure_demo({**data, "blind_sources": []}).built
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"kind": "telepathy"}, "expected one of archive, drawn"),
+        ({"licence": None}, "has no licence"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_refused(change, said, tmp_path):
+    with pytest.raises(ConfigError, match=said):
+        build_dataset(DatasetRecipe(sources={"a": source("face-a", "real", **change)}), tmp_path / "out")
+
+
+def test_a_drawn_source_is_drawn_the_same_each_time(tmp_path):
+    for package in ("resvg_py", "dicebear", "dicebear_styles"):
+        pytest.importorskip(package)
+    known = {"label": "drawing", "licence": "per style", "author": "", "generator": "", "homepage": ""}
+    drawn = {
+        "d": {
+            "kind": "drawn",
+            "rasterise": True,
+            "drawer": "dicebear",
+            "count": 2,
+            "styles": ["dylan", "lorelei"],
+            **known,
+        }
+    }
+    build_dataset(DatasetRecipe(sources=drawn), tmp_path / "one")
+    build_dataset(DatasetRecipe(sources=drawn), tmp_path / "two")
+    one, two = (pd.read_csv(tmp_path / name / "manifest.csv") for name in ("one", "two"))
+    assert list(one["sha256"]) == list(two["sha256"])
+    assert list(one["group"]) == ["d:dylan"] * 2 + ["d:lorelei"] * 2
+    assert list(one["licence"]) == ["CC BY 4.0"] * 2 + ["CC0 1.0"] * 2
+    assert json.loads((tmp_path / "one" / "recipe.json").read_text())["recipe"]["sources"] == drawn

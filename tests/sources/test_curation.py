@@ -124,6 +124,22 @@ def test_the_blind_set_loses_what_the_rest_holds(shelf: Shelf) -> None:
     assert set(blind["split"]) == set(blind["fold"]) == {""}
 
 
+def test_a_near_copy_is_found_through_any_exact_copy(shelf: Shelf) -> None:
+    shelf.rows = [{**row, "source": "z", "recipe_source": "z"} if row["path"] == "a/0" else row for row in shelf.rows]
+    shelf.add(shelf.images[0], source="a")  # the exact copy in training comes later than the blind one
+    shelf.add(brighter(shelf.images[0])[:, ::-1], source="z")
+    curated = shelf.curate(CurationRules(blind=("z",), plan=PLAN))
+    assert not curated.frame["blind"].any()
+    assert "a/40" in set(curated.frame["path"])
+
+
+def test_the_blind_set_loses_the_whole_group_of_what_the_rest_holds(shelf: Shelf) -> None:
+    shelf.add(brighter(shelf.images[0]), source="z", group="z:anna")
+    shelf.add(face(8), source="z", group="z:anna")
+    curated = shelf.curate(CurationRules(blind=("z",), plan=PLAN))
+    assert {name for name, _ in curated.refused} == {"z: 40", "z: 41"}
+
+
 def test_what_stands_in_another_set_is_left_out(shelf: Shelf) -> None:
     blind = Shelf()
     blind.add(brighter(shelf.images[3]), label="real")
@@ -177,6 +193,13 @@ def test_a_new_image_that_joins_two_sides_is_left_out() -> None:
     assert earlier_of(after) == earlier_of(before)
 
 
+def test_with_a_cap_those_that_were_there_before_come_first(shelf: Shelf) -> None:
+    before = shelf.curate()
+    shelf.fill(30)
+    after = shelf.curate(CurationRules(per_class=20, plan=PLAN), earlier=earlier_of(before))
+    assert set(after.frame["path"]) == set(before.frame["path"])
+
+
 def test_a_held_out_source_is_test_and_shares_no_group_with_the_rest(shelf: Shelf) -> None:
     shelf.fill(10, source="c")
     shelf.add(brighter(shelf.images[45]), source="a")
@@ -187,6 +210,23 @@ def test_a_held_out_source_is_test_and_shares_no_group_with_the_rest(shelf: Shel
     assert curated.refused == [("a: 50", "shares a group with a held-out source")]
     with pytest.raises(ConfigError, match="'d'"):
         shelf.curate(CurationRules(plan=replace(plan, held_out=("d",))))
+
+
+def test_a_stated_split_is_kept(shelf: Shelf) -> None:
+    for row in shelf.rows[:6]:
+        row["split"] = "test"
+    frame = shelf.curate().frame
+    assert list(frame["split"][:6]) == ["test"] * 6
+    assert {"train", "val"} <= set(frame["split"][6:])
+
+
+def test_an_image_that_was_away_comes_back_to_its_side(shelf: Shelf) -> None:
+    sides = earlier_of(shelf.curate())
+    away, shelf.rows = shelf.rows, shelf.rows[:5] + shelf.rows[12:]
+    images, shelf.images = shelf.images, shelf.images[:5] + shelf.images[12:]
+    sides |= earlier_of(shelf.curate(earlier=sides))
+    shelf.rows, shelf.images = away, images
+    assert earlier_of(shelf.curate(earlier=sides)) == sides
 
 
 def test_a_blind_image_stays_blind_when_a_new_source_holds_it(shelf: Shelf) -> None:
@@ -214,6 +254,12 @@ def test_out_of_domain_images_share_nothing_with_the_rest(shelf: Shelf) -> None:
     assert {name for name, _ in curated.refused} == {"photos: 43", "photos: 44", "b: 20"}
 
 
+def test_a_set_of_which_nothing_is_left_is_told(shelf: Shelf) -> None:
+    shelf.add(brighter(shelf.images[0]), label="thing", source="photos")
+    curated = shelf.curate(CurationRules(ood={"things": ("photos",)}, plan=PLAN))
+    assert "warning: no image of the out-of-domain set things is left: see quarantine.csv" in curated.notes
+
+
 def test_an_image_that_was_blind_once_is_not_trained_on(shelf: Shelf) -> None:
     shelf.add(face(7), source="z")
     sides = earlier_of(shelf.curate(CurationRules(blind=("z",), plan=PLAN)))
@@ -221,17 +267,17 @@ def test_an_image_that_was_blind_once_is_not_trained_on(shelf: Shelf) -> None:
     assert shelf.curate(earlier=sides).refused == [("a: 40", "was held out of training before")]
 
 
-def test_a_near_copy_is_found_through_any_exact_copy(shelf: Shelf) -> None:
-    shelf.rows = [{**row, "source": "z", "recipe_source": "z"} if row["path"] == "a/0" else row for row in shelf.rows]
-    shelf.add(shelf.images[0], source="a")  # the exact copy in training comes later than the blind one
-    shelf.add(brighter(shelf.images[0])[:, ::-1], source="z")
-    curated = shelf.curate(CurationRules(blind=("z",), plan=PLAN))
-    assert not curated.frame["blind"].any()
-    assert "a/40" in set(curated.frame["path"])
+def test_of_a_group_that_was_away_a_new_image_follows_its_side(shelf: Shelf) -> None:
+    sides = {GROUP_PREFIX + "z:anna": ("val", 1)}
+    shelf.add(face(7), source="z", group="z:anna")
+    frame = shelf.curate(earlier=sides).frame.set_index("path")
+    assert (frame.at["z/40", "split"], frame.at["z/40", "fold"]) == ("val", "1")
 
 
-def test_the_blind_set_loses_the_whole_group_of_what_the_rest_holds(shelf: Shelf) -> None:
-    shelf.add(brighter(shelf.images[0]), source="z", group="z:anna")
-    shelf.add(face(8), source="z", group="z:anna")
-    curated = shelf.curate(CurationRules(blind=("z",), plan=PLAN))
-    assert {name for name, _ in curated.refused} == {"z: 40", "z: 41"}
+def test_of_near_duplicates_that_came_to_two_sides_one_by_one_the_first_side_stays(shelf: Shelf) -> None:
+    shelf.add(brighter(shelf.images[0]), source="z")
+    sides = {row["origin_sha256"]: ("train", 3) for row in shelf.rows[:40]}
+    sides[shelf.rows[40]["origin_sha256"]] = ("test", 0)
+    curated = shelf.curate(earlier=sides)
+    assert [name for name, _ in curated.refused] == ["z: 40"]
+    assert set(curated.frame["split"]) == {"train"}

@@ -11,6 +11,8 @@ from avatar_bench.sources.curation import DUPLICATE_COLUMNS, CurationResult
 from avatar_bench.sources.dataset_files import (
     MANIFEST_COLUMNS,
     has_all_images,
+    list_ood_files,
+    read_recipe,
     read_sides,
     summarise_dataset,
     write_tables,
@@ -73,3 +75,22 @@ def test_sources_are_described_by_class_and_side(curated: CurationResult, tmp_pa
         ["s", "real", 1, "CC0", True, ""],
         ["t", "thing", 1, "CC0", False, "things"],
     ]
+
+
+def test_the_sets_of_an_earlier_recipe_go(curated: CurationResult, tmp_path: Path) -> None:
+    (tmp_path / "ood_gone.csv").write_text("path\n")
+    write_tables(tmp_path, SOURCES, curated, {})
+    assert list(list_ood_files(tmp_path)) == ["things"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "nonsense"])
+def test_a_recipe_that_cannot_be_read_is_none(text: str, tmp_path: Path) -> None:
+    assert read_recipe(tmp_path) is None
+    (tmp_path / "recipe.json").write_text(text)
+    assert not read_recipe(tmp_path)
+    (tmp_path / "recipe.json").write_text('{"version": 1}')
+    assert read_recipe(tmp_path) == {"version": 1}
+
+
+def test_a_folder_without_a_manifest_has_no_sides(tmp_path: Path) -> None:
+    assert read_sides(tmp_path) == {}

@@ -8,8 +8,7 @@ import yaml
 
 from avatar_bench.config.entries import find_entry
 from avatar_bench.errors import ConfigError
-from avatar_bench.sources.reader import SourceJob, open_reader, read_images
-from avatar_bench.sources.readers.urls import expand_pattern
+from avatar_bench.sources.reader import SourceJob, hash_state, open_reader, read_images
 
 FOLDER = Path(__file__).parents[2] / "conf" / "source"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -25,27 +24,41 @@ def source(kind="drawn", **options):
     return {"kind": kind, **DESCRIPTION, **options}
 
 
-def test_every_source_is_complete_and_goes_under_its_own_name():
-    for file in FILES:
-        text, source = file.read_text(encoding="utf-8"), load(file)
-        assert text.startswith(f"# @package source.{file.stem}\n# ")
-        if file.stem in YOURS:
-            with pytest.raises(ConfigError, match=rf"source\.{file.stem} has no input"):
-                open_reader(file.stem, source)
-        else:
-            open_reader(file.stem, source)
-        if source["kind"] == "drawn" or ".svg" in text.partition("files:")[2]:
-            assert source.get("rasterise"), file
-        names = [name for pattern in source.get("names") or [] for name in expand_pattern(pattern)]
-        assert len(names) == len(set(names)), file
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_every_source_is_complete_and_goes_under_its_own_name(file):
+    assert file.read_text(encoding="utf-8").startswith(f"# @package source.{file.stem}\n# ")
+    if file.stem in YOURS:
+        with pytest.raises(ConfigError, match=rf"source\.{file.stem} has no input"):
+            open_reader(file.stem, load(file))
+    else:
+        open_reader(file.stem, load(file))
 
 
 @pytest.mark.parametrize("name", YOURS)
-def test_a_source_of_yours_names_every_option_of_its_kind_with_its_default(name):
-    stated, options = load(FOLDER / f"{name}.yaml"), fields(find_entry("source", name).load_class())
-    assert {each.name for each in options} <= set(stated)
-    optional = {each.name: each.default for each in options if each.default is not MISSING}
-    assert {option: stated[option] for option in optional} == optional
+def test_a_source_of_yours_names_every_option_of_its_kind(name):
+    options = {each.name for each in fields(find_entry("source", name).load_class())}
+    assert options - set(load(FOLDER / f"{name}.yaml")) == set()
+
+
+@pytest.mark.parametrize("name", YOURS)
+def test_a_source_of_yours_has_the_defaults_of_its_kind(name):
+    told = load(FOLDER / f"{name}.yaml")
+    optional = [each for each in fields(find_entry("source", name).load_class()) if each.default is not MISSING]
+    assert {each.name: told[each.name] for each in optional} == {each.name: each.default for each in optional}
+
+
+def test_drawings_are_rasterised():
+    for file in FILES:
+        if load(file)["kind"] == "drawn" or ".svg" in file.read_text(encoding="utf-8").partition("files:")[2]:
+            assert load(file).get("rasterise"), file
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_no_two_names_of_a_source_are_one(file):
+    from avatar_bench.sources.readers.urls import expand_pattern
+
+    names = [name for pattern in load(file).get("names") or [] for name in expand_pattern(pattern)]
+    assert len(names) == len(set(names))
 
 
 @pytest.mark.parametrize(
@@ -68,6 +81,10 @@ def test_a_wrong_source_is_refused_with_what_was_expected(made, told):
     with pytest.raises(ConfigError, match=told) as error:
         open_reader("x", made)
     assert len(error.value.lines) <= 3
+
+
+def test_options_that_are_null_are_as_if_not_given():
+    open_reader("x", source("folder", root="somewhere", roots=None, rules=None))
 
 
 KIND = """
@@ -99,3 +116,16 @@ def test_a_kind_of_a_user_has_its_options_and_a_failure_names_its_module(own_kin
     job = SourceJob("x", source("feed", address="a"), tmp_path)
     with pytest.raises(ConfigError, match=rf"{own_kind} failed: OSError: no answer"):
         list(read_images(job))
+
+
+def test_the_state_of_a_users_kind_changes_with_its_code(own_kind):
+    given = source("feed", address="a")
+    before = hash_state("x", given)
+    own_kind.write_text(KIND.replace("no answer", "nothing"))
+    assert before != hash_state("x", given) != ""
+
+
+def test_a_module_without_a_reader_is_refused(own_kind):
+    own_kind.write_text(KIND.replace("(SourceReader)", ""))
+    with pytest.raises(ConfigError, match=r"feed\.py must define a SourceReader"):
+        open_reader("x", source("feed", address="a"))

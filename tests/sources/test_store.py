@@ -16,7 +16,15 @@ from PIL import Image
 from avatar_bench.data.decoding import decode
 from avatar_bench.data.fingerprints import fingerprint_image
 from avatar_bench.sources.reader import SourceImage
-from avatar_bench.sources.store import SourceJournal, delete_images, list_unwanted, store_image
+from avatar_bench.sources.store import (
+    RASTER_WIDTH,
+    SourceJournal,
+    crop_square,
+    delete_images,
+    list_unwanted,
+    rasterise,
+    store_image,
+)
 
 MAKING: Any = ("studio", {"label": "real"}, None)
 
@@ -42,6 +50,29 @@ def test_a_file_is_kept_as_it_is_under_its_hash(tmp_path: Path) -> None:
     assert tuple(row["phashes"]) == fingerprint_image(decode(file)).phashes
 
 
+def test_without_links_a_file_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "a.png").write_bytes(drawn())
+    row = store_image(SourceImage("a.png", tmp_path / "a.png"), *MAKING, tmp_path / "set")
+    assert (tmp_path / "set" / row["path"]).read_bytes() == drawn()
+    assert not os.path.samefile(tmp_path / "set" / row["path"], tmp_path / "a.png")
+
+
+def test_the_ending_tells_the_format_and_not_the_name(tmp_path: Path) -> None:
+    row = store_image(SourceImage("photo.png", drawn(kind="JPEG")), *MAKING, tmp_path)
+    assert row["path"].endswith(".jpg")
+    assert (row["format"], row["jpeg_quality"]) == ("JPEG", 75)  # what Pillow writes unasked
+
+
+def test_files_of_one_name_never_collide(tmp_path: Path) -> None:
+    rows = [store_image(SourceImage("1.png", drawn(seed)), *MAKING, tmp_path) for seed in (1, 2)]
+    assert len({row["path"] for row in rows}) == 2
+    assert [(tmp_path / row["path"]).read_bytes() for row in rows] == [drawn(1), drawn(2)]
+
+
 @pytest.mark.parametrize(
     ("data", "told"),
     [
@@ -58,10 +89,38 @@ def test_what_is_no_image_is_a_row_with_a_reason(data: bytes, told: str, tmp_pat
     assert not (tmp_path / "images").exists()
 
 
+def test_a_file_that_is_gone_is_a_row_with_a_reason(tmp_path: Path) -> None:
+    assert "No such file" in store_image(SourceImage("x.png", tmp_path / "x.png"), *MAKING, tmp_path)["reason"]
+
+
 def test_a_box_is_cut_and_kept_without_loss(tmp_path: Path) -> None:
     row = store_image(SourceImage("x.png", drawn(), box=(0.5, 0.0, 0.25)), *MAKING, tmp_path)
     whole = np.asarray(Image.open(io.BytesIO(drawn())))
     assert np.array_equal(decode(tmp_path / row["path"]), whole[:10, 20:30])
+
+
+def test_svg_is_drawn_where_the_source_says_so(tmp_path: Path) -> None:
+    pytest.importorskip("resvg_py")
+    svg = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><circle cx="5" cy="5" r="3" fill="red"/></svg>'
+    row = store_image(SourceImage("a.svg", svg), "v", {"label": "drawing", "rasterise": True}, None, tmp_path)
+    image = decode(tmp_path / row["path"])
+    red, green, _ = image[image.shape[0] * 5 // 9, image.shape[1] * 5 // 9]
+    assert red > 200 > 60 > green
+
+
+def test_equalised_images_are_square_jpegs_whatever_they_were(tmp_path: Path) -> None:
+    making: Any = ("studio", {"label": "real"}, "jpeg")
+    rows = [store_image(SourceImage("x", drawn(3, kind)), *making, tmp_path) for kind in ("PNG", "BMP", "TIFF")]
+    assert {row["format"] for row in rows} == {"JPEG"}
+    assert all(row["width"] == row["height"] for row in rows)
+
+
+def test_a_transparent_image_gets_the_same_plain_ground_each_time(tmp_path: Path) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGBA", (60, 60)).save(buffer, "PNG")
+    making: Any = ("v", {"label": "drawing"}, "jpeg")
+    rows = [store_image(SourceImage("x.png", buffer.getvalue()), *making, tmp_path / name) for name in "ab"]
+    assert rows[0] == rows[1]
 
 
 def test_a_label_or_source_of_odd_letters_makes_a_plain_folder(tmp_path: Path) -> None:
@@ -87,6 +146,17 @@ def test_a_journal_goes_on_where_a_process_was_killed(tmp_path: Path) -> None:
     assert [row["name"] for row in whole.rows] == ["1", "2"]
     assert whole.refused == [("x.txt", "no image")]
     assert all(json.loads(line) for line in file.read_text().splitlines())
+
+
+def test_a_journal_of_another_source_is_begun_anew(tmp_path: Path) -> None:
+    SourceJournal.open(tmp_path / "a.jsonl", "one", tmp_path).add({"name": "1"})
+    assert list(SourceJournal.open(tmp_path / "a.jsonl", "two", tmp_path).rows) == []
+    assert list(SourceJournal.open(tmp_path / "a.jsonl", "one", tmp_path).rows) == []
+
+
+def test_a_journal_of_images_that_are_gone_is_begun_anew(tmp_path: Path) -> None:
+    SourceJournal.open(tmp_path / "a.jsonl", "one", tmp_path).add({"name": "1", "path": "p"})
+    assert list(SourceJournal.open(tmp_path / "a.jsonl", "one", tmp_path).rows) == []
 
 
 def test_only_images_that_a_journal_has_named_are_deleted(tmp_path: Path) -> None:
@@ -122,3 +192,27 @@ def test_an_image_that_has_moved_to_another_class_is_not_lost_and_leaves_no_empt
     assert unwanted == {before["path"]: ""}
     delete_images(tmp_path, unwanted)
     assert [path.name for path in (tmp_path / "images").iterdir()] == ["dog"]
+
+
+def test_a_box_names_left_top_and_side_as_shares():
+    image = np.zeros((100, 200, 3), np.uint8)
+    image[50:90, 20:60] = 255
+    assert crop_square(image, (0.1, 0.5, 0.2)).shape == (40, 40, 3)
+    assert crop_square(image, (0.1, 0.5, 0.2)).min() == 255
+
+
+@pytest.mark.parametrize("box", [(0.9, 0.9, 0.5), (0, 0, 1), (0, 0, 0)])
+def test_a_box_is_moved_to_lie_within_the_image(box):
+    height, width, _ = crop_square(np.zeros((100, 200, 3), np.uint8), box).shape
+    assert 1 <= width == height <= 100
+
+
+def test_a_drawing_becomes_an_image_of_the_width_asked_for():
+    pytest.importorskip("resvg_py")
+    svg = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 4 2"><rect width="2" height="2" fill="#f00"/></svg>'
+    image = rasterise(svg, 40)
+    assert (image.size, image.mode) == ((40, 20), "RGBA")
+    assert (image.getpixel((5, 5)), image.getpixel((35, 5))) == ((255, 0, 0, 255), (0, 0, 0, 0))
+    assert rasterise(svg).width == RASTER_WIDTH
+    with pytest.raises(ValueError, match=r"."):
+        rasterise("no drawing")

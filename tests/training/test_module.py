@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 from typing import Any
 
@@ -50,6 +51,18 @@ def test_the_loss_is_cross_entropy_with_weights_and_smoothing(weights: Any, smoo
     soft = (1 - smoothing) * np.eye(3)[targets] + smoothing / 3
     expected = -(soft * weight * logs).sum() / weight[targets].sum()
     assert found == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+def test_mixup_depends_on_seed_and_step_alone() -> None:
+    targets = torch.tensor([0, 1, 2, 2])
+    plain, losses = loss_of(tiny(), targets), []
+    for seed, noise in ((1, 5), (1, 6), (2, 5)):
+        classifier = tiny(mixup=0.4, seed=seed)
+        torch.manual_seed(noise)
+        losses.append(loss_of(classifier, targets))
+    assert losses[0] == losses[1] != losses[2]
+    assert plain not in losses
 
 
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")
@@ -104,6 +117,20 @@ def test_each_optimizer_takes_the_layers_that_learn_alone(
         assert (group["momentum"], group["nesterov"]) == (0.8, True)
 
 
+def test_adamw_decays_apart_from_the_gradient_and_adam_through_it() -> None:
+    moved = {}
+    for name in ("adamw", "adam"):
+        parameter = torch.nn.Parameter(torch.tensor([2.0]))
+        classifier = tiny(optimizer=name, weight_decay=0.5)
+        classifier.net = torch.nn.ParameterList([parameter])
+        classifier.stage = Stage("all", 1, 0.1)
+        parameter.grad = torch.tensor([0.0])
+        classifier.configure_optimizers().step()
+        moved[name] = float(parameter.detach())
+    assert moved["adamw"] == pytest.approx(2.0 * (1 - 0.1 * 0.5))
+    assert moved["adam"] == pytest.approx(2.0 - 0.1, abs=1e-6)
+
+
 def test_cosine_warms_up_and_falls_to_nothing() -> None:
     classifier = tiny(schedule=COSINE | {"warmup_epochs": 1})
     classifier.begin(Stage("classifier", 4, 1.0))
@@ -118,6 +145,23 @@ def test_cosine_warms_up_and_falls_to_nothing() -> None:
     expected = [(step + 1) / 11 for step in range(10)]
     expected += [0.5 * (1 + np.cos(np.pi * step / 30)) for step in range(31)]
     np.testing.assert_allclose(rates, expected, atol=1e-9)
+
+
+@pytest.mark.parametrize(("epochs", "first"), [(0.5, 1 / 6), (0.04, 1.0)])
+def test_a_part_of_an_epoch_can_warm_up(epochs: float, first: float) -> None:
+    classifier = tiny(schedule=COSINE | {"warmup_epochs": epochs})
+    classifier.begin(Stage("classifier", 4, 1.0))
+    classifier._trainer = SimpleNamespace(estimated_stepping_batches=40, gradient_clip_val=None)  # type: ignore[assignment]
+    assert classifier.configure_optimizers()["optimizer"].param_groups[0]["lr"] == pytest.approx(first)
+
+
+@pytest.mark.parametrize(("option", "kept"), [("drop_path_rate", True), ("drop_rate", False), ("pos_drop_rate", False)])
+def test_features_are_computed_once_where_no_dropout_would_change_them(option: str, kept: bool) -> None:
+    options = {"img_size": 32, option: 0.1}
+    card = dataclasses.replace(CARD, backbone="test_vit", options=options)
+    learner = Learner(card, create_backbone("test_vit", 3, options=options), TrainingOptions(seed=1))
+    learner.begin(Stage("classifier", 1, 0.1))
+    assert learner.is_trained_on_embeddings is kept
 
 
 def test_plateau_waits_for_its_patience() -> None:

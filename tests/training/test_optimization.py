@@ -22,6 +22,12 @@ def found(net: Any, **options: Any) -> dict[str, tuple[float, float]]:
     return dict(rates)
 
 
+def test_by_default_all_learn_at_one_rate_and_decay(network: Callable[[str], Any]) -> None:
+    net = network("deit_tiny")
+    freeze(net, "all")
+    assert found(net) == {name: (1.0, 0.3) for name, _ in net.named_parameters()}
+
+
 def test_the_rate_of_a_vit_falls_from_its_head_block_by_block(network: Callable[[str], Any]) -> None:
     net = network("deit_tiny")
     freeze(net, "all")
@@ -57,3 +63,10 @@ def test_norms_biases_tokens_and_positions_can_be_kept_from_decay(
     freeze(net, "all")
     kept = {name for name, (_, decay) in found(net, layer_decay=layer_decay, decay_norms=False).items() if decay == 0}
     assert kept == {name for name, one in net.named_parameters() if one.ndim == 1} | {"cls_token", "pos_embed"}
+
+
+def test_layers_that_rest_are_in_no_group(network: Callable[[str], Any]) -> None:
+    net = network("deit_tiny")
+    names = freeze(net, 2)
+    assert found(net, layer_decay=0.5) == {name: (1.0 if "head" in name else 0.5, 0.3) for name in names}
+    freeze(net, "all")

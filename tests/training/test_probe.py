@@ -32,6 +32,22 @@ def test_the_head_is_the_optimum_of_scikit_learn(n: int, d: int, strength: float
     assert softmax(head.compute_logits(features), axis=1) == pytest.approx(model.predict_proba(features), abs=1e-6)
 
 
+def test_a_constant_feature_and_copies_of_images_change_nothing() -> None:
+    features, targets, weights = draw(60, 12)
+    plain = LogisticProblem(features, targets, weights, 3).fit_head(0.1)
+    padded = np.column_stack([np.tile(features, (2, 1)), np.full(120, 7.0)])
+    copied = LogisticProblem(padded, np.tile(targets, 2), np.tile(weights, 2) / 2, 3).fit_head(0.1)
+    assert copied.compute_logits(padded[:60]) == pytest.approx(plain.compute_logits(features), abs=1e-5)
+
+
+def test_a_feature_that_varies_by_rounding_alone_gets_no_weight() -> None:
+    features, targets, weights = draw(60, 12)
+    noise = np.float32(0.3) * (1 + 1e-7 * np.sign(targets - 0.5))
+    head = LogisticProblem(np.column_stack([features, noise]), targets, weights, 3).fit_head(1.0)
+    assert np.abs(head.weight[:, -1]).max() == 0
+    assert np.isfinite(head.bias).all()
+
+
 def test_cross_validation_scores_each_held_out_image_once() -> None:
     features, targets, weights = draw(150, 12)
     features = StandardScaler().fit_transform(features)
@@ -94,3 +110,7 @@ def test_groups_are_held_out_where_a_class_has_a_single_source() -> None:
     unit, folds = divide_images(targets, ["one"] * 20 + ["two", "three"] * 10, groups, seed=0)
     assert (unit, len(folds)) == ("group", 5)
     assert all(not {groups[row] for row in rows} & {groups[row] for row in held_out} for rows, held_out in folds)
+
+
+def test_a_class_of_a_single_group_leaves_no_folds() -> None:
+    assert divide_images(np.array([0, 0, 1, 1]), [""] * 4, ["a", "b", "c", "c"], seed=0) == ("group", [])

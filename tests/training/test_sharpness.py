@@ -17,9 +17,10 @@ from torch.nn import functional
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import MixUp
 
+from avatar_bench.errors import DivergedError
 from avatar_bench.models.stages import Stage
 from avatar_bench.training.module import Learner
-from avatar_bench.training.optimization import TrainingOptions, build_optimizer, perturb_weights
+from avatar_bench.training.optimization import TrainingOptions, build_optimizer, freeze_statistics, perturb_weights
 from tests.models.small import CARD, images, normalised
 
 CURVATURE, START = np.array([1.0, 10.0, 0.5]), np.array([0.4, -0.3, 2.0])
@@ -64,6 +65,33 @@ def test_steps_on_a_quadratic_equal_those_by_hand(base: str, adaptive: bool) -> 
         optimizer.step()
     expected = by_hand(base, adaptive, steps=4, rho=0.2, lr=0.01, decay=0.1)
     np.testing.assert_allclose(weights.detach().numpy(), expected, atol=1e-6)
+
+
+def test_at_a_gradient_of_nothing_the_weights_stay() -> None:
+    weights = nn.Parameter(torch.zeros(2))
+    optimizer = make_optimizer(weights, "sgd", 0.1, 0.01)
+    (weights**2).sum().backward()
+    with perturb_weights(optimizer, 0.2, adaptive=False):
+        assert weights.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(("rho", "minimum"), [(None, 0), (0.05, 2), (0.1, 2), (0.2, 2)])
+def test_of_two_minima_the_flatter_is_found(rho: float | None, minimum: float) -> None:
+    weight = nn.Parameter(torch.tensor(0.1, dtype=torch.float64))
+
+    def loss() -> Tensor:  # 0 at both minima; the one at 0 is thirty times as sharp
+        return torch.minimum(15 * weight**2, (weight - 2) ** 2 / 2) / 2
+
+    # plain descent ends in either
+    optimizer = make_optimizer(weight, "sgd", 0.125, momentum=0.0, nesterov=False)
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss().backward()
+        if rho is not None:
+            with perturb_weights(optimizer, rho, adaptive=False):
+                loss().backward()
+        optimizer.step()
+    assert float(weight.detach()) == pytest.approx(minimum, abs=0.02)
 
 
 class Small(nn.Module):
@@ -136,16 +164,23 @@ def reference(
     return float(np.mean(losses))
 
 
+def unfused(learner: Learner) -> torch.optim.Optimizer:
+    """Return the optimizer used on a GPU, whose gradients are unscaled before the step and can be clipped."""
+    return torch.optim.SGD(learner.net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1)
+
+
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:You defined a `validation_step`")
 @pytest.mark.parametrize(
     ("trainer", "by_formula", "tolerance"),
     [
-        ({"gradient_clip_val": 0.05}, {"clip": 0.05, "adaptive": True}, 1e-5),
+        ({}, {}, 1e-5),
+        ({}, {"adaptive": True}, 1e-5),
+        ({"gradient_clip_val": 0.05}, {"clip": 0.05}, 1e-5),
         ({"accumulate_grad_batches": 2}, {"accumulate": 2}, 1e-5),
         ({"precision": "bf16-mixed"}, {"dtype": torch.bfloat16}, 1e-4),
         ({"precision": "16-mixed", "gradient_clip_val": 0.05}, {"dtype": torch.half, "clip": 0.05}, 1e-3),
     ],
-    ids=["adaptive, clipped", "accumulated", "bf16", "16 with a scaler, clipped"],
+    ids=["plain", "adaptive", "clipped", "accumulated", "bf16", "16 with a scaler, clipped"],
 )
 def test_a_training_equals_the_formula_with_one_noise_for_both_passes(
     trainer: dict[str, Any], by_formula: dict[str, Any], tolerance: float
@@ -160,3 +195,30 @@ def test_a_training_equals_the_formula_with_one_noise_for_both_passes(
     for name, value in net.state_dict().items():  # including batch-norm statistics and batch counts
         torch.testing.assert_close(learner.net.state_dict()[name], value, rtol=0, atol=tolerance, msg=name)
     assert float(done.callback_metrics["train/loss_epoch"]) == pytest.approx(loss, abs=tolerance)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:You defined a `validation_step`")
+def test_a_scaler_whose_factor_is_too_large_skips_the_step_and_lowers_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Learner, "configure_optimizers", unfused)
+    learner, scaler = small_learner(), torch.amp.GradScaler("cpu", 2.0**40)
+    before = copy.deepcopy(list(learner.net.parameters()))
+    fitted(learner, plugins=MixedPrecision("16-mixed", "cpu", scaler), limit_train_batches=2)
+    assert scaler.get_scale() == 2.0**38
+    assert all(map(torch.equal, before, learner.net.parameters()))
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:You defined a `validation_step`")
+def test_a_loss_of_the_second_pass_that_is_not_finite_is_told() -> None:
+    learner = small_learner(rho=1e38)
+    with pytest.raises(DivergedError, match="not a finite number at step 0"):
+        fitted(learner)
+
+
+def test_statistics_move_again_once_they_are_let_go() -> None:
+    norm = nn.BatchNorm2d(3).train()
+    batch = torch.randn(4, 3, 5, 5)
+    with freeze_statistics(norm):
+        held = norm(batch)
+    assert (int(norm.num_batches_tracked), norm.running_mean.tolist()) == (0, [0, 0, 0])  # type: ignore[arg-type, union-attr]
+    torch.testing.assert_close(norm(batch), held)
+    assert int(norm.num_batches_tracked) == 1  # type: ignore[arg-type]

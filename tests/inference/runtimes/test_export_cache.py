@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,22 @@ def test_a_damaged_file_is_made_anew(spoil: object, folder: Path) -> None:
     file.write_bytes(spoil(whole))  # type: ignore[operator]
     assert runtimes.load_or_export("openvino", "a", "float", lambda: NETWORK) == NETWORK
     assert [one.read_bytes() for one in folder.iterdir()] == [whole]
+
+
+def test_those_used_longest_ago_go_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = ExportedNetwork(b"0" * 1000)
+    for name in "abc":
+        runtimes.load_or_export("openvino", name, "float", lambda: network)
+        for age, file in enumerate(sorted(folder.iterdir(), key=lambda one: one.stat().st_mtime, reverse=True)):
+            os.utime(file, (1e9 - age, 1e9 - age))
+    runtimes.load_or_export("openvino", "a", "float", never)
+    monkeypatch.setattr(runtimes, "MAX_CACHE_BYTES", 3 * max(file.stat().st_size for file in folder.iterdir()))
+    runtimes.load_or_export("openvino", "d", "float", lambda: network)
+    assert len(list(folder.iterdir())) == 3
+    for name in "acd":
+        runtimes.load_or_export("openvino", name, "float", never)
+
+
+def test_a_cache_that_cannot_be_written_does_not_stop_the_export(folder: Path) -> None:
+    folder.write_bytes(b"a file where the folder should be")
+    assert runtimes.load_or_export("openvino", "a", "float", lambda: NETWORK) == NETWORK

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,12 @@ def test_a_quantised_network_is_near_and_says_how_often_it_agrees(
     assert made.note.startswith(f"precision=int8: {agreed} of {COUNT} predictions")
     assert made.note.endswith(f"accuracy {right:.1%}, with 32 bits {(COUNT - 1) / COUNT:.1%}.")
     assert len(made.weights) < len(network.weights) / 2
+
+
+def test_texts_are_kept_as_they_are(network: ExportedNetwork) -> None:
+    text = json.dumps({"классы": ["a<b>", "'\"&é"]}, ensure_ascii=False)
+    made = openvino.serialise_network(openvino.read_network(network), {"avatar_bench": text})
+    assert openvino.read_network(made).get_rt_info(["avatar_bench"]).value == text
 
 
 TWO_ENGINES = """

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from jinja2 import Environment
+
+from avatar_bench.i18n import _, use_language
 
 VOID = {"meta", "link", "img", "input", "line", "circle", "path", "wbr", "br"}
 
@@ -59,6 +62,26 @@ def test_every_tag_is_closed_and_every_id_is_unique(parsed: Nesting) -> None:
     assert len(parsed.ids) == len(set(parsed.ids))
 
 
+def test_names_never_become_tags(demo: Path, parsed: Nesting) -> None:
+    assert parsed.tags.count("script") == 1
+    assert "<script>alert" not in demo.read_text(encoding="utf-8")
+
+
+def test_every_link_into_the_page_has_its_target(parsed: Nesting) -> None:
+    inside = {value[1:] for name, value in parsed.attributes if name == "href" and value and value.startswith("#")}
+    assert inside <= set(parsed.ids)
+
+
+def test_what_the_parts_are_labelled_by_is_there(parsed: Nesting) -> None:
+    assert {value for name, value in parsed.attributes if name == "aria-labelledby"} <= set(parsed.ids)
+
+
+def test_nothing_is_read_from_elsewhere(demo: Path, parsed: Nesting) -> None:
+    assert all(value.startswith("data:") for name, value in parsed.attributes if name == "src" and value)
+    assert not re.search(r"url\(|@import|https?:", demo.read_text(encoding="utf-8"))
+    assert not [name for name, __ in parsed.attributes if name.startswith("on") or name == "style"]
+
+
 @pytest.mark.parametrize(
     ("given", "shown"),
     [
@@ -80,9 +103,40 @@ def test_a_cell_shows_what_it_is_given(cell: Any, given: Any, shown: str) -> Non
     assert cell(given) == shown
 
 
+def test_a_cell_takes_its_digits_from_its_column(cell: Any) -> None:
+    assert cell(2.345, digits=1) == "2.3"
+    assert cell({"value": 2.345, "digits": 2}, digits=1) == '<span class="value">2.35</span>'
+
+
 def test_an_interval_is_written_and_drawn_to_scale(cell: Any) -> None:
     html = cell({"value": 0.5, "low": 0.4, "high": 0.7, "floor": 0.3}, start=0.2, stop=0.7, digits=2)
     assert '<span class="bounds">0.40–0.70</span>' in html
     assert 'class="range" x1="40.0" x2="100"' in html
     assert 'circle cx="60.0"' in html
     assert 'class="floor" x1="20.0"' in html
+
+
+def test_what_lies_beyond_the_scale_is_drawn_at_its_end(cell: Any) -> None:
+    html = cell({"value": 0.1, "low": -3.0, "high": 4.0}, start=0.2)
+    assert 'class="range" x1="0" x2="100"' in html
+    assert 'circle cx="0"' in html
+
+
+def test_a_model_has_its_colour_and_marker_before_its_name(cell: Any) -> None:
+    html = cell({"text": "<a_b>", "color": "#0072B2", "marker": "s"})
+    assert 'fill="#0072B2"' in html
+    assert "M1 1h8v8h-8z" in html
+    assert "<span>&lt;a_<wbr>b&gt;</span>" in html
+
+
+def test_a_row_of_two_models_names_both(templates: Environment) -> None:
+    source = '{% import "report/macros.html.jinja" as ui %}{{ ui.table(["pair"], rows, "Pairs") }}'
+    html = templates.from_string(source).render(rows=[{"cells": ["x"], "model": ["a", 'b"']}])
+    assert 'data-model="a\nb&#34;"' in html
+
+
+def test_the_words_are_russian_where_russian_is_spoken(templates: Environment) -> None:
+    source = '{% import "report/macros.html.jinja" as ui %}{% call ui.page("x", []) %}{% endcall %}'
+    with use_language("ru"):
+        html = templates.from_string(source).render()
+        assert all(_(words) in html for words in ("Contents", "Dark theme", "Skip to content", "Full size"))

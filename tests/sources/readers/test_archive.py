@@ -45,13 +45,29 @@ def read(tmp_path, file, done=(), **options):
     return list(Archive(file=str(file), **options).read(job)), job.quarantine
 
 
-@pytest.mark.parametrize("make", [zipped, tarred])
+@pytest.mark.parametrize(
+    "make",
+    [
+        zipped,
+        tarred,
+        lambda path: tarred(path, mode="w"),
+        lambda path: tarred(path, mode="w:xz"),
+        lambda path: tarred(path, mode="w:bz2"),
+    ],
+)
 def test_every_kind_of_archive_is_read_like_a_folder(tmp_path, make):
     images, quarantine = read(tmp_path, make(tmp_path / "packed.bin"), root="set")
     assert [(one.name, one.label, one.content.read_bytes()) for one in images] == [
         ("drawing/b.svg", "drawing", b"b"),
         ("real/a.jpg", "real", b"a"),
     ]
+    assert quarantine == []
+
+
+def test_a_manifest_within_says_more(tmp_path):
+    files = {**FILES, "set/m.csv": b"path,label,group\nreal/a.jpg,real,anna\n../README,real,x\n"}
+    images, quarantine = read(tmp_path, zipped(tmp_path / "packed.zip", files), root="set", manifest="m.csv")
+    assert [(one.name, one.shared_group) for one in images] == [("drawing/b.svg", ""), ("real/a.jpg", "anna")]
     assert quarantine == []
 
 
@@ -67,6 +83,63 @@ def test_an_archive_that_changed_is_unpacked_anew(tmp_path):
     read(tmp_path, zipped(tmp_path / "packed.zip"), root="set")
     zipped(tmp_path / "packed.zip", {"set/real/other.jpg": b"other"})
     assert [one.name for one in read(tmp_path, tmp_path / "packed.zip", root="set")[0]] == ["real/other.jpg"]
+
+
+def test_a_tar_that_holds_a_zip_is_a_tar(tmp_path):
+    inner = zipped(tmp_path / "inner.zip", {"real/evil.jpg": b""}).read_bytes()
+    images, _ = read(tmp_path, tarred(tmp_path / "outer.tar", {"real/inner.zip": inner}, "w"))
+    assert [one.name for one in images] == ["real/inner.zip"]
+
+
+def encrypted(path):
+    data = bytearray(zipped(path).read_bytes())
+    start = data.index(b"PK\x01\x02")
+    data[start + 8] |= 1  # bit 0 of the flags in the central directory
+    path.write_bytes(data)
+    return path
+
+
+def linked(path):
+    with zipfile.ZipFile(path, "w") as made:
+        info = zipfile.ZipInfo("set/real/link.jpg")
+        info.external_attr = 0o120777 << 16
+        made.writestr(info, "/etc/passwd")
+    return path
+
+
+UNSAFE = {
+    "absolute path": (lambda path: tarred(path, {"/tmp/x.jpg": b""}), "leads out"),
+    "parent in a tar": (lambda path: tarred(path, {"real/../../x.jpg": b""}), "leads out"),
+    "parent in a zip": (lambda path: zipped(path, {"../x.jpg": b""}), "leads out"),
+    "backslashes": (lambda path: zipped(path, {"..\\x.jpg": b""}), "leads out"),
+    "drive": (lambda path: zipped(path, {"C:\\x.jpg": b""}), "leads out"),
+    "symbolic link": (lambda path: special(path, type=tarfile.SYMTYPE, linkname="a"), "link or a device"),
+    "hard link": (lambda path: special(path, type=tarfile.LNKTYPE, linkname="a"), "link or a device"),
+    "device": (lambda path: special(path, type=tarfile.CHRTYPE), "link or a device"),
+    "link in a zip": (linked, "link or a device"),
+    "encrypted": (encrypted, "encrypted"),
+    "file and folder of one name": (lambda path: tarred(path, {"real": b"", "real/a.jpg": b""}), "refused"),
+    "no archive": (lambda path: path.write_bytes(b"GIF89a") and path, "refused"),
+    "cut": (lambda path: path.write_bytes(tarred(path).read_bytes()[:-20]) and path, "refused"),
+}
+
+
+@pytest.mark.parametrize(("make", "told"), UNSAFE.values(), ids=UNSAFE)
+def test_an_unsafe_archive_is_refused_whole(tmp_path, make, told):
+    file = make(tmp_path / "unsafe.bin")
+    with pytest.raises(DataError, match=told):
+        read(tmp_path, file)
+    assert list((tmp_path / "place").iterdir()) == []
+    assert not (tmp_path / "x.jpg").exists()
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_two_members_of_one_name_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "twice.zip", "w") as made:
+        made.writestr("real/a.jpg", b"1")
+        made.writestr("real/a.jpg", b"2")
+    with pytest.raises(DataError, match="refused"):
+        read(tmp_path, tmp_path / "twice.zip")
 
 
 def test_a_bomb_is_refused_before_it_fills_the_disk(tmp_path, monkeypatch):
@@ -92,6 +165,17 @@ def test_the_sha256_is_checked(tmp_path):
     assert len(read(tmp_path, file, root="set", sha256=right)[0]) == 2
     with pytest.raises(DataError, match=f"its sha256 is {right}"):
         read(tmp_path, file, root="set", sha256="0" * 64)
+
+
+@pytest.mark.parametrize("root", ["none", "../.."])
+def test_a_root_that_is_not_in_the_archive_is_an_error_that_names_what_is(tmp_path, root):
+    with pytest.raises(DataError, match=r"the archive has no such folder.\nIt has: README, set"):
+        read(tmp_path, zipped(tmp_path / "packed.zip"), root=root)
+
+
+def test_a_missing_file_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="does not exist"):
+        read(tmp_path, tmp_path / "none.zip")
 
 
 def lying(path):
@@ -126,45 +210,45 @@ def through_a_link(path):
     return path
 
 
-def encrypted(path):
-    data = bytearray(zipped(path).read_bytes())
-    start = data.index(b"PK\x01\x02")
-    data[start + 8] |= 1  # bit 0 of the flags in the central directory
-    path.write_bytes(data)
-    return path
-
-
-def linked(path):
-    with zipfile.ZipFile(path, "w") as made:
-        info = zipfile.ZipInfo("set/real/link.jpg")
-        info.external_attr = 0o120777 << 16
-        made.writestr(info, "/etc/passwd")
-    return path
-
-
 HOSTILE = {
-    "absolute path": (lambda path: tarred(path, {"/tmp/x.jpg": b""}), "leads out"),
-    "parent in a zip": (lambda path: zipped(path, {"../x.jpg": b""}), "leads out"),
-    "parent after a folder": (lambda path: tarred(path, {"real/a/../../../x.jpg": b""}), "leads out"),
-    "backslashes": (lambda path: zipped(path, {"..\\x.jpg": b""}), "leads out"),
-    "symbolic link": (lambda path: special(path, type=tarfile.SYMTYPE, linkname="a"), "link or a device"),
-    "device": (lambda path: special(path, type=tarfile.CHRTYPE), "link or a device"),
-    "link in a zip": (linked, "link or a device"),
-    "file through a link": (through_a_link, "link or a device"),
-    "encrypted": (encrypted, "encrypted"),
-    "no archive": (lambda path: path.write_bytes(b"GIF89a") and path, "refused"),
-    "cut": (lambda path: path.write_bytes(tarred(path).read_bytes()[:-20]) and path, "refused"),
-    "overlapping members": (overlapping, "refused"),
-    "lying size": (lying, "refused"),
-    "escape sequence": (lambda path: tarred(path, {"real/\x1b[2J.jpg": b""}), "refused"),
-    "very long name": (lambda path: tarred(path, {"real/" + "a" * 300 + ".jpg": b""}), "refused"),
-    "file over folder": (lambda path: tarred(path, {"real/a/b.jpg": b"", "real/a": b""}), "refused"),
+    "overlapping members": overlapping,
+    "lying size": lying,
+    "file through a link": through_a_link,
+    "FIFO": lambda path: special(path, type=tarfile.FIFOTYPE),
+    "block device": lambda path: special(path, type=tarfile.BLKTYPE),
+    "escape sequence": lambda path: tarred(path, {"real/\x1b[2J.jpg": b""}),
+    "newline": lambda path: zipped(path, {"real/a\nb.jpg": b""}),
+    "turned direction": lambda path: zipped(path, {"real/\u202egpj.exe": b""}),
+    "parent after a folder": lambda path: tarred(path, {"real/a/../../../x.jpg": b""}),
+    "UNC path": lambda path: zipped(path, {"\\\\host\\share\\x.jpg": b""}),
+    "very long name": lambda path: tarred(path, {"real/" + "a" * 300 + ".jpg": b""}),
+    "very deep name": lambda path: tarred(path, {"a/" * 3000 + "x.jpg": b""}),
+    "file over folder": lambda path: tarred(path, {"real/a/b.jpg": b"", "real/a": b""}),
+    "empty name": lambda path: tarred(path, {"real/a.jpg": b"", ".": b""}),
 }
 
 
-@pytest.mark.parametrize(("make", "told"), HOSTILE.values(), ids=HOSTILE)
-def test_a_hostile_archive_is_refused_whole(tmp_path, make, told):
-    with pytest.raises(DataError, match=told):
+@pytest.mark.parametrize("make", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_archive_leaves_nothing(tmp_path, make):
+    with pytest.raises(DataError, match="is refused"):
         read(tmp_path, make(tmp_path / "hostile.bin"))
     assert list((tmp_path / "place").iterdir()) == []
     assert not (tmp_path / "x.jpg").exists()
+
+
+def test_modes_of_the_archive_are_not_taken_over(tmp_path):
+    with tarfile.open(tmp_path / "set.tar", "w") as made:
+        info = tarfile.TarInfo("real/a.jpg")
+        info.mode = 0o6777
+        made.addfile(info)
+    archive._unpack(tmp_path / "set.tar", tmp_path / "there", 2**20, 10, None)
+    assert (tmp_path / "there" / "real" / "a.jpg").stat().st_mode & 0o7111 == 0
+
+
+def test_an_archive_of_very_many_members_is_refused_soon(tmp_path):
+    with zipfile.ZipFile(tmp_path / "many.zip", "w") as made:
+        for number in range(20_000):
+            made.writestr(f"{number}.jpg", b"")
+    with pytest.raises(DataError, match="more than max_files=100 files"):
+        read(tmp_path, tmp_path / "many.zip", max_files=100)
+    assert list((tmp_path / "place").iterdir()) == []

@@ -1,5 +1,6 @@
 """Tests of drawn avatars as a source."""
 
+import random
 import sys
 from pathlib import Path
 
@@ -16,6 +17,17 @@ from avatar_bench.sources.store import rasterise
 
 def draw(drawer, count, styles=None):
     return DrawnImages(drawer=drawer, count=count, styles=styles).read(SourceJob("own", {}, Path()))
+
+
+def test_avatars_that_are_stored_are_not_drawn_again(tmp_path):
+    pytest.importorskip("multiavatar")
+    source = DrawnImages(drawer="multiavatar", count=3)
+    names = [one.name for one in source.read(SourceJob("own", {}, tmp_path))]
+    assert names == ["000.svg", "001.svg", "002.svg"]
+    assert [one.name for one in source.read(SourceJob("own", {}, tmp_path, {"001.svg"}))] == [
+        "000.svg",
+        "002.svg",
+    ]
 
 
 @pytest.mark.parametrize(("drawer", "package"), [("python_avatars", "python_avatars"), ("multiavatar", "multiavatar")])
@@ -49,7 +61,20 @@ def test_dicebear_names_style_licence_and_artist():
     assert all(one.licence and one.author and one.url for one in images)
 
 
+def test_drawing_leaves_the_global_random_numbers_alone():
+    pytest.importorskip("python_avatars")
+    random.seed(1)
+    before = random.getstate()
+    list(draw("python_avatars", 2))
+    assert random.getstate() == before
+
+
 def test_a_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "multiavatar.multiavatar", None)
     with pytest.raises(DataError, match=r"multiavatar, which is not installed.*\n.*\[demo\]"):
         list(draw("multiavatar", 1))
+
+
+def test_an_unknown_drawer_is_refused_with_those_there_are():
+    with pytest.raises(DataError, match="Expected one of dicebear, python_avatars, multiavatar, icons, textures"):
+        draw("rembrandt", 1)

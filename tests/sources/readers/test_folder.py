@@ -1,13 +1,25 @@
 """Tests of images in folders of one's own."""
 
+import glob
 import os
 import re
+from collections import Counter
+from pathlib import Path
 
+import pandas as pd
 import pytest
 
-from avatar_bench.errors import ConfigError
+from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.sources.reader import SourceJob
-from avatar_bench.sources.readers.folder import ImageFolder, translate_glob
+from avatar_bench.sources.readers.folder import (
+    ImageFolder,
+    _explain_unusable,
+    compile_rules,
+    match_rules,
+    translate_glob,
+)
+
+SHARED = Path(__file__).parents[4] / "shared" / "data"
 
 
 def plant(root, *names):
@@ -36,11 +48,36 @@ def test_class_folders_give_class_and_source_in_the_order_of_paths(tmp_path):
     assert quarantine == []
 
 
+def test_nothing_is_guessed_of_a_file_outside_class_folders(tmp_path):
+    plant(tmp_path / "set", "real/a.jpg", "ai_portrait.jpg")
+    images, quarantine = read(tmp_path, root=str(tmp_path / "set"))
+    assert [one.name for one in images] == ["real/a.jpg"]
+    assert quarantine == [("ai_portrait.jpg", "not in a class folder")]
+
+
 def test_split_folders_are_splits_and_not_classes(tmp_path):
     plant(tmp_path / "set", "train/real/a.jpg", "test/real/phone/b.jpg", "extra/real/c.jpg")
     images, quarantine = read(tmp_path, root=str(tmp_path / "set"))
-    assert [(one.split, one.label, one.source) for one in images] == [("test", "real", "phone"), ("train", "real", "")]
+    assert [(one.split, one.label, one.source) for one in images] == [
+        ("test", "real", "phone"),
+        ("train", "real", ""),
+    ]
     assert quarantine == [("extra/real/c.jpg", "outside the folders train, test")]
+
+
+def test_one_label_holds_for_all_files_of_several_roots(tmp_path):
+    plant(tmp_path, "one/x/a.jpg", "two/a.jpg")
+    images, _ = read(tmp_path, roots={"two": str(tmp_path / "two"), "one": str(tmp_path / "one")}, label="real")
+    assert [(one.name, one.source, one.label) for one in images] == [
+        ("one/x/a.jpg", "one", ""),
+        ("two/a.jpg", "two", ""),
+    ]
+
+
+def test_stored_images_are_left_out(tmp_path):
+    plant(tmp_path / "set", "real/a.jpg", "real/b.jpg")
+    images, _ = read(tmp_path, done={"real/a.jpg"}, root=str(tmp_path / "set"))
+    assert [one.name for one in images] == ["real/b.jpg"]
 
 
 def test_clutter_is_skipped_and_what_is_no_file_is_named(tmp_path):
@@ -60,6 +97,17 @@ def test_clutter_is_skipped_and_what_is_no_file_is_named(tmp_path):
         "real/loop": "a link to a folder, which is not followed",
         "real/pipe": "not a file",
     }
+
+
+def test_a_name_that_is_no_text_is_quarantined(tmp_path):
+    plant(tmp_path / "set", "real/a.jpg")
+    try:
+        (tmp_path / "set" / "real" / os.fsdecode(b"\xff.jpg")).write_text("")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    images, quarantine = read(tmp_path, root=str(tmp_path / "set"))
+    assert [one.name for one in images] == ["real/a.jpg"]
+    assert quarantine == [("real/\\udcff.jpg", "its name is not UTF-8")]
 
 
 def test_rules_read_the_class_or_name_what_they_cannot_decide(tmp_path):
@@ -113,6 +161,71 @@ def test_a_manifest_says_more_and_may_not_contradict(tmp_path):
     ]
 
 
+def test_a_manifest_is_understood_however_the_folder_is_written(tmp_path, monkeypatch):
+    plant(tmp_path, "set/real/a.jpg", "other/x")
+    (tmp_path / "set" / "m.csv").write_text("path,group\nreal/a.jpg,anna\n")
+    monkeypatch.chdir(tmp_path / "other")
+    images, quarantine = read(tmp_path, root="../set", manifest="../other/../set/m.csv")
+    assert [(one.name, one.shared_group) for one in images] == [("real/a.jpg", "anna")]
+    assert quarantine == []
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("file,label\na,b\n", "no column path"),
+        ("path,split\nreal/a.jpg,middle\n", "line 2: unknown split 'middle'"),
+        ("path\n", "has no rows"),
+        ("path\nset/real/a.jpg\nset/real/a.jpg\n", "listed twice"),
+    ],
+)
+def test_a_broken_manifest_is_an_error(tmp_path, text, told):
+    plant(tmp_path / "set", "real/a.jpg")
+    (tmp_path / "m.csv").write_text(text)
+    with pytest.raises(DataError, match=told):
+        read(tmp_path, root=str(tmp_path / "set"), manifest=str(tmp_path / "m.csv"))
+
+
+def test_a_missing_folder_is_an_error(tmp_path):
+    with pytest.raises(DataError, match="is not a folder"):
+        read(tmp_path, root=str(tmp_path / "none"))
+
+
+def test_the_state_changes_with_any_file_and_with_the_manifest(tmp_path):
+    plant(tmp_path, "set/real/a.jpg", "m.csv")
+    source = ImageFolder(root=str(tmp_path / "set"), manifest=str(tmp_path / "m.csv"))
+    states = [source.hash_state(), source.hash_state()]
+    plant(tmp_path, "set/real/b.jpg")
+    states.append(source.hash_state())
+    os.utime(tmp_path / "set" / "real" / "a.jpg", ns=(1, 1))
+    states.append(source.hash_state())
+    (tmp_path / "m.csv").write_text("longer than before")
+    states.append(source.hash_state())
+    assert states[0] == states[1]
+    assert len(set(states)) == 4
+
+
+@pytest.mark.shared
+def test_the_shared_images_come_with_the_counts_sources_and_groups_of_their_manifest(tmp_path):
+    if not (SHARED / "manifest.csv").is_file():
+        pytest.skip("../shared/data is missing")
+    images, quarantine = read(tmp_path, root=str(SHARED / "avatars"), manifest=str(SHARED / "manifest.csv"))
+    table = pd.read_csv(SHARED / "manifest.csv", dtype=str)
+    table = table[table["set"] == "avatars"]
+    assert quarantine == []
+    assert Counter(one.label for one in images) == Counter(table["label"])
+    assert Counter((one.source, one.shared_group) for one in images) == Counter(
+        zip(table["source"], table["group"], strict=True)
+    )
+
+
+def test_links_that_lead_in_a_circle_are_put_aside(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.png").symlink_to("b.png")
+    (tmp_path / "real" / "b.png").symlink_to("a.png")
+    assert _explain_unusable(tmp_path / "real" / "a.png", "real/a.png", tmp_path) == "a broken link"
+
+
 @pytest.mark.parametrize(
     ("pattern", "fits", "fits_not"),
     [
@@ -129,3 +242,23 @@ def test_a_glob_fits_whole_paths(pattern, fits, fits_not):
     compiled = re.compile(translate_glob(pattern))
     assert [path for path in fits if not compiled.fullmatch(path)] == []
     assert [path for path in fits_not if compiled.fullmatch(path)] == []
+
+
+@pytest.mark.skipif(not hasattr(glob, "translate"), reason="the standard library translates globs since Python 3.13")
+@pytest.mark.parametrize("pattern", ["*.jpg", "**/*.jpg", "a/*/b?.png", "[ab]/x", "[!ab]x/y"])
+def test_globs_mean_what_the_standard_library_means(pattern):
+    theirs = re.compile(glob.translate(pattern, recursive=True, include_hidden=True))
+    paths = ["a.jpg", "x/a.jpg", "x/y/a.jpg", "a/q/b1.png", "a/b1.png", "a/x", "b/x", "c/x", "cx/y", "ax/y"]
+    mine = re.compile(translate_glob(pattern))
+    assert [bool(mine.fullmatch(path)) for path in paths] == [bool(theirs.match(path)) for path in paths]
+
+
+def test_two_rules_of_one_outcome_are_no_contradiction():
+    rules = compile_rules("own", [{"glob": "a/*", "label": "real"}, {"regex": "(?P<label>real)|a/b", "label": "real"}])
+    assert match_rules("a/b", rules) == {"label": "real"}
+
+
+def test_a_named_group_counts_more_than_the_rule_and_an_empty_one_less():
+    rules = compile_rules("own", [{"regex": r"(?P<label>\w+)?/(?P<source>\w+)/.*", "label": "real"}])
+    assert match_rules("drawing/tux/1.png", rules) == {"label": "drawing", "source": "tux"}
+    assert match_rules("/tux/1.png", rules) == {"label": "real", "source": "tux"}

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from avatar_bench.errors import ConfigError
+from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.sources.reader import SourceJob
 from avatar_bench.sources.readers.huggingface import HuggingFace
 
@@ -52,6 +52,13 @@ def test_images_may_be_bytes_or_paths_beside_the_shard_and_no_others(tmp_path):
     assert quarantine == [("paths/000001", "../a.png is not a file beside the shard"), ("paths/000002", "has no image")]
 
 
+def test_shards_of_one_name_in_several_folders_keep_apart(tmp_path):
+    for folder in ("a", "b"):
+        shard(tmp_path / folder / "0.parquet", [PNG], ["real"])
+    samples, _ = read(tmp_path, files=[str(tmp_path / folder / "0.parquet") for folder in ("a", "b")])
+    assert [one.name.split("/")[-3:] for one in samples] == [["a", "0", "000000.png"], ["b", "0", "000000.png"]]
+
+
 @pytest.mark.parametrize("labels", [{0: "real", 1: "generated"}, {"photo": "real", "ai": "generated"}])
 def test_labels_map_numbers_or_names_and_name_what_they_lack(tmp_path, labels):
     shard(tmp_path / "a.parquet", [PNG] * 3, [0, 1, 2], ["photo", "ai", "sketch"])
@@ -60,12 +67,48 @@ def test_labels_map_numbers_or_names_and_name_what_they_lack(tmp_path, labels):
     assert quarantine == [("a/000002", "label sketch is missing from labels")]
 
 
+def test_minus_one_is_no_class_unless_it_is_named(tmp_path):
+    shard(tmp_path / "a.parquet", [PNG] * 2, [0, -1], ["photo", "ai"])
+    samples, quarantine = read(tmp_path, root=str(tmp_path))
+    assert [one.label for one in samples] == ["photo"]
+    assert quarantine == [("a/000001", "label -1 is missing from labels")]
+    samples, _ = read(tmp_path, root=str(tmp_path), labels={"0": "real", "-1": "none"})
+    assert [one.label for one in samples] == ["real", "none"]
+
+
 def test_the_count_holds_for_each_class_and_over_an_interruption(tmp_path):
     shard(tmp_path / "a.parquet", [PNG] * 200, ["real"] * 150 + ["drawing"] * 50)
     samples, _ = read(tmp_path, root=str(tmp_path), count=2)
     assert [one.name[2:8] for one in samples] == ["000000", "000001", "000150", "000151"]
     again, _ = read(tmp_path, {samples[0].name}, root=str(tmp_path), count=2)
     assert [one.name for one in again] == [one.name for one in samples[1:]]
+
+
+def test_columns_give_group_and_generator(tmp_path):
+    shard(tmp_path / "a.parquet", [PNG] * 2, person=["anna", None], model=["SDXL", "FLUX"])
+    samples, _ = read(
+        tmp_path,
+        root=str(tmp_path),
+        label="generated",
+        label_column=None,
+        group_column="person",
+        generator_column="model",
+    )
+    assert [(one.label, one.group, one.generator) for one in samples] == [
+        ("generated", "anna", "SDXL"),
+        ("generated", "", "FLUX"),
+    ]
+
+
+def test_a_missing_column_and_a_broken_shard_are_errors(tmp_path):
+    shard(tmp_path / "a.parquet", [PNG], [0])
+    with pytest.raises(DataError, match=r"no column photo.*\n.*It has: image, label"):
+        read(tmp_path, root=str(tmp_path), image_column="photo")
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 nonsense")
+    with pytest.raises(DataError, match="cannot be read"):
+        read(tmp_path, root=str(tmp_path))
+    with pytest.raises(DataError, match="no file matches"):
+        read(tmp_path, root=str(tmp_path), pattern="*.csv")
 
 
 def test_a_repository_is_downloaded_at_its_revision(tmp_path, monkeypatch):
@@ -82,10 +125,34 @@ def test_a_repository_is_downloaded_at_its_revision(tmp_path, monkeypatch):
     assert (asked["repo"], asked["revision"], asked["repo_type"]) == ("ann/faces", "abc", "dataset")
 
 
+def test_offline_it_says_in_three_lines_what_else_can_be_done(tmp_path, monkeypatch):
+    def snapshot(*args, **options):
+        raise ConnectionError("no route")
+
+    hub = SimpleNamespace(snapshot_download=snapshot)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    with pytest.raises(DataError) as error:
+        read(tmp_path, repo="ann/faces", revision="abc")
+    assert len(error.value.lines) == 3
+    assert "no route" in error.value.lines[0]
+    assert "source.hub.root=DIR" in error.value.lines[2]
+
+
 @pytest.mark.parametrize(
     ("options", "label", "told"),
-    [({"repo": "a/b"}, "real", r"needs source\.hub\.revision"), ({"root": "x"}, "", "has no class")],
+    [
+        ({"repo": "a/b"}, "real", r"needs source\.hub\.revision"),
+        ({"root": "x"}, "", "has no class"),
+    ],
 )
 def test_what_would_not_be_reproducible_or_has_no_class_is_refused(options, label, told):
     with pytest.raises(ConfigError, match=told):
         HuggingFace(**options).check("hub", {"label": label})
+
+
+def test_the_state_changes_with_the_shards(tmp_path):
+    shard(tmp_path / "a.parquet", [PNG], ["real"])
+    before = HuggingFace(root=str(tmp_path)).hash_state()
+    shard(tmp_path / "b.parquet", [PNG], ["real"])
+    assert HuggingFace(root=str(tmp_path)).hash_state() != before
+    assert HuggingFace(repo="a/b", revision="c").hash_state() == ""

@@ -1,5 +1,10 @@
 """Tests of images that a CSV names."""
 
+import os
+
+import pytest
+
+from avatar_bench.errors import DataError
 from avatar_bench.sources.reader import SourceJob
 from avatar_bench.sources.readers.manifest import Manifest
 
@@ -38,3 +43,20 @@ def test_a_row_needs_a_class_unless_the_source_has_one(tmp_path):
     (tmp_path / "a.jpg").write_text("")
     assert read(tmp_path, "path\na.jpg\n")[1] == [("m.csv, line 2: a.jpg", "has no label")]
     assert len(read(tmp_path, "path\na.jpg\n", label="real")[0]) == 1
+
+
+def test_a_missing_file_is_an_error_and_has_no_state(tmp_path):
+    source = Manifest(file=str(tmp_path / "none.csv"))
+    assert source.hash_state() == ""
+    with pytest.raises(DataError, match=r"none\.csv cannot be read: No such file"):
+        list(source.read(SourceJob("own", {"label": ""}, tmp_path)))
+
+
+def test_the_state_changes_with_the_images(tmp_path):
+    (tmp_path / "a.jpg").write_text("")
+    read(tmp_path, "path,label\na.jpg,real\n")
+    source = Manifest(file=str(tmp_path / "m.csv"))
+    before = source.hash_state()
+    assert before == source.hash_state()
+    os.utime(tmp_path / "a.jpg", ns=(1, 1))
+    assert source.hash_state() != before

@@ -4,9 +4,10 @@ import zipfile
 
 import pytest
 
-from avatar_bench.errors import ConfigError
+from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.files import package_files
 from avatar_bench.sources.reader import SourceJob
+from avatar_bench.sources.readers.folder import ImageFolder
 from avatar_bench.sources.readers.package import Package, download_packages
 
 SOURCE = {"distribution": "faces", "version": "1.0", "archive": "wheel", "files": {}}
@@ -59,3 +60,15 @@ def test_names_tell_group_and_generator(tmp_path):
         ("anna", "the_annas", ""),
         ("flux_bob", "", "FLUX"),
     ]
+
+
+def test_stored_images_are_left_out(tmp_path):
+    images, _ = read(tmp_path, {"faces/anna-1.png"}, files={"*.png": None})
+    assert [one.name for one in images] == ["faces/anna-2.png"]
+
+
+def test_fetching_all_looks_at_packages_alone_and_tells_what_fails(monkeypatch):
+    download_packages([ImageFolder(root="x"), Package(**SOURCE)])
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(DataError, match=r"pip could not download faces==2\.0"):
+        download_packages([Package(**{**SOURCE, "version": "2.0"})])
