@@ -75,7 +75,7 @@ BUDGETS: dict[tuple[str, ...], tuple[int, int]] = {
     ("config",): (2_635, 1_790),
     ("data",): (4_950, 3_230),
     ("models",): (2_350, 1_470),
-    ("inference", "runs"): (5_770, 3_840),
+    ("inference", "runs"): (5_775, 3_845),
     ("reporting",): (2_690, 1_850),
     ("results", "i18n", "files"): (2_080, 1_380),
     ("metrics", "audit"): (4_740, 2_900),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +14,27 @@ import pytest
 import torch
 from scipy.special import softmax
 from sklearn import metrics as sk
+from statsmodels.stats.proportion import proportion_confint
 from torchmetrics.functional import classification as tm
 
 from avatar_bench.cli.app import main
 from avatar_bench.data.corruptions import list_corruptions
 from avatar_bench.data.dataset import Dataset
-from avatar_bench.errors import GuardError
+from avatar_bench.errors import BlockError, ConfigError, GuardError
+from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.calibration import Calibration, calibration_tables
+from avatar_bench.i18n import use_language
 from avatar_bench.metrics.calibration import ECE_KINDS, TemperatureFit, calibration_errors, fit_temperature
 from avatar_bench.metrics.selective import draw_of_groups
-from avatar_bench.results.reasons import format_reason
+from avatar_bench.results.reasons import Reason, format_reason
+from avatar_bench.results.result import draw_figures
 from avatar_bench.runs.saved_calibration import DecisionImages, SavedCalibration
 
 KINDS = list_corruptions()
 ERRORS = ("nll", "brier", "ece_10", "ece_15", "ece_adaptive", "ece_classwise", "ece_floor", "ece_floor_p95")
+SETS = ("coverage/lac", "coverage/aps", "set_size/lac", "set_size/aps")
 FAST = {"resamples": 200}
+SAVED: list[Path] = []  # made once, from fixtures that live for one test each
 
 
 def honest(n, scale=1.0, seed=0):
@@ -38,7 +45,7 @@ def honest(n, scale=1.0, seed=0):
     return np.minimum(targets, 2), scale * logits
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def evaluate(fake_run, dataset_of):
     """Run the block on Predictions, with the stand-ins of a Run and a Dataset."""
 
@@ -49,7 +56,7 @@ def evaluate(fake_run, dataset_of):
     return call
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def overconfident(make_predictions):
     """Return test and calibration Predictions of a network three times overconfident, with its fitted temperature."""
     held_out = make_predictions(*honest(2000, 3, seed=1))
@@ -70,16 +77,18 @@ def shifted(predictions, noise=4.0):
     return vary
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def saved(evaluate, overconfident, make_predictions, dataset_of, tmp_path_factory):
     """A saved Result with every part that the block has, read back as files."""
-    evaluated, held_out = overconfident
-    evaluated = evaluated.take(np.arange(800))
-    evaluated = replace(evaluated, targets=np.where(np.arange(800) % 100 == 7, -1, evaluated.targets))
-    blind = make_predictions(*honest(300, 9, seed=2), temperature=evaluated.temperature)
-    others = {"variations": shifted(evaluated), "blind": (dataset_of(blind, "blind"), blind)}
-    folder = evaluate(evaluated, held_out, {"severity": 3}, **others).save(tmp_path_factory.mktemp("saved") / "made")
-    return folder, json.loads((folder / "metrics.json").read_text())
+    if not SAVED:
+        evaluated, held_out = overconfident
+        evaluated = evaluated.take(np.arange(800))
+        evaluated = replace(evaluated, targets=np.where(np.arange(800) % 100 == 7, -1, evaluated.targets))
+        blind = make_predictions(*honest(300, 9, seed=2), temperature=evaluated.temperature)
+        others = {"variations": shifted(evaluated), "blind": (dataset_of(blind, "blind"), blind)}
+        result = evaluate(evaluated, held_out, {"severity": 3}, **others)
+        SAVED.append(result.save(tmp_path_factory.mktemp("saved") / "calibration", draw_figures))
+    return SAVED[0], json.loads((SAVED[0] / "metrics.json").read_text())
 
 
 def by_libraries(probabilities, targets):
@@ -211,6 +220,42 @@ def test_the_table_of_shift_is_recomputed_from_the_saved_logits(saved):
         assert rows.loc[name, "n"] == len(targets)
 
 
+def test_the_row_of_the_set_itself_says_what_its_metrics_say(saved):
+    folder, said = saved
+    row = pd.read_csv(folder / "shift.csv").iloc[0]
+    for column, name in (("nll", "scaled/nll"), ("ece_15", "scaled/ece_15"), ("ece_floor", "scaled/ece_floor")):
+        assert row[column] == pytest.approx(said["metrics"][name]["value"], abs=1e-12)
+    for method in ("lac", "aps"):
+        for end, key in (("", "value"), ("_low", "low"), ("_high", "high")):
+            assert row[f"coverage_{method}{end}"] == said["metrics"][f"coverage/{method}"][key]
+
+
+def test_coverage_lost_under_shift_is_said(saved):
+    folder, said = saved
+    rows = pd.read_csv(folder / "shift.csv").set_index("set")
+    assert rows.loc["test", "coverage_lac"] == pytest.approx(0.9, abs=0.03)
+    assert rows.loc["blind", "coverage_lac"] < 0.8
+    lines = [format_reason(Reason.parse(warning), "calibration") for warning in said["warnings"]]
+    assert any(line.startswith("blind: only ") and "nominal coverage is 90%" in line for line in lines)
+    assert not any(line.startswith("test: only ") for line in lines)
+
+
+def test_metrics_tables_and_figures_bear_their_names(saved):
+    folder, said = saved
+    names = {prefix + name for prefix in ("", "scaled/") for name in (*ERRORS, "temperature")}
+    assert set(said["metrics"]) == names | {"aurc", *SETS}
+    figures = {"reliability", "confidence", "coverage", "shift"}
+    assert {file.stem for file in folder.glob("*.png")} == figures
+    better = {name: metric["higher_is_better"] for name, metric in said["metrics"].items()}
+    assert True not in better.values()
+    assert all(better[prefix + name] is False for prefix in ("", "scaled/") for name in ERRORS[:6])
+    assert better["aurc"] is False
+    assert better["set_size/lac"] is False
+    for name in ("ece_15", "scaled/ece_15"):
+        metric = said["metrics"][name]
+        assert 0 <= metric["low"] <= metric["value"] <= metric["high"]
+
+
 def test_an_overconfident_network_is_mended_and_its_sets_keep_their_promise(evaluate, overconfident):
     result = evaluate(*overconfident)
     value = {name: metric.value for name, metric in result.metrics.items()}
@@ -245,7 +290,15 @@ def test_a_uniform_oracle_has_the_errors_of_guessing(evaluate, oracle):
         assert result.metrics[f"coverage/{method}"].floor == pytest.approx(0.9, abs=0.04)
 
 
-def test_nothing_is_fitted_on_the_evaluated_images(evaluate, overconfident, make_predictions):
+@pytest.mark.parametrize("order", [order for order in permutations(range(3)) if order != (0, 1, 2)])
+def test_each_wrong_order_of_three_classes_is_refused(evaluate, oracle, order):
+    with pytest.raises(GuardError, match="wrong order"):
+        evaluate(oracle(("permuted", order)), oracle("noisy"))
+    assert evaluate(oracle(("permuted", order)), oracle("noisy"), allow={"permutation"}).metrics["ece_15"].value > 0.3
+
+
+def test_nothing_is_fitted_on_the_evaluated_images(evaluate, overconfident, make_predictions, fake_run, dataset_of):
+    """Temperature and thresholds do not depend on the evaluated images; evaluating the fitted images is refused."""
     evaluated, held_out = overconfident
     other = make_predictions(*honest(500, 20, seed=5), temperature=evaluated.temperature)
     first, second = evaluate(evaluated, held_out), evaluate(other, held_out)
@@ -253,6 +306,25 @@ def test_nothing_is_fitted_on_the_evaluated_images(evaluate, overconfident, make
     assert first.metrics["scaled/temperature"] == second.metrics["scaled/temperature"]
     limits = [set(result.tables["coverage"]["threshold"]) for result in (first, second)]
     assert limits[0] == limits[1]
+
+    run = fake_run(evaluated)
+
+    def refuse(dataset):
+        raise GuardError(f"images of {dataset.name} are also in the set that this block is fitted on.")
+
+    run.calibration = refuse
+    with pytest.raises(GuardError, match="test are also in"):
+        Calibration(**FAST).evaluate(run, dataset_of(evaluated))
+
+
+def test_without_calibration_images_there_are_errors_and_no_sets(evaluate, oracle, draw_saved):
+    result = evaluate(oracle("noisy"))
+    assert all(result.metrics[name].value is None for name in (*SETS, "scaled/temperature"))
+    assert result.metrics["coverage/lac"].reason == Reason("calibration_unknown")
+    assert result.metrics["ece_15"].value > 0
+    assert "coverage" not in draw_saved(result)
+    assert Reason("no_conformal_sets") in result.warnings
+    assert "coverage_lac" not in result.tables["shift"]
 
 
 def test_after_calibrate_sets_are_fitted_on_the_images_that_decisions_use(
@@ -274,10 +346,51 @@ def test_after_calibrate_sets_are_fitted_on_the_images_that_decisions_use(
     assert result.metrics["coverage/lac"].value == pytest.approx(covered.mean())
     assert len(result.arrays["conformal"]["logits"]) == 100
     assert evaluate(evaluated, None, decision_calibration=saved).metrics["coverage/lac"].value is not None
+    by_train = evaluate(evaluated, held_out, decision_calibration=replace(saved, by="train"))
+    assert by_train.metrics["coverage/lac"] == evaluate(evaluated, held_out).metrics["coverage/lac"]
     seen = frame.assign(sha256=dataset_of(evaluated).frame["sha256"][:300])
     shared = replace(saved, images=Dataset("mine", Path(), seen))
     with pytest.raises(GuardError, match="fitted on"):
         evaluate(evaluated, held_out, decision_calibration=shared)
+
+
+def test_few_calibration_images_put_every_class_into_every_set(evaluate, oracle):
+    result = evaluate(oracle("noisy"), oracle("noisy", n=8))
+    assert result.metrics["set_size/lac"].value == 3
+    assert Reason("few_calibration_images", n=8) in result.warnings
+
+
+def test_a_temperature_that_is_not_applied_is_said_with_its_interval(evaluate, oracle):
+    fit = TemperatureFit(0.674, 0.05, 1.064, 38)
+    result = evaluate(oracle("noisy"), oracle("noisy", seed=1), temperature_fit=fit)
+    warning = Reason("temperature_near_1", fitted=fit.fitted, low=fit.low, high=fit.high, n=fit.n)
+    assert result.warnings == [warning]
+    assert f"fitted on {fit.n} images, is not applied, because" in format_reason(warning, "calibration")
+    assert next(iter(result.metrics)) == "scaled/ece_15"
+
+
+def test_a_temperature_that_could_not_be_fitted_is_said(evaluate, oracle):
+    result = evaluate(oracle("noisy"), oracle("noisy", seed=1))
+    assert Reason("no_temperature") in result.warnings
+    assert result.metrics["scaled/nll"].value == result.metrics["nll"].value
+
+
+def test_reliability_is_drawn_once_where_no_temperature_was_fitted_and_its_legend_names_each_mark(
+    evaluate, oracle, draw_saved
+):
+    evaluated = oracle("noisy")
+    for fitted, panels in ((evaluated, 1), (replace(evaluated, temperature=2.0), 2)):
+        figures = draw_saved(evaluate(fitted))
+        assert len(figures["reliability"].axes) == 2 * panels
+        assert len(figures["confidence"].axes) == panels
+        titles = [axes.get_title().splitlines()[0] for axes in figures["reliability"].axes[:panels]]
+        assert titles == (["no temperature is applied"] if panels == 1 else ["before scaling", "after scaling"])
+        (legend,) = figures["reliability"].legends
+        assert {text.get_text() for text in legend.get_texts()} == {
+            "accuracy of these predictions",
+            "the same at their mean confidence, with 95% interval",
+            "perfect calibration",
+        }
 
 
 def test_a_temperature_that_a_refit_contradicts_is_said(evaluate, overconfident):
@@ -293,7 +406,26 @@ def test_a_temperature_that_a_refit_contradicts_is_said(evaluate, overconfident)
     assert "other_temperature" not in [warning.code for warning in result.warnings]
 
 
-@pytest.mark.parametrize(("scale", "images"), [(1.0, 1), (2.0, 4)])
+def test_a_blind_set_that_is_evaluated_or_bears_no_labels_is_no_row_of_shift(evaluate, oracle, dataset_of, draw_saved):
+    given = oracle("noisy")
+    unlabelled = replace(given, targets=np.full(240, -1))
+    for blind in ((dataset_of(given, "test"), given), (dataset_of(unlabelled, "blind"), unlabelled)):
+        result = evaluate(given, given, blind=blind)
+        assert result.tables["shift"]["set"].tolist() == ["test"]
+        assert "shift" not in draw_saved(result)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_one_image_or_one_class_is_enough(evaluate, make_predictions, oracle, draw_saved, n):
+    result = evaluate(make_predictions([2] * n, [[5.0, 0, 0]] * n), oracle("noisy", seed=1))
+    assert result.metrics["ece_15"].value == pytest.approx(softmax([5.0, 0, 0])[0])
+    assert result.metrics["aurc"].value == 1
+    assert result.tables["coverage"]["class"].unique().tolist() == ["", "real"]
+    assert "coverage" in draw_saved(result)
+
+
+@pytest.mark.parametrize("images", [1, 4])
+@pytest.mark.parametrize("scale", [1.0, 1.5, 2.0, 3.0])
 def test_the_intervals_of_calibration_errors_hold_those_of_the_population(scale, images, make_predictions):
     """A percentile interval of a calibrated network would never hold it: even its low end lies above."""
     targets, logits = (np.repeat(part, images, axis=0) for part in honest(200_000, scale, seed=3))
@@ -311,6 +443,15 @@ def test_the_intervals_of_calibration_errors_hold_those_of_the_population(scale,
     assert (np.mean(held, axis=0) > 0.9).all()  # .95 or more in long simulations, of which these are 60 draws
 
 
+def test_the_interval_of_a_network_without_an_error_allows_for_errors_to_come(evaluate, oracle):
+    """Of 240 images that are all right, 1.6 % of the population may still be wrong, by Wilson."""
+    found = evaluate(oracle("perfect"), oracle("perfect", n=60)).metrics
+    for prefix, share in (("ece_15", 1), ("scaled/ece_adaptive", 1), ("ece_classwise", 2 / 3)):
+        metric = found[prefix]
+        assert (metric.low, metric.n) == (0, 240)
+        assert metric.high == pytest.approx(share * (1 - proportion_confint(240, 240, method="wilson")[0]), abs=1e-6)
+
+
 def test_floors_are_higher_where_the_images_of_a_group_agree(make_predictions):
     targets, logits = (np.repeat(part, 4, axis=0) for part in honest(75))
     block, apart = Calibration(resamples=500), make_predictions(targets, logits)
@@ -319,6 +460,37 @@ def test_floors_are_higher_where_the_images_of_a_group_agree(make_predictions):
     floors = [calibration_tables.tabulate_floors(block, part)["floor"] for part in (apart, together, alone)]
     assert (floors[1] > 1.5 * floors[0]).all()
     np.testing.assert_allclose(floors[1][[0, 1, 3]], floors[2][[0, 1, 3]], rtol=0.08)  # the copies tell nothing new
+
+
+def test_shift_names_the_corruptions_in_the_language_asked_for(evaluate, overconfident, draw_saved):
+    evaluated, held_out = (part.take(np.arange(200)) for part in overconfident)
+    result = evaluate(evaluated, held_out, {"severity": 3}, variations=shifted(evaluated, 9.0))
+    with use_language("ru"):
+        figure = draw_saved(result)["shift"]
+        lines = [format_reason(warning, "calibration") for warning in result.warnings]
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    titles = ["test", "шум", "размытие", "яркость", "поворот", "JPEG"]
+    titles += ["цветной фильтр", "круглая обрезка", "наклейка", "надпись"]
+    assert [label.split(" (")[0] for label in labels] == titles
+    assert any(line.startswith("шум: ") for line in lines)
+    assert result.tables["shift"]["set"].tolist() == ["test", *KINDS]
+
+
+def test_only_the_corruptions_asked_for_are_evaluated_and_null_names_all(evaluate, oracle):
+    result = evaluate(oracle("noisy"), options={"severity": 3, "corruptions": ["noise"]})
+    assert result.tables["shift"]["set"].tolist() == ["test", "noise"]
+    assert Calibration().corruptions == KINDS
+
+
+def test_ticks_are_at_whole_percentages(evaluate, overconfident, draw_saved):
+    evaluated, held_out = (part.take(np.arange(200)) for part in overconfident)
+    result = evaluate(evaluated, held_out, {"severity": 3}, variations=shifted(evaluated))
+    for figure in draw_saved(result).values():
+        figure.canvas.draw()
+        ticks = [tick.get_text() for axes in figure.axes for tick in (*axes.get_xticklabels(), *axes.get_yticklabels())]
+        shares = [text for text in ticks if text.endswith("%")]
+        assert "." not in "".join(shares)
+    assert {"80%", "100%"} <= set(shares)
 
 
 def test_the_command_evaluates_a_run_and_refuses_the_images_that_the_sets_are_fitted_on(tiny_run, tmp_path, capsys):
@@ -334,6 +506,31 @@ def test_the_command_evaluates_a_run_and_refuses_the_images_that_the_sets_are_fi
     assert pd.read_csv(file)["set"].tolist() == ["test", "noise", "blind"]
     assert main([*words, "split=calibration", f"out={tmp_path / 'calibration'}"]) == 3
     assert "fitted" in capsys.readouterr().err
+
+
+def test_a_set_without_known_classes_is_refused(evaluate, make_predictions):
+    with pytest.raises(BlockError, match="known class"):
+        evaluate(make_predictions([-1, -1], np.zeros((2, 3))))
+
+
+def test_two_evaluations_agree(evaluate, oracle):
+    first, second = (evaluate(oracle("noisy"), oracle("noisy", seed=1)) for _ in range(2))
+    assert first.metrics == second.metrics
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("alpha", 0, "above 0 and below 1"),
+        ("alpha", 10, "below 1"),
+        ("severity", 6, "0 to 5"),
+        ("level", 95, "below 1"),
+        ("corruptions", ["fog"], "some of noise"),
+    ],
+)
+def test_a_wrong_option_is_told(option, value, expected):
+    with pytest.raises(ConfigError, match=rf"block.calibration.{option}={re.escape(str(value))}.*{expected}"):
+        registry.build_block("calibration", {option: value})
 
 
 class Given(np.random.RandomState):

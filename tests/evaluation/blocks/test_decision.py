@@ -11,7 +11,7 @@ from scipy.stats import beta
 from sklearn import metrics as sk
 
 from avatar_bench.data.dataset import Dataset
-from avatar_bench.errors import GuardError
+from avatar_bench.errors import BlockError, GuardError
 from avatar_bench.evaluation.blocks.decision import Decision
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics import stats
@@ -98,6 +98,21 @@ def test_decisions_are_counted_from_the_predictions(evaluate_block, oracle, cali
     assert result.metrics["error/0.1/things"].reason == Reason("no_known_class")
     drawn = draw_saved(result)
     assert inside(drawn["targets"])
+
+
+def test_answers_are_sliced_by_columns_of_the_manifest_with_gaps(evaluate_block, oracle, calibrated):
+    given, tone = oracle("noisy", n=300), np.array(["dark", "light"])[np.arange(300) % 2]
+    run, blind = calibrated(oracle("noisy", n=400, seed=5)), oracle("noisy", n=60, seed=7)
+    columns = {"other:skin_tone": tone}
+    result = evaluate_block(given, blind, run=run, columns=columns, targets=[0.05], slices=["skin_tone"])
+    slices = result.tables["slices"].query("by == 'skin_tone'").set_index("slice")
+    assert set(slices["set"]) == {"test"}  # the further set has no such column
+    assert slices["n"].to_dict() == {"dark": 150, "light": 150}
+    gaps = result.tables["gaps"].query("by == 'skin_tone'").set_index("measure")
+    for measure in ("coverage", "error"):
+        row = gaps.loc[measure]
+        assert row["gap"] == pytest.approx(abs(slices.loc["dark", measure] - slices.loc["light", measure]))
+        assert row["low"] <= row["gap"] <= row["high"]
 
 
 def test_an_unmet_target_says_how_many_more_images_are_needed_in_both_languages() -> None:
@@ -201,6 +216,39 @@ def test_risk_and_cost_are_counted_from_the_predictions(evaluate_block, oracle):
     answered = given.confidence >= 0.9
     assert cost.value == pytest.approx((~given.correct & answered).mean() + 0.1 * (~answered).mean())
     assert cost.floor == pytest.approx(min(0.1, (~given.correct).mean()))
+
+
+def test_a_set_without_a_class_or_of_one_class_has_reasons(evaluate_block, oracle, draw_saved):
+    given = oracle("noisy", n=240)
+    without = evaluate_block(given.take(given.targets != 2))
+    assert without.metrics["recall_at/0.01/real"].reason == Reason("class_absent", name="real")
+    assert set(without.tables["roc"]["class"]) == {"drawing", "generated"}
+    alone = evaluate_block(given.take(given.targets == 2))
+    assert alone.metrics["recall_at/0.01/real"].reason == Reason("only_class", name="real")
+    assert "roc" not in alone.tables
+    assert set(draw_saved(alone)) == {"risk_coverage", "cost_curve"}
+    single = evaluate_block(given.take(np.arange(1)))
+    assert single.tables["risk_coverage"]["answered"].eq(1).all()
+
+
+def test_equal_probabilities_answer_all_or_none(evaluate_block, make_predictions):
+    targets = np.arange(90) % 3
+    result = evaluate_block(make_predictions(targets, np.zeros((90, 3))))
+    assert result.tables["risk_coverage"]["answered"].eq(90).all()
+    points = result.tables["operating_points"]
+    assert points["recall"].eq(0).all()
+    assert points["threshold"].isna().all()
+    assert points["seen"].eq(0).all()
+
+
+def test_the_block_refuses_what_it_cannot_evaluate(evaluate_block, oracle):
+    given = oracle("noisy", n=90)
+    with pytest.raises(BlockError):
+        evaluate_block(replace(given, targets=np.full(90, -1)))
+    with pytest.raises(GuardError):
+        evaluate_block(oracle(("permuted", (1, 2, 0)), n=240))
+    with pytest.raises(GuardError):
+        evaluate_block(given, oracle(("permuted", (1, 2, 0)), n=240))
 
 
 def test_figures_show_the_tables(evaluate_block, oracle, draw_saved, inside):

@@ -11,7 +11,8 @@ import pytest
 from scipy.stats import norm, rankdata
 
 from avatar_bench.data.transforms import Preprocessing
-from avatar_bench.errors import ConfigError
+from avatar_bench.errors import BlockError, ConfigError
+from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.blind_test import BlindTest
 from avatar_bench.evaluation.blocks.calibration import Calibration
 from avatar_bench.evaluation.blocks.clusters import Clusters
@@ -111,11 +112,72 @@ def test_a_score_equals_a_hand_count():
     assert row["score"] == result.metrics["score/good"].value
 
 
-def test_a_range_against_the_direction_of_its_figure_is_refused():
-    saved = with_metric(results(), "calibration", "scaled/ece_15", higher_is_better=True)
+def test_a_higher_calibration_error_lowers_the_score():
+    saved, error = results(), 0.3
+    worse = with_metric(saved, "calibration", "scaled/ece_15", value=error)
+    assert error > saved["calibration"].metrics["scaled/ece_15"].value
+    result = compare(run_of(saved, "calm"), run_of(worse, "cocksure"))
+    found = result.tables["scores"].set_index("run")
+    assert found.loc["cocksure", "score"] < found.loc["calm", "score"]
+    assert found.loc["calm", "rank"] == 1
+    gap = error - saved["calibration"].metrics["scaled/ece_15"].value
+    lost = found.loc["calm", "normalised/calibration"] - found.loc["cocksure", "normalised/calibration"]
+    assert lost == pytest.approx(gap / (2 / 3))
+
+
+@pytest.mark.parametrize("scale", ["fixed", "min_max"])
+def test_turning_the_direction_of_ece_turns_its_contribution_round(scale):
+    runs = three()
+    low = compare(*runs, scale=scale)
+    # the same figures, said to be better when higher
+    turned = [
+        run_of(with_metric(results(i, *args), "calibration", "scaled/ece_15", higher_is_better=True), label)
+        for i, (args, label) in enumerate(
+            [((0.9, 50, 20), "good"), ((0.8, 100, 10), "middling"), ((0.6, 200, 2), "fast")]
+        )
+    ]
+    ranges = {**IntegratedScore().ranges, "calibration": [0.0, 2 / 3]}
+    high = compare(*turned, scale=scale, ranges=ranges)
+    before, after = (normalised_of(one)["calibration"].sort_index() for one in (low, high))
+    assert after.to_numpy() == pytest.approx(1 - before.to_numpy())
+
+
+@pytest.mark.parametrize(
+    ("saved", "options"),
+    [
+        (with_metric(results(), "calibration", "scaled/ece_15", higher_is_better=True), {}),
+        (with_metric(results(), "calibration", "scaled/ece_15", higher_is_better=None), {}),
+        (results(), {"ranges": {**IntegratedScore().ranges, "calibration": [0.0, 0.5]}}),
+        (results(), {"ranges": {**IntegratedScore().ranges, "speed": [1000.0, 1.0]}, "scale": "min_max"}),
+    ],
+)
+def test_a_range_against_the_direction_of_its_figure_is_refused(saved, options):
     with pytest.raises(ConfigError, match="values as better") as caught:
-        compare(run_of(saved, "a"), run_of(results(1), "b"))
+        compare(run_of(saved, "a"), run_of(results(1), "b"), **options)
     assert len(caught.value.lines) <= 3
+
+
+def test_a_direction_of_a_quality_without_weight_does_not_matter():
+    saved = with_metric(results(), "calibration", "scaled/ece_15", higher_is_better=True)
+    weights = {**dict.fromkeys(QUALITIES, 1.0), "calibration": 0.0}
+    result = compare(run_of(saved, "a"), run_of(results(1), "b"), weights=weights)
+    assert "normalised/calibration" not in result.tables["scores"]
+
+
+def test_another_model_moves_nobody_on_the_fixed_range():
+    few, many = compare(*three()), compare(*three(), run_of(results(7, 0.95, 900, 1.1, 0.85), "wonder"))
+    for name in ("good", "middling", "fast"):
+        one, other = few.metrics[f"score/{name}"], many.metrics[f"score/{name}"]
+        assert one == other
+    assert many.tables["scores"]["run"].iloc[0] == "wonder"
+
+
+def test_min_max_is_between_the_worst_and_the_best_of_the_complete():
+    runs = [*three(), run_of(results(3, 0.99, 5000, 0.1, clusters=None), "incomplete")]
+    table = normalised_of(compare(*runs, scale="min_max"))
+    assert table.loc["fast", ["speed", "size"]].tolist() == [1, 1]
+    assert table.loc["good", ["speed", "size"]].tolist() == [0, 0]
+    assert table.loc["middling", "speed"] == pytest.approx((100 - 50) / (200 - 50))  # linear, as in the study
 
 
 def test_a_model_without_out_of_domain_results_is_listed_and_not_ranked():
@@ -134,6 +196,39 @@ def test_a_model_without_out_of_domain_results_is_listed_and_not_ranked():
     assert result.tables["scores"]["rank"].dropna().tolist() == [1, 2, 3]
     assert result.warnings == [Reason("not_ranked", n=1, all=4, names=["blind to others"])]
     assert set(result.tables["ranks"]["run"]) == {"good", "middling", "fast"}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (
+            lambda s: with_metric(s, "robustness", "robustness", value=None, reason=Reason("too_few_classes")),
+            Reason("of_block", block="robustness", reason=Reason("too_few_classes")),
+        ),
+        (lambda s: s | {"robustness": replace(s["robustness"], metrics={})}, Reason("no_metric", metric="robustness")),
+    ],
+)
+def test_figures_that_cannot_be_trusted_are_missing_and_never_guessed(spoil, told):
+    result = compare(*three(), run_of(spoil(results(5)), "odd"))
+    row = result.tables["scores"].set_index("run").loc["odd"]
+    (lacking,) = Reason.parse_cell(row["missing"]).values["qualities"]
+    assert (lacking.values["quality"], lacking.values["reason"]) == ("robustness", told)
+    assert not row["complete"]
+    assert np.isnan(row["normalised/robustness"])
+    assert np.isnan(result.tables["raw"].set_index("run").loc["odd", "robustness"])
+
+
+def test_without_any_complete_model_nobody_is_ranked(draw_saved):
+    for scale in ("fixed", "min_max"):
+        result = compare(run_of(results(clusters=None), "a"), run_of({}, "b"), scale=scale)
+        assert result.tables["scores"]["rank"].isna().all()
+        assert draw_saved(result) == {}
+        assert all(metric.value is None for metric in result.metrics.values())
+
+
+def test_a_single_model_is_first_whatever_the_weights():
+    row = compare(three()[0]).tables["scores"].iloc[0]
+    assert row[["rank", "rank_low", "rank_high", "share_first", "share_first_resampled"]].tolist() == [1] * 5
 
 
 def test_the_same_model_twice_shares_first_place():
@@ -191,13 +286,19 @@ def test_all_metrics_can_be_recomputed_from_what_is_saved(tmp_path: Path):
         assert np.asarray(again) == pytest.approx(normalised[key].to_numpy(), abs=1e-9)
 
 
-def test_figures_are_drawn_from_what_is_saved(draw_saved, inside):
-    result = compare(*three(), run_of(results(3, out_of_domain=None), "another"))
-    for language in ("en", "ru"):
-        with use_language(language):
-            drawn = draw_saved(result)
-        assert set(drawn) == {"profile", "ranks", "pareto"}
-        assert [name for name, figure in drawn.items() if not inside(figure)] == []
+def test_one_ranked_model_has_no_figures(draw_saved):
+    result = compare(run_of(results(), "a"), run_of(results(out_of_domain=None), "b"))
+    assert result.tables["scores"]["rank"].notna().sum() == 1
+    assert draw_saved(result) == {}
+
+
+@pytest.mark.parametrize("language", ["en", "ru"])
+def test_figures_are_drawn_from_what_is_saved(language, draw_saved, inside):
+    incomplete = run_of(results(3, out_of_domain=None), "another")
+    with use_language(language):
+        drawn = draw_saved(compare(*three(), incomplete))
+    assert set(drawn) == {"profile", "ranks", "pareto"}
+    assert [name for name, figure in drawn.items() if not inside(figure)] == []
     labels = [tick.get_text() for tick in drawn["profile"].axes[0].get_yticklabels()]
     assert labels[0].startswith("1. ")
     assert labels[-1] == "another"
@@ -233,6 +334,16 @@ def test_intervals_of_another_level_are_converted():
     assert row[["accuracy_low", "accuracy_high"]].tolist() == pytest.approx(expected.tolist(), rel=1e-3)
 
 
+def test_the_interval_for_these_sources_is_read():
+    beside = {"low": 0.7, "high": 0.85, "unit": "group", "units": 30}
+    saved = with_metric(results(), "blind_test", "accuracy", value=0.8, low=0.5, high=0.95, these_sources=beside)
+    result = compare(run_of(saved))
+    row = result.tables["models"].iloc[0]
+    assert row[["accuracy_low", "accuracy_high"]].tolist() == pytest.approx([0.7, 0.85], abs=0.01)
+    metric = result.metrics["score/a"]
+    assert (metric.n, metric.unit, metric.units, metric.population) == (N, "group", 30, "these sources")
+
+
 def test_qualities_of_the_same_images_err_together():
     """The ends of a score are then the scores of the ends, whatever the direction of a quality."""
     saved = results()
@@ -263,6 +374,24 @@ def test_qualities_of_other_images_err_independently():
     assert [metric.value - metric.low, metric.high - metric.value] == pytest.approx([half, half], rel=0.03)
 
 
+def test_a_quality_without_interval_or_of_equal_ends_is_held_fixed():
+    saved = with_metric(results(), "blind_test", "accuracy", low=None, high=None, interval=None)
+    value = saved["robustness"].metrics["robustness"].value
+    saved = with_metric(saved, "robustness", "robustness", low=value, high=value)
+    result = compare(run_of(saved), run_of(results(1), "b"), weights=weights_of("accuracy", "robustness"))
+    assert result.metrics["score/a"].low is None
+    assert result.metrics["score/a"].reason == Reason("no_spread")
+    assert result.metrics["score/b"].low < result.metrics["score/b"].high
+    assert (result.arrays["resamples"]["scores"][:, 0] == result.arrays["resamples"]["scores"][0, 0]).all()
+
+
+def test_draws_stay_inside_the_range():
+    saved = with_metric(results(), "blind_test", "accuracy", value=0.99, low=0.9, high=1.0)
+    drawn = compare(run_of(saved), weights=weights_of("accuracy")).arrays["resamples"]["scores"]
+    assert drawn.max() == 1.0
+    assert drawn.min() > 0
+
+
 def test_seeds_of_a_recipe_are_averaged_and_drawn():
     pair = [run_of(results(i, right), f"two · seed {i}", "two", i) for i, right in ((1, 0.9), (2, 0.6))]
     result = compare(*pair, three()[0])
@@ -278,6 +407,14 @@ def test_seeds_of_a_recipe_are_averaged_and_drawn():
     assert both.high - both.low > one.high - one.low  # seeds that differ widen it
 
 
+def test_a_recipe_lacks_what_one_of_its_seeds_lacks():
+    pair = [run_of(results(1), "two · seed 1", "two", 1), run_of(results(2, clusters=None), "two · seed 2", "two", 2)]
+    table = compare(*pair, three()[0]).tables["scores"].set_index("run")
+    assert not table.loc["two", "complete"]
+    missing = format_reason(Reason.parse_cell(table.loc["two", "missing"]), "integrated_score")
+    assert missing.endswith("(two · seed 2)")
+
+
 def test_figures_that_do_not_rest_on_the_same_are_named():
     other = results(1)
     for name in ("blind_test", "out_of_domain"):
@@ -289,6 +426,70 @@ def test_figures_that_do_not_rest_on_the_same_are_named():
         Reason("other_machines" if key == "speed" else "other_basis", quality=key, groups="a, c | b")
         for key in ("accuracy", "robustness", "ood", "speed")
     ]
+    assert result.tables["scores"].set_index("run")["data_fingerprint"].to_dict() == {
+        "a": "f1",
+        "b": "f1|f2",
+        "c": "f1",
+    }
+
+
+def test_other_sets_out_of_the_domain_are_named():
+    other = results(1)
+    other["out_of_domain"].provenance["sets"] = {"cats": "changed", "mugs": "m"}
+    told = compare(run_of(results(), "a"), run_of(other, "b")).warnings
+    assert told == [Reason("other_basis", quality="ood", groups="a | b")]
+
+
+def test_options_that_only_move_intervals_are_not_told():
+    other = results(1)
+    other["blind_test"].provenance["options"] = {"seed": 5, "resamples": 100, "gallery": 3}
+    assert compare(run_of(results(), "a"), run_of(other, "b")).warnings == []
+
+
+def test_a_value_outside_its_range_is_told():
+    saved = with_metric(results(), "efficiency", "images_per_second/b1", value=5000.0)
+    said = compare(run_of(saved, "a"), run_of(results(1), "b")).warnings
+    assert said == [Reason("clipped", quality="speed", names=["a"])]
+
+
+def test_runs_of_other_classes_are_not_compared():
+    with pytest.raises(BlockError, match="has the classes"):
+        compare(run_of(results(), "a"), run_of(results(), "b", classes=("cat", "dog")))
+    assert compare(run_of(results(), "a"), run_of(results(), "b", classes=CLASSES[::-1])).metrics
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"weights": {"accuracy": -1.0}}, "weights"),
+        ({"weights": {"accuracy": float("nan")}}, "weights"),
+        ({"weights": {"beauty": 1.0}}, "weights"),
+        ({"weights": dict.fromkeys(QUALITIES, 0.0)}, "weights"),
+        ({"ranges": {"beauty": [0.0, 1.0]}}, "no block declares the quality 'beauty'"),
+        (
+            {"ranges": {**IntegratedScore().ranges, "speed": [0.0, 100.0]}},
+            "speed=[0.0, 100.0]: expected two numbers, worst and best, above 0",
+        ),
+        ({"ranges": {**IntegratedScore().ranges, "ood": [None, 1.0]}}, "ranges.ood"),
+        ({"ranges": {**IntegratedScore().ranges, "ood": [0.5, 0.5]}}, "ranges.ood"),
+        ({"ranges": {**IntegratedScore().ranges, "ood": [0.5]}}, "ranges.ood"),
+        ({"scale": "z"}, "one of fixed, min_max"),
+        ({"ood_score": "magic"}, "ood_score"),
+        ({"weightings": 10}, "weightings"),
+        ({"resamples": 10}, "resamples"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused(options, told):
+    with pytest.raises(ConfigError, match=r"block\.integrated_score") as caught:
+        IntegratedScore(**options)
+    assert told in str(caught.value)
+
+
+def test_weights_of_the_command_line_are_put_into_the_rest():
+    block = registry.build_block("integrated_score", {"weights": {"speed": 0}, "ranges": {"size": [100, 1]}})
+    assert block.qualities == tuple(key for key in QUALITIES if key != "speed")
+    assert block.ranges["size"] == [100, 1]
+    assert block.reads_results
 
 
 def test_a_block_of_a_user_declares_a_quality(tmp_path: Path, monkeypatch):
@@ -307,6 +508,9 @@ def test_a_block_of_a_user_declares_a_quality(tmp_path: Path, monkeypatch):
     assert result.tables["models"].set_index("run").loc["a", "crops_low"] == pytest.approx(0.6, abs=0.01)
     assert result.warnings == [Reason("not_ranked", n=1, all=2, names=["b"])]
     assert compare(*runs, weights={"crops": 0.0}).warnings == []
+    (folder / "about.yaml").write_text("qualities: {crops: {metric: x}}\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"about\.yaml: qualities: .*best"):
+        compare(*runs)
     (folder / "about.yaml").write_text("qualities: {speed: {metric: x, best: 1}}\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="efficiency and crops both declare a quality 'speed'"):
         compare(*runs)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from itertools import permutations
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from avatar_bench.errors import BlockError
+from avatar_bench.cli.app import main
+from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation.blocks.prior_shift import PriorShift
-from avatar_bench.i18n import use_language
+from avatar_bench.results.reasons import Reason
 
 CLASSES = ("drawing", "generated", "real")
 COUNTS = {"drawing": 100, "generated": 300, "real": 200}
@@ -78,7 +80,7 @@ def test_every_metric_has_an_interval_around_it_by_group_and_a_floor(evaluate_bl
     assert result.metrics["prior_error/80-10-10"].floor == pytest.approx(0.8 - 100 / 600)
 
 
-def test_mixes_csv_gives_each_class_in_turn_each_share(evaluate_block, make_predictions, draw_saved, inside):
+def test_mixes_csv_gives_each_class_in_turn_each_share(evaluate_block, make_predictions, draw_saved):
     result = evaluate_block(noisy(make_predictions))
     table = result.tables["mixes"]
     assert list(table["mix"][:3]) == list(MIXES)
@@ -96,11 +98,26 @@ def test_mixes_csv_gives_each_class_in_turn_each_share(evaluate_block, make_pred
         expected = sk.f1_score(range(3), always, sample_weight=prior, average="macro")
         assert row.majority_macro_f1 == pytest.approx(expected)
         assert row.majority_accuracy == pytest.approx(sk.accuracy_score(range(3), always, sample_weight=prior))
-    for language in ("en", "ru"):
-        with use_language(language):
-            drawn = draw_saved(result)
-        assert set(drawn) == {"mixes", "shares"}
-        assert all(inside(figure) for figure in drawn.values())
+    assert set(draw_saved(result)) == {"mixes", "shares"}
+    assert set(draw_saved(evaluate_block(noisy(make_predictions), shares=[]))) == {"mixes"}
+
+
+def test_the_figures_say_which_class_is_the_frequent_one_and_draw_macro_f1(
+    evaluate_block, make_predictions, draw_saved
+):
+    result = evaluate_block(noisy(make_predictions))
+    figures = draw_saved(result)
+    table = result.tables["mixes"].set_index("mix")
+    for axes, measure in zip(figures["mixes"].axes, ("accuracy", "macro_f1"), strict=True):
+        said = [label.get_text() for label in axes.get_xticklabels()]
+        assert said[0] == "50-25-25\ndrawing 50\nreal 25\ngenerated 25"
+        np.testing.assert_allclose(axes.lines[0].get_ydata(), table.loc[list(MIXES), measure])
+    upper, lower = figures["shares"].axes[:3], figures["shares"].axes[3:]
+    training = [line.get_xdata()[0] for axes in upper for line in axes.lines if line.get_linestyle() == ":"]
+    assert training == pytest.approx([COUNTS[name] / 600 for name in CLASSES])
+    assert [axes.get_title() for axes in upper] == list(CLASSES)
+    for axes, name in zip(lower, CLASSES, strict=True):
+        np.testing.assert_allclose(axes.lines[0].get_ydata(), table.loc[table["frequent"] == name, "macro_f1"])
 
 
 def test_a_perfect_oracle_is_right_under_every_mix(evaluate_block, oracle):
@@ -115,6 +132,12 @@ def test_a_uniform_oracle_is_at_its_floors(evaluate_block, oracle):
     for name, metric in result.metrics.items():
         if not name.startswith(("estimated/", "prior_error")):  # noise has likeliest shares too, anywhere
             assert metric.value == pytest.approx(metric.floor, abs=0.06), name
+
+
+@pytest.mark.parametrize("order", [order for order in permutations(range(3)) if order != (0, 1, 2)])
+def test_each_wrong_order_of_three_classes_is_refused(evaluate_block, oracle, order):
+    with pytest.raises(GuardError, match="wrong order"):
+        evaluate_block(oracle(("permuted", order)))
 
 
 @pytest.mark.parametrize(
@@ -149,3 +172,45 @@ def test_a_set_without_a_class_and_a_run_of_other_classes_are_refused(evaluate_b
         evaluate_block(make_predictions(np.full(5, -1), np.zeros((5, 3))))
     with pytest.raises(BlockError, match="training"):
         evaluate_block(oracle("noisy"), training={"drawing": 1.0})
+
+
+def test_mixes_of_other_classes_are_left_out_and_named(evaluate_block, oracle):
+    two = {"one": {"class0": 0.9, "class1": 0.1}, "other": {"cat": 1.0}, "gone": None}
+    counts = {"record": {"split": {"train_counts": {"class0": 1, "class1": 3}}}}
+    result = evaluate_block(oracle("noisy", classes=2), run=counts, mixes=two)
+    assert "accuracy/one" in result.metrics
+    assert len(result.metrics) == 9
+    assert result.warnings == [Reason("mixes_of_other_classes", names=["other"])]
+
+
+def test_images_of_unknown_class_are_left_out_and_said(evaluate_block, make_predictions):
+    given = noisy(make_predictions)
+    given.targets[:6] = -1
+    result = evaluate_block(given)
+    assert result.n == 234
+    assert result.warnings == [Reason("unlabelled", n=6, all=240)]
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"shares": [1.2]}, "block.prior_shift.shares="),
+        ({"mixes": {"a": {"x": 0.5}}}, "block.prior_shift.mixes="),
+        ({"training": {"a": 1.0, "b": 0.0}}, "block.prior_shift.training="),
+        ({"resamples": 5}, "block.prior_shift.resamples=5"),
+    ],
+)
+def test_a_wrong_option_is_named(options, told):
+    with pytest.raises(ConfigError, match=told):
+        PriorShift(**options)
+
+
+def test_the_command_writes_the_tables_and_figures(tiny_run, tmp_path):
+    words = ["evaluate", f"ckpt={tiny_run}", "block=prior_shift", f"out={tmp_path}", "block.prior_shift.resamples=100"]
+    feed = "+block.prior_shift.mixes={feed: {real: .9, generated: .1}, 70-15-15: null}"
+    assert main([*words, feed]) == 0
+    folder = tmp_path / "evaluation" / "test" / "prior_shift"
+    said = json.loads((folder / "metrics.json").read_text())["metrics"]
+    assert {name.partition("/")[2] for name in said if name.startswith("accuracy/")} == {"50-25-25", "80-10-10", "feed"}
+    found = {file.name for file in folder.iterdir()}
+    assert {"metrics.json", "mixes.csv", "priors.csv", "predictions.csv", "mixes.png", "shares.png"} <= found

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
-from avatar_bench.errors import BlockError
+from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation.blocks.shots import Shots
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Result
 
 
@@ -99,6 +102,18 @@ def test_gain_per_doubling_is_the_slope_over_the_logarithm(compare, curve):
     assert 0 < metric.low < slope < metric.high
 
 
+def test_several_recipes_have_a_curve_each(compare, curve):
+    result = compare(curve(("a", "b"), shots=(5, 20)))
+    table = result.tables["curve"]
+    assert list(zip(table["recipe"], table["shots"], strict=True)) == [
+        ("a few_shot", 5),
+        ("a few_shot", 20),
+        ("b few_shot", 5),
+        ("b few_shot", 20),
+    ]
+    assert {"accuracy/a few_shot/5", "gain_per_doubling/b few_shot"} <= set(result.metrics)
+
+
 def test_the_level_of_guessing_is_stated_and_drawn(compare, make_predictions, draw_saved):
     targets = np.repeat([0, 1, 2], [120, 60, 20])
     found = {("a", shots, 1): make_predictions(targets, np.eye(3)[targets]) for shots in (5, 10)}
@@ -120,6 +135,20 @@ def test_a_perfect_oracle_is_right_at_every_number_and_a_uniform_one_at_none(com
     assert (good.accuracy, good.macro_f1) == (1, 1)
 
 
+@pytest.mark.parametrize("order", [order for order in permutations(range(3)) if order != (0, 1, 2)])
+def test_a_wrong_class_order_is_refused(compare, oracle, order):
+    with pytest.raises(GuardError, match="wrong order"):
+        compare({("a", 5, 1): oracle("noisy"), ("a", 10, 1): oracle(("permuted", order))})
+
+
+def test_runs_on_all_images_are_left_out_and_said(compare, oracle):
+    given = {("a", 5, 1): oracle("noisy"), ("a", 10, 1): oracle("noisy", seed=1), ("b", None, 1): oracle("noisy")}
+    result = compare(given)
+    assert len(result.tables["runs"]) == 2
+    assert result.warnings == [Reason("each_has_one_seed"), Reason("no_shots", n=1, all=3)]
+    assert result.metrics["spread_over_seeds/5"].reason == Reason("trained_with_one_seed")
+
+
 @pytest.mark.parametrize("shots", [(None, None), (5, None), (5, 5)])
 def test_fewer_than_two_numbers_of_shots_are_no_curve(compare, oracle, shots):
     with pytest.raises(BlockError, match="sweep=shots"):
@@ -139,6 +168,11 @@ def test_every_figure_can_be_recomputed_from_what_is_saved(compare, curve, tmp_p
         assert said == pytest.approx({"accuracy": np.mean(accuracies), "macro_f1": np.mean(f1s)}, abs=1e-6)
         spread = loaded.metrics[f"spread_over_seeds/{recipe}/{shots}"].value
         assert spread == pytest.approx(np.std(accuracies, ddof=1), abs=1e-6)
+
+
+def test_an_option_out_of_range_is_named():
+    with pytest.raises(ConfigError, match=r"block.shots.level=2"):
+        Shots(level=2)
 
 
 @pytest.mark.slow
