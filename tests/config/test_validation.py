@@ -106,7 +106,7 @@ COMMANDS = (
 )
 
 
-@pytest.mark.parametrize(("target", "place"), zip(GADGETS, cycle(PLACES), strict=False))
+@pytest.mark.parametrize(("target", "place"), list(zip(GADGETS, cycle(PLACES), strict=False)))
 def test_a_run_folder_that_names_code_is_refused_by_its_name(
     target: str, place: str, here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
