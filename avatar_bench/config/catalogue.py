@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
+from functools import cache
 from pathlib import Path
 
 from avatar_bench.config.entries import KINDS, Entry, find_entries, find_plugins, find_user_folders
@@ -61,7 +62,8 @@ def find_groups() -> list[str]:
     return sorted(found - find_kinds_of_entries_alone())
 
 
-def find_kinds_of_entries_alone() -> set[str]:
+@cache  # Hydra asks for each override and each of its defaults
+def find_kinds_of_entries_alone() -> Set[str]:
     """Return the kinds of entries whose folders are no groups of Hydra: their yaml files are no options."""
     return {kind for kind in (*KINDS, "backbone") if kind != "block" and not (find_conf_folder() / kind).is_dir()}
 

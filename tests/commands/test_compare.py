@@ -8,11 +8,9 @@ import pandas as pd
 import pytest
 
 from avatar_bench.cli.app import main
-from avatar_bench.config.catalogue import list_blocks
 from avatar_bench.evaluation import registry
 from avatar_bench.results.result import Result
 
-COMPARING = list_blocks(("comparison",))
 CLASSES = ("drawing", "generated", "real")
 METRICS = {
     "overview": [],

@@ -31,7 +31,6 @@ SHARED = Path(__file__).parents[3] / "shared" / "data" / "avatars"
 QUICK = [
     f"block.data_audit.{option}" for option in ("resamples=100", "folds=2", "equalised=false", "label_errors=false")
 ]
-NAMED_BY_THE_USER = ("folder", "archive", "urls", "huggingface", "manifest")  # their yaml may leave a place open
 
 SOURCE = """# @package source.tiny
 # A wheel with two images.

@@ -41,7 +41,6 @@ ALPHA = np.ascontiguousarray(RGB[..., 2])
 RGBA = np.dstack([RGB, ALPHA])
 PALETTE = np.random.default_rng(1).integers(0, 256, (256, 3), dtype=np.uint8)
 INDEX = np.random.default_rng(2).integers(0, 256, (24, 40), dtype=np.uint8)
-BITS = (GREY > 120).astype(np.uint8)
 
 
 def grey(samples: NDArray[np.integer]) -> Pixels:

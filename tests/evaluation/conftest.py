@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from avatar_bench.data.leakage import Leakage
 from avatar_bench.errors import BlockError
+from avatar_bench.i18n import use_language
 from avatar_bench.results.predictions import Predictions, to_string_array
 from avatar_bench.results.result import Result, draw_figures
 from avatar_bench.results.view import View
@@ -43,6 +44,21 @@ def draw_saved(tmp_path: Path) -> Callable[[Result], Mapping[str, Figure]]:
         return draw_figures(Result.load(result.save(tmp_path / "drawn" / result.block), arrays=True))
 
     return draw
+
+
+@pytest.fixture
+def drawn_whole(inside: Callable[[Figure], bool]) -> Callable[[Path, set[str]], None]:
+    """Assert that the figures of a saved Result have these names and lie inside their pages, in both languages."""
+
+    def check(folder: Path, names: set[str]) -> None:
+        result = Result.load(folder, arrays=True)
+        for language in ("en", "ru"):
+            with use_language(language):
+                drawn = draw_figures(result)
+            assert set(drawn) == names
+            assert [name for name, figure in drawn.items() if not inside(figure)] == []
+
+    return check
 
 
 @pytest.fixture(scope="session")

@@ -19,12 +19,10 @@ from avatar_bench.data.dataset import Dataset
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.out_of_domain import DETECTION_METRICS, OutOfDomain
-from avatar_bench.i18n import use_language
 from avatar_bench.metrics import stats
 from avatar_bench.metrics.averaging import AveragingWeights
 from avatar_bench.metrics.selective import AnsweringThreshold
 from avatar_bench.results.reasons import Reason
-from avatar_bench.results.result import Result, draw_figures
 from avatar_bench.runs.decisions import DecisionRule
 from avatar_bench.runs.ensemble_predictor import combine_predictions
 from avatar_bench.runs.saved_calibration import DecisionImages, OodReference, SavedCalibration
@@ -358,10 +356,5 @@ class Spread(OodScore):
         registry.build_block("overview", {"ood_score": "spread"})
 
 
-def test_its_figures_are_drawn_whole_in_both_languages(saved, inside):
-    result = Result.load(saved[0], arrays=True)
-    for language in ("en", "ru"):
-        with use_language(language):
-            drawn = draw_figures(result)
-        assert set(drawn) == {"shares", "confidence", "auroc", "scores", "gallery"}
-        assert [name for name, figure in drawn.items() if not inside(figure)] == []
+def test_its_figures_are_drawn_whole_in_both_languages(drawn_whole, saved):
+    drawn_whole(saved[0], {"shares", "confidence", "auroc", "scores", "gallery"})
