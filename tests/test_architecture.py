@@ -71,8 +71,8 @@ TORCH_USERS = ("reporting/grad_cam_overlays",)  # within NO_TORCH: imported only
 FOUND_BY_KIND = set(KINDS.values()) - {KINDS["block"]}
 # at most so many lines and statements of each package; a commit that raises one says why
 BUDGETS: dict[tuple[str, ...], tuple[int, int]] = {
-    ("commands", "cli", "console"): (2_070, 1_510),
-    ("config",): (2_635, 1_790),
+    ("commands", "cli", "console"): (2_630, 1_950),
+    ("config",): (1_905, 1_320),
     ("data",): (4_950, 3_230),
     ("models",): (2_350, 1_470),
     ("inference", "runs"): (5_775, 3_845),
@@ -338,7 +338,7 @@ WRONG_IMPORTS = {  # by module: a line, and what is said of it
     "models/backbones": ("import avatar_bench.data.decoding", "imports data"),
     "data/folds": ("from avatar_bench.runs import run", "imports runs"),
     "runs/run": ("from avatar_bench.evaluation import registry", "imports evaluation"),
-    "runs/record": ("from avatar_bench.config.schema import TrainConfig", "imports config/schema"),
+    "runs/record": ("from avatar_bench.config.schema import ImagesConfig", "imports config/schema"),
     "metrics/classification": ("from avatar_bench.runs.run import Run", "imports runs"),
     "metrics/stats": ("import torch.nn", "imports torch"),
     "metrics/plots": ("from pathlib import Path", "knows of paths"),

@@ -90,7 +90,7 @@ def run_command(command: str, words: Sequence[str]) -> tuple[int, Any]:
     flags, others = overrides.split_flags(words)
     given = name_bare_paths(command, others)
     multirun = overrides.is_multirun(flags, given)
-    quoted = quote_paths(given, multirun)
+    quoted = quote_paths(command, given, multirun)
     if not multirun:
         return _call_hydra(command, flags, quoted, None)
     with tempfile.TemporaryDirectory() as scratch:  # Hydra's sweeper always writes a multirun.yaml

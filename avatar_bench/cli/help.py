@@ -45,7 +45,7 @@ def list_options(command: str, words: Sequence[str] = ()) -> dict[str, list[Row]
     register(command, words)
     given = name_bare_paths(command, overrides.split_flags(words)[1])
     with initialize_config_dir(str(find_conf_folder()), version_base="1.3"):
-        cfg = compose(command, quote_paths(given), return_hydra_config=True)
+        cfg = compose(command, quote_paths(command, given), return_hydra_config=True)
     chosen = cfg.hydra.runtime.choices
     unused = find_unused_groups(command)
     choices = find_default_choices(command).items()

@@ -32,7 +32,7 @@ def call_command(
                     raise ConfigError(f"{main} is given twice: as {main}= and as the first argument.", "Remove one.")
                 _check_paths(main, paths)
                 options = {main: paths[0] if len(paths) == 1 else paths, **options}
-            words = make_words(options)
+            words = make_words(command, options)
             with entries.use_folders(overrides.find_config_folders(words)):
                 code, value = run_command(command, words)
     except Exception as error:

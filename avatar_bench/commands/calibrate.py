@@ -6,17 +6,62 @@ import math
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from avatar_bench.config.schema import CalibrateConfig
+from omegaconf import DictConfig
+
+from avatar_bench.config.options import option, path_option
+from avatar_bench.config.rules import check_decisions
+from avatar_bench.config.schema import (
+    ACCELERATOR,
+    ADDRESSES,
+    COUNT,
+    INSIDE,
+    PER_CLASS,
+    THREAD_COUNT,
+    WORKERS,
+    ImageSetConfig,
+    ViewConfig,
+    guard_option,
+)
 from avatar_bench.console.terminal import format_count, print_line
-from avatar_bench.errors import CheckpointError, OutputError
+from avatar_bench.errors import CheckpointError, ConfigError, OutputError
 from avatar_bench.runs.record import choose_run
-from avatar_bench.sources.dataset_kinds import open_dataset
 
 if TYPE_CHECKING:
     from avatar_bench.metrics.selective import AnsweringThreshold
+
+
+@dataclass
+class CalibrateConfig:
+    ckpt: str | None = path_option(
+        f"a run folder, an ensemble's folder{ADDRESSES}, or null: the newest run", is_main=True
+    )
+    split: str = option("calibration", help="of data=run: calibration, val, blind, or the name of one of its data.ood")
+    data: ImageSetConfig = field(default_factory=ImageSetConfig)
+    target_error: float | None = option(None, help="end with 3 if the images are too few for it; null: any", **INSIDE)
+    per_class: bool = option(False, **PER_CLASS)
+    view: ViewConfig = field(default_factory=ViewConfig)
+    allow: list[str] = guard_option(
+        "overlap", "near_duplicates", "missing_rows", "upload", "detector_changed", "selected"
+    )
+    batch_size: int = option(32, help="images per batch", **COUNT)
+    workers: int = option(2, help="image-loading processes", **WORKERS)
+    accelerator: str = option("auto", help="device", **ACCELERATOR)
+    threads: int | None = option(None, help="CPU threads; null: torch's default", **THREAD_COUNT)
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise ConfigError if an option of calibrate is invalid."""
+    check_decisions(cfg)
+    if cfg.split == "train":
+        raise ConfigError("split=train: a network is more certain of the images that it was trained on than of others")
+    if cfg.data.kind != "run" and cfg.split != CalibrateConfig().split:
+        raise ConfigError(
+            f"split={cfg.split} requires data=run, the run's own data; data={cfg.data.kind} is used as one set"
+        )
 
 
 def execute(settings: CalibrateConfig) -> None:
@@ -31,6 +76,7 @@ def execute(settings: CalibrateConfig) -> None:
     from avatar_bench.runs.ensembles import open_run
     from avatar_bench.runs.run import set_threads, set_view
     from avatar_bench.runs.saved_calibration import CALIBRATION
+    from avatar_bench.sources.dataset_kinds import open_dataset
 
     set_threads(settings.threads)
     options = {name: getattr(settings, name) for name in ("accelerator", "workers", "batch_size")}

@@ -65,7 +65,7 @@ def _complete_option(command: str, before: Sequence[str], word: str, files: bool
     from avatar_bench.config.schema import find_schema
 
     option, equals, value = word.partition("=")
-    if equals and is_path_option(option.lstrip("+")):
+    if equals and is_path_option(command, option.lstrip("+")):
         return _complete_path(option, value) if files else []
     stated = find_option(find_schema(command), option.lstrip("+"))
     if equals and stated is not None and (known := stated[1].list_choices()):

@@ -8,6 +8,7 @@ import platform
 import shutil
 import sys
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from packaging.requirements import Requirement
 
 import avatar_bench
 from avatar_bench.config.catalogue import find_choices
-from avatar_bench.config.schema import DoctorConfig
+from avatar_bench.config.options import option
+from avatar_bench.config.schema import choose
 from avatar_bench.console.machine import count_cores, measure_memory
 from avatar_bench.console.terminal import escape_control_characters, format_count, print_line
 from avatar_bench.errors import AvatarBenchError, ConfigError, OutputError
@@ -34,6 +36,12 @@ _VARIABLES = ("AVATAR_BENCH_CACHE", "CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "O
 
 Facts = dict[str, dict[str, Any]]
 Problems = list[AvatarBenchError]
+
+
+@dataclass
+class DoctorConfig:
+    hub: bool = option(False, help="connect to the Hugging Face hub, to see whether it can be reached")
+    format: str = option("text", help="of the output", **choose("text", "json"))
 
 
 def execute(settings: DoctorConfig) -> None:

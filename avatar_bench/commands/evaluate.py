@@ -2,28 +2,87 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from avatar_bench.audit.assessment import Assessment
-from avatar_bench.config.schema import EvaluateConfig
-from avatar_bench.console.progress import open_bar
-from avatar_bench.console.terminal import format_count, print_line
-from avatar_bench.data.file_names import format_names
-from avatar_bench.errors import BlockError, GuardError
-from avatar_bench.evaluation.block import Block, compares
-from avatar_bench.evaluation.evaluation_log import LOG_FILE, count_evaluations, find_logs
-from avatar_bench.evaluation.plan import DEFAULT_RUNS, EvaluationPlan, find_common_folder
-from avatar_bench.evaluation.result_writer import ResultWriter
-from avatar_bench.evaluation.runner import BlockRunner
-from avatar_bench.files.paths import make_folder_name
-from avatar_bench.files.table_io import use_table_format
+from omegaconf import DictConfig
+
+from avatar_bench.config.options import option, path_option
+from avatar_bench.config.schema import (
+    ACCELERATOR,
+    ADDRESSES,
+    INSIDE,
+    LANGUAGE,
+    TABLES,
+    THREAD_COUNT,
+    ImagesConfig,
+    ViewConfig,
+    guard_option,
+)
+from avatar_bench.errors import ConfigError
+from avatar_bench.runs.record import RESERVED_SET_NAMES
 
 if TYPE_CHECKING:
-    from avatar_bench.results.result import Result
-    from avatar_bench.runs.run import Run
+    pass
+
+
+@dataclass
+class WhereConfig:
+    """A slice of a data set, by the slice names in slices.csv of error_bias."""
+
+    source: str | None = option(None, help="evaluate only images of this source, as the manifest names it")
+    generator: str | None = option(None, help="of this generator")
+    size: str | None = option(None, help='of this range of the shorter side, such as "128-255 px"')
+    format: str | None = option(None, help="of this file format, such as JPEG")
+    jpeg_quality: str | None = option(None, help="of this range of JPEG quality, such as 75-84")
+
+
+@dataclass
+class EvaluateConfig:
+    ckpt: Any = path_option(
+        f"a run folder, a .ckpt file, a folder of runs{ADDRESSES}, a list, or null: the newest run", is_main=True
+    )
+    split: str = option("test", help="of data=run: test, val, calibration, blind, or the name of one of its data.ood")
+    against: str | None = path_option("earlier result or run to compare with; exit code 7 if significantly worse")
+    alpha: float = option(0.05, help="significance level of against", **INSIDE)
+    out: str | None = path_option("folder of the results; null: the run's folder")
+    allow: list[str] = guard_option(
+        "overlap", "near_duplicates", "permutation", "shortcut", "missing_rows", "upload", "detector_changed"
+    )
+    accelerator: str = option("auto", help="device", **ACCELERATOR)
+    threads: int | None = option(None, help="CPU threads; null: torch's default", **THREAD_COUNT)
+    lang: str = option("en", help="language of figures, warnings and reasons", **LANGUAGE)
+    tables: str = option("auto", **TABLES)
+    where: WhereConfig = field(default_factory=WhereConfig)  # evaluate only a slice of the images
+    view: ViewConfig = field(default_factory=ViewConfig)
+    again: bool = option(False, help="evaluate again even if results are up to date")
+    skip_unusable: bool = option(False, help="skip blocks that cannot run on this run or data set, and list them")
+    data: ImagesConfig = field(default_factory=ImagesConfig)
+    block: dict[str, Any] = option({}, help="options of the blocks")
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise ConfigError if an option of evaluate is invalid."""
+    if isinstance(cfg.data.batch_size, DictConfig):
+        raise ConfigError(f"data.batch_size={cfg.data.batch_size}: evaluate expects a whole number of at least 1")
+    if cfg.split == "train":
+        raise ConfigError(
+            "split=train: metrics on training images do not estimate performance on new ones",
+            "expected test, val, calibration, blind, or the name of one of the run's data.ood",
+        )
+    if cfg.data.kind != "run" and cfg.split != "test":
+        raise ConfigError(
+            f"split={cfg.split} requires data=run, the run's own data; data={cfg.data.kind} is evaluated as one set"
+        )
+    reserved = [name for name in RESERVED_SET_NAMES if name != "blind"]  # which may be given as data
+    if str(cfg.data.name).casefold() in reserved:
+        raise ConfigError(
+            f"data.name={cfg.data.name}: the name is reserved for a set of the run",
+            f"names of the run's own sets: {', '.join(reserved)}",
+        )
+    if not cfg.block:
+        raise ConfigError("block: no block is selected", "for example: avatar-bench evaluate block=blind_test")
 
 
 def execute(settings: EvaluateConfig) -> list[Path]:
@@ -38,142 +97,6 @@ def execute(settings: EvaluateConfig) -> list[Path]:
     run, unless `skip_unusable` (block=all) skips it; RegressionError if a run is significantly worse than the Result
     of against=.
     """
-    with use_table_format(settings.tables), ResultWriter(settings.lang) as writer:
-        evaluation = _Evaluation(EvaluationPlan(settings), writer)
-        evaluation.audit_data()
-        evaluation.evaluate_runs()
-        evaluation.compare_runs()
-    evaluation.finish()
-    return list(writer.told)
+    from avatar_bench.evaluation.evaluate import evaluate
 
-
-class _Evaluation:
-    """Blocks run by one command, their results and the reasons for missing ones."""
-
-    def __init__(self, plan: EvaluationPlan, writer: ResultWriter) -> None:
-        self.plan, self.settings = plan, plan.settings
-        self.writer = writer
-        self.results: list[Result] = []
-        self.refused: dict[tuple[str, ...], list[Path]] = {}  # reasons and the result folders that are missing
-        self.left_out: dict[tuple[str, ...], list[Path]] = {}
-
-    def audit_data(self) -> None:
-        """Run the blocks that need no run on the data set of data=."""
-        if self.plan.audit is not None:
-            self.run_blocks(self.plan.auditing, self.plan.audit)
-
-    def evaluate_runs(self) -> None:
-        """Run the blocks on each run, and compare its Results with those of against=."""
-        by_run, runners, earlier = self.plan.by_run, self.plan.runners, self.plan.earlier
-        # all are read before a new one may replace them
-        before = [earlier.read(one.folder, list(by_run), one.runs[0].classes) if earlier else {} for one in runners]
-        for runner, replaced in zip(runners, before, strict=True):
-            results = self.run_blocks(by_run, runner)
-            runner.runs[0].predictor.unload()
-            if earlier is not None:
-                earlier.compare(results, replaced, runner.folder, self.writer)
-
-    def compare_runs(self) -> None:
-        """Run the blocks that compare the runs, evaluate their ensembles, and then run those that compare both."""
-        if self.plan.together is not None:
-            self.run_blocks(self.plan.comparing, self.plan.together)
-            self.evaluate_ensembles()
-            if self.plan.comparing_last:
-                self.writer.finish()  # they read saved results, those of ensembles too
-                self.run_blocks(self.plan.comparing_last, self.plan.make_last_runner())
-
-    def evaluate_ensembles(self) -> None:
-        """Save the ensembles that a Result describes, and run the blocks of single runs on them.
-
-        In a view, whose merged classes a saved ensemble could not have, those saved before are evaluated.
-        """
-        from avatar_bench.runs.ensembles import save_ensemble
-
-        described = [result.provenance["ensembles"] for result in self.results if "ensembles" in result.provenance]
-        ensembles: list[Run] = []
-        if described and self.plan.runs[0].view.classes:
-            ensembles = list(self.plan.open_ensembles())
-        elif described:
-            for strategy, description in described[-1].items():
-                folder = save_ensemble(self.plan.folder / "ensembles" / make_folder_name(strategy), description)
-                ensembles.append(self.plan.open_ensemble(folder, strategy))
-        for run in ensembles:
-            self.run_blocks(self.plan.by_run, self.plan.make_runner(run), is_requested=False)
-            run.predictor.unload()
-
-    def run_blocks(self, chosen: Mapping[str, Block], runner: BlockRunner, is_requested: bool = True) -> list[Result]:
-        """Run blocks and note those that cannot be run; `is_requested` if the user asked for them by name."""
-        results = []
-        with open_bar("blocks", len(chosen), "block") as bar:
-            for name, block in chosen.items():
-                bar.set_description(name, refresh=bar.n > 0)
-                try:
-                    results.append(runner(name, block, self.writer))
-                except BlockError as error:
-                    is_named = compares(block, 1) or len(runner.runs) < 2  # not what a block adds for several runs
-                    is_named = is_named and is_requested and not self.settings.skip_unusable
-                    reasons = self.refused if is_named else self.left_out
-                    reasons.setdefault(error.lines, []).append(runner.folder / name)
-                bar.update()
-        self.results += results
-        return results
-
-    def finish(self) -> None:
-        """Print what was skipped and where the Results are; raise if a block could not run or an audit failed."""
-        for (why, *_), folders in self.left_out.items():
-            print_line(f"skipped: {_format_folders(folders)}: {why}", file=sys.stderr)
-        for line in self.plan.earlier.told if self.plan.earlier else ():
-            print_line(line)
-        self._print_uses()
-        told, skipped = self.writer.told, [*self.left_out.values(), *self.refused.values()]
-        kept = sum(told.values())
-        outcomes = {"written": len(told) - kept, "already there": kept, "skipped": sum(map(len, skipped))}
-        if told and sum(outcomes.values()) > 1:  # a single Result has its own line
-            counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items() if count)
-            print_line(f"results: {counts}, in {find_common_folder([folder.parent for folder in told])}")
-        _refuse_failed_audits(self.results, self.settings)
-        if self.refused:
-            raise _make_block_error(self.refused)
-        if self.plan.earlier is not None:
-            self.plan.earlier.finish()
-
-    def _print_uses(self) -> None:
-        """Print how often each external set was evaluated, by these runs and by those in runs/."""
-        logs = {folder.parents[1] / LOG_FILE for folder in self.writer.told}
-        uses = count_evaluations({*logs, *find_logs(DEFAULT_RUNS)})
-        for digest, name in self.writer.external_sets.items():
-            if use := uses.get(digest):
-                times, runs = format_count(use.times, "time"), format_count(use.runs, "run")
-                print_line(f"{name}: evaluated {times} on {runs}")
-
-
-def _make_block_error(reasons: Mapping[tuple[str, ...], Sequence[Path]]) -> BlockError:
-    """Return the error that ends the command; print the reasons first if they exceed its three lines."""
-    messages = [(f"{_format_folders(folders)}: {first}", *rest) for (first, *rest), folders in reasons.items()]
-    if len(messages) == 1:
-        return BlockError(*messages[0])
-    lines = [" ".join(message) for message in messages]
-    if len(lines) > 3:
-        for line in lines:
-            print_line(line, file=sys.stderr)
-        lines = [f"{sum(map(len, reasons.values()))} results could not be computed, for the reasons above."]
-    return BlockError(*lines)
-
-
-def _format_folders(folders: Sequence[Path]) -> str:
-    return format_names([str(folder) for folder in folders], 2)
-
-
-def _refuse_failed_audits(results: list[Result], settings: EvaluateConfig) -> None:
-    """Raise GuardError if an audit found the data unsuitable, after equalising if images are evaluated that way."""
-    for result in results:
-        saved = result.provenance.get("assessment")
-        if result.provenance.get("equalise"):
-            saved = result.provenance.get("equalised/assessment", saved)
-        assessment = Assessment.parse(saved) if saved else Assessment()
-        if assessment.suitable == "no" and "shortcut" not in settings.allow:
-            raise GuardError(
-                f"{result.set} is unsuitable for evaluation: {assessment.format()[1][0]}.",
-                "Improve the data (data.equalise=jpeg removes cues of the file format; add sources, images, groups),",
-                "or set allow=[shortcut], which is recorded with the results.",
-            )
+    return evaluate(settings)

@@ -2,15 +2,56 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields
 from pathlib import Path
 
-from avatar_bench.config.entries import find_entry
-from avatar_bench.config.schema import ExportConfig
+from omegaconf import DictConfig
+
+from avatar_bench.config.entries import explain_missing, find_entries, find_entry
+from avatar_bench.config.options import get_default, option, path_option
+from avatar_bench.config.rules import check_decisions
+from avatar_bench.config.schema import ADDRESSES, ALPHA, COSTS, LANGUAGE, PER_CLASS, TARGET_ERROR, guard_option
 from avatar_bench.console.progress import open_bar
 from avatar_bench.errors import ConfigError, OutputError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.lock import prepare_output
 from avatar_bench.runs.record import choose_run, read_json
+
+_PAGE_TARGET_ERROR = "as in predict, for a page; null: .05 if the run's calibration has enough images for it"
+
+
+def _is_export(file: str) -> bool:
+    name = Path(file).suffix[1:].lower()
+    return name in find_entries("export_format") or explain_missing("export_format", name) is not None
+
+
+@dataclass
+class ExportConfig:
+    ckpt: str | None = path_option(
+        f"a run folder, a .ckpt file, a soup's folder{ADDRESSES}, or null: the newest run", is_main=True
+    )
+    out: str | None = path_option(
+        "file of the network (.xml: OpenVINO), its card a .json beside it; .html: a page that classifies; "
+        "null: network.onnx in the run folder",
+        check=_is_export,
+        expected="a file that ends in .safetensors, .onnx, .xml or .html",
+    )
+    lang: str = option("en", help="language of a page", **LANGUAGE)
+    target_error: float | None = option(None, **TARGET_ERROR | {"help": _PAGE_TARGET_ERROR})
+    per_class: bool = option(False, **PER_CLASS)
+    costs: str | None = path_option(COSTS)
+    alpha: float = option(0.1, **ALPHA)
+    web_runtime: str | None = path_option("folder of npm's onnxruntime-web, for a page; null: by npm, then the cache")
+    allow: list[str] = guard_option("large_page")
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise ConfigError if an option of export is invalid."""
+    if Path(cfg.out or "").suffix.lower() != ".html":
+        for each in fields(ExportConfig):
+            if each.name not in ("ckpt", "out") and (value := cfg[each.name]) != get_default(each):
+                raise ConfigError(f"{each.name}={value}: for a page, out=FILE.html, and no other file")
+    check_decisions(cfg)
 
 
 def execute(settings: ExportConfig) -> None:

@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from avatar_bench.config.entries import find_entry
-from avatar_bench.config.schema import ImportConfig
+from omegaconf import MISSING
+
+from avatar_bench.config.entries import find_entries, find_entry
+from avatar_bench.config.options import option, path_option
+from avatar_bench.config.schema import guard_option
 from avatar_bench.console.terminal import print_line
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.files.output_folder import new_folder
+
+_DETECTOR: dict[str, Any] = {"choices": lambda: find_entries("detector"), "entries": "detector"}
+
+
+@dataclass
+class ImportConfig:
+    """Options of a detector of any kind; `find_schema` adds those of each kind."""
+
+    options_of: ClassVar[str] = "detector"
+    kind: str = option(MISSING, help="kind of the detector", example="predictions file=scores.csv", **_DETECTOR)
+    out: str = path_option("run folder", MISSING, example="runs/detector")
+    classes: dict[str, Any] = option({}, help="{its class: class of the data sets}; none: same names", is_open=True)
+    trained_on: str | None = path_option("its training images: a manifest, or a list of SHA-256; null: unknown")
+    licence: str | None = option(None, help="licence of the detector; null: unknown")
+    origin: str | None = option(None, help="where the detector comes from; null: unknown")
+    options: dict[str, Any] = option({}, help="of a detector of your own", is_open=True)
+    allow: list[str] = guard_option("missing_rows", "upload")
 
 
 def execute(settings: ImportConfig) -> Path:

@@ -6,16 +6,37 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from avatar_bench.config.schema import PredictConfig
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from avatar_bench.config.entries import find_entries
+from avatar_bench.config.options import get_default, iterate_options, option, path_option
+from avatar_bench.config.rules import check_decisions
+from avatar_bench.config.schema import (
+    ACCELERATOR,
+    ADDRESSES,
+    ALPHA,
+    COSTS,
+    COUNT,
+    LANGUAGE,
+    PER_CLASS,
+    SWITCH,
+    TARGET_ERROR,
+    THREAD_COUNT,
+    WORKERS,
+    ViewConfig,
+    choose,
+    format_alternatives,
+    guard_option,
+)
 from avatar_bench.console.terminal import format_count
 from avatar_bench.errors import ConfigError, UnreadableFilesError
 from avatar_bench.files.lock import lock_output, prepare_output
 from avatar_bench.files.remote import is_remote
-from avatar_bench.inference.input_files import find_input_files
-from avatar_bench.inference.prediction_writer import MAX_PAGE_IMAGES
+from avatar_bench.inference.prediction_columns import PredictionColumns
 from avatar_bench.reporting.prediction_outputs import find_writer
 from avatar_bench.results.display import list_cautions
 from avatar_bench.runs.engines import PredictionJob, make_engine
@@ -27,8 +48,82 @@ if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
 
+_FIXED_BY_DECISIONS = (  # options of predict, the values that decisions allow, and why
+    ("calibrated", (True,), "decides by calibrated probabilities"),
+    ("runtime", ("auto", "torch"), "needs embeddings, which exported networks do not compute"),
+    ("precision", ("auto", "32"), "decides by probabilities as those of the calibration"),
+)
+_RUNTIME: dict[str, Any] = {"choices": lambda: ["auto", "torch", *find_entries("runtime")]}
+
+
+@dataclass
+class EngineConfig:
+    """Where predictions are computed; `find_schema` adds the options of the entries."""
+
+    name: str = option(MISSING, help="where predictions are computed")
+
+
+@dataclass
+class PredictConfig:
+    ckpt: str | None = path_option(
+        f"a run folder, a .ckpt file, an ensemble's folder{ADDRESSES}, or null: the newest run"
+    )
+    input: Any = path_option(
+        "a file, folder, glob, @list.txt, manifest, or - for paths on standard input; or a list of them",
+        MISSING,
+        is_main=True,
+        example="photos/",
+    )
+    output: str = path_option(
+        "file of the predictions (.html: a page for review; engine=ray: a folder), or - for standard output",
+        "-",
+    )
+    calibrated: bool = option(True, help="scale by the run's temperature")
+    target_error: float | None = option(None, **TARGET_ERROR)
+    per_class: bool = option(False, **PER_CLASS)
+    costs: str | None = path_option(COSTS)
+    alpha: float = option(0.1, **ALPHA)
+    runtime: str = option("auto", help="all but torch on the CPU; auto: the fastest that agrees with torch", **_RUNTIME)
+    precision: str = option("auto", help="auto: chosen by autotune", **choose("auto", "32", "bf16", "16", "int8"))
+    update: bool = option(False, help="continue an incomplete output")
+    explain: str | None = path_option("folder for the Grad-CAM of each image, which a page shows too; null: none")
+    neighbours: bool = option(False, help="a page shows the nearest training images of each image")
+    lang: str = option("en", help="language of a page for review", **LANGUAGE)
+    batch_size: int = option(64, help="images per batch", **COUNT)
+    workers: int | None = option(None, help="image-loading processes; null: one per core, at most 8", **WORKERS)
+    accelerator: str = option("auto", help="device", **ACCELERATOR)
+    threads: int | None = option(None, help="CPU threads; null: chosen by autotune", **THREAD_COUNT)
+    view: ViewConfig = field(default_factory=ViewConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
+    allow: list[str] = guard_option("upload", "detector_changed")
+    columns_enabled: ClassVar[bool] = False  # of the entries of prediction_column, unless they are turned on
+
+    def find_columns(self) -> dict[str, PredictionColumns]:
+        """Return the entries of prediction_column that are turned on, by name."""
+        found = {name: each for name, each in vars(self).items() if isinstance(each, PredictionColumns)}
+        return {name: each for name, each in found.items() if each.enabled}
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise ConfigError if an option of predict is invalid."""
+    check_predictions(cfg)
+    is_page = find_writer(cfg.output).is_page
+    if is_page and cfg["update"]:
+        raise ConfigError("update=true: a page is written as a whole", "remove update=true, or write a table: FILE.csv")
+    if cfg.neighbours and (not is_page or cfg.runtime not in ("auto", "torch") or cfg.precision not in ("auto", "32")):
+        raise ConfigError(
+            "neighbours=true: for output=FILE.html, with embeddings as torch computes them in 32 bits",
+            "remove neighbours=true, or runtime and precision",
+        )
+    settings: Any = OmegaConf.to_object(cfg)
+    make_engine(settings.engine).check(settings)
+
+
 def execute(settings: PredictConfig) -> None:
     """Write one row per file to `output`; raise UnreadableFilesError after the last row if any file failed."""
+    from avatar_bench.inference.input_files import find_input_files
+    from avatar_bench.inference.prediction_writer import MAX_PAGE_IMAGES
+
     for place in settings.input if isinstance(settings.input, list) else [settings.input]:
         if os.path.isfile(os.path.join(place, RECORD)):
             raise ConfigError(f"input={place} is a run, not a folder of images.", f"To predict with it: ckpt={place}")
@@ -81,3 +176,24 @@ def _open_overlays(folder: str | None) -> Callable[[Run], Callable[[pd.DataFrame
     from avatar_bench.reporting.grad_cam_overlays import OverlayWriter  # draws by matplotlib, which is slow to import
 
     return lambda run: OverlayWriter(run, Path(folder)).write
+
+
+def check_predictions(cfg: DictConfig) -> None:
+    """Raise ConfigError if an option that predict and app have is invalid."""
+    supported = {"torch": ["32", "bf16", "16"]}
+    supported |= {name: entry.about.get("precisions", ["32"]) for name, entry in find_entries("runtime").items()}
+    known = supported.get(cfg.runtime) or sorted({kind for kinds in supported.values() for kind in kinds})
+    if cfg.precision not in ("auto", *known):
+        raise ConfigError(f"precision={cfg.precision}: runtime={cfg.runtime} supports {format_alternatives(known)}")
+    if cfg.accelerator == "gpu" and (cfg.runtime not in ("auto", "torch") or cfg.precision == "int8"):
+        raise ConfigError(f"accelerator=gpu: runtime={cfg.runtime} runs on the CPU; use runtime=torch for a GPU")
+    for name in find_entries("prediction_column"):
+        for each, _ in iterate_options(OmegaConf.get_type(cfg[name])):  # type: ignore[arg-type]
+            if not cfg[name].enabled and cfg[name][each.name] != get_default(each) and each.name != SWITCH:
+                raise ConfigError(f"{name}.{each.name} requires {name}=true")
+    if decides := check_decisions(cfg):
+        for name, usual, why in _FIXED_BY_DECISIONS:
+            if cfg[name] not in usual:
+                raise ConfigError(f"{name}={cfg[name]}: {decides[0]} {why}", f"remove {name}, or set {usual[-1]}")
+    elif cfg.alpha != PredictConfig().alpha:
+        raise ConfigError(f"alpha={cfg.alpha}: requires target_error or costs")

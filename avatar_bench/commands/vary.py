@@ -4,27 +4,60 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from avatar_bench.config.schema import VaryConfig
+from omegaconf import MISSING, DictConfig
+
+from avatar_bench.config.options import option, path_option
+from avatar_bench.config.schema import ADDRESSES, RESIZE, SIDE, ImageSetConfig, choose
 from avatar_bench.console.progress import track
 from avatar_bench.console.terminal import print_line
-from avatar_bench.data.leakage import refuse_changed_files
-from avatar_bench.data.transforms import Preprocessing
-from avatar_bench.data.variation_set import MANIFEST, VariationSet
 from avatar_bench.errors import ConfigError, OutputError
-from avatar_bench.evaluation import registry
-from avatar_bench.evaluation.blocks.robustness import Robustness
 from avatar_bench.files.lock import LockedError, exclusive_lock
 from avatar_bench.runs.record import choose_run
-from avatar_bench.sources.dataset_kinds import open_images
 
 if TYPE_CHECKING:
+    from avatar_bench.data.transforms import Preprocessing
+    from avatar_bench.data.variation_set import VariationSet
     from avatar_bench.runs.run import Run
 
 _BLOCK = "robustness"
 _UNUSED = (0.5, 0.5, 0.5)  # mean and std, which only the network applies
+
+
+@dataclass
+class VaryConfig:
+    out: str = path_option("folder of the images and their manifest", MISSING, example="varied")
+    ckpt: str | None = path_option(f"a run{ADDRESSES}: for its input size and its data; null: size= and data=")
+    size: int | None = option(None, help="pixels per side of the input, without ckpt", **SIDE)
+    resize: str = option("squash", help="how images are brought to that size", **RESIZE)
+    at: str = option(
+        "input",
+        help="where corruptions are applied: to images of the input size, or of their own",
+        **choose("input", "native"),
+    )
+    split: str = option("test", help="of data=run: test, val, calibration, blind, or the name of one of its data.ood")
+    data: ImageSetConfig = field(default_factory=ImageSetConfig)
+    block: dict[str, Any] = option({}, help="options of robustness")
+
+
+def check(cfg: DictConfig) -> None:
+    """Raise ConfigError if an option of vary is invalid."""
+    if set(cfg.block) != {"robustness"}:
+        raise ConfigError(f"block={','.join(cfg.block) or 'null'}: vary writes the images of robustness")
+    if cfg.ckpt is not None and (cfg.size is not None or cfg.resize != "squash"):
+        raise ConfigError("ckpt excludes size and resize: the run states its own")
+    if cfg.ckpt is None and cfg.size is None and cfg.at == "input":
+        raise ConfigError(
+            "at=input: corruptions are applied to images of the network's size, which is not known",
+            "expected ckpt=RUN, size=PIXELS, or at=native",
+        )
+    if cfg.data.kind == "run" and cfg.ckpt is None:
+        raise ConfigError(
+            "data=run requires ckpt=RUN", "or choose other data: data=folder data.root=DIR, data=manifest ..."
+        )
 
 
 def execute(settings: VaryConfig) -> None:
@@ -33,6 +66,12 @@ def execute(settings: VaryConfig) -> None:
     Raise DataError if the folder holds other files or an image cannot be decoded, ConfigError if it holds other
     variations, OutputError if a file cannot be written.
     """
+    from avatar_bench.data.leakage import refuse_changed_files
+    from avatar_bench.data.variation_set import MANIFEST, VariationSet
+    from avatar_bench.evaluation import registry
+    from avatar_bench.evaluation.blocks.robustness import Robustness
+    from avatar_bench.sources.dataset_kinds import open_images
+
     block = registry.build_block(_BLOCK, settings.block[_BLOCK])
     assert isinstance(block, Robustness)
     run = None
@@ -64,6 +103,8 @@ def execute(settings: VaryConfig) -> None:
 def _find_preprocessing(settings: VaryConfig, run: Run | None) -> Preprocessing | None:
     """Return the resizing to the network's size, None without a network or size."""
     if run is None:
+        from avatar_bench.data.transforms import Preprocessing
+
         return Preprocessing(settings.size, settings.resize, _UNUSED, _UNUSED) if settings.size else None
     known = run.predictor.preprocessings
     if len(known) != 1 and settings.at == "input":

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from dataclasses import fields
 from typing import Any
 
 import hydra._internal.hydra
@@ -36,9 +37,8 @@ from avatar_bench.config.catalogue import (
     list_blocks,
 )
 from avatar_bench.config.entries import explain_missing, find_entry, find_renamed
-from avatar_bench.config.options import find_option
-from avatar_bench.config.overrides import quote
-from avatar_bench.config.schema import OPEN_GROUPS, DataConfig, find_schema
+from avatar_bench.config.options import find_option, get_nested
+from avatar_bench.config.schema import find_schema
 from avatar_bench.config.validation import check_interpolations, check_values
 from avatar_bench.console.terminal import print_line
 from avatar_bench.errors import ConfigError
@@ -145,8 +145,9 @@ def register(command: str, overrides: Sequence[str] = ()) -> None:
         node: Any = {"defaults": [f"schema/{command}@_here_", "hydra_defaults", "_self_"]}
         store.store(name=command, node=node)
     stated = OmegaConf.structured(schema)
-    for group in OPEN_GROUPS.keys() & stated.keys():  # Hydra then takes any name in it, also in a yaml
-        OmegaConf.set_struct(stated[group], False)
+    for each in fields(schema):
+        if hasattr(get_nested(each), "others_in"):  # Hydra then takes any name in it, also in a yaml
+            OmegaConf.set_struct(stated[each.name], False)
     store.store(group="schema", name=command, node=stated)
     given = " ".join(word for word in overrides if re.match(r"\+{0,2}block=", word))
     named = re.findall(r"\w+", given) or find_default_choices(command).get("block", ())
@@ -194,26 +195,6 @@ def find_default_choices(command: str) -> dict[str, Any]:
 
 
 def _list_units_to_hold_out(by: str, parts: int | None = None, *, _root_: DictConfig) -> str:
-    """Return the values of data.split.held_out for a sweep over units, [a],[b], after data.limit is applied.
+    from avatar_bench.sources.dataset_kinds import list_units_to_hold_out  # imports pandas
 
-    With `parts`, the units are divided into as many lists, [a,b],[c,d], with equally many of each class, to one.
-    """
-    from avatar_bench.data.selection import limit_rows, mark_divided_rows
-    from avatar_bench.data.splits import SplitPlan, divide_units, find_hold_out_units, name_units
-    from avatar_bench.sources.dataset_kinds import open_dataset
-
-    options = OmegaConf.to_object(_root_.data)
-    assert isinstance(options, DataConfig)
-    frame = open_dataset(options).frame
-    plan = SplitPlan(seed=options.split.seed, by=by, limit=options.limit)
-    rows, _ = limit_rows(mark_divided_rows(plan, frame), frame, plan)
-    total = len(frame)
-    frame = frame.iloc[rows].assign(**{by: name_units(frame[by].iloc[rows], options.split.units)})
-    kept, reasons = find_hold_out_units(frame, by, options.split.at_least)
-    if reasons:
-        drawn = f" (of {len(rows)} images drawn, data.limit)" if len(rows) < total else ""
-        skipped = ", ".join(f"{name} ({why})" for name, why in reasons.items())
-        print_line(f"not held out{drawn}: {skipped}", file=sys.stderr)
-    usable = frame[frame[by].isin(kept)]
-    lists = [[name] for name in kept] if parts is None else divide_units(usable, by, parts, plan.seed)
-    return ",".join(f"[{','.join(map(quote, names))}]" for names in lists)
+    return list_units_to_hold_out(OmegaConf.to_object(_root_.data), by, parts)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from avatar_bench.config.catalogue import find_choices, find_groups
 from avatar_bench.config.composition import find_default_choices
 from avatar_bench.config.options import find_option, iterate_options
 from avatar_bench.config.overrides import NULL_VALUES, OVERRIDE, SWEEP_FUNCTION, expand_home, quote
-from avatar_bench.config.schema import SWITCH, find_options, find_schema
+from avatar_bench.config.schema import SWITCH, find_schema
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.paths import suggest_slashes
 from avatar_bench.runs.record import is_run_address
@@ -22,10 +22,12 @@ _SOURCE_PATH, _SOURCE_PATHS = r"source\.[^.=]+\.(root|file|list|manifest)", r"so
 _PLAIN = re.compile(r"[A-Za-z_./][\w./-]*$", re.ASCII)
 
 
-def is_path_option(key: str) -> bool:
-    """Return whether the value of an option is a path, or a mapping of names to paths."""
-    stated = any(known.is_path for _, known in find_options(key))
-    return stated or re.fullmatch(f"{_SOURCE_PATH}|{_SOURCE_PATHS}", key) is not None
+def is_path_option(command: str, key: str) -> bool:
+    """Return whether the value of an option of a command is a path, or a mapping of names to paths."""
+    stated = find_option(find_schema(command), key)
+    return (stated is not None and stated[1].is_path) or re.fullmatch(
+        f"{_SOURCE_PATH}|{_SOURCE_PATHS}", key
+    ) is not None
 
 
 def find_main_option(command: str) -> str | None:
@@ -63,10 +65,10 @@ def name_bare_paths(command: str, words: Sequence[str]) -> list[str]:
     return [f"{main}={value}", *others]
 
 
-def make_words(options: Mapping[str, Any]) -> list[str]:
+def make_words(command: str, options: Mapping[str, Any]) -> list[str]:
     """Return options as the words of a command line: Python's values, and names with __ or . between the levels."""
     named = {key.replace("__", "."): value for key, value in options.items()}
-    return [f"{name}={_format_value(value, is_path_option(name))}" for name, value in named.items()]
+    return [f"{name}={_format_value(value, is_path_option(command, name))}" for name, value in named.items()]
 
 
 def _format_value(value: Any, is_path: bool) -> str:
@@ -98,24 +100,25 @@ def _exists(word: str) -> bool:
     return Path(expand_home(word)).exists()
 
 
-def quote_paths(overrides: Sequence[str], multirun: bool = False) -> list[str]:
-    """Quote the values of path options, so that Hydra passes them on unchanged.
+def quote_paths(command: str, overrides: Sequence[str], multirun: bool = False) -> list[str]:
+    """Quote the values of a command's path options, so that Hydra passes them on unchanged.
 
     A leading `~` is the home folder unless a file of that name exists. `null` stays null. In a multirun a value with
     commas is swept, unless it is an existing path; `out` is never swept.
     """
-    return [_quote_override(word, multirun) for word in overrides]
+    return [_quote_override(command, word, multirun) for word in overrides]
 
 
-def _quote_override(word: str, multirun: bool) -> str:
+def _quote_override(command: str, word: str, multirun: bool) -> str:
     match = OVERRIDE.match(word)
     if match is None:
         return word
     prefix, key, value = match["prefix"], match["key"], match["value"]
-    is_path, is_mapping = is_path_option(key), value.startswith("{")
-    if not is_mapping and any(each.name == SWITCH for each, _ in find_options(f"{key}.{SWITCH}")):
+    stated, switch = (find_option(find_schema(command), name) for name in (key, f"{key}.{SWITCH}"))
+    is_path, is_mapping = is_path_option(command, key), value.startswith("{")
+    if not is_mapping and switch and switch[0].name == SWITCH:
         return f"{prefix}{key}.{SWITCH}={value}"  # such as evidence=true
-    opened = any(known.is_open for _, known in find_options(key)) or re.fullmatch(_SOURCE_PATHS, key)
+    opened = (stated and stated[1].is_open) or re.fullmatch(_SOURCE_PATHS, key)
     is_choice = not is_mapping and key in find_groups()  # such as schedule=cosine
     if (opened and not is_path and not is_choice) or (is_mapping and key.startswith("block.")):
         return f"{prefix or '++'}{key}={value}"  # ++: Hydra's struct mode closes a dict to new names
@@ -123,15 +126,15 @@ def _quote_override(word: str, multirun: bool) -> str:
         return word
     if opened and is_mapping:
         return f"{prefix or '++'}{key}={_quote_mapping(key, value)}"
-    return f"{prefix}{key}={_quote_value(key, value, multirun)}"
+    if value.startswith("[") and value.endswith("]") and stated and stated[0].type == "Any" and not _exists(value):
+        return f"{prefix}{key}=[{','.join(map(_quote_path, _split_elements(value[1:-1])))}]"
+    return f"{prefix}{key}={_quote_value(value, multirun and key != 'out')}"
 
 
-def _quote_value(key: str, value: str, multirun: bool) -> str:
+def _quote_value(value: str, is_swept: bool) -> str:
     if Path(value).exists():
         return _quote_path(value)
-    if value.startswith("[") and value.endswith("]") and any(each.type == "Any" for each, _ in find_options(key)):
-        return f"[{','.join(map(_quote_path, _split_elements(value[1:-1])))}]"
-    if multirun and key != "out":
+    if is_swept:
         if SWEEP_FUNCTION.match(value):
             return value
         elements = _split_elements(value)

@@ -32,7 +32,7 @@ from avatar_bench.runs.record import (
 from avatar_bench.sources.dataset_kinds import list_further_sets, open_dataset
 
 if TYPE_CHECKING:
-    from avatar_bench.config.schema import EvaluateConfig
+    from avatar_bench.commands.evaluate import EvaluateConfig
     from avatar_bench.data.dataset import Dataset
     from avatar_bench.runs.run import Run
 

@@ -31,7 +31,7 @@ from avatar_bench.results.result import METRICS_FILE, Result
 from avatar_bench.results.view import View
 
 if TYPE_CHECKING:
-    from avatar_bench.config.schema import EvaluateConfig, WhereConfig
+    from avatar_bench.commands.evaluate import EvaluateConfig, WhereConfig
     from avatar_bench.runs.run import Run
 
 

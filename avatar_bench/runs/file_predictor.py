@@ -20,7 +20,7 @@ from avatar_bench.runs.run import Run, set_threads, set_view
 if TYPE_CHECKING:
     import pandas as pd
 
-    from avatar_bench.config.schema import PredictConfig
+    from avatar_bench.commands.predict import PredictConfig
     from avatar_bench.runs.decisions import DecisionRule
 
 NO_THRESHOLD = (

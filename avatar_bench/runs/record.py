@@ -349,8 +349,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     Raise ConfigError if it names code to run.
     """
-    from avatar_bench.config.validation import check_run_config
     from avatar_bench.files.yaml_io import read_yaml  # imports yaml, which most commands do without
+    from avatar_bench.runs.run_config import check_run_config
 
     config = None
     with suppress(ConfigError):

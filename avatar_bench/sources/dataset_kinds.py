@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from avatar_bench.config.overrides import quote
+from avatar_bench.console.terminal import print_line
 from avatar_bench.data.dataset import Dataset, make_ood_path, read_dataset, read_folder, read_images, read_manifest
 from avatar_bench.data.folders import is_image_folder, list_class_folders
+from avatar_bench.data.selection import limit_rows, mark_divided_rows
 from avatar_bench.data.shards import open_shards
+from avatar_bench.data.splits import SplitPlan, divide_units, find_hold_out_units, name_units
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.files.table_io import find_table
 from avatar_bench.runs.record import RESERVED_SET_NAMES
 
 if TYPE_CHECKING:
-    from avatar_bench.config.schema import ImagesConfig, ImageSetConfig
+    from avatar_bench.config.schema import ImagesConfig, ImageSetConfig, SplitDataConfig
 
 _DEMO_OPTIONS = ("root", "sources", "blind_sources", "ood_sources", "prepare")  # that define the demo
 
@@ -77,3 +82,22 @@ def list_further_sets(options: ImagesConfig, root: Path | None = None) -> dict[s
             )
         sets[folder.name] = folder
     return sets | {name: Path(path) for name, path in options.ood.items()}
+
+
+def list_units_to_hold_out(options: SplitDataConfig, by: str, parts: int | None = None) -> str:
+    """Return the values of data.split.held_out for a sweep over units, [a],[b], after data.limit is applied.
+
+    With `parts`, the units are divided into as many lists, [a,b],[c,d], with equally many of each class, to one.
+    """
+    frame = open_dataset(options).frame
+    plan = SplitPlan(seed=options.split.seed, by=by, limit=options.limit)
+    rows, _ = limit_rows(mark_divided_rows(plan, frame), frame, plan)
+    drawn = f" (of {len(rows)} images drawn, data.limit)" if len(rows) < len(frame) else ""
+    frame = frame.iloc[rows].assign(**{by: name_units(frame[by].iloc[rows], options.split.units)})
+    kept, reasons = find_hold_out_units(frame, by, options.split.at_least)
+    if reasons:
+        skipped = ", ".join(f"{name} ({why})" for name, why in reasons.items())
+        print_line(f"not held out{drawn}: {skipped}", file=sys.stderr)
+    usable = frame[frame[by].isin(kept)]
+    lists = [[name] for name in kept] if parts is None else divide_units(usable, by, parts, plan.seed)
+    return ",".join(f"[{','.join(map(quote, names))}]" for names in lists)

@@ -22,7 +22,8 @@ from avatar_bench.runs.record import RECORD, RunRecord, locate_checkpoint
 from avatar_bench.sources.dataset_kinds import list_further_sets, open_dataset, open_further_set
 
 if TYPE_CHECKING:
-    from avatar_bench.config.schema import SplitDataConfig, TrainConfig
+    from avatar_bench.commands.train import TrainConfig
+    from avatar_bench.config.schema import SplitDataConfig
 
 AUDIT_FOLDER = "audit"  # the folder beside a manifest where prepare writes its audit
 

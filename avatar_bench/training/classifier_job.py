@@ -45,7 +45,7 @@ from avatar_bench.training.trainer import (
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
 
-    from avatar_bench.config.schema import TrainConfig
+    from avatar_bench.commands.train import TrainConfig
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.training.checkpoints import CheckpointProgress
     from avatar_bench.training.module import Learner

@@ -20,7 +20,7 @@ from avatar_bench.inference.autotune import tune_inference, tune_training
 from avatar_bench.runs.run import set_threads
 
 if TYPE_CHECKING:
-    from avatar_bench.config.schema import TrainerConfig
+    from avatar_bench.commands.train import TrainerConfig
     from avatar_bench.runs.record import RunRecord
 
 

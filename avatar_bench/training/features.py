@@ -29,7 +29,7 @@ from avatar_bench.training.environment import resolve_precision, resolve_torch_d
 from avatar_bench.training.module import Learner
 
 if TYPE_CHECKING:
-    from avatar_bench.config.schema import TrainConfig
+    from avatar_bench.commands.train import TrainConfig
 
 FEATURES_FOLDER = "features"  # in the cache
 MAX_FEATURE_BYTES = 2**30  # bytes of the features of a stage

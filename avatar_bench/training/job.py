@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +18,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from avatar_bench.config.error_messages import format_error
-from avatar_bench.config.validation import NODES, read_run_config, refuse_outward_nodes
 from avatar_bench.console.progress import use_progress
 from avatar_bench.console.terminal import print_line
 from avatar_bench.data.dataset import Dataset
@@ -25,7 +25,19 @@ from avatar_bench.errors import CheckpointError, ConfigError, DivergedError
 from avatar_bench.files.atomic_write import write_text
 from avatar_bench.files.checkpoint_container import BACKBONE_FILE
 from avatar_bench.runs.record import PROBE, RECORD, RunRecord
+from avatar_bench.runs.run_config import NODES, read_run_config, refuse_outward_nodes
 from avatar_bench.training.run_folder import CONFIG, choose_run_folder, create_record, lock_folder
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """Folder of a finished run; as a number, its best val macro-F1, which a search maximises."""
+
+    folder: Path
+    macro_f1: float
+
+    def __float__(self) -> float:
+        return self.macro_f1
 
 
 class Job(Protocol):

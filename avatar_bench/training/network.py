@@ -27,7 +27,8 @@ from avatar_bench.training.optimization import TrainingOptions, read_optimizatio
 from avatar_bench.training.origin import Origin
 
 if TYPE_CHECKING:
-    from avatar_bench.config.schema import ImagesConfig, TrainConfig
+    from avatar_bench.commands.train import TrainConfig
+    from avatar_bench.config.schema import ImagesConfig
 
 
 def build_network(settings: TrainConfig, origin: Origin) -> tuple[nn.Module, dict[str, Any], Preprocessing]:

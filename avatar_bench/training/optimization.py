@@ -23,7 +23,7 @@ from avatar_bench.errors import ConfigError, suggest_names
 from avatar_bench.models.stages import list_tracking_norms
 
 if TYPE_CHECKING:
-    from avatar_bench.config.schema import OptimizerConfig
+    from avatar_bench.commands.train import OptimizerConfig
 
 _FUSED = ("adam", "adamw", "sgd", "momentum", "nesterov")  # timm's names of optimizers that torch has fused
 

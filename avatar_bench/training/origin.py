@@ -26,7 +26,7 @@ from avatar_bench.runs.record import list_licences
 from avatar_bench.runs.run import PRETRAINING_LIST, Run
 
 if TYPE_CHECKING:
-    from avatar_bench.config.schema import TrainConfig
+    from avatar_bench.commands.train import TrainConfig
 
 
 @dataclass(frozen=True)

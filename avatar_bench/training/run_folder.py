@@ -19,7 +19,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from avatar_bench.config.overrides import name_job
-from avatar_bench.config.validation import read_run_config
 from avatar_bench.console.terminal import format_count, print_line
 from avatar_bench.data.dataset import DATASET_SPLITS, Dataset, tabulate_split
 from avatar_bench.data.splits import fingerprint_split
@@ -29,10 +28,11 @@ from avatar_bench.files.output_folder import refuse_foreign_folder
 from avatar_bench.files.paths import find_unused_folder, make_folder_name
 from avatar_bench.files.table_io import write_table
 from avatar_bench.runs.record import RECORD, RECORD_KEYS, UNFINISHED_STATUSES, RunRecord, flatten_options
+from avatar_bench.runs.run_config import read_run_config
 from avatar_bench.sources.dataset_kinds import list_further_sets, open_dataset
 
 if TYPE_CHECKING:
-    from avatar_bench.config.schema import TrainConfig
+    from avatar_bench.commands.train import TrainConfig
     from avatar_bench.data.training_batches import DataModule
     from avatar_bench.training.module import Learner
     from avatar_bench.training.origin import Origin

@@ -662,7 +662,7 @@ def test_block_all_takes_in_the_blocks_of_users(run_copy, monkeypatch):
     monkeypatch.setattr(
         "avatar_bench.evaluation.runner.BlockRunner.__call__", lambda runner, name, block, writer: named.append(name)
     )
-    monkeypatch.setattr("avatar_bench.commands.evaluate._refuse_failed_audits", lambda *_: None)
+    monkeypatch.setattr("avatar_bench.evaluation.evaluate._refuse_failed_audits", lambda *_: None)
     named: list[str] = []
     assert main([*words, "block=all"]) == 0
     assert {"constant", "blind_test", "architecture"} <= set(named)

@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from statsmodels.stats.contingency_tables import mcnemar
 
 from avatar_bench.cli.app import main
-from avatar_bench.config.schema import EvaluateConfig
+from avatar_bench.commands.evaluate import EvaluateConfig
 from avatar_bench.data.dataset import read_manifest
 from avatar_bench.evaluation.registry import build_block
 from avatar_bench.evaluation.result_writer import ResultWriter

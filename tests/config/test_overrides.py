@@ -10,6 +10,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from avatar_bench.config.options import find_option
 from avatar_bench.config.overrides import (
     choose_sweep_folder,
     is_multirun,
@@ -19,10 +20,12 @@ from avatar_bench.config.overrides import (
     split_flags,
 )
 from avatar_bench.config.path_quoting import quote_paths
+from avatar_bench.config.schema import find_schema
 from avatar_bench.errors import ConfigError
 
 AWKWARD = ["a,b", "[draft]", "[a,b](c){d: e}", "it's", "'both' \"kinds\"", "прогон/лучший", "${HOME}", "\\${x}"]
 AWKWARD += ["a\\b\\", "@list.txt", "{a: b}", "a:b#c%d!e?f&g;h|i", " at both ends ", "007", "true", "line\nbreak"]
+COMMANDS = ["evaluate", "predict", "train", "report"]
 PATH_OPTIONS = ["out", "ckpt", "input", "output", "runs", "resume", "init_from", "data.root", "data.manifest"]
 PATH_OPTIONS += ["data.blind", "model.weights", "source.folder.root"]
 
@@ -34,7 +37,9 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def read(word: str, multirun: bool = False) -> Any:
     """Return the value that a command would see."""
-    (quoted,) = quote_paths([word], multirun)
+    option = word.lstrip("+").partition("=")[0]
+    owner = next(command for command in COMMANDS if find_option(find_schema(command), option) or "." in option)
+    (quoted,) = quote_paths(owner, [word], multirun)
     override = OverridesParser.create().parse_override(quoted)
     return OmegaConf.to_container(OmegaConf.create({"x": override.value()}), resolve=True)["x"]  # type: ignore[index, call-overload]
 
@@ -62,7 +67,7 @@ def test_any_string_survives_quoting() -> None:
 
 
 def test_other_options_and_no_value_are_left_to_hydra() -> None:
-    assert quote_paths(["model=a,b", "seed=1", "~logger"]) == ["model=a,b", "seed=1", "~logger"]
+    assert quote_paths("train", ["model=a,b", "seed=1", "~logger"]) == ["model=a,b", "seed=1", "~logger"]
     assert read("out=null") is None
     assert read("out=") == ""
     assert read("out=???") == "./???"  # a path, and no missing value
@@ -95,14 +100,14 @@ def test_the_values_of_a_mapping_are_quoted_one_by_one(option: str) -> None:
 
 
 def test_a_mapping_may_name_new_sets() -> None:
-    assert quote_paths(["data.ood={a: b}"]) == ["++data.ood={a: 'b'}"]
+    assert quote_paths("train", ["data.ood={a: b}"]) == ["++data.ood={a: 'b'}"]
     assert read("data.ood={}") == {}
 
 
 def test_a_sweep_over_paths_stays_a_sweep_except_for_a_path_that_exists_and_for_out() -> None:
-    (word,) = quote_paths(["model.weights=none,/a b/c.pth"], multirun=True)
+    (word,) = quote_paths("train", ["model.weights=none,/a b/c.pth"], multirun=True)
     assert OverridesParser.create().parse_override(word).is_sweep_override()
-    assert quote_paths(["ckpt=glob(*)"], multirun=True) == ["ckpt=glob(*)"]
+    assert quote_paths("predict", ["ckpt=glob(*)"], multirun=True) == ["ckpt=glob(*)"]
     Path("a,b").mkdir()
     assert read("ckpt=a,b", multirun=True) == "a,b"
     assert read("out=c,d", multirun=True) == "c,d"

@@ -46,7 +46,7 @@ def test_other_inputs_of_predict_stand_alone_too(word: str) -> None:
 def test_several_paths_are_a_list() -> None:
     for name in ("a.jpg", "b, c.jpg"):
         Path(name).touch()
-    assert quote_paths(name_bare_paths("predict", ["a.jpg", "b, c.jpg"])) == ["input=['a.jpg','b, c.jpg']"]
+    assert quote_paths("predict", name_bare_paths("predict", ["a.jpg", "b, c.jpg"])) == ["input=['a.jpg','b, c.jpg']"]
 
 
 def test_an_option_is_no_path_even_if_a_file_has_its_name() -> None:
@@ -130,7 +130,7 @@ def test_values_of_python_are_written_as_words_of_the_command_line() -> None:
         "data__ood": {"far": Path("my dir")},
         "model__options": {"depth": 2, "name": "x y"},
     }
-    assert make_words(options) == [
+    assert make_words("evaluate", options) == [
         "data.split.seed=3",
         "data.fraction=0.5",
         "hydra/launcher=joblib",

@@ -42,7 +42,7 @@ def test_an_option_added_in_one_place_is_found_everywhere(tmp_path: Path) -> Non
     copy = tmp_path / "copy"
     shutil.copytree(ROOT / "avatar_bench", copy / "avatar_bench", ignore=shutil.ignore_patterns("*.pyc.*"))
     shutil.copytree(ROOT / "conf", copy / "conf")
-    schema = copy / "avatar_bench" / "config" / "schema.py"
+    schema = copy / "avatar_bench" / "commands" / "predict.py"
     text, place = schema.read_text(encoding="utf-8"), "class PredictConfig:\n"
     added = '    tiles: int = option(2, help="tiles per side", range=(1, 9))\n'
     assert text.count(place) == 1

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
+from avatar_bench.commands.evaluate import EvaluateConfig
 from avatar_bench.config.catalogue import list_blocks
-from avatar_bench.config.schema import EvaluateConfig
 from avatar_bench.data.dataset import read_manifest
 from avatar_bench.errors import BlockError, DataError
 from avatar_bench.evaluation.registry import build_block

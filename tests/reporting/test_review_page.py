@@ -15,8 +15,8 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from avatar_bench.cli.app import main
-from avatar_bench.commands.predict import MAX_PAGE_IMAGES
 from avatar_bench.files.hashes import sha256_of_file
+from avatar_bench.inference.prediction_writer import MAX_PAGE_IMAGES
 from avatar_bench.reporting.prediction_outputs.html import NEAREST
 from tests.commands.test_languages import KEPT, WORD, Texts
 from tests.conftest import SOURCES, draw_set

@@ -21,7 +21,7 @@ from torch import nn
 from torch.optim.swa_utils import update_bn
 
 from avatar_bench.cli.app import main
-from avatar_bench.config.schema import TrainerConfig
+from avatar_bench.commands.train import TrainerConfig
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.models.checkpoint import hash_weights, verify_checkpoint

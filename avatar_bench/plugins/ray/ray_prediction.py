@@ -32,7 +32,7 @@ from avatar_bench.runs.file_predictor import FilePredictor
 from avatar_bench.runs.run import Run, set_threads
 
 if TYPE_CHECKING:
-    from avatar_bench.config.schema import PredictConfig
+    from avatar_bench.commands.predict import PredictConfig
     from avatar_bench.runs.decisions import DecisionRule
 
 # read by Ray when it is imported or started: no reports of usage, no messages of its own on standard error

@@ -15,7 +15,7 @@ from avatar_bench.errors import ConfigError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from avatar_bench.config.schema import EngineConfig, PredictConfig
+    from avatar_bench.commands.predict import EngineConfig, PredictConfig
     from avatar_bench.inference.prediction_writer import PredictionWriter
     from avatar_bench.inference.resume import Stamp
     from avatar_bench.runs.file_predictor import FilePredictor

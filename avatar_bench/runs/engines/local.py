@@ -16,7 +16,7 @@ from avatar_bench.runs.engines import PredictionJob, RowCounts, report_interrupt
 if TYPE_CHECKING:
     import pandas as pd
 
-    from avatar_bench.config.schema import PredictConfig
+    from avatar_bench.commands.predict import PredictConfig
 
 
 @dataclass

@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 
 from omegaconf import DictConfig
 
+from avatar_bench.commands.predict import PredictConfig, check_predictions
 from avatar_bench.config.options import copy_option, option, path_option
-from avatar_bench.config.schema import COUNT, POSITIVE, PredictConfig, ViewConfig, find_schema
+from avatar_bench.config.schema import COUNT, POSITIVE, ViewConfig, find_schema
 from avatar_bench.errors import ConfigError
 from avatar_bench.plugins.app.passwords import Passwords, hash_password
 from avatar_bench.runs.record import choose_run
@@ -62,8 +63,6 @@ class AppConfig:
 
 def check(cfg: DictConfig) -> None:
     """Raise ConfigError if an option that predict has too is invalid."""
-    from avatar_bench.config.rules import check_predictions
-
     check_predictions(cfg)
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from avatar_bench.config.schema import ExportConfig
+from avatar_bench.commands.export import ExportConfig
 from avatar_bench.errors import GuardError
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.runs.run import Run

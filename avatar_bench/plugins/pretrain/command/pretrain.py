@@ -9,22 +9,26 @@ from typing import Any
 import numpy as np
 from omegaconf import MISSING, DictConfig, OmegaConf
 
+from avatar_bench.commands.train import (
+    AugmentConfig,
+    CallbacksConfig,
+    ModelConfig,
+    OptimizerConfig,
+    TrainConfig,
+    TrainerConfig,
+    check_training,
+    check_warmup,
+)
 from avatar_bench.config.options import copy_option, option, path_option
-from avatar_bench.config.rules import check_config, check_training, check_warmup
+from avatar_bench.config.rules import check_config
 from avatar_bench.config.schema import (
     COUNT,
     FRACTION,
     INSIDE,
     POSITIVE,
     PROBABILITY,
-    AugmentConfig,
-    CallbacksConfig,
-    ModelConfig,
-    OptimizerConfig,
     SplitDataConfig,
     StageConfig,
-    TrainConfig,
-    TrainerConfig,
     format_alternatives,
 )
 from avatar_bench.errors import ConfigError

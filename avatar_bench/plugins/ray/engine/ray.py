@@ -11,7 +11,7 @@ from avatar_bench.config.options import option
 from avatar_bench.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from avatar_bench.config.schema import PredictConfig
+    from avatar_bench.commands.predict import PredictConfig
     from avatar_bench.runs.engines import PredictionJob, RowCounts
 
 
