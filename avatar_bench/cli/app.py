@@ -88,13 +88,13 @@ def run_command(command: str, words: Sequence[str]) -> tuple[int, Any]:
     from avatar_bench.config.path_quoting import name_bare_paths, quote_paths
 
     flags, others = overrides.split_flags(words)
-    given = name_bare_paths(command, others)
-    multirun = overrides.is_multirun(flags, given)
-    quoted = quote_paths(command, given, multirun)
+    named = name_bare_paths(command, others)
+    multirun = overrides.is_multirun(flags, named)
+    quoted = quote_paths(command, named, multirun)
     if not multirun:
         return _call_hydra(command, flags, quoted, None)
     with tempfile.TemporaryDirectory() as scratch:  # Hydra's sweeper always writes a multirun.yaml
-        folder = overrides.choose_sweep_folder(given) if command == "train" else Path(scratch)
+        folder = overrides.choose_sweep_folder(named) if command == "train" else Path(scratch)
         return _call_hydra(command, flags, quoted + overrides.make_sweep_overrides(quoted, folder), folder)
 
 

@@ -43,44 +43,44 @@ def format_help(command: str, words: Sequence[str] = ()) -> str:
 def list_options(command: str, words: Sequence[str] = ()) -> dict[str, list[Row]]:
     """Return the groups and the options of a command, then those of each block, by title, with their values."""
     register(command, words)
-    given = name_bare_paths(command, overrides.split_flags(words)[1])
+    named = name_bare_paths(command, overrides.split_flags(words)[1])
     with initialize_config_dir(str(find_conf_folder()), version_base="1.3"):
-        cfg = compose(command, quote_paths(command, given), return_hydra_config=True)
+        cfg = compose(command, quote_paths(command, named), return_hydra_config=True)
     chosen = cfg.hydra.runtime.choices
     unused = find_unused_groups(command)
     choices = find_default_choices(command).items()
     groups = {group: choice for group, choice in choices if group.isidentifier() and group not in unused}
-    found: dict[str, list[Row]] = {"groups": []}
+    sections: dict[str, list[Row]] = {"groups": []}
     for group, default in groups.items():
         names = [name for name in describe_choices(group) if name != "run" or command in _COMMANDS_WITH_RUN]
-        found["groups"].append((group, _format_value(chosen.get(group, default)), f"one of: {' '.join(names)}"))
-    found["options"] = list(_list_rows(cfg, find_schema(command), left_out=groups))
+        sections["groups"].append((group, _format_value(chosen.get(group, default)), f"one of: {' '.join(names)}"))
+    sections["options"] = list(_list_rows(cfg, find_schema(command), left_out=groups))
     for name, options in cfg.block.items() if "block" in groups else ():
         known = iterate_options(find_entry("block", str(name)).load_class())
-        found[f"block {name}: {describe_choices('block')[name]}"] = [
-            (f"block.{name}.{each.name}", _format_value(options[each.name]), stated.describe())
-            for each, stated in known
+        sections[f"block {name}: {describe_choices('block')[name]}"] = [
+            (f"block.{name}.{member.name}", _format_value(options[member.name]), stated.describe())
+            for member, stated in known
         ]
-    return found
+    return sections
 
 
 def _list_rows(cfg: DictConfig, schema: Any, prefix: str = "", left_out: Collection[str] = ()) -> Iterator[Row]:
     """Yield a row for each option, top-level options before nested ones."""
-    known = {each.name: stated for each, stated in iterate_options(schema)}
+    known = {member.name: stated for member, stated in iterate_options(schema)}
     below: list[Row] = []
-    for each in fields(schema):
-        name = each.name
+    for member in fields(schema):
+        name = member.name
         value: Any = "..." if OmegaConf.is_missing(cfg, name) else cfg[name]
         kind: Any = OmegaConf.get_type(value) if isinstance(value, DictConfig) else None
         # chosen with its group, such as optimizer.name by optimizer=NAME
-        is_chosen = bool(prefix) and name in ("kind", "name") and get_default(each) is MISSING
+        is_chosen = bool(prefix) and name in ("kind", "name") and get_default(member) is MISSING
         if is_dataclass(kind):
             below += _list_rows(value, kind, f"{prefix}{name}.")
         elif f"{prefix}{name}" not in left_out and not is_chosen:
             option = prefix.rstrip(".") if name == SWITCH else prefix + name
             shown = "{...}" if isinstance(value, DictConfig) and value else _format_value(value)
             yield option, shown, known[name].describe() if name in known else ""
-    names, values = [each.name for each in fields(schema)], cast(dict[str, Any], OmegaConf.to_container(cfg))
+    names, values = [member.name for member in fields(schema)], cast(dict[str, Any], OmegaConf.to_container(cfg))
     for key, node in values.items():  # the arguments of nodes, which the choices state
         if key not in names if prefix else key in left_out and key in known and known[key].is_open:
             arguments = flatten_options(node, f"{prefix}{key}")

@@ -47,10 +47,10 @@ def call_command(
 
 def _check_paths(main: str, paths: Iterable[Any]) -> None:
     """Raise ConfigError for a value that is no path, such as an image in memory."""
-    for given in paths:
-        several = given if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+    for value in paths:
+        several = value if isinstance(value, Iterable) and not isinstance(value, str) else [value]
         if not all(isinstance(path, str | os.PathLike) for path in several):
-            what = f"{main}: expected the path of a file or folder, got {type(given).__name__}."
+            what = f"{main}: expected the path of a file or folder, got {type(value).__name__}."
             raise ConfigError(what, "Save an image in memory to a file first.")
 
 

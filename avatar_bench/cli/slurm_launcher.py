@@ -83,11 +83,11 @@ class _WaitingJob:
 
 def _wait_for_end(job: Any) -> str:
     """Wait until a job has a result or has ended without one; return its state as its scheduler names it."""
-    over_since, asked, state = None, 0.0, "RUNNING"
+    over_since, asked_at, state = None, 0.0, "RUNNING"
     while not job.paths.result_pickle.exists():
         now = time.monotonic()
-        if over_since is None and now - asked >= POLL_SECONDS:
-            asked, state = now, _query_state(job)
+        if over_since is None and now - asked_at >= POLL_SECONDS:
+            asked_at, state = now, _query_state(job)
             over_since = now if state in ENDED_STATES else None
         if over_since is not None and now - over_since >= CLUSTER_GRACE_SECONDS:
             break
@@ -99,8 +99,8 @@ def _query_state(job: Any) -> str:
     """Return a job's state, by squeue: sacct, which submitit uses, does not work without SLURM accounting."""
     if type(job).__name__ != "SlurmJob":
         return "RUNNING" if job.state == "RUNNING" else "FAILED"
-    asked = ["squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job.job_id}"]
-    answer = subprocess.run(asked, capture_output=True, text=True, check=False)
+    command = ["squeue", "--noheader", "--states=all", "--format=%T", f"--jobs={job.job_id}"]
+    answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if answer.returncode:
         return "COMPLETED" if "Invalid job id" in answer.stderr else "UNKNOWN"  # squeue forgets old jobs
     return (answer.stdout.split() or ["COMPLETED"])[0]

@@ -92,8 +92,8 @@ class Sweep:
         """Print the outcomes of all jobs and write them to jobs.csv; return 3 if a job is not finished."""
         if not self.records:
             return FAILED_JOBS_EXIT_CODE * any(job.reason != "" for job in self.jobs.values())
-        found = {record.folder.name: record for record in read_records(self.folder)}
-        rows = [_format_row(name, job, found.get(name)) for name, job in self.jobs.items()]
+        records = {record.folder.name: record for record in read_records(self.folder)}
+        rows = [_format_row(name, job, records.get(name)) for name, job in self.jobs.items()]
         if rows:
             self._print_summary(rows)
         return FAILED_JOBS_EXIT_CODE * any(row[1] != "finished" for row in rows)
@@ -105,8 +105,9 @@ class Sweep:
         if (self.folder / OPTUNA_RESULTS).is_file() and done:
             best = max(done, key=lambda row: row[2])
             print_line(f"best of {len(done)} by val macro-F1, {best[2]}: {self.folder / best[0]}")
-        then = f"; next: avatar-bench evaluate {shlex.quote(f'ckpt={self.folder}')} block=all" if len(done) > 1 else ""
-        print_line(f"{len(done)} of {len(rows)} jobs are finished: {self.folder / JOBS_FILE}{then}")
+        folder = shlex.quote(f"ckpt={self.folder}")
+        advice = f"; next: avatar-bench evaluate {folder} block=all" if len(done) > 1 else ""
+        print_line(f"{len(done)} of {len(rows)} jobs are finished: {self.folder / JOBS_FILE}{advice}")
 
 
 class TrackedLauncher(Launcher):
@@ -133,8 +134,8 @@ class TrackedLauncher(Launcher):
                 "The same command skips finished jobs and runs the others.",
                 "If memory ran out, run fewer jobs in parallel: hydra.launcher.n_jobs=1 with joblib.",
             ) from error
-        for name, one in zip(names, done, strict=True):
-            self.sweep.record_end(name, one)
+        for name, outcome in zip(names, done, strict=True):
+            self.sweep.record_end(name, outcome)
         return done
 
 

@@ -40,7 +40,7 @@ class CommandTask:
         """Check the options, then import and call the command, so that invalid options fail before torch is loaded."""
         try:
             sources = HydraConfig.get().runtime.config_sources
-            folders = [each.path for each in sources if each.schema == "file"]  # of -cd, in another process
+            folders = [source.path for source in sources if source.schema == "file"]  # of -cd, in another process
             plugins = {str(plugin.folder) for plugin in find_plugins().values()}
             with use_folders([folder for folder in folders if folder not in plugins]):
                 rules.check_config(self.command, cfg)

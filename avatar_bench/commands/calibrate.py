@@ -93,33 +93,33 @@ def execute(settings: CalibrateConfig) -> None:
     if len(drawn) < len(whole):
         left = format_count(len(whole) - len(drawn), "image")
         print_line(f"{left} of {whole.name} selected for review left out: no fair sample", file=sys.stderr)
-    found = fit_calibration(run, run.select_answered(drawn).apply_view(run.view))
-    run.decision_calibration, rule = found, None
+    calibration = fit_calibration(run, run.select_answered(drawn).apply_view(run.view))
+    run.decision_calibration, rule = calibration, None
     if settings.target_error is not None:
         rule = make_decision_rule(run, settings.target_error, per_class=settings.per_class)
     try:
-        found.write(run.folder)
+        calibration.write(run.folder)
     except OSError as error:
         raise OutputError(f"{run.folder / CALIBRATION} cannot be written: {error.strerror or error}.") from error
     before = f" (before: {run.card.temperature:.3g})"
-    line = f"{run.folder / CALIBRATION}: temperature {found.temperature:.3g}{before}"
-    if found.threshold is not None:
-        own = "none" if found.threshold.own is None else f"{found.threshold.own:.6g}"
-        line += f", threshold {found.threshold.value:.6g} (its own: {own})"
-    n = sum(found.n.values())
-    fitted = f"{n}" if found.decisions is None else f"{int(found.decisions.is_reference.sum())} of {n}"
-    print_line(f"{line}, fitted on {fitted} images of {found.images.name}; view={found.view}")
-    if found.fit is not None and not found.fit.is_applied:
-        print_line(f"warning: temperature {found.fit}", file=sys.stderr)
-    for note in found.notes:
+    line = f"{run.folder / CALIBRATION}: temperature {calibration.temperature:.3g}{before}"
+    if calibration.threshold is not None:
+        own_threshold = "none" if calibration.threshold.own is None else f"{calibration.threshold.own:.6g}"
+        line += f", threshold {calibration.threshold.value:.6g} (its own: {own_threshold})"
+    n = sum(calibration.n.values())
+    fitted = f"{n}" if calibration.decisions is None else f"{int(calibration.decisions.is_reference.sum())} of {n}"
+    print_line(f"{line}, fitted on {fitted} images of {calibration.images.name}; view={calibration.view}")
+    if calibration.fit is not None and not calibration.fit.is_applied:
+        print_line(f"warning: temperature {calibration.fit}", file=sys.stderr)
+    for note in calibration.notes:
         print_line(f"warning: {note}", file=sys.stderr)
-    for name, one in rule.thresholds.items() if rule else ():
+    for name, threshold in rule.thresholds.items() if rule else ():
         of = f" of answers {name}" if name else ""
-        seen = f"{one.answered} of {one.n} images for thresholds answered, {one.errors} incorrectly"
+        seen = f"{threshold.answered} of {threshold.n} images for thresholds answered, {threshold.errors} incorrectly"
         print_line(f"target_error={settings.target_error:g}{of}: {seen}")
     for note in rule.notes if rule else ():
         print_line(note, file=sys.stderr)
-    if rule and (unmet := [one for one in rule.thresholds.values() if math.isinf(one.value)]):
+    if rule and (unmet := [threshold for threshold in rule.thresholds.values() if math.isinf(threshold.value)]):
         print_line(_advise(unmet, run.folder, settings.per_class), file=sys.stderr)
 
 
@@ -127,8 +127,8 @@ def _advise(unmet: Sequence[AnsweringThreshold], folder: Path, per_class: bool) 
     """Return what to do where no threshold meets the target error."""
     from avatar_bench.metrics.selective import upper_bound
 
-    bound = math.ceil(100 * max(upper_bound(one.n_errors, one.n) for one in unmet)) / 100
+    bound = math.ceil(100 * max(upper_bound(threshold.n_errors, threshold.n) for threshold in unmet)) / 100
     more = f"label more images (avatar-bench predict {shlex.quote(f'ckpt={folder}')} input=FOLDER output=review.html), "
-    steps = more if all(one.n_missing for one in unmet) else "train on images of more sources, "
+    steps = more if all(threshold.n_missing for threshold in unmet) else "train on images of more sources, "
     whole = f"or set target_error={bound:g}, which allows every image to be answered" if bound < 1 else ""
     return f"next: {steps}{whole or 'or set a larger target_error'}{', or per_class=false' * per_class}"

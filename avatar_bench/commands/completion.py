@@ -73,10 +73,10 @@ def _complete_option(command: str, before: Sequence[str], word: str, files: bool
     register(command, before)
     with initialize_config_dir(str(catalogue.find_conf_folder()), version_base="1.3"):
         plugin = DefaultCompletionPlugin(GlobalHydra.instance().config_loader())
-        found = plugin._query(command, " ".join([*(part for part in before if "=" in part and " " not in part), word]))
+        names = plugin._query(command, " ".join([*(part for part in before if "=" in part and " " not in part), word]))
     hidden = rf"({'|'.join(['hydra', 'schema', *catalogue.find_unused_groups(command)])})\b"
-    owned = {each.name for each in fields(find_schema(command))} | find_default_choices(command).keys()
-    return sorted(name for name in found if re.split("[=.@]", name)[0] in owned and not re.match(hidden, name))
+    owned = {member.name for member in fields(find_schema(command))} | find_default_choices(command).keys()
+    return sorted(name for name in names if re.split("[=.@]", name)[0] in owned and not re.match(hidden, name))
 
 
 def _complete_path(option: str, value: str) -> list[str]:
@@ -85,5 +85,5 @@ def _complete_path(option: str, value: str) -> list[str]:
         entries = sorted(Path(folder or ".").expanduser().iterdir())
     except OSError:
         return []
-    found = [entry.name + "/" * entry.is_dir() for entry in entries if entry.name.startswith(name)]
-    return [f"{option}={os.path.join(folder, entry)}" for entry in found]
+    names = [entry.name + "/" * entry.is_dir() for entry in entries if entry.name.startswith(name)]
+    return [f"{option}={os.path.join(folder, entry)}" for entry in names]

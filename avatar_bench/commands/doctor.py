@@ -53,18 +53,19 @@ def execute(settings: DoctorConfig) -> None:
     facts = _describe_packages(problems) | _describe_machine(problems) | _describe_folders(problems)
     facts["weights"] = _describe_weights(settings.hub, problems)
     if settings.format == "json":
-        print(json.dumps(facts | {"problems": [list(one.lines) for one in problems]}, indent=1, ensure_ascii=False))
+        facts |= {"problems": [list(problem.lines) for problem in problems]}  # type: ignore[dict-item]
+        print(json.dumps(facts, indent=1, ensure_ascii=False))
     else:
         for name, values in facts.items():
-            shown = {key: ", ".join(each) or "none" if isinstance(each, list) else each for key, each in values.items()}
-            print_line(f"{name:13} " + ("; ".join(f"{key}: {each}" for key, each in shown.items()) or "none"))
-        for one in problems:
-            print("", *map(escape_control_characters, one.lines), sep="\n")
+            texts = {key: ", ".join(item) or "none" if isinstance(item, list) else item for key, item in values.items()}
+            print_line(f"{name:13} " + ("; ".join(f"{key}: {text}" for key, text in texts.items()) or "none"))
+        for problem in problems:
+            print("", *map(escape_control_characters, problem.lines), sep="\n")
         if not problems:
             print("\nno problem found")
     sys.stdout.flush()  # before the error on standard error
     if problems:
-        kind = ConfigError if any(isinstance(one, ConfigError) for one in problems) else OutputError
+        kind = ConfigError if any(isinstance(problem, ConfigError) for problem in problems) else OutputError
         raise kind(f"{format_count(len(problems), 'problem')}, described above.")
 
 

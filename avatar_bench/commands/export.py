@@ -48,9 +48,9 @@ class ExportConfig:
 def check(cfg: DictConfig) -> None:
     """Raise ConfigError if an option of export is invalid."""
     if Path(cfg.out or "").suffix.lower() != ".html":
-        for each in fields(ExportConfig):
-            if each.name not in ("ckpt", "out") and (value := cfg[each.name]) != get_default(each):
-                raise ConfigError(f"{each.name}={value}: for a page, out=FILE.html, and no other file")
+        for member in fields(ExportConfig):
+            if member.name not in ("ckpt", "out") and (value := cfg[member.name]) != get_default(member):
+                raise ConfigError(f"{member.name}={value}: for a page, out=FILE.html, and no other file")
     check_decisions(cfg)
 
 

@@ -41,9 +41,9 @@ def execute(settings: ImportConfig) -> Path:
     empty, OutputError if it cannot be written; after an error, nothing is written.
     """
     entry = find_entry("detector", settings.kind, f"kind={settings.kind}")
-    general = {each.name for each in fields(ImportConfig)}
-    own = {name: value for name, value in vars(settings).items() if name not in general and value not in (None, {})}
-    options: dict[str, Any] = own | settings.options
+    general = {member.name for member in fields(ImportConfig)}
+    values = {name: value for name, value in vars(settings).items() if name not in general and value not in (None, {})}
+    options: dict[str, Any] = values | settings.options
     out = Path(settings.out).expanduser()
     with new_folder(out) as part:
         from avatar_bench.inference.detectors import CONTENTS, import_files, rename_classes
@@ -54,15 +54,15 @@ def execute(settings: ImportConfig) -> Path:
         from avatar_bench.training.environment import read_versions
 
         (part / CONTENTS).mkdir()
-        found = import_files(entry, options, part / CONTENTS, settings.allow)
+        content = import_files(entry, options, part / CONTENTS, settings.allow)
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         record = RunRecord(status=IMPORTED, started=now, finished=now, command="import", name=out.name)
         record.kind, record.allow, record.versions = entry.name, list(settings.allow), read_versions()
         record.licence = settings.licence or entry.about.get("licence")
         record.source = settings.origin or entry.about.get("origin")
-        record.class_map = settings.classes or entry.about.get("classes") or find_meanings(found["classes"])
-        names = rename_classes(found["classes"], record.class_map)
-        record.classes, record.detector = names, found
+        record.class_map = settings.classes or entry.about.get("classes") or find_meanings(content["classes"])
+        names = rename_classes(content["classes"], record.class_map)
+        record.classes, record.detector = names, content
         if settings.trained_on is not None:
             images = write_training_images(Path(settings.trained_on), part / TRAINED_ON)
             digest = sha256_of_file(part / TRAINED_ON)
@@ -73,9 +73,9 @@ def execute(settings: ImportConfig) -> Path:
         record.write(part)
     known = f"{len(images)} training images" if settings.trained_on is not None else "training data unknown"
     described = []
-    for own, name in zip(found["classes"], names, strict=True):
-        stands_for = record.class_map.get(own, own)
-        others = [] if isinstance(stands_for, str) else [each for each in stands_for if each != name]
+    for label, name in zip(content["classes"], names, strict=True):
+        stands_for = record.class_map.get(label, label)
+        others = [] if isinstance(stands_for, str) else [merged for merged in stands_for if merged != name]
         described.append(f"{name} ({', '.join(others)})" if others else name)
     print_line(f"{out}: {entry.name}, classes {', '.join(described)}; {known}")
     return out

@@ -24,9 +24,9 @@ def execute(words: Sequence[str]) -> None:
         if rest and (len(rest) != 2 or rest[0] not in ("-cd", "--config-dir")):
             raise ConfigError(f"list: unexpected {' '.join(rest)}; expected -cd DIR or nothing")
         group = _find_group(kind)
-        found = describe_choices(group) | (describe_augmentation_steps() if group == "augmentation" else {})
-        width = max(map(len, found), default=0)
-        print("\n".join(f"{name:{width}}  {what}".rstrip() for name, what in found.items()) or "none")
+        choices = describe_choices(group) | (describe_augmentation_steps() if group == "augmentation" else {})
+        width = max(map(len, choices), default=0)
+        print("\n".join(f"{name:{width}}  {what}".rstrip() for name, what in choices.items()) or "none")
     else:
         print("avatar-bench list KIND, one of:\n  " + "\n  ".join([*LISTED_GROUPS, "runs [FOLDER]"]))
 

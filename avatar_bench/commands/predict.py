@@ -100,8 +100,8 @@ class PredictConfig:
 
     def find_columns(self) -> dict[str, PredictionColumns]:
         """Return the entries of prediction_column that are turned on, by name."""
-        found = {name: each for name, each in vars(self).items() if isinstance(each, PredictionColumns)}
-        return {name: each for name, each in found.items() if each.enabled}
+        columns = {name: value for name, value in vars(self).items() if isinstance(value, PredictionColumns)}
+        return {name: column for name, column in columns.items() if column.enabled}
 
 
 def check(cfg: DictConfig) -> None:
@@ -128,15 +128,15 @@ def execute(settings: PredictConfig) -> None:
         if os.path.isfile(os.path.join(place, RECORD)):
             raise ConfigError(f"input={place} is a run, not a folder of images.", f"To predict with it: ckpt={place}")
     path = choose_run(settings.ckpt)
-    own = is_imported(path)
-    if own and (settings.runtime not in ("auto", "torch") or settings.precision not in ("auto", "32")):
+    imported = is_imported(path)
+    if imported and (settings.runtime not in ("auto", "torch") or settings.precision not in ("auto", "32")):
         raise ConfigError(
             f"{path} is an imported detector, which has a runtime of its own.", "Remove runtime= and precision=."
         )
     engine, writer = make_engine(settings.engine), find_writer(settings.output)
     columns = settings.find_columns().values()
-    for each in columns:
-        each.open()
+    for column in columns:
+        column.open()
     has_folder = not is_remote(settings.output)
     if has_folder:
         prepare_output(settings.output, is_folder=engine.writes_folder)
@@ -158,10 +158,10 @@ def execute(settings: PredictConfig) -> None:
     summary += f", {kept} rows kept from before" if kept else ""
     summary += f", {format_count(outdated, 'row')} of changed files replaced" if outdated else ""
     print(summary, file=sys.stderr if settings.output == "-" else sys.stdout)
-    names = () if own else ("runtime", "precision", "threads", *engine.reported)
+    names = () if imported else ("runtime", "precision", "threads", *engine.reported)
     how = " ".join(f"{name}={getattr(settings, name)}" for name in names) or "the imported detector"
     first, second, *further = list_cautions(columns)
-    further += [note for each in columns for note in each.list_notes()]
+    further += [note for column in columns for note in column.list_notes()]
     print(f"Computed with {how}.", f"{first} {second}", *further, sep="\n", file=sys.stderr)
     if errors + bad:
         raise UnreadableFilesError(
@@ -188,9 +188,9 @@ def check_predictions(cfg: DictConfig) -> None:
     if cfg.accelerator == "gpu" and (cfg.runtime not in ("auto", "torch") or cfg.precision == "int8"):
         raise ConfigError(f"accelerator=gpu: runtime={cfg.runtime} runs on the CPU; use runtime=torch for a GPU")
     for name in find_entries("prediction_column"):
-        for each, _ in iterate_options(OmegaConf.get_type(cfg[name])):  # type: ignore[arg-type]
-            if not cfg[name].enabled and cfg[name][each.name] != get_default(each) and each.name != SWITCH:
-                raise ConfigError(f"{name}.{each.name} requires {name}=true")
+        for member, _ in iterate_options(OmegaConf.get_type(cfg[name])):  # type: ignore[arg-type]
+            if not cfg[name].enabled and cfg[name][member.name] != get_default(member) and member.name != SWITCH:
+                raise ConfigError(f"{name}.{member.name} requires {name}=true")
     if decides := check_decisions(cfg):
         for name, usual, why in _FIXED_BY_DECISIONS:
             if cfg[name] not in usual:

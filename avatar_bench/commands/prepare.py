@@ -145,16 +145,19 @@ def _make_recipe(settings: PrepareConfig) -> DatasetRecipe:
     from avatar_bench.sources.build import DatasetRecipe
 
     data = {} if settings.source else settings.data
-    own, split = data.get("prepare") or {}, settings.split
+    own_options, split = data.get("prepare") or {}, settings.split
     return DatasetRecipe(
         sources=settings.source or data.get("sources") or {},
         blind=tuple(dict.fromkeys([*(data.get("blind_sources") or []), *settings.blind])),
-        equalise=settings.equalise or own.get("equalise"),
+        equalise=settings.equalise or own_options.get("equalise"),
         against={name: str(Path(path).expanduser().absolute()) for name, path in settings.against.items()},
         per_class=settings.cap.per_class,
         per_source=settings.cap.per_source,
         plan=SplitPlan(
-            split.seed, split.folds or own.get("folds") or DEFAULT_FOLDS, by=split.by, held_out=tuple(split.held_out)
+            split.seed,
+            split.folds or own_options.get("folds") or DEFAULT_FOLDS,
+            by=split.by,
+            held_out=tuple(split.held_out),
         ),
         ood={name: tuple(names) for name, names in (data.get("ood_sources") or {}).items()},
     )

@@ -263,12 +263,12 @@ def check_training(command: str, cfg: DictConfig) -> None:
     groups = {"callbacks": cfg.callbacks.others, "logger": cfg.logger, "trainer.plugins": trainer.plugins}
     nodes |= {f"{group}.{name}": node for group, named in groups.items() for name, node in named.items()}
     shipped = [None, *list_nodes((find_conf_folder(),))]  # callbacks.NAME=null: none
-    for place, given in nodes.items():
-        node: Any = OmegaConf.to_container(given, resolve=True) if isinstance(given, DictConfig) else given
+    for key, stated in nodes.items():
+        node: Any = OmegaConf.to_container(stated, resolve=True) if isinstance(stated, DictConfig) else stated
         if node not in shipped:  # their classes are imported later, with torch
-            check_node(place, node)
-            if place.startswith("callbacks."):  # which also checks the values
-                build(place, node, object)
+            check_node(key, node)
+            if key.startswith("callbacks."):  # which also checks the values
+                build(key, node, object)
 
 
 def _check_model(model: DictConfig) -> None:
@@ -289,9 +289,9 @@ def _check_probe(cfg: DictConfig) -> None:
     for reason, options in _UNUSED_BY_PROBE.items():
         for name in options:
             if (value := OmegaConf.select(cfg, name)) != OmegaConf.select(neutral, name):
-                given = f"optimizer={value.name}" if name == "optimizer" else f"{name}={value}"
+                shown = f"optimizer={value.name}" if name == "optimizer" else f"{name}={value}"
                 otherwise = "remove the option, or train by epochs: mode=frozen, progressive or full"
-                raise ConfigError(f"{given}: not used by mode=probe, {reason}", otherwise)
+                raise ConfigError(f"{shown}: not used by mode=probe, {reason}", otherwise)
     if cfg.mode.balance == "sampler":
         raise ConfigError(
             "mode.balance=sampler draws training batches, and mode=probe has none",

@@ -123,8 +123,8 @@ def _find_preprocessing(settings: VaryConfig, run: Run | None) -> Preprocessing 
 
 def _announce(files: VariationSet) -> None:
     """Print the number and the size of the files; raise OutputError if the disk has not enough space."""
-    place = next(folder for folder in (files.out.absolute(), *files.out.absolute().parents) if folder.exists())
-    size, free = files.estimate_bytes(), shutil.disk_usage(place).free
+    folder = next(parent for parent in (files.out.absolute(), *files.out.absolute().parents) if parent.exists())
+    size, free = files.estimate_bytes(), shutil.disk_usage(folder).free
     print_line(f"{files.out}: {len(files)} files, about {size / 1e6:.1f} MB", file=sys.stderr)
     if size > free:
         raise OutputError(f"out={files.out} needs about {size / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free.")

@@ -35,12 +35,12 @@ def find_yaml_folders() -> list[Path]:
 
 def find_commands() -> dict[str, str]:
     """Return the commands with their summaries, from the first comment of their yaml or their docstring."""
-    found = {}
+    summaries = {}
     for name, entry in find_entries("command").items():
         recipe = find_recipe(name)
         summary = read_summary(recipe) if recipe else entry.summary.removeprefix(f"{name}: ")
-        found[name] = summary[:1].upper() + summary[1:]
-    return found
+        summaries[name] = summary[:1].upper() + summary[1:]
+    return summaries
 
 
 def find_recipe(command: str) -> Path | None:
@@ -58,8 +58,8 @@ def find_unused_groups(command: str | None) -> Mapping[str, str]:
 def find_groups() -> list[str]:
     """Return the names of the groups, such as model and block."""
     folders = find_yaml_folders()
-    found = {yaml.parent.name for folder in folders for yaml in folder.glob("*/*.yaml")} - {"hydra"} | {"block"}
-    return sorted(found - find_kinds_of_entries_alone())
+    names = {yaml.parent.name for folder in folders for yaml in folder.glob("*/*.yaml")} - {"hydra"} | {"block"}
+    return sorted(names - find_kinds_of_entries_alone())
 
 
 @cache  # Hydra asks for each override and each of its defaults
@@ -72,19 +72,19 @@ def find_choices(group: str) -> dict[str, Path]:
     """Return the yaml file of each choice of a group; the first folder wins, as in Hydra."""
     if group == "block":
         return {name: entry.yaml for name, entry in find_entries("block").items() if is_choice(entry)}
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for folder in find_yaml_folders():
         for yaml in sorted((folder / group).glob("*.yaml")):
-            found.setdefault(yaml.stem, yaml)
-    return dict(sorted(found.items()))
+            files.setdefault(yaml.stem, yaml)
+    return dict(sorted(files.items()))
 
 
 def list_blocks(kinds: Collection[str] = ("run", "comparison")) -> list[str]:
     """Return the names of the blocks of these kinds in their order, without importing any; by default those of all."""
-    found = {name: entry.about for name, entry in find_entries("block").items()}
-    chosen = [name for name, about in found.items() if about.get("kind", "run") in kinds]
+    declarations = {name: entry.about for name, entry in find_entries("block").items()}
+    chosen = [name for name, about in declarations.items() if about.get("kind", "run") in kinds]
     # an order that is no number is refused where the declaration is read
-    orders = {name: found[name].get("order") for name in chosen}
+    orders = {name: declarations[name].get("order") for name in chosen}
     return sorted(chosen, key=lambda name: order if isinstance(order := orders[name], int) else LAST)
 
 
@@ -105,11 +105,11 @@ def describe_choices(group: str) -> dict[str, str]:
     if group == "plugin":
         return {name: str(plugin.about["summary"]) for name, plugin in find_plugins().items()}
     entries = find_entries(kind) if kind in KINDS and kind not in ("augmentation", "source") else {}
-    found = {name: entry.summary for name, entry in entries.items() if is_choice(entry)}
+    summaries = {name: entry.summary for name, entry in entries.items() if is_choice(entry)}
     if group == "block":
-        return {"all": ALL_BLOCKS} | found
-    stated = {name: read_summary(yaml) or found.get(name, "") for name, yaml in find_choices(group).items()}
-    return dict(sorted((found | stated).items()))
+        return {"all": ALL_BLOCKS} | summaries
+    stated = {name: read_summary(yaml) or summaries.get(name, "") for name, yaml in find_choices(group).items()}
+    return dict(sorted((summaries | stated).items()))
 
 
 def describe_augmentation_steps() -> dict[str, str]:

@@ -97,8 +97,8 @@ class CheckedLoader(ConfigLoaderImpl):  # type: ignore[misc, unused-ignore]
             if chosen := [word for word in overrides if re.match(rf"\+*{group}[.=]", word)]:
                 raise ConfigError(f"{chosen[0]}: {config_name} has no {group}s; {reason}")
             overrides.append(f"~{group}")
-        asked, composed = (config_name, *overrides), self.composed
-        if composed and asked == (*composed[0], _SINGLE_RUN):
+        arguments, composed = (config_name, *overrides), self.composed
+        if composed and arguments == (*composed[0], _SINGLE_RUN):
             self.composed, cfg = None, composed[1]
             if isinstance(cfg, Exception):
                 raise cfg
@@ -114,9 +114,9 @@ class CheckedLoader(ConfigLoaderImpl):  # type: ignore[misc, unused-ignore]
             assert isinstance(values, dict)
             check_values(values)
         except Exception as error:
-            self.composed = (asked, error) if reads_mode else None
+            self.composed = (arguments, error) if reads_mode else None
             raise
-        self.composed = (asked, cfg) if reads_mode else None
+        self.composed = (arguments, cfg) if reads_mode else None
         return cfg
 
 
@@ -145,13 +145,13 @@ def register(command: str, overrides: Sequence[str] = ()) -> None:
         node: Any = {"defaults": [f"schema/{command}@_here_", "hydra_defaults", "_self_"]}
         store.store(name=command, node=node)
     stated = OmegaConf.structured(schema)
-    for each in fields(schema):
-        if hasattr(get_nested(each), "others_in"):  # Hydra then takes any name in it, also in a yaml
-            OmegaConf.set_struct(stated[each.name], False)
+    for member in fields(schema):
+        if hasattr(get_nested(member), "others_in"):  # Hydra then takes any name in it, also in a yaml
+            OmegaConf.set_struct(stated[member.name], False)
     store.store(group="schema", name=command, node=stated)
-    given = " ".join(word for word in overrides if re.match(r"\+{0,2}block=", word))
-    named = re.findall(r"\w+", given) or find_default_choices(command).get("block", ())
-    choices, renamed = find_choices("block"), find_renamed("block") if given else {}
+    block_words = " ".join(word for word in overrides if re.match(r"\+{0,2}block=", word))
+    named = re.findall(r"\w+", block_words) or find_default_choices(command).get("block", ())
+    choices, renamed = find_choices("block"), find_renamed("block") if block_words else {}
     for name in dict.fromkeys([*named, *(list_blocks() if "all" in named else ())]):
         if name in renamed:
             print_line(f"warning: block '{name}' is now '{renamed[name]}'", file=sys.stderr)
@@ -174,16 +174,16 @@ def keep_hydra_state() -> Iterator[None]:
     """Restore afterwards what a command changes in Hydra: what `register` adds, and the state of an app that runs."""
     plugins, store = Plugins.instance(), ConfigStore.instance()  # importing plugins registers their configurations
     running = (GlobalHydra.instance(), HydraConfig.instance(), JobRuntime.instance(), VersionBase.instance())
-    states = [(each, dict(vars(each))) for each in (plugins, store, *running, hydra._internal.hydra)]
+    states = [(holder, dict(vars(holder))) for holder in (plugins, store, *running, hydra._internal.hydra)]
     resolvers = dict(BaseContainer._resolvers)
-    for each in (plugins, store, JobRuntime.instance()):
-        vars(each).update(deepcopy(vars(each)))
+    for holder in (plugins, store, JobRuntime.instance()):
+        vars(holder).update(deepcopy(vars(holder)))
     GlobalHydra.instance().clear()
     try:
         yield
     finally:
-        for each, state in states:
-            vars(each).update(state)
+        for holder, state in states:
+            vars(holder).update(state)
         BaseContainer._resolvers = resolvers
 
 
@@ -191,7 +191,7 @@ def find_default_choices(command: str) -> dict[str, Any]:
     """Return the groups in the defaults of a command's yaml, each with its default choice."""
     file = find_recipe(command)
     defaults = read_yaml(file)["defaults"] if file else []
-    return {group: choice for each in defaults if isinstance(each, dict) for group, choice in each.items()}
+    return {group: choice for default in defaults if isinstance(default, dict) for group, choice in default.items()}
 
 
 def _list_units_to_hold_out(by: str, parts: int | None = None, *, _root_: DictConfig) -> str:

@@ -115,7 +115,7 @@ class Entry:
             return str(stated)
         try:
             tree = ast.parse(self.module.read_bytes())
-            node = next(each for each in (tree, *tree.body) if getattr(each, "name", "") == self.member)
+            node = next(statement for statement in (tree, *tree.body) if getattr(statement, "name", "") == self.member)
             text = ast.get_docstring(node) or ""  # type: ignore[arg-type]
         except (SyntaxError, ValueError) as error:  # told by name when the entry is used
             return f"cannot be imported: {type(error).__name__}, line {getattr(error, 'lineno', None) or 1}"
@@ -165,11 +165,11 @@ class Entry:
             return module  # type: ignore[no-any-return]
         public = [owner for name, owner in inspect.getmembers(module, inspect.isclass) if not name.startswith("_")]
         stated = [owner for owner in public if is_dataclass(owner) and owner.__module__ == module.__name__]
-        parts = [get_nested(each) for owner in stated for each in fields(owner)]
-        found = [owner for owner in stated if owner not in parts]
-        if len(found) != 1:
-            raise ConfigError(f"{self.module} must define one public dataclass, not {len(found)}.")
-        return found[0]
+        parts = [get_nested(member) for owner in stated for member in fields(owner)]
+        owners = [owner for owner in stated if owner not in parts]
+        if len(owners) != 1:
+            raise ConfigError(f"{self.module} must define one public dataclass, not {len(owners)}.")
+        return owners[0]
 
     def build(self, options: Mapping[str, Any] | None = None) -> Any:
         """Build the dataclass of the module with its options; raise ConfigError for an unknown or invalid one."""
@@ -177,15 +177,15 @@ class Entry:
         if not isinstance(options, Mapping | None):
             what = f"{name_options(owner)}={options}: expected its options, such as {{}} or {{name: value}}."
             raise ConfigError(what)
-        given = dict(options or {})
-        known = [each.name for each in fields(owner)]
-        refuse_unknown_options(name_options(owner), given, known, f"{self.kind} {self.name}")
-        for each in fields(owner):
-            default, value = each.default, given.get(each.name)
+        values = dict(options or {})
+        known = [member.name for member in fields(owner)]
+        refuse_unknown_options(name_options(owner), values, known, f"{self.kind} {self.name}")
+        for member in fields(owner):
+            default, value = member.default, values.get(member.name)
             if isinstance(default, int | float) and not isinstance(value, int | float | None):
-                raise ConfigError(f"{name_options(owner)}.{each.name}={value}: expected a value such as {default}.")
+                raise ConfigError(f"{name_options(owner)}.{member.name}={value}: expected a value such as {default}.")
         try:
-            return owner(**given)
+            return owner(**values)
         except TypeError as error:  # a value of another type, or a missing one
             raise ConfigError(f"{name_options(owner)}: {error}.") from error
 
@@ -205,10 +205,10 @@ class Entry:
 
 def find_plugins() -> dict[str, Plugin]:
     """Return the plug-ins by name, sorted, those of installed packages among them, without importing any."""
-    own = [file.parent for file in (_PACKAGE / "plugins").glob("*/about.yaml")]
-    found = [Plugin(folder.name, folder, f"avatar_bench.plugins.{folder.name}") for folder in own]
-    found += [Plugin(*each[1:]) for each in _find_installed(tuple(sys.path)) if each[0] == PLUGIN_GROUP]
-    return {plugin.name: plugin for plugin in sorted(found, key=lambda plugin: plugin.name)}
+    folders = [file.parent for file in (_PACKAGE / "plugins").glob("*/about.yaml")]
+    plugins = [Plugin(folder.name, folder, f"avatar_bench.plugins.{folder.name}") for folder in folders]
+    plugins += [Plugin(*point[1:]) for point in _find_installed(tuple(sys.path)) if point[0] == PLUGIN_GROUP]
+    return {plugin.name: plugin for plugin in sorted(plugins, key=lambda plugin: plugin.name)}
 
 
 def explain_missing(kind: str, name: str) -> str | None:
@@ -236,28 +236,28 @@ def find_entries(kind: str) -> dict[str, Entry]:
 
 def find_renamed(kind: str) -> dict[str, str]:
     """Return the names that entries had in the version before, `former_names` in their yaml, each with that of now."""
-    found = find_entries(kind)
-    stated = {former: name for name, entry in found.items() for former in entry.about.get("former_names", ())}
-    return {former: name for former, name in stated.items() if former not in found}
+    entries = find_entries(kind)
+    stated = {former: name for name, entry in entries.items() for former in entry.about.get("former_names", ())}
+    return {former: name for former, name in stated.items() if former not in entries}
 
 
-def find_entry(kind: str, name: str, asked: str = "") -> Entry:
+def find_entry(kind: str, name: str, shown: str = "") -> Entry:
     """Return an entry by name, or by a former name; raise ConfigError, with the folders searched, if there is none.
 
     `asked` is the option that named it, KIND=NAME by default.
     """
-    found = find_entries(kind)
-    name = name if name in found else find_renamed(kind).get(name, name)
-    if name not in found:
-        asked = asked or f"{kind}={name}"
+    entries = find_entries(kind)
+    name = name if name in entries else find_renamed(kind).get(name, name)
+    if name not in entries:
+        shown = shown or f"{kind}={name}"
         if missing := explain_missing(kind, name):
-            raise ConfigError(f"{asked}: {missing}")
+            raise ConfigError(f"{shown}: {missing}")
         raise ConfigError(
-            f"{asked}: there is no {kind} named {name!r}{suggest_names(name, found)}",
-            f"There are: {', '.join(found) or 'none'}.",
+            f"{shown}: there is no {kind} named {name!r}{suggest_names(name, entries)}",
+            f"There are: {', '.join(entries) or 'none'}.",
             describe_folders(kind),
         )
-    return found[name]
+    return entries[name]
 
 
 def is_of_user(module: str) -> bool:
@@ -303,10 +303,10 @@ def _split_variable() -> list[str]:
     return [part for part in os.environ.get(FOLDERS_VARIABLE, "").split(os.pathsep) if part]
 
 
-def _combine_entries(found: Iterable[Entry], others: Iterable[Entry]) -> dict[str, Entry]:
+def _combine_entries(project: Iterable[Entry], users: Iterable[Entry]) -> dict[str, Entry]:
     """Return entries by name, sorted; raise ConfigError if one of the others has the name of one of the project."""
-    known = {entry.name: entry for entry in found}
-    for entry in others:
+    known = {entry.name: entry for entry in project}
+    for entry in users:
         if entry.name in known and known[entry.name].is_builtin:
             reason = f"{entry.module}: avatar_bench already has a {entry.kind} {entry.name}."
             raise ConfigError(reason, f"Rename your {entry.kind}.")
@@ -316,18 +316,20 @@ def _combine_entries(found: Iterable[Entry], others: Iterable[Entry]) -> dict[st
 
 @cache
 def _find_built_in_entries(kind: str, path: tuple[str, ...]) -> dict[str, Entry]:
-    own, plugins = KINDS[kind].removesuffix(".py"), find_plugins().values()
-    core = _list_entries(kind, _PACKAGE / KINDS[kind], f"avatar_bench.{own.replace('/', '.')}")
+    core_place, plugins = KINDS[kind].removesuffix(".py"), find_plugins().values()
+    core = _list_entries(kind, _PACKAGE / KINDS[kind], f"avatar_bench.{core_place.replace('/', '.')}")
     others = (_list_entries(kind, plugin.folder / kind, f"{plugin.package}.{kind}") for plugin in plugins)
     return _combine_entries(core, chain.from_iterable(others))
 
 
-def _list_entries(kind: str, place: Path, package: str) -> Iterator[Entry]:
+def _list_entries(kind: str, path: Path, package: str) -> Iterator[Entry]:
     """Yield the entries in a folder, or the classes of a module that end in their kind, but for their base."""
-    if place.suffix:
-        classes = (node.name for node in ast.parse(place.read_bytes()).body if isinstance(node, ast.ClassDef))
-        yield from (Entry(kind, name, place, package, each) for each in classes if (name := name_entry(each, kind)))
-    for file in sorted([*place.glob("[a-zA-Z]*.py"), *place.glob("[a-zA-Z]*/__init__.py")]):
+    if path.suffix:
+        classes = (node.name for node in ast.parse(path.read_bytes()).body if isinstance(node, ast.ClassDef))
+        yield from (
+            Entry(kind, name, path, package, member) for member in classes if (name := name_entry(member, kind))
+        )
+    for file in sorted([*path.glob("[a-zA-Z]*.py"), *path.glob("[a-zA-Z]*/__init__.py")]):
         name = file.parent.name if file.name == "__init__.py" else file.stem
         if name.isidentifier():
             yield Entry(kind, name, file, package)
@@ -335,10 +337,10 @@ def _list_entries(kind: str, place: Path, package: str) -> Iterator[Entry]:
 
 @cache
 def _read_about(file: Path, changed: int) -> Mapping[str, Any]:
-    found = read_yaml(file)
-    if not isinstance(found, dict):
+    values = read_yaml(file)
+    if not isinstance(values, dict):
         raise ConfigError(f"{file}: expected a mapping, such as title: TEXT.")
-    return found
+    return values
 
 
 @cache
@@ -350,7 +352,7 @@ def _find_installed(path: tuple[str, ...]) -> list[tuple[str, str, Path, str]]:
     from importlib.metadata import entry_points  # its import takes a tenth of `--help`
     from importlib.util import find_spec
 
-    found = []
+    points = []
     for point in (*entry_points(group=ENTRY_POINT_GROUP), *entry_points(group=PLUGIN_GROUP)):
         try:
             spec = find_spec(point.module)
@@ -359,5 +361,5 @@ def _find_installed(path: tuple[str, ...]) -> list[tuple[str, str, Path, str]]:
             continue
         if spec is not None:
             places = spec.submodule_search_locations or [str(Path(spec.origin or "").parent)]
-            found += [(point.group, point.name, Path(place), point.module) for place in places]
-    return found
+            points += [(point.group, point.name, Path(folder), point.module) for folder in places]
+    return points

@@ -109,16 +109,16 @@ def _is_hydra_error(error: BaseException) -> bool:
 def _describe_config_error(error: BaseException) -> tuple[str, ...]:
     """Return the message for an invalid option, parsed from the text of Hydra's or OmegaConf's error."""
     text = str(error)
-    if found := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)/?'", text):
-        return _describe_unknown_choice(found[1], found[2], text)
-    if found := re.search(r"Could not override '([^']+)'", text):
-        return _describe_unknown_option(found[1], error)
-    if found := re.search(r"Error merging override (.+)", text, re.DOTALL):
-        return _describe_wrong_type(found[1].lstrip("+"), error)
-    if found := re.search(r"Ambiguous value for argument '(.*)'\n", text):
-        name, _, values = found[1].partition("=")
+    if match := re.search(r"Could not (?:find|load) '([^']+)/([^'/]+)/?'", text):
+        return _describe_unknown_choice(match[1], match[2], text)
+    if match := re.search(r"Could not override '([^']+)'", text):
+        return _describe_unknown_option(match[1], error)
+    if match := re.search(r"Error merging override (.+)", text, re.DOTALL):
+        return _describe_wrong_type(match[1].lstrip("+"), error)
+    if match := re.search(r"Ambiguous value for argument '(.*)'\n", text):
+        name, _, values = match[1].partition("=")
         advice = f"or, if the option takes several values at once, write a list: '{name}=[{values}]'"
-        return f"{found[1]}: several values; add -m to run one job per value,", advice
+        return f"{match[1]}: several values; add -m to run one job per value,", advice
     if type(error).__name__ == "OverrideParseException":
         reason = next((line for line in text.splitlines() if "override" not in line and "^" not in line), "")
         details = f" ({reason})" if reason and "Exception" not in reason and "http" not in reason else ""
@@ -139,10 +139,10 @@ def _describe_unknown_choice(group: str, name: str, text: str) -> tuple[str, ...
         return f"{group}={name}: its package is not installed", f'install it: pip install "avatar-bench[{extra}]"'
     if missing := explain_missing(group, name):
         return (f"{group}={name}: {missing}",)
-    head, _, place = f"{group}/{name}".partition("/")
-    if head == "data" and Path(place).exists():
-        own = "data=folder data.root" if Path(place).is_dir() else "data=manifest data.manifest"
-        return f"data={place}: no such data", f"for images of your own: {own}={place}"
+    head, _, path = f"{group}/{name}".partition("/")
+    if head == "data" and Path(path).exists():
+        option = "data=folder data.root" if Path(path).is_dir() else "data=manifest data.manifest"
+        return f"data={path}: no such data", f"for images of your own: {option}={path}"
     listed = text.partition("Available options")[2].partition("search path:")[0]
     known = list(find_choices(group)) or re.findall(r"^\t(\S+)$", listed, re.MULTILINE)  # such as hydra/launcher
     what = f"{group}={name}: no such {group}{suggest_names(name, known, '')}"
@@ -182,9 +182,9 @@ def _describe_unknown_option(option: str, error: BaseException) -> tuple[str, ..
 def _describe_wrong_type(override: str, error: BaseException) -> tuple[str, ...]:
     option, _, value = override.partition("=")
     cause = str(error.__cause__).splitlines()[0]
-    if found := re.search(r"could not be converted to (\w+)|is not a valid bool", cause):
+    if match := re.search(r"could not be converted to (\w+)|is not a valid bool", cause):
         kinds = {"Integer": "a whole number", "Float": "a number", None: "true or false", "String": "a text"}
-        return (f"{option}: expected {kinds.get(found[1], found[1])}, got {value}",)
+        return (f"{option}: expected {kinds.get(match[1], match[1])}, got {value}",)
     if "is not a ListConfig" in cause:
         return (f"{option}: expected a list, got {value}", f"Write it in brackets: '{option}=[{value}]'")
     if "DictConfig with" in cause or "to Dict[" in cause:

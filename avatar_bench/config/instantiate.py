@@ -16,7 +16,7 @@ from avatar_bench.config.validation import INSTANTIATE_KEYS, TARGET
 from avatar_bench.errors import AvatarBenchError, ConfigError
 
 
-def build(option: str, node: Mapping[str, Any], expected: type, *given: Any, **values: Any) -> Any:
+def build(option: str, node: Mapping[str, Any], expected: type, *arguments: Any, **values: Any) -> Any:
     """Build the object of a node {_target_: CLASS, argument: value, ...}, which `option` holds; `given` come first.
 
     A text {name} in an argument stands for the value of that name in `values`. Raise ConfigError that names the option
@@ -26,7 +26,7 @@ def build(option: str, node: Mapping[str, Any], expected: type, *given: Any, **v
     if "${" in str(filled):  # literally, as all interpolations are resolved; Hydra would resolve it
         raise ConfigError(f"{option}={filled}: an argument cannot contain ${{.")
     with _explain(option, node):
-        built = instantiate({**filled, "_partial_": True}, _convert_="all")(*given)
+        built = instantiate({**filled, "_partial_": True}, _convert_="all")(*arguments)
     if not isinstance(built, expected):
         raise ConfigError(
             f"{option}.{TARGET}={node[TARGET]}: expected a class of {expected.__name__}s, "
@@ -49,9 +49,9 @@ def check_node(option: str, node: Any) -> None:
 def check_arguments(option: str, target: Callable[..., Any], names: list[str]) -> None:
     """Raise ConfigError, with the nearest name, unless a class has arguments of these names."""
     known = inspect.signature(target).parameters
-    if not any(each.kind is each.VAR_KEYWORD for each in known.values()):
-        own = [name for name in known if name not in ("params", "optimizer")]  # which are not the user's to set
-        refuse_unknown_options(option, names, own, getattr(target, "__name__", str(target)))
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        accepted = [name for name in known if name not in ("params", "optimizer")]  # which are not the user's to set
+        refuse_unknown_options(option, names, accepted, getattr(target, "__name__", str(target)))
 
 
 def _fill(value: Any, values: Mapping[str, Any]) -> Any:

@@ -51,11 +51,11 @@ class Option:
     def find_fault(self, value: Any) -> str | None:
         """Return what was expected instead of a value, None if it is valid; None is valid where no check refuses it."""
         known, (low, high) = self.list_choices(), self.range or (None, None)
-        given = value if isinstance(value, list | tuple) else [value]
-        if known and value is not None and not self.is_path and any(each not in known for each in given):
+        elements = value if isinstance(value, list | tuple) else [value]
+        if known and value is not None and not self.is_path and any(element not in known for element in elements):
             words = self.expected if self.check is None else ""  # with a check, it is what the check expects
             return words or f"{'some' if isinstance(value, list | tuple) else 'one'} of {', '.join(map(str, known))}"
-        outside = ((low is not None and each < low) or (high is not None and each > high) for each in given)
+        outside = ((low is not None and element < low) or (high is not None and element > high) for element in elements)
         if value is not None and any(outside):
             return self.expected or _describe_range(low, high)
         return self.expected if self.check is not None and not self.check(value) else None
@@ -76,8 +76,8 @@ def path_option(help: str, default: Any = None, **known: Any) -> Any:
 
 def copy_option(owner: type, name: str, **changed: Any) -> Any:
     """Return a field like that of another dataclass, such as an optimizer's; `changed` may hold another default."""
-    each, known = next(pair for pair in iterate_options(owner) if pair[0].name == name)
-    return _make_field(changed.pop("default", get_default(each)), replace(known, **changed))
+    member, known = next(pair for pair in iterate_options(owner) if pair[0].name == name)
+    return _make_field(changed.pop("default", get_default(member)), replace(known, **changed))
 
 
 def _make_field(default: Any, stated: Option) -> Any:
@@ -92,47 +92,47 @@ class Options:
     """Options whose values are checked when they are set: the base of the dataclass of an entry."""
 
     def __post_init__(self) -> None:
-        for each, known in iterate_options(type(self)):
-            value = getattr(self, each.name)
+        for member, known in iterate_options(type(self)):
+            value = getattr(self, member.name)
             try:
                 expected = known.find_fault(value)
             except TypeError:
-                expected = f"a value such as {get_default(each)}"
+                expected = f"a value such as {get_default(member)}"
             if expected is not None:
-                raise ConfigError(f"{name_options(type(self))}.{each.name}={value}: expected {expected}.")
+                raise ConfigError(f"{name_options(type(self))}.{member.name}={value}: expected {expected}.")
 
 
 def iterate_options(owner: type) -> Iterator[tuple[Field[Any], Option]]:
     """Yield the fields of a dataclass that are options, in their order, with what is known of them."""
-    yield from ((each, each.metadata[_KEY]) for each in fields(owner) if _KEY in each.metadata)
+    yield from ((member, member.metadata[_KEY]) for member in fields(owner) if _KEY in member.metadata)
 
 
-def get_nested(each: Field[Any]) -> type | None:
+def get_nested(member: Field[Any]) -> type | None:
     """Return the dataclass of options that a field holds; None for a field that holds a value."""
-    nested = each.default_factory
+    nested = member.default_factory
     return nested if isinstance(nested, type) and is_dataclass(nested) else None
 
 
 def find_option(owner: type, key: str) -> tuple[Field[Any], Option] | None:
     """Return the option that a key such as data.root names, or is inside of, with its field; None for no option."""
     name, _, rest = key.partition(".")
-    each = next((each for each in fields(owner) if each.name == name), None)
-    if each is None or not rest or (nested := get_nested(each)) is None:
-        return (each, each.metadata[_KEY]) if each is not None and _KEY in each.metadata else None
+    member = next((member for member in fields(owner) if member.name == name), None)
+    if member is None or not rest or (nested := get_nested(member)) is None:
+        return (member, member.metadata[_KEY]) if member is not None and _KEY in member.metadata else None
     return find_option(nested, rest)
 
 
-def get_default(each: Field[Any]) -> Any:
+def get_default(member: Field[Any]) -> Any:
     """Return the default of a field; MISSING if it has none."""
-    return each.default if each.default_factory is MISSING else each.default_factory()
+    return member.default if member.default_factory is MISSING else member.default_factory()
 
 
 def name_options(owner: type) -> str:
     """Return where the options of an entry stand: "block.robustness" for a class in .../blocks/robustness."""
     *_, kind, name = owner.__module__.split(".")
-    each = name.removesuffix("s")
-    own = name_entry(owner.__name__, each) if each != name else ""  # of one of several of a module
-    return f"{each}.{own}" if own else f"{kind.removesuffix('s')}.{name}"
+    singular = name.removesuffix("s")
+    entry = name_entry(owner.__name__, singular) if singular != name else ""  # of one of several of a module
+    return f"{singular}.{entry}" if entry else f"{kind.removesuffix('s')}.{name}"
 
 
 def name_entry(owner: str, kind: str) -> str:
@@ -142,11 +142,11 @@ def name_entry(owner: str, kind: str) -> str:
     return "_".join(words).lower()
 
 
-def refuse_unknown_options(place: str, given: Iterable[str], known: Collection[str], owner: str) -> None:
+def refuse_unknown_options(group: str, names: Iterable[str], known: Collection[str], owner: str) -> None:
     """Raise ConfigError, with the nearest name, unless all names given are options of `owner`, which are at `place`."""
-    for name in given:
+    for name in names:
         if name not in known:
-            reason = f"{place}.{name}: there is no such option{suggest_names(name, known)}"
+            reason = f"{group}.{name}: there is no such option{suggest_names(name, known)}"
             raise ConfigError(reason, f"Options of {owner}: {', '.join(known) or 'none'}.")
 
 

@@ -73,8 +73,8 @@ def find_config_folders(words: Sequence[str]) -> list[str]:
 
 def is_multirun(flags: Sequence[str], overrides: Sequence[str]) -> bool:
     """Return whether several jobs are requested: by a flag, by sweep= or by hydra.mode."""
-    given = _split(overrides)
-    is_asked = given.get("sweep", "") not in NULL_VALUES or given.get("hydra.mode") == "MULTIRUN"
+    values = _split(overrides)
+    is_asked = values.get("sweep", "") not in NULL_VALUES or values.get("hydra.mode") == "MULTIRUN"
     return is_asked or not {"-m", "--multirun"}.isdisjoint(flags)
 
 
@@ -95,22 +95,22 @@ def expand_home(value: str) -> str:
 
 def choose_sweep_folder(overrides: Sequence[str]) -> Path:
     """Return the folder of a sweep of train: `out`, else runs/ and the name of the sweep or its swept options."""
-    given = _split(overrides)
-    out, name = given.get("out", ""), given.get("sweep", "")
+    values = _split(overrides)
+    out, name = values.get("out", ""), values.get("sweep", "")
     if out not in NULL_VALUES:
         return Path(expand_home(out))
     if name in NULL_VALUES:
-        name = "-".join(_find_swept_options(given))
-    if not name and not any(key.startswith("hydra") for key in given):
+        name = "-".join(_find_swept_options(values))
+    if not name and not any(key.startswith("hydra") for key in values):
         raise ConfigError("-m: no option has more than one value", "for example: avatar-bench train -m seed=1,2,3")
     return Path("runs") / re.sub(r"[^\w.-]+", "-", name or "sweep")
 
 
 def make_sweep_overrides(overrides: Sequence[str], folder: Path) -> list[str]:
     """Return Hydra's overrides for the folder of a sweep and for naming its jobs by the options that differ."""
-    given = _split(overrides)
-    own = [*_find_swept_options(given), *(key for key in given if key.startswith(("hydra.", "hydra/")))]
-    names = ",".join(key for key in given if key not in own)
+    values = _split(overrides)
+    differing = [*_find_swept_options(values), *(key for key in values if key.startswith(("hydra.", "hydra/")))]
+    names = ",".join(key for key in values if key not in differing)
     return [f"hydra.sweep.dir={quote(str(folder))}", f"hydra.job.config.override_dirname.exclude_keys=[{names}]"]
 
 
@@ -120,8 +120,8 @@ def name_job(overrides: Sequence[str], shared: Collection[str] = ()) -> str:
     An option is shown by its value; a number, null, true or false follows the last part of its key. If a value is not
     a valid folder name, or is too long, four digits of its hash keep it distinct.
     """
-    own = [word.partition("=")[::2] for word in overrides if not word.lstrip("+~").startswith(("hydra.", "hydra/"))]
-    return make_folder_name("-".join(_name_value(key, value) for key, value in own if key.lstrip("+~") not in shared))
+    pairs = [word.partition("=")[::2] for word in overrides if not word.lstrip("+~").startswith(("hydra.", "hydra/"))]
+    return make_folder_name("-".join(_name_value(key, value) for key, value in pairs if key.lstrip("+~") not in shared))
 
 
 def _name_value(key: str, value: str) -> str:
@@ -138,8 +138,8 @@ def _split(overrides: Sequence[str]) -> dict[str, str]:
     return dict(word.lstrip("+~").partition("=")[::2] for word in overrides)
 
 
-def _find_swept_options(given: Mapping[str, str]) -> list[str]:
+def _find_swept_options(values: Mapping[str, str]) -> list[str]:
     """Return the options with several values: with a comma outside of quotes and brackets, or a function of Hydra."""
     inside = r"""'(\\.|[^'\\])*'|"(\\.|[^"\\])*"|\[[^]]*\]|\{[^}]*\}"""
-    outside = {key: re.sub(inside, "", value) for key, value in given.items() if key != "out"}
+    outside = {key: re.sub(inside, "", value) for key, value in values.items() if key != "out"}
     return [key for key, value in outside.items() if "," in value or SWEEP_FUNCTION.match(value)]

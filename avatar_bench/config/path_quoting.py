@@ -32,7 +32,7 @@ def is_path_option(command: str, key: str) -> bool:
 
 def find_main_option(command: str) -> str | None:
     """Return the name of the option whose paths may stand alone, None if the command has none."""
-    return next((each.name for each, known in iterate_options(find_schema(command)) if known.is_main), None)
+    return next((member.name for member, known in iterate_options(find_schema(command)) if known.is_main), None)
 
 
 def name_bare_paths(command: str, words: Sequence[str]) -> list[str]:
@@ -52,9 +52,10 @@ def name_bare_paths(command: str, words: Sequence[str]) -> list[str]:
             groups = find_default_choices(command)
             owners = [f"{group}={word}" for group in groups if word in find_choices(group)]
             meant = f"Did you mean {' or '.join(owners)}?" if owners else suggest_slashes(word)
-            roots = {"source": "source=folder source.folder.root", "data": "data=folder data.root"}
-            if main is None and os.path.isdir(word) and (own := [roots[group] for group in roots if group in groups]):
-                meant = f"For images of your own: {own[0]}={word}"
+            own_data = {"source": "source=folder source.folder.root", "data": "data=folder data.root"}
+            roots = [option for group, option in own_data.items() if group in groups]
+            if main is None and roots and os.path.isdir(word):
+                meant = f"For images of your own: {roots[0]}={word}"
             raise ConfigError(reason, *filter(None, [meant]))
     if not bare:
         return list(words)
@@ -82,9 +83,9 @@ def _format_value(value: Any, is_path: bool) -> str:
         is_word = _PLAIN.fullmatch(value) and value.lower() not in ("null", "true", "false", "nan", "inf")
         return value if is_path or is_word else quote(value)
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{name}: {_format_value(each, is_path)}" for name, each in value.items()) + "}"
+        return "{" + ", ".join(f"{name}: {_format_value(element, is_path)}" for name, element in value.items()) + "}"
     if isinstance(value, Iterable):
-        return f"[{','.join(_format_value(each, is_path) for each in value)}]"
+        return f"[{','.join(_format_value(element, is_path) for element in value)}]"
     return str(value)
 
 

@@ -31,8 +31,8 @@ _FORMER_OPTIONS = {  # until 0.4
 def check_config(command: str, cfg: DictConfig) -> None:
     """Raise ConfigError if an option is missing, with an example, is unknown, or has an invalid value."""
     if missing := sorted(OmegaConf.missing_keys(cfg)):
-        found = [find_option(find_schema(command), name) for name in missing]
-        examples = [each[1].example if each else "VALUE" for each in found]
+        options = [find_option(find_schema(command), name) for name in missing]
+        examples = [option[1].example if option else "VALUE" for option in options]
         values = " ".join(f"{name}={example}" for name, example in zip(missing, examples, strict=True))
         raise ConfigError(
             f"{command} needs a value for {', '.join(missing)}",
@@ -45,19 +45,19 @@ def check_config(command: str, cfg: DictConfig) -> None:
         View.parse(view.name, OmegaConf.to_container(view.classes))  # type: ignore[arg-type]
     for name in ("ckpt", "init_from", "resume", "model.weights"):
         refuse_address(str(OmegaConf.select(cfg, name)), name)
-    if own := getattr(find_entry("command", command).load(), "check", None):
-        own(cfg)
+    if check := getattr(find_entry("command", command).load(), "check", None):
+        check(cfg)
 
 
-def check_options(cfg: DictConfig, place: str = "") -> None:
+def check_options(cfg: DictConfig, group: str = "") -> None:
     """Raise ConfigError for an option that is not in the schema, as Hydra accepts any by +, or an invalid value.
 
     `place` is the option that holds `cfg`; empty for the configuration of a command.
     """
     schema: Any = OmegaConf.get_type(cfg)
-    known = [each.name for each in fields(schema)]
+    known = [member.name for member in fields(schema)]
     for name in map(str, cfg):
-        option = f"{place}.{name}".lstrip(".")
+        option = f"{group}.{name}".lstrip(".")
         if name not in known:
             raise ConfigError(f"{option}: no such option{suggest_names(name, known, '')}")
         inner: Any = cfg._get_node(name)
@@ -65,10 +65,10 @@ def check_options(cfg: DictConfig, place: str = "") -> None:
         for index, node in enumerate(inner if several else [inner]):
             if is_dataclass(OmegaConf.get_type(node)):
                 check_options(node, f"{option}[{index}]" if several else option)
-    for each, stated in iterate_options(schema):
-        _check_value(f"{place}.{each.name}".lstrip("."), OmegaConf.select(cfg, each.name), stated)
+    for member, stated in iterate_options(schema):
+        _check_value(f"{group}.{member.name}".lstrip("."), OmegaConf.select(cfg, member.name), stated)
         if stated.only_for:
-            _check_user(place, cfg, each, stated)
+            _check_user(group, cfg, member, stated)
 
 
 def _check_value(option: str, value: Any, stated: Option) -> None:
@@ -81,18 +81,18 @@ def _check_value(option: str, value: Any, stated: Option) -> None:
         raise ConfigError(f"{option}={value}: expected {expected}")
 
 
-def _check_user(place: str, cfg: DictConfig, each: Field[Any], stated: Option) -> None:
+def _check_user(group: str, cfg: DictConfig, member: Field[Any], stated: Option) -> None:
     """Raise ConfigError if an option that some choices of its group use is set for another, or lacks a value."""
-    chooser = next(one for one in fields(OmegaConf.get_type(cfg)) if one.name in ("kind", "name"))  # type: ignore[arg-type]
-    group = place if get_default(chooser) is MISSING else f"{place}.{chooser.name}"
-    option, value, user = f"{place}.{each.name}", cfg[each.name], cfg[chooser.name]
+    chooser = next(field for field in fields(OmegaConf.get_type(cfg)) if field.name in ("kind", "name"))  # type: ignore[arg-type]
+    chooser_name = group if get_default(chooser) is MISSING else f"{group}.{chooser.name}"
+    option, value, user = f"{group}.{member.name}", cfg[member.name], cfg[chooser.name]
     if user in stated.only_for and value is None:
-        raise ConfigError(f"{group}={user} requires {option}={'PATH' if stated.is_path else 'VALUE'}")
-    if user not in stated.only_for and value != get_default(each):
+        raise ConfigError(f"{chooser_name}={user} requires {option}={'PATH' if stated.is_path else 'VALUE'}")
+    if user not in stated.only_for and value != get_default(member):
         users = format_alternatives(stated.only_for)
         raise ConfigError(
-            f"{option}={value} requires {group}={users}, but {place}.{chooser.name} is {user}",
-            f"Use both: {group}={stated.only_for[0]} {option}={value}",
+            f"{option}={value} requires {chooser_name}={users}, but {group}.{chooser.name} is {user}",
+            f"Use both: {chooser_name}={stated.only_for[0]} {option}={value}",
         )
 
 
@@ -124,7 +124,7 @@ def _gather_others(cfg: DictConfig) -> None:
     for name in map(str, cfg):
         schema: Any = OmegaConf.get_type(cfg, name)
         group, rest = cfg[name], getattr(schema, "others_in", None)
-        known = {each.name for each in fields(schema)} if rest else set()
+        known = {member.name for member in fields(schema)} if rest else set()
         for other in [other for other in group if other not in known] if rest else ():
             if rest == "others" and not isinstance(group[other], DictConfig | None):
                 raise ConfigError(f"{name}.{other}: no such option{suggest_names(str(other), known, '')}")

@@ -196,7 +196,7 @@ def _add_columns(
 ) -> Any:
     """Return a schema with the options of the entries of columns, and with the engines and outputs of predict."""
     made: dict[str, tuple[Any, Any]] = {}
-    chosen = next((each for each in fields(schema) if each.name == "engine"), None)
+    chosen = next((member for member in fields(schema) if member.name == "engine"), None)
     if chosen is not None:  # of predict
         engine = _add_options(get_nested(chosen), engines)
         made["output"] = str, copy_option(schema, "output", **end_in(*suffixes, other="-"))
@@ -217,16 +217,16 @@ def _add_options(schema: Any, owners: Sequence[tuple[str, Any]]) -> Any:
         made["name"] = str, copy_option(schema, "name", **choose(*dict(owners)))
     for _, owner in owners:
         hints = get_type_hints(owner)
-        for each, _ in iterate_options(owner):
-            changed: dict[str, Any] = {"default": None} if get_default(each) is REQUIRED else {}
-            kind = hints[each.name] | None if changed else hints[each.name]
+        for member, _ in iterate_options(owner):
+            changed: dict[str, Any] = {"default": None} if get_default(member) is REQUIRED else {}
+            kind = hints[member.name] | None if changed else hints[member.name]
             if is_chosen_by_name:
-                changed["only_for"] = tuple(name for name, other in owners if find_option(other, each.name))
-            made.setdefault(each.name, (kind, copy_option(owner, each.name, **changed)))
+                changed["only_for"] = tuple(name for name, other in owners if find_option(other, member.name))
+            made.setdefault(member.name, (kind, copy_option(owner, member.name, **changed)))
     return _derive(schema, made)
 
 
 def _derive(owner: Any, options: Mapping[str, tuple[Any, Any]]) -> Any:
     """Return a dataclass with these options, by name with type and field, beside those of another."""
-    stated = [(name, kind, each) for name, (kind, each) in options.items()]
+    stated = [(name, kind, member) for name, (kind, member) in options.items()]
     return make_dataclass(owner.__name__, stated, bases=(owner,), namespace={"__module__": owner.__module__})

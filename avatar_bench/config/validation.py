@@ -22,16 +22,16 @@ _ALLOWED_INTERPOLATION = re.compile(rf"\s*(?:\.*[\w.\[\]/-]+\s*\}}|(?:{'|'.join(
 
 def check_values(values: Mapping[Any, Any]) -> None:
     """Raise ConfigError if what Hydra composed, unresolved, could expose a secret."""
-    for around, key, value in walk_values(values):
-        if isinstance(value, str) and not around.startswith(_COMMAND_LINE_NODES):
-            check_interpolations(f"{around}.{key}={truncate(value)}".lstrip("."), value)
+    for parent, key, value in walk_values(values):
+        if isinstance(value, str) and not parent.startswith(_COMMAND_LINE_NODES):
+            check_interpolations(f"{parent}.{key}={truncate(value)}".lstrip("."), value)
 
 
 def find_nodes(values: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield each option that names a class by `_target_`, with its node."""
-    for around, key, value in walk_values({"": values}):
+    for parent, key, value in walk_values({"": values}):
         if isinstance(value, Mapping) and isinstance(value.get(TARGET), str):
-            yield f"{around}.{key}".strip("."), value
+            yield f"{parent}.{key}".strip("."), value
 
 
 @cache
@@ -48,8 +48,8 @@ def list_nodes(folders: tuple[Path, ...]) -> list[Mapping[str, Any]]:
 
 def check_interpolations(shown: str, text: str) -> None:
     """Raise ConfigError, quoting `shown`, if a text interpolates anything but other options."""
-    for found in _INTERPOLATION.finditer(text):
-        if not _ALLOWED_INTERPOLATION.match(text, found.end()):
+    for opening in _INTERPOLATION.finditer(text):
+        if not _ALLOWED_INTERPOLATION.match(text, opening.end()):
             raise ConfigError(
                 f"{shown}: expected ${{another.option}}, or ${{NAME:...}} of {', '.join(ALLOWED_RESOLVERS)}.",
                 "Environment variables would be written into config.yaml.",
