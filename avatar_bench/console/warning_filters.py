@@ -14,7 +14,7 @@ def keep_filters() -> Iterator[None]:
 
     Those set when a module of ours is imported would otherwise be missing from the second `with` on.
     """
-    known = [each for each in logging.root.manager.loggerDict.values() if isinstance(each, logging.Logger)]
+    known = [logger for logger in logging.root.manager.loggerDict.values() if isinstance(logger, logging.Logger)]
     levels = [(logger, logger.level) for logger in known]
     with warnings.catch_warnings():
         suppress_image_warnings()

@@ -30,15 +30,15 @@ class Catalogue(gettext.NullTranslations):
 
     def gettext(self, message: str) -> str:
         """Return the translation of a text."""
-        found = self.texts.get(message, message)
-        return found if isinstance(found, str) else found[0]
+        translation = self.texts.get(message, message)
+        return translation if isinstance(translation, str) else translation[0]
 
     def ngettext(self, msgid1: str, msgid2: str, n: int) -> str:
         """Return the form of a text for the number n, given its English singular and plural."""
-        found = self.texts.get(msgid1)
-        if found is None or isinstance(found, str):
+        forms = self.texts.get(msgid1)
+        if forms is None or isinstance(forms, str):
             return msgid1 if n == 1 else msgid2
-        return found[_choose_russian_form(n)]
+        return forms[_choose_russian_form(n)]
 
 
 _ENGLISH = Catalogue("en", {})
@@ -85,7 +85,7 @@ def load_catalogue(language: str) -> Catalogue:
 
 @cache
 def _load_catalogue(language: str, folders: Sequence[Path]) -> Catalogue:
-    own = sorted(_PACKAGE.rglob(f"{language}.yaml"))
+    shipped = sorted(_PACKAGE.rglob(f"{language}.yaml"))
     users = [file for folder in folders for part in ("", "*/*/") for file in folder.glob(f"{part}{language}.yaml")]
     texts: dict[str, str | Sequence[str]] = {}
     for entry in (entry for kind in KINDS for entry in find_entries(kind).values()):
@@ -93,7 +93,7 @@ def _load_catalogue(language: str, folders: Sequence[Path]) -> Catalogue:
         if not isinstance(translated, dict):
             raise ConfigError(f"{entry.yaml}: {language} is not a mapping, such as title: TEXT.")
         texts |= {entry.about[key]: text for key, text in translated.items() if key in entry.about}
-    for file in [*reversed(users), *own]:
+    for file in [*reversed(users), *shipped]:
         stated = read_yaml(file) or {}
         if not isinstance(stated, dict):
             raise ConfigError(f"{file}: expected a mapping of English texts to their translations.")

@@ -44,10 +44,10 @@ def area_under_curve(curves: ArrayLike) -> Floats:
 
 def rank_correlation(first: ArrayLike, second: ArrayLike) -> Floats:
     """Compute Spearman's correlation (N,) of each pair of maps (N, h, w); NaN if a map is constant."""
-    one, other = (_ranks(np.asarray(maps)).reshape(len(np.asarray(maps)), -1) for maps in (first, second))
-    one, other = (ranks - ranks.mean(axis=1, keepdims=True) for ranks in (one, other))
-    norms = np.sqrt((one**2).sum(axis=1) * (other**2).sum(axis=1))
-    return ratio((one * other).sum(axis=1), norms)
+    left, right = (_ranks(np.asarray(maps)).reshape(len(np.asarray(maps)), -1) for maps in (first, second))
+    left, right = (ranks - ranks.mean(axis=1, keepdims=True) for ranks in (left, right))
+    norms = np.sqrt((left**2).sum(axis=1) * (right**2).sum(axis=1))
+    return ratio((left * right).sum(axis=1), norms)
 
 
 def overlaps(first: ArrayLike, second: ArrayLike) -> dict[str, Floats]:
@@ -55,29 +55,29 @@ def overlaps(first: ArrayLike, second: ArrayLike) -> dict[str, Floats]:
 
     The diagonal compares maps of the same image, the rest maps of different images. NaN if a map is constant.
     """
-    one, other = upsample_to_common_grid(first, second)
-    ious = (iou(mask(one), mask(other)) for mask in (top_cells, hot_cells))
-    measured = (*ious, correlation(one, other), correlation(_ranks(one), _ranks(other)))
+    left, right = upsample_to_common_grid(first, second)
+    ious = (iou(mask(left), mask(right)) for mask in (top_cells, hot_cells))
+    measured = (*ious, correlation(left, right), correlation(_ranks(left), _ranks(right)))
     return dict(zip(OVERLAP_MEASURES, measured, strict=True))
 
 
 def chance_overlaps(first: ArrayLike, second: ArrayLike) -> dict[str, Floats]:
     """Compute the expected OVERLAP_MEASURES (N,) of N pairs of maps if the cells of one are shuffled."""
-    one, other = upsample_to_common_grid(first, second)
-    none, expected = np.where(_constant(one) | _constant(other), np.nan, 0.0), []
+    left, right = upsample_to_common_grid(first, second)
+    none, expected = np.where(_constant(left) | _constant(right), np.nan, 0.0), []
     for mask in (top_cells, hot_cells):
-        sizes = zip(*(mask(maps).sum(axis=(1, 2)).tolist() for maps in (one, other)), strict=True)
-        expected.append(np.array([chance_iou(a, b, one[0].size) if a and b else np.nan for a, b in sizes]))
+        sizes = zip(*(mask(maps).sum(axis=(1, 2)).tolist() for maps in (left, right)), strict=True)
+        expected.append(np.array([chance_iou(a, b, left[0].size) if a and b else np.nan for a, b in sizes]))
     return dict(zip(OVERLAP_MEASURES, (*expected, none, none), strict=True))
 
 
 def upsample_to_common_grid(first: ArrayLike, second: ArrayLike) -> tuple[Floats, Floats]:
     """Return maps (N, h, w) and (M, H, W) on one grid: unchanged, or upsampled to a square of the longest side."""
-    one, other = (np.asarray(maps, dtype=np.float64) for maps in (first, second))
-    if one.shape[1:] == other.shape[1:]:
-        return one, other
-    side = max(*one.shape[1:], *other.shape[1:])
-    return upsample(one, side), upsample(other, side)
+    left, right = (np.asarray(maps, dtype=np.float64) for maps in (first, second))
+    if left.shape[1:] == right.shape[1:]:
+        return left, right
+    side = max(*left.shape[1:], *right.shape[1:])
+    return upsample(left, side), upsample(right, side)
 
 
 def top_cells(maps: ArrayLike, fraction: float = 0.2) -> Masks:
@@ -108,25 +108,25 @@ def hot_cells(maps: ArrayLike, level: float = 0.5) -> Masks:
 
 def iou(first: Masks, second: Masks) -> Floats:
     """Compute the IoU (N, M) of every mask (N, h, w) with every other (M, h, w); NaN if one is empty."""
-    one, other = (masks.reshape(len(masks), -1).astype(np.float64) for masks in (first, second))
-    shared, sizes, others = one @ other.T, one.sum(axis=1)[:, None], other.sum(axis=1)[None]
+    left, right = (masks.reshape(len(masks), -1).astype(np.float64) for masks in (first, second))
+    shared, sizes, others = left @ right.T, left.sum(axis=1)[:, None], right.sum(axis=1)[None]
     return ratio(shared, np.where((sizes > 0) & (others > 0), sizes + others - shared, 0))
 
 
 def correlation(first: ArrayLike, second: ArrayLike) -> Floats:
     """Compute Pearson's correlation (N, M) of every map (N, h, w) with every other (M, h, w); NaN if constant."""
-    one, other = (_standardise(maps) for maps in (first, second))
-    return np.asarray(np.clip(one @ other.T, -1, 1))  # NaN stays
+    left, right = (_standardise(maps) for maps in (first, second))
+    return np.asarray(np.clip(left @ right.T, -1, 1))  # NaN stays
 
 
-def chance_iou(size: int, other: int, cells: int) -> float:
+def chance_iou(size: int, right: int, cells: int) -> float:
     """Compute the expected IoU of independent random sets of `size` and `other` out of `cells`; sizes above 0.
 
     The size of the intersection is hypergeometric. Example: two sets of 20 % of many cells have an IoU of about .111,
     with .04 of the cells in the intersection and .36 in the union.
     """
-    shared = np.arange(min(size, other) + 1)
-    return float(hypergeom.pmf(shared, cells, size, other) @ (shared / (size + other - shared)))
+    shared = np.arange(min(size, right) + 1)
+    return float(hypergeom.pmf(shared, cells, size, right) @ (shared / (size + right - shared)))
 
 
 def overlap_with_other_images(table: Floats, strata: ArrayLike) -> Floats:
@@ -136,8 +136,8 @@ def overlap_with_other_images(table: Floats, strata: ArrayLike) -> Floats:
     is ignored; a stratum of one image is NaN.
     """
     labels = np.asarray(strata)
-    other = (labels[:, None] == labels[None]) & ~np.eye(len(labels), dtype=np.bool_)
-    apart = np.where(other, table, np.nan)
+    right = (labels[:, None] == labels[None]) & ~np.eye(len(labels), dtype=np.bool_)
+    apart = np.where(right, table, np.nan)
     return nan_mean(np.concatenate([apart, apart.T], axis=1), axis=1)
 
 

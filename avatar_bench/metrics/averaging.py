@@ -59,13 +59,13 @@ def greedy(logits: Floats, targets: Targets, groups: ArrayLike) -> AveragingWeig
 
     Ties go to the first member and to the smaller ensemble. Caruana et al., ICML 2004.
     """
-    own = np.asarray(softmax(logits, axis=2))[:, np.arange(len(targets)), targets]
+    true_class = np.asarray(softmax(logits, axis=2))[:, np.arange(len(targets)), targets]
     total, counts = np.zeros(len(targets)), np.zeros(len(logits))
     best, kept = np.inf, counts
     for size in range(1, GREEDY_ROUNDS + 1):
-        losses = -np.log(np.maximum((total + own) / size, np.finfo(float).tiny)).mean(axis=1)
+        losses = -np.log(np.maximum((total + true_class) / size, np.finfo(float).tiny)).mean(axis=1)
         chosen = int(losses.argmin())
-        total, counts = total + own[chosen], counts + np.eye(len(logits))[chosen]
+        total, counts = total + true_class[chosen], counts + np.eye(len(logits))[chosen]
         if losses[chosen] < best - 1e-12:
             best, kept = float(losses[chosen]), counts
     return _normalise_weights(kept)

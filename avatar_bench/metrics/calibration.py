@@ -199,7 +199,10 @@ def _list_bins(probabilities: Reals, targets: NDArray[np.integer]) -> list[tuple
     """Return the confidence, its correctness and the edges of each kind of bins, those of each class last."""
     confidence, correct = probabilities.max(axis=1), targets == probabilities.argmax(axis=1)
     kinds = (equal_width_edges(10), equal_width_edges(ECE_BINS), equal_mass_edges(confidence))
-    by_class = [(each, targets == index, equal_width_edges(ECE_BINS)) for index, each in enumerate(probabilities.T)]
+    by_class = [
+        (probability, targets == index, equal_width_edges(ECE_BINS))
+        for index, probability in enumerate(probabilities.T)
+    ]
     return [*((confidence, correct, edges) for edges in kinds), *by_class]
 
 
@@ -218,7 +221,7 @@ def make_deviation_statistic(probabilities: Reals, targets: NDArray[np.integer],
     """
     seen, n, classes = bin_gaps(probabilities, targets), len(targets), probabilities.shape[1]
     placed = [_place_gaps(*kind) for kind in _list_bins(probabilities, targets)]
-    placed[-classes:] = [each / classes for each in placed[-classes:]]
+    placed[-classes:] = [gaps / classes for gaps in placed[-classes:]]
     columns = hstack([*placed, csr_array(np.ones((n, 1)))], format="csr")
     ends = np.cumsum([len(gaps) for gaps in seen])[:-1]
     _, member = np.unique(np.asarray(groups), return_inverse=True)

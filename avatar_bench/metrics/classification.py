@@ -29,8 +29,8 @@ def build_confusion_statistic(
 ) -> SumStatistic:
     """Return a metric of the confusion matrices (B, P, C, C) of P pairs of targets and predictions, (N,) each."""
     cells = np.zeros((len(pairs[0][0]), len(pairs), classes * classes), dtype=np.bool_)
-    for place, (targets, predicted) in enumerate(pairs):
-        cells[np.arange(len(targets)), place, targets * classes + predicted] = True
+    for pair, (targets, predicted) in enumerate(pairs):
+        cells[np.arange(len(targets)), pair, targets * classes + predicted] = True
     tables = (len(pairs), classes, classes)
     return SumStatistic(
         cells.reshape(len(cells), len(pairs) * classes**2), lambda sums: metric(sums.reshape(*sums.shape[:-1], *tables))
@@ -132,10 +132,10 @@ def build_auroc_statistic(scores: ArrayLike, positive: ArrayLike) -> OrderStatis
     last = np.searchsorted(score[outside], score[inside], "right")
 
     def compute(weights: Floats) -> Floats:
-        own, below = weights[:, : len(inside)], np.zeros((len(weights), len(outside) + 1))
+        positives, below = weights[:, : len(inside)], np.zeros((len(weights), len(outside) + 1))
         np.cumsum(weights[:, len(inside) :], axis=1, out=below[:, 1:])
-        won = (own * (below.take(first, axis=1) + below.take(last, axis=1))).sum(axis=1)
-        return ratio(won, 2 * own.sum(axis=1) * below[:, -1])
+        won = (positives * (below.take(first, axis=1) + below.take(last, axis=1))).sum(axis=1)
+        return ratio(won, 2 * positives.sum(axis=1) * below[:, -1])
 
     return OrderStatistic(np.concatenate([inside, outside]), compute)
 

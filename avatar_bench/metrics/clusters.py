@@ -61,8 +61,8 @@ class EmbeddingSpace:
 
         `labels` have at least 2 and fewer than N values. Rousseeuw, J. Comput. Appl. Math. 20 (1987) 53.
         """
-        own = [silhouette_samples(kind, labels, metric="precomputed") for kind in (self.euclidean, self.cosine)]
-        return np.column_stack([*own, purity(self.neighbour_rows, labels)])
+        silhouettes = [silhouette_samples(kind, labels, metric="precomputed") for kind in (self.euclidean, self.cosine)]
+        return np.column_stack([*silhouettes, purity(self.neighbour_rows, labels)])
 
     def global_scores(self, labels: Labels, weights: ArrayLike | None = None) -> Floats:
         """Compute separation ratio, Davies-Bouldin and Calinski-Harabasz, (3,), or (B, 3) for weights (B, N)."""
@@ -84,9 +84,9 @@ def mean_distances(between: Floats, labels: Labels) -> Floats:
 def separation_ratio(between: Floats, labels: Labels, weights: Floats) -> Floats:
     """Compute mean between-class / mean within-class distance over all pairs of images, (B,); 1: no separation."""
     sums, pairs = _pair_sums(between, labels, weights), _pair_counts(labels, weights)
-    own = np.eye(sums.shape[-1], dtype=bool)
-    inside = ratio(sums[:, own].sum(axis=1), pairs[:, own].sum(axis=1))
-    return ratio(ratio(sums[:, ~own].sum(axis=1), pairs[:, ~own].sum(axis=1)), inside)
+    diagonal = np.eye(sums.shape[-1], dtype=bool)
+    inside = ratio(sums[:, diagonal].sum(axis=1), pairs[:, diagonal].sum(axis=1))
+    return ratio(ratio(sums[:, ~diagonal].sum(axis=1), pairs[:, ~diagonal].sum(axis=1)), inside)
 
 
 def calinski_harabasz(products: Floats, labels: Labels, weights: Floats) -> Floats:
@@ -118,8 +118,8 @@ def davies_bouldin(products: Floats, labels: Labels, weights: Floats) -> Floats:
     away = np.sqrt(np.maximum(0.0, products.diagonal() - 2 * centre + norm[..., None]))  # of images from centroids
     scatter = ratio(np.einsum("bkn,bn,nk->bk", away, weights, member), size)
     worst = ratio(scatter[:, :, None] + scatter[:, None, :], apart)
-    own = np.eye(size.shape[1], dtype=bool)
-    return np.asarray(np.where(own, -np.inf, worst).max(axis=2).mean(axis=1))
+    diagonal = np.eye(size.shape[1], dtype=bool)
+    return np.asarray(np.where(diagonal, -np.inf, worst).max(axis=2).mean(axis=1))
 
 
 def silhouettes_within(between: Floats, labels: Labels, within: Labels) -> Floats:
@@ -170,8 +170,8 @@ def permute_labels(
     for stratum in np.unique(strata):
         there = np.flatnonzero(strata == stratum)
         parts = [there[member[there] == group] for group in np.unique(member[there])]
-        for own, other in zip(parts, generator.permutation(len(parts)), strict=True):
-            permuted[own] = np.resize(generator.permutation(labels[parts[other]]), len(own))
+        for target, source in zip(parts, generator.permutation(len(parts)), strict=True):
+            permuted[target] = np.resize(generator.permutation(labels[parts[source]]), len(target))
     return permuted
 
 
@@ -182,7 +182,7 @@ def _one_hot(labels: Labels) -> Floats:
 def _class_sums(kernel: Floats, labels: Labels, weights: Floats) -> Floats:
     """Sum each column of a kernel (N, N) over the rows of each class, weighted, (B, K, N)."""
     rows = [np.flatnonzero(column) for column in _one_hot(labels).T]
-    return np.stack([weights[:, own] @ kernel[own] for own in rows], axis=1)
+    return np.stack([weights[:, members] @ kernel[members] for members in rows], axis=1)
 
 
 def _pair_sums(kernel: Floats, labels: Labels, weights: Floats) -> Floats:
@@ -194,5 +194,5 @@ def _pair_counts(labels: Labels, weights: Floats) -> Floats:
     """Count the weighted pairs of images of all pairs of classes, without self-pairs, (B, K, K)."""
     member = _one_hot(labels)
     size = weights @ member
-    own = (weights**2) @ member
-    return np.asarray(size[:, :, None] * size[:, None, :] - own[:, :, None] * np.eye(member.shape[1]))
+    self_pairs = (weights**2) @ member
+    return np.asarray(size[:, :, None] * size[:, None, :] - self_pairs[:, :, None] * np.eye(member.shape[1]))

@@ -41,13 +41,13 @@ def build_roc_statistic(
     score, mask = np.asarray(scores, dtype=np.float64), np.asarray(positive, dtype=bool)
     inside, outside = (rows[np.argsort(score[rows])] for rows in map(np.flatnonzero, (mask, ~mask)))
     steps = np.unique(score[inside])[::-1] if len(inside) else np.array([np.inf])
-    found = [np.searchsorted(score[inside], steps, "left")]
+    hits = [np.searchsorted(score[inside], steps, "left")]
     alarms = [np.searchsorted(score[outside], steps, "left"), np.searchsorted(score[outside], steps, "right")]
     prevalence = float(mask.mean())
 
     def compute(weights: Floats) -> Floats:
-        own, others = np.split(weights, [len(inside)], axis=-1)
-        (recall,), (rate, above) = _fractions_above(own, found), _fractions_above(others, alarms)
+        positives, negatives = np.split(weights, [len(inside)], axis=-1)
+        (recall,), (rate, above) = _fractions_above(positives, hits), _fractions_above(negatives, alarms)
         curve = RocCurve(recall, rate, above, prevalence)
         return np.column_stack([measure(curve) for measure in measures])
 
@@ -65,9 +65,9 @@ def aupr(curve: RocCurve) -> Floats:
 
     Precision depends on the prevalence of positive images, which stays fixed for all weights.
     """
-    found = curve.prevalence * curve.recall
-    flagged = found + (1 - curve.prevalence) * curve.false_positive_rate
-    precision = np.divide(found, flagged, out=np.zeros_like(found), where=flagged != 0)
+    hits = curve.prevalence * curve.recall
+    flagged = hits + (1 - curve.prevalence) * curve.false_positive_rate
+    precision = np.divide(hits, flagged, out=np.zeros_like(hits), where=flagged != 0)
     return np.asarray((precision * np.diff(curve.recall, axis=-1, prepend=0.0)).sum(axis=-1))
 
 
@@ -85,8 +85,8 @@ def compute_recall_at(curve: RocCurve, rate: float) -> Floats:
     NaN where the curve has no positive or no negative image.
     """
     allowed = curve.false_positive_rate <= rate + _ROUNDING
-    found = np.where(allowed, curve.recall, 0.0).max(axis=-1)
-    return np.asarray(found + 0 * curve.false_positive_rate[..., 0] + 0 * curve.recall[..., 0])
+    largest = np.where(allowed, curve.recall, 0.0).max(axis=-1)
+    return np.asarray(largest + 0 * curve.false_positive_rate[..., 0] + 0 * curve.recall[..., 0])
 
 
 def compute_precision_at(curve: RocCurve, recall: float) -> Floats:
@@ -94,8 +94,8 @@ def compute_precision_at(curve: RocCurve, recall: float) -> Floats:
 
     The fraction of positive images is `curve.prevalence`, also in resamples.
     """
-    found, alarms = _find_point(curve, recall)
-    hits = curve.prevalence * found
+    reached, alarms = _find_point(curve, recall)
+    hits = curve.prevalence * reached
     return ratio(hits, hits + (1 - curve.prevalence) * alarms)
 
 
@@ -115,8 +115,8 @@ def _find_point(curve: RocCurve, recall: float) -> tuple[Floats, Floats]:
     """Return recall and false positive rate (...) at the highest threshold with a recall of at least `recall`."""
     first = (curve.recall >= recall - _ROUNDING).argmax(axis=-1)[..., None]
     rates = curve.recall + 0 * curve.false_positive_rate, curve.false_positive_rate + 0 * curve.recall  # NaN spreads
-    found, alarms = (np.take_along_axis(rate, first, axis=-1)[..., 0] for rate in rates)
-    return found, alarms
+    recalls, alarms = (np.take_along_axis(rate, first, axis=-1)[..., 0] for rate in rates)
+    return recalls, alarms
 
 
 def _fractions_above(weights: Floats, places: Sequence[NDArray[np.intp]]) -> tuple[Floats, ...]:
@@ -124,4 +124,4 @@ def _fractions_above(weights: Floats, places: Sequence[NDArray[np.intp]]) -> tup
     below = np.zeros((*weights.shape[:-1], weights.shape[-1] + 1))
     np.cumsum(weights, axis=-1, out=below[..., 1:])
     whole = below[..., -1:]
-    return tuple(ratio(whole - below.take(each, axis=-1), whole) for each in places)
+    return tuple(ratio(whole - below.take(starts, axis=-1), whole) for starts in places)

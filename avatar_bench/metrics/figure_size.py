@@ -36,12 +36,12 @@ def resize_figure(figure: Figure, size: float | tuple[float, float]) -> None:
             change(value * factor)
         return _count_collisions(figure)
 
-    found: dict[float, float] = {}
+    collisions: dict[float, float] = {}
     for factor in [*(factor for factor in _FACTORS if factor > least), least]:
-        found[factor] = apply(factor)
-        if found[factor] <= before:
+        collisions[factor] = apply(factor)
+        if collisions[factor] <= before:
             return
-    apply(min(found, key=lambda factor: found[factor]))
+    apply(min(collisions, key=lambda factor: collisions[factor]))
 
 
 def _list_properties(figure: Figure) -> Iterator[Property]:
@@ -67,7 +67,7 @@ def _count_collisions(figure: Figure) -> float:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         figure.draw_without_rendering()
-    if any("collapsed" in str(one.message) for one in caught):
+    if any("collapsed" in str(warning.message) for warning in caught):
         return math.inf
     texts = [text for text in _list_texts(figure) if text.get_visible() and text.get_text().strip()]
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]  # of Agg

@@ -51,10 +51,10 @@ def rank_shares(rank: ArrayLike) -> Floats:
 
     Tied models share their ranks in equal parts, so that rows and columns sum to 1.
     """
-    place = np.asarray(rank)[:, :, None]
-    tied = (place == place.transpose(0, 2, 1)).sum(axis=2)[:, :, None]
-    possible = np.arange(1, place.shape[1] + 1)
-    held = (possible >= place) & (possible < place + tied)
+    ranks = np.asarray(rank)[:, :, None]
+    tied = (ranks == ranks.transpose(0, 2, 1)).sum(axis=2)[:, :, None]
+    possible = np.arange(1, ranks.shape[1] + 1)
+    held = (possible >= ranks) & (possible < ranks + tied)
     return np.asarray((held / tied).mean(axis=0))
 
 

@@ -86,14 +86,14 @@ def compute_distances(
     All are scaled to length 1. Pairs that `is_own` (N, M) marks do not count; with fewer than k left, the farthest
     counts, and infinity with none.
     """
-    known, asked = (normalize(np.asarray(each, dtype=np.float64)) for each in (reference, embeddings))
-    found = np.empty(len(asked))
-    for first in range(0, len(asked), _CHUNK_ROWS):
+    known, queries = (normalize(np.asarray(rows_of, dtype=np.float64)) for rows_of in (reference, embeddings))
+    nearest = np.empty(len(queries))
+    for first in range(0, len(queries), _CHUNK_ROWS):
         rows = slice(first, first + _CHUNK_ROWS)
-        squares = np.maximum(2 - 2 * asked[rows] @ known.T, 0)
+        squares = np.maximum(2 - 2 * queries[rows] @ known.T, 0)
         if is_own is not None:
             squares[is_own[rows]] = np.inf
         squares.sort(axis=1)
-        place = np.clip(np.isfinite(squares).sum(axis=1), 1, k) - 1
-        found[rows] = np.sqrt(squares[np.arange(len(squares)), place])
-    return found
+        position = np.clip(np.isfinite(squares).sum(axis=1), 1, k) - 1
+        nearest[rows] = np.sqrt(squares[np.arange(len(squares)), position])
+    return nearest

@@ -38,9 +38,9 @@ def cluster_permutation_test(gains: ArrayLike, groups: ArrayLike) -> float:
     step = np.gcd.reduce(sizes)
     chances = np.ones(1)  # distribution of the sum over groups that keep their sign
     for size, count in zip(sizes // step, counts, strict=True):
-        own = np.zeros(int(size * count) + 1)
-        own[::size] = binom.pmf(np.arange(count + 1), count, 0.5)
-        chances = np.convolve(chances, own)
+        signed = np.zeros(int(size * count) + 1)
+        signed[::size] = binom.pmf(np.arange(count + 1), count, 0.5)
+        chances = np.convolve(chances, signed)
     sums = 2 * np.arange(len(chances)) - (len(chances) - 1)
     return float(min(1.0, chances[np.abs(sums) >= abs(summed.sum()) // step].sum()))
 
@@ -137,14 +137,16 @@ def find_tie_groups(apart: ArrayLike) -> list[tuple[int, ...]]:
     maximal = [frozenset(range(len(significant)))]
     for a, b in combinations(range(len(significant)), 2):
         if significant[a, b]:
-            divided = {group - {one} if {a, b} <= group else group for group in maximal for one in (a, b)}
+            divided = {group - {member} if {a, b} <= group else group for group in maximal for member in (a, b)}
             maximal = [group for group in divided if not any(group < other for other in divided)]
     return sorted(tuple(sorted(group)) for group in maximal)
 
 
 def assign_letters(groups: Sequence[Sequence[int]], size: int) -> list[str]:
     """Return the letters of the groups of each of `size` members: a, b, ..., z, a2, b2, ..."""
-    names = [chr(ord("a") + place % 26) + (str(place // 26 + 1) if place >= 26 else "") for place in range(len(groups))]
+    names = [
+        chr(ord("a") + number % 26) + (str(number // 26 + 1) if number >= 26 else "") for number in range(len(groups))
+    ]
     return ["".join(name for name, group in zip(names, groups, strict=True) if i in group) for i in range(size)]
 
 
@@ -213,6 +215,6 @@ def required_sample_size(discordance: float, difference: float, power: float = 0
     too_few = 0
     while enough - too_few > 1:
         middle = (enough + too_few) // 2
-        found = mcnemar_power(middle, discordance, apart, alpha) >= power
-        too_few, enough = (too_few, middle) if found else (middle, enough)
+        is_enough = mcnemar_power(middle, discordance, apart, alpha) >= power
+        too_few, enough = (too_few, middle) if is_enough else (middle, enough)
     return enough

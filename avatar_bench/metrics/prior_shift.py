@@ -49,10 +49,10 @@ def reweight_images(weights: ArrayLike, targets: NDArray[np.integer], prior: Arr
 
     A row is NaN if a class with a positive proportion has no weight.
     """
-    given, proportion = np.asarray(weights, dtype=np.float64), np.asarray(prior, dtype=np.float64)
-    factor = np.where(proportion > 0, ratio(proportion, given @ np.eye(len(proportion))[targets]), 0.0)
+    unscaled, proportion = np.asarray(weights, dtype=np.float64), np.asarray(prior, dtype=np.float64)
+    factor = np.where(proportion > 0, ratio(proportion, unscaled @ np.eye(len(proportion))[targets]), 0.0)
     factor[np.isnan(factor).any(axis=1)] = np.nan
-    return np.asarray(given * factor[:, targets])
+    return np.asarray(unscaled * factor[:, targets])
 
 
 def correct_prior(logits: ArrayLike, training: ArrayLike, prior: ArrayLike) -> Floats:
@@ -132,7 +132,7 @@ class PriorShiftStatistic:
         known = correct_prior(self.logits, self.training, self.prior).argmax(axis=1)
         shift = np.log(np.maximum(estimate, np.finfo(float).tiny) / self.training)
         estimated = (self.logits + shift[:, None, :]).argmax(axis=2)
-        tables = [self._confusion(weights, each) for each in (self.logits.argmax(axis=1), known, estimated)]
+        tables = [self._confusion(weights, predicted) for predicted in (self.logits.argmax(axis=1), known, estimated)]
         accuracy, macro_f1 = (np.stack([metric(table) for table in tables]) for metric in _METRICS.values())
         gains = accuracy[1:] - accuracy[:1]
         error = np.abs(estimate - self.prior).sum(axis=1) / 2

@@ -254,7 +254,7 @@ def _rank(confidence: Reals, correct: ArrayLike) -> tuple[NDArray[np.intp], Trac
     last = np.searchsorted(ranked, ranked, side="right") - 1  # of the images as confident as each
 
     def trace(drawn: Floats) -> tuple[Floats, Floats]:
-        answered, errors = (each.cumsum(axis=-1).take(last, axis=-1) for each in (drawn, drawn * wrong))
+        answered, errors = (column.cumsum(axis=-1).take(last, axis=-1) for column in (drawn, drawn * wrong))
         return answered / drawn.sum(axis=-1, keepdims=True), ratio(errors, answered)
 
     return order, trace

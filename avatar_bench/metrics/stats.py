@@ -233,17 +233,17 @@ def proportion_intervals(
     lows = highs = np.full(hits.shape[1], np.nan)  # not needed where every group has one image
     if len(np.unique(group)) != len(hits):
         lows, highs = bootstrap_interval(build_mean_statistic(hits), group, resamples, level, seed)
-    found = []
+    intervals = []
     for column, low, high in zip(hits.T, lows, highs, strict=True):
         there = ~np.isnan(column)
         hit, units = column[there], len(np.unique(group[there]))
         if units == len(hit):
-            found.append(Interval(*wilson(int(hit.sum()), units, level), units, "wilson"))
+            intervals.append(Interval(*wilson(int(hit.sum()), units, level), units, "wilson"))
         elif not low < high:
-            found.append(Interval(*wilson(units * float(hit.mean()), units, level), units, "wilson by group"))
+            intervals.append(Interval(*wilson(units * float(hit.mean()), units, level), units, "wilson by group"))
         else:
-            found.append(Interval(float(low), float(high), units, "bootstrap by group"))
-    return found
+            intervals.append(Interval(float(low), float(high), units, "bootstrap by group"))
+    return intervals
 
 
 def proportion_interval_of_sources(hits: ArrayLike, units: Units, level: float = 0.95) -> Interval:
@@ -268,13 +268,13 @@ def balanced_interval_of_sources(correct: ArrayLike, units: Units, level: float 
     `proportion_interval_of_sources`, with the common degrees of freedom of all sources.
     """
     hit, strata = np.asarray(correct, dtype=np.float64), encode(units.strata)
-    found = []
+    recall_ends = []
     for stratum in range(int(strata.max()) + 1):
-        own = np.where(strata == stratum, hit, np.nan)
-        effective, recall = _count_effective(own, units), float(np.nanmean(own))
+        hit_of_class = np.where(strata == stratum, hit, np.nan)
+        effective, recall = _count_effective(hit_of_class, units), float(np.nanmean(hit_of_class))
         low, high = wilson(effective * recall, effective, level, max(1, units.degrees_of_freedom))
-        found.append((recall, recall - low, high - recall))
-    recalls, below, above = zip(*found, strict=True)
+        recall_ends.append((recall, recall - low, high - recall))
+    recalls, below, above = zip(*recall_ends, strict=True)
     value, classes = float(np.mean(recalls)), len(recalls)
     ends = value - math.hypot(*below) / classes, value + math.hypot(*above) / classes
     return Interval(*ends, units.count, "wilson by source")
@@ -289,7 +289,7 @@ def weighted_moments(weights: Floats, values: NDArray[np.floating], parts: Array
     member, centre = np.asarray(parts, dtype=np.float64), values.mean()
     total, drawn = weights @ member, (weights > 0) @ member
     sums = [weights @ (member * (values - centre)[:, None] ** power) for power in (1, 2)]
-    first, second = (ratio(one, total) for one in sums)
+    first, second = (ratio(power_sums, total) for power_sums in sums)
     return first + centre, np.sqrt(np.where(drawn > 1, np.maximum(second - first**2, 0), np.nan))
 
 

@@ -112,7 +112,9 @@ def _collect_settings(run: Run, rule: DecisionRule | None) -> dict[str, Any]:
 def _describe_rule(rule: DecisionRule) -> dict[str, Any]:
     values = [rule.thresholds.get(name, rule.thresholds.get("")) for name in rule.classes]
     return {
-        "thresholds": [one.value if one and math.isfinite(one.value) else None for one in values],
+        "thresholds": [
+            threshold.value if threshold and math.isfinite(threshold.value) else None for threshold in values
+        ],
         "costs": rule.costs.tolist() if rule.costs is not None else None,
         "set_score": rule.set_score if rule.set_score is None else min(rule.set_score, 1.0),  # infinite: all classes
         "distances": np.sort(rule.reference.distances).tolist() if rule.reference else None,

@@ -72,10 +72,10 @@ class RequestGuard:
         is_upload = scope["path"] in self.limits
         try:
             await self._refuse_foreign(scope, Headers(scope=scope))
-            own = [pair for pair in scope["headers"] if b"forwarded" not in pair[0]]  # what a proxy would state
+            headers = [pair for pair in scope["headers"] if b"forwarded" not in pair[0]]  # what a proxy would state
             self._uploads += is_upload
             try:
-                await self.app({**scope, "headers": own}, self._limit_body(scope["path"], receive), send_safely)
+                await self.app({**scope, "headers": headers}, self._limit_body(scope["path"], receive), send_safely)
             finally:
                 self._uploads -= is_upload
         except HTTPException as error:
@@ -105,9 +105,9 @@ class RequestGuard:
 
     def _is_own(self, host: str) -> bool:
         try:
-            place = urlsplit(f"//{host}")
-            assert place.port is None or place.port >= 0  # raises ValueError for one that is no number
-            name = place.hostname or ""
+            address = urlsplit(f"//{host}")
+            assert address.port is None or address.port >= 0  # raises ValueError for one that is no number
+            name = address.hostname or ""
             return name in self.hosts or (self.any_address and bool(ipaddress.ip_address(name)))
         except ValueError:
             return False
@@ -119,9 +119,9 @@ class RequestGuard:
         except ValueError:
             text = ""
         name, colon, password = text.partition(":")
-        asked = {"www-authenticate": 'Basic realm="avatar-bench", charset="UTF-8"'}
+        challenge = {"www-authenticate": 'Basic realm="avatar-bench", charset="UTF-8"'}
         if not colon:
-            raise HTTPException(401, "A name and a password are needed.", asked)
+            raise HTTPException(401, "A name and a password are needed.", challenge)
         if passwords.is_verified(name, password):
             return
         if self._checks >= _MAX_CHECKS:
@@ -133,7 +133,7 @@ class RequestGuard:
         finally:
             self._checks -= 1
         if not is_correct:
-            raise HTTPException(401, "The name or the password is incorrect.", asked)
+            raise HTTPException(401, "The name or the password is incorrect.", challenge)
 
     def _limit_body(self, path: str, receive: Receive) -> Receive:
         """Return `receive` that raises HTTPException for a large body, and for a slow one."""

@@ -58,7 +58,7 @@ class UploadPage:
                 cautions=[
                     describe_accuracy(run),
                     *list_cautions(self.columns),
-                    *(note for each in self.columns for note in each.list_notes()),
+                    *(note for column in self.columns for note in column.list_notes()),
                 ],
                 most=self.most,
             )
@@ -74,13 +74,13 @@ class UploadPage:
 
     async def answer_batch(self, files: Sequence[Path]) -> AsyncIterator[str]:
         """Yield how many images are answered, now and then, and in the end the table of all."""
-        answers, told = [], 0.0
+        answers, told_at = [], 0.0
         for file in files:
             answers.append(await self._predict(file, SMALL))
-            if time.monotonic() - told > _SECONDS and len(answers) < len(files):
-                told = time.monotonic()
+            if time.monotonic() - told_at > _SECONDS and len(answers) < len(files):
+                told_at = time.monotonic()
                 yield self._render("progress", len(answers), len(files))
-        table = pd.DataFrame([one.row for one in answers], columns=self.service.predictor.columns)
+        table = pd.DataFrame([answer.row for answer in answers], columns=self.service.predictor.columns)
         review = await asyncio.to_thread(self._render_review, answers)
         links = [
             base64.b64encode(text.encode(errors="surrogateescape")).decode() for text in (format_csv(table), review)
@@ -101,16 +101,18 @@ class UploadPage:
         """Return the page for review that `predict output=FILE.html` writes."""
         predictor = self.service.predictor
         images = [
-            ReviewedImage(one.row, one.sha256, one.image, self.columns) for one in answers if one.image is not None
+            ReviewedImage(answer.row, answer.sha256, answer.image, self.columns)
+            for answer in answers
+            if answer.image is not None
         ]
-        failed = [(str(one.row["path"]), str(one.row["reason"])) for one in answers if one.image is None]
+        failed = [(str(answer.row["path"]), str(answer.row["reason"])) for answer in answers if answer.image is None]
         return render_page(predictor, predictor.run.name, self.language, images, failed, has_paths=False)
 
     def _render_cards(self, answers: Sequence[ImageAnswer]) -> str:
         classes, is_calibrated = self.service.predictor.run.classes, self.service.predictor.is_calibrated
         return "".join(
-            self._render("card", one, classes, is_calibrated, self.settings.target_error, self._describe(one))
-            for one in answers
+            self._render("card", answer, classes, is_calibrated, self.settings.target_error, self._describe(answer))
+            for answer in answers
         )
 
     def _describe(self, answer: ImageAnswer) -> list[tuple[str, str]]:
@@ -118,7 +120,7 @@ class UploadPage:
         if answer.row["status"] != "ok":
             return []
         with use_language(self.language):
-            return [pair for each in self.columns for pair in each.describe(answer.row, is_brief=True)]
+            return [pair for column in self.columns for pair in column.describe(answer.row, is_brief=True)]
 
     def _render(self, macro: str, *values: Any) -> str:
         with use_language(self.language):

@@ -24,8 +24,8 @@ def open_app_folder() -> Iterator[Path]:
     for lock in Path(gettempdir()).glob(f"{_FOLDER}*/{_LOCK}"):
         with suppress(OSError, LockedError), exclusive_lock(lock):  # the system releases that of a killed app
             shutil.rmtree(lock.parent)
-    with TemporaryDirectory(prefix=_FOLDER) as place, exclusive_lock(Path(place, _LOCK)):
-        yield Path(place)
+    with TemporaryDirectory(prefix=_FOLDER) as folder, exclusive_lock(Path(folder, _LOCK)):
+        yield Path(folder)
 
 
 class Uploads:
@@ -40,12 +40,12 @@ class Uploads:
 
         Raise HTTPException for none, too many, or a large one.
         """
-        with TemporaryDirectory(dir=self.folder) as place:
+        with TemporaryDirectory(dir=self.folder) as folder:
             async with request.form(max_files=most, max_fields=0) as form:
                 files = [part for part in form.getlist(field) if isinstance(part, UploadFile)]
                 if not files:
                     raise HTTPException(422, f"Expected multipart/form-data with a file in the field {field}.")
-                paths = [Path(place, str(number), make_name(file.filename or "")) for number, file in enumerate(files)]
+                paths = [Path(folder, str(number), make_name(file.filename or "")) for number, file in enumerate(files)]
                 for path, file in zip(paths, files, strict=True):
                     if (file.size or 0) > self.max_bytes:
                         raise HTTPException(413, f"An image is larger than {self.max_bytes // 10**6} MB.")

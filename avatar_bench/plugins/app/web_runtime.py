@@ -27,18 +27,18 @@ class WebRuntime:
     @property
     def version(self) -> str:
         """Return the version that the script states, "" if none."""
-        found = _BANNER.search(self.script)
-        return found[1] if found else ""
+        match = _BANNER.search(self.script)
+        return match[1] if match else ""
 
     @property
     def expression(self) -> str:
         """Return an expression of JavaScript for the script's exports; raise ConfigError if it states none."""
-        found = _EXPORTS.search(self.script)
-        if found is None or "</script" in self.script.lower():
+        match = _EXPORTS.search(self.script)
+        if match is None or "</script" in self.script.lower():
             raise ConfigError(f"{SCRIPT} is no module that a page can contain.", _EXPECTED)
-        names = (name.split(" as ") for name in found[1].split(","))
+        names = (name.split(" as ") for name in match[1].split(","))
         exported = ", ".join(f"{name[-1].strip()}: {name[0].strip()}" for name in names)
-        return f"(() => {{\n{self.script[: found.start()]}\nreturn {{ {exported} }};\n}})()"
+        return f"(() => {{\n{self.script[: match.start()]}\nreturn {{ {exported} }};\n}})()"
 
 
 _EXPECTED = f"Expected the files of npm's {PACKAGE}, for example {VERSION}: {SCRIPT} and {BINARY}."
@@ -52,9 +52,9 @@ def load_web_runtime(folder: Path | None) -> WebRuntime:
     if folder is None:
         archive = fetch_npm_archive(PACKAGE, VERSION, INTEGRITY, instead="web_runtime=DIR")
         names = {f"package/dist/{name}" for name in (SCRIPT, BINARY)}
-        found = {Path(name).name: content for name, content in read_members(archive, names)}
-        return WebRuntime(found[SCRIPT].decode(), found[BINARY])
-    places = [place for place in (folder, folder / "dist") if (place / SCRIPT).is_file()]
+        match = {Path(name).name: content for name, content in read_members(archive, names)}
+        return WebRuntime(match[SCRIPT].decode(), match[BINARY])
+    places = [candidate for candidate in (folder, folder / "dist") if (candidate / SCRIPT).is_file()]
     if not places or not (places[0] / BINARY).is_file():
         raise ConfigError(f"web_runtime={folder} does not contain the runtime of a page.", _EXPECTED)
     try:

@@ -51,10 +51,10 @@ def render_hub_card(
 
     `record` is that of the shared run, `card` that of its checkpoint; `model` has the saved results.
     """
-    results = sorted(model.results.values(), key=lambda one: (one.result.set, one.declaration.order))
-    sets = {name: list(own) for name, own in groupby(results, lambda one: one.result.set)}
+    results = sorted(model.results.values(), key=lambda saved: (saved.result.set, saved.declaration.order))
+    sets = {name: list(saved_of_set) for name, saved_of_set in groupby(results, lambda saved: saved.result.set)}
     licences = [record.licence] if record.licence else list_licences(vars(record))
-    measured = {one.result.block for one in results}
+    measured = {saved.result.block for saved in results}
     environment = html.build_markdown_environment("avatar_bench.plugins.hub")
     environment.globals["_"] = _
     content = {
@@ -64,15 +64,21 @@ def render_hub_card(
         "record": record,
         "card": card,
         "sources": _tabulate_sources(model),
-        "sets": [(name, _list_guards(own), list(_list_blocks(own))) for name, own in sets.items()],
+        "sets": [
+            (name, _list_guards(saved_of_set), list(_list_blocks(saved_of_set))) for name, saved_of_set in sets.items()
+        ],
         "calibration": calibration,
         "fit": calibration.fit if calibration else TemperatureFit.parse(record.temperature_fit),
         "warnings": list(
             dict.fromkeys(
-                (one.result.set, one.result.block, each.code) for one in results for each in one.result.warnings
+                (saved.result.set, saved.result.block, warning.code)
+                for saved in results
+                for warning in saved.result.warnings
             )
         ),
-        "weakest": [(one.result.set, _tabulate_weakest(one)) for one in results if "per_source" in one.result.tables],
+        "weakest": [
+            (saved.result.set, _tabulate_weakest(saved)) for saved in results if "per_source" in saved.result.tables
+        ],
         "unmeasured": [_(declare_block(name).title) for name in list_blocks(("run",)) if name not in measured],
     }
     return environment.get_template("hub_card.md.jinja").render(content) + "\n"
@@ -87,14 +93,14 @@ def _render_metadata(
     shown = [
         EvalResult(
             task_type=_TASK,
-            dataset_type=make_folder_name(one.result.set),
-            dataset_name=one.result.set,
+            dataset_type=make_folder_name(saved.result.set),
+            dataset_name=saved.result.set,
             metric_type=key,
-            metric_name=find_heading(key, one.result.block),
+            metric_name=find_heading(key, saved.result.block),
             metric_value=metric.value,
             metric_args={name: metric.plain.get(name) for name in _METRIC_ARGS},
         )
-        for one, key, metric in _list_ranked(results)
+        for saved, key, metric in _list_ranked(results)
     ]
     known = " and ".join(licences)
     stated: dict[str, Any] = (
@@ -105,7 +111,7 @@ def _render_metadata(
         pipeline_tag=_TASK,
         tags=["avatar-bench", _TASK, *card.classes],
         base_model=f"timm/{card.backbone}" if record.init.get("weights") == "hub" else None,
-        metrics=list(dict.fromkeys(one.metric_type for one in shown)),
+        metrics=list(dict.fromkeys(saved.metric_type for saved in shown)),
         model_name=name,
         eval_results=shown or None,
         **stated if known else {},
@@ -122,7 +128,7 @@ def list_eval_results(model: ReportedModel, benchmarks: Mapping[str, str]) -> li
     entries = []
     for name, address in benchmarks.items():
         repository, revision = parse_hub_address(address, f"benchmarks.{name}")
-        if name not in (known := sorted({one.result.set for one in results})):
+        if name not in (known := sorted({saved.result.set for saved in results})):
             raise ConfigError(
                 f"benchmarks.{name}: the run was not evaluated on a set of this name{suggest_names(name, known)}",
                 f"Evaluated: {', '.join(known) or 'none'}.",
@@ -132,20 +138,20 @@ def list_eval_results(model: ReportedModel, benchmarks: Mapping[str, str]) -> li
             {
                 "dataset": {"id": repository, "task_id": key} | version,
                 "value": metric.value,
-                "notes": f"{format_metric_with_units(metric, one.result.block)}, n = {metric.n}",
+                "notes": f"{format_metric_with_units(metric, saved.result.block)}, n = {metric.n}",
             }
-            for one, key, metric in _list_ranked(results)
-            if one.result.set == name
+            for saved, key, metric in _list_ranked(results)
+            if saved.result.set == name
         ]
     return entries
 
 
 def _list_ranked(results: Sequence[SavedResult]) -> Iterator[tuple[SavedResult, str, Metric]]:
     """Yield each metric of the leaderboard that has a value, with its result and its name."""
-    for one in results:
-        for key in one.declaration.leaderboard:
-            if (metric := one.result.metrics.get(key)) is not None and metric.value is not None:
-                yield one, key, metric
+    for saved in results:
+        for key in saved.declaration.leaderboard:
+            if (metric := saved.result.metrics.get(key)) is not None and metric.value is not None:
+                yield saved, key, metric
 
 
 def _tabulate_sources(model: ReportedModel) -> pd.DataFrame:
@@ -169,13 +175,13 @@ def _tabulate_sources(model: ReportedModel) -> pd.DataFrame:
 
 def _join(texts: pd.Series) -> str:
     """Return the different texts of a source in one line, the first few of many."""
-    found = sorted(set(texts) - {""})
-    return "; ".join(found[:_LISTED]) + "; ..." * (len(found) > _LISTED)
+    distinct = sorted(set(texts) - {""})
+    return "; ".join(distinct[:_LISTED]) + "; ..." * (len(distinct) > _LISTED)
 
 
 def _list_guards(results: Sequence[SavedResult]) -> list[str]:
     """Return the guards that were switched off in any of these evaluations."""
-    return sorted({guard for one in results for guard in one.result.provenance.get("allow") or ()})
+    return sorted({guard for saved in results for guard in saved.result.provenance.get("allow") or ()})
 
 
 def _list_blocks(results: Sequence[SavedResult]) -> Iterator[tuple[str, int, list[tuple[str, str, str, str]]]]:
@@ -183,20 +189,20 @@ def _list_blocks(results: Sequence[SavedResult]) -> Iterator[tuple[str, int, lis
 
     A metric without a value has the code of the reason alone: values of reasons may be private.
     """
-    for one in (one for one in results if one.declaration.kind == "run"):
-        block, rows = one.result.block, []
-        for key in select_metrics(one.declaration, [one.result.metrics]):
-            metric = one.result.metrics[key]
+    for saved in (saved for saved in results if saved.declaration.kind == "run"):
+        block, rows = saved.result.block, []
+        for key in select_metrics(saved.declaration, [saved.result.metrics]):
+            metric = saved.result.metrics[key]
             value = format_metric_with_units(metric, block)
             if metric.value is None and metric.reason:
                 value = _("none: {why}", why=metric.reason.code)
             rows.append((find_heading(key, block), value, str(metric.n), find_interval_name(metric)))
-        yield _(one.declaration.title), one.result.n, rows
+        yield _(saved.declaration.title), saved.result.n, rows
 
 
-def _tabulate_weakest(one: SavedResult) -> list[tuple[str, ...]]:
+def _tabulate_weakest(saved: SavedResult) -> list[tuple[str, ...]]:
     """Return the sources with the lowest accuracy: class, source, accuracy with its interval, and number of images."""
-    table = read_table(find_table(one.folder / "per_source.csv"), texts=["source", "target"])
+    table = read_table(find_table(saved.folder / "per_source.csv"), texts=["source", "target"])
     lowest = table.sort_values(["accuracy", "n"], ascending=[True, False]).head(_WEAKEST)
     return [
         (

@@ -42,7 +42,7 @@ def fetch_run(address: str, option: str = "ckpt") -> Path:
         folder = cache_root() / "hub" / owner / f"{name}@{snapshot.name[:12]}"
         if not folder.is_dir():
             siblings = HfApi().model_info(repository, revision=snapshot.name, files_metadata=True).siblings or []
-            stated = {each.rfilename: each for each in siblings}
+            stated = {sibling.rfilename: sibling for sibling in siblings}
             _copy_run({file: stated.get(file.name) for file in sorted(snapshot.iterdir())}, folder)
     return folder
 
@@ -60,11 +60,11 @@ def upload_run(folder: Path, address: str, is_private: bool) -> str:
     api = HfApi()
     with _explain_errors(f"to={address}"):
         api.create_repo(repository, private=is_private, exist_ok=True)
-        found = api.model_info(repository)
-        others = {each.rfilename for each in found.siblings or ()} - {".gitattributes", CARD_FILE}
+        model = api.model_info(repository)
+        others = {sibling.rfilename for sibling in model.siblings or ()} - {".gitattributes", CARD_FILE}
         if others and RECORD not in others:
             raise ConfigError(f"to={address} holds something else: {min(others)}.", "Choose another repository.")
-        if is_private and not found.private:
+        if is_private and not model.private:
             raise ConfigError(f"to={address} is public.", "Choose another, or publish the run with private=false.")
         commit = api.upload_folder(  # one commit, so that weights and card change together
             repo_id=repository,
@@ -72,7 +72,7 @@ def upload_run(folder: Path, address: str, is_private: bool) -> str:
             delete_patterns=[*_FILES, EVAL_RESULTS],  # if not written now, such as the calibration of an earlier push
             commit_message=f"Push by avatar-bench {avatar_bench.__version__}",
         )
-        if found.private and not is_private:
+        if model.private and not is_private:
             api.update_repo_settings(repository, private=False)
     return f"{HUB}{repository}@{commit.oid}"
 
@@ -93,8 +93,8 @@ def _copy_run(files: dict[Path, RepoSibling | None], folder: Path) -> None:
             "Import it yourself from where it comes from: avatar-bench import --help",
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder.parent, prefix=".part-") as place:
-        part = Path(place, "run")
+    with TemporaryDirectory(dir=folder.parent, prefix=".part-") as scratch:
+        part = Path(scratch, "run")
         part.mkdir()
         for file, stated in files.items():
             if stated is None or _compute_hash(file, stated) != (stated.lfs.sha256 if stated.lfs else stated.blob_id):

@@ -85,12 +85,12 @@ def _write_calibration(run: Run, checkpoint_sha256: str, folder: Path) -> None:
     Groups have numbers that differ from push to push, because hashes of names can be guessed. Hashes of images are
     sorted, so that none stands beside the label and the probabilities of its image; guards need only the set of them.
     """
-    if (found := run.decision_calibration) is None:
+    if (calibration := run.decision_calibration) is None:
         return
-    frame, push = found.images.frame, token_hex(8)
+    frame, push = calibration.images.frame, token_hex(8)
     digests = sorted(frame["sha256"])
     hidden = frame[["label", "source"]].assign(
         path=digests, sha256=digests, group=[f"{push}-{number}" for number in pd.factorize(frame["group"])[0]]
     )
-    images = Dataset(found.images.name, Path("/"), hidden)
-    replace(found, checkpoint_sha256=checkpoint_sha256, images=images).write(folder)
+    images = Dataset(calibration.images.name, Path("/"), hidden)
+    replace(calibration, checkpoint_sha256=checkpoint_sha256, images=images).write(folder)

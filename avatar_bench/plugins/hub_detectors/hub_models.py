@@ -43,7 +43,7 @@ class LogitPredictor:
         device: str,
     ) -> None:
         self.classes = tuple(classes)
-        self.n_parameters = sum(each.numel() for each in net.parameters())
+        self.n_parameters = sum(tensor.numel() for tensor in net.parameters())
         self._prepare = prepare
         self._compute = compute
         self._device = device
@@ -59,20 +59,22 @@ class LogitPredictor:
         return torch.softmax(logits, dim=1).numpy()
 
 
-def copy_model(place: str, folder: Path) -> dict[str, Any]:
+def copy_model(source: str, folder: Path) -> dict[str, Any]:
     """Copy the files of a model, and return its repository and commit if it is one of the hub.
 
     Raise DataError if there is no config.json or no weights as safetensors.
     """
-    origin = _download(place, folder) if is_hub_address(place) else {}
+    origin = _download(source, folder) if is_hub_address(source) else {}
     if not origin:
-        if not Path(place).is_dir():
-            raise DataError(f"folder={place} is not a folder.", "Expected one, or hf:OWNER/NAME@REVISION.")
-        for file in sorted({file for pattern in _FILES for file in Path(place).glob(pattern) if file.is_file()}):
+        if not Path(source).is_dir():
+            raise DataError(f"folder={source} is not a folder.", "Expected one, or hf:OWNER/NAME@REVISION.")
+        for file in sorted({file for pattern in _FILES for file in Path(source).glob(pattern) if file.is_file()}):
             shutil.copyfile(file, folder / file.name)
     for pattern, what in (("config.json", "config.json"), ("*.safetensors", "weights as .safetensors")):
         if not list(folder.glob(pattern)):
-            raise DataError(f"{place} has no {what}.", "Pickled weights (.bin, .pt) are not read: save as safetensors.")
+            raise DataError(
+                f"{source} has no {what}.", "Pickled weights (.bin, .pt) are not read: save as safetensors."
+            )
     return origin
 
 
@@ -165,8 +167,8 @@ def load_transformers_model(folder: Path, settings: Mapping[str, Any], accelerat
             stated = transformers.AutoConfig.from_pretrained(folder, **local)
             kind = transformers.AutoModelForImageClassification
             _refuse_larger(partial(kind.from_config, stated, trust_remote_code=False), folder)
-            net, found = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **local)
-        if lacking := [*found["missing_keys"], *found["mismatched_keys"]]:
+            net, loading = kind.from_pretrained(folder, use_safetensors=True, output_loading_info=True, **local)
+        if lacking := [*loading["missing_keys"], *loading["mismatched_keys"]]:
             raise ValueError(f"the weights lack {lacking[0]}")
         net = net.eval().to(device)
     except Exception as error:  # of any kind, depending on what is wrong with the files
@@ -190,8 +192,8 @@ def _refuse_larger(build: Callable[[], torch.nn.Module], folder: Path) -> None:
             shapes = {name: content.get_slice(name).get_shape() for name in content.keys()}  # noqa: SIM118
             stated |= {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
     with torch.device("meta"), limit_size(stated):
-        needed = sum(each.numel() for each in build().parameters())
-    if needed > (there := sum(each.numel() for each in stated.values())):
+        needed = sum(tensor.numel() for tensor in build().parameters())
+    if needed > (there := sum(tensor.numel() for tensor in stated.values())):
         raise ValueError(f"the network has {needed:,} parameters, its weights {there:,}")
 
 
@@ -205,17 +207,17 @@ def _stay_offline() -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
-def _download(place: str, folder: Path) -> dict[str, Any]:
+def _download(source: str, folder: Path) -> dict[str, Any]:
     """Download a model of the hub, pinned to its commit."""
     from huggingface_hub import HfApi, snapshot_download
 
-    repository, revision = parse_hub_address(place, "folder")
+    repository, revision = parse_hub_address(source, "folder")
     try:
         commit = HfApi().model_info(repository, revision=revision).sha
         snapshot = snapshot_download(repository, revision=commit, allow_patterns=list(_FILES))
     except Exception as error:  # of the network, of the hub, or of a missing repository
         reason = " ".join(str(error).split())[:200]
-        raise DataError(f"folder={place} cannot be downloaded: {reason}") from error
+        raise DataError(f"folder={source} cannot be downloaded: {reason}") from error
     for file in sorted(Path(snapshot).iterdir()):
         if file.is_file():
             shutil.copyfile(file, folder / file.name)

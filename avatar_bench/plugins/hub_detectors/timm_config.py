@@ -17,10 +17,10 @@ _TRANSFORM_KEYS = ("input_size", "interpolation", "crop_pct", "crop_mode", "mean
 def select_transform(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the preprocessing of a config.json needs; raise KeyError if it has no pretrained_cfg."""
     stated = config["pretrained_cfg"]
-    found = {name: stated[name] for name in _TRANSFORM_KEYS if name in stated}
-    if len(found["input_size"]) != 3 or found["input_size"][1] != found["input_size"][2]:
-        raise ValueError(f"input_size is {found['input_size']}, expected a square")
-    return found
+    transform = {name: stated[name] for name in _TRANSFORM_KEYS if name in stated}
+    if len(transform["input_size"]) != 3 or transform["input_size"][1] != transform["input_size"][2]:
+        raise ValueError(f"input_size is {transform['input_size']}, expected a square")
+    return transform
 
 
 def read_class_names(config: Mapping[str, Any]) -> list[str]:

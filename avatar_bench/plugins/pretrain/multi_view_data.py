@@ -110,7 +110,9 @@ class MultiViewDataModule(pl.LightningDataModule):
 
 
 def _collate_views(items: list[dict[str, Any]]) -> dict[str, Any]:
-    views = [default_collate(list(one)).movedim(-1, -3) for one in zip(*(item["views"] for item in items), strict=True)]
+    views = [
+        default_collate(list(images)).movedim(-1, -3) for images in zip(*(item["views"] for item in items), strict=True)
+    ]
     return {"views": views, "row": default_collate([item["row"] for item in items])}
 
 

@@ -22,25 +22,25 @@ if TYPE_CHECKING:
 def prepare_pretraining(settings: PretrainConfig, record: RunRecord) -> tuple[Dataset, Dataset]:
     """Return all images with their splits, and those to train on; print and record which are held out."""
     data = settings.data
-    found = open_images(data)
-    refuse_changed_files(found)
+    whole = open_images(data)
+    refuse_changed_files(whole)
     plan = build_split_plan(data)
     # labels are not used, so conflicting ones do not matter
-    sides = split_images(found, plan, [*settings.allow, "label_conflict"])
+    sides = split_images(whole, plan, [*settings.allow, "label_conflict"])
     allowed = "test_images" in settings.allow
     wanted = ["train"] + ["val", "calibration"] * settings.use_val + ["test"] * allowed
     learning = sides.take(sides.frame["split"].isin(wanted))
     counts = sides.frame["split"].value_counts()
     kept_out = {str(side): int(n) for side, n in counts.items() if side not in wanted}
     if not allowed:
-        further = {name: open_further_set(path, name) for name, path in list_further_sets(data, found.root).items()}
+        further = {name: open_further_set(path, name) for name, path in list_further_sets(data, whole.root).items()}
         for name, other in further.items():
             shared = mark_shared_images(learning, other)
             kept_out[name] = int(shared.sum())
             learning = learning.take(~shared)
     if len(learning) < 2:
         raise GuardError(
-            f"Only {len(learning)} of {len(found)} images of {found.name} are left to train on.",
+            f"Only {len(learning)} of {len(whole)} images of {whole.name} are left to train on.",
             "The others belong to its test, val, blind or ood sets, which are held out.",
         )
     record.split = asdict(plan) | {
@@ -53,7 +53,7 @@ def prepare_pretraining(settings: PretrainConfig, record: RunRecord) -> tuple[Da
         record.images["unlabelled"] = unlabelled
         without = f", {unlabelled} of them without a label"
     held_out = ", ".join(f"{n} of {name}" for name, n in kept_out.items() if n) or "none"
-    chosen = f"training on {len(learning)} of {len(found)} images of {found.name}{without}"
+    chosen = f"training on {len(learning)} of {len(whole)} images of {whole.name}{without}"
     print_line(f"{chosen}; held out: {held_out}", file=sys.stderr)
     if allowed:
         warning = "warning: training includes images of the test, blind and ood sets (allow=[test_images])"

@@ -99,8 +99,8 @@ class PretrainingJob:
         )
         self.probe = _build_probe(settings, self.data, sides, self.learning)
         environment.describe_environment(settings, record)
-        place = {"root": str(self.images.root.absolute()), "fingerprint": sides.fingerprint}
-        record.data = {"kind": settings.data.kind, **place}
+        origin = {"root": str(self.images.root.absolute()), "fingerprint": sides.fingerprint}
+        record.data = {"kind": settings.data.kind, **origin}
 
     def fit(self) -> None:
         """Train the backbone in one stage; write checkpoints/last.ckpt and metrics.csv."""
@@ -160,9 +160,11 @@ class PretrainingJob:
     def _build_module(self, weights: str | PretrainedWeights) -> tuple[Pretrainer, Preprocessing]:
         settings = self.settings
         model, data = settings.model, settings.data
-        given = asdict(settings.method)
+        stated = asdict(settings.method)
         known = {item.name for item in fields(MethodOptions)}
-        options = MethodOptions(**{name: value for name, value in given.items() if name in known and value is not None})
+        options = MethodOptions(
+            **{name: value for name, value in stated.items() if name in known and value is not None}
+        )
         shape = dict(model.options) | choose_shape_options(options, model.backbone)
         shape = resolve_options(model.backbone, shape, data.image_size or 224)
         net = create_backbone(model.backbone, 0, weights, model.package, shape)

@@ -68,8 +68,8 @@ class PredictionParts:
         return pa.Table.from_pandas(rows, self.schema, preserve_index=False).replace_schema_metadata(None)
 
     def _list_parts(self) -> list[str]:
-        found = self.system.get_file_info(fs.FileSelector(self.folder, allow_not_found=True))
-        return sorted(one.path for one in found if one.type == fs.FileType.File and one.path.endswith(".parquet"))
+        infos = self.system.get_file_info(fs.FileSelector(self.folder, allow_not_found=True))
+        return sorted(info.path for info in infos if info.type == fs.FileType.File and info.path.endswith(".parquet"))
 
     def _keep(self, part: str) -> None:
         """Keep the rows of an earlier part; remove it if its writer was killed, so that its files are read again."""

@@ -121,7 +121,7 @@ def predict_parts(
     from ray.data import ActorPoolStrategy
 
     gpus = int(resources.get("GPU", 0)) if run.accelerator != "cpu" and run.runtime == "torch" else 0
-    sizes = [own for node in ray.nodes() if node["Alive"] and (own := node["Resources"].get("CPU"))] or [1]
+    sizes = [count for node in ray.nodes() if node["Alive"] and (count := node["Resources"].get("CPU"))] or [1]
     cores = sum(sizes)
     # actors leave room for a reading task on each machine, also when one of several is lost
     half, left = min(sizes) / 2, cores - max(sizes) or cores
@@ -191,9 +191,9 @@ def _read_images(batch: Columns, preprocessings: Sequence[Preprocessing]) -> Col
     with ThreadPoolExecutor(_READERS if is_remote(paths[0]) else 1) as pool:
         items = list(pool.map(images.__getitem__, range(len(paths))))
     columns = {"path": batch["path"], "reason": np.array([item.get("reason", "") for item in items], dtype=object)}
-    for place, preparing in enumerate(preprocessings):
+    for number, preparing in enumerate(preprocessings):
         blank = np.zeros((preparing.size, preparing.size, 3), dtype=np.uint8)
-        columns[f"image{place}"] = np.stack([item["images"][place] if "images" in item else blank for item in items])
+        columns[f"image{number}"] = np.stack([item["images"][number] if "images" in item else blank for item in items])
     return columns
 
 

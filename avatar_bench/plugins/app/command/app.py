@@ -83,8 +83,8 @@ def execute(settings: AppConfig) -> None:
     passwords = Passwords.read(Path(settings.auth)) if settings.auth else None
     from avatar_bench.plugins.app.uploads import Uploads, open_app_folder
 
-    with open_app_folder() as place:
-        folders = {name: place / name for name in ("uploads", "overlays")}
+    with open_app_folder() as app_folder:
+        folders = {name: app_folder / name for name in ("uploads", "overlays")}
         for folder in folders.values():
             folder.mkdir(mode=0o700)
         from avatar_bench.plugins.app import web_server
@@ -112,8 +112,8 @@ def execute(settings: AppConfig) -> None:
 def _select_predict_options(settings: AppConfig) -> PredictConfig:
     """Return the options of predict with which every row is made."""
     schema: Any = find_schema("predict")
-    own = {each.name for each in fields(settings)} - {"explain"}  # here a switch, there a folder
-    shared = {each.name: getattr(settings, each.name) for each in fields(schema) if each.name in own}
+    names = {member.name for member in fields(settings)} - {"explain"}  # here a switch, there a folder
+    shared = {member.name: getattr(settings, member.name) for member in fields(schema) if member.name in names}
     options: PredictConfig = schema(**shared, input="-", output="-", batch_size=1, workers=0)
     return options
 

@@ -41,7 +41,7 @@ def execute(settings: PushConfig) -> None:
         what = "an ensemble" if (path / ENSEMBLE).is_file() else "no run folder, or that of an imported detector"
         raise CheckpointError(f"ckpt={path} is {what}.", "Expected the folder of a run made by train.")
     out = Path(settings.to).expanduser()
-    with TemporaryDirectory() as place, new_folder(Path(place, "run") if is_hub else out, "to") as folder:
+    with TemporaryDirectory() as scratch, new_folder(Path(scratch, "run") if is_hub else out, "to") as folder:
         _write_files(path, folder, settings)
         size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
         address = str(out)
