@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import types
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -23,13 +22,12 @@ from avatar_bench.errors import CheckpointError, DivergedError, GuardError
 
 DATA = ["data=folder", "data.root=images"]
 STUB = """
-import sys, time, types
-stub = types.ModuleType("avatar_bench.commands.train")
+import sys, time
+from avatar_bench.commands import train
 def execute(options):
     print("begun", flush=True)
     time.sleep(60)
-stub.execute = execute
-sys.modules[stub.__name__] = stub
+train.execute = execute
 from avatar_bench.__main__ import main
 sys.exit(main(["train", "data=folder", "data.root=images"]))
 """
@@ -65,9 +63,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Any]]]
                 raise error
             return 0.5
 
-        module = types.ModuleType(f"avatar_bench.commands.{command}")
-        module.execute = execute  # type: ignore[attr-defined]
-        monkeypatch.setitem(sys.modules, module.__name__, module)
+        monkeypatch.setattr(f"avatar_bench.commands.{command}.execute", execute)
         return calls
 
     return replace

@@ -18,10 +18,10 @@ from avatar_bench.config.rules import check_decisions
 from avatar_bench.config.schema import (
     ACCELERATOR,
     ADDRESSES,
-    ALPHA,
     COSTS,
     COUNT,
     LANGUAGE,
+    MISS_RATE,
     PER_CLASS,
     SWITCH,
     TARGET_ERROR,
@@ -82,7 +82,7 @@ class PredictConfig:
     target_error: float | None = option(None, **TARGET_ERROR)
     per_class: bool = option(False, **PER_CLASS)
     costs: str | None = path_option(COSTS)
-    alpha: float = option(0.1, **ALPHA)
+    alpha: float = option(0.1, **MISS_RATE)
     runtime: str = option("auto", help="all but torch on the CPU; auto: the fastest that agrees with torch", **_RUNTIME)
     precision: str = option("auto", help="auto: chosen by autotune", **choose("auto", "32", "bf16", "16", "int8"))
     update: bool = option(False, help="continue an incomplete output")

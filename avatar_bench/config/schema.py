@@ -65,7 +65,7 @@ TARGET_ERROR = INSIDE | {
     "help": "decide, or abstain so often that at most this fraction of the answers is incorrect; null: no decisions"
 }
 PER_CLASS = {"help": "target_error holds for the answers of each class, not for all together"}
-ALPHA = INSIDE | {"help": "fraction of images whose prediction_set misses the true class"}
+MISS_RATE = INSIDE | {"help": "fraction of images whose prediction_set misses the true class"}
 COSTS = "yaml with the cost of each answer: decide by least expected cost; null: none"
 SEED = accept("from 0 to 4294967295", lambda value: 0 <= value < 2**32)
 WORKERS = accept("from 0 to 256 processes", lambda value: 0 <= value <= 256)

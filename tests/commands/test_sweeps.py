@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import types
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -67,9 +66,7 @@ def calls(monkeypatch):
         found.append(options)
         return 0.5
 
-    module = types.ModuleType("avatar_bench.commands.train")
-    module.execute = execute
-    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr("avatar_bench.commands.train.execute", execute)
     return found
 
 

@@ -38,7 +38,7 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def read(word: str, multirun: bool = False) -> Any:
     """Return the value that a command would see."""
     option = word.lstrip("+").partition("=")[0]
-    owner = next(command for command in COMMANDS if find_option(find_schema(command), option) or "." in option)
+    owner = next((command for command in COMMANDS if find_option(find_schema(command), option)), "prepare")
     (quoted,) = quote_paths(owner, [word], multirun)
     override = OverridesParser.create().parse_override(quoted)
     return OmegaConf.to_container(OmegaConf.create({"x": override.value()}), resolve=True)["x"]  # type: ignore[index, call-overload]
