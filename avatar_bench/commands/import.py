@@ -49,7 +49,7 @@ def execute(settings: ImportConfig) -> Path:
             counts = images.frame["label"].value_counts()
             record.split = {"train_counts": counts.to_dict()} if set(counts.index) == set(record.classes) else {}
             record.trained_on = {"n": len(images), "root": str(images.root), "images_sha256": digest}
-        record.checkpoint_sha256 = hash_detector(part / CONTENTS, vars(record))
+        record.checkpoint_sha256 = hash_detector(part / CONTENTS, record)
         record.write(part)
     known = f"{len(images)} training images" if settings.trained_on is not None else "training data unknown"
     described = []

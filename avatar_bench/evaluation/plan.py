@@ -23,6 +23,7 @@ from avatar_bench.runs.record import (
     ENSEMBLE,
     RECORD,
     USABLE_STATUSES,
+    RunRecord,
     check_run,
     choose_newest_run,
     find_runs,
@@ -103,7 +104,7 @@ class EvaluationPlan:
 
     def open_ensemble(self, folder: Path, name: str) -> Run:
         """Open the ensemble in a folder."""
-        return _open_run(LabelledRun(folder, name, name, {}, {}), self.settings)
+        return _open_run(LabelledRun(folder, name, name, RunRecord(), {}), self.settings)
 
     def open_ensembles(self) -> Iterator[Run]:
         """Open the saved ensembles whose members are all among the runs, in the view of these."""
@@ -146,7 +147,7 @@ def _find_run_paths(settings: EvaluateConfig) -> list[Path]:
         raise ConfigError(f"ckpt: {twice[0]} is given twice.", "Expected each run once.")
     only = paths[0] if len(paths) == 1 else None
     if only and only.is_dir() and not any((only / name).is_file() for name in (RECORD, ENSEMBLE)):
-        statuses = {path: read_record(path).get("status", "unknown") for path in find_runs(only)}
+        statuses = {path: read_record(path).status or "unknown" for path in find_runs(only)}
         if not statuses:
             raise CheckpointError(
                 f"ckpt={only} is not a run and contains none.",

@@ -206,7 +206,7 @@ def _gather_seeds(rows: Iterable[LeaderboardRow], ranking: Ranking) -> Iterator[
             metrics = {key: _average([row.metrics[key] for row in runs], key, ranking[name]) for key in runs[0].metrics}
             yield replace(runs[0], metrics=metrics, seeds=tuple(row.model.label for row in runs))
             for row in runs:
-                reason = _("seed {seed}", seed=row.model.record.get("seed"))
+                reason = _("seed {seed}", seed=row.model.record.seed)
                 yield replace(row, first=None, last=None, letters="", reason=reason)
         else:
             yield from runs

@@ -29,7 +29,7 @@ from avatar_bench.models.card_schema import find_class_fault
 from avatar_bench.models.model_card import Card, describe_training
 from avatar_bench.runs.ensemble_predictor import EnsemblePredictor
 from avatar_bench.runs.imported import ImportedRun
-from avatar_bench.runs.record import ENSEMBLE, is_imported, read_json
+from avatar_bench.runs.record import ENSEMBLE, RunRecord, is_imported, read_json
 from avatar_bench.runs.run import Run
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class CombinedRun(Run):
         """Return the earlier trainings of all members' weights, including each member's own."""
         steps: list[dict[str, Any]] = []
         for member in self.members:
-            own = describe_training(member.card, member.checkpoint_sha256, member.record.get("allow") or [])
+            own = describe_training(member.card, member.checkpoint_sha256, member.record.allow or [])
             steps += [step for step in (*member.ancestors, own) if step not in steps]
         return steps
 
@@ -225,7 +225,7 @@ def _open(path: Path, options: Mapping[str, Any], depth: int = 0) -> Run:
     rows = [(float(member["weight"]), float(member["temperature"])) for member in description["members"]]
     mix = AveragingWeights(*np.array(rows).T)
     fields = {"members": members, "mix": mix, "fitted": float(description["temperature"]), **options}
-    record = _merge_records(members) | {"temperature_fit": description.get("temperature_fit")}
+    record = replace(_merge_records(members), temperature_fit=description.get("temperature_fit") or {})
     location = (folder / ENSEMBLE, folder, record)
     if description["kind"] == "soup":
         return WeightSoup(*location, **fields)
@@ -273,12 +273,13 @@ def _compute_relative_path(path: Path, folder: Path) -> str:
         return str(path.absolute())
 
 
-def _merge_records(members: Sequence[Run]) -> dict[str, Any]:
+def _merge_records(members: Sequence[Run]) -> RunRecord:
     """Return the values on which all records agree, the first one's data location, and what any training resembles."""
     records = [member.record for member in members]
-    merged = _keep_agreed_values(records) | {key: records[0][key] for key in ("data",) if key in records[0]}
-    if all("resembles" in record for record in records):
-        merged["resembles"] = sorted({name for record in records for name in record["resembles"]})
+    merged = RunRecord(**_keep_agreed_values([vars(record) for record in records]) | {"data": records[0].data})
+    resembled = [record.resembles for record in records if record.resembles is not None]
+    is_known = len(resembled) == len(records)
+    merged.resembles = sorted({name for names in resembled for name in names}) if is_known else None
     return merged
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from avatar_bench.runs.record import RECORD, flatten_options, read_config, read_record
+from avatar_bench.runs.record import RECORD, RunRecord, flatten_options, read_config, read_record
 
 # options that may differ between runs of one recipe: the seed, and those without effect on the weights
 _RECIPE_EXCLUDED = (
@@ -29,7 +29,7 @@ class LabelledRun:
     folder: Path
     label: str
     recipe: str
-    record: dict[str, Any]
+    record: RunRecord
     config: dict[str, Any]
 
 
@@ -38,14 +38,14 @@ def label_runs(folders: Sequence[Path]) -> list[LabelledRun]:
 
     A checkpoint file is labelled by its file name. Raises CheckpointError if a record cannot be read.
     """
-    records = [read_record(folder) if (folder / RECORD).is_file() else {} for folder in folders]
+    records = [read_record(folder) if (folder / RECORD).is_file() else RunRecord() for folder in folders]
     configs = [read_config(folder) for folder in folders]
     recipes = [_flatten_recipe(config) for config in configs]
     keys = [_build_key(recipe) if recipe else str(folder) for folder, recipe in zip(folders, recipes, strict=True)]
     names = _name_recipes(folders, records, recipes, keys)
     named = [names[key] for key in keys]
     labels = [
-        f"{name} · seed {record.get('seed')}" if named.count(name) > 1 else name
+        f"{name} · seed {record.seed}" if named.count(name) > 1 else name
         for name, record in zip(named, records, strict=True)
     ]
     labels = _disambiguate_names(labels, folders)
@@ -53,7 +53,7 @@ def label_runs(folders: Sequence[Path]) -> list[LabelledRun]:
 
 
 def describe_recipes_without(
-    options: Sequence[str], records: Sequence[dict[str, Any]], configs: Sequence[dict[str, Any]]
+    options: Sequence[str], records: Sequence[RunRecord], configs: Sequence[dict[str, Any]]
 ) -> list[tuple[str, str]]:
     """Return for each run a key and a name shared by runs that differ only in seed and some options.
 
@@ -72,7 +72,7 @@ def describe_recipes_without(
 
 
 def _name_recipes(
-    folders: Sequence[Path], records: Sequence[dict[str, Any]], recipes: Sequence[dict[str, Any]], keys: Sequence[str]
+    folders: Sequence[Path], records: Sequence[RunRecord], recipes: Sequence[dict[str, Any]], keys: Sequence[str]
 ) -> dict[str, str]:
     """Map each recipe's key to a name; recipes of one name also get the options that differ, or their folder."""
     first = {key: place for place, key in reversed(list(enumerate(keys)))}
@@ -99,17 +99,17 @@ def _format_value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _name_recipe(record: dict[str, Any], recipe: dict[str, Any]) -> str:
+def _name_recipe(record: RunRecord, recipe: dict[str, Any]) -> str:
     """Name a recipe by its experiment, else by model, mode, shots and SAM; its pretraining and held-out sources."""
-    if record.get("experiment"):
-        name = str(record["experiment"])
+    if record.experiment:
+        name = record.experiment
     else:
-        name = " ".join(str(record[part]) for part in ("name", "mode") if record.get(part))
+        name = " ".join(filter(None, (record.name, record.mode)))
         if shots := recipe.get("mode.shots"):
             name += f" {shots} shots"
         if rho := recipe.get("optimizer.rho"):
             name += f" sam {rho}" + " adaptive" * bool(recipe.get("optimizer.adaptive"))
-    if method := (record.get("init") or {}).get("method"):
+    if method := record.init.get("method"):
         name += f" from {method}"
     held_out = recipe.get("data.split.held_out")
     return f"{name} without {', '.join(map(str, held_out))}" if held_out else name

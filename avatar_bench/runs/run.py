@@ -52,6 +52,7 @@ from avatar_bench.runs.record import (
     METRIC,
     RECORD,
     SHARED_WEIGHTS,
+    RunRecord,
     locate_checkpoint,
     read_config,
     read_record,
@@ -71,7 +72,7 @@ TRAINED_ON = "trained_on.csv"  # in the folder of a run made elsewhere: the imag
 class Run:
     """One checkpoint and, if it is in a run folder, the folder's record; opened by `load`, or by `open` with options.
 
-    `checkpoint` is the file with the weights, `folder` the run folder, `record` what is in its run.json. `allow` names
+    `checkpoint` is the file with the weights, `folder` the run folder, `record` its run.json. `allow` names
     guards that the user has turned off. `accelerator` ("auto", "cpu", "gpu") and `workers` apply to all predictions,
     `runtime` ("torch", "onnx", "openvino") to predictions on files, and `batch_size` is in images. `others` are sets
     besides the run's own: `{name: folder or manifest}`; "blind" is the external test set, the others are out-of-domain
@@ -85,7 +86,7 @@ class Run:
 
     checkpoint: Path
     folder: Path | None = None
-    record: dict[str, Any] = field(default_factory=dict, repr=False)
+    record: RunRecord = field(default_factory=RunRecord, repr=False)
     allow: frozenset[str] = frozenset()
     accelerator: str = "auto"
     runtime: str = "torch"
@@ -108,7 +109,7 @@ class Run:
         Raises CheckpointError if there is none.
         """
         checkpoint, folder = locate_checkpoint(Path(path))
-        run = cls(checkpoint, folder, read_record(folder) if folder else {}, **options)
+        run = cls(checkpoint, folder, read_record(folder) if folder else RunRecord(), **options)
         if folder:
             run.config = read_config(folder)  # refuses one that names code to run
         return run
@@ -157,12 +158,12 @@ class Run:
             results.setdefault(f"results on {place.parents[1].name}", []).append(place.parent.name)
         about = [
             ("run", os.fspath(self)),
-            ("status", self.record.get("status")),
+            ("status", self.record.status),
             ("network", self.card.backbone),
-            ("mode", self.record.get("mode")),
+            ("mode", self.record.mode),
             ("classes", ", ".join(self.classes)),
-            ("seed", self.record.get("seed")),
-            (METRIC, (self.record.get("metrics") or {}).get(METRIC)),
+            ("seed", self.record.seed),
+            (METRIC, self.record.metrics.get(METRIC)),
             ("temperature", self.temperature),
         ]
         return [*about, *((name, ", ".join(blocks)) for name, blocks in results.items())]
@@ -172,7 +173,7 @@ class Run:
         """Return the card stored in the checkpoint; raise CheckpointError if the file is not the recorded one."""
         verify_checkpoint(self.checkpoint)
         is_recorded = self.folder is not None and self.checkpoint.name in (BEST_CHECKPOINT, SHARED_WEIGHTS)
-        if is_recorded and self.record.get("checkpoint_sha256") not in (None, self.checkpoint_sha256):
+        if is_recorded and self.record.checkpoint_sha256 not in (None, self.checkpoint_sha256):
             raise CheckpointError(
                 f"{self.checkpoint} is damaged or belongs to another run: its SHA-256 is not the one in {RECORD}.",
                 "Restore it, or train again.",
@@ -200,7 +201,7 @@ class Run:
     @property
     def meanings(self) -> dict[str, tuple[str, ...]]:
         """Return the classes for which each of the network's stands."""
-        stated = self.class_map or self.record.get("class_map") or {}
+        stated = self.class_map or self.record.class_map
         given = {own: stated.get(own, own) for own in self.card.classes}
         return {own: (one,) if isinstance(one, str) else tuple(one) for own, one in given.items()}
 
@@ -229,7 +230,7 @@ class Run:
         """Return how the temperature was fitted, and whether it is applied; None if that is not recorded."""
         if self.saved_calibration:
             return self.saved_calibration.fit
-        return TemperatureFit.parse(self.record.get("temperature_fit"))
+        return TemperatureFit.parse(self.record.temperature_fit)
 
     @property
     def bias(self) -> tuple[float, ...]:
@@ -300,11 +301,11 @@ class Run:
         """Return every image that the run used, with its split; None for a checkpoint outside a run folder."""
         if self.folder is None or not find_table(self.folder / "split.csv").is_file():
             return None
-        root = (self.record.get("data") or {}).get("root")
+        root = self.record.data.get("root")
         if not isinstance(root, str):
             raise CheckpointError(f"{self.folder / RECORD} has no data.root, the folder of the run's images.")
         images = read_split(self.folder / "split.csv", Path(root))
-        refuse_changed_split(images, (self.record.get("split") or {}).get("fingerprint"), self.folder / "split.csv")
+        refuse_changed_split(images, self.record.split.get("fingerprint"), self.folder / "split.csv")
         return images
 
     @cached_property
@@ -326,7 +327,7 @@ class Run:
     @property
     def ancestors(self) -> list[dict[str, Any]]:
         """Return the earlier trainings of the initial weights, from the first to the last; [] if unknown."""
-        steps = (self.record.get("init") or {}).get("ancestors")
+        steps = self.record.init.get("ancestors")
         return steps if isinstance(steps, list) else []
 
     @cached_property
@@ -338,7 +339,7 @@ class Run:
             self.pretraining,
             self.trained_on,
             self.saved_calibration.images if self.saved_calibration else None,
-            is_val_used=not self.record.get("probe"),  # its C is chosen on training images
+            is_val_used=not self.record.probe,  # its C is chosen on training images
         )
         own = [self.images] if self.images else []
         return Leakage([used], own, self.allow, copy_search.search_aligned_copies)
@@ -561,7 +562,7 @@ class Run:
 
         Raise CheckpointError if the list is missing or has changed.
         """
-        stated = self.record.get(entry) or {}
+        stated = getattr(self.record, entry) or {}
         if self.folder is None or "images_sha256" not in stated:
             return None
         file = self.folder / name
@@ -628,7 +629,7 @@ class Run:
 
     @property
     def _other_paths(self) -> dict[str, str]:
-        data = self.record.get("data") or {}
+        data = self.record.data
         recorded = {**(data.get("ood") or {}), "blind": data.get("blind")}
         return {**{name: path for name, path in recorded.items() if isinstance(path, str) and path}, **self.others}
 

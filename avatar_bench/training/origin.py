@@ -119,8 +119,8 @@ def _inherit_origin(earlier: Run, folder: Path) -> dict[str, Any]:
     """Return the origin of an earlier run's weights, plus its own training if that had allow=[pretraining]."""
     if earlier.pretraining is not None and earlier.folder is not None:
         shutil.copyfile(earlier.folder / PRETRAINING_LIST, folder / PRETRAINING_LIST)
-    init = dict(earlier.record.get("init") or {"weights": earlier.card.weights})
-    allow = earlier.record.get("allow") or []
+    init = dict(earlier.record.init or {"weights": earlier.card.weights})
+    allow = earlier.record.allow or []
     if "pretraining" not in allow:
         return init
     return init | {"ancestors": [*earlier.ancestors, describe_training(earlier.card, earlier.checkpoint_sha256, allow)]}

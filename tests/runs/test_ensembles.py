@@ -182,7 +182,7 @@ def test_an_ensemble_has_the_sets_of_its_members(runs: list[Path], tmp_path: Pat
     assert len(ensemble.calibration(test)) == len(first.calibration(test))
     assert len(ensemble.training()) == len(first.training())
     assert ensemble.blind is not None
-    assert ensemble.record["split"] == first.record["split"]
+    assert ensemble.record.split == first.record.split
 
 
 def test_an_ensemble_has_no_single_network(runs: list[Path], tmp_path: Path) -> None:

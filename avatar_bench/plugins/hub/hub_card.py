@@ -53,7 +53,7 @@ def render_hub_card(
     """
     results = sorted(model.results.values(), key=lambda one: (one.result.set, one.declaration.order))
     sets = {name: list(own) for name, own in groupby(results, lambda one: one.result.set)}
-    licences = [record.licence] if record.licence else list_licences(vars(record))
+    licences = [record.licence] if record.licence else list_licences(record)
     measured = {one.result.block for one in results}
     environment = html.build_markdown_environment("avatar_bench.plugins.hub")
     environment.globals["_"] = _
