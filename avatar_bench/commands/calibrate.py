@@ -26,10 +26,11 @@ def execute(settings: CalibrateConfig) -> None:
     checkpoint is not the one of a run folder, OutputError if the file cannot be written.
     """
     path = choose_run(settings.ckpt)
+    from avatar_bench.inference.autotune import set_threads
     from avatar_bench.runs.calibration_fit import fit_calibration, select_random
     from avatar_bench.runs.decisions import make_decision_rule
     from avatar_bench.runs.ensembles import open_run
-    from avatar_bench.runs.run import set_threads, set_view
+    from avatar_bench.runs.run_images import select_answered, set_view
     from avatar_bench.runs.saved_calibration import CALIBRATION
 
     set_threads(settings.threads)
@@ -47,7 +48,7 @@ def execute(settings: CalibrateConfig) -> None:
     if len(drawn) < len(whole):
         left = format_count(len(whole) - len(drawn), "image")
         print_line(f"{left} of {whole.name} selected for review left out: no fair sample", file=sys.stderr)
-    found = fit_calibration(run, run.select_answered(drawn).apply_view(run.view))
+    found = fit_calibration(run, select_answered(run, drawn).apply_view(run.view))
     run.decision_calibration, rule = found, None
     if settings.target_error is not None:
         rule = make_decision_rule(run, settings.target_error, per_class=settings.per_class)
@@ -55,8 +56,7 @@ def execute(settings: CalibrateConfig) -> None:
         found.write(run.folder)
     except OSError as error:
         raise OutputError(f"{run.folder / CALIBRATION} cannot be written: {error.strerror or error}.") from error
-    before = f" (before: {run.card.temperature:.3g})"
-    line = f"{run.folder / CALIBRATION}: temperature {found.temperature:.3g}{before}"
+    line = f"{run.folder / CALIBRATION}: temperature {found.temperature:.3g} (before: {run.card.temperature:.3g})"
     if found.threshold is not None:
         own = "none" if found.threshold.own is None else f"{found.threshold.own:.6g}"
         line += f", threshold {found.threshold.value:.6g} (its own: {own})"

@@ -30,7 +30,7 @@ def execute(settings: ImportConfig) -> Path:
         from avatar_bench.results.view import find_meanings
         from avatar_bench.runs.imported import hash_detector, write_training_images
         from avatar_bench.runs.record import IMPORTED, RunRecord
-        from avatar_bench.runs.run import TRAINED_ON
+        from avatar_bench.runs.run_images import TRAINED_ON
         from avatar_bench.training.environment import read_versions
 
         (part / CONTENTS).mkdir()

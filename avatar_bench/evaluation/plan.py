@@ -122,7 +122,9 @@ class EvaluationPlan:
     def _select_dataset(self, run: Run) -> Dataset:
         check_preprocessing(run, self.settings)
         whole = self.named or select_slice(run.dataset(self.settings.split).whole, self.settings.where)
-        return run.select_answered(whole).apply_view(run.view)
+        from avatar_bench.runs.run_images import select_answered
+
+        return select_answered(run, whole).apply_view(run.view)
 
 
 def _rename_reserved(dataset: Dataset) -> Dataset:
@@ -198,7 +200,7 @@ def _set_view(runs: Sequence[Run], settings: EvaluateConfig) -> None:
     """Set the view of every run; name on stderr the one that is chosen because not all runs know every class."""
     if not runs:
         return
-    from avatar_bench.runs.run import set_view
+    from avatar_bench.runs.run_images import set_view
 
     view = set_view(runs, settings.view.name, settings.view.classes)
     if settings.view.name is None and view.classes:
@@ -218,8 +220,8 @@ def _select_common(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[Dat
 
 def _open_run(labelled: LabelledRun, settings: EvaluateConfig, place: Path | None = None) -> Run:
     """Open a run whose Results go to place/evaluation, by default in its own folder."""
+    from avatar_bench.inference.autotune import set_threads
     from avatar_bench.runs.ensembles import open_run
-    from avatar_bench.runs.run import set_threads
 
     set_threads(settings.threads)
     run = open_run(

@@ -30,13 +30,14 @@ from avatar_bench.files.atomic_write import write_text
 from avatar_bench.files.hashes import sha256_of_text
 from avatar_bench.files.lock import shared_lock
 from avatar_bench.files.paths import cache_root
-from avatar_bench.inference.resume import MAX_LOG_DIFFERENCE
 from avatar_bench.inference.runtimes import describe_versions, find_missing_package
 from avatar_bench.models.profiling import TimedCall, describe_machine, time_interleaved
 
 if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
+# by precision: larger differences of log probabilities do not occur between machines
+MAX_LOG_DIFFERENCE = {"32": 0.05, "bf16": 1.0, "16": 0.5, "int8": 1.0}
 DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 MIN_SPEEDUP = 1.2  # the least speedup for which a shorter type, fewer threads or another runtime is used
 FEWEST_FILES = 1000  # with fewer, a trial of runtimes takes longer than it saves
@@ -133,6 +134,12 @@ def select_fastest(seconds: dict[str, float]) -> str:
     first = next(iter(seconds))
     fastest = min(seconds, key=seconds.__getitem__)
     return fastest if seconds[fastest] * MIN_SPEEDUP < seconds[first] else first
+
+
+def set_threads(threads: int | None) -> None:
+    """Set torch's number of threads; None keeps torch's default."""
+    if threads:
+        torch.set_num_threads(threads)
 
 
 def count_workers() -> int:

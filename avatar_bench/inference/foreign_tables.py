@@ -172,6 +172,7 @@ class TablePredictor(DatasetPredictor):
     varied: Mapping[str, pd.Series] = field(default_factory=dict)
     provides: frozenset[str] = frozenset({"predictions"})
     computes_logits: bool = field(default=False, init=False)
+    has_logits: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         if self.varied:
@@ -200,7 +201,7 @@ class TablePredictor(DatasetPredictor):
                 path = dataset.frame["path"].iat[int(np.flatnonzero(rows < 0)[0])]
                 raise BlockError(f"{self.name} has no prediction of {path}, an image of {dataset.name}.")
             logits = compute_logarithms(self.probabilities[rows])
-            found.append(self.describe(dataset, logits, none, has_logits=False))
+            found.append(self.describe(dataset, logits, none))
         return found
 
     def predict_files(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -13,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 
 from avatar_bench.config.entries import find_entry
-from avatar_bench.console.progress import open_bar
 from avatar_bench.console.warning_filters import suppress_framework_warnings
 from avatar_bench.data.corruptions import Variation
 from avatar_bench.data.dataset import Dataset
@@ -29,7 +27,6 @@ from avatar_bench.inference.runtimes import (
     load_or_export,
     refuse_missing_package,
 )
-from avatar_bench.results.predictions import Predictions
 
 if TYPE_CHECKING:
     from avatar_bench.models.classifier import Classifier
@@ -77,39 +74,28 @@ class NetworkPredictor(DatasetPredictor):
             return "32"
         return tune_inference(self.device).precision
 
-    def predict_variations(self, dataset: Dataset, variations: Sequence[Variation | None]) -> list[Predictions]:
-        """Compute the Predictions under each variation; each image is decoded once."""
-        refuse_changed_files(dataset)
-        workers = self.count_workers(len(dataset))
-        source = dataset, self.classes, self.preprocessings[0]
+    def iterate_images(
+        self, dataset: Dataset, variations: Sequence[Variation | None]
+    ) -> Iterator[tuple[int, Sequence[list[torch.Tensor]]]]:
+        """Yield the size of each batch of a dataset, and its images under each variation."""
+        workers, source = self.count_workers(len(dataset)), (dataset, self.classes, self.preprocessings[0])
         if varied := [variation for variation in variations if variation is not None]:
             batches = build_varied_loader(*source, varied, self.batch_size, workers)
         else:
             batches = build_loader(build_image_dataset(*source), self.batch_size, workers)
-        outputs: list[list[tuple[NDArray[np.float32], NDArray[np.float32]]]] = [[] for _ in variations]
-        self.load()
-        started = time.monotonic()
-        with open_bar(dataset.name, len(dataset)) as bar:
-            for batch in batches:
-                images = batch["image"] if varied else batch["image"][:, None]
-                # one variation at a time: other images in the batch would change the last digits
-                for index, found in enumerate(outputs):
-                    logits, embeddings = self.compute_outputs([images[:, index]])
-                    found.append((logits, embeddings[:, :0] if varied else embeddings))
-                bar.update(len(images))
-        self._seconds += time.monotonic() - started
-        parts = [[np.concatenate(each) for each in zip(*found, strict=True)] for found in outputs]
-        return [self.describe(dataset, logits, embeddings) for logits, embeddings in parts]
+        for batch in batches:
+            images = batch["image"] if varied else batch["image"][:, None]
+            yield len(images), [[images[:, index]] for index in range(len(variations))]
 
-    def compute_logits(self, images: Sequence[torch.Tensor], precision: str = "32") -> NDArray[np.float32]:
+    def compute_logits(self, images: Sequence[torch.Tensor], precision: str = "32") -> NDArray[np.floating]:
         """Compute the logits (n, C) with the runtime; `images` is one batch, uint8 (n, 3, S, S)."""
         if self.runtime != "torch":
             return self._get_engine(precision)[0](images[0])
-        return self.compute_outputs(images, precision)[0]
+        return super().compute_logits(images, precision)
 
     def compute_outputs(
-        self, images: Sequence[torch.Tensor], precision: str = "32"
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        self, images: Sequence[torch.Tensor], precision: str = "32", embedded: bool = True
+    ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """Compute logits (n, C) and embeddings (n, D) with torch; `images` is one batch, uint8 (n, 3, S, S)."""
         kind = DTYPES.get(precision)
         autocast = torch.autocast(self.device, dtype=kind or torch.bfloat16, enabled=kind is not None)

@@ -9,7 +9,7 @@ from avatar_bench.metrics.rounding import format_number
 from avatar_bench.reporting.leaderboard import Leaderboard
 from avatar_bench.reporting.study import Study
 from avatar_bench.reporting.tables import format_metric, format_metric_with_units, format_names
-from avatar_bench.results.headings import find_heading
+from avatar_bench.results.declaration import find_heading
 from avatar_bench.results.view import SEPARATOR
 
 

@@ -28,7 +28,7 @@ from avatar_bench.reporting.tables import (
     make_metric_cell,
     make_metric_column,
 )
-from avatar_bench.results.headings import find_heading
+from avatar_bench.results.declaration import find_heading
 from avatar_bench.results.result import Metric
 
 Metrics = dict[str, Metric | None]

@@ -54,16 +54,16 @@ class EnsemblePredictor(DatasetPredictor):
         ordered = [[one.reorder(self.classes) for one in each] for each in zip(*varied, strict=True)]
         return [combine_predictions(each, self.mix, self.temperature) for each in ordered]
 
-    def compute_logits(self, images: Sequence[torch.Tensor], precision: str = "32") -> NDArray[np.float32]:
+    def compute_logits(self, images: Sequence[torch.Tensor], precision: str = "32") -> NDArray[np.floating]:
         """Compute the average of the members' logits, (n, C), see `average_logits`."""
         pairs = self._iterate_inputs(images)
-        return self._average([predictor.compute_logits(own, precision) for predictor, own in pairs])
+        return self._average([predictor.compute_logits(inputs, precision) for predictor, inputs in pairs])
 
     def compute_outputs(
-        self, images: Sequence[torch.Tensor], precision: str = "32"
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        self, images: Sequence[torch.Tensor], precision: str = "32", embedded: bool = True
+    ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
         """Compute the average of the members' logits, (n, C), and their embeddings side by side, (n, D)."""
-        outputs = [predictor.compute_outputs(own, precision) for predictor, own in self._iterate_inputs(images)]
+        outputs = [predictor.compute_outputs(inputs, precision) for predictor, inputs in self._iterate_inputs(images)]
         logits, embeddings = zip(*outputs, strict=True)
         return self._average(logits), join_embeddings(embeddings)
 
@@ -107,7 +107,7 @@ class EnsemblePredictor(DatasetPredictor):
         for predictor in (member.predictor for member in self.members):
             yield predictor, [inputs[one] for one in predictor.preprocessings]
 
-    def _average(self, logits: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    def _average(self, logits: Sequence[NDArray[np.floating]]) -> NDArray[np.float32]:
         """Return the average of the members' logits, each (n, C) in the member's order of classes."""
         orders = [[member.predictor.classes.index(name) for name in self.classes] for member in self.members]
         reordered = [own[:, order] for own, order in zip(logits, orders, strict=True)]

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from avatar_bench.config.entries import find_entry
@@ -22,7 +19,6 @@ from avatar_bench.inference.predictor import DatasetPredictor
 from avatar_bench.inference.probabilities import ScoreScale
 from avatar_bench.models.card_schema import find_class_fault, find_setting_fault
 from avatar_bench.models.model_card import Card
-from avatar_bench.results.reasons import Reason
 from avatar_bench.runs.record import RECORD, RunRecord, read_record
 from avatar_bench.runs.run import Run
 
@@ -66,11 +62,6 @@ class ImportedRun(Run):
         return found
 
     @property
-    def unknown_training(self) -> Reason | None:
-        """Return a warning if it is not known what the detector was trained on."""
-        return None if self.trained_on is not None else Reason("training_data_unknown", run=self.label or self.name)
-
-    @property
     def score_scale(self) -> ScoreScale | None:
         """Return the scale of the detector's score, None if it returns probabilities of its classes.
 
@@ -90,21 +81,11 @@ class ImportedRun(Run):
         return None if value is None else float(value)
 
     @property
-    def lacks_threshold(self) -> bool:
-        """Return whether it is a detector with a score but without the threshold from which it decides."""
-        is_fitted = self.saved_calibration is not None and self.saved_calibration.threshold is not None
-        return bool(self.record.detector.get("score")) and self.own_threshold is None and not is_fitted
-
-    @property
     def provides(self) -> frozenset[str]:
-        """Return the needs of blocks that the run meets."""
-        return super().provides - ({"decisions"} if self.lacks_threshold else set())
-
-    def predict_files(self, paths: Sequence[str], *args: Any, **options: Any) -> Generator[pd.DataFrame, None, None]:
-        """Yield the table of predictions of image files batch by batch, without classes if it lacks a threshold."""
-        with closing(super().predict_files(paths, *args, **options)) as tables:
-            for table in tables:
-                yield table.assign(prediction=np.nan, confidence=np.nan) if self.lacks_threshold else table
+        """Return the needs of blocks that the run meets: no decisions by a score without a threshold."""
+        is_fitted = self.saved_calibration is not None and self.saved_calibration.threshold is not None
+        lacks_threshold = bool(self.record.detector.get("score")) and self.own_threshold is None and not is_fitted
+        return super().provides - ({"decisions"} if lacks_threshold else set())
 
     @property
     def bias(self) -> tuple[float, ...]:

@@ -23,7 +23,8 @@ from avatar_bench.models.model_card import describe_training, has_outside_labels
 from avatar_bench.models.pretrained_backbone import PretrainedWeights, Pretraining, read_weights
 from avatar_bench.runs.ensembles import open_run
 from avatar_bench.runs.record import list_licences
-from avatar_bench.runs.run import PRETRAINING_LIST, Run
+from avatar_bench.runs.run import Run
+from avatar_bench.runs.run_images import PRETRAINING_LIST
 
 if TYPE_CHECKING:
     from avatar_bench.config.schema import TrainConfig

@@ -25,8 +25,7 @@ from avatar_bench.reporting.block_sections import select_metrics
 from avatar_bench.reporting.saved_result import SavedResult
 from avatar_bench.reporting.study import ReportedModel
 from avatar_bench.reporting.tables import format_metric_with_units
-from avatar_bench.results.declaration import declare_block
-from avatar_bench.results.headings import find_heading, find_interval_name
+from avatar_bench.results.declaration import declare_block, find_heading, find_interval_name
 from avatar_bench.results.result import Metric
 from avatar_bench.runs.record import RunRecord, list_licences
 from avatar_bench.runs.saved_calibration import SavedCalibration

@@ -16,7 +16,8 @@ from avatar_bench.inference.export_formats import describe_network, safetensors
 from avatar_bench.models.backbones import find_licence
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.runs.record import SHARED_WEIGHTS, RunRecord
-from avatar_bench.runs.run import TRAINED_ON, Run
+from avatar_bench.runs.run import Run
+from avatar_bench.runs.run_images import TRAINED_ON
 
 # of the record, what holds no path, host or user
 _PASSED_ON = (
