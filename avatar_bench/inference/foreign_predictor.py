@@ -19,8 +19,14 @@ from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.decoding import try_decode
 from avatar_bench.data.equalise import hash_pixels
 from avatar_bench.errors import BlockError, DataError
-from avatar_bench.inference.predictor import DatasetPredictor, DecodedImages, Predictor
-from avatar_bench.inference.probabilities import ImproperError, compute_logarithms, normalise_rows
+from avatar_bench.inference.predictor import (
+    DatasetPredictor,
+    DecodedImages,
+    ImproperError,
+    Predictor,
+    compute_logarithms,
+    normalise_rows,
+)
 
 MAX_FAILURES = 20  # images in a row
 _AT_ONCE = 500  # keys in one query; SQLite allows 999

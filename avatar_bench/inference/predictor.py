@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 
 from avatar_bench.console.progress import open_bar
@@ -31,6 +31,7 @@ from avatar_bench.results.predictions import Predictions, to_string_array
 if TYPE_CHECKING:
     from avatar_bench.models.classifier import Classifier
 
+MAX_SUM_ERROR = 1e-3  # of the probabilities of an image, which are then divided by their sum
 _VARIATIONS_PER_PASS = 8  # variations of a batch in memory at once: 39 MB for 32 images of 224 px
 DecodedImages = Sequence[ImageArray]  # decoded, each (H, W, 3) RGB of any size
 
@@ -293,3 +294,29 @@ def choose_device(accelerator: str) -> str:
     if accelerator == "gpu":
         raise ConfigError("accelerator=gpu: torch finds no GPU here.", "Remove the option, or use accelerator=cpu.")
     return "cpu"
+
+
+class ImproperError(ValueError):
+    """Rows that are no probabilities: the number of them, the position of the first and its sum."""
+
+    def __init__(self, n: int, row: int, total: float) -> None:
+        super().__init__(f"{n} rows are no probabilities, first row {row}, whose sum is {total:.6g}")
+        self.n, self.row, self.total = n, row, total
+
+
+def normalise_rows(values: ArrayLike) -> NDArray[np.float64]:
+    """Divide each row of probabilities (N, C) by its sum.
+
+    Raise ImproperError if one has a number below 0 or none, or a sum that is not 1 within MAX_SUM_ERROR.
+    """
+    rows = np.asarray(values, dtype=np.float64)
+    sums = rows.sum(axis=1)
+    bad = np.flatnonzero((rows < 0).any(axis=1) | ~(np.abs(sums - 1) <= MAX_SUM_ERROR))
+    if len(bad):
+        raise ImproperError(len(bad), int(bad[0]), float(sums[bad[0]]))
+    return np.asarray(rows / sums[:, None])
+
+
+def compute_logarithms(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the logarithms of probabilities, finite also for 0."""
+    return np.asarray(np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)))

@@ -22,12 +22,12 @@ from avatar_bench.errors import CheckpointError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.hashes import sha256_of_text
 from avatar_bench.inference import copy_search
+from avatar_bench.inference.network_predictor import EnsemblePredictor
 from avatar_bench.inference.predictor import DatasetPredictor
 from avatar_bench.metrics.averaging import AveragingWeights
 from avatar_bench.metrics.calibration import TemperatureFit
 from avatar_bench.models.card_schema import find_class_fault
 from avatar_bench.models.model_card import Card, describe_training
-from avatar_bench.runs.ensemble_predictor import EnsemblePredictor
 from avatar_bench.runs.imported import ImportedRun
 from avatar_bench.runs.record import ENSEMBLE, RunRecord, is_imported, read_json
 from avatar_bench.runs.run import Run

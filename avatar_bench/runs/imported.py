@@ -15,8 +15,8 @@ from avatar_bench.data.user_tables import read_user_table
 from avatar_bench.errors import CheckpointError, DataError
 from avatar_bench.files.hashes import sha256_of_file, sha256_of_text
 from avatar_bench.inference.detectors import CONTENTS, open_detector
+from avatar_bench.inference.foreign_tables import ScoreScale
 from avatar_bench.inference.predictor import DatasetPredictor
-from avatar_bench.inference.probabilities import ScoreScale
 from avatar_bench.models.card_schema import find_class_fault, find_setting_fault
 from avatar_bench.models.model_card import Card
 from avatar_bench.runs.record import RECORD, RunRecord, read_record

@@ -20,9 +20,9 @@ from avatar_bench.data.corruptions import Corruption
 from avatar_bench.data.dataset import read_manifest
 from avatar_bench.data.decoding import try_decode
 from avatar_bench.errors import BlockError, CheckpointError, GuardError
+from avatar_bench.inference.network_predictor import EnsemblePredictor
 from avatar_bench.metrics.averaging import AveragingWeights
 from avatar_bench.models.checkpoint import read_checkpoint
-from avatar_bench.runs.ensemble_predictor import EnsemblePredictor
 from avatar_bench.runs.ensembles import EnsembleRun, WeightSoup, describe_ensemble, open_run, save_ensemble
 from avatar_bench.runs.run import Run
 
