@@ -19,14 +19,13 @@ from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.leakage import refuse_changed_files
 from avatar_bench.data.loaders import build_image_dataset, build_loader, build_varied_loader, encode_targets
 from avatar_bench.errors import ConfigError
-from avatar_bench.inference.autotune import DTYPES, tune_inference
+from avatar_bench.inference.autotune import DTYPES, load_or_export, tune_inference
 from avatar_bench.inference.prediction_table import EMBEDDING
 from avatar_bench.inference.predictor import DatasetPredictor, PredictionCache, choose_device, compute_logarithms
 from avatar_bench.inference.runtimes import (
     Engine,
     ExportedNetwork,
     find_runtime,
-    load_or_export,
     refuse_missing_package,
 )
 from avatar_bench.metrics.averaging import AveragingWeights, average_logits
