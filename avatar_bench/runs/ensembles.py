@@ -168,15 +168,9 @@ class EnsembleRun(CombinedRun):
     def predictor(self) -> DatasetPredictor:
         """Return the average of the members' predictors."""
         members = [member.cache for member in self.members]
+        distinct = dict.fromkeys(prepare for member in members for prepare in member.predictor.preprocessings)
         return EnsemblePredictor(
-            name=self.name,
-            classes=self.card.classes,
-            temperature=self.temperature,
-            preprocessings=tuple(dict.fromkeys(one for each in members for one in each.predictor.preprocessings)),
-            workers=self.workers,
-            batch_size=self.batch_size,
-            members=members,
-            mix=self.mix,
+            **self._predictor_fields, preprocessings=tuple(distinct), members=members, mix=self.mix
         )
 
 

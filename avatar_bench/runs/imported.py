@@ -103,11 +103,9 @@ class ImportedRun(Run):
         """Return the detector's predictor."""
         self.checkpoint_sha256  # noqa: B018  # raises if the files have changed
         entry = find_entry("detector", str(self.record.kind), f"the detector of {self.name}, {self.record.kind}")
-        common = {name: getattr(self, name) for name in ("name", "temperature", "bias", "workers", "batch_size")}
-        common["classes"] = self.card.classes
-        settings = self.record.detector
+        common = self._predictor_fields
         try:
-            return open_detector(entry, self.checkpoint, settings, self.accelerator, self.allow, **common)
+            return open_detector(entry, self.checkpoint, self.record.detector, self.accelerator, self.allow, **common)
         except (KeyError, TypeError, ValueError) as error:  # a setting is missing or of another type
             reason = f"{self.name} cannot be opened by its {RECORD}: {type(error).__name__}: {error}."
             raise CheckpointError(reason, "Import the detector again.") from error

@@ -189,26 +189,24 @@ def locate_checkpoint(path: Path, option: str = "ckpt") -> tuple[Path, Path | No
                 f"{option}={path} is not a run folder: it has no {RECORD}.",
                 "Expected a folder made by train, or a .ckpt file. See: avatar-bench list runs",
             )
-        checkpoint, shared = path / "checkpoints" / BEST_CHECKPOINT, path / SHARED_WEIGHTS
-        if is_imported(path):
+        record = read_record(path)
+        if record.status == IMPORTED:
             raise CheckpointError(
                 f"{option}={path} is an imported detector, which has no checkpoint.",
                 "It can be evaluated, but not exported or trained.",
             )
-        if read_record(path).command == "pretrain":
+        if record.command == "pretrain":
             raise CheckpointError(
                 f"{option}={path} is a pretrained backbone without a classifier.",
                 f"Train from it first: avatar-bench train model.weights={path / BACKBONE_FILE}",
             )
-        if not os.path.isfile(checkpoint):
-            if os.path.isfile(shared):
-                return shared, path
-            status = read_record(path).status or "unknown"
-            raise CheckpointError(
-                f"{path} has no checkpoints/best.ckpt; its status is {status}.",
-                f"Finish it with: avatar-bench train resume={path}",
-            )
-        return checkpoint, path
+        for checkpoint in (path / "checkpoints" / BEST_CHECKPOINT, path / SHARED_WEIGHTS):
+            if os.path.isfile(checkpoint):
+                return checkpoint, path
+        raise CheckpointError(
+            f"{path} has no checkpoints/best.ckpt; its status is {record.status or 'unknown'}.",
+            f"Finish it with: avatar-bench train resume={path}",
+        )
     if not os.path.isfile(path):
         problem = "is neither a file nor a folder" if os.path.lexists(path) else "does not exist"
         raise CheckpointError(

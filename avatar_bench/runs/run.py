@@ -230,8 +230,7 @@ class Run:
 
         Raise CheckpointError if it is damaged or belongs to another checkpoint.
         """
-        saved = self._read_calibration(with_decisions=False)
-        return None if saved is None or saved.by == BY_TRAIN else saved
+        return self._read_calibration(with_decisions=False)
 
     @cached_property
     def decision_calibration(self) -> SavedCalibration | None:
@@ -245,7 +244,9 @@ class Run:
         if self.folder is None or self.is_other_checkpoint:
             return None
         saved = read_calibration(self.folder, with_decisions)
-        if saved is not None and saved.checkpoint_sha256 != self.checkpoint_sha256:
+        if saved is None or (saved.by == BY_TRAIN and not with_decisions):
+            return None
+        if saved.checkpoint_sha256 != self.checkpoint_sha256:
             raise CheckpointError(
                 f"{self.folder}/{CALIBRATION} was fitted on another checkpoint than that of the run.",
                 "Calibrate the run again (avatar-bench calibrate), or delete the file.",
@@ -329,18 +330,20 @@ class Run:
             return run_images.read_set(source, side) if side else None
 
         return NetworkPredictor(
-            name=self.name,
-            classes=self.card.classes,
-            temperature=self.temperature,
+            **self._predictor_fields,
             preprocessings=(Preprocessing.from_dict(self.card.preprocessing),),
-            workers=self.workers,
-            batch_size=self.batch_size,
             sha256=self.checkpoint_sha256,
             load_network=source.load_network,
             read_calibration=read_calibration_images,
             accelerator=self.accelerator,
             runtime=self.runtime,
         )
+
+    @property
+    def _predictor_fields(self) -> dict[str, Any]:
+        """Return what predictors of every kind are made of."""
+        fields = {name: getattr(self, name) for name in ("name", "temperature", "bias", "workers", "batch_size")}
+        return {**fields, "classes": self.card.classes}
 
     def load_network(self) -> Classifier:
         """Load the network of the checkpoint, in eval mode."""
