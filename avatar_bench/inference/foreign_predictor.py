@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,13 +76,14 @@ class ForeignPredictor(DatasetPredictor):
 
     def iterate_images(
         self, dataset: Dataset, variations: Sequence[Variation | None]
-    ) -> Iterator[tuple[int, Sequence[DecodedImages]]]:
+    ) -> Iterator[tuple[int, Iterable[DecodedImages]]]:
         """Yield the size of each batch of a dataset, and its decoded images under each variation."""
         for first in range(0, len(dataset), self.batch_size):
             rows = range(first, min(first + self.batch_size, len(dataset)))
             images = [dataset.image(row) for row in rows]
             seeds = [derive_seed(str(dataset.frame["sha256"].iat[row])) for row in rows]
-            yield len(rows), [self._vary(images, seeds, variation) for variation in variations]
+            # one variation in memory at a time: the images are of any size
+            yield len(rows), (self._vary(images, seeds, variation) for variation in variations)
 
     def _vary(self, images: DecodedImages, seeds: Sequence[int], variation: Variation | None) -> DecodedImages:
         if variation is None:
@@ -107,13 +108,14 @@ class ForeignPredictor(DatasetPredictor):
             images = [image for image, _ in decoded if image is not None]
             answers = iter(self._compute_each(images) if images else [])
             outcomes = [reason if image is None else next(answers) for image, reason in decoded]
-            seen = [(path, one if isinstance(one, str) else "") for path, one in zip(batch, outcomes, strict=True)]
-            found = [one for one in outcomes if not isinstance(one, str)]
-            logits, embeddings = np.reshape(found, (len(found), len(self.classes))), None
-            if embedded and found:
-                shown = [image for (image, _), one in zip(decoded, outcomes, strict=True) if not isinstance(one, str)]
-                embeddings = np.asarray(self.predictor.embed(shown))  # type: ignore[attr-defined]
-            yield self.tabulate(seen, logits, calibrated, embeddings)
+            reasons = [outcome if isinstance(outcome, str) else "" for outcome in outcomes]
+            logits = [outcome for outcome in outcomes if not isinstance(outcome, str)]
+            embeddings = None
+            if embedded and logits:
+                answered = [image for (image, _), reason in zip(decoded, reasons, strict=True) if not reason]
+                embeddings = np.asarray(self.predictor.embed(answered))  # type: ignore[attr-defined]
+            rows = np.reshape(logits, (len(logits), len(self.classes)))
+            yield self.tabulate(list(zip(batch, reasons, strict=True)), rows, calibrated, embeddings)
 
     def _compute_each(self, images: DecodedImages) -> list[NDArray[np.floating] | str]:
         """Return the logits (C,) of each image, or the reason why there are none."""

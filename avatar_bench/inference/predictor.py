@@ -114,7 +114,7 @@ class DatasetPredictor:
 
     def iterate_images(
         self, dataset: Dataset, variations: Sequence[Variation | None]
-    ) -> Iterator[tuple[int, Sequence[Any]]]:
+    ) -> Iterator[tuple[int, Iterable[Any]]]:
         """Yield the size of each batch of a dataset, and its images under each variation as `compute_outputs` takes."""
         raise NotImplementedError
 
