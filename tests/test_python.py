@@ -130,7 +130,7 @@ def test_train_gives_what_the_command_gives(options: dict[str, Any], small: list
     assert type_command("train", *small, f"out={typed}") == 0
     for run in runs:
         assert isinstance(run, Run)
-        assert run.record["weights_sha256"] == avatar_bench.load(typed).record["weights_sha256"]
+        assert run.record.weights_sha256 == avatar_bench.load(typed).record.weights_sha256
         assert (Path(run) / "split.csv").read_bytes() == (typed / "split.csv").read_bytes()
         assert "<td>drawing, generated, real</td>" in run._repr_html_()
 
@@ -303,5 +303,5 @@ def test_notebooks_show_names_escaped_and_classes_in_the_order_of_the_checkpoint
     result = Result("robustness", evil, 3, ("b<", "a"))
     assert "b&lt;, a" in result._repr_html_()
     assert "<script" not in result._repr_html_()
-    run.record = run.record | {"mode": evil}
+    run.record.mode = evil
     assert "<script" not in run._repr_html_()

@@ -22,8 +22,7 @@ from avatar_bench.files import html
 from avatar_bench.files.table_io import find_table, read_table
 from avatar_bench.i18n import _, get_language
 from avatar_bench.metrics import plots
-from avatar_bench.results.declaration import declare_block
-from avatar_bench.results.headings import find_heading
+from avatar_bench.results.declaration import declare_block, find_heading
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Metric, Result, locate_figure
 

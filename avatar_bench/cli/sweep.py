@@ -26,7 +26,7 @@ from avatar_bench.config.validation import truncate
 from avatar_bench.console.terminal import print_line
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.csv_io import write_csv
-from avatar_bench.runs.record import RECORD, UNFINISHED_STATUSES, ListedRun, RunRecord, format_table, read_records
+from avatar_bench.runs.record import RECORD, UNFINISHED_STATUSES, ListedRun, format_table, read_record, read_records
 
 JOBS_COLUMNS = ("job", "status", "val macro-F1", "n", "seconds", "reason")
 JOBS_FILE, OPTUNA_RESULTS = "jobs.csv", "optimization_results.yaml"  # the second is Optuna's
@@ -144,7 +144,7 @@ def _format_row(name: str, job: _JobState, record: ListedRun | None) -> tuple[st
     changed = record is not None and _read_mtime(record.folder) != job.before
     if record is not None and changed and record.status == "running" and job.reason != "":
         reason = job.reason or "its process was killed"
-        replace(RunRecord.read(record.folder), status="interrupted", error=reason).write(record.folder)
+        replace(read_record(record.folder), status="interrupted", error=reason).write(record.folder)
         record = replace(record, data=record.data | {"status": "interrupted", "error": reason})
     status = record.status if record is not None and changed else None
     if job.reason == "" or (job.reason is None and status == "finished"):

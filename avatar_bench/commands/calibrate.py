@@ -71,10 +71,11 @@ def execute(settings: CalibrateConfig) -> None:
     checkpoint is not the one of a run folder, OutputError if the file cannot be written.
     """
     path = choose_run(settings.ckpt)
+    from avatar_bench.inference.autotune import set_threads
     from avatar_bench.runs.calibration_fit import fit_calibration, select_random
     from avatar_bench.runs.decisions import make_decision_rule
     from avatar_bench.runs.ensembles import open_run
-    from avatar_bench.runs.run import set_threads, set_view
+    from avatar_bench.runs.run_images import select_answered, set_view
     from avatar_bench.runs.saved_calibration import CALIBRATION
     from avatar_bench.sources.dataset_kinds import open_dataset
 
@@ -93,7 +94,7 @@ def execute(settings: CalibrateConfig) -> None:
     if len(drawn) < len(whole):
         left = format_count(len(whole) - len(drawn), "image")
         print_line(f"{left} of {whole.name} selected for review left out: no fair sample", file=sys.stderr)
-    calibration = fit_calibration(run, run.select_answered(drawn).apply_view(run.view))
+    calibration = fit_calibration(run, select_answered(run, drawn).apply_view(run.view))
     run.decision_calibration, rule = calibration, None
     if settings.target_error is not None:
         rule = make_decision_rule(run, settings.target_error, per_class=settings.per_class)
@@ -101,11 +102,12 @@ def execute(settings: CalibrateConfig) -> None:
         calibration.write(run.folder)
     except OSError as error:
         raise OutputError(f"{run.folder / CALIBRATION} cannot be written: {error.strerror or error}.") from error
-    before = f" (before: {run.card.temperature:.3g})"
-    line = f"{run.folder / CALIBRATION}: temperature {calibration.temperature:.3g}{before}"
+    line = f"{run.folder / CALIBRATION}: temperature {calibration.temperature:.3g} (before: {run.card.temperature:.3g})"
     if calibration.threshold is not None:
-        own_threshold = "none" if calibration.threshold.own is None else f"{calibration.threshold.own:.6g}"
-        line += f", threshold {calibration.threshold.value:.6g} (its own: {own_threshold})"
+        own_threshold = (
+            "none" if calibration.threshold.own_threshold is None else f"{calibration.threshold.own_threshold:.6g}"
+        )
+        line += f", threshold {calibration.threshold.value:.6g} (its own_threshold: {own_threshold})"
     n = sum(calibration.n.values())
     fitted = f"{n}" if calibration.decisions is None else f"{int(calibration.decisions.is_reference.sum())} of {n}"
     print_line(f"{line}, fitted on {fitted} images of {calibration.images.name}; view={calibration.view}")

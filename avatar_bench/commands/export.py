@@ -74,7 +74,7 @@ def execute(settings: ExportConfig) -> None:
     if runtime := entry.about.get("runtime"):
         refuse_missing_package(runtime, f"out={file}")
     run = open_run(path, accelerator="cpu")
-    known = {name: run.record.get(name) for name in ("name", "finished", "best_epoch", "metrics", "allow")}
+    known = {name: getattr(run.record, name) for name in ("name", "finished", "best_epoch", "metrics", "allow")}
     known["ancestors"] = run.ancestors
     provenance = {"checkpoint_sha256": run.checkpoint_sha256} | {name: each for name, each in known.items() if each}
     exporter = entry.load()

@@ -50,7 +50,7 @@ def execute(settings: ImportConfig) -> Path:
         from avatar_bench.results.view import find_meanings
         from avatar_bench.runs.imported import hash_detector, write_training_images
         from avatar_bench.runs.record import IMPORTED, RunRecord
-        from avatar_bench.runs.run import TRAINED_ON
+        from avatar_bench.runs.run_images import TRAINED_ON
         from avatar_bench.training.environment import read_versions
 
         (part / CONTENTS).mkdir()
@@ -69,7 +69,7 @@ def execute(settings: ImportConfig) -> Path:
             counts = images.frame["label"].value_counts()
             record.split = {"train_counts": counts.to_dict()} if set(counts.index) == set(record.classes) else {}
             record.trained_on = {"n": len(images), "root": str(images.root), "images_sha256": digest}
-        record.checkpoint_sha256 = hash_detector(part / CONTENTS, vars(record))
+        record.checkpoint_sha256 = hash_detector(part / CONTENTS, record)
         record.write(part)
     known = f"{len(images)} training images" if settings.trained_on is not None else "training data unknown"
     described = []

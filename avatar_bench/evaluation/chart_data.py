@@ -15,8 +15,7 @@ from avatar_bench.errors import ConfigError, suggest_names
 from avatar_bench.evaluation.model_figures import RunStyles
 from avatar_bench.i18n import _, get_title
 from avatar_bench.metrics import plots
-from avatar_bench.results.declaration import declare_block
-from avatar_bench.results.headings import find_heading, find_word
+from avatar_bench.results.declaration import declare_block, find_heading, find_word
 from avatar_bench.results.result import Result
 
 CHART_KINDS = ("dots", "bars", "lines", "cells", "crosses", "images")

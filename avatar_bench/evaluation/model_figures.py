@@ -11,7 +11,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
-from avatar_bench.results.headings import find_word
+from avatar_bench.results.declaration import find_word
 
 if TYPE_CHECKING:
     from avatar_bench.runs.run import Run

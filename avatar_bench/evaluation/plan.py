@@ -23,6 +23,7 @@ from avatar_bench.runs.record import (
     ENSEMBLE,
     RECORD,
     USABLE_STATUSES,
+    RunRecord,
     check_run,
     choose_newest_run,
     find_runs,
@@ -103,7 +104,7 @@ class EvaluationPlan:
 
     def open_ensemble(self, folder: Path, name: str) -> Run:
         """Open the ensemble in a folder."""
-        return _open_run(LabelledRun(folder, name, name, {}, {}), self.settings)
+        return _open_run(LabelledRun(folder, name, name, RunRecord(), {}), self.settings)
 
     def open_ensembles(self) -> Iterator[Run]:
         """Open the saved ensembles whose members are all among the runs, in the view of these."""
@@ -121,7 +122,9 @@ class EvaluationPlan:
     def _select_dataset(self, run: Run) -> Dataset:
         check_preprocessing(run, self.settings)
         whole = self.named or select_slice(run.dataset(self.settings.split).whole, self.settings.where)
-        return run.select_answered(whole).apply_view(run.view)
+        from avatar_bench.runs.run_images import select_answered
+
+        return select_answered(run, whole).apply_view(run.view)
 
 
 def _rename_reserved(dataset: Dataset) -> Dataset:
@@ -146,7 +149,7 @@ def _find_run_paths(settings: EvaluateConfig) -> list[Path]:
         raise ConfigError(f"ckpt: {twice[0]} is given twice.", "Expected each run once.")
     only = paths[0] if len(paths) == 1 else None
     if only and only.is_dir() and not any((only / name).is_file() for name in (RECORD, ENSEMBLE)):
-        statuses = {path: read_record(path).get("status", "unknown") for path in find_runs(only)}
+        statuses = {path: read_record(path).status or "unknown" for path in find_runs(only)}
         if not statuses:
             raise CheckpointError(
                 f"ckpt={only} is not a run and contains none.",
@@ -197,7 +200,7 @@ def _set_view(runs: Sequence[Run], settings: EvaluateConfig) -> None:
     """Set the view of every run; name on stderr the one that is chosen because not all runs know every class."""
     if not runs:
         return
-    from avatar_bench.runs.run import set_view
+    from avatar_bench.runs.run_images import set_view
 
     view = set_view(runs, settings.view.name, settings.view.classes)
     if settings.view.name is None and view.classes:
@@ -217,8 +220,8 @@ def _select_common(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[Dat
 
 def _open_run(labelled: LabelledRun, settings: EvaluateConfig, place: Path | None = None) -> Run:
     """Open a run whose Results go to place/evaluation, by default in its own folder."""
+    from avatar_bench.inference.autotune import set_threads
     from avatar_bench.runs.ensembles import open_run
-    from avatar_bench.runs.run import set_threads
 
     set_threads(settings.threads)
     run = open_run(

@@ -29,6 +29,7 @@ from avatar_bench.models.model_card import has_outside_labels
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import METRICS_FILE, Result
 from avatar_bench.results.view import View
+from avatar_bench.runs.run_images import find_further_sets, list_origins, warn_of_unknown_training
 
 if TYPE_CHECKING:
     from avatar_bench.commands.evaluate import EvaluateConfig, WhereConfig
@@ -115,7 +116,7 @@ class BlockRunner:
         data = self.settings.data
         paths: list[Path | str | None] = [data.manifest if data.kind == "manifest" else data.root]
         if data.kind == "run":
-            paths = [run.place(self.settings.split) or _locate(run) for run in self.runs]
+            paths = [find_further_sets(run).get(self.settings.split) or _locate(run) for run in self.runs]
         return sorted({os.path.realpath(path) for path in paths if path})
 
     def _refuse_other_images(self) -> None:
@@ -249,7 +250,7 @@ def _warn_of_population(runs: Sequence[Run], datasets: Sequence[Dataset], result
     """Return warnings about sources that are unknown, seen in training, or the only one of their class."""
     if not runs or not any(metric.population for metric in result.metrics.values()):
         return []
-    origins, labels = runs[0].name_origins(datasets[0]), datasets[0].frame["label"]
+    origins, labels = list_origins(runs[0], datasets[0]), datasets[0].frame["label"]
     known = origins[origins != ""]
     if known.empty:
         return [Reason("sources_unknown")]
@@ -270,7 +271,7 @@ def _warn_of_unchecked(run: Run) -> list[Reason]:
     """Return warnings about overlap with training images that cannot be checked."""
     if members := getattr(run, "members", ()):
         return list(dict.fromkeys(warning for member in members for warning in _warn_of_unchecked(member)))
-    if unknown := run.unknown_training:
+    if unknown := warn_of_unknown_training(run):
         return [unknown]
     found = []
     gone = len(run.pretraining) - len(run.pretraining.available) if run.pretraining is not None else 0
@@ -332,5 +333,5 @@ def _collect_provenance(run: Run) -> dict[str, Any]:
         "seed": run.seed,
         "temperature": run.temperature,
         "others": dict(run.others),
-        "overlap_checked": run.unknown_training is None and "overlap" not in run.allow,
+        "overlap_checked": warn_of_unknown_training(run) is None and "overlap" not in run.allow,
     }

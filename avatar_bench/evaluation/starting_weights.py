@@ -34,7 +34,7 @@ class StartingWeights(NamedTuple):
 
 def read_starting_weights(run: Run) -> StartingWeights:
     """Read which weights the training of a run started from."""
-    init = run.record.get("init") or {"weights": run.card.weights}
+    init = run.record.init or {"weights": run.card.weights}
     weights = str(init.get("weights") or "none")
     if "sha256" in init:
         method = init.get("method")

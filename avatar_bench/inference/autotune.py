@@ -1,4 +1,4 @@
-"""The fastest precision, threads and runtime of this machine, tried once and kept so that later runs compute alike."""
+"""The fastest precision, threads and runtime of this machine, tried once and kept, as are the networks it exports."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
+from safetensors.numpy import load, save
 from scipy.special import log_softmax
 from torch import nn
 
@@ -26,19 +27,21 @@ from avatar_bench.config.entries import find_entries
 from avatar_bench.console.machine import count_cores
 from avatar_bench.console.terminal import print_line
 from avatar_bench.errors import ConfigError
-from avatar_bench.files.atomic_write import write_text
-from avatar_bench.files.hashes import sha256_of_text
+from avatar_bench.files.atomic_write import atomic_write, write_text
+from avatar_bench.files.hashes import sha256_of_bytes, sha256_of_text
 from avatar_bench.files.lock import shared_lock
 from avatar_bench.files.paths import cache_root
-from avatar_bench.inference.resume import MAX_LOG_DIFFERENCE
-from avatar_bench.inference.runtimes import describe_versions, find_missing_package
+from avatar_bench.inference.runtimes import ExportedNetwork, describe_versions, find_missing_package
 from avatar_bench.models.profiling import TimedCall, describe_machine, time_interleaved
 
 if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
 
+# by precision: larger differences of log probabilities do not occur between machines
+MAX_LOG_DIFFERENCE = {"32": 0.05, "bf16": 1.0, "16": 0.5, "int8": 1.0}
 DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 MIN_SPEEDUP = 1.2  # the least speedup for which a shorter type, fewer threads or another runtime is used
+MAX_CACHE_BYTES = 2 * 10**9  # of all exported networks that are kept
 FEWEST_FILES = 1000  # with fewer, a trial of runtimes takes longer than it saves
 MAX_CHANGED = 0.01  # of the classes of calibration images, beyond those that torch's own precision changes
 _MOST_THREADS, _MOST_WORKERS = 1024, 8
@@ -128,11 +131,52 @@ def choose_runtime(
     return _load_or_try(file, parse, attempt) or by_torch  # another trial each time could change the predictions
 
 
+def load_or_export(
+    runtime: str, checkpoint_sha256: str, kind: str, make: Callable[[], ExportedNetwork]
+) -> ExportedNetwork:
+    """Return the exported network of a checkpoint from the cache; `make` exports it on first use.
+
+    `kind` is "float" or "int8". A network that is damaged, or was made by other versions, is exported again. The least
+    recently used networks are deleted once the cache exceeds MAX_CACHE_BYTES.
+    """
+    versions = [avatar_bench.__version__, *describe_versions(runtime)]
+    file = cache_root() / "networks" / sha256_of_text(repr((checkpoint_sha256, runtime, kind, versions)))[:32]
+    with suppress(OSError):
+        content = file.read_bytes()
+        os.utime(file)
+        if content[:32].hex() == sha256_of_bytes(content[32:]):
+            parts = {name: part.tobytes() for name, part in load(content[32:]).items()}
+            return ExportedNetwork(parts["graph"], parts["weights"], parts["note"].decode())
+    network = make()
+    with suppress(OSError):  # no space or not writable: exported again next time
+        _keep_export(network, file)
+    return network
+
+
+def _keep_export(network: ExportedNetwork, file: Path) -> None:
+    contents = {"graph": network.graph, "weights": network.weights, "note": network.note.encode()}
+    parts = save({name: np.frombuffer(content, dtype=np.uint8) for name, content in contents.items()})
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_write(file, alone=False) as part:
+        part.write_bytes(bytes.fromhex(sha256_of_bytes(parts)) + parts)
+    left = MAX_CACHE_BYTES
+    for other in sorted(file.parent.iterdir(), key=lambda one: one.stat().st_mtime, reverse=True):
+        left -= other.stat().st_size
+        if left < 0 and other != file:
+            other.unlink(missing_ok=True)
+
+
 def select_fastest(seconds: dict[str, float]) -> str:
     """Return the fastest if it is faster than the first by more than MIN_SPEEDUP, else the first."""
     first = next(iter(seconds))
     fastest = min(seconds, key=seconds.__getitem__)
     return fastest if seconds[fastest] * MIN_SPEEDUP < seconds[first] else first
+
+
+def set_threads(threads: int | None) -> None:
+    """Set torch's number of threads; None keeps torch's default."""
+    if threads:
+        torch.set_num_threads(threads)
 
 
 def count_workers() -> int:

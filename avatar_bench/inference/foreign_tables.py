@@ -1,4 +1,4 @@
-"""Tables of probabilities or scores of images, written by others: their check, and prediction by them."""
+"""Probabilities or scores of images, computed by others: their scale, the check of their tables, prediction by them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, logit
 
 from avatar_bench.data.corruptions import Variation
 from avatar_bench.data.dataset import Dataset, hash_files
@@ -22,19 +23,63 @@ from avatar_bench.data.user_tables import MAX_TABLE_BYTES, read_user_table
 from avatar_bench.data.variation_set import CLEAN, RECIPE
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError, suggest_names
 from avatar_bench.files.hashes import sha256_of_bytes
-from avatar_bench.inference.predictor import DatasetPredictor
-from avatar_bench.inference.probabilities import (
+from avatar_bench.inference.predictor import (
     MAX_SUM_ERROR,
+    DatasetPredictor,
     ImproperError,
-    ScoreScale,
     compute_logarithms,
     normalise_rows,
 )
+from avatar_bench.metrics.calibration import find_fences
 from avatar_bench.results.predictions import Predictions
 from avatar_bench.results.view import name_classes
 
 _COLUMNS = ("path", "sha256", "score", "status")  # beside prob_<class>
+_LEAST = 1e-15  # probability
+_LARGEST_LOG_ODDS = 20.0  # of an unbounded score that is no outlier: all of them stay distinct in 32 bits
 _AGREEMENT = 1e-6  # largest difference of probabilities between two rows of one image
+
+
+@dataclass(frozen=True)
+class ScoreScale:
+    """Scale on which scores are probabilities of a class, or its log-odds divided by `factor`.
+
+    Of log-odds beyond 20, as outliers have, the logarithm counts, so that they keep their order.
+    """
+
+    is_probability: bool = False
+    factor: float = 1.0
+
+    @classmethod
+    def of(cls, scores: NDArray[np.float64], threshold: float | None) -> ScoreScale:
+        """Return the scale of scores (N,): those from 0 to 1 count as probabilities, large ones are divided."""
+        if scores.min() >= 0 and scores.max() <= 1:
+            return cls(is_probability=True)
+        low, high = find_fences(scores)
+        usual = scores[(scores >= low) & (scores <= high)]
+        largest = float(np.abs(usual - (threshold or 0.0)).max())
+        return cls(factor=min(1.0, _LARGEST_LOG_ODDS / max(largest, 1e-300)))
+
+    def to_log_odds(self, scores: ArrayLike, threshold: float | None) -> NDArray[np.float64]:
+        """Return the log-odds of scores, 0 at the threshold; without one, at a probability of 1/2 or a score of 0."""
+        values = np.asarray(scores, dtype=np.float64)
+        if self.is_probability:
+            shifted = _compute_logit(values) - (0.0 if threshold is None else _compute_logit(threshold))
+            return np.asarray(shifted)
+        return _compress((values - (threshold or 0.0)) * self.factor)
+
+    def to_probabilities(self, scores: ArrayLike, threshold: float | None) -> NDArray[np.float64]:
+        """Return the probabilities (N, 2) of the class and of the other one, 1/2 where the log-odds are 0."""
+        log_odds = self.to_log_odds(scores, threshold)
+        return np.column_stack([expit(log_odds), expit(-log_odds)])
+
+    def to_score(self, log_odds: float, threshold: float | None) -> float:
+        """Return the score of log-odds that are 0 at the threshold."""
+        if self.is_probability:
+            return float(expit(log_odds + (0.0 if threshold is None else _compute_logit(threshold))))
+        beyond = np.expm1(max(0.0, abs(log_odds) - _LARGEST_LOG_ODDS))
+        size = min(abs(log_odds), _LARGEST_LOG_ODDS) + beyond
+        return float(np.sign(log_odds) * size / self.factor + (threshold or 0.0))
 
 
 def read_score_table(file: Path, columns: Mapping[str, str]) -> pd.DataFrame:
@@ -172,6 +217,7 @@ class TablePredictor(DatasetPredictor):
     varied: Mapping[str, pd.Series] = field(default_factory=dict)
     provides: frozenset[str] = frozenset({"predictions"})
     computes_logits: bool = field(default=False, init=False)
+    has_logits: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         if self.varied:
@@ -200,7 +246,7 @@ class TablePredictor(DatasetPredictor):
                 path = dataset.frame["path"].iat[int(np.flatnonzero(rows < 0)[0])]
                 raise BlockError(f"{self.name} has no prediction of {path}, an image of {dataset.name}.")
             logits = compute_logarithms(self.probabilities[rows])
-            found.append(self.describe(dataset, logits, none, has_logits=False))
+            found.append(self.describe(dataset, logits, none))
         return found
 
     def predict_files(
@@ -258,3 +304,13 @@ def _read_number(value: Any) -> float:
         return float(value)
     except (TypeError, ValueError):
         return math.nan
+
+
+def _compute_logit(probabilities: ArrayLike) -> NDArray[np.float64]:
+    return np.asarray(logit(np.clip(probabilities, _LEAST, 1 - _LEAST)))
+
+
+def _compress(log_odds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return log-odds, of which the logarithm counts beyond the largest."""
+    beyond = np.log1p(np.maximum(0.0, np.abs(log_odds) - _LARGEST_LOG_ODDS))
+    return np.asarray(np.sign(log_odds) * (np.minimum(np.abs(log_odds), _LARGEST_LOG_ODDS) + beyond))

@@ -1,4 +1,4 @@
-"""Writers of prediction tables, batch by batch and resumable."""
+"""Writers of prediction tables, batch by batch and resumable, and the stamps of the files in their rows."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import json
 import mmap
 import os
 import sys
-from collections import deque
-from collections.abc import Collection, Hashable, Iterator, Mapping
+from collections import Counter, deque
+from collections.abc import Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
@@ -21,12 +21,12 @@ from pyarrow.lib import ArrowInvalid
 from avatar_bench.console.signals import ignore_termination
 from avatar_bench.errors import ConfigError, OutputError
 from avatar_bench.files.atomic_write import atomic_write
-from avatar_bench.inference.resume import Stamp, find_outdated, load_stamps, locate_stamps, save_stamps
 
 if TYPE_CHECKING:
     from avatar_bench.runs.file_predictor import FilePredictor
 
 MAX_PAGE_IMAGES = 2000  # of more, a browser is slow and a person reviews no more
+Stamp = tuple[int, int]  # of a file that a row was made from: bytes, and time of change in nanoseconds since 1970
 CHECKED_ROWS = 16  # last rows of an earlier output that are compared to check that they are of the same run
 
 _collected: ContextVar[list[pd.DataFrame] | None] = ContextVar("collected", default=None)
@@ -291,3 +291,68 @@ def read_whole_lines(file: Path, start: str, quotes: bool = False) -> Iterator[s
 def make_output_error(output: str | Path | None, error: OSError) -> OutputError:
     advice = "Free some space, or choose another file: output=FILE"
     return OutputError(f"output={output} cannot be written: {error.strerror or error}.", advice)
+
+
+def locate_stamps(output: Path) -> Path:
+    """Return the file of the stamps of an output of predict."""
+    return output.with_name(f".{output.name}.stamps")
+
+
+def read_stamp(file: str) -> Stamp | None:
+    """Return the stamp of a file, None if it is not there."""
+    try:
+        status = os.stat(file)
+    except (OSError, ValueError):  # of a name that holds a null
+        return None
+    return status.st_size, status.st_mtime_ns
+
+
+def load_stamps(file: Path) -> dict[str, Stamp | None]:
+    """Return the stamps of rows by their path, {} if there are none; what is damaged is left out."""
+    stamps: dict[str, Stamp | None] = {}
+    try:
+        with file.open(encoding="utf-8") as lines:
+            for line in lines:
+                path, stamp = json.loads(line)
+                stamps[path] = stamp and tuple(stamp)
+    except (OSError, ValueError, TypeError):
+        return stamps
+    return stamps
+
+
+def save_stamps(stamps: Mapping[str, Stamp | None], file: Path) -> None:
+    """Write stamps, one a line."""
+    with atomic_write(file, sync=False) as part, part.open("w", encoding="utf-8") as lines:
+        lines.writelines(f"{json.dumps(pair)}\n" for pair in stamps.items())
+
+
+def find_outdated(
+    current: Mapping[str, Stamp | None], earlier: Mapping[str, Stamp | None], paths: Iterable[str], written: int
+) -> Iterator[str]:
+    """Yield those of the `paths` of rows whose file has changed since, by its stamp; a file that is gone has not.
+
+    A row without an `earlier` stamp was made before its output was `written`, in nanoseconds since 1970.
+    """
+    for path in paths:
+        if (stamp := current.get(path)) and (stamp != earlier[path] if path in earlier else stamp[1] > written):
+            yield path
+
+
+def find_remaining(
+    files: Sequence[str], paths: Sequence[str], kept: Sequence[str], batch_size: int
+) -> tuple[list[str], int]:
+    """Return the files to predict, and how many of the first of them already have a row.
+
+    `paths` (n,) are `files` as written in rows, `kept` the paths of the earlier rows. The batch in which an interrupted
+    output ends is predicted again as a whole, because the last digits of a probability depend on the other images in
+    the batch. A file that is named twice has two rows.
+    """
+    if paths[: len(kept)] == kept:
+        again = len(kept) % batch_size if len(kept) < len(files) else 0
+        return list(files[len(kept) - again :]), again
+    left, remaining = Counter(kept), []
+    for file, path in zip(files, paths, strict=True):
+        if not left[path]:
+            remaining.append(file)
+        left[path] = max(0, left[path] - 1)
+    return remaining, 0

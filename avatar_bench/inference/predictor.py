@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -12,27 +12,26 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 
-from avatar_bench.console.progress import track
-from avatar_bench.data.corruptions import Variation, apply_variation, derive_seed
+from avatar_bench.console.progress import open_bar
+from avatar_bench.data.corruptions import Variation
 from avatar_bench.data.dataset import Dataset
-from avatar_bench.data.decoding import try_decode
 from avatar_bench.data.equalise import ImageArray
 from avatar_bench.data.leakage import refuse_changed_files
 from avatar_bench.data.loaders import ReadFiles, build_readable_loader, encode_targets, to_tensor
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.data.worker_processes import iterate_batches
-from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError
+from avatar_bench.errors import BlockError, CheckpointError, ConfigError
 from avatar_bench.files.hashes import sha256_of_text
 from avatar_bench.inference.prediction_table import tabulate_predictions
-from avatar_bench.inference.probabilities import ImproperError, compute_logarithms, normalise_rows
 from avatar_bench.results.predictions import Predictions, to_string_array
 
 if TYPE_CHECKING:
     from avatar_bench.models.classifier import Classifier
 
+MAX_SUM_ERROR = 1e-3  # of the probabilities of an image, which are then divided by their sum
 _VARIATIONS_PER_PASS = 8  # variations of a batch in memory at once: 39 MB for 32 images of 224 px
 DecodedImages = Sequence[ImageArray]  # decoded, each (H, W, 3) RGB of any size
 
@@ -59,6 +58,7 @@ class DatasetPredictor:
     `preprocessings` are the distinct transforms of its networks. `workers` processes read images in batches of
     `batch_size`. `provides` are the needs of blocks that it meets, see evaluation/block. `computes_logits` states
     whether it computes logits from preprocessed images; else images are passed on as they are, or looked up.
+    `has_logits` is that of its Predictions.
     """
 
     name: str
@@ -70,6 +70,7 @@ class DatasetPredictor:
     batch_size: int = 32
     provides: frozenset[str] = frozenset({"predictions", "pixels", "variations", "embeddings"})
     computes_logits: bool = field(default=True, init=False)
+    has_logits: bool = field(default=True, init=False)
     _seconds: float = field(default=0.0, init=False)
 
     @property
@@ -91,25 +92,43 @@ class DatasetPredictor:
         """Return which images of a dataset have predictions, (N,): all but those that a foreign detector lacks."""
         return np.ones(len(dataset), dtype=bool)
 
-    def predict_dataset(self, dataset: Dataset) -> Predictions:
-        """Compute the Predictions of a dataset; raise GuardError if a file has changed."""
-        return self.predict_variations(dataset, [None])[0]
-
     def predict_variations(self, dataset: Dataset, variations: Sequence[Variation | None]) -> list[Predictions]:
-        """Compute the Predictions of a dataset under each variation, without embeddings.
+        """Compute the Predictions of a dataset under each variation, without embeddings; each image is decoded once.
 
         [None] stands for the images as they are, with embeddings. Raise GuardError if a file has changed.
         """
+        refuse_changed_files(dataset)
+        self.load()
+        started = time.monotonic()
+        outputs: list[list[tuple[NDArray[np.floating], NDArray[np.floating]]]] = [[] for _ in variations]
+        with open_bar(dataset.name, len(dataset)) as bar:
+            for n, batches in self.iterate_images(dataset, variations):
+                # one variation at a time: other images in the batch would change the last digits
+                for images, variation, computed in zip(batches, variations, outputs, strict=True):
+                    logits, embeddings = self.compute_outputs(images, embedded=variation is None)
+                    computed.append((logits, embeddings if variation is None else embeddings[:, :0]))
+                bar.update(n)
+        self._seconds += time.monotonic() - started
+        parts = [[np.concatenate(arrays) for arrays in zip(*computed, strict=True)] for computed in outputs]
+        return [self.describe(dataset, logits, embeddings.astype(np.float32)) for logits, embeddings in parts]
+
+    def iterate_images(
+        self, dataset: Dataset, variations: Sequence[Variation | None]
+    ) -> Iterator[tuple[int, Iterable[Any]]]:
+        """Yield the size of each batch of a dataset, and its images under each variation as `compute_outputs` takes."""
         raise NotImplementedError
 
-    def compute_logits(self, images: Sequence[torch.Tensor], precision: str = "32") -> NDArray[np.float32]:
-        """Compute the logits (n, C) with the runtime; `images` are uint8 (n, 3, S, S), one per preprocessing."""
-        raise NotImplementedError
+    def compute_logits(self, images: Any, precision: str = "32") -> NDArray[np.floating]:
+        """Compute the logits (n, C) of images with the runtime, see `compute_outputs`."""
+        return self.compute_outputs(images, precision, embedded=False)[0]
 
     def compute_outputs(
-        self, images: Sequence[torch.Tensor], precision: str = "32"
-    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Compute logits (n, C) and embeddings (n, D) with torch; `images` are those of `compute_logits`."""
+        self, images: Any, precision: str = "32", embedded: bool = True
+    ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+        """Compute logits (n, C) and embeddings (n, D), which may be empty unless they are `embedded`, with torch.
+
+        `images` are uint8 (n, 3, S, S), one per preprocessing; those of a foreign predictor are as they were decoded.
+        """
         raise NotImplementedError
 
     def predict(self, images: DecodedImages) -> NDArray[np.float64]:
@@ -156,6 +175,11 @@ class DatasetPredictor:
         temperature = self.temperature if calibrated else 1.0
         return tabulate_predictions(files, self._shift(logits), self.classes, temperature, embeddings)
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Return whether a temperature or a threshold was fitted and is applied."""
+        return self.temperature != 1 or any(self.bias)
+
     def adjust(self, predictions: Predictions) -> Predictions:
         """Return Predictions as they were computed, perhaps before a calibration, with the bias and the temperature."""
         if not self.bias and predictions.temperature == self.temperature:
@@ -189,9 +213,7 @@ class DatasetPredictor:
         # starting a worker costs more than decoding a few images
         return self.workers if n > 4 * self.batch_size else 0
 
-    def describe(
-        self, dataset: Dataset, logits: NDArray[np.floating], embeddings: NDArray[np.float32], has_logits: bool = True
-    ) -> Predictions:
+    def describe(self, dataset: Dataset, logits: NDArray[np.floating], embeddings: NDArray[np.float32]) -> Predictions:
         """Return the Predictions of a dataset with these logits and embeddings."""
         return Predictions(
             classes=self.classes,
@@ -202,109 +224,8 @@ class DatasetPredictor:
             groups=to_string_array(dataset.frame["group"]),
             sources=to_string_array(dataset.frame["source"]),
             temperature=self.temperature,
-            has_logits=has_logits,
+            has_logits=self.has_logits,
         )
-
-
-@dataclass(eq=False, kw_only=True)
-class ForeignPredictor(DatasetPredictor):
-    """Predictor of data sets by any Predictor, of which only probabilities are known, see `Predictions.has_logits`.
-
-    With a method `predict_each(images) -> [row of probabilities or reason]`, it also accepts images that fail. With
-    `predict_logits(images) -> (N, C)`, which the temperature divides, logits are known. With `preprocessing`, images
-    are resized by that first.
-    """
-
-    predictor: Predictor
-    computes_logits: bool = field(default=False, init=False)
-
-    def __post_init__(self) -> None:
-        if not hasattr(self.predictor, "embed"):
-            self.provides = self.provides - {"embeddings"}
-        if hasattr(self.predictor, "preprocessing"):
-            self.preprocessings = (self.predictor.preprocessing,)
-
-    def predict(self, images: DecodedImages) -> NDArray[np.float64]:
-        """Compute the probabilities (N, C) of decoded images; raise DataError if they are none."""
-        probabilities = np.asarray(self.predictor.predict(images), dtype=np.float64)
-        shape = len(images), len(self.classes)
-        try:
-            if probabilities.shape == shape:
-                return normalise_rows(probabilities)
-        except ImproperError:
-            pass
-        raise DataError(f"{self.name}: expected probabilities of shape {shape} whose rows sum to 1.")
-
-    def mark_answered(self, dataset: Dataset) -> NDArray[np.bool_]:
-        """Return which images of a dataset the detector does not fail on, (N,), asking it for all of them."""
-        each = getattr(self.predictor, "predict_each", None)
-        if each is None:
-            return np.ones(len(dataset), dtype=bool)
-        answers: list[NDArray[np.float64] | str] = []
-        for first in track(range(0, len(dataset), self.batch_size), dataset.name, unit="batch"):
-            answers += each([dataset.image(row) for row in range(first, min(first + self.batch_size, len(dataset)))])
-        return np.array([not isinstance(answer, str) for answer in answers], dtype=bool)
-
-    def predict_variations(self, dataset: Dataset, variations: Sequence[Variation | None]) -> list[Predictions]:
-        """Compute the Predictions under each variation of the decoded images; None is none, with embeddings."""
-        refuse_changed_files(dataset)
-        started = time.monotonic()
-        logits: list[list[NDArray[np.floating]]] = [[] for _ in variations]
-        embeddings: list[list[NDArray[np.floating]]] = [[] for _ in variations]
-        embed = getattr(self.predictor, "embed", None)
-        for first in track(range(0, len(dataset), self.batch_size), dataset.name, unit="batch"):
-            rows = range(first, min(first + self.batch_size, len(dataset)))
-            images = [dataset.image(row) for row in rows]
-            seeds = [derive_seed(str(dataset.frame["sha256"].iat[row])) for row in rows]
-            for index, variation in enumerate(variations):
-                varied = images
-                if variation is not None:
-                    pairs = zip(images, seeds, strict=True)
-                    varied = [apply_variation(variation, image, self.prepare, seed) for image, seed in pairs]
-                logits[index].append(self._compute_log(varied))
-                embeddings[index].append(embed(varied) if embed and variation is None else np.zeros((len(rows), 0)))
-        features = [np.concatenate(parts).astype(np.float32) for parts in embeddings]
-        outputs = zip(map(np.concatenate, logits), features, strict=True)
-        has_logits = hasattr(self.predictor, "predict_logits")
-        found = [self.describe(dataset, *one, has_logits=has_logits) for one in outputs]
-        self._seconds += time.monotonic() - started
-        return found
-
-    def predict_files(
-        self, paths: Sequence[str], calibrated: bool = True, precision: str = "32", embedded: bool = False
-    ) -> Generator[pd.DataFrame, None, None]:
-        """Yield the table of predictions of image files batch by batch, in order."""
-        for first in range(0, len(paths), self.batch_size):
-            batch = paths[first : first + self.batch_size]
-            decoded = [try_decode(path) for path in batch]
-            images = [image for image, _ in decoded if image is not None]
-            answers = iter(self._compute_each(images) if images else [])
-            outcomes = [reason if image is None else next(answers) for image, reason in decoded]
-            seen = [(path, one if isinstance(one, str) else "") for path, one in zip(batch, outcomes, strict=True)]
-            found = [one for one in outcomes if not isinstance(one, str)]
-            logits, embeddings = np.reshape(found, (len(found), len(self.classes))), None
-            if embedded and found:
-                shown = [image for (image, _), one in zip(decoded, outcomes, strict=True) if not isinstance(one, str)]
-                embeddings = np.asarray(self.predictor.embed(shown))  # type: ignore[attr-defined]
-            yield self.tabulate(seen, logits, calibrated, embeddings)
-
-    def _compute_each(self, images: DecodedImages) -> list[NDArray[np.floating] | str]:
-        """Return the logits (C,) of each image, or the reason why there are none."""
-        each = getattr(self.predictor, "predict_each", None)
-        if each is not None:
-            return [one if isinstance(one, str) else compute_logarithms(one) for one in each(images)]
-        try:
-            return list(self._compute_log(images))
-        except DataError as error:  # of one of them
-            if len(images) == 1:
-                return [error.lines[0]]
-            return [answer for image in images for answer in self._compute_each([image])]
-
-    def _compute_log(self, images: DecodedImages) -> NDArray[np.floating]:
-        predict_logits = getattr(self.predictor, "predict_logits", None)
-        if predict_logits is None:
-            return compute_logarithms(self.predict(images))
-        return np.asarray(predict_logits(images), dtype=np.float32)
 
 
 class PredictionCache:
@@ -373,3 +294,29 @@ def choose_device(accelerator: str) -> str:
     if accelerator == "gpu":
         raise ConfigError("accelerator=gpu: torch finds no GPU here.", "Remove the option, or use accelerator=cpu.")
     return "cpu"
+
+
+class ImproperError(ValueError):
+    """Rows that are no probabilities: the number of them, the position of the first and its sum."""
+
+    def __init__(self, n: int, row: int, total: float) -> None:
+        super().__init__(f"{n} rows are no probabilities, first row {row}, whose sum is {total:.6g}")
+        self.n, self.row, self.total = n, row, total
+
+
+def normalise_rows(values: ArrayLike) -> NDArray[np.float64]:
+    """Divide each row of probabilities (N, C) by its sum.
+
+    Raise ImproperError if one has a number below 0 or none, or a sum that is not 1 within MAX_SUM_ERROR.
+    """
+    rows = np.asarray(values, dtype=np.float64)
+    sums = rows.sum(axis=1)
+    bad = np.flatnonzero((rows < 0).any(axis=1) | ~(np.abs(sums - 1) <= MAX_SUM_ERROR))
+    if len(bad):
+        raise ImproperError(len(bad), int(bad[0]), float(sums[bad[0]]))
+    return np.asarray(rows / sums[:, None])
+
+
+def compute_logarithms(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the logarithms of probabilities, finite also for 0."""
+    return np.asarray(np.log(np.maximum(probabilities, np.finfo(np.float32).tiny)))

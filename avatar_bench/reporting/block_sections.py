@@ -23,8 +23,7 @@ from avatar_bench.reporting.tables import (
     make_metric_column,
     transpose,
 )
-from avatar_bench.results.declaration import Declaration, TableDeclaration
-from avatar_bench.results.headings import find_heading, find_interval_name, find_word
+from avatar_bench.results.declaration import Declaration, TableDeclaration, find_heading, find_interval_name, find_word
 from avatar_bench.results.result import Metric, Result
 
 _MAX_METRICS = 8  # metrics shown for a block without patterns

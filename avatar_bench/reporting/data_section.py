@@ -90,11 +90,11 @@ def find_assessment(study: Study) -> tuple[str, list[str]] | None:
     """Return the assessment of the data and its reasons, from data_audit of a run or of the data set, or None."""
     results = [saved.result for saved in study.audits]
     for model in study.runs:
-        data = model.record.get("data") or {}
+        data = model.record.data
         result = Result.load_if_complete(Path(data["root"]) / "audit") if data.get("root") else None
         if result is not None and result.provenance.get("data_fingerprint") == data.get("fingerprint", ""):
             results.append(result)
-    own = {(model.record.get("data") or {}).get("fingerprint") for model in study.runs}  # before audits of other sets
+    own = {model.record.data.get("fingerprint") for model in study.runs}  # before audits of other sets
     for result in sorted(results, key=lambda result: result.provenance.get("data_fingerprint") not in own):
         if "assessment" in result.provenance:
             return Assessment.parse(result.provenance["assessment"]).format()
@@ -112,7 +112,7 @@ def _read_splits(study: Study) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """Yield the fingerprint, the models and the images of each readable split."""
     found: dict[str, list[ReportedModel]] = {}
     for model in study.runs:
-        fingerprint = str((model.record.get("split") or {}).get("fingerprint") or _("not known"))
+        fingerprint = str(model.record.split.get("fingerprint") or _("not known"))
         found.setdefault(fingerprint, []).append(model)
     for fingerprint, models in found.items():
         with suppress(OSError, ValueError):

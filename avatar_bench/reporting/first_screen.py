@@ -9,7 +9,7 @@ from avatar_bench.metrics.rounding import format_number
 from avatar_bench.reporting.leaderboard import Leaderboard
 from avatar_bench.reporting.study import Study
 from avatar_bench.reporting.tables import format_metric, format_metric_with_units, format_names
-from avatar_bench.results.headings import find_heading
+from avatar_bench.results.declaration import find_heading
 from avatar_bench.results.view import SEPARATOR
 
 
@@ -122,12 +122,12 @@ def find_alerts(study: Study, boards: Sequence[Leaderboard], audit: tuple[str, l
 def _check_models(study: Study) -> Iterator[str]:
     passed: dict[str, list[str]] = {}
     for model in study.models:
-        made = [model.record, *(saved.result.provenance for saved in model.results.values())]
+        made = [vars(model.record), *(saved.result.provenance for saved in model.results.values())]
         for guard in sorted({str(guard) for one in made for guard in one.get("allow") or ()}):
             passed.setdefault(guard, []).append(model.label)
     for guard, models in passed.items():
         yield _("Guard {guard} was overridden for {models}.", guard=guard, models=format_names(models))
-    if unknown := [model.label for model in study.models if model.is_imported and not model.record.get("trained_on")]:
+    if unknown := [model.label for model in study.models if model.is_imported and not model.record.trained_on]:
         named = format_names(unknown)
         yield _("Training data unknown: {models} may have been trained on the evaluated images.", models=named)
 

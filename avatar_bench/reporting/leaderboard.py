@@ -28,7 +28,7 @@ from avatar_bench.reporting.tables import (
     make_metric_cell,
     make_metric_column,
 )
-from avatar_bench.results.headings import find_heading
+from avatar_bench.results.declaration import find_heading
 from avatar_bench.results.result import Metric
 
 Metrics = dict[str, Metric | None]
@@ -206,7 +206,7 @@ def _gather_seeds(rows: Iterable[LeaderboardRow], ranking: Ranking) -> Iterator[
             metrics = {key: _average([row.metrics[key] for row in runs], key, ranking[name]) for key in runs[0].metrics}
             yield replace(runs[0], metrics=metrics, seeds=tuple(row.model.label for row in runs))
             for row in runs:
-                reason = _("seed {seed}", seed=row.model.record.get("seed"))
+                reason = _("seed {seed}", seed=row.model.record.seed)
                 yield replace(row, first=None, last=None, letters="", reason=reason)
         else:
             yield from runs

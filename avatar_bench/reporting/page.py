@@ -183,17 +183,17 @@ def _list_kinds(boards: list[Leaderboard]) -> list[str]:
 
 def _build_model_page(study: Study, model: ReportedModel) -> dict[str, Any]:
     record, curves = model.record, _draw_curves(model)
-    temperature, fit = record.get("temperature"), TemperatureFit.parse(record.get("temperature_fit"))
+    temperature, fit = record.temperature, TemperatureFit.parse(record.temperature_fit)
     facts = [
         (_("kind"), {"run": _("run"), "soup": _("soup")}.get(model.kind, _("ensemble"))),
-        (_("backbone"), flatten_options(model.config).get("model.backbone") or record.get("model")),
-        (_("mode"), record.get("mode")),
-        (_("seed"), record.get("seed")),
-        (_("members"), ", ".join(_name_members(study, record))),
-        (_("val macro-F1"), _format_fact((record.get("metrics") or {}).get("val/macro_f1"))),
+        (_("backbone"), flatten_options(model.config).get("model.backbone") or record.model),
+        (_("mode"), record.mode),
+        (_("seed"), record.seed),
+        (_("members"), ", ".join(_name_members(study, model))),
+        (_("val macro-F1"), _format_fact(record.metrics.get("val/macro_f1"))),
         (_("temperature"), format_temperature(temperature, fit) if isinstance(temperature, int | float) else ""),
-        (_("training time (s)"), _format_fact(record.get("train_seconds"))),
-        (_("passes per training step"), record.get("passes_per_step")),
+        (_("training time (s)"), _format_fact(record.train_seconds)),
+        (_("passes per training step"), record.passes_per_step),
         (_("checkpoint, SHA-256"), model.checkpoint[:12]),
     ]
     shown = None
@@ -230,7 +230,7 @@ def _draw_curves(model: ReportedModel) -> Path:
         own.parent.mkdir(exist_ok=True)
         history = read_csv(model.folder / "metrics.csv")
         with atomic_write(own) as part:
-            curves = plots.draw_training_curves(history, model.record.get("best_epoch"))
+            curves = plots.draw_training_curves(history, model.record.best_epoch)
             curves.savefig(part, format="png", metadata=plots.CHART)
     return own
 
@@ -239,15 +239,13 @@ def _format_fact(value: Any) -> Any:
     return format_number(value) if isinstance(value, float) else value
 
 
-def _name_members(study: Study, record: dict[str, Any]) -> Iterator[str]:
+def _name_members(study: Study, ensemble: ReportedModel) -> Iterator[str]:
     """Yield the members of an ensemble with their weights."""
     labels = {model.checkpoint: model.label for model in study.runs}
-    members = record.get("members")
-    for member in members if isinstance(members, list) else ():
-        if isinstance(member, dict):
-            label = labels.get(str(member.get("checkpoint_sha256")), str(member.get("run")))
-            weight = member.get("weight")
-            yield f"{label} ({format_number(weight)})" if isinstance(weight, float) else label
+    for member in ensemble.members:
+        label = labels.get(str(member.get("checkpoint_sha256")), str(member.get("run")))
+        weight = member.get("weight")
+        yield f"{label} ({format_number(weight)})" if isinstance(weight, float) else label
 
 
 def _order_figures(content: dict[str, Any]) -> list[Path]:

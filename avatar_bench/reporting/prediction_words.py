@@ -104,7 +104,7 @@ def _read_results(run: Run) -> Iterator[SavedResult]:
 
 def _read_validation(run: Run) -> Metric | None:
     """Return the accuracy that train has recorded; None for other classes or without it."""
-    value, n = (run.record.get("metrics") or {}).get("val/accuracy"), (run.record.get("split") or {}).get("counts", {})
+    value, n = run.record.metrics.get("val/accuracy"), run.record.split.get("counts", {})
     if value is None or run.view.classes or not n.get("val"):
         return None
     return Metric(value, n["val"], *wilson(value * n["val"], n["val"]))

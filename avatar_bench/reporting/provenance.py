@@ -27,7 +27,7 @@ def build_model_table(study: Study) -> Table:
         texts = [_join([one.get(key) for one in found]) for key in ("data_fingerprint", "version", "torch")]
         hashes = _make_hash_cell([model.checkpoint])
         origin = (*model.describe_origin(), _describe_calibration(model))
-        cells = [model.label, *origin, hashes, model.record.get("seed"), *texts, len(found)]
+        cells = [model.label, *origin, hashes, model.record.seed, *texts, len(found)]
         rows.append(TableRow(cells, model.label))
     return Table("models", _("Evaluated models"), columns, rows)
 

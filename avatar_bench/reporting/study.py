@@ -27,7 +27,7 @@ from avatar_bench.results.reasons import format_reason
 from avatar_bench.results.result import AGAINST_FOLDER
 from avatar_bench.results.view import ALL, SEPARATOR
 from avatar_bench.runs.labels import LabelledRun, label_runs
-from avatar_bench.runs.record import ENSEMBLE, IMPORTED, RECORD, USABLE_STATUSES, read_config, read_record
+from avatar_bench.runs.record import ENSEMBLE, IMPORTED, RECORD, USABLE_STATUSES, RunRecord, read_config, read_record
 from avatar_bench.runs.saved_calibration import BY_TRAIN, SavedCalibration, read_calibration
 
 _SET_ORDER = ("blind", "test", "val", "calibration")  # order of sets: the most informative about new images first
@@ -42,16 +42,17 @@ class ReportedModel(LabelledRun):
     kind: str = "run"  # or ensemble, soup
     results: dict[ResultKey, SavedResult] = field(default_factory=dict)
     calibration: SavedCalibration | None = None  # on a user's images
+    members: Sequence[Mapping[str, Any]] = ()  # of an ensemble: run, checkpoint_sha256, weight, temperature
 
     @property
     def is_imported(self) -> bool:
         """Return whether it was made elsewhere."""
-        return self.record.get("status") == IMPORTED
+        return self.record.status == IMPORTED
 
     @property
     def teacher(self) -> str:
         """Return the run whose answers it was trained on, as text; "" without one."""
-        stated = (self.record.get("init") or {}).get("teacher") or {}
+        stated = self.record.init.get("teacher") or {}
         name = "/".join(Path(str(stated.get("run", ""))).parts[-2:])
         return _("teacher: {name}", name=name) if name else ""
 
@@ -59,8 +60,8 @@ class ReportedModel(LabelledRun):
         """Return the kind and the licence of the model, and whether the images that it was trained on are known."""
         if not self.is_imported:
             return ", ".join(filter(None, [_("trained here"), self.teacher])), "", _("known")
-        licence, known = str(self.record.get("licence") or ""), self.record.get("trained_on")
-        return f"{_('imported')}: {self.record.get('kind')}", licence, _("known") if known else _("unknown")
+        licence, known = str(self.record.licence or ""), self.record.trained_on
+        return f"{_('imported')}: {self.record.kind}", licence, _("known") if known else _("unknown")
 
     def describe_briefly(self) -> str:
         """Return what tells the model from a run that was trained here on labels alone: its kind, origin or teacher."""
@@ -69,14 +70,14 @@ class ReportedModel(LabelledRun):
         if not self.is_imported:
             return self.teacher
         kind, licence, training = self.describe_origin()
-        size = (self.record.get("detector") or {}).get("parameters")
+        size = self.record.detector.get("parameters")
         parameters = _("{number} M parameters", number=format_number(size / 1e6)) if size else ""
         return ", ".join(filter(None, [kind, licence, parameters, f"{_('training data')}: {training}"]))
 
     @property
     def checkpoint(self) -> str:
         """Return the SHA-256 of the evaluated checkpoint, "" where it is not known."""
-        return str(self.record.get("checkpoint_sha256") or "")
+        return str(self.record.checkpoint_sha256 or "")
 
     @property
     def weights(self) -> tuple[str, str | None]:
@@ -252,10 +253,10 @@ class _StudyReader:
             except AvatarBenchError as error:
                 self.note("damaged", folder, error.lines[0])
                 continue
-            if record.get("status") in USABLE_STATUSES:
-                finished.append((str(record.get("started", "")), str(folder), folder))
+            if record.status in USABLE_STATUSES:
+                finished.append((record.started or "", str(folder), folder))
             else:
-                self.note("unfinished", folder, _("its status is {status}", status=record.get("status", "unknown")))
+                self.note("unfinished", folder, _("its status is {status}", status=record.status or "unknown"))
         models = []
         for one in label_runs([folder for *__, folder in sorted(finished)]):
             model = ReportedModel(**vars(one))
@@ -268,8 +269,8 @@ class _StudyReader:
         models = []
         for folder in _find_folders(self.root, ENSEMBLE):
             try:
-                record = json.loads((folder / ENSEMBLE).read_text(encoding="utf-8"))
-                kind, members = str(record["kind"]), [dict(member) for member in record["members"]]
+                stated = json.loads((folder / ENSEMBLE).read_text(encoding="utf-8"))
+                kind, members = str(stated["kind"]), [dict(member) for member in stated["members"]]
             except (OSError, ValueError, KeyError, TypeError) as error:
                 self.note("damaged", folder, str(error))
                 continue
@@ -277,7 +278,10 @@ class _StudyReader:
             for why in reasons:
                 self.note("foreign", folder, why, folder.name)
             if not reasons:
-                model = ReportedModel(folder, folder.name, folder.name, record, read_config(folder), kind)
+                record = RunRecord(temperature=stated.get("temperature"), temperature_fit=stated.get("temperature_fit"))
+                model = ReportedModel(
+                    folder, folder.name, folder.name, record, read_config(folder), kind, members=members
+                )
                 models.append(self._add_results(model, read_evaluation(folder)))
         return models
 

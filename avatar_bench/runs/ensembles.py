@@ -22,14 +22,14 @@ from avatar_bench.errors import CheckpointError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.hashes import sha256_of_text
 from avatar_bench.inference import copy_search
+from avatar_bench.inference.network_predictor import EnsemblePredictor
 from avatar_bench.inference.predictor import DatasetPredictor
 from avatar_bench.metrics.averaging import AveragingWeights
 from avatar_bench.metrics.calibration import TemperatureFit
 from avatar_bench.models.card_schema import find_class_fault
 from avatar_bench.models.model_card import Card, describe_training
-from avatar_bench.runs.ensemble_predictor import EnsemblePredictor
 from avatar_bench.runs.imported import ImportedRun
-from avatar_bench.runs.record import ENSEMBLE, is_imported, read_json
+from avatar_bench.runs.record import ENSEMBLE, RunRecord, is_imported, read_json
 from avatar_bench.runs.run import Run
 
 if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class CombinedRun(Run):
         """Return the earlier trainings of all members' weights, including each member's own."""
         steps: list[dict[str, Any]] = []
         for member in self.members:
-            own = describe_training(member.card, member.checkpoint_sha256, member.record.get("allow") or [])
+            own = describe_training(member.card, member.checkpoint_sha256, member.record.allow or [])
             steps += [step for step in (*member.ancestors, own) if step not in steps]
         return steps
 
@@ -168,15 +168,9 @@ class EnsembleRun(CombinedRun):
     def predictor(self) -> DatasetPredictor:
         """Return the average of the members' predictors."""
         members = [member.cache for member in self.members]
+        distinct = dict.fromkeys(prepare for member in members for prepare in member.predictor.preprocessings)
         return EnsemblePredictor(
-            name=self.name,
-            classes=self.card.classes,
-            temperature=self.temperature,
-            preprocessings=tuple(dict.fromkeys(one for each in members for one in each.predictor.preprocessings)),
-            workers=self.workers,
-            batch_size=self.batch_size,
-            members=members,
-            mix=self.mix,
+            **self._predictor_fields, preprocessings=tuple(distinct), members=members, mix=self.mix
         )
 
 
@@ -225,7 +219,7 @@ def _open(path: Path, options: Mapping[str, Any], depth: int = 0) -> Run:
     rows = [(float(member["weight"]), float(member["temperature"])) for member in description["members"]]
     mix = AveragingWeights(*np.array(rows).T)
     fields = {"members": members, "mix": mix, "fitted": float(description["temperature"]), **options}
-    record = _merge_records(members) | {"temperature_fit": description.get("temperature_fit")}
+    record = replace(_merge_records(members), temperature_fit=description.get("temperature_fit") or {})
     location = (folder / ENSEMBLE, folder, record)
     if description["kind"] == "soup":
         return WeightSoup(*location, **fields)
@@ -273,12 +267,13 @@ def _compute_relative_path(path: Path, folder: Path) -> str:
         return str(path.absolute())
 
 
-def _merge_records(members: Sequence[Run]) -> dict[str, Any]:
+def _merge_records(members: Sequence[Run]) -> RunRecord:
     """Return the values on which all records agree, the first one's data location, and what any training resembles."""
     records = [member.record for member in members]
-    merged = _keep_agreed_values(records) | {key: records[0][key] for key in ("data",) if key in records[0]}
-    if all("resembles" in record for record in records):
-        merged["resembles"] = sorted({name for record in records for name in record["resembles"]})
+    merged = RunRecord(**_keep_agreed_values([vars(record) for record in records]) | {"data": records[0].data})
+    resembled = [record.resembles for record in records if record.resembles is not None]
+    is_known = len(resembled) == len(records)
+    merged.resembles = sorted({name for names in resembled for name in names}) if is_known else None
     return merged
 
 

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from avatar_bench.console.machine import retain_freed_memory
-from avatar_bench.inference.autotune import choose_runtime, count_workers, tune_inference
+from avatar_bench.errors import ConfigError
+from avatar_bench.files.csv_io import unescape_formulas
+from avatar_bench.inference.autotune import (
+    MAX_LOG_DIFFERENCE,
+    choose_runtime,
+    count_workers,
+    set_threads,
+    tune_inference,
+)
 from avatar_bench.inference.prediction_table import DECISION_COLUMNS, list_prediction_columns
-from avatar_bench.inference.resume import refuse_other_columns, refuse_other_run
 from avatar_bench.runs.ensembles import open_run
-from avatar_bench.runs.run import Run, set_threads, set_view
+from avatar_bench.runs.run import Run
+from avatar_bench.runs.run_images import set_view
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from avatar_bench.commands.predict import PredictConfig
     from avatar_bench.runs.decisions import DecisionRule
 
@@ -72,15 +81,56 @@ class FilePredictor:
                 yield table
 
     def refuse_other_rows(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Raise ConfigError if earlier rows are not those of this run and these options."""
-        refuse_other_run(self.run, rows, self.settings.calibrated, self.settings.precision, self.rule)
+        """Raise ConfigError if earlier rows, some of whose files are predicted again, are not of this run and options.
+
+        Missing and unreadable files are ignored, and a few changed files are tolerated.
+        """
+        good = [row for row in rows if row["status"] == "ok"]
+        self._refuse_other_predictions(good)
         for name, columns in self.settings.find_columns().items():
-            refuse_other_columns(name, columns, self.run, rows)
+            earlier = pd.DataFrame(good, columns=["path", "status", *columns.names])
+            again = columns.add_to(earlier[["path", "status"]], self.run)[[*columns.names]]
+            is_there = again.notna().any(axis=1)
+            # what a spreadsheet would run as a formula is preceded by a sign in CSV
+            before = unescape_formulas(earlier[[*columns.names]][is_there].astype(object))
+            if not before.equals(unescape_formulas(again[is_there].astype(object))):
+                options = [f"{name}.{each.name}" for each in fields(columns) if each.name != "enabled"]
+                raise ConfigError(
+                    f"update=true: the {name} in the existing rows is another: "
+                    f"{', '.join(['a file', *options])} or view has changed.",
+                    "Choose another output, or remove update=true to predict all files again.",
+                )
+
+    def _refuse_other_predictions(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Raise ConfigError if most of the rows differ, or any decision."""
+        options = self.settings.calibrated, self.settings.precision, self.rule
+        again = self.run.predict_files([row["path"] for row in rows], *options) if rows else ()
+        table = pd.concat(list(again) or [pd.DataFrame({"status": []})], ignore_index=True)
+        compared = np.flatnonzero(table["status"] == "ok").tolist()
+        if not compared:
+            return
+        names = [f"prob_{name}" for name in self.run.classes]
+        before = _to_logarithms([[row[name] for name in names] for row in (rows[k] for k in compared)])
+        after = _to_logarithms(table.loc[compared, names].to_numpy())
+        differs = np.abs(before - after).max(axis=1) > MAX_LOG_DIFFERENCE[self.settings.precision]
+        if differs.mean() > 0.5:
+            raise ConfigError(
+                "update=true: the existing rows are of another checkpoint, or of another calibrated, precision or "
+                "runtime.",
+                "Choose another output, or remove update=true to predict all files again.",
+            )
+        decided = [name for name in ("decision", "decision_reason", "prediction_set") if name in table]
+        kept = [k for k, differs_much in zip(compared, differs, strict=True) if not differs_much]
+        if any(rows[k][name] != table.at[k, name] for k in kept for name in decided):
+            raise ConfigError(
+                "update=true: the existing decisions were made with another target_error, costs, alpha or calibration.",
+                "Choose another output, or remove update=true to decide on all files again.",
+            )
 
     @property
     def is_calibrated(self) -> bool:
         """Return whether the probabilities are calibrated."""
-        return self.settings.calibrated and self.run.is_calibrated
+        return self.settings.calibrated and self.run.predictor.is_calibrated
 
     def load(self) -> list[str]:
         """Load the network and return notices to print; raise CheckpointError if it cannot be loaded."""
@@ -131,3 +181,7 @@ def open_tuned_run(path: Path, options: ComputeOptions | PredictConfig, n_files:
     run.predictor.workers = count_workers() if options.workers is None else options.workers
     options.threads, options.workers = torch.get_num_threads(), run.predictor.workers
     return run
+
+
+def _to_logarithms(probabilities: Iterable[Any]) -> NDArray[np.float64]:
+    return np.log(np.maximum(np.array(probabilities, dtype=np.float64), 1e-12))

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from avatar_bench.config.entries import find_entry
@@ -18,12 +15,11 @@ from avatar_bench.data.user_tables import read_user_table
 from avatar_bench.errors import CheckpointError, DataError
 from avatar_bench.files.hashes import sha256_of_file, sha256_of_text
 from avatar_bench.inference.detectors import CONTENTS, open_detector
+from avatar_bench.inference.foreign_tables import ScoreScale
 from avatar_bench.inference.predictor import DatasetPredictor
-from avatar_bench.inference.probabilities import ScoreScale
 from avatar_bench.models.card_schema import find_class_fault, find_setting_fault
 from avatar_bench.models.model_card import Card
-from avatar_bench.results.reasons import Reason
-from avatar_bench.runs.record import RECORD, read_record
+from avatar_bench.runs.record import RECORD, RunRecord, read_record
 from avatar_bench.runs.run import Run
 
 
@@ -36,30 +32,29 @@ class ImportedRun(Run):
         """Open the run folder of an imported detector; raise CheckpointError if its record is damaged."""
         folder = Path(path)
         record = read_record(folder)
-        classes, settings = record.get("classes") or [], record.get("detector") or {}
+        classes, settings = record.classes or [], record.detector
         native = settings.get("classes") or []
         is_named = isinstance(native, list) and all(isinstance(name, str) for name in native)
-        is_whole = is_named and len(native) == len(classes) and record.get("kind")
+        is_whole = is_named and len(native) == len(classes) and record.kind
         if (fault := find_class_fault(classes) or find_setting_fault(settings)) or not is_whole:
             raise CheckpointError(
                 f"{folder / RECORD} is damaged{fault and ': '}{fault}.", "Restore it, or import the detector again."
             )
-        stated = record.get("class_map") or {}
-        class_map = {name: stated.get(own, own) for own, name in zip(native, classes, strict=True)}
+        class_map = {name: record.class_map.get(own, own) for own, name in zip(native, classes, strict=True)}
         return cls(folder, folder, record, class_map=class_map, **options)
 
     @cached_property
     def card(self) -> Card:
         """Return a card with the classes, in the order of the outputs."""
-        settings = self.record["detector"]
+        settings = self.record.detector
         preprocessing, temperature = settings.get("preprocessing") or {}, float(settings.get("temperature") or 1)
-        return Card(tuple(self.record["classes"]), str(self.record["kind"]), preprocessing, temperature=temperature)
+        return Card(tuple(self.record.classes or ()), str(self.record.kind), preprocessing, temperature=temperature)
 
     @cached_property
     def checkpoint_sha256(self) -> str:
         """Return the hash of everything imported; raise CheckpointError if the folder holds something else."""
         found = hash_detector(self.checkpoint / CONTENTS, self.record)
-        if found != self.record.get("checkpoint_sha256"):
+        if found != self.record.checkpoint_sha256:
             raise CheckpointError(
                 f"{self.checkpoint} is damaged: its contents are not those recorded in {RECORD}.",
                 "Import the detector again.",
@@ -67,17 +62,12 @@ class ImportedRun(Run):
         return found
 
     @property
-    def unknown_training(self) -> Reason | None:
-        """Return a warning if it is not known what the detector was trained on."""
-        return None if self.trained_on is not None else Reason("training_data_unknown", run=self.label or self.name)
-
-    @property
     def score_scale(self) -> ScoreScale | None:
         """Return the scale of the detector's score, None if it returns probabilities of its classes.
 
         Raise CheckpointError if an earlier version imported it.
         """
-        settings = self.record["detector"]
+        settings = self.record.detector
         if not settings.get("score"):
             return None
         if "scale" not in settings:
@@ -87,25 +77,15 @@ class ImportedRun(Run):
     @property
     def own_threshold(self) -> float | None:
         """Return the threshold of the score that came with the detector, None if it is unknown."""
-        value = self.record["detector"].get("threshold")
+        value = self.record.detector.get("threshold")
         return None if value is None else float(value)
 
     @property
-    def lacks_threshold(self) -> bool:
-        """Return whether it is a detector with a score but without the threshold from which it decides."""
-        is_fitted = self.saved_calibration is not None and self.saved_calibration.threshold is not None
-        return bool(self.record["detector"].get("score")) and self.own_threshold is None and not is_fitted
-
-    @property
     def provides(self) -> frozenset[str]:
-        """Return the needs of blocks that the run meets."""
-        return super().provides - ({"decisions"} if self.lacks_threshold else set())
-
-    def predict_files(self, paths: Sequence[str], *args: Any, **options: Any) -> Generator[pd.DataFrame, None, None]:
-        """Yield the table of predictions of image files batch by batch, without classes if it lacks a threshold."""
-        with closing(super().predict_files(paths, *args, **options)) as tables:
-            for table in tables:
-                yield table.assign(prediction=np.nan, confidence=np.nan) if self.lacks_threshold else table
+        """Return the needs of blocks that the run meets: no decisions by a score without a threshold."""
+        is_fitted = self.saved_calibration is not None and self.saved_calibration.threshold is not None
+        lacks_threshold = bool(self.record.detector.get("score")) and self.own_threshold is None and not is_fitted
+        return super().provides - ({"decisions"} if lacks_threshold else set())
 
     @property
     def bias(self) -> tuple[float, ...]:
@@ -122,22 +102,20 @@ class ImportedRun(Run):
     def predictor(self) -> DatasetPredictor:
         """Return the detector's predictor."""
         self.checkpoint_sha256  # noqa: B018  # raises if the files have changed
-        entry = find_entry("detector", str(self.record["kind"]), f"the detector of {self.name}, {self.record['kind']}")
-        common = {name: getattr(self, name) for name in ("name", "temperature", "bias", "workers", "batch_size")}
-        common["classes"] = self.card.classes
-        settings = self.record["detector"]
+        entry = find_entry("detector", str(self.record.kind), f"the detector of {self.name}, {self.record.kind}")
+        common = self._predictor_fields
         try:
-            return open_detector(entry, self.checkpoint, settings, self.accelerator, self.allow, **common)
+            return open_detector(entry, self.checkpoint, self.record.detector, self.accelerator, self.allow, **common)
         except (KeyError, TypeError, ValueError) as error:  # a setting is missing or of another type
             reason = f"{self.name} cannot be opened by its {RECORD}: {type(error).__name__}: {error}."
             raise CheckpointError(reason, "Import the detector again.") from error
 
 
-def hash_detector(folder: Path, record: Mapping[str, Any]) -> str:
+def hash_detector(folder: Path, record: RunRecord) -> str:
     """Return a hash of the files of an imported detector, of its settings and of its classes."""
     files = sorted(file for file in folder.rglob("*") if file.is_file())
     contents = [(file.relative_to(folder).as_posix(), sha256_of_file(file)) for file in files]
-    return sha256_of_text(repr((record["kind"], record["classes"], sorted(record["detector"].items()), contents)))
+    return sha256_of_text(repr((record.kind, record.classes, sorted(record.detector.items()), contents)))
 
 
 def write_training_images(file: Path, target: Path) -> Dataset:

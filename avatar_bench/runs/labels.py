@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from avatar_bench.runs.record import RECORD, flatten_options, read_config, read_record
+from avatar_bench.runs.record import RECORD, RunRecord, flatten_options, read_config, read_record
 
 # options that may differ between runs of one recipe: the seed, and those without effect on the weights
 _RECIPE_EXCLUDED = (
@@ -29,7 +29,7 @@ class LabelledRun:
     folder: Path
     label: str
     recipe: str
-    record: dict[str, Any]
+    record: RunRecord
     config: dict[str, Any]
 
 
@@ -38,22 +38,26 @@ def label_runs(folders: Sequence[Path]) -> list[LabelledRun]:
 
     A checkpoint file is labelled by its file name. Raises CheckpointError if a record cannot be read.
     """
-    records = [read_record(folder) if (folder / RECORD).is_file() else {} for folder in folders]
+    records = [read_record(folder) if (folder / RECORD).is_file() else RunRecord() for folder in folders]
     configs = [read_config(folder) for folder in folders]
     recipes = [_flatten_recipe(config) for config in configs]
     keys = [_build_key(recipe) if recipe else str(folder) for folder, recipe in zip(folders, recipes, strict=True)]
-    names = _name_recipes(folders, records, recipes, keys)
-    named = [names[key] for key in keys]
+    first = {key: keys.index(key) for key in keys}  # the place of the first run of each recipe
+    named = [_name_recipe(records[first[key]], recipes[first[key]]) or folders[first[key]].name for key in keys]
+    by_key = dict(zip(keys, _add_differences(named, keys, recipes), strict=True))
+    unique = _disambiguate_names(list(by_key.values()), [folders[first[key]] for key in by_key])
+    by_key = dict(zip(by_key, unique, strict=True))
+    names = [by_key[key] for key in keys]
     labels = [
-        f"{name} · seed {record.get('seed')}" if named.count(name) > 1 else name
-        for name, record in zip(named, records, strict=True)
+        f"{name} · seed {record.seed}" if names.count(name) > 1 else name
+        for name, record in zip(names, records, strict=True)
     ]
     labels = _disambiguate_names(labels, folders)
-    return [LabelledRun(*row) for row in zip(folders, labels, named, records, configs, strict=True)]
+    return [LabelledRun(*row) for row in zip(folders, labels, names, records, configs, strict=True)]
 
 
 def describe_recipes_without(
-    options: Sequence[str], records: Sequence[dict[str, Any]], configs: Sequence[dict[str, Any]]
+    options: Sequence[str], records: Sequence[RunRecord], configs: Sequence[dict[str, Any]]
 ) -> list[tuple[str, str]]:
     """Return for each run a key and a name shared by runs that differ only in seed and some options.
 
@@ -62,28 +66,17 @@ def describe_recipes_without(
     recipes = [_flatten_recipe(config, options) for config in configs]
     keys = [_build_key(recipe) if recipe else "" for recipe in recipes]
     names = [_name_recipe(record, recipe) for record, recipe in zip(records, recipes, strict=True)]
+    return list(zip(keys, _add_differences(names, keys, recipes), strict=True))
+
+
+def _add_differences(names: Sequence[str], keys: Sequence[str], recipes: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the names (N,) of recipes with, where several recipes have one name, the options that differ."""
+    longer = dict(zip(zip(names, keys, strict=True), names, strict=True))
     for name in set(names):
-        alike = {key: place for place, key in reversed(list(enumerate(keys))) if names[place] == name}
-        differences = _name_differences([recipes[place] for place in alike.values()]) if len(alike) > 1 else [""]
-        for key, difference in zip(alike, differences, strict=True):
-            for place in (place for place, other in enumerate(keys) if other == key and names[place] == name):
-                names[place] = f"{name} {difference}".strip()
-    return list(zip(keys, names, strict=True))
-
-
-def _name_recipes(
-    folders: Sequence[Path], records: Sequence[dict[str, Any]], recipes: Sequence[dict[str, Any]], keys: Sequence[str]
-) -> dict[str, str]:
-    """Map each recipe's key to a name; recipes of one name also get the options that differ, or their folder."""
-    first = {key: place for place, key in reversed(list(enumerate(keys)))}
-    places = sorted(first.values())
-    names = [_name_recipe(records[place], recipes[place]) or folders[place].name for place in places]
-    for name in {name for name, count in Counter(names).items() if count > 1}:
-        alike = [row for row, other in enumerate(names) if other == name]
-        for row, options in zip(alike, _name_differences([recipes[places[row]] for row in alike]), strict=True):
-            names[row] = f"{name} {options}".strip()
-    names = _disambiguate_names(names, [folders[place] for place in places])
-    return {keys[place]: name for place, name in zip(places, names, strict=True)}
+        alike = [key for other, key in longer if other == name]
+        differences = _name_differences([recipes[keys.index(key)] for key in alike]) if len(alike) > 1 else [""]
+        longer |= {(name, key): f"{name} {text}".strip() for key, text in zip(alike, differences, strict=True)}
+    return [longer[pair] for pair in zip(names, keys, strict=True)]
 
 
 def _name_differences(recipes: Sequence[dict[str, Any]]) -> list[str]:
@@ -99,17 +92,17 @@ def _format_value(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
-def _name_recipe(record: dict[str, Any], recipe: dict[str, Any]) -> str:
+def _name_recipe(record: RunRecord, recipe: dict[str, Any]) -> str:
     """Name a recipe by its experiment, else by model, mode, shots and SAM; its pretraining and held-out sources."""
-    if record.get("experiment"):
-        name = str(record["experiment"])
+    if record.experiment:
+        name = record.experiment
     else:
-        name = " ".join(str(record[part]) for part in ("name", "mode") if record.get(part))
+        name = " ".join(filter(None, (record.name, record.mode)))
         if shots := recipe.get("mode.shots"):
             name += f" {shots} shots"
         if rho := recipe.get("optimizer.rho"):
             name += f" sam {rho}" + " adaptive" * bool(recipe.get("optimizer.adaptive"))
-    if method := (record.get("init") or {}).get("method"):
+    if method := record.init.get("method"):
         name += f" from {method}"
     held_out = recipe.get("data.split.held_out")
     return f"{name} without {', '.join(map(str, held_out))}" if held_out else name

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -107,13 +107,6 @@ class RunRecord:
     class_map: dict[str, Any] = field(default_factory=dict)  # as given: of its own class names to those of data sets
     trained_on: dict[str, Any] | None = None  # n, root, images_sha256 of the list of images; None: unknown
 
-    @classmethod
-    def read(cls, folder: Path) -> RunRecord:
-        """Read the record of a run folder, as `read_record` does."""
-        known, data = _find_record_types(), read_record(folder)
-        stated = {name: value for name, value in data.items() if name in known and value is not None}
-        return cls(**{"schema": None, **stated})
-
     def write(self, folder: Path) -> None:
         """Write the run folder's run.json atomically."""
         self.schema = SCHEMA
@@ -196,26 +189,24 @@ def locate_checkpoint(path: Path, option: str = "ckpt") -> tuple[Path, Path | No
                 f"{option}={path} is not a run folder: it has no {RECORD}.",
                 "Expected a folder made by train, or a .ckpt file. See: avatar-bench list runs",
             )
-        checkpoint, shared = path / "checkpoints" / BEST_CHECKPOINT, path / SHARED_WEIGHTS
-        if is_imported(path):
+        record = read_record(path)
+        if record.status == IMPORTED:
             raise CheckpointError(
                 f"{option}={path} is an imported detector, which has no checkpoint.",
                 "It can be evaluated, but not exported or trained.",
             )
-        if read_record(path).get("command") == "pretrain":
+        if record.command == "pretrain":
             raise CheckpointError(
                 f"{option}={path} is a pretrained backbone without a classifier.",
                 f"Train from it first: avatar-bench train model.weights={path / BACKBONE_FILE}",
             )
-        if not os.path.isfile(checkpoint):
-            if os.path.isfile(shared):
-                return shared, path
-            status = read_record(path).get("status", "unknown")
-            raise CheckpointError(
-                f"{path} has no checkpoints/best.ckpt; its status is {status}.",
-                f"Finish it with: avatar-bench train resume={path}",
-            )
-        return checkpoint, path
+        for checkpoint in (path / "checkpoints" / BEST_CHECKPOINT, path / SHARED_WEIGHTS):
+            if os.path.isfile(checkpoint):
+                return checkpoint, path
+        raise CheckpointError(
+            f"{path} has no checkpoints/best.ckpt; its status is {record.status or 'unknown'}.",
+            f"Finish it with: avatar-bench train resume={path}",
+        )
     if not os.path.isfile(path):
         problem = "is neither a file nor a folder" if os.path.lexists(path) else "does not exist"
         raise CheckpointError(
@@ -233,16 +224,15 @@ def check_run(path: Path) -> None:
         locate_checkpoint(path)
 
 
-def list_licences(record: Mapping[str, Any]) -> list[str]:
+def list_licences(record: RunRecord) -> list[str]:
     """Return the known licences of a detector, or of the initial weights and the teacher of a run, each once."""
-    init = record.get("init") or {}
-    found = (record.get("licence"), init.get("licence"), (init.get("teacher") or {}).get("licence"))
+    found = (record.licence, record.init.get("licence"), (record.init.get("teacher") or {}).get("licence"))
     return list(dict.fromkeys(str(one) for one in found if one))
 
 
 def is_imported(path: Path) -> bool:
     """Return whether a path is the run folder of an imported detector."""
-    return os.path.isfile(path / RECORD) and read_record(path).get("status") == IMPORTED
+    return os.path.isfile(path / RECORD) and read_record(path).status == IMPORTED
 
 
 def find_runs(root: Path) -> list[Path]:
@@ -254,8 +244,8 @@ def find_runs(root: Path) -> list[Path]:
             records[folder] = read_record(folder)
         except CheckpointError as error:
             print_line(f"skipped: {error.lines[0]}", file=sys.stderr)
-    runs = [folder for folder, record in records.items() if record.get("command") != "pretrain"]
-    return sorted(runs, key=lambda folder: (records[folder].get("started", ""), str(folder)))
+    runs = [folder for folder, record in records.items() if record.command != "pretrain"]
+    return sorted(runs, key=lambda folder: (records[folder].started or "", str(folder)))
 
 
 def choose_newest_run(root: Path = Path("runs")) -> Path:
@@ -295,8 +285,8 @@ def is_run_address(text: str) -> bool:
     return bool(colon) and (prefix in find_entries("run_address") or explain_missing("run_address", prefix) is not None)
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """Read a run folder's run.json as plain values, of this or an earlier version.
+def read_record(folder: Path) -> RunRecord:
+    """Read a run folder's run.json, of this or an earlier version.
 
     Raises CheckpointError if it is damaged, of version 0.1, or of a newer schema.
     """
@@ -306,14 +296,16 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{folder / RECORD} cannot be read: {error}.") from error
     if not isinstance(record, dict):
         raise CheckpointError(f"{folder / RECORD} is not the record of a run.")
-    for name, kinds in _find_record_types().items():
+    known = _find_record_types()
+    for name, kinds in known.items():
         if not isinstance(record.get(name), kinds):
             raise CheckpointError(f"{folder / RECORD}: {name} has the wrong type.", "The file is damaged: restore it.")
     if str((record.get("versions") or {}).get("avatar_bench", "")).startswith("0.1."):
         raise CheckpointError(f"{folder} was made by avatar_bench 0.1, which this version does not read: train again.")
     if (record.get("schema") or 0) > SCHEMA:
         raise CheckpointError(f"{folder} was made by a newer version of avatar_bench.", "Update avatar_bench.")
-    return record
+    stated = {name: value for name, value in record.items() if name in known and value is not None}
+    return RunRecord(**{"schema": None, **stated})
 
 
 @cache

@@ -6,30 +6,28 @@ import os
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import numpy as np
 import pandas as pd
-import torch
 
 import avatar_bench
 from avatar_bench.console.terminal import escape_control_characters
 from avatar_bench.console.warning_filters import keep_filters
 from avatar_bench.data.corruptions import Variation
-from avatar_bench.data.dataset import DATASET_SPLITS, Dataset, read_dataset, read_images, read_split
+from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.leakage import Leakage, UsedImages
-from avatar_bench.data.loaders import encode_targets
-from avatar_bench.data.splits import name_origins, refuse_changed_split
 from avatar_bench.data.transforms import Preprocessing
-from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError, GuardError
+from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError
 from avatar_bench.files.csv_io import read_csv
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.files.paths import make_folder_name
-from avatar_bench.files.table_io import find_table
 from avatar_bench.inference import copy_search
+from avatar_bench.inference.foreign_predictor import ForeignPredictor
 from avatar_bench.inference.network_predictor import NetworkPredictor
 from avatar_bench.inference.prediction_table import (
     EMBEDDING,
@@ -37,25 +35,26 @@ from avatar_bench.inference.prediction_table import (
     list_prediction_columns,
     merge_probabilities,
 )
-from avatar_bench.inference.predictor import DatasetPredictor, ForeignPredictor, PredictionCache, Predictor
+from avatar_bench.inference.predictor import DatasetPredictor, PredictionCache, Predictor
 from avatar_bench.metrics.calibration import TemperatureFit
-from avatar_bench.metrics.units import encode
 from avatar_bench.models.checkpoint import read_checkpoint, verify_checkpoint
 from avatar_bench.models.model_card import Card
 from avatar_bench.results.display import format_pairs
 from avatar_bench.results.predictions import Predictions
-from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import AGAINST_FOLDER, METRICS_FILE, Result
-from avatar_bench.results.view import View, read_views
+from avatar_bench.results.view import View
+from avatar_bench.runs import run_images
 from avatar_bench.runs.record import (
     BEST_CHECKPOINT,
     METRIC,
     RECORD,
     SHARED_WEIGHTS,
+    RunRecord,
     locate_checkpoint,
     read_config,
     read_record,
 )
+from avatar_bench.runs.run_images import apply_view, select_viewed
 from avatar_bench.runs.saved_calibration import BY_TRAIN, CALIBRATION, SavedCalibration, read_calibration
 
 if TYPE_CHECKING:
@@ -63,15 +62,12 @@ if TYPE_CHECKING:
     from avatar_bench.models.classifier import Classifier
     from avatar_bench.runs.decisions import DecisionRule
 
-PRETRAINING_LIST = "pretraining.csv"  # in a run folder: the images used to pretrain its initial weights
-TRAINED_ON = "trained_on.csv"  # in the folder of a run made elsewhere: the images that it was trained on
-
 
 @dataclass
 class Run:
     """One checkpoint and, if it is in a run folder, the folder's record; opened by `load`, or by `open` with options.
 
-    `checkpoint` is the file with the weights, `folder` the run folder, `record` what is in its run.json. `allow` names
+    `checkpoint` is the file with the weights, `folder` the run folder, `record` its run.json. `allow` names
     guards that the user has turned off. `accelerator` ("auto", "cpu", "gpu") and `workers` apply to all predictions,
     `runtime` ("torch", "onnx", "openvino") to predictions on files, and `batch_size` is in images. `others` are sets
     besides the run's own: `{name: folder or manifest}`; "blind" is the external test set, the others are out-of-domain
@@ -85,7 +81,7 @@ class Run:
 
     checkpoint: Path
     folder: Path | None = None
-    record: dict[str, Any] = field(default_factory=dict, repr=False)
+    record: RunRecord = field(default_factory=RunRecord, repr=False)
     allow: frozenset[str] = frozenset()
     accelerator: str = "auto"
     runtime: str = "torch"
@@ -108,7 +104,7 @@ class Run:
         Raises CheckpointError if there is none.
         """
         checkpoint, folder = locate_checkpoint(Path(path))
-        run = cls(checkpoint, folder, read_record(folder) if folder else {}, **options)
+        run = cls(checkpoint, folder, read_record(folder) if folder else RunRecord(), **options)
         if folder:
             run.config = read_config(folder)  # refuses one that names code to run
         return run
@@ -136,7 +132,7 @@ class Run:
 
     def __str__(self) -> str:
         """Return what it is and what it was evaluated by, in five lines."""
-        about = dict(self._describe())
+        about = dict(_describe(self))
         known = {name: f"{name} {value}" for name, value in about.items() if value is not None}
         lines = [
             f"run {about['run']}: {about['status'] or 'no record'}",
@@ -148,31 +144,14 @@ class Run:
         return "\n".join(map(escape_control_characters, lines))
 
     def _repr_html_(self) -> str:
-        return format_pairs(self._describe())
-
-    def _describe(self) -> list[tuple[str, Any]]:
-        places = sorted(self.folder.glob(f"evaluation/[!.]*/[!.]*/{METRICS_FILE}")) if self.folder else []
-        results: dict[str, list[str]] = {}
-        for place in places:
-            results.setdefault(f"results on {place.parents[1].name}", []).append(place.parent.name)
-        about = [
-            ("run", os.fspath(self)),
-            ("status", self.record.get("status")),
-            ("network", self.card.backbone),
-            ("mode", self.record.get("mode")),
-            ("classes", ", ".join(self.classes)),
-            ("seed", self.record.get("seed")),
-            (METRIC, (self.record.get("metrics") or {}).get(METRIC)),
-            ("temperature", self.temperature),
-        ]
-        return [*about, *((name, ", ".join(blocks)) for name, blocks in results.items())]
+        return format_pairs(_describe(self))
 
     @cached_property
     def card(self) -> Card:
         """Return the card stored in the checkpoint; raise CheckpointError if the file is not the recorded one."""
         verify_checkpoint(self.checkpoint)
         is_recorded = self.folder is not None and self.checkpoint.name in (BEST_CHECKPOINT, SHARED_WEIGHTS)
-        if is_recorded and self.record.get("checkpoint_sha256") not in (None, self.checkpoint_sha256):
+        if is_recorded and self.record.checkpoint_sha256 not in (None, self.checkpoint_sha256):
             raise CheckpointError(
                 f"{self.checkpoint} is damaged or belongs to another run: its SHA-256 is not the one in {RECORD}.",
                 "Restore it, or train again.",
@@ -192,17 +171,22 @@ class Run:
     @property
     def merged_classes(self) -> dict[str, tuple[str, ...]]:
         """Return the network's classes that each class of the view merges; raise ConfigError if it cannot answer it."""
-        found = self.view.assign(self.meanings)
-        if found is None:
+        merged = self.view.assign(self.meanings)
+        if merged is None:
             raise ConfigError(f"view={self.view.name}: the classes of {self.name} cannot be merged into it.")
-        return found
+        return merged
+
+    @property
+    def keeps_classes(self) -> bool:
+        """Return whether the classes of the network are those of the data sets."""
+        return self.merged_classes == {name: (name,) for name in self.card.classes}
 
     @property
     def meanings(self) -> dict[str, tuple[str, ...]]:
         """Return the classes for which each of the network's stands."""
-        stated = self.class_map or self.record.get("class_map") or {}
-        given = {own: stated.get(own, own) for own in self.card.classes}
-        return {own: (one,) if isinstance(one, str) else tuple(one) for own, one in given.items()}
+        stated = self.class_map or self.record.class_map
+        meanings = {name: stated.get(name, name) for name in self.card.classes}
+        return {name: (each,) if isinstance(each, str) else tuple(each) for name, each in meanings.items()}
 
     def name_class(self, label: str) -> str:
         """Return the class, of the view if there is one, that a label belongs to; "" if the run does not know it."""
@@ -217,7 +201,7 @@ class Run:
     @property
     def provides(self) -> frozenset[str]:
         """Return the needs of blocks that the run meets: in a view, not those of the network's own classes."""
-        return self.predictor.provides | {"decisions"} | ({"own_classes"} if self._keeps_classes else set())
+        return self.predictor.provides | {"decisions"} | ({"own_classes"} if self.keeps_classes else set())
 
     @property
     def temperature(self) -> float:
@@ -227,19 +211,13 @@ class Run:
     @property
     def temperature_fit(self) -> TemperatureFit | None:
         """Return how the temperature was fitted, and whether it is applied; None if that is not recorded."""
-        if self.saved_calibration:
-            return self.saved_calibration.fit
-        return TemperatureFit.parse(self.record.get("temperature_fit"))
+        saved = self.saved_calibration
+        return saved.fit if saved else TemperatureFit.parse(self.record.temperature_fit)
 
     @property
     def bias(self) -> tuple[float, ...]:
         """Return what is added to the logits of each class before they are divided, () for nothing."""
         return ()
-
-    @property
-    def is_calibrated(self) -> bool:
-        """Return whether a temperature or a threshold was fitted and is applied."""
-        return self.temperature != 1 or any(self.bias)
 
     @property
     def is_other_checkpoint(self) -> bool:
@@ -298,35 +276,33 @@ class Run:
     @cached_property
     def images(self) -> Dataset | None:
         """Return every image that the run used, with its split; None for a checkpoint outside a run folder."""
-        if self.folder is None or not find_table(self.folder / "split.csv").is_file():
-            return None
-        root = (self.record.get("data") or {}).get("root")
-        if not isinstance(root, str):
-            raise CheckpointError(f"{self.folder / RECORD} has no data.root, the folder of the run's images.")
-        images = read_split(self.folder / "split.csv", Path(root))
-        refuse_changed_split(images, (self.record.get("split") or {}).get("fingerprint"), self.folder / "split.csv")
-        return images
+        return run_images.read_own_images(self.folder, self.record)
 
     @cached_property
     def pretraining(self) -> Dataset | None:
         """Return the images used to pretrain the initial weights; None if the weights have no such list."""
-        return self._read_list(PRETRAINING_LIST, "init", "used to pretrain the run's initial weights")
+        return run_images.read_image_list(self.folder, self.record, run_images.PRETRAINING_LIST)
 
     @cached_property
     def trained_on(self) -> Dataset | None:
         """Return the images that a run made elsewhere was trained on, whose files may be missing; None if unknown."""
-        return self._read_list(TRAINED_ON, "trained_on", "that it was trained on")
+        return run_images.read_image_list(self.folder, self.record, run_images.TRAINED_ON)
+
+    @cached_property
+    def seen_origins(self) -> frozenset[str]:
+        """Return the sources of all images that training, its selection and its calibration have used."""
+        return run_images.list_seen_origins(self)
 
     @property
-    def unknown_training(self) -> Reason | None:
-        """Return a warning if the images used in training are unknown, so that overlap with them is not found."""
-        is_known = self.images is not None or self.trained_on is not None
-        return None if is_known else Reason("training_images_unknown", file=self.checkpoint.name)
+    def units(self) -> dict[str, list[str]]:
+        """Return the sources of one publisher, by its name."""
+        split = (self.config.get("data") or {}).get("split") or {}
+        return split.get("units") or {}
 
     @property
     def ancestors(self) -> list[dict[str, Any]]:
         """Return the earlier trainings of the initial weights, from the first to the last; [] if unknown."""
-        steps = (self.record.get("init") or {}).get("ancestors")
+        steps = self.record.init.get("ancestors")
         return steps if isinstance(steps, list) else []
 
     @cached_property
@@ -338,7 +314,7 @@ class Run:
             self.pretraining,
             self.trained_on,
             self.saved_calibration.images if self.saved_calibration else None,
-            is_val_used=not self.record.get("probe"),  # its C is chosen on training images
+            is_val_used=not self.record.probe,  # its C is chosen on training images
         )
         own = [self.images] if self.images else []
         return Leakage([used], own, self.allow, copy_search.search_aligned_copies)
@@ -348,24 +324,26 @@ class Run:
         """Return the predictor of the checkpoint's network."""
         source = copy(self)  # has no predictor, so that networks are released with the last reference to a run
 
-        def read_calibration() -> Dataset | None:
+        def read_calibration_images() -> Dataset | None:
             sides = set() if source.images is None else set(source.images.frame["split"])
             side = next((side for side in ("calibration", "val") if side in sides), None)  # a small val is not halved
-            return source._read(side) if side else None
+            return run_images.read_set(source, side) if side else None
 
         return NetworkPredictor(
-            name=self.name,
-            classes=self.card.classes,
-            temperature=self.temperature,
+            **self._predictor_fields,
             preprocessings=(Preprocessing.from_dict(self.card.preprocessing),),
-            workers=self.workers,
-            batch_size=self.batch_size,
             sha256=self.checkpoint_sha256,
             load_network=source.load_network,
-            read_calibration=read_calibration,
+            read_calibration=read_calibration_images,
             accelerator=self.accelerator,
             runtime=self.runtime,
         )
+
+    @property
+    def _predictor_fields(self) -> dict[str, Any]:
+        """Return what predictors of every kind are made of."""
+        fields = {name: getattr(self, name) for name in ("name", "temperature", "bias", "workers", "batch_size")}
+        return {**fields, "classes": self.card.classes}
 
     def load_network(self) -> Classifier:
         """Load the network of the checkpoint, in eval mode."""
@@ -386,50 +364,24 @@ class Run:
         Raises ConfigError if the run has no such set, DataError if its images are missing.
         """
         if name not in self._sets:
-            self._sets[name] = self._read(name).apply_view(self.view)
+            self._sets[name] = run_images.read_set(self, name).apply_view(self.view)
         return self._sets[name]
 
     @property
     def blind(self) -> Dataset | None:
         """Return the external test set (sources never used in training); None if the run has none."""
-        return self.dataset("blind") if "blind" in self._other_paths else None
+        return self.dataset("blind") if "blind" in run_images.find_further_sets(self) else None
 
     @property
     def ood(self) -> dict[str, Dataset]:
         """Return the out-of-domain sets by name, without those of which the view leaves no image."""
-        found = {name: self.dataset(name) for name in self._other_paths if name != "blind"}
-        return {name: dataset for name, dataset in found.items() if len(dataset)}
-
-    def place(self, name: str) -> Path | None:
-        """Return the folder or manifest of a further set; None for the run's own splits."""
-        path = self._other_paths.get(name)
-        return Path(path) if path else None
+        datasets = {name: self.dataset(name) for name in run_images.find_further_sets(self) if name != "blind"}
+        return {name: dataset for name, dataset in datasets.items() if len(dataset)}
 
     @property
     def used(self) -> dict[str, str]:
         """Return the digests of all sets read so far, by name."""
         return {name: dataset.digest for name, dataset in sorted(self._sets.items())}
-
-    def select_answered(self, dataset: Dataset) -> Dataset:
-        """Return the images of a dataset that have predictions: all but those that a foreign detector lacks.
-
-        Raise GuardError if some are missing, unless "missing_rows" is in `allow`; raise the errors of `predictions`.
-        """
-        if self.predictor.computes_logits:
-            return dataset
-        self.leakage.refuse(dataset)
-        answered = self.predictor.mark_answered(dataset)
-        missing = int((~answered).sum())
-        if not missing:
-            return dataset
-        if "missing_rows" not in self.allow or not answered.any():
-            raise GuardError(
-                f"{self.name} has no predictions of {missing} of {len(dataset)} images of {dataset.name}, first "
-                f"{dataset.frame['path'].iat[int((~answered).argmax())]}.",
-                "Add them, or set allow=[missing_rows]: these images are left out, and counted with every result.",
-            )
-        self.unanswered[dataset.name] = missing
-        return dataset.take(answered)
 
     def predictions(self, dataset: Dataset) -> Predictions:
         """Return the Predictions of a dataset, in its order; computed once and cached in the run folder.
@@ -437,18 +389,18 @@ class Run:
         Raises GuardError if the dataset has labels outside the run's classes, or overlaps with training images. In a
         view, the whole data set is predicted, so that nothing is computed again for another view.
         """
-        return self._present([self.cache.predict(self._admit(dataset))], dataset)[0]
+        return apply_view(self, [self.cache.predict(self._admit(dataset))], dataset)[0]
 
     def own_predictions(self, dataset: Dataset) -> Predictions:
         """Return the Predictions of a dataset in the network's own classes, which no view merges."""
-        return _select(self.cache.predict(self._admit(dataset)), dataset)
+        return select_viewed(self.cache.predict(self._admit(dataset)), dataset)
 
     def variations(self, dataset: Dataset, variations: Sequence[Variation]) -> list[Predictions]:
         """Return the Predictions of a dataset under each variation, without embeddings; cached like `predictions`.
 
         Each image is decoded once for several variations. Raises the same errors as `predictions`.
         """
-        return self._present(self.cache.predict_variations(self._admit(dataset), variations), dataset)
+        return apply_view(self, self.cache.predict_variations(self._admit(dataset), variations), dataset)
 
     def calibration(self, dataset: Dataset) -> Predictions:
         """Return the Predictions of the calibration half of val, the only data for fitting when `dataset` is evaluated.
@@ -458,7 +410,7 @@ class Run:
         """
         held_out = self._require_split("calibration")
         self.leakage.refuse_overlap_with_fit(dataset, held_out)
-        return self._present([self.cache.predict(self._admit(held_out, is_fitting=True))], held_out)[0]
+        return apply_view(self, [self.cache.predict(self._admit(held_out, is_fitting=True))], held_out)[0]
 
     def training(self) -> Predictions:
         """Return the Predictions of the training images, for statistics of in-domain data.
@@ -492,17 +444,18 @@ class Run:
     ) -> Generator[pd.DataFrame, None, None]:
         """Yield the table of predictions of image files batch by batch, see `DatasetPredictor.predict_files`.
 
-        With a `rule`, tables have its columns too.
+        With a `rule`, tables have its columns too. Of a score without a threshold, they name no class.
         """
         decides_by_distance = rule is not None and rule.reference is not None
+        undecided = {} if "decisions" in self.provides else {"prediction": np.nan, "confidence": np.nan}
         with closing(
             self.predictor.predict_files(paths, calibrated, precision, embedded or decides_by_distance)
         ) as tables:
             for table in tables:
                 vectors = table.pop(EMBEDDING) if EMBEDDING in table else None
-                merged = table if self._keeps_classes else merge_probabilities(table, self.merged_classes)
+                merged = table if self.keeps_classes else merge_probabilities(table, self.merged_classes)
                 merged = rule.extend(merged, vectors) if rule else merged
-                yield merged.assign(**{EMBEDDING: vectors}) if embedded else merged
+                yield merged.assign(**undecided, **({EMBEDDING: vectors} if embedded else {}))
 
     def evaluate(self, block: str, **options: Option) -> Result:
         """Run a block by the command `evaluate`, with its options, and return the saved Result.
@@ -510,8 +463,8 @@ class Run:
         `run.evaluate("blind_test", split="blind")` is `evaluate(run, block="blind_test", split="blind")`, errors
         included.
         """
-        found = avatar_bench.evaluate(self, block=block, **options)
-        return next(result for result in found if result.block == block)
+        results = avatar_bench.evaluate(self, block=block, **options)
+        return next(result for result in results if result.block == block)
 
     def results(self, block: str, name: str = "test") -> Result:
         """Read the Result of a block on a set from the run folder.
@@ -531,16 +484,15 @@ class Run:
         """Read the Result of a block on a set; None if it is missing, damaged, or of other weights or calibration."""
         folder = self._find_results(name)
         result = Result.load_if_complete(folder / block) if folder else None
-        own = {"checkpoint_sha256": self.checkpoint_sha256, "calibration_sha256": self.calibration_sha256}
-        ours = result is not None and all(result.provenance.get(key) == digest for key, digest in own.items())
+        digests = {"checkpoint_sha256": self.checkpoint_sha256, "calibration_sha256": self.calibration_sha256}
+        ours = result is not None and all(result.provenance.get(key) == digest for key, digest in digests.items())
         return result if ours else None
 
     def hash_results(self, name: str) -> dict[str, str]:
         """Compute the SHA-256 of the metrics.json of each block saved for a set, by the block's name."""
         folder = self._find_results(name)
         files = sorted(folder.glob(f"[!.]*/{METRICS_FILE}")) if folder else []
-        digests = {file.parent.name: sha256_of_file(file) for file in files}
-        return {block: digest for block, digest in digests.items() if block != AGAINST_FOLDER}
+        return {file.parent.name: sha256_of_file(file) for file in files if file.parent.name != AGAINST_FOLDER}
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -556,31 +508,10 @@ class Run:
         except (OSError, ValueError):
             return None
 
-    def _read_list(self, name: str, entry: str, use: str) -> Dataset | None:
-        """Return the images of a list in the run folder, whose files may be missing; None if no hash is recorded.
-
-        Raise CheckpointError if the list is missing or has changed.
-        """
-        stated = self.record.get(entry) or {}
-        if self.folder is None or "images_sha256" not in stated:
-            return None
-        file = self.folder / name
-        if not file.is_file() or sha256_of_file(file) != stated["images_sha256"]:
-            raise CheckpointError(
-                f"{file}, the list of images {use}, is missing or has changed.",
-                "Restore it: without it, overlap with these images cannot be checked.",
-            )
-        return read_split(file, Path(str(stated.get("root"))))
-
     def _find_results(self, name: str) -> Path | None:
         """Return the folder of the Results on a set; None for a run without a folder."""
         root = self.results_folder or (self.folder and self.folder / "evaluation")
         return root and root / self.view.name_set(make_folder_name(name))
-
-    @property
-    def _keeps_classes(self) -> bool:
-        """Return whether the classes of the network are those of the data sets."""
-        return self.merged_classes == {name: (name,) for name in self.card.classes}
 
     def _admit(self, dataset: Dataset, is_fitting: bool = False) -> Dataset:
         """Return the whole data set, without a view, if the guard admits it."""
@@ -589,79 +520,6 @@ class Run:
         self.asked[dataset.whole.fingerprint] = dataset.whole.name
         return dataset.whole
 
-    def _present(self, computed: Sequence[Predictions], dataset: Dataset) -> list[Predictions]:
-        """Return the Predictions of a data set, from those of the whole one, with the classes of the view.
-
-        They state the origins of the images unless most are of sources that training has used.
-        """
-        found = [_select(each, dataset) for each in computed]
-        if dataset.origin or not self._keeps_classes:
-            # of the view, whose classes may have the names of the run's
-            targets = encode_targets(dataset, self.classes)
-            if self._keeps_classes:
-                found = [replace(each, targets=targets) for each in found]
-            else:
-                found = [each.merge(self.merged_classes, targets) for each in found]
-        origins = self.name_origins(dataset)
-        known = origins[origins != ""]
-        if len(known) and known.isin(self.seen_origins).mean() < 0.5:
-            found = [replace(each, origins=encode(origins)) for each in found]
-        return found
-
-    def name_origins(self, dataset: Dataset) -> pd.Series:
-        """Return the source of each image, those of one publisher joined; "" where it is unknown."""
-        return name_origins(dataset.frame, self.units)
-
-    @property
-    def units(self) -> dict[str, list[str]]:
-        """Return the sources of one publisher, by its name."""
-        split = (self.config.get("data") or {}).get("split") or {}
-        return split.get("units") or {}
-
-    @cached_property
-    def seen_origins(self) -> frozenset[str]:
-        """Return the sources of all images that training, its selection and its calibration have used."""
-        used = self.images or self.trained_on
-        if used is None:
-            return frozenset()
-        return frozenset(self.name_origins(used.take(used.frame["split"] != "test"))) - {""}
-
-    @property
-    def _other_paths(self) -> dict[str, str]:
-        data = self.record.get("data") or {}
-        recorded = {**(data.get("ood") or {}), "blind": data.get("blind")}
-        return {**{name: path for name, path in recorded.items() if isinstance(path, str) and path}, **self.others}
-
-    def _read(self, name: str) -> Dataset:
-        if self.images is None and name not in self._other_paths:
-            raise ConfigError(
-                f"split={name}: {self.checkpoint} has no folder of its training, so its own data are unknown.",
-                "Choose the data to evaluate on: data=folder data.root=DIR, or data=manifest data.manifest=FILE",
-            )
-        if name in DATASET_SPLITS:
-            assert self.images is not None
-            part = self.images.select_split(name)
-            if not len(part):
-                counts = ", ".join(f"{n} of {of}" for of, n in self.images.frame["split"].value_counts().items())
-                raise DataError(
-                    f"{self.name} has no {name} images; it has {counts}.",
-                    "Choose another set of the run: split=val, or other images: data=folder data.root=DIR",
-                )
-            return part
-        if name not in self._other_paths:
-            known = ["test", "val", "calibration", *self._other_paths]
-            raise ConfigError(f"split={name}: the run has no such set.", f"Expected one of {', '.join(known)}.")
-        path = Path(self._other_paths[name])
-        if not path.exists():
-            option = "data.blind" if name == "blind" else f"data.ood.{name}"
-            raise DataError(f"{option}: {path} does not exist.", "Expected a folder of images or a manifest.")
-        if name == "blind":
-            return read_dataset(path, name)
-        flat = path.is_dir() and not any(child.is_dir() for child in path.iterdir())
-        dataset = read_images(path, name) if flat else read_dataset(path, name)
-        label = dataset.frame["label"]
-        return replace(dataset, frame=dataset.frame.assign(label=label.where(label.isin(self.known_labels), "")))
-
     def _require_split(self, split: str) -> Dataset:
         """Return one of the run's own splits; raise BlockError if it is unknown or empty."""
         if self.images is None or not len(self.images.select_split(split)):
@@ -669,59 +527,18 @@ class Run:
         return self.dataset(split)
 
 
-def _select(predictions: Predictions, dataset: Dataset) -> Predictions:
-    """Return the Predictions of a data set from those of the whole one."""
-    return predictions.take(dataset.origin[1]) if dataset.origin else predictions
-
-
-def set_threads(threads: int | None) -> None:
-    """Set torch's number of threads; None keeps torch's default."""
-    if threads:
-        torch.set_num_threads(threads)
-
-
-def set_view(runs: Sequence[Run], name: str | None, classes: Mapping[str, Any]) -> View:
-    """Set the view of every run and return it: the named one, or the finest in which every run has the same classes.
-
-    If there is none, every class is as it is. Raise ConfigError if a run cannot answer the view.
-    """
-    if name is not None:
-        view = View.parse(name, classes)
-        for run in runs:
-            if view.assign(run.meanings) is None:
-                raise ConfigError(_explain_unanswerable(run, view), _list_answerable(run))
-    else:
-        view, has_plain = View(), _can_answer(runs, View())
-        if not has_plain or len({frozenset(run.known_labels) for run in runs}) > 1:
-            found = [each for each in read_views().values() if each.classes and _can_answer(runs, each)]
-            if not found and not has_plain:
-                names = ", ".join(run.label or run.name for run in runs)
-                raise ConfigError(
-                    f"There is no view that {names} can answer.",
-                    f"{runs[0].label or runs[0].name}: {_list_answerable(runs[0])}",
-                    "Add one to view/ of your own folder: -cd DIR",
-                )
-            view = found[0] if found else view
-    for run in runs:
-        run.view = view
-    return view
-
-
-def _can_answer(runs: Sequence[Run], view: View) -> bool:
-    return all(view.assign(run.meanings) is not None for run in runs)
-
-
-def _explain_unanswerable(run: Run, view: View) -> str:
-    """Return why a run cannot answer a view: one of its classes stands for several of the view, or one is missing."""
-    name = run.label or run.name
-    for own, stands_for in run.meanings.items():
-        if len({view.find_class(each) for each in stands_for}) > 1:
-            return f"view={view.name}: {name} cannot answer it, since its class {own} is {' or '.join(stands_for)}."
-    known = {view.find_class(each) for stands_for in run.meanings.values() for each in stands_for}
-    missing = next(each for each in view.classes if each not in known)
-    return f"view={view.name}: {name} cannot answer it, since it does not know the class {missing}."
-
-
-def _list_answerable(run: Run) -> str:
-    names = [f"view={view.name}" for view in read_views().values() if _can_answer([run], view)]
-    return f"It can answer {', '.join(names)}." if names else "It can answer no view."
+def _describe(run: Run) -> list[tuple[str, Any]]:
+    results: dict[str, list[str]] = {}
+    for file in sorted(run.folder.glob(f"evaluation/[!.]*/[!.]*/{METRICS_FILE}")) if run.folder else ():
+        results.setdefault(f"results on {file.parents[1].name}", []).append(file.parent.name)
+    about = [
+        ("run", os.fspath(run)),
+        ("status", run.record.status),
+        ("network", run.card.backbone),
+        ("mode", run.record.mode),
+        ("classes", ", ".join(run.classes)),
+        ("seed", run.record.seed),
+        (METRIC, run.record.metrics.get(METRIC)),
+        ("temperature", run.temperature),
+    ]
+    return [*about, *((name, ", ".join(blocks)) for name, blocks in results.items())]

@@ -18,7 +18,7 @@ from avatar_bench.errors import CheckpointError, ConfigError, GuardError, sugges
 from avatar_bench.files.remote import is_remote as is_remote_address
 from avatar_bench.models.card_schema import find_class_fault
 from avatar_bench.results.reasons import format_reason
-from avatar_bench.runs.record import RECORD, RunRecord, locate_checkpoint
+from avatar_bench.runs.record import RECORD, RunRecord, locate_checkpoint, read_record
 from avatar_bench.sources.dataset_kinds import list_further_sets, open_dataset, open_further_set
 
 if TYPE_CHECKING:
@@ -135,7 +135,7 @@ def _load_earlier_split(whole: Dataset, path: Path, plan: SplitPlan) -> Dataset:
             f"init_from={path} is not in a run folder, so its split is unknown.",
             "Use the run folder, so that its test set stays held out.",
         )
-    record = RunRecord.read(folder)
+    record = read_record(folder)
     if "fingerprint" not in record.data or not record.split:
         raise CheckpointError(f"init_from={folder}: its {RECORD} does not record its images and their split.")
     if record.data["fingerprint"] != whole.fingerprint:

@@ -16,8 +16,7 @@ import avatar_bench
 from avatar_bench.console.terminal import print_line
 from avatar_bench.console.warning_filters import suppress_framework_warnings
 from avatar_bench.errors import ConfigError
-from avatar_bench.inference.autotune import tune_inference, tune_training
-from avatar_bench.runs.run import set_threads
+from avatar_bench.inference.autotune import set_threads, tune_inference, tune_training
 
 if TYPE_CHECKING:
     from avatar_bench.commands.train import TrainerConfig

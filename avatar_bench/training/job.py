@@ -24,7 +24,7 @@ from avatar_bench.data.dataset import Dataset
 from avatar_bench.errors import CheckpointError, ConfigError, DivergedError
 from avatar_bench.files.atomic_write import write_text
 from avatar_bench.files.checkpoint_container import BACKBONE_FILE
-from avatar_bench.runs.record import PROBE, RECORD, RunRecord
+from avatar_bench.runs.record import PROBE, RECORD, RunRecord, read_record
 from avatar_bench.runs.run_config import NODES, read_run_config, refuse_outward_nodes
 from avatar_bench.training.run_folder import CONFIG, choose_run_folder, create_record, lock_folder
 
@@ -69,7 +69,7 @@ def run_job(
     settings.resume = cfg.resume
     folder = Path(cfg.resume) if cfg.resume else choose_run_folder(settings, command)
     with lock_folder(folder), use_progress(settings.callbacks.progress):
-        record = RunRecord.read(folder) if cfg.resume else create_record(folder, cfg, settings, command)
+        record = read_record(folder) if cfg.resume else create_record(folder, cfg, settings, command)
         if record.status == "finished":
             print_line(f"{folder}: already finished, left unchanged.", file=sys.stderr)
             return folder, record
@@ -93,7 +93,7 @@ def _reopen_config(given: DictConfig, command: str, check: Callable[[str, DictCo
     folder = Path(given.resume)
     if not (folder / RECORD).is_file() or not (folder / CONFIG).is_file():
         raise CheckpointError(f"resume={folder} is not a run folder.", f"Expected a folder made by {command}.")
-    if (maker := RunRecord.read(folder).command or "train") != command:
+    if (maker := read_record(folder).command or "train") != command:
         raise CheckpointError(f"resume={folder} was made by {maker}.", f"avatar-bench {maker} resume={folder}")
     words = [word for word in HydraConfig.get().overrides.task if not word.startswith(("resume=", "~mode"))]
     others = [word for word in words if not word.lstrip("+").startswith(NODES)]

@@ -23,7 +23,8 @@ from avatar_bench.models.model_card import describe_training, has_outside_labels
 from avatar_bench.models.pretrained_backbone import PretrainedWeights, Pretraining, read_weights
 from avatar_bench.runs.ensembles import open_run
 from avatar_bench.runs.record import list_licences
-from avatar_bench.runs.run import PRETRAINING_LIST, Run
+from avatar_bench.runs.run import Run
+from avatar_bench.runs.run_images import PRETRAINING_LIST
 
 if TYPE_CHECKING:
     from avatar_bench.commands.train import TrainConfig
@@ -119,8 +120,8 @@ def _inherit_origin(earlier: Run, folder: Path) -> dict[str, Any]:
     """Return the origin of an earlier run's weights, plus its own training if that had allow=[pretraining]."""
     if earlier.pretraining is not None and earlier.folder is not None:
         shutil.copyfile(earlier.folder / PRETRAINING_LIST, folder / PRETRAINING_LIST)
-    init = dict(earlier.record.get("init") or {"weights": earlier.card.weights})
-    allow = earlier.record.get("allow") or []
+    init = dict(earlier.record.init or {"weights": earlier.card.weights})
+    allow = earlier.record.allow or []
     if "pretraining" not in allow:
         return init
     return init | {"ancestors": [*earlier.ancestors, describe_training(earlier.card, earlier.checkpoint_sha256, allow)]}

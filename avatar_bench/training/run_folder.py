@@ -27,7 +27,7 @@ from avatar_bench.files.lock import LockedError, exclusive_lock
 from avatar_bench.files.output_folder import refuse_foreign_folder
 from avatar_bench.files.paths import find_unused_folder, make_folder_name
 from avatar_bench.files.table_io import write_table
-from avatar_bench.runs.record import RECORD, RECORD_KEYS, UNFINISHED_STATUSES, RunRecord, flatten_options
+from avatar_bench.runs.record import RECORD, RECORD_KEYS, UNFINISHED_STATUSES, RunRecord, flatten_options, read_record
 from avatar_bench.runs.run_config import read_run_config
 from avatar_bench.sources.dataset_kinds import list_further_sets, open_dataset
 
@@ -69,7 +69,7 @@ def create_record(folder: Path, cfg: DictConfig, settings: Any, command: str) ->
     record = _describe_job(settings, command)
     if not (folder / RECORD).is_file():
         return record
-    earlier = RunRecord.read(folder)
+    earlier = read_record(folder)
     if earlier.status in UNFINISHED_STATUSES and not any((folder / "checkpoints").glob("*.ckpt")):
         return record
     if not record.sweep_job:
@@ -150,7 +150,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
 def _name_owner(folder: Path) -> str:
     """Return a description of the process that last wrote a run's record."""
     try:
-        owner = RunRecord.read(folder).process
+        owner = read_record(folder).process
         return f"process {owner['pid']} on {owner['host']}"
     except (CheckpointError, KeyError):
         return "another process"
@@ -226,7 +226,7 @@ def describe(
     learner: Learner,
 ) -> None:
     """Describe a training on `dataset`, a subset of `whole`, in its record, and print the counts of its images."""
-    inherited = origin.earlier.record.get("resembles") if origin.earlier else []
+    inherited = origin.earlier.record.resembles if origin.earlier else []
     record.resembles = None if inherited is None else sorted({*inherited, *data.augmentation.resembles})
     _report_counts(dataset, data.classes, settings)
     # absolute paths, so that `evaluate` finds the sets from any folder

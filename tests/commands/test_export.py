@@ -64,7 +64,7 @@ def test_the_weights_are_called_as_in_timm_and_stand_beside_their_card(exported,
     card = json.loads(exported.with_suffix(".json").read_text(encoding="utf-8"))
     assert card["avatar_bench"] == run.card.plain()
     assert card["provenance"]["checkpoint_sha256"] == run.checkpoint_sha256
-    assert card["provenance"]["metrics"] == run.record["metrics"]
+    assert card["provenance"]["metrics"] == run.record.metrics
     assert Card.from_checkpoint(read_checkpoint(exported), exported) == run.card
 
 

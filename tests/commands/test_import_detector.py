@@ -15,6 +15,7 @@ from avatar_bench.cli.app import main
 from avatar_bench.data.dataset import read_manifest
 from avatar_bench.inference.detectors import import_files
 from avatar_bench.runs.imported import hash_detector
+from avatar_bench.runs.record import RunRecord
 
 CLASSES = ("drawing", "generated", "real")
 COLUMNS = [f"prob_{name}" for name in CLASSES]
@@ -280,7 +281,7 @@ def test_a_damaged_folder_is_refused(run, images, capsys):
     evaluate(images, str(folder), "block=blind_test", code=4)
     shutil.rmtree(folder / "detector")  # as in a repository of the hub, which holds no folders
     record = json.loads((folder / "run.json").read_text())
-    record["checkpoint_sha256"] = hash_detector(folder / "detector", record)
+    record["checkpoint_sha256"] = hash_detector(folder / "detector", RunRecord(**record))
     (folder / "run.json").write_text(json.dumps(record))
     capsys.readouterr()
     evaluate(images, str(folder), "block=blind_test", code=4)

@@ -216,7 +216,7 @@ def spoil(monkeypatch):
     """Let networks return a score of an image without a grey below 1 that is not finite."""
     compute = NetworkPredictor.compute_outputs
 
-    def compute_outputs(self, images, precision="32"):
+    def compute_outputs(self, images, precision="32", embedded=True):
         logits, embeddings = compute(self, images, precision)
         logits[images[0].amax(dim=(1, 2, 3)).numpy() == 0, 1] = np.nan
         return logits, embeddings

@@ -18,6 +18,7 @@ from avatar_bench.i18n import use_language
 from avatar_bench.results.predictions import Predictions, to_string_array
 from avatar_bench.results.result import Result, draw_figures
 from avatar_bench.results.view import View
+from avatar_bench.runs.record import RunRecord
 
 CLASSES = ("drawing", "generated", "real")
 
@@ -144,7 +145,6 @@ def fake_run() -> Callable[..., Any]:
             "allow": frozenset(),
             "leakage": Leakage([], [], ()),
             "seed": 0,
-            "record": {},
             "name": "a/run",
             "label": "run",
             "recipe": "run",
@@ -163,6 +163,7 @@ def fake_run() -> Callable[..., Any]:
             "ood": {name: pair[0] for name, pair in (ood or {}).items()},
         }
         run = SimpleNamespace(**plain | fields)
+        run.record = RunRecord(**fields.get("record", {}))
         run.dataset = lambda name: run.images.select_split(name)
         return run
 

@@ -7,7 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from avatar_bench.inference.probabilities import MAX_SUM_ERROR, ImproperError, ScoreScale, normalise_rows
+from avatar_bench.inference.foreign_tables import ScoreScale
+from avatar_bench.inference.predictor import MAX_SUM_ERROR, ImproperError, normalise_rows
 
 SCORES = 30 * np.random.default_rng(0).normal(size=200) + 500
 

@@ -10,8 +10,7 @@ import avatar_bench.results
 from avatar_bench.config.entries import find_entries
 from avatar_bench.files.yaml_io import read_yaml
 from avatar_bench.i18n import LANGUAGES, use_language
-from avatar_bench.results.declaration import declare_block
-from avatar_bench.results.headings import find_heading, find_interval_name, find_word
+from avatar_bench.results.declaration import declare_block, find_heading, find_interval_name, find_word
 from avatar_bench.results.result import Metric
 
 COMMON = read_yaml(Path(avatar_bench.results.__file__).with_name("headings.yaml"))

@@ -20,9 +20,9 @@ from avatar_bench.data.corruptions import Corruption
 from avatar_bench.data.dataset import read_manifest
 from avatar_bench.data.decoding import try_decode
 from avatar_bench.errors import BlockError, CheckpointError, GuardError
+from avatar_bench.inference.network_predictor import EnsemblePredictor
 from avatar_bench.metrics.averaging import AveragingWeights
 from avatar_bench.models.checkpoint import read_checkpoint
-from avatar_bench.runs.ensemble_predictor import EnsemblePredictor
 from avatar_bench.runs.ensembles import EnsembleRun, WeightSoup, describe_ensemble, open_run, save_ensemble
 from avatar_bench.runs.run import Run
 
@@ -182,7 +182,7 @@ def test_an_ensemble_has_the_sets_of_its_members(runs: list[Path], tmp_path: Pat
     assert len(ensemble.calibration(test)) == len(first.calibration(test))
     assert len(ensemble.training()) == len(first.training())
     assert ensemble.blind is not None
-    assert ensemble.record["split"] == first.record["split"]
+    assert ensemble.record.split == first.record.split
 
 
 def test_an_ensemble_has_no_single_network(runs: list[Path], tmp_path: Path) -> None:

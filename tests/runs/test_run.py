@@ -24,7 +24,7 @@ from avatar_bench.data.leakage import find_shared_images
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError, DivergedError, GuardError
 from avatar_bench.inference.network_predictor import NetworkPredictor
 from avatar_bench.models.model_card import Card
-from avatar_bench.runs.record import RunRecord, choose_newest_run, find_runs
+from avatar_bench.runs.record import RunRecord, choose_newest_run, find_runs, read_record
 from avatar_bench.runs.run import Run
 
 
@@ -320,7 +320,7 @@ def test_runs_are_found_at_any_depth_the_newest_last(
 
 
 def test_images_that_are_gone_are_named(run_copy: Path, images: Path, tmp_path: Path) -> None:
-    record = RunRecord.read(run_copy)
+    record = read_record(run_copy)
     record.data["root"] = str(tmp_path / "gone")
     record.write(run_copy)
     run = Run.open(run_copy)

@@ -1,4 +1,10 @@
-"""Detectors made elsewhere, one module per kind: their import into a folder, and their predictors."""
+"""Detectors made elsewhere, one module per kind: their import into a folder, and their predictors.
+
+A built-in kind is a dataclass of its options with `save(folder, allow)`, which copies what the predictor needs into an
+empty folder and returns its Settings, of which `classes` are the names in the order of the outputs; and with a static
+`open(folder, settings, accelerator, **common)`, which returns the DatasetPredictor. `save` raises ConfigError or
+DataError for anything that cannot be imported.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +12,7 @@ import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from avatar_bench.config.entries import Entry
 from avatar_bench.console.terminal import print_line
@@ -18,24 +24,6 @@ if TYPE_CHECKING:
 
 CONTENTS = "detector"  # in the run folder: what was imported
 Settings = dict[str, Any]  # plain values, as kept in run.json
-
-
-class Detector(Protocol):
-    """Options of a built-in kind, by which a detector is imported."""
-
-    def save(self, folder: Path, allow: Collection[str]) -> Settings:
-        """Copy what the predictor needs into an empty folder, and return its settings.
-
-        `classes` among them are the names in the order of the outputs. Raise ConfigError or DataError for anything
-        that cannot be imported.
-        """
-
-    @staticmethod
-    def open(folder: Path, settings: Settings, accelerator: str, **common: Any) -> DatasetPredictor:
-        """Return the predictor of an imported detector; `common` are the fields of every DatasetPredictor.
-
-        accelerator: "auto", "cpu" or "gpu".
-        """
 
 
 def build_detector(entry: Entry, options: Mapping[str, Any]) -> Any:
@@ -101,8 +89,7 @@ def open_detector(
         kind: Any = entry.load_class()
         found: DatasetPredictor = kind.open(folder / CONTENTS, settings, accelerator, **common)
         return found
-    from avatar_bench.inference.asked_predictor import AnswerStore, AskedPredictor
-    from avatar_bench.inference.predictor import ForeignPredictor
+    from avatar_bench.inference.foreign_predictor import AnswerStore, AskedPredictor, ForeignPredictor
 
     if entry.sha256 != settings.get("sha256") and "detector_changed" not in allow:
         raise GuardError(

@@ -1,11 +1,17 @@
-"""Export of a network with its card to files, for use elsewhere: the formats that `export out=` names by suffix."""
+"""Export of a network with its card to files, for use elsewhere: the formats that `export out=` names by suffix.
+
+A format is a module in this folder, or in export_format/ of a user's or a plug-in's, with `encode(classifier, texts)`,
+which returns the contents of the files of a Classifier by suffix, with texts that describe it inside. One that needs
+more than the network has `prepare(run, options)`, which returns this function, in its place. The yaml beside it names
+the `runtime` whose packages it needs, and describes `input` and `outputs` for the card.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,17 +26,6 @@ from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import PROVENANCE_KEY
 
 _TOLERANCE = 1e-4  # between the outputs of an exported network and torch: absolute below 1, relative above
-
-
-class ExportFormat(Protocol):
-    """Module of a format, in this folder or in export_format/ of a user's or a plug-in's, that has this function.
-
-    The yaml beside it names the `runtime` whose packages it needs, and describes `input` and `outputs` for the card. A
-    format that needs more than the network has `prepare(run, options)`, which returns this function, in its place.
-    """
-
-    def encode(self, classifier: Classifier, texts: Mapping[str, str]) -> dict[str, bytes]:
-        """Return the contents of the files of a classifier by suffix, with texts that describe it inside."""
 
 
 def describe_network(classifier: Classifier, provenance: Mapping[str, Any]) -> dict[str, str]:

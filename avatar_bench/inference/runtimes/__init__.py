@@ -5,29 +5,21 @@ from __future__ import annotations
 import copy
 import importlib.util
 import logging
-import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.numpy import load, save
 from torch import Tensor, nn
 
-import avatar_bench
 from avatar_bench.config.entries import find_entries, find_entry
 from avatar_bench.errors import ConfigError
-from avatar_bench.files.atomic_write import atomic_write
-from avatar_bench.files.hashes import sha256_of_bytes, sha256_of_text
-from avatar_bench.files.paths import cache_root
 
-MAX_CACHE_BYTES = 2 * 10**9  # of all exported networks that are kept
 Engine = Callable[[Tensor], NDArray[np.float32]]  # uint8 images (n, 3, S, S) to logits (n, C), returned once computed
 TORCH_RUNTIMES = ("torch", "contiguous", "compile")
 
@@ -84,41 +76,6 @@ def refuse_missing_package(runtime: str, what: str) -> None:
     if absent := find_missing_package(runtime):
         how = find_entry("runtime", runtime).about.get("install", f"pip install {absent}")
         raise ConfigError(f"{what} needs {absent}, which is not installed.", str(how))
-
-
-def load_or_export(
-    runtime: str, checkpoint_sha256: str, kind: str, make: Callable[[], ExportedNetwork]
-) -> ExportedNetwork:
-    """Return the exported network of a checkpoint from the cache; `make` exports it on first use.
-
-    `kind` is "float" or "int8". A network that is damaged, or was made by other versions, is exported again. The least
-    recently used networks are deleted once the cache exceeds MAX_CACHE_BYTES.
-    """
-    versions = [avatar_bench.__version__, *describe_versions(runtime)]
-    file = cache_root() / "networks" / sha256_of_text(repr((checkpoint_sha256, runtime, kind, versions)))[:32]
-    with suppress(OSError):
-        content = file.read_bytes()
-        os.utime(file)
-        if content[:32].hex() == sha256_of_bytes(content[32:]):
-            parts = {name: part.tobytes() for name, part in load(content[32:]).items()}
-            return ExportedNetwork(parts["graph"], parts["weights"], parts["note"].decode())
-    network = make()
-    with suppress(OSError):  # no space or not writable: exported again next time
-        _keep_export(network, file)
-    return network
-
-
-def _keep_export(network: ExportedNetwork, file: Path) -> None:
-    contents = {"graph": network.graph, "weights": network.weights, "note": network.note.encode()}
-    parts = save({name: np.frombuffer(content, dtype=np.uint8) for name, content in contents.items()})
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(file, alone=False) as part:
-        part.write_bytes(bytes.fromhex(sha256_of_bytes(parts)) + parts)
-    left = MAX_CACHE_BYTES
-    for other in sorted(file.parent.iterdir(), key=lambda one: one.stat().st_mtime, reverse=True):
-        left -= other.stat().st_size
-        if left < 0 and other != file:
-            other.unlink(missing_ok=True)
 
 
 def prepare_engine(runtime: str, classifier: nn.Module, size: int) -> Callable[[int], Engine]:

@@ -73,7 +73,7 @@ def render_page(
             runtime=runtime,
             expression=Markup(runtime.expression),  # checked to end no script
             blobs=blobs,
-            cautions=[describe_model(run, run.is_calibrated), *list_cautions()],
+            cautions=[describe_model(run, run.predictor.is_calibrated), *list_cautions()],
             explained="" if rule else explain_phrases(),
             formats=list(decoding.FORMATS),
             version=avatar_bench.__version__,

@@ -25,8 +25,7 @@ from avatar_bench.reporting.block_sections import select_metrics
 from avatar_bench.reporting.saved_result import SavedResult
 from avatar_bench.reporting.study import ReportedModel
 from avatar_bench.reporting.tables import format_metric_with_units
-from avatar_bench.results.declaration import declare_block
-from avatar_bench.results.headings import find_heading, find_interval_name
+from avatar_bench.results.declaration import declare_block, find_heading, find_interval_name
 from avatar_bench.results.result import Metric
 from avatar_bench.runs.record import RunRecord, list_licences
 from avatar_bench.runs.saved_calibration import SavedCalibration
@@ -53,7 +52,7 @@ def render_hub_card(
     """
     results = sorted(model.results.values(), key=lambda saved: (saved.result.set, saved.declaration.order))
     sets = {name: list(saved_of_set) for name, saved_of_set in groupby(results, lambda saved: saved.result.set)}
-    licences = [record.licence] if record.licence else list_licences(vars(record))
+    licences = [record.licence] if record.licence else list_licences(record)
     measured = {saved.result.block for saved in results}
     environment = html.build_markdown_environment("avatar_bench.plugins.hub")
     environment.globals["_"] = _

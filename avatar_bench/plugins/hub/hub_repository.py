@@ -16,7 +16,7 @@ from avatar_bench.errors import AvatarBenchError, CheckpointError, ConfigError
 from avatar_bench.files.hashes import compute_git_hash, sha256_of_file
 from avatar_bench.files.paths import HUB, cache_root, parse_hub_address
 from avatar_bench.runs.record import RECORD, SHARED_WEIGHTS, is_imported
-from avatar_bench.runs.run import TRAINED_ON
+from avatar_bench.runs.run_images import TRAINED_ON
 from avatar_bench.runs.saved_calibration import CALIBRATION, REFERENCE
 
 if TYPE_CHECKING:

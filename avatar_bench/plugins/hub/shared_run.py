@@ -16,7 +16,8 @@ from avatar_bench.inference.export_formats import describe_network, safetensors
 from avatar_bench.models.backbones import find_licence
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.runs.record import SHARED_WEIGHTS, RunRecord
-from avatar_bench.runs.run import TRAINED_ON, Run
+from avatar_bench.runs.run import Run
+from avatar_bench.runs.run_images import TRAINED_ON
 
 # of the record, what holds no path, host or user
 _PASSED_ON = (
@@ -38,7 +39,7 @@ def write_shared_run(run: Run, folder: Path, licence: str | None = None) -> RunR
     initial weights and of its teacher.
     """
     card = replace(run.card, weights=Path(run.card.weights).name)
-    known = {"checkpoint_sha256": run.checkpoint_sha256, "ancestors": run.ancestors, "allow": run.record.get("allow")}
+    known = {"checkpoint_sha256": run.checkpoint_sha256, "ancestors": run.ancestors, "allow": run.record.allow}
     provenance = {name: value for name, value in known.items() if value}
     classifier = Classifier(card, run.predictor.module.net)
     (weights,) = safetensors.encode(classifier, describe_network(classifier, provenance)).values()
@@ -55,14 +56,14 @@ def write_shared_run(run: Run, folder: Path, licence: str | None = None) -> RunR
 def _select_values(run: Run) -> RunRecord:
     """Return the values of a run's record that may be shared."""
     stated = run.record
-    kept: dict[str, Any] = {name: stated[name] for name in _PASSED_ON if stated.get(name) is not None}
+    kept: dict[str, Any] = {name: getattr(stated, name) for name in _PASSED_ON}
     for group, names in _PASSED_ON_OF.items():
-        values: Mapping[str, Any] = stated.get(group) or {}
+        values: Mapping[str, Any] = getattr(stated, group)
         kept[group] = {name: values[name] for name in names if name in values}
-    weights = Path(str((stated.get("init") or {}).get("weights") or run.card.weights)).name
+    weights = Path(str(stated.init.get("weights") or run.card.weights)).name
     licence = kept["init"].get("licence") or find_licence(run.card.backbone, weights)
     kept["init"] |= {"weights": weights} | ({"licence": licence} if licence else {})
-    if teacher := (stated.get("init") or {}).get("teacher"):
+    if teacher := stated.init.get("teacher"):
         kept["init"]["teacher"] = {name: teacher[name] for name in ("sha256", "licence") if name in teacher}
     return RunRecord(**kept)
 

@@ -19,7 +19,8 @@ from avatar_bench.data.equalise import ImageArray
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import CheckpointError, ConfigError, DataError
 from avatar_bench.files.checkpoint_container import refuse_address
-from avatar_bench.inference.probabilities import ImproperError, ScoreScale, normalise_rows
+from avatar_bench.inference.foreign_tables import ScoreScale
+from avatar_bench.inference.predictor import ImproperError, normalise_rows
 from avatar_bench.inference.runtimes import refuse_missing_package
 from avatar_bench.inference.runtimes.onnx import import_onnxruntime
 from avatar_bench.models.checkpoint import CARD_KEY

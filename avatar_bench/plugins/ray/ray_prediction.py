@@ -25,11 +25,12 @@ from avatar_bench.data.loaders import ReadableImageDataset, ReadFiles
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import AvatarBenchError, OutputError
 from avatar_bench.files.remote import is_remote
+from avatar_bench.inference.autotune import set_threads
 from avatar_bench.plugins.ray.prediction_parts import PredictionParts
 from avatar_bench.results.view import View
 from avatar_bench.runs.ensembles import open_run
 from avatar_bench.runs.file_predictor import FilePredictor
-from avatar_bench.runs.run import Run, set_threads
+from avatar_bench.runs.run import Run
 
 if TYPE_CHECKING:
     from avatar_bench.commands.predict import PredictConfig

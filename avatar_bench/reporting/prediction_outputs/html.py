@@ -26,8 +26,7 @@ from avatar_bench.files.html import build_html_environment
 from avatar_bench.i18n import _, use_language
 from avatar_bench.inference.prediction_columns import PredictionColumns
 from avatar_bench.inference.prediction_table import EMBEDDING
-from avatar_bench.inference.prediction_writer import PredictionWriter, list_objects
-from avatar_bench.inference.resume import Stamp
+from avatar_bench.inference.prediction_writer import PredictionWriter, Stamp, list_objects
 from avatar_bench.metrics.neighbours import find_nearest
 from avatar_bench.reporting.grad_cam_overlays import read_overlay
 from avatar_bench.reporting.inline_images import InlineImage, encode

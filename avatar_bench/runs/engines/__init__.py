@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from avatar_bench.commands.predict import EngineConfig, PredictConfig
-    from avatar_bench.inference.prediction_writer import PredictionWriter
-    from avatar_bench.inference.resume import Stamp
+    from avatar_bench.inference.prediction_writer import PredictionWriter, Stamp
     from avatar_bench.runs.file_predictor import FilePredictor
     from avatar_bench.runs.run import Run
 

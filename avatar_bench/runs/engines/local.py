@@ -36,7 +36,7 @@ class LocalEngine:
     def write_rows(self, job: PredictionJob) -> RowCounts:
         """Write the missing rows and those of changed files."""
         from avatar_bench.console.progress import open_bar
-        from avatar_bench.inference.resume import find_remaining, read_stamp
+        from avatar_bench.inference.prediction_writer import find_remaining, read_stamp
         from avatar_bench.runs.file_predictor import open_file_predictor
 
         settings, files = job.settings, job.files

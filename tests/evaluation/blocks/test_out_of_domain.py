@@ -19,12 +19,12 @@ from avatar_bench.data.dataset import Dataset
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.out_of_domain import DETECTION_METRICS, OutOfDomain
+from avatar_bench.inference.network_predictor import combine_predictions
 from avatar_bench.metrics import stats
 from avatar_bench.metrics.averaging import AveragingWeights
 from avatar_bench.metrics.selective import AnsweringThreshold
 from avatar_bench.results.reasons import Reason
 from avatar_bench.runs.decisions import DecisionRule
-from avatar_bench.runs.ensemble_predictor import combine_predictions
 from avatar_bench.runs.saved_calibration import DecisionImages, OodReference, SavedCalibration
 
 SCORES = ("decision", "msp", "max_logit", "energy", "mahalanobis", "knn")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from avatar_bench.inference import runtimes
+from avatar_bench.inference import autotune
 from avatar_bench.inference.runtimes import ExportedNetwork, find_missing_package
 
 if find_missing_package("onnx") or find_missing_package("openvino"):
@@ -30,37 +30,37 @@ def test_a_network_is_made_once_for_each_checkpoint_runtime_kind_and_version(mon
     keys = [("openvino", "a", "float"), ("openvino", "a", "int8"), ("openvino", "b", "float"), ("onnx", "a", "float")]
     made = {key: ExportedNetwork(repr(key).encode()) for key in keys}
     for key in keys:
-        runtimes.load_or_export(*key, lambda key=key: made[key])
-    assert all(runtimes.load_or_export(*key, never) == made[key] for key in keys)
+        autotune.load_or_export(*key, lambda key=key: made[key])
+    assert all(autotune.load_or_export(*key, never) == made[key] for key in keys)
     monkeypatch.setattr("avatar_bench.__version__", "0")
     with pytest.raises(AssertionError, match="kept"):
-        runtimes.load_or_export(*keys[0], never)
+        autotune.load_or_export(*keys[0], never)
 
 
 @pytest.mark.parametrize("spoil", [lambda data: data[:-1], lambda data: data[:50] + b"?" + data[51:], lambda data: b""])
 def test_a_damaged_file_is_made_anew(spoil: object, folder: Path) -> None:
-    runtimes.load_or_export("openvino", "a", "float", lambda: NETWORK)
+    autotune.load_or_export("openvino", "a", "float", lambda: NETWORK)
     file = next(folder.iterdir())
     whole = file.read_bytes()
     file.write_bytes(spoil(whole))  # type: ignore[operator]
-    assert runtimes.load_or_export("openvino", "a", "float", lambda: NETWORK) == NETWORK
+    assert autotune.load_or_export("openvino", "a", "float", lambda: NETWORK) == NETWORK
     assert [one.read_bytes() for one in folder.iterdir()] == [whole]
 
 
 def test_those_used_longest_ago_go_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     network = ExportedNetwork(b"0" * 1000)
     for name in "abc":
-        runtimes.load_or_export("openvino", name, "float", lambda: network)
+        autotune.load_or_export("openvino", name, "float", lambda: network)
         for age, file in enumerate(sorted(folder.iterdir(), key=lambda one: one.stat().st_mtime, reverse=True)):
             os.utime(file, (1e9 - age, 1e9 - age))
-    runtimes.load_or_export("openvino", "a", "float", never)
-    monkeypatch.setattr(runtimes, "MAX_CACHE_BYTES", 3 * max(file.stat().st_size for file in folder.iterdir()))
-    runtimes.load_or_export("openvino", "d", "float", lambda: network)
+    autotune.load_or_export("openvino", "a", "float", never)
+    monkeypatch.setattr(autotune, "MAX_CACHE_BYTES", 3 * max(file.stat().st_size for file in folder.iterdir()))
+    autotune.load_or_export("openvino", "d", "float", lambda: network)
     assert len(list(folder.iterdir())) == 3
     for name in "acd":
-        runtimes.load_or_export("openvino", name, "float", never)
+        autotune.load_or_export("openvino", name, "float", never)
 
 
 def test_a_cache_that_cannot_be_written_does_not_stop_the_export(folder: Path) -> None:
     folder.write_bytes(b"a file where the folder should be")
-    assert runtimes.load_or_export("openvino", "a", "float", lambda: NETWORK) == NETWORK
+    assert autotune.load_or_export("openvino", "a", "float", lambda: NETWORK) == NETWORK

@@ -19,6 +19,7 @@ from avatar_bench.cli.app import main
 from avatar_bench.data.dataset import read_manifest
 from avatar_bench.runs.ensembles import open_run
 from avatar_bench.runs.imported import hash_detector
+from avatar_bench.runs.record import RunRecord
 
 CLASSES = ["artificial", "painted", "photo"]
 MAP = "classes={artificial: generated, painted: drawing, photo: real}"
@@ -186,7 +187,7 @@ def test_what_a_stranger_has_changed_in_a_run_folder_is_refused_before_it_is_use
     run = shutil.copytree(imported, tmp_path / "run")
     record = json.loads((run / "run.json").read_text(encoding="utf-8"))
     record["detector"] |= change
-    record["checkpoint_sha256"] = hash_detector(run / "detector", record)
+    record["checkpoint_sha256"] = hash_detector(run / "detector", RunRecord(**record))
     (run / "run.json").write_text(json.dumps(record), encoding="utf-8")
     asked: list[object] = []
     monkeypatch.setattr(socket.socket, "connect", lambda self, address: asked.append(address))

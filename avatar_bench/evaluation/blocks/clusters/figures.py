@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
-from avatar_bench.results.headings import find_word
+from avatar_bench.results.declaration import find_word
 from avatar_bench.results.result import Result
 
 _MARKERS = "s^Dv<>PX"  # without the circle, which marks classes

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from avatar_bench.evaluation import charts
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
-from avatar_bench.results.headings import find_heading
+from avatar_bench.results.declaration import find_heading
 from avatar_bench.results.result import Result
 
 _NUMBERS = (

@@ -14,7 +14,7 @@ from avatar_bench.evaluation import charts
 from avatar_bench.evaluation.chart_data import Chart, ChartData
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
-from avatar_bench.results.headings import find_heading
+from avatar_bench.results.declaration import find_heading
 from avatar_bench.results.result import Result
 
 _RATE_TICKS = (0, 0.01, 0.05, 0.1, 0.25, 0.5, 1)

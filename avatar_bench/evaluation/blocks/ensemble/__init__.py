@@ -24,12 +24,12 @@ from avatar_bench.evaluation.intervals import (
     compute_proportion,
 )
 from avatar_bench.evaluation.seeds import build_statistic_of_runs
+from avatar_bench.inference.network_predictor import combine_predictions
 from avatar_bench.metrics import calibration, classification, stats
 from avatar_bench.metrics.agreement import MEASURES
 from avatar_bench.metrics.averaging import STRATEGIES, AveragingWeights, average_probabilities, find_best_member
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
-from avatar_bench.runs.ensemble_predictor import combine_predictions
 from avatar_bench.runs.ensembles import describe_ensemble
 
 if TYPE_CHECKING:

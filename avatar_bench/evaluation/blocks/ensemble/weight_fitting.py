@@ -66,7 +66,7 @@ def read_held_out(runs: Sequence[Run], datasets: Sequence[Dataset]) -> HeldOutPr
     An imported detector has none of its own and predicts those of the others. Raise BlockError if a run does not know
     its own, or if they are fewer than 20 or lack a class; GuardError if an evaluated set shares images with them.
     """
-    imported = [run.record.get("status") == IMPORTED for run in runs]
+    imported = [run.record.status == IMPORTED for run in runs]
     if all(imported):
         raise BlockError("Imported detectors alone have no calibration images to fit weights on.", "Add a trained run.")
     trained = [place for place, foreign in enumerate(imported) if not foreign]

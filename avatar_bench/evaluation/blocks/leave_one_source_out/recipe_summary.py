@@ -96,8 +96,8 @@ def _compute_costs(runs: Sequence[Run]) -> dict[str, tuple[float, float]]:
     """Return the mean accuracy on val, of sources of training, and the mean training time of each recipe, or NaN."""
     found = []
     for run in runs:
-        accuracy, val_by = (run.record.get("metrics") or {}).get("val/accuracy"), read_split_options(run).get("val_by")
-        found.append((None if val_by == "source" else accuracy, run.record.get("train_seconds")))
+        accuracy, val_by = run.record.metrics.get("val/accuracy"), read_split_options(run).get("val_by")
+        found.append((None if val_by == "source" else accuracy, run.record.train_seconds))
     costs = pd.DataFrame(found, dtype=np.float64)
     means = {name: costs.iloc[places].mean() for name, places in group_across_options(runs, HELD_OUT).items()}
     return {name: (float(accuracy), float(seconds)) for name, (accuracy, seconds) in means.items()}

@@ -231,7 +231,7 @@ def _tabulate_history(saved: Saved) -> pd.DataFrame:
     for run, __ in saved:
         table = run.history
         if table is not None and "epoch" in table and len(table):  # a probe has no epochs
-            best, step = table["epoch"] == run.record.get("best_epoch"), np.arange(1, len(table) + 1)
+            best, step = table["epoch"] == run.record.best_epoch, np.arange(1, len(table) + 1)
             tables.append(table.assign(run=run.label, step=step, best=best).reindex(columns=columns))
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
 

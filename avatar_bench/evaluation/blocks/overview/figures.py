@@ -14,7 +14,7 @@ from avatar_bench.evaluation.charts import draw_chart
 from avatar_bench.evaluation.model_figures import RunStyles
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
-from avatar_bench.results.headings import find_heading
+from avatar_bench.results.declaration import find_heading
 from avatar_bench.results.result import Result
 
 _WINDOWS = "windows of "  # prefix of the trait of windowed attention

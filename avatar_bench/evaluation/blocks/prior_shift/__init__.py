@@ -142,10 +142,10 @@ class PriorShift(IntervalOptions):
                 names = ", ".join(run.classes)
                 raise BlockError(f"block.prior_shift.training: expected exactly one proportion for each of {names}.")
             return np.array([self.training[name] for name in run.classes]), "option"
-        if run.record.get("balance") in ("sampler", "source", "loss"):  # each weights all classes equally
+        if run.record.balance in ("sampler", "source", "loss"):  # each weights all classes equally
             equal = {own: 1.0 for merged in run.merged_classes.values() for own in merged}
             return _sum_by_class(run, equal), "balance"
-        counts = run.record.get("split", {}).get("train_counts")
+        counts = run.record.split.get("train_counts")
         if counts:
             return _sum_by_class(run, counts), "train split"
         known = np.bincount(run.training().targets, None, len(run.classes))

@@ -104,7 +104,7 @@ class Robustness(IntervalOptions):
         one_class = self._compute_one_class(found)
         result = Result("robustness", dataset.name, len(rows), clean.classes)
         result.metrics = self._collect_metrics(accuracies, self._compute_paired(found), one_class)
-        resembled = run.record.get("resembles")
+        resembled = run.record.resembles
         by_kind = _tabulate_variations(result.metrics, accuracies, variations, len(rows), resembled)
         result.tables = {
             "severities": pd.DataFrame(by_kind["severities"]),

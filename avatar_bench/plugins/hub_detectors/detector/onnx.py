@@ -45,7 +45,7 @@ class OnnxNetwork(Options):
     @staticmethod
     def open(folder: Path, settings: dict[str, Any], accelerator: str, **common: Any) -> DatasetPredictor:
         """Return the predictor of an imported network."""
-        from avatar_bench.inference.predictor import ForeignPredictor
+        from avatar_bench.inference.foreign_predictor import ForeignPredictor
         from avatar_bench.plugins.hub_detectors.onnx_network import OnnxPredictor
 
         return ForeignPredictor(predictor=OnnxPredictor(folder, settings, accelerator), **common)

@@ -31,7 +31,7 @@ class TimmModel(Options):
     @staticmethod
     def open(folder: Path, settings: dict[str, Any], accelerator: str, **common: Any) -> DatasetPredictor:
         """Return the predictor of an imported network."""
-        from avatar_bench.inference.predictor import ForeignPredictor
+        from avatar_bench.inference.foreign_predictor import ForeignPredictor
         from avatar_bench.plugins.hub_detectors.hub_models import load_timm_model
 
         return ForeignPredictor(predictor=load_timm_model(folder, settings, accelerator), **common)

@@ -52,7 +52,7 @@ class RayEngine:
 
     def write_rows(self, job: PredictionJob) -> RowCounts:
         """Write the missing rows as the parts of a folder."""
-        from avatar_bench.inference.resume import find_remaining
+        from avatar_bench.inference.prediction_writer import find_remaining
         from avatar_bench.plugins.ray.prediction_parts import PredictionParts
         from avatar_bench.plugins.ray.ray_prediction import Answering, connect_ray, predict_parts
         from avatar_bench.runs.engines import RowCounts, report_interruption

@@ -91,10 +91,10 @@ def read_traits(runs: Sequence[Run]) -> Traits:
         read_starting_weights(first),
         f"rho {optimizer.get('rho')}{' adaptive' * bool(optimizer.get('adaptive'))}" if is_sam else "",
         settings,
-        _average([run.record.get("train_seconds") for run in runs]),
-        _average([run.record.get("passes_per_step") for run in runs]),
-        frozenset(str((run.record.get("process") or {}).get("host", UNKNOWN)) for run in runs),
-        tuple(int(stage["epochs"]) for stage in first.record.get("stages") or () if "epochs" in stage),
+        _average([run.record.train_seconds for run in runs]),
+        _average([run.record.passes_per_step for run in runs]),
+        frozenset(str(run.record.process.get("host", UNKNOWN)) for run in runs),
+        tuple(int(stage["epochs"]) for stage in first.record.stages or () if "epochs" in stage),
     )
 
 
@@ -171,22 +171,22 @@ def _read_settings(run: Run) -> dict[str, str]:
     """Return each setting of a run as text; UNKNOWN if it is not recorded."""
     record, config = run.record, run.config
     data, optimizer = config.get("data") or {}, config.get("optimizer") or {}
-    split, stages = record.get("split") or {}, record.get("stages") or []
+    split, stages = record.split, record.stages or []
     trainer, callbacks = config.get("trainer") or {}, config.get("callbacks") or {}
     others = dict(callbacks.get("others") or {})
     # the parts that are on, so that a part added in a later version makes no difference
     parts = (data.get("augment") or {}).items()
     active = {name: each for name, each in parts if (any(each) if isinstance(each, list) else each)}
     found: dict[str, Any] = {
-        "data_fingerprint": (record.get("data") or {}).get("fingerprint", UNKNOWN),
+        "data_fingerprint": record.data.get("fingerprint", UNKNOWN),
         "split_fingerprint": split.get("fingerprint", UNKNOWN),
         "train_images": (split.get("counts") or {}).get("train", UNKNOWN),
-        "mode": record.get("mode", UNKNOWN),
+        "mode": record.mode or UNKNOWN,
         **{name: [stage.get(key) for stage in stages] or UNKNOWN for name, key in _STAGE_SETTINGS.items()},
         "shots": (config.get("mode") or {}).get("shots"),
-        "balance": record.get("balance", UNKNOWN),
+        "balance": record.balance or UNKNOWN,
         **{name: data.get(name, UNKNOWN) for name in ("image_size", "resize", "equalise")},
-        "batch_size": record.get("batch_size", data.get("batch_size", UNKNOWN)),
+        "batch_size": record.batch_size or data.get("batch_size", UNKNOWN),
         "augmentation": (active or None) if data.get("augment") else UNKNOWN,
         "views": data.get("augmented_copies", data.get("views")),  # by the name of earlier versions
         "label_smoothing": config.get("label_smoothing", UNKNOWN),
@@ -199,7 +199,7 @@ def _read_settings(run: Run) -> dict[str, str]:
         **{name: others.pop(name, None) for name in ("early_stopping", "ema", "swa")},
         "other_callbacks": others or None,
         "init_from": "yes" if config.get("init_from") else None,
-        "device": record.get("device", UNKNOWN),
+        "device": record.device or UNKNOWN,
     }
     return {name: _format_value(value) for name, value in found.items()}
 
