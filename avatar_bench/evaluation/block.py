@@ -143,6 +143,16 @@ def group_by_recipe(runs: Sequence[Run]) -> dict[str, list[int]]:
     return found
 
 
+def tabulate_runs(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return run (its label), kind ("run", "ensemble" or "soup") and recipe: what `RunStyles` needs of each run."""
+    from avatar_bench.runs.ensembles import CombinedRun, WeightSoup  # torch: slow to import, and not needed to draw
+
+    kinds = [
+        "soup" if isinstance(run, WeightSoup) else "ensemble" if isinstance(run, CombinedRun) else "run" for run in runs
+    ]
+    return pd.DataFrame({"run": [run.label for run in runs], "kind": kinds, "recipe": [run.recipe for run in runs]})
+
+
 def labelled_rows(predictions: Predictions, dataset: Dataset) -> NDArray[np.intp]:
     """Return the rows whose true class is known, (M,); raise BlockError if there are none."""
     rows = np.flatnonzero(predictions.targets >= 0)

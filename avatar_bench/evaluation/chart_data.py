@@ -12,7 +12,6 @@ import pandas as pd
 
 from avatar_bench.config.entries import find_entry
 from avatar_bench.errors import ConfigError, suggest_names
-from avatar_bench.evaluation.model_figures import RunStyles
 from avatar_bench.i18n import _, get_title
 from avatar_bench.metrics import plots
 from avatar_bench.results.declaration import declare_block
@@ -31,6 +30,7 @@ _NAMES = (
 )
 _MOST_PANELS = 8
 _LONGEST_NAME = 44  # characters of a row's name in one line
+_MODEL_LENGTH = 34  # characters of a model's name
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,38 @@ def read_charts(block: str) -> dict[str, Chart]:
 
 def _label_columns(stated: Any) -> Mapping[Any, Any]:
     return stated if isinstance(stated, dict) else dict.fromkeys([stated] if isinstance(stated, str) else stated, "")
+
+
+class RunStyles:
+    """Colours and markers of runs, by label, and of models, by name: one style per recipe.
+
+    `table` has the columns of `tabulate_runs`, in the order of the runs, also as read from a saved Result.
+    """
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        self.labels = table["run"].astype(str).tolist()
+        recipes = table["recipe"].astype(str).tolist()
+        found = {recipe: place for place, recipe in enumerate(dict.fromkeys(recipes))}
+        only = dict(zip(recipes, self.labels, strict=True))
+        self.models = [only[recipe] if recipes.count(recipe) == 1 else recipe for recipe in found]
+        self._index = {name: index for index, name in enumerate(self.models)}
+        self._index |= {label: found[recipe] for label, recipe in zip(self.labels, recipes, strict=True)}
+        self._made_of_others = set(table.loc[table["kind"] != "run", "run"].astype(str))
+        self._short = dict(zip(self._index, plots.shorten_names(self._index, _MODEL_LENGTH), strict=True))
+
+    def of(self, name: str) -> dict[str, Any]:
+        """Return the colour and the marker of a run or model; ensembles have a plus."""
+        index = self._index[name]
+        return {
+            "color": plots.get_colour(index),
+            "marker": "P" if name in self._made_of_others else plots.get_marker(index),
+        }
+
+    def word(self, name: str) -> str:
+        """Return the display name of a run or model; ensembles are marked as such."""
+        if name in self._made_of_others:
+            return _("{strategy} (ensemble)", strategy=find_word(name))
+        return self._short[name]
 
 
 @dataclass(frozen=True)

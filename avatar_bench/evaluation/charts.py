@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from textwrap import fill
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -13,10 +13,10 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
 from avatar_bench.evaluation.chart_data import ChartData, Panel, Unit, read_charts
-from avatar_bench.evaluation.model_figures import set_log_axis
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.metrics.stats import ratio
@@ -29,6 +29,7 @@ _MOST_BANDS = 6  # legible bands in one panel
 _FEW_POINTS = 8  # of a line: their intervals are bars, those of more a band
 _LINE = 36  # characters of a label below a panel
 _NEAR = 0.25  # levels whose names would overlap
+_MIN_RATIO = 6.0  # of the ends of a logarithmic axis, so that it has two or three ticks
 _LEVEL: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1}
 
 
@@ -266,6 +267,18 @@ def label_axis(axis: Axis, label: str = "", unit: Unit = "%") -> None:
     if unit == "points":
         axis.set_major_formatter(lambda share, __: f"{round(100 * share, 6) + 0.0:g}")
     axis.grid(True)
+
+
+def set_log_axis(axes: Axes, which: Literal["x", "y"], values: Iterable[float]) -> None:
+    """Make an axis logarithmic, with ticks at 1, 2 and 5 and room for several of them."""
+    known = list(values)
+    low, high = min(known), max(known)
+    spread = max(1.25, (_MIN_RATIO * low / high) ** 0.5)
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axes.set(**{f"{which}scale": "log", f"{which}lim": (low / spread, high * spread)})
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
 
 
 def draw_band(axes: Axes, table: pd.DataFrame, x: str, y: str, *, color: str, alpha: float = 0.18, **line: Any) -> None:

@@ -26,7 +26,7 @@ from avatar_bench.i18n import _, get_language
 from avatar_bench.metrics import plots
 from avatar_bench.metrics.calibration import TemperatureFit
 from avatar_bench.metrics.rounding import format_number
-from avatar_bench.reporting import block_sections, data_section, provenance
+from avatar_bench.reporting import block_sections, provenance
 from avatar_bench.reporting.first_screen import find_alerts, format_headline
 from avatar_bench.reporting.inline_images import MAX_FIGURE_BYTES, InlineImage, inline_figures
 from avatar_bench.reporting.leaderboard import Leaderboard, build_leaderboard_table, build_leaderboards
@@ -140,7 +140,7 @@ def make_slugs() -> Callable[..., str]:
 
 
 def _collect_content(study: Study) -> dict[str, Any]:
-    leaderboards, audit = build_leaderboards(study), data_section.find_assessment(study)
+    leaderboards, audit = build_leaderboards(study), provenance.find_assessment(study)
     return {
         "title": _("Report on {folder}", folder=study.root.resolve().name),
         "question": _("Is this avatar a real photo, a drawing or AI-generated, and which model predicts it best?"),
@@ -153,10 +153,10 @@ def _collect_content(study: Study) -> dict[str, Any]:
         "alerts": list(find_alerts(study, leaderboards, audit)),
         "problems": provenance.build_problem_table(study),
         "warnings": provenance.build_warning_table(study),
-        "count_charts": data_section.draw_count_charts(study),
-        "split_tables": data_section.build_split_tables(study),
-        "set_tables": list(data_section.build_set_tables(study)),
-        "uses": data_section.describe_uses(study),
+        "count_charts": provenance.draw_count_charts(study),
+        "split_tables": provenance.build_split_tables(study),
+        "set_tables": list(provenance.build_set_tables(study)),
+        "uses": provenance.describe_uses(study),
         "audit": audit,
         "comparisons": block_sections.build_sections(study, compares=True),
         "blocks": block_sections.build_sections(study, compares=False),

@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 from avatar_bench.evaluation.block import make_columns
 from avatar_bench.evaluation.intervals import (
     DIFFERENCE,
+    GAP_COLUMNS,
     PROPORTION,
     bootstrap_metrics,
     compute_proportion,
     compute_proportions,
+    find_gap,
     mark_single_source,
     state_both,
     state_units,
 )
-from avatar_bench.evaluation.slice_gaps import GAP_COLUMNS, find_gap
 from avatar_bench.metrics import detection, selective, stats
 from avatar_bench.metrics.stats import Floats
 from avatar_bench.metrics.units import Units

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from avatar_bench.evaluation.blocks.efficiency.latency import CPU
-from avatar_bench.evaluation.model_figures import set_log_axis
+from avatar_bench.evaluation.charts import set_log_axis
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.results.result import Result

@@ -21,8 +21,15 @@ from avatar_bench.evaluation.block import (
     tabulate_predictions,
     warn_unlabelled,
 )
-from avatar_bench.evaluation.intervals import PROPORTION, IntervalOptions, bootstrap_metrics, compute_proportion
-from avatar_bench.evaluation.slice_gaps import GAP_COLUMNS, find_gap, make_gap_metric
+from avatar_bench.evaluation.intervals import (
+    GAP_COLUMNS,
+    PROPORTION,
+    IntervalOptions,
+    bootstrap_metrics,
+    compute_proportion,
+    find_gap,
+    make_gap_metric,
+)
 from avatar_bench.metrics import accuracy_tests as chance
 from avatar_bench.metrics import classification, stats
 from avatar_bench.results.reasons import Reason

@@ -14,7 +14,6 @@ from avatar_bench.config.options import option
 from avatar_bench.data.splits import HOLD_OUT_UNITS, find_units
 from avatar_bench.errors import BlockError, suggest_names
 from avatar_bench.evaluation.blocks.leave_one_source_out import held_out_sources as sources
-from avatar_bench.evaluation.blocks.leave_one_source_out import recipe_summary
 from avatar_bench.evaluation.blocks.leave_one_source_out.held_out_sources import Cell, Cells
 from avatar_bench.evaluation.intervals import IntervalOptions, metric_with_interval
 from avatar_bench.evaluation.seeds import Recipes, warn_about_seeds
@@ -67,10 +66,10 @@ class LeaveOneSourceOut(IntervalOptions):
         n = int(matrix.drop_duplicates(["source", "target"])["n"].sum())
         result = Result("leave_one_source_out", sets[0].name, n, classes)
         base = self._choose_base(list(dict.fromkeys(matrix["recipe"])))
-        summary = recipe_summary.build_summary(self, matrix, cells, drawn, used, base)
+        summary = sources.build_summary(self, matrix, cells, drawn, used, base)
         result.tables = {"matrix": matrix, "summary": summary, "images": sources.build_images_table(cells)}
         result.metrics = self._build_metrics(matrix, summary, base, 1 / len(classes))
-        curve, gains = recipe_summary.build_curve(self, matrix, drawn, used)
+        curve, gains = sources.build_curve(self, matrix, drawn, used)
         if gains:
             result.tables["curve"] = curve
         for name, gain in gains.items():

@@ -14,8 +14,7 @@ from avatar_bench.config.catalogue import list_blocks
 from avatar_bench.config.entries import find_entries
 from avatar_bench.config.options import Options, option
 from avatar_bench.data.corruptions import STANDARD_CORRUPTIONS
-from avatar_bench.evaluation.block import make_columns
-from avatar_bench.evaluation.model_figures import tabulate_runs
+from avatar_bench.evaluation.block import make_columns, tabulate_runs
 from avatar_bench.results.declaration import declare_block
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
