@@ -29,7 +29,7 @@ _NAMES = (
     *("run", "a", "b", "source", "recipe", "slice", "of", "label", "letters", "set", "prediction", "path"),
 )
 _MOST_PANELS = 8
-_LONGEST_NAME = 44  # characters of a row's name in one line
+_LONGEST_NAME = 40  # characters of a row's name in one line
 _MODEL_LENGTH = 34  # characters of a model's name
 
 
@@ -50,10 +50,13 @@ class Chart:
     where: Mapping[Any, Any] = field(default_factory=dict)
     sort: Sequence[str] = ()  # columns, "-" before those that decrease
     least: int = 1  # rows from which the chart is drawn
+    most: int = 0  # rows that are drawn, the first; 0: all
     count: str = ""  # column of the numbers of images
     hue: str = ""  # column that colours
     panels: str = ""  # column that divides the rows
-    filled: Mapping[Any, Any] = field(default_factory=dict)  # patterns of the marks that are not hollow
+    # patterns of the marks that are not hollow, of bars that are not pale, and of cells with a star
+    filled: Mapping[Any, Any] = field(default_factory=dict)
+    marks: Mapping[Any, Any] = field(default_factory=dict)  # columns beside values, "table.column" of another table
     lines: Mapping[Any, Any] = field(default_factory=dict)  # labels of numbers, "guessing", metrics or provenance
     log: Sequence[str] = ()  # columns with logarithmic axes
     label: str = ""  # of several values together
@@ -72,7 +75,7 @@ def read_charts(block: str) -> dict[str, Chart]:
             if key not in known:
                 message = f"{where}.{key} is not known{suggest_names(str(key), known)}"
                 raise ConfigError(message, f"Expected some of {', '.join(known)}.")
-            form = int if key == "least" else list if known[key] == () else str
+            form = int if key in ("least", "most") else list if known[key] == () else str
             if not isinstance(value, form) and not (known[key] is MISSING and isinstance(value, dict | list)):
                 raise ConfigError(f"{where}.{key}={value!r}: expected {_FORMS[form]}.")
         if stated.get("chart") not in CHART_KINDS:
@@ -151,7 +154,16 @@ class ChartData:
         table = _tabulate_metrics(result) if spec.table == _METRICS else result.tables.get(spec.table, pd.DataFrame())
         if spec.images:
             table = table.iloc[result.arrays.get(spec.images, {}).get("rows", [])].reset_index(drop=True)
-        self.table = self._select_rows(self._stack_values(table)) if len(table) else table
+        self.table = self._select_rows(self._stack_values(self._join_marks(table))) if len(table) else table
+
+    def _join_marks(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return the table with the marked columns of other tables, by the names that both have."""
+        for mark in self.spec.marks.values():
+            name, __, column = mark.partition(".")
+            if column and (other := self.result.tables.get(name)) is not None:
+                keys = [key for key in (*self.row_columns, self.hue) if key in other]
+                table = table.merge(other[[*keys, column]].rename(columns={column: mark}), "left", keys)
+        return table
 
     def _stack_values(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return the rows of each column of values below each other."""
@@ -214,6 +226,8 @@ class ChartData:
         if spec.chart == "bars" or (spec.chart == "dots" and spec.sort):
             largest = table.sort_values(spec.count, ascending=False, kind="stable") if spec.count else table
             table = table[table["row"].isin(largest["row"].unique()[: plots.MAX_BARS])]
+        if spec.most:
+            table = table[table["row"].isin(table["row"].unique()[: spec.most])]
         n = table["row"].nunique() if self.row_columns else len(table)
         return table if n >= spec.least and ("value" not in table or table["value"].notna().any()) else table[:0]
 
@@ -279,6 +293,8 @@ class ChartData:
         text, block = str(value), self.result.block
         if text in self.words:
             return _(self.words[text])
+        if isinstance(value, float) and 0 < value < 1:
+            return f"{100 * value:g}%"
         if column == "set":
             return get_title("corruption", text)  # some sets are corruptions of another
         if column in _NAMES and not (column == "column" and text in (*self.spec.x, *self.spec.y)):

@@ -20,6 +20,7 @@ from avatar_bench.evaluation.chart_data import ChartData, Panel, Unit, read_char
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.metrics.stats import ratio
+from avatar_bench.results.headings import find_heading
 from avatar_bench.results.result import Result
 
 CORRECT_COLOUR, INCORRECT_COLOUR = plots.get_colour(5), plots.get_colour(4)
@@ -31,6 +32,14 @@ _LINE = 36  # characters of a label below a panel
 _NEAR = 0.25  # levels whose names would overlap
 _MIN_RATIO = 6.0  # of the ends of a logarithmic axis, so that it has two or three ticks
 _LEVEL: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1}
+_TICK: dict[str, Any] = {"marker": "|", "color": "black", "linestyle": "", "markersize": 14}
+_DIAMOND: dict[str, Any] = {
+    "marker": "D",
+    "color": "white",
+    "markeredgecolor": "black",
+    "linestyle": "",
+    "markersize": 4,
+}
 
 
 def draw_charts(result: Result) -> dict[str, Figure]:
@@ -52,6 +61,10 @@ def _draw_rows(data: ChartData, others: Sequence[Line2D]) -> Figure:
     rows = list(names)
     is_spread = (data.table.groupby("row", sort=False)["colour"].nunique() > 1).any()
     n = len(data.colours) if is_spread else 1
+    mark_style = _DIAMOND if is_bar else _TICK
+    marked = {column: name for column, name in data.spec.marks.items() if name in data.table}
+    labels = [find_heading(name.rpartition(".")[2], data.result.block) for name in marked.values()]
+    others = [*others, *(Line2D([], [], label=label, **mark_style) for label in labels)]
     lines = 1 + max(name.count("\n") for name in names.values())
     height = max(0.13 + 0.14 * lines, 0.17 + 0.07 * n)
     width, line = (2.4, _LINE - 4) if len(panels) > 1 else (4.4, 50)
@@ -74,6 +87,8 @@ def _draw_rows(data: ChartData, others: Sequence[Line2D]) -> Figure:
                 draw_dots(axes, y, numbers, **style)
             if f"{mark['column']}_floor" in mark and panel.table["floor"].nunique() > 1:
                 axes.plot(mark["floor"], y, "|", color=style["color"], markersize=13, markeredgewidth=2)
+            if name := marked.get(mark["column"]):
+                axes.plot(mark[name], rows.index(mark["row"]), clip_on=False, **mark_style)
         name_rows(axes, list(names.values()), fill(panel.label, line), panel.unit, fontsize=8)
         axes.set_title(panel.title, fontsize=9, pad=14)  # above the names of levels
         _mark_levels(axes, panel, data.list_lines() if axes is grid[0] else [])
@@ -182,10 +197,13 @@ def _draw_cells(data: ChartData, __: Sequence[Line2D]) -> Figure:
     figure = plots.create_figure(width, max(2.4, height))
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, panel, own, raw in zip(grid, panels, values, counts, strict=True):
-        pattern = {"%": "%.0f%%", "points": "%+.0f", "": "%.2f"}[unit]
+        pattern = {"%": "%.0f%%", "points": "%+.1f", "": "%.2f"}[unit]
         texts: Any = plots.format_cells(pattern, 100 * own if unit else own)
         if unit == "points":
-            texts = np.char.replace(np.char.replace(texts, "+0", "0"), "-0", "0")
+            texts = np.where(np.abs(own) < 0.0005, "0", texts)
+        if data.spec.filled:
+            stars = _arrange_cells(panel.table.assign(value=panel.table["is_filled"].astype(float)), rows, x, across)
+            texts = np.where(stars == 1, np.char.add(texts, " *"), texts)
         if share:
             texts = np.where(raw == 0, "", np.char.add(np.char.mod("%.0f\n", raw), texts))
         colours = {"vmin": low, "vmax": high, "cmap": "PuOr_r" if is_signed else "Blues"}
