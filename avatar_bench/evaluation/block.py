@@ -35,7 +35,11 @@ class RunBlock(Protocol):
     version: ClassVar[int]
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Compute the Result of this block; `run.predictions(dataset)` is cached, so repeated calls cost nothing."""
+        """Compute the Result of this block; `run.predictions(dataset)` is cached, so repeated calls cost nothing.
+
+        Raise BlockError where nothing can be computed, such as without a labelled image, and GuardError where numbers
+        would mislead: class names in the wrong order, or images that were fitted on.
+        """
 
 
 @runtime_checkable

@@ -111,10 +111,7 @@ def bootstrap_metrics(
 
 
 def compute_for_both(compute: Callable[[Units], dict[str, Metric]], units: Units) -> dict[str, Metric]:
-    """Return metrics for new sources with their intervals for these sources beside, or for these sources alone.
-
-    `compute` returns the metrics of units.
-    """
+    """Return metrics for new sources with their intervals for these sources beside, or for these sources alone."""
     these = compute(units.these)
     if units.usable.sources is None:
         return {name: mark_single_source(metric, units) for name, metric in these.items()}
@@ -139,10 +136,7 @@ def metric_with_interval(
     floor: float | None = None,
     reason: Reason | None = None,
 ) -> Metric:
-    """Return a metric with its resampled interval; without one, and with the reason, if the ends are equal or NaN.
-
-    A value of NaN becomes null with `reason`.
-    """
+    """Return a metric with its resampled interval; without one, and with the reason, if the ends are equal or NaN."""
     if np.isnan(value):
         return Metric(None, n, higher_is_better=better, reason=reason, floor=floor)
     if not high - low > _ROUNDING:

@@ -108,10 +108,7 @@ class BlockRunner:
         return result
 
     def _find_places(self) -> list[str]:
-        """Find the place of each set: its folder, manifest or run.
-
-        Images that change at the same place still count as the same set.
-        """
+        """Find the place of each set: its folder, manifest or run."""
         data = self.settings.data
         paths: list[Path | str | None] = [data.manifest if data.kind == "manifest" else data.root]
         if data.kind == "run":

@@ -194,10 +194,7 @@ def _build_saved_tables(study: Study, saved: SavedResult, part: SetSection) -> I
 
 
 def _build_figures(study: Study, block: Declaration, found: dict[str, SavedResult]) -> dict[str, list[ReportFigure]]:
-    """Return the figures of results by name, in reading order; the label of a comparison is "".
-
-    The alternative text of a figure is its caption, model, set, and the main metric of its result.
-    """
+    """Return the figures of results by name, in reading order; the label of a comparison is ""."""
     figures: dict[str, list[ReportFigure]] = {}
     for name in block.order_figures({name for saved in found.values() for name in saved.result.figures}):
         caption = block.find_caption(name)

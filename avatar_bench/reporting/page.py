@@ -68,11 +68,7 @@ def write_report(study: Study, page: Path, language: str, largest: int = MAX_PAG
 
 
 def draw_missing_figures(found: Iterable[SavedResult]) -> dict[Path, str]:
-    """Draw the figures of results in the current language where they are missing, and put them beside the others.
-
-    Return the reasons by folder where this failed. Those figures, and the ones of blocks that are not installed here,
-    stay in the language that they have.
-    """
+    """Draw the figures of results in the current language where they are missing, and put them beside the others."""
     language, known = get_language(), find_entries("block")
     folders = [
         saved.folder

@@ -49,10 +49,7 @@ class BlindTest(IntervalOptions):
     gallery: int = option(12, help="errors shown, most confident first; 0: none", range=(0, None))
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Compute metrics and tables on the images whose class is known; of a run without decisions, those of ranking.
-
-        Raise BlockError if no image's class is known, GuardError if the class names are in the wrong order.
-        """
+        """Compute metrics and tables on the labelled images; of a run without decisions, those of ranking."""
         asked = run.predictions(dataset)
         rows = labelled_rows(asked, dataset)
         predictions = asked.take(rows)

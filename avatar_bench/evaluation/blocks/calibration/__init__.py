@@ -61,11 +61,7 @@ class Calibration(IntervalOptions):
         self.corruptions = list_corruptions() if self.corruptions is None else self.corruptions
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Compute calibration errors before and after scaling, ranking by confidence, conformal sets, and shift.
-
-        Raise BlockError if no image's class is known, GuardError if the class names are in the wrong order or if the
-        set contains images that the sets are fitted on.
-        """
+        """Compute calibration errors before and after scaling, ranking by confidence, conformal sets, and shift."""
         asked = run.predictions(dataset)
         rows = labelled_rows(asked, dataset)
         predictions = asked.take(rows)
@@ -158,10 +154,7 @@ def _read_held_out(run: Run, dataset: Dataset) -> Predictions | None:
 
 
 def _read_fit(run: Run, dataset: Dataset) -> Predictions | None:
-    """Return the images that decisions' sets are fitted on after `calibrate`; None without them or in another view.
-
-    Raise GuardError if the set contains some of them.
-    """
+    """Return the images that decisions' sets are fitted on after `calibrate`; None without them or in another view."""
     saved = run.decision_calibration
     if saved is None or saved.by != BY_CALIBRATE or saved.decisions is None:
         return None

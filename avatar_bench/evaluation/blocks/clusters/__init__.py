@@ -86,10 +86,7 @@ class Clusters(IntervalOptions):
         return [self.method] if isinstance(self.method, str) else list(dict.fromkeys(self.method))
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Compute separation and maps; a part whose images are too few is left out with a warning.
-
-        Raise BlockError if both are, GuardError if the class names are in the wrong order.
-        """
+        """Compute separation and maps; a part whose images are too few is left out with a warning."""
         asked = run.predictions(dataset)
         check_class_order(asked, run.allow)
         return join_parts(
@@ -97,10 +94,7 @@ class Clusters(IntervalOptions):
         )
 
     def _measure_separation(self, run: Run, dataset: Dataset, asked: Predictions) -> Result:
-        """Compute separation by class, that of sources within classes, distances and silhouettes.
-
-        Raise BlockError if fewer than two classes have two images, or all embeddings are equal.
-        """
+        """Compute separation by class, that of sources within classes, distances and silhouettes."""
         labelled = asked.take(labelled_rows(asked, dataset))
         sampled = labelled.take(sample_rows(pd.DataFrame({"label": labelled.targets}), self.limit, self.seed))
         if (np.bincount(sampled.targets) >= 2).sum() < 2:
@@ -235,10 +229,7 @@ _N_SHUFFLES = 5  # shuffled maps for the floor
 
 
 def build_maps(block: Clusters, asked: Predictions, name: str) -> Result:
-    """Compute a map, its points and its trustworthiness for each method; the true class may be unknown.
-
-    `name` is that of the set. Raise BlockError if there are fewer than 8 images.
-    """
+    """Compute a map, its points and its trustworthiness for each method; the true class may be unknown."""
     n = len(asked)
     if n < _MIN_IMAGES:
         raise BlockError(f"{name}: {n} images are too few for a map; at least {_MIN_IMAGES} are needed.")

@@ -64,10 +64,7 @@ class DataAudit(IntervalOptions):
     )
 
     def audit(self, dataset: Dataset) -> Result:
-        """Compute probes, tables and, in `provenance["assessment"]`, the assessment with its reasons.
-
-        Images without a label are left out. Raise DataError if none has one, or none can be decoded.
-        """
+        """Compute probes, tables and, in `provenance["assessment"]`, the assessment with its reasons."""
         known = dataset.take(np.flatnonzero(dataset.frame["label"] != ""))
         if not len(known):
             raise DataError(f"{dataset.name}: no image has a known class, so nothing can be audited.")

@@ -56,11 +56,7 @@ class Decision(IntervalOptions):
     )
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Compute operating points of the set, and decisions, risk and cost of the set and of each further one.
-
-        Raise BlockError if no image's class is known, GuardError if the class names are in the wrong order or if
-        thresholds are fitted on images of a set.
-        """
+        """Compute operating points of the set, and decisions, risk and cost of the set and of each further one."""
         asked = run.predictions(dataset)
         predictions = asked.take(labelled_rows(asked, dataset))
         result = Result("decision", dataset.name, len(predictions), predictions.classes)

@@ -130,10 +130,7 @@ def _build_recalls(rates: Sequence[float]) -> list[partial[Floats]]:
 
 
 def describe_thresholds(rules: Mapping[float, DecisionRule]) -> tuple[pd.DataFrame, dict[str, Metric]]:
-    """Return the confidence threshold of each target, with the images of its fit and the bound of the error there.
-
-    The metrics are the bounds.
-    """
+    """Return the confidence threshold of each target, with the images of its fit and the bound of the error there."""
     rows, metrics = [], {}
     for target, rule in rules.items():
         one = rule.thresholds[""]
@@ -165,10 +162,7 @@ def tabulate_gaps(
     parts: Sequence[Part],
     minimum: int,
 ) -> pd.DataFrame:
-    """Tabulate the largest difference of coverage and of error between slices of a column, each of `minimum` images.
-
-    Rows begin with `about`. Slices of the error are those of answered images.
-    """
+    """Tabulate the largest difference of coverage and of error between slices of a column, each of `minimum` images."""
     counted = answered & (predictions.targets >= 0)
     rows = []
     for by in dict.fromkeys(part.by for part in parts):
@@ -206,10 +200,7 @@ def warn_of_set(rows: pd.DataFrame, is_further: bool) -> list[Reason]:
 def decide(
     block: Decision, name: str, predictions: Predictions, rule: DecisionRule, target: float, parts: Sequence[Part]
 ) -> tuple[dict[str, pd.DataFrame], dict[str, Metric]]:
-    """Return the tables of a set, with and without the rule on unlike images, of its slices and gaps, and its metrics.
-
-    The names of the metrics have no set. Images without a known class count as answered or not, and have no error.
-    """
+    """Return the tables of a set, with and without the rule on unlike images, of slices and gaps, and its metrics."""
     labelled = predictions.targets >= 0
     everything = Part("", "", np.ones(len(predictions), dtype=bool))
     table = rule.decide(predictions.probabilities, predictions.embeddings)
@@ -243,10 +234,7 @@ def decide(
 def _count(
     block: IntervalOptions, predictions: Predictions, answered: NDArray[np.bool_], parts: Sequence[Part], target: float
 ) -> list[tuple[dict[str, Any], list[Metric]]]:
-    """Count answered images and errors of each part, with the intervals of both proportions; NaN without an image.
-
-    The metrics of a part are both proportions.
-    """
+    """Count answered images and errors of each part, with the intervals of both proportions; NaN without an image."""
     member = np.stack([part.images for part in parts], axis=1)
     counted = member & (answered & (predictions.targets >= 0))[:, None]
     columns = np.concatenate(

@@ -121,10 +121,7 @@ class Efficiency(IntervalOptions):
         return result
 
     def _time_files(self, run: Run, dataset: Dataset) -> tuple[pd.DataFrame, Reason | None]:
-        """Time predictions on files as `predict` makes them, then as `evaluate` does, by torch with the run's options.
-
-        Return one row per pass, and why predict has none.
-        """
+        """Time predictions on files as `predict` makes them, then as `evaluate` does, by torch."""
         files = np.random.default_rng(self.seed).permutation([str(file) for file in list_files(dataset)])
         workers = list(dict.fromkeys([run.workers, *self.workers]))
         by_torch = timing.time_files(run, files, workers, self.passes, self.pass_seconds)
@@ -186,11 +183,7 @@ class Efficiency(IntervalOptions):
     def _build_metrics(
         self, latency: pd.DataFrame, end_to_end: pd.DataFrame, is_busy: bool, failure: Reason | None = None
     ) -> dict[str, Metric]:
-        """Return the metrics of the files, and those of each runtime's first number of threads.
-
-        Those of torch have no prefix, but for those of files, which are of `predict` first. `failure` is why it has
-        none.
-        """
+        """Return the metrics of the files, and those of each runtime's first number of threads."""
         noise, found = float(latency["noise"].max()), {}
         reason = None if noise <= self.tolerance else Reason("noisy_timings")
         reason = Reason("busy_timings") if is_busy else reason

@@ -18,11 +18,7 @@ from avatar_bench.results.result import Result
 
 @plots.use_style()
 def draw(result: Result) -> dict[str, Figure]:
-    """Draw the median latency by batch size with a bar up to its 95th percentile, and images per second with intervals.
-
-    There is a line for each runtime and number of threads, and one for a copy of the network, which shows the machine's
-    noise. Diamonds are real files, end to end, the first as `predict` makes them.
-    """
+    """Draw the median latency by batch size with a bar up to its 95th percentile, and throughput with intervals."""
     table, end_to_end = result.tables["latency"], result.tables["end_to_end"]
     figure = plots.create_figure(8.4, 3.9)
     left, right = figure.subplots(1, 2)

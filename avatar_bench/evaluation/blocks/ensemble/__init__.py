@@ -59,11 +59,7 @@ class EnsembleBlock(IntervalOptions):
     )
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Compute how alike the runs are, and, where they share held-out images, the strategies and ensembles to save.
-
-        Raise BlockError if the runs cannot be compared, GuardError if the class names of one are in the wrong order or
-        if the set contains images that weights are fitted on.
-        """
+        """Compute how alike the runs are, and, where they share held-out images, strategies and ensembles to save."""
         held, why = None, ""
         try:
             held = fitting.read_held_out(runs, datasets)
@@ -207,11 +203,7 @@ def _build_tables(
     single: int,
     alpha: float,
 ) -> dict[str, pd.DataFrame]:
-    """Build the tables by name; `entries` are the predictions of the single run, first, and of each strategy.
-
-    `fitted` are the weights and the temperature of each strategy. `alpha` is the significance level of the gains, after
-    Holm's correction for all strategies.
-    """
+    """Build the tables by name; `entries` are the predictions of the single run, first, and of each strategy."""
     weights = [
         (name, label, weight, temperature)
         for name, (mix, _) in fitted.items()

@@ -73,10 +73,7 @@ class ErrorBias(IntervalOptions):
     slices: list[str] = option([], help="further columns of the manifest to slice by, such as [age,skin_tone]")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Compute bias and confidence of the predictions, and the accuracy of each slice, over the labelled images.
-
-        Raise BlockError if no image is labelled, GuardError if the class names are in the wrong order.
-        """
+        """Compute bias and confidence of the predictions, and the accuracy of each slice, over the labelled images."""
         asked = run.predictions(dataset)
         rows = labelled_rows(asked, dataset)
         predictions = asked.take(rows)
@@ -146,10 +143,7 @@ class ErrorBias(IntervalOptions):
         return bootstrap_metrics(self, names, statistic, predictions.units, *about, PROPORTION)
 
     def _build_slices_table(self, predictions: Predictions, parts: list[Slice]) -> tuple[pd.DataFrame, float]:
-        """Return the table of slices, the weakest first, and the accuracy expected by chance of the weakest.
-
-        A slice of few images, or one that holds all images of its class, is not tested: it has no p.
-        """
+        """Return the table of slices, the weakest first, and the accuracy expected by chance of the weakest."""
         table = pd.DataFrame([self._build_row(predictions, each) for each in parts], columns=_COLUMNS)
         tested = np.flatnonzero((table["n"] >= self.minimum) & table["rest"].notna())
         floor = np.nan

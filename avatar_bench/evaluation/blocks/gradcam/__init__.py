@@ -110,11 +110,7 @@ class GradCam(IntervalOptions):
             raise ConfigError(f"block.gradcam.wall={self.wall}: expected {expected}.")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Compute maps, faithfulness and sanity of a draw of labelled images; further errors are only shown.
-
-        Raise BlockError if no image is labelled or no stage of the network has a spatial map, GuardError if the class
-        names are in the wrong order.
-        """
+        """Compute maps, faithfulness and sanity of a draw of labelled images; further errors are only shown."""
         asked = run.predictions(dataset)
         rows = labelled_rows(asked, dataset)
         check_class_order(asked, run.allow)
@@ -152,11 +148,7 @@ class GradCam(IntervalOptions):
         return result
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Compute the overlap of the runs' raw maps with its null, and maps of the same images side by side.
-
-        Runs without a layer with a spatial map are left out with a warning; a single one with maps has no overlap.
-        Raise BlockError like `align_predictions`, and if no run has maps.
-        """
+        """Compute the overlap of the runs' raw maps with its null, and maps of the same images side by side."""
         given = (self, runs, datasets, align_predictions(runs, datasets))
         return join_parts(partial(compare_overlap, *given), partial(build_wall, *given))
 
@@ -168,10 +160,7 @@ class GradCam(IntervalOptions):
         return np.concatenate([wrong[targets == k][: self.gallery] for k in range(len(predictions.classes))])
 
     def _compute_curves(self, run: Run, images: Tensor, maps: MapArrays, classes: NDArray[np.int64]) -> MapArrays:
-        """Compute the probability of the predicted class by step, (n, steps + 1), for each curve of each map.
-
-        The keys of `maps` are the suffixes of the names of their curves.
-        """
+        """Compute the probability of the predicted class by step, (n, steps + 1), for each curve of each map."""
         rng = np.random.default_rng(self.seed)
         shown: dict[str, NDArray[np.floating]] = {"": maps[""], "_random": rng.random(maps[""].shape), **maps}
         found: dict[str, list[NDArray[np.float32]]] = {}
@@ -239,10 +228,7 @@ class GradCam(IntervalOptions):
 
 
 def _compute_maps(run: Run, layer: attribution.SpatialLayer, inputs: Tensor, predictions: Predictions) -> MapArrays:
-    """Compute the maps of the predicted and of the true class of each image, and its attention rollout if available.
-
-    The first two are identical where the prediction is correct.
-    """
+    """Compute the maps of the predicted and of the true class of each image, and its attention rollout if available."""
     predicted = attribution.compute_grad_cam(run.predictor.module, layer, inputs, predictions.predicted, run.batch_size)
     true, wrong = predicted.copy(), np.flatnonzero(~predictions.correct)
     if len(wrong):

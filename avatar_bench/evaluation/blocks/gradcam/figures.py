@@ -104,10 +104,7 @@ def draw_curves(table: pd.DataFrame, metrics: Mapping[str, Metric], level: float
 def draw_sanity(
     images: Images, maps: Arrays, rows: Sequence[int] | NDArray[np.intp], table: pd.DataFrame, floor: float | None
 ) -> Figure:
-    """Draw the similarity of the run's maps to those of random weights: the mean correlation, and maps of some images.
-
-    `images` (S, S, 3) are given by row of the maps; `floor` is the correlation with random maps.
-    """
+    """Draw the similarity of the run's maps to those of random weights: mean correlation, and maps of some images."""
     steps = len(table)
     figure = plots.create_figure(1.5 + 1.35 * (steps + 2), 2.7 + 1.3 * len(rows))
     grid = figure.add_gridspec(1 + len(rows), steps + 2, height_ratios=[1.5, *[1] * len(rows)])
@@ -188,11 +185,7 @@ def draw_comparison(result: Result) -> dict[str, Figure]:
 
 @plots.use_style()
 def draw_wall(maps: Arrays, columns: Sequence[int], titles: Sequence[str], draw_map: DrawMap, about: str) -> Figure:
-    """Draw runs by images: the titled images at the top, then one row of maps per run, each with its prediction.
-
-    `maps` are the arrays that `run_comparison` collects, `columns` the positions of the images in its thumbnails;
-    `about` describes the titles.
-    """
+    """Draw runs by images: the titled images at the top, then one row of maps per run, each with its prediction."""
     inputs = [maps[f"images_{number}"] for number in maps["input"]]
     names = plots.shorten_names(maps["runs"][: len(inputs)].tolist(), 54)
     figure, grid = _create_wall(len(names) + 1, len(columns))

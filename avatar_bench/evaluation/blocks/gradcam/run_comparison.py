@@ -125,11 +125,7 @@ def _compute_maps(
     rows: NDArray[np.integer],
     of: str,
 ) -> tuple[list[RunMaps], list[Reason]]:
-    """Compute each run's maps of the given `rows` of its aligned predictions; return them with warnings.
-
-    The maps are of the "target" or of the "prediction". A run without a spatial layer is left out with a warning. Raise
-    BlockError if no run has one.
-    """
+    """Compute each run's maps of the given `rows` of its aligned predictions; return them with warnings."""
     made: list[RunMaps] = []
     found, places = [], {name: place for place, name in enumerate(group_by_recipe(runs))}
     every = zip(runs, datasets, predictions, strict=True)
@@ -182,10 +178,7 @@ def _collect_arrays(made: Sequence[RunMaps]) -> dict[str, NDArray[Any]]:
 
 
 def _collect_thumbnails(made: Sequence[RunMaps], rows: NDArray[np.integer], of: str) -> dict[str, NDArray[Any]]:
-    """Return what a wall of the images in `rows` draws beside the maps: their thumbnails, `images_<k>` (R, s, s, 3).
-
-    Those of the first runs are `input` (runs,): runs with the same input share them.
-    """
+    """Return what a wall of the images in `rows` draws beside the maps: their thumbnails, `images_<k>` (R, s, s, 3)."""
     different: list[NDArray[np.uint8]] = []
     number = []
     for panel in made[:MAX_WALL_RUNS]:

@@ -76,10 +76,7 @@ class IntegratedScore(IntervalOptions):
         return tuple(key for key, weight in self.weights.items() if weight > 0)
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Compute scores, ranks and their intervals for each model, a recipe averaged over its seeds.
-
-        Raise BlockError if runs have different classes, ConfigError if a range contradicts the direction of a metric.
-        """
+        """Compute scores, ranks and their intervals for each model, a recipe averaged over its seeds."""
         classes, name = runs[0].classes, datasets[0].name
         if others := [run for run in runs if set(run.classes) != set(classes)]:
             known, found = (", ".join(run.classes) for run in (runs[0], others[0]))

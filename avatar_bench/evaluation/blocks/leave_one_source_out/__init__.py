@@ -38,11 +38,7 @@ class LeaveOneSourceOut(IntervalOptions):
     base: str = option("", help="recipe over which gains are computed, or its last words; empty: the first")
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Compute the recall on each source of the runs trained without it, and compare the recipes over sources.
-
-        Raise BlockError if no run held out a source, if the data set holds no image of the held-out sources, or if
-        `base` is not one of the recipes.
-        """
+        """Compute the recall on each source of the runs trained without it, and compare the recipes over sources."""
         splits = [sources.read_split_options(run) for run in runs]
         kept = [place for place, split in enumerate(splits) if split.get("by") in HOLD_OUT_UNITS]
         if not kept:
@@ -97,10 +93,7 @@ class LeaveOneSourceOut(IntervalOptions):
     def _build_matrix(
         self, cells: Cells, recipes: Mapping[Cell, Recipes], drawn: Mapping[Cell, Floats], classes: Sequence[str]
     ) -> pd.DataFrame:
-        """Return recall and the proportion of each predicted class for each recipe and source.
-
-        The ends `low_joint` and `high_joint` hold at once for all sources of a recipe that count (Bonferroni).
-        """
+        """Return recall and the proportion of each predicted class for each recipe and source."""
         rows = []
         tests = Counter(cell.recipe for cell, own in recipes.items() if own.right.shape[1] >= self.minimum)
         for cell, own in recipes.items():

@@ -97,10 +97,7 @@ def _collect_warnings(table: pd.DataFrame, missing: pd.DataFrame) -> list[Reason
 
 
 def _build_runs_table(saved: Saved, patterns: Patterns) -> pd.DataFrame:
-    """Return recipe, seed, data and main metrics of each run, with the ends of their intervals.
-
-    The data fingerprints of results that differ are joined by |.
-    """
+    """Return recipe, seed, data and main metrics of each run, with the ends of their intervals."""
     rows = []
     for run, results in saved:
         known = (result.provenance.get("data_fingerprint") for result in results.values() if result is not None)

@@ -71,11 +71,7 @@ class PriorShift(IntervalOptions):
     )
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Compute accuracy and macro-F1 under each mix, uncorrected and corrected by true or estimated proportions.
-
-        Raise BlockError if a class has no image, no mix fits the classes of the run, or the proportions of training are
-        unknown; GuardError if the class names are in the wrong order.
-        """
+        """Compute accuracy and macro-F1 under each mix, uncorrected and corrected by true or estimated proportions."""
         asked = run.predictions(dataset)
         predictions = asked.take(labelled_rows(asked, dataset))
         if absent := sorted(set(predictions.classes) - {predictions.classes[each] for each in predictions.targets}):
@@ -106,10 +102,7 @@ class PriorShift(IntervalOptions):
         return result
 
     def _select_mixes(self, run: Run) -> dict[str, Floats]:
-        """Return the proportions (C,) of each mix whose classes the run knows; raise BlockError if there is none.
-
-        In a view, proportions of merged classes are summed.
-        """
+        """Return the proportions (C,) of each mix whose classes the run knows; raise BlockError if there is none."""
         classes = run.classes
         named = {name: mix for name, mix in self.mixes.items() if mix is not None}
         if run.view.classes:

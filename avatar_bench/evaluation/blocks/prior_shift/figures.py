@@ -52,10 +52,7 @@ def _draw_mixes(result: Result, table: pd.DataFrame) -> Figure:
 
 
 def _draw_shares(table: pd.DataFrame, classes: Sequence[str], training: pd.Series) -> Figure:
-    """Draw accuracy, and below it macro-F1, over the proportion of each class, with the rest split equally.
-
-    Each column is a class.
-    """
+    """Draw accuracy, and below it macro-F1, over the proportion of each class, with the rest split equally."""
     shown = list(classes)[:_MOST]
     figure = plots.create_figure(max(5.4, 2.4 * len(shown) + 0.5), 5.6)
     grid = figure.subplots(2, len(shown), sharex=True, sharey=True, squeeze=False)

@@ -89,10 +89,7 @@ class Robustness(IntervalOptions):
             raise ConfigError(f"block.robustness.corruptions: {name} is the name of a metric; rename your corruption.")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Compute the accuracy under every variation, its drops, and the one-class test.
-
-        Raise BlockError if no image is labelled, GuardError if the class names are in the wrong order.
-        """
+        """Compute the accuracy under every variation, its drops, and the one-class test."""
         asked = run.predictions(dataset)
         rows = labelled_rows(asked, dataset)
         clean = asked.take(rows)
@@ -256,10 +253,7 @@ def _select_images(
     found: PredictionsByVariation,
     variations: Mapping[str, Variation],
 ) -> dict[str, NDArray[Any]]:
-    """Return the image whose error rate is closest to the mean, clean and under all variations.
-
-    `rows` are those of its predictions in the table of predictions.
-    """
+    """Return the image whose error rate is closest to the mean, clean and under all variations."""
     wrong = np.mean([~found[name].correct for name in variations], axis=0)
     typical = int(np.abs(wrong - wrong.mean()).argmin())
     image, seed = dataset.image(int(rows[typical])), derive_seed(str(dataset.frame["sha256"].iat[rows[typical]]))
@@ -275,10 +269,7 @@ def _tabulate_variations(
     n: int,
     resembled: Collection[str] | None,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return accuracy by corruption and severity, clean as severity 0, and by tier of delivery with its drop.
-
-    `resembled` are the variations that the augmentation of training resembles, None if unknown.
-    """
+    """Return accuracy by corruption and severity, clean as severity 0, and by tier of delivery with its drop."""
     clean = {"corruption": "clean", "severity": 0, "parameter": "", **_make_cells("accuracy", accuracies["clean"], n)}
     severities, tiers = [clean], list[dict[str, Any]]()
     for name, one in variations.items():

@@ -39,10 +39,7 @@ class Shots(IntervalOptions):
     version: ClassVar[int] = 2
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Compute the learning curve of each recipe; runs trained on all images are left out.
-
-        Raise BlockError if there are fewer than two numbers of shots, or if the runs cannot be aligned.
-        """
+        """Compute the learning curve of each recipe; runs trained on all images are left out."""
         places = [place for place, run in enumerate(runs) if _read_shots(run)]
         numbers = {_read_shots(runs[place]) for place in places}
         if len(numbers) < 2:
