@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from avatar_bench.config.options import option
 from avatar_bench.data.corruptions import SEVERITIES, Corruption, list_corruptions
 from avatar_bench.errors import BlockError, ConfigError, GuardError
-from avatar_bench.evaluation.block import check_class_order, labelled_rows, warn_unlabelled
+from avatar_bench.evaluation.block import read_labelled
 from avatar_bench.evaluation.blocks.calibration import calibration_tables as tables
 from avatar_bench.evaluation.blocks.calibration.calibration_tables import ConformalSets
 from avatar_bench.evaluation.intervals import OPEN_FRACTION, PROPORTION, IntervalOptions, bootstrap_metrics
@@ -62,10 +62,7 @@ class Calibration(IntervalOptions):
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Compute calibration errors before and after scaling, ranking by confidence, conformal sets, and shift."""
-        asked = run.predictions(dataset)
-        rows = labelled_rows(asked, dataset)
-        predictions = asked.take(rows)
-        check_class_order(predictions, run.allow)
+        rows, predictions, unlabelled = read_labelled(run, dataset)
         held_out = _read_held_out(run, dataset)
         fit = _read_fit(run, dataset) or held_out
         sets = ConformalSets.fit(fit, self.alpha, self.seed) if fit else None
@@ -87,7 +84,7 @@ class Calibration(IntervalOptions):
         self._evaluate_shift(result, shifted, sets)
         result.arrays = _collect_arrays(shifted, held_out, fit, self.seed)
         result.provenance = {"level": self.level, "nominal_coverage": 1 - self.alpha}
-        result.warnings[:0] = _collect_warnings(len(asked), len(rows), run, held_out)
+        result.warnings[:0] = unlabelled + _warn_of_temperature(run, held_out)
         if self.severity and self.corruptions and "pixels" not in run.provides:
             result.warnings.append(Reason("no_corruptions", run=run.name))
         return result
@@ -191,15 +188,15 @@ def _collect_arrays(
     return found
 
 
-def _collect_warnings(asked: int, n: int, run: Run, held_out: Predictions | None) -> list[Reason]:
-    found, temperature, fit = warn_unlabelled(asked - n, asked), run.temperature, run.temperature_fit
+def _warn_of_temperature(run: Run, held_out: Predictions | None) -> list[Reason]:
+    temperature, fit = run.temperature, run.temperature_fit
     if fit is not None and not fit.is_applied:
-        found.append(Reason("temperature_near_1", fitted=fit.fitted, low=fit.low, high=fit.high, n=fit.n))
-    elif temperature == 1:
-        found.append(Reason("no_temperature"))
-    elif held_out is not None:
+        return [Reason("temperature_near_1", fitted=fit.fitted, low=fit.low, high=fit.high, n=fit.n)]
+    if temperature == 1:
+        return [Reason("no_temperature")]
+    if held_out is not None:
         refit = calibration.fit_temperature(held_out.logits, held_out.targets)
         low, high = (fit.low, fit.high) if fit else (temperature, temperature)  # fitted on other images by calibrate
         if not low / _TOLERANCE <= refit <= high * _TOLERANCE:
-            found.append(Reason("other_temperature", refit=refit, fixed=temperature))
-    return found
+            return [Reason("other_temperature", refit=refit, fixed=temperature)]
+    return []

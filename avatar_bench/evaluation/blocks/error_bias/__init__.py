@@ -13,14 +13,7 @@ from numpy.typing import NDArray
 from avatar_bench.config.options import option
 from avatar_bench.data import image_slices
 from avatar_bench.errors import BlockError
-from avatar_bench.evaluation.block import (
-    check_class_order,
-    labelled_rows,
-    make_columns,
-    read_ood_sets,
-    tabulate_predictions,
-    warn_unlabelled,
-)
+from avatar_bench.evaluation.block import make_columns, read_labelled, read_ood_sets, tabulate_predictions
 from avatar_bench.evaluation.intervals import (
     GAP_COLUMNS,
     PROPORTION,
@@ -74,10 +67,7 @@ class ErrorBias(IntervalOptions):
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Compute bias and confidence of the predictions, and the accuracy of each slice, over the labelled images."""
-        asked = run.predictions(dataset)
-        rows = labelled_rows(asked, dataset)
-        predictions = asked.take(rows)
-        check_class_order(predictions, run.allow)
+        rows, predictions, unlabelled = read_labelled(run, dataset)
         why = Reason("no_ood_set")
         try:
             ood = {name: one for name, (__, one) in read_ood_sets(run).items()}
@@ -108,7 +98,7 @@ class ErrorBias(IntervalOptions):
         if ood:
             seen = [tabulate_predictions(one).assign(set=name)[_OOD_COLUMNS] for name, one in ood.items()]
             result.tables["ood_predictions"] = pd.concat(seen, ignore_index=True)
-        result.warnings = warn_unlabelled(len(asked) - result.n, len(asked)) + _list_warnings(result.metrics, table)
+        result.warnings = unlabelled + _list_warnings(result.metrics, table)
         return result
 
     def _list_gaps(self, gaps: pd.DataFrame) -> dict[str, Metric]:

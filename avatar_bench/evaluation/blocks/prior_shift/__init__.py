@@ -13,13 +13,7 @@ import pandas as pd
 
 from avatar_bench.config.options import option
 from avatar_bench.errors import BlockError
-from avatar_bench.evaluation.block import (
-    check_class_order,
-    labelled_rows,
-    make_columns,
-    tabulate_predictions,
-    warn_unlabelled,
-)
+from avatar_bench.evaluation.block import make_columns, read_labelled, tabulate_predictions
 from avatar_bench.evaluation.intervals import PROPORTION, IntervalOptions, bootstrap_metrics
 from avatar_bench.metrics import prior_shift
 from avatar_bench.metrics.stats import Floats
@@ -72,13 +66,11 @@ class PriorShift(IntervalOptions):
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Compute accuracy and macro-F1 under each mix, uncorrected and corrected by true or estimated proportions."""
-        asked = run.predictions(dataset)
-        predictions = asked.take(labelled_rows(asked, dataset))
+        __, predictions, unlabelled = read_labelled(run, dataset)
         if absent := sorted(set(predictions.classes) - {predictions.classes[each] for each in predictions.targets}):
             raise BlockError(
                 f"{dataset.name} has no image of class {absent[0]!r}, so it cannot be weighted to include that class."
             )
-        check_class_order(predictions, run.allow)
         mixes = self._select_mixes(run)
         training, origin = self._read_training_shares(run)
         found = {name: self._compute_metrics(predictions, training, prior) for name, prior in mixes.items()}
@@ -96,7 +88,7 @@ class PriorShift(IntervalOptions):
         }
         result.provenance["training_shares"] = dict(zip(run.classes, training.tolist(), strict=True))
         result.provenance["training_shares_from"] = origin
-        result.warnings = warn_unlabelled(len(asked) - result.n, len(asked))
+        result.warnings = unlabelled
         left = [name for name, mix in self.mixes.items() if mix is not None and name not in mixes]
         result.warnings += [Reason("mixes_of_other_classes", names=left)] if left else []
         return result

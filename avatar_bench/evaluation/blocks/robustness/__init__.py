@@ -24,13 +24,7 @@ from avatar_bench.data.corruptions import (
 )
 from avatar_bench.data.delivery import DELIVERY_TIERS, Delivery
 from avatar_bench.errors import ConfigError
-from avatar_bench.evaluation.block import (
-    check_class_order,
-    labelled_rows,
-    make_columns,
-    tabulate_predictions,
-    warn_unlabelled,
-)
+from avatar_bench.evaluation.block import make_columns, read_labelled, tabulate_predictions
 from avatar_bench.evaluation.intervals import DIFFERENCE, IntervalOptions, bootstrap_metrics, compute_proportions
 from avatar_bench.metrics import classification, plots, stats
 from avatar_bench.metrics.classification import bias, fragility, prediction_shifts
@@ -90,10 +84,7 @@ class Robustness(IntervalOptions):
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Compute the accuracy under every variation, its drops, and the one-class test."""
-        asked = run.predictions(dataset)
-        rows = labelled_rows(asked, dataset)
-        clean = asked.take(rows)
-        check_class_order(clean, run.allow)
+        rows, clean, unlabelled = read_labelled(run, dataset)
         variations = self.list_variations()
         varied = run.variations(dataset, list(variations.values()))
         found = {"clean": clean, **{name: one.take(rows) for name, one in zip(variations, varied, strict=True)}}
@@ -115,7 +106,7 @@ class Robustness(IntervalOptions):
         if self.delivery:
             result.tables["delivery"] = pd.DataFrame(by_kind["delivery"])
         result.arrays["images"] = _select_images(run, dataset, rows, found, variations)
-        result.warnings = warn_unlabelled(len(asked) - len(clean), len(asked))
+        result.warnings = unlabelled
         counts = np.bincount(clean.targets, minlength=len(clean.classes))
         absent = [name for name, n in zip(clean.classes, counts, strict=True) if not n]
         result.warnings += [Reason("class_absent", name=name) for name in absent]
