@@ -16,13 +16,7 @@ from numpy.typing import NDArray
 from avatar_bench.config.options import option
 from avatar_bench.data.selection import draw_stratified_rows
 from avatar_bench.errors import ConfigError
-from avatar_bench.evaluation.block import (
-    align_predictions,
-    check_class_order,
-    join_parts,
-    labelled_rows,
-    tabulate_predictions,
-)
+from avatar_bench.evaluation import block
 from avatar_bench.evaluation.blocks.gradcam.map_overlays import render_overlay
 from avatar_bench.evaluation.blocks.gradcam.run_comparison import build_wall, compare_overlap, warn_about_maps
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
@@ -112,8 +106,8 @@ class GradCam(IntervalOptions):
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Compute maps, faithfulness and sanity of a draw of labelled images; further errors are only shown."""
         asked = run.predictions(dataset)
-        rows = labelled_rows(asked, dataset)
-        check_class_order(asked, run.allow)
+        rows = block.labelled_rows(asked, dataset)
+        block.check_class_order(asked, run.allow)
         drawn = rows[draw_stratified_rows(dataset.frame.iloc[rows], self.images, self.seed)]
         every = np.concatenate([drawn, self._find_errors(asked, drawn)])
         predictions, inputs, n = asked.take(every), run.predictor.read_inputs(dataset, every), len(drawn)
@@ -149,8 +143,8 @@ class GradCam(IntervalOptions):
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Compute the overlap of the runs' raw maps with its null, and maps of the same images side by side."""
-        given = (self, runs, datasets, align_predictions(runs, datasets))
-        return join_parts(partial(compare_overlap, *given), partial(build_wall, *given))
+        given = (self, runs, datasets, block.align_predictions(runs, datasets))
+        return block.join_parts(partial(compare_overlap, *given), partial(build_wall, *given))
 
     def _find_errors(self, predictions: Predictions, drawn: NDArray[np.intp]) -> NDArray[np.intp]:
         """Return the rows of the most confident errors of each class outside the draw."""
@@ -251,7 +245,7 @@ def _tabulate_images(predictions: Predictions, faded: MapArrays, found: MapArray
         areas[f"deletion_gain{ending}"] = areas["deletion_random"] - areas[f"deletion{ending}"]
         areas[f"insertion_gain{ending}"] = areas[f"insertion{ending}"] - areas["insertion_random"]
     areas[SANITY_METRIC] = np.abs(rank_correlation(found["trained"], found["randomised"][-1]))
-    table = tabulate_predictions(predictions).assign(drawn=np.arange(len(predictions)) < n)
+    table = block.tabulate_predictions(predictions).assign(drawn=np.arange(len(predictions)) < n)
     return table.join(pd.DataFrame(areas))
 
 
