@@ -141,14 +141,15 @@ def _draw_lines(data: ChartData, others: Sequence[Line2D]) -> Figure:
                 axes.fill_between(across, own["low"], own["high"], color=style["color"], alpha=0.18, linewidth=0)
         for floor in panel.table["floor"].dropna().unique()[:1]:
             axes.axhline(floor, **_LEVEL)
-        label_axis(axes.xaxis, *data.label_other())
+        label, unit = data.label_other()
+        label_axis(axes.xaxis, label, unit)
         label_axis(axes.yaxis, fill(panel.label, _LINE), panel.unit)
         axes.set_title(panel.title, fontsize=9)
         if is_log:
             set_log_axis(axes, "x", numbers)
-        if is_few:
+        if is_few and not unit:
             axes.set_xticks(numbers, [f"{number:g}" for number in numbers])
-        else:
+        elif not is_few:
             axes.set_xlim(min(0, numbers[0]), 1.01 * numbers[-1])
         first = panel.table[panel.table["column"] == panel.table["column"].iloc[0]]
         late = first[first[x] >= numbers[0] + 0.25 * np.ptp(numbers)]  # the first have wide intervals
@@ -230,7 +231,6 @@ def _arrange_cells(table: pd.DataFrame, rows: Sequence[Any], x: str, across: Seq
 
 
 def _draw_images(data: ChartData, __: Sequence[Line2D]) -> Figure:
-    """Draw small images, each below lines of text."""
     images = plots.list_thumbnails(data.result.arrays[data.spec.images])
     titles = []
     for row in data.table.astype(object).fillna("").to_dict("records"):

@@ -207,7 +207,6 @@ def _write_in_process(entry: _PendingResult) -> None:
 
 
 def _summarise(result: Result) -> str:
-    """Return the first metric of a Result with its interval, as text."""
     view = result.provenance.get("view", ALL)
     on = f"on {result.set}{f', view {view}' * (view != ALL)} (n = {result.n})"
     if not result.metrics:

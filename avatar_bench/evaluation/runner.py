@@ -201,7 +201,6 @@ class BlockRunner:
         return bool(self.runs) and not is_own
 
     def _list_digests(self) -> list[dict[str, str]]:
-        """Return the digests of each run's saved results on its set, by block."""
         return [run.hash_results(dataset.name) for run, dataset in zip(self.runs, self.datasets, strict=True)]
 
     def _load_current(self, folder: Path, origin: dict[str, Any]) -> Result | None:

@@ -146,7 +146,6 @@ def _build_run_parts(study: Study, block: Declaration) -> Iterator[SetSection]:
 def _build_side_by_side_table(
     study: Study, found: dict[str, SavedResult], block: Declaration, name: str, fingerprint: str
 ) -> Table:
-    """Return a table of the main metrics of a block, one row per model."""
     by_model = {label: saved.result.metrics for label, saved in found.items()}
     metrics = select_metrics(block, list(by_model.values()))
     columns = [make_column(_("model"))]

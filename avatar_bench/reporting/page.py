@@ -236,7 +236,6 @@ def _format_fact(value: Any) -> Any:
 
 
 def _name_members(study: Study, record: dict[str, Any]) -> Iterator[str]:
-    """Yield the members of an ensemble with their weights."""
     labels = {model.checkpoint: model.label for model in study.runs}
     members = record.get("members")
     for member in members if isinstance(members, list) else ():

@@ -199,7 +199,6 @@ def find_assessment(study: Study) -> tuple[str, list[str]] | None:
 
 
 def _lay_out_counts(counts: pd.DataFrame, n_texts: int, name: str, caption: str) -> Table:
-    """Return counts, of which the first columns are texts, as a table."""
     columns = [make_column(str(head), place >= n_texts) for place, head in enumerate(counts)]
     rows = [TableRow([make_value_cell(value) for value in row]) for row in counts.astype(object).to_numpy().tolist()]
     return Table(name, caption, columns, rows)
@@ -219,6 +218,5 @@ def _read_splits(study: Study) -> Iterator[tuple[str, str, pd.DataFrame]]:
 
 
 def _order_splits(split: pd.Series) -> list[str]:
-    """Return the splits in their usual order."""
     found = set(split)
     return [*(side for side in _SPLIT_ORDER if side in found), *sorted(found - set(_SPLIT_ORDER))]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -151,11 +150,6 @@ def compute_temperatures(block: IntervalOptions, temperature: float, held_out: P
     found = bootstrap_metrics(block, ["temperature", "scaled/temperature"], refits, held_out.group_codes, None)
     values = (temperature, calibration.fit_temperature(logits, targets) / temperature)
     return {name: replace(metric, value=value) for (name, metric), value in zip(found.items(), values, strict=True)}
-
-
-def has_lost_coverage(row: Mapping[str, Any], level: float) -> bool:
-    """Return whether luck explains in no method the few sets of a row of table shift that contain the true class."""
-    return bool(max(row["coverage_lac_p"], row["coverage_aps_p"]) <= (1 - level) / 2)
 
 
 def draw_uniforms(n: int, seed: int, fitted: bool = False) -> Floats:

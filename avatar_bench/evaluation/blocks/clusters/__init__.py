@@ -206,7 +206,6 @@ class Clusters(IntervalOptions):
 
 
 def _count_fewest_groups(labels: Labels, groups: NDArray[np.str_]) -> int:
-    """Count the groups of the label that occurs in the fewest."""
     return min(len(np.unique(groups[labels == one])) for one in np.unique(labels))
 
 
@@ -245,17 +244,21 @@ def build_maps(block: Clusters, asked: Predictions, name: str) -> Result:
     target = np.array([*drawn.classes, ""])[drawn.targets]  # -1 means unknown
     for method in block.methods:
         suffix = "" if method == block.methods[0] else f"_{method}"
-        points = _project(method, drawn.embeddings, perplexity, block)
+        points = _project(method, drawn.embeddings, perplexity, block)  # (N, 2)
         x, y = points.astype(np.float64).T
         images = {"path": drawn.paths, "target": target, "source": drawn.sources}
         result.tables[f"points{suffix}"] = pd.DataFrame(images | {"x": x, "y": y})
-        metric = _compute_trustworthiness(drawn, points, block)
-        result.metrics[f"trustworthiness{suffix.replace('_', '/')}"] = metric
+        name, k = f"trustworthiness{suffix.replace('_', '/')}", min(block.trust_neighbors, (result.n - 1) // 2)
+        each = neighbours.trustworthiness(drawn.embeddings, points, k)
+        generator = np.random.default_rng(block.seed)
+        shuffled = [generator.permutation(points) for __ in range(_N_SHUFFLES)]
+        floors = {name: float(np.mean([neighbours.trustworthiness(drawn.embeddings, one, k) for one in shuffled]))}
+        mean = stats.build_mean_statistic(each[:, None])
+        result.metrics |= bootstrap_metrics(block, [name], mean, drawn.units, floors=floors)
     return result
 
 
 def _project(method: str, embeddings: Reals, perplexity: float, block: Clusters) -> Reals:
-    """Return the position of each image on the map, (N, 2)."""
     model: Any
     if method == "tsne":
         from sklearn.manifold import TSNE
@@ -270,13 +273,3 @@ def _project(method: str, embeddings: Reals, perplexity: float, block: Clusters)
         neighbors = min(block.umap_neighbors, len(embeddings) - 1)
         model = import_module("umap").UMAP(n_neighbors=neighbors, random_state=block.seed, n_jobs=1)
     return np.asarray(model.fit_transform(embeddings))
-
-
-def _compute_trustworthiness(drawn: Predictions, points: Reals, block: Clusters) -> Metric:
-    n, name = len(points), "trustworthiness"
-    k = min(block.trust_neighbors, (n - 1) // 2)
-    each = neighbours.trustworthiness(drawn.embeddings, points, k)
-    generator = np.random.default_rng(block.seed)
-    shuffled = (generator.permutation(points) for __ in range(_N_SHUFFLES))
-    floors = {name: float(np.mean([neighbours.trustworthiness(drawn.embeddings, one, k) for one in shuffled]))}
-    return bootstrap_metrics(block, [name], stats.build_mean_statistic(each[:, None]), drawn.units, floors=floors)[name]

@@ -72,7 +72,6 @@ def _draw_bars(
     ends: tuple[str, str] = ("images_per_second_low", "images_per_second_high"),
     **style: Any,
 ) -> None:
-    """Draw values by batch size with bars between both ends."""
     below, above = part[name] - part[ends[0]], part[ends[1]] - part[name]
     lengths = [length.clip(lower=0).fillna(0) for length in (below, above)]
     axes.errorbar(part["batch"] * shift, part[name], lengths, capsize=2, **style)

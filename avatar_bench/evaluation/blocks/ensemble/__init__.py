@@ -221,7 +221,6 @@ def _build_tables(
 
 
 def _compute_ece(predictions: Predictions) -> float:
-    """Compute the calibration error in 15 bins at the temperature of the predictions."""
     return float(calibration.ece(predictions.confidence, predictions.correct))
 
 

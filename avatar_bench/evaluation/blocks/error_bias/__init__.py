@@ -169,12 +169,6 @@ class ErrorBias(intervals.IntervalOptions):
         return Metric(value, groups, low, high, "Bonferroni by group", floor=floor)
 
 
-def describe_slice(row: pd.Series) -> Reason:
-    """Return the label of a row of the table of slices: property, slice and true class."""
-    code = "slice_of_class" if row["target"] else "slice"
-    return Reason(code, by=Reason(row["by"]), name=row["slice"], target=row["target"])
-
-
 def _cut_slices(predictions: Predictions, kinds: pd.DataFrame) -> Iterator[Slice]:
     """Yield the slices of each column: one for each true class, and the whole slice if it holds several."""
     for by in kinds:
@@ -228,7 +222,9 @@ def _list_warnings(metrics: Mapping[str, Metric], table: pd.DataFrame) -> list[R
     found = [] if unbias.value is None else [Reason("unbias_alone", value=unbias.value, chance=unbias.floor)]
     if table["significant"].any():
         tested = table[table["p"].notna()]
-        name = describe_slice(tested.iloc[0])
+        row = tested.iloc[0]
+        code = "slice_of_class" if row["target"] else "slice"
+        name = Reason(code, by=Reason(row["by"]), name=row["slice"], target=row["target"])
         found.append(Reason("weakest", n=len(tested), name=name, accuracy=worst.value, floor=worst.floor))
         found.append(Reason("differing", found=table["significant"].sum(), n=len(tested)))
     return found

@@ -109,7 +109,10 @@ class GradCam(IntervalOptions):
         rows = block.labelled_rows(asked, dataset)
         block.check_class_order(asked, run.allow)
         drawn = rows[draw_stratified_rows(dataset.frame.iloc[rows], self.images, self.seed)]
-        every = np.concatenate([drawn, self._find_errors(asked, drawn)])
+        errors = np.setdiff1d(np.flatnonzero((asked.targets >= 0) & ~asked.correct), drawn)
+        errors = errors[np.argsort(-asked.confidence[errors], kind="stable")]  # the most confident of each class
+        shown = [errors[asked.targets[errors] == k][: self.gallery] for k in range(len(asked.classes))]
+        every = np.concatenate([drawn, *shown])
         predictions, inputs, n = asked.take(every), run.predictor.read_inputs(dataset, every), len(drawn)
         layer = attribution.find_spatial_layer(run.predictor.module, inputs)
         maps = _compute_maps(run, layer, inputs, predictions)
@@ -121,8 +124,8 @@ class GradCam(IntervalOptions):
         pixels = inputs.permute(0, 2, 3, 1).numpy()
         about = {"paths": predictions.paths, "targets": predictions.targets, "predictions": predictions.predicted}
         about |= {"classes": np.array(run.classes, dtype=np.str_), "drawn": np.arange(len(predictions)) < n}
-        shown = self._collect_shown(pixels, predictions, n)
-        result.arrays = {"maps": maps | about, "curves": curves, "sanity": sanity, "shown": shown}
+        result.arrays = {"maps": maps | about, "curves": curves, "sanity": sanity}
+        result.arrays["shown"] = self._collect_shown(pixels, predictions, n)
         images, groups = _tabulate_images(predictions, curves, sanity), predictions.groups[:n]
         images["overlay"] = ""
         for row, (image, path) in enumerate(zip(pixels[: self.overlays], predictions.paths, strict=False)):
@@ -145,13 +148,6 @@ class GradCam(IntervalOptions):
         """Compute the overlap of the runs' raw maps with its null, and maps of the same images side by side."""
         given = (self, runs, datasets, block.align_predictions(runs, datasets))
         return block.join_parts(partial(compare_overlap, *given), partial(build_wall, *given))
-
-    def _find_errors(self, predictions: Predictions, drawn: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Return the rows of the most confident errors of each class outside the draw."""
-        wrong = np.setdiff1d(np.flatnonzero((predictions.targets >= 0) & ~predictions.correct), drawn)
-        wrong = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")]
-        targets = predictions.targets[wrong]
-        return np.concatenate([wrong[targets == k][: self.gallery] for k in range(len(predictions.classes))])
 
     def _compute_curves(self, run: Run, images: Tensor, maps: MapArrays, classes: NDArray[np.int64]) -> MapArrays:
         """Compute the probability of the predicted class by step, (n, steps + 1), for each curve of each map."""

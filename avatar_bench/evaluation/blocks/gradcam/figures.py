@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import matplotlib as mpl
@@ -18,10 +19,12 @@ from numpy.typing import NDArray
 
 from avatar_bench.evaluation.blocks.gradcam import SANITY_METRIC
 from avatar_bench.evaluation.blocks.gradcam.map_overlays import EVIDENCE_COLORMAP, Arrays, draw_overlay
+from avatar_bench.evaluation.chart_data import Chart, ChartData
+from avatar_bench.evaluation.charts import draw_chart
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
-from avatar_bench.results.result import Metric, Result
+from avatar_bench.results.result import Result
 
 Images = Mapping[int, NDArray[np.uint8]]  # (S, S, 3), by row of the maps
 _SIGNED_COLORMAP = "coolwarm"
@@ -39,7 +42,7 @@ def draw(result: Result) -> dict[str, Figure]:
     maps, shown, floor = result.arrays["maps"], result.arrays["shown"], result.metrics[SANITY_METRIC].floor
     images = dict(zip(shown["rows"].tolist(), shown["images"], strict=True))
     drawn = {
-        "curves": draw_curves(result.tables["curves"], result.metrics, result.provenance["level"]),
+        "curves": draw_curves(result),
         "sanity": draw_sanity(images, result.arrays["sanity"], shown["sanity"], result.tables["sanity"], floor),
     }
     if len(shown["panels"]):
@@ -72,32 +75,18 @@ def draw_panels(images: Images, confidence: NDArray[np.float64], maps: Arrays, p
     return figure
 
 
-@plots.use_style()
-def draw_curves(table: pd.DataFrame, metrics: Mapping[str, Metric], level: float) -> Figure:
-    """Draw the mean probability of the predicted class by proportion of pixels, with its interval and its area."""
-    figure = plots.create_figure(8.4, 4.0)
-    halves = {
-        "deletion": (_("Deletion (band: {level:.0%} interval)"), _("pixels deleted, most important first (%)")),
-        "insertion": (_("Insertion (band: {level:.0%} interval)"), _("pixels inserted, most important first (%)")),
-    }
-    for axes, (kind, (title, label)) in zip(figure.subplots(1, 2, sharey=True), halves.items(), strict=True):
-        for name, words, colour, dash in (
-            (kind, "Grad-CAM", plots.get_colour(0), "-"),
-            (f"{kind}_rollout", _("attention rollout"), plots.get_colour(1), "-"),
-            (f"{kind}_random", _("random maps"), plots.GREY, "--"),
-        ):
-            if name not in metrics:
-                continue
-            one = table[table["curve"] == name]
-            area = _("{name}, area {value:.3f}", name=words, value=metrics[name].value)
-            axes.plot(one["share"], one["probability"], dash, color=colour, label=area)
-            axes.fill_between(one["share"], one["low"], one["high"], color=colour, alpha=0.2, linewidth=0)
-        axes.set(xlabel=label, xlim=(0, 1), ylim=(0, 1.02), title=title.format(level=level))
-        plots.format_percent_axis(axes.xaxis, axes.yaxis)
-        axes.grid(True)
-        axes.legend(loc="best", fontsize=8)
-    figure.axes[0].set_ylabel(_("mean probability of the predicted class (%)"))
-    return figure
+def draw_curves(result: Result) -> Figure:
+    """Draw the mean probability of the predicted class by proportion of pixels, by map, for deletion and insertion."""
+    named = result.tables["curves"]["curve"].str.partition("_")
+    maps = {"": "Grad-CAM", "rollout": _("attention rollout"), "random": _("random maps")}
+    table = result.tables["curves"].assign(kind=named[0], map=named[2].map(maps))
+    spec = Chart(
+        *("lines", "curves", {"share": _("pixels replaced, most important first (%)")}),
+        {"probability": _("mean probability of the predicted class (%)")},
+        hue="map",
+        panels="kind",
+    )
+    return draw_chart(ChartData("curves", spec, replace(result, tables={"curves": table})))
 
 
 @plots.use_style()

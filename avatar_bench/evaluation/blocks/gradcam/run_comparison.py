@@ -319,5 +319,4 @@ def _average_permuted(
 
 
 def _build_class_masks(targets: NDArray[np.int64], classes: int) -> list[NDArray[np.bool_]]:
-    """Return the masks of the images of all classes, then of each class."""
     return [np.ones(len(targets), dtype=np.bool_), *(targets == k for k in range(classes))]

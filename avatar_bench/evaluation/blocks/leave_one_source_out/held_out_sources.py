@@ -176,7 +176,6 @@ def _compute_costs(runs: Sequence[Run]) -> dict[str, tuple[float, float]]:
 
 
 def _select(counted: pd.DataFrame, recipe: str) -> pd.DataFrame:
-    """Return the rows of a recipe by source and class."""
     return counted[counted["recipe"] == recipe].set_index(_KEY)
 
 

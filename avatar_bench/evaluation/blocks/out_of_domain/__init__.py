@@ -341,7 +341,6 @@ def _build_set_row(each: OutOfDomainSet) -> dict[str, object]:
 
 
 def _build_score_rows(each: OutOfDomainSet, scores: pd.DataFrame, percentiles: Floats) -> pd.DataFrame:
-    """Return one row per image with its scores and percentile."""
     predictions = each.predictions
     names = np.array([*predictions.classes, ""])  # the last one stands for unknown (-1)
     rows = {

@@ -177,7 +177,6 @@ def _tabulate_ood_confidence(saved: Saved) -> pd.DataFrame:
 
 
 def _tabulate_architectures(saved: Saved) -> pd.DataFrame:
-    """Return the traits of each network as the block architecture reports them, and its size."""
     rows = []
     for run, result in _iterate_results(saved, "architecture"):
         traits = {str(name): each for name, each in result.tables["traits"].astype(object).fillna("").iloc[0].items()}

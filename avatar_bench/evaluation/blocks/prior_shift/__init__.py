@@ -74,12 +74,20 @@ class PriorShift(IntervalOptions):
         mixes = self._select_mixes(run)
         training, origin = self._read_training_shares(run)
         found = {name: self._compute_metrics(predictions, training, prior) for name, prior in mixes.items()}
-        varied = self._vary_shares(predictions, training)
+        varied = []
+        for (index, frequent), share in product(enumerate(run.classes), self.shares):
+            prior = prior_shift.make_prior(index, share, len(run.classes))
+            metrics = self._compute_metrics(predictions, training, prior)
+            varied.append(_build_row(f"{frequent} {share:g}", frequent, prior, metrics, run.classes))
         result = Result("prior_shift", dataset.name, len(predictions), run.classes)
         keys = product(prior_shift.PRIOR_SHIFT_COLUMNS, mixes)
         result.metrics = {f"{column}/{name}": found[name][column] for column, name in keys}
         rows = [_build_row(name, "", mixes[name], found[name], run.classes) for name in mixes]
-        priors = [_build_priors(name, training, mixes[name], found[name], run.classes) for name in mixes]
+        priors = []
+        for name, prior in mixes.items():
+            shares = pd.DataFrame({"mix": name, "class": run.classes, "share": prior, "training": training})
+            estimated = [make_columns("estimated", found[name][f"estimate/{each}"]) for each in run.classes]
+            priors.append(shares.join(pd.DataFrame(estimated)))
         images = tabulate_predictions(predictions, with_probabilities=True)
         result.tables = {
             "mixes": self._sort_share_columns(pd.DataFrame(rows + varied)),
@@ -146,16 +154,6 @@ class PriorShift(IntervalOptions):
         better = dict.fromkeys(names, True) | {"prior_error": False}
         return bootstrap_metrics(self, names, mix, predictions.units, better, floors, bounds=PROPORTION)
 
-    def _vary_shares(self, predictions: Predictions, training: Floats) -> list[dict[str, Any]]:
-        """Return the rows of the mixes that assign each of `shares` to each class in turn."""
-        rows, classes = [], predictions.classes
-        for index, frequent in enumerate(classes):
-            for share in self.shares:
-                prior = prior_shift.make_prior(index, share, len(classes))
-                found = self._compute_metrics(predictions, training, prior)
-                rows.append(_build_row(f"{frequent} {share:g}", frequent, prior, found, classes))
-        return rows
-
 
 def _sum_by_class(run: Run, values: Mapping[str, float]) -> Floats:
     """Return the proportion (C,) of each class of the run, from the values of the network's classes."""
@@ -174,11 +172,3 @@ def _build_row(
     for figure in ("accuracy", "macro_f1"):
         row[f"majority_{figure}"] = prior_shift.guessing_floor(f"corrected/{figure}", prior, prior)
     return row
-
-
-def _build_priors(
-    mix: str, training: Floats, prior: Floats, found: dict[str, Metric], classes: tuple[str, ...]
-) -> pd.DataFrame:
-    estimated = [make_columns("estimated", found[f"estimate/{name}"]) for name in classes]
-    shares = pd.DataFrame({"mix": mix, "class": classes, "share": prior, "training": training})
-    return shares.join(pd.DataFrame(estimated))

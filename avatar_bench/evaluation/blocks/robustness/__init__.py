@@ -93,11 +93,20 @@ class Robustness(IntervalOptions):
         result = Result("robustness", dataset.name, len(rows), clean.classes)
         result.metrics = self._collect_metrics(accuracies, self._compute_paired(found), one_class)
         resembled = run.record.get("resembles")
+        by_class = [
+            {
+                "corruption": kind,
+                "class": name,
+                **make_columns("bias", one_class["bias", kind, name], "bias_"),
+                **make_columns("fragility", one_class["fragility", kind, name], "fragility_"),
+            }
+            for kind, name in product(self.kinds, clean.classes)
+        ]
         by_kind = _tabulate_variations(result.metrics, accuracies, variations, len(rows), resembled)
         result.tables = {
             "severities": pd.DataFrame(by_kind["severities"]),
             "recalls": self._tabulate_recalls(found),
-            "bias": self._tabulate_one_class(one_class, clean.classes),
+            "bias": pd.DataFrame(by_class),
             "one_class": _count_moved_predictions(found, self.kinds),
             "predictions": pd.concat(
                 [tabulate_predictions(one).assign(variation=name) for name, one in found.items()], ignore_index=True
@@ -129,7 +138,6 @@ class Robustness(IntervalOptions):
         return set(STANDARD_CORRUPTIONS) <= set(self.kinds)
 
     def _compute_accuracies(self, found: PredictionsByVariation, floor: float | None = None) -> dict[str, Metric]:
-        """Compute the accuracy under each variation, with one bootstrap for all."""
         hits = np.column_stack([one.correct for one in found.values()]).astype(np.float64)
         return dict(zip(found, compute_proportions(self, hits, found["clean"].units, floor=floor), strict=True))
 
@@ -226,14 +234,6 @@ class Robustness(IntervalOptions):
                     {"variation": variation, "class": name, **_make_cells("recall", metric, len(own))}
                     for variation, metric in recalls.items()
                 ]
-        return pd.DataFrame(rows)
-
-    def _tabulate_one_class(self, found: Mapping[tuple[str, str, str], Metric], classes: Sequence[str]) -> pd.DataFrame:
-        """Return bias and fragility of each class under each corruption at severity 3."""
-        rows = []
-        for kind, name in product(self.kinds, classes):
-            both = [make_columns(what, found[what, kind, name], f"{what}_") for what in ("bias", "fragility")]
-            rows.append({"corruption": kind, "class": name, **both[0], **both[1]})
         return pd.DataFrame(rows)
 
 

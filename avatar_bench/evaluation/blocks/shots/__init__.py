@@ -43,7 +43,10 @@ class Shots(IntervalOptions):
             )
         used, sets = [runs[place] for place in places], [datasets[place] for place in places]
         found = align_predictions(used, sets)
-        points = _group_points(used)
+        points: Points = {}
+        for recipe, own in seeds.group_across_options(used, "mode.shots").items():
+            for place in sorted(own, key=lambda place: _read_shots(used[place])):
+                points.setdefault((recipe, _read_shots(used[place])), []).append(place)
         members = {f"{recipe}/{shots}": own for (recipe, shots), own in points.items()}
         recipes = seeds.Recipes.of(members, used, found)
         f1 = seeds.build_statistic_of_runs(found, classification.macro_f1)
@@ -102,17 +105,7 @@ def _read_shots(run: Run) -> int:
     return int((run.config.get("mode") or {}).get("shots") or 0)
 
 
-def _group_points(runs: Sequence[Run]) -> Points:
-    """Return the runs of each point, by recipe and then by number of shots."""
-    found: Points = {}
-    for recipe, places in seeds.group_across_options(runs, "mode.shots").items():
-        for place in sorted(places, key=lambda place: _read_shots(runs[place])):
-            found.setdefault((recipe, _read_shots(runs[place])), []).append(place)
-    return found
-
-
 def _build_metrics(curve: pd.DataFrame, guessing: tuple[float, float], recipes: seeds.Recipes) -> dict[str, Metric]:
-    """Return accuracy, macro-F1 and the spread over seeds of each point."""
     found = {}
     for __, row in curve.iterrows():
         name = str(row["shots"]) if _has_one_recipe(curve) else f"{row['recipe']}/{row['shots']}"
