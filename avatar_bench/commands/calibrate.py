@@ -104,10 +104,8 @@ def execute(settings: CalibrateConfig) -> None:
         raise OutputError(f"{run.folder / CALIBRATION} cannot be written: {error.strerror or error}.") from error
     line = f"{run.folder / CALIBRATION}: temperature {calibration.temperature:.3g} (before: {run.card.temperature:.3g})"
     if calibration.threshold is not None:
-        own_threshold = (
-            "none" if calibration.threshold.own_threshold is None else f"{calibration.threshold.own_threshold:.6g}"
-        )
-        line += f", threshold {calibration.threshold.value:.6g} (its own_threshold: {own_threshold})"
+        own_threshold = "none" if calibration.threshold.own is None else f"{calibration.threshold.own:.6g}"
+        line += f", threshold {calibration.threshold.value:.6g} (its own: {own_threshold})"
     n = sum(calibration.n.values())
     fitted = f"{n}" if calibration.decisions is None else f"{int(calibration.decisions.is_reference.sum())} of {n}"
     print_line(f"{line}, fitted on {fitted} images of {calibration.images.name}; view={calibration.view}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 import pandas as pd
@@ -35,7 +35,11 @@ class RunBlock(Protocol):
     version: ClassVar[int]
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Compute the Result of this block; `run.predictions(dataset)` is cached, so repeated calls cost nothing."""
+        """Compute the Result of this block; `run.predictions(dataset)` is cached, so repeated calls cost nothing.
+
+        Raise BlockError where nothing can be computed, such as without a labelled image, and GuardError where numbers
+        would mislead: class names in the wrong order, or images that were fitted on.
+        """
 
 
 @runtime_checkable
@@ -141,6 +145,32 @@ def group_by_recipe(runs: Sequence[Run]) -> dict[str, list[int]]:
     for position, run in enumerate(runs):
         found.setdefault(run.recipe, []).append(position)
     return found
+
+
+def tabulate_runs(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return run (its label), kind ("run", "ensemble" or "soup") and recipe: what `RunStyles` needs of each run."""
+    from avatar_bench.runs.ensembles import CombinedRun, WeightSoup  # torch: slow to import, and not needed to draw
+
+    kinds = [
+        "soup" if isinstance(run, WeightSoup) else "ensemble" if isinstance(run, CombinedRun) else "run" for run in runs
+    ]
+    return pd.DataFrame({"run": [run.label for run in runs], "kind": kinds, "recipe": [run.recipe for run in runs]})
+
+
+class LabelledPredictions(NamedTuple):
+    """Predictions of M images whose true class is known, their `rows` (M,) in the data set, and a warning of others."""
+
+    rows: NDArray[np.intp]
+    predictions: Predictions
+    warnings: list[Reason]
+
+
+def read_labelled(run: Run, dataset: Dataset) -> LabelledPredictions:
+    """Return a run's predictions of labelled images; raise BlockError without any, GuardError in the wrong order."""
+    found = run.predictions(dataset)
+    rows = labelled_rows(found, dataset)
+    check_class_order(found, run.allow)
+    return LabelledPredictions(rows, found.take(rows), warn_unlabelled(len(found) - len(rows), len(found)))
 
 
 def labelled_rows(predictions: Predictions, dataset: Dataset) -> NDArray[np.intp]:

@@ -12,7 +12,6 @@ import pandas as pd
 
 from avatar_bench.config.entries import find_entry
 from avatar_bench.errors import ConfigError, suggest_names
-from avatar_bench.evaluation.model_figures import RunStyles
 from avatar_bench.i18n import _, get_title
 from avatar_bench.metrics import plots
 from avatar_bench.results.declaration import declare_block, find_heading, find_word
@@ -29,7 +28,8 @@ _NAMES = (
     *("run", "a", "b", "source", "recipe", "slice", "of", "label", "letters", "set", "prediction", "path"),
 )
 _MOST_PANELS = 8
-_LONGEST_NAME = 44  # characters of a row's name in one line
+_LONGEST_NAME = 40  # characters of a row's name in one line
+_MODEL_LENGTH = 34  # characters of a model's name
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,13 @@ class Chart:
     where: Mapping[Any, Any] = field(default_factory=dict)
     sort: Sequence[str] = ()  # columns, "-" before those that decrease
     least: int = 1  # rows from which the chart is drawn
+    most: int = 0  # rows that are drawn, the first; 0: all
     count: str = ""  # column of the numbers of images
     hue: str = ""  # column that colours
     panels: str = ""  # column that divides the rows
-    filled: Mapping[Any, Any] = field(default_factory=dict)  # patterns of the marks that are not hollow
+    # patterns of the marks that are not hollow, of bars that are not pale, and of cells with a star
+    filled: Mapping[Any, Any] = field(default_factory=dict)
+    marks: Mapping[Any, Any] = field(default_factory=dict)  # columns beside values, "table.column" of another table
     lines: Mapping[Any, Any] = field(default_factory=dict)  # labels of numbers, "guessing", metrics or provenance
     log: Sequence[str] = ()  # columns with logarithmic axes
     label: str = ""  # of several values together
@@ -71,7 +74,7 @@ def read_charts(block: str) -> dict[str, Chart]:
             if key not in known:
                 message = f"{where}.{key} is not known{suggest_names(str(key), known)}"
                 raise ConfigError(message, f"Expected some of {', '.join(known)}.")
-            form = int if key == "least" else list if known[key] == () else str
+            form = int if key in ("least", "most") else list if known[key] == () else str
             if not isinstance(value, form) and not (known[key] is MISSING and isinstance(value, dict | list)):
                 raise ConfigError(f"{where}.{key}={value!r}: expected {_FORMS[form]}.")
         if stated.get("chart") not in CHART_KINDS:
@@ -83,6 +86,38 @@ def read_charts(block: str) -> dict[str, Chart]:
 
 def _label_columns(stated: Any) -> Mapping[Any, Any]:
     return stated if isinstance(stated, dict) else dict.fromkeys([stated] if isinstance(stated, str) else stated, "")
+
+
+class RunStyles:
+    """Colours and markers of runs, by label, and of models, by name: one style per recipe.
+
+    `table` has the columns of `tabulate_runs`, in the order of the runs, also as read from a saved Result.
+    """
+
+    def __init__(self, table: pd.DataFrame) -> None:
+        self.labels = table["run"].astype(str).tolist()
+        recipes = table["recipe"].astype(str).tolist()
+        found = {recipe: place for place, recipe in enumerate(dict.fromkeys(recipes))}
+        only = dict(zip(recipes, self.labels, strict=True))
+        self.models = [only[recipe] if recipes.count(recipe) == 1 else recipe for recipe in found]
+        self._index = {name: index for index, name in enumerate(self.models)}
+        self._index |= {label: found[recipe] for label, recipe in zip(self.labels, recipes, strict=True)}
+        self._made_of_others = set(table.loc[table["kind"] != "run", "run"].astype(str))
+        self._short = dict(zip(self._index, plots.shorten_names(self._index, _MODEL_LENGTH), strict=True))
+
+    def of(self, name: str) -> dict[str, Any]:
+        """Return the colour and the marker of a run or model; ensembles have a plus."""
+        index = self._index[name]
+        return {
+            "color": plots.get_colour(index),
+            "marker": "P" if name in self._made_of_others else plots.get_marker(index),
+        }
+
+    def word(self, name: str) -> str:
+        """Return the display name of a run or model; ensembles are marked as such."""
+        if name in self._made_of_others:
+            return _("{strategy} (ensemble)", strategy=find_word(name))
+        return self._short[name]
 
 
 @dataclass(frozen=True)
@@ -118,7 +153,16 @@ class ChartData:
         table = _tabulate_metrics(result) if spec.table == _METRICS else result.tables.get(spec.table, pd.DataFrame())
         if spec.images:
             table = table.iloc[result.arrays.get(spec.images, {}).get("rows", [])].reset_index(drop=True)
-        self.table = self._select_rows(self._stack_values(table)) if len(table) else table
+        self.table = self._select_rows(self._stack_values(self._join_marks(table))) if len(table) else table
+
+    def _join_marks(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Return the table with the marked columns of other tables, by the names that both have."""
+        for mark in self.spec.marks.values():
+            name, __, column = mark.partition(".")
+            if column and (other := self.result.tables.get(name)) is not None:
+                keys = [key for key in (*self.row_columns, self.hue) if key in other]
+                table = table.merge(other[[*keys, column]].rename(columns={column: mark}), "left", keys)
+        return table
 
     def _stack_values(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return the rows of each column of values below each other."""
@@ -181,6 +225,8 @@ class ChartData:
         if spec.chart == "bars" or (spec.chart == "dots" and spec.sort):
             largest = table.sort_values(spec.count, ascending=False, kind="stable") if spec.count else table
             table = table[table["row"].isin(largest["row"].unique()[: plots.MAX_BARS])]
+        if spec.most:
+            table = table[table["row"].isin(table["row"].unique()[: spec.most])]
         n = table["row"].nunique() if self.row_columns else len(table)
         return table if n >= spec.least and ("value" not in table or table["value"].notna().any()) else table[:0]
 
@@ -246,6 +292,8 @@ class ChartData:
         text, block = str(value), self.result.block
         if text in self.words:
             return _(self.words[text])
+        if isinstance(value, float) and 0 < value < 1:
+            return f"{100 * value:g}%"
         if column == "set":
             return get_title("corruption", text)  # some sets are corruptions of another
         if column in _NAMES and not (column == "column" and text in (*self.spec.x, *self.spec.y)):

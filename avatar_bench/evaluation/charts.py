@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from textwrap import fill
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -13,13 +13,14 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
 from avatar_bench.evaluation.chart_data import ChartData, Panel, Unit, read_charts
-from avatar_bench.evaluation.model_figures import set_log_axis
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.metrics.stats import ratio
+from avatar_bench.results.declaration import find_heading
 from avatar_bench.results.result import Result
 
 CORRECT_COLOUR, INCORRECT_COLOUR = plots.get_colour(5), plots.get_colour(4)
@@ -29,7 +30,16 @@ _MOST_BANDS = 6  # legible bands in one panel
 _FEW_POINTS = 8  # of a line: their intervals are bars, those of more a band
 _LINE = 36  # characters of a label below a panel
 _NEAR = 0.25  # levels whose names would overlap
+_MIN_RATIO = 6.0  # of the ends of a logarithmic axis, so that it has two or three ticks
 _LEVEL: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1}
+_TICK: dict[str, Any] = {"marker": "|", "color": "black", "linestyle": "", "markersize": 14}
+_DIAMOND: dict[str, Any] = {
+    "marker": "D",
+    "color": "white",
+    "markeredgecolor": "black",
+    "linestyle": "",
+    "markersize": 4,
+}
 
 
 def draw_charts(result: Result) -> dict[str, Figure]:
@@ -51,6 +61,10 @@ def _draw_rows(data: ChartData, others: Sequence[Line2D]) -> Figure:
     rows = list(names)
     is_spread = (data.table.groupby("row", sort=False)["colour"].nunique() > 1).any()
     n = len(data.colours) if is_spread else 1
+    mark_style = _DIAMOND if is_bar else _TICK
+    marked = {column: name for column, name in data.spec.marks.items() if name in data.table}
+    labels = [find_heading(name.rpartition(".")[2], data.result.block) for name in marked.values()]
+    others = [*others, *(Line2D([], [], label=label, **mark_style) for label in labels)]
     lines = 1 + max(name.count("\n") for name in names.values())
     height = max(0.13 + 0.14 * lines, 0.17 + 0.07 * n)
     width, line = (2.4, _LINE - 4) if len(panels) > 1 else (4.4, 50)
@@ -73,6 +87,8 @@ def _draw_rows(data: ChartData, others: Sequence[Line2D]) -> Figure:
                 draw_dots(axes, y, numbers, **style)
             if f"{mark['column']}_floor" in mark and panel.table["floor"].nunique() > 1:
                 axes.plot(mark["floor"], y, "|", color=style["color"], markersize=13, markeredgewidth=2)
+            if name := marked.get(mark["column"]):
+                axes.plot(mark[name], rows.index(mark["row"]), clip_on=False, **mark_style)
         name_rows(axes, list(names.values()), fill(panel.label, line), panel.unit, fontsize=8)
         axes.set_title(panel.title, fontsize=9, pad=14)  # above the names of levels
         _mark_levels(axes, panel, data.list_lines() if axes is grid[0] else [])
@@ -125,14 +141,15 @@ def _draw_lines(data: ChartData, others: Sequence[Line2D]) -> Figure:
                 axes.fill_between(across, own["low"], own["high"], color=style["color"], alpha=0.18, linewidth=0)
         for floor in panel.table["floor"].dropna().unique()[:1]:
             axes.axhline(floor, **_LEVEL)
-        label_axis(axes.xaxis, *data.label_other())
+        label, unit = data.label_other()
+        label_axis(axes.xaxis, label, unit)
         label_axis(axes.yaxis, fill(panel.label, _LINE), panel.unit)
         axes.set_title(panel.title, fontsize=9)
         if is_log:
             set_log_axis(axes, "x", numbers)
-        if is_few:
+        if is_few and not unit:
             axes.set_xticks(numbers, [f"{number:g}" for number in numbers])
-        else:
+        elif not is_few:
             axes.set_xlim(min(0, numbers[0]), 1.01 * numbers[-1])
         first = panel.table[panel.table["column"] == panel.table["column"].iloc[0]]
         late = first[first[x] >= numbers[0] + 0.25 * np.ptp(numbers)]  # the first have wide intervals
@@ -181,10 +198,13 @@ def _draw_cells(data: ChartData, __: Sequence[Line2D]) -> Figure:
     figure = plots.create_figure(width, max(2.4, height))
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
     for axes, panel, own, raw in zip(grid, panels, values, counts, strict=True):
-        pattern = {"%": "%.0f%%", "points": "%+.0f", "": "%.2f"}[unit]
+        pattern = {"%": "%.0f%%", "points": "%+.1f", "": "%.2f"}[unit]
         texts: Any = plots.format_cells(pattern, 100 * own if unit else own)
         if unit == "points":
-            texts = np.char.replace(np.char.replace(texts, "+0", "0"), "-0", "0")
+            texts = np.where(np.abs(own) < 0.0005, "0", texts)
+        if data.spec.filled:
+            stars = _arrange_cells(panel.table.assign(value=panel.table["is_filled"].astype(float)), rows, x, across)
+            texts = np.where(stars == 1, np.char.add(texts, " *"), texts)
         if share:
             texts = np.where(raw == 0, "", np.char.add(np.char.mod("%.0f\n", raw), texts))
         colours = {"vmin": low, "vmax": high, "cmap": "PuOr_r" if is_signed else "Blues"}
@@ -211,7 +231,6 @@ def _arrange_cells(table: pd.DataFrame, rows: Sequence[Any], x: str, across: Seq
 
 
 def _draw_images(data: ChartData, __: Sequence[Line2D]) -> Figure:
-    """Draw small images, each below lines of text."""
     images = plots.list_thumbnails(data.result.arrays[data.spec.images])
     titles = []
     for row in data.table.astype(object).fillna("").to_dict("records"):
@@ -266,6 +285,18 @@ def label_axis(axis: Axis, label: str = "", unit: Unit = "%") -> None:
     if unit == "points":
         axis.set_major_formatter(lambda share, __: f"{round(100 * share, 6) + 0.0:g}")
     axis.grid(True)
+
+
+def set_log_axis(axes: Axes, which: Literal["x", "y"], values: Iterable[float]) -> None:
+    """Make an axis logarithmic, with ticks at 1, 2 and 5 and room for several of them."""
+    known = list(values)
+    low, high = min(known), max(known)
+    spread = max(1.25, (_MIN_RATIO * low / high) ** 0.5)
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axes.set(**{f"{which}scale": "log", f"{which}lim": (low / spread, high * spread)})
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(NullLocator())
 
 
 def draw_band(axes: Axes, table: pd.DataFrame, x: str, y: str, *, color: str, alpha: float = 0.18, **line: Any) -> None:

@@ -18,18 +18,8 @@ from avatar_bench.evaluation.comparison import EarlierResults
 from avatar_bench.evaluation.runner import BlockRunner, check_preprocessing, select_slice
 from avatar_bench.results.result import METRICS_FILE
 from avatar_bench.results.view import View
+from avatar_bench.runs import record
 from avatar_bench.runs.labels import LabelledRun, label_runs
-from avatar_bench.runs.record import (
-    ENSEMBLE,
-    RECORD,
-    USABLE_STATUSES,
-    RunRecord,
-    check_run,
-    choose_newest_run,
-    find_runs,
-    locate_run,
-    read_record,
-)
 from avatar_bench.sources.dataset_kinds import list_further_sets, open_dataset
 
 if TYPE_CHECKING:
@@ -104,12 +94,12 @@ class EvaluationPlan:
 
     def open_ensemble(self, folder: Path, name: str) -> Run:
         """Open the ensemble in a folder."""
-        return _open_run(LabelledRun(folder, name, name, RunRecord(), {}), self.settings)
+        return _open_run(LabelledRun(folder, name, name, record.RunRecord(), {}), self.settings)
 
     def open_ensembles(self) -> Iterator[Run]:
         """Open the saved ensembles whose members are all among the runs, in the view of these."""
         known = {run.checkpoint_sha256 for run in self.runs}
-        for folder in sorted(file.parent for file in (self.folder / "ensembles").glob(f"*/{ENSEMBLE}")):
+        for folder in sorted(file.parent for file in (self.folder / "ensembles").glob(f"*/{record.ENSEMBLE}")):
             try:
                 run = self.open_ensemble(folder, folder.name)
             except CheckpointError as error:
@@ -142,25 +132,25 @@ def _find_run_paths(settings: EvaluateConfig) -> list[Path]:
     """Return the paths of the requested runs; skip and print unfinished ones in a folder of runs."""
     ckpt = settings.ckpt
     if ckpt is None:
-        return [choose_newest_run()]
-    paths = [locate_run(str(path)) for path in (ckpt if isinstance(ckpt, list) else [ckpt])]
+        return [record.choose_newest_run()]
+    paths = [record.locate_run(str(path)) for path in (ckpt if isinstance(ckpt, list) else [ckpt])]
     real = [os.path.realpath(path) for path in paths]
     if twice := [str(path) for path, place in zip(paths, real, strict=True) if real.count(place) > 1]:
         raise ConfigError(f"ckpt: {twice[0]} is given twice.", "Expected each run once.")
     only = paths[0] if len(paths) == 1 else None
-    if only and only.is_dir() and not any((only / name).is_file() for name in (RECORD, ENSEMBLE)):
-        statuses = {path: read_record(path).status or "unknown" for path in find_runs(only)}
+    if only and only.is_dir() and not any((only / name).is_file() for name in (record.RECORD, record.ENSEMBLE)):
+        statuses = {path: record.read_record(path).status or "unknown" for path in record.find_runs(only)}
         if not statuses:
             raise CheckpointError(
                 f"ckpt={only} is not a run and contains none.",
                 "Expected a run folder, a folder of runs, or a .ckpt file. See: avatar-bench list runs",
             )
         for path, status in statuses.items():
-            if status not in USABLE_STATUSES:
+            if status not in record.USABLE_STATUSES:
                 print_line(f"skipped: {path}: its status is {status}", file=sys.stderr)
-        paths = [path for path, status in statuses.items() if status in USABLE_STATUSES] or list(statuses)
+        paths = [path for path, status in statuses.items() if status in record.USABLE_STATUSES] or list(statuses)
     for path in paths:  # fail before torch is loaded
-        check_run(path)
+        record.check_run(path)
     return paths
 
 

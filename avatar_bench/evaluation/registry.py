@@ -27,10 +27,7 @@ def build_block(name: str, options: Mapping[str, Any] | None = None) -> Block:
 
 
 def hash_user_code(name: str, block: Block) -> str | None:
-    """Return hex digits that change with a user's block, corruption or OOD score; None if it uses none of a user.
-
-    A corruption or score is used if an option of the block names it.
-    """
+    """Return hex digits that change with a user's block, corruption or OOD score; None if it uses none of a user."""
     words = set(re.findall(r"\w+", str(vars(block))))
     others = [*find_entries("corruption").values(), *find_entries("ood_score").values()]
     used = [find_entry("block", name), *(entry for entry in others if entry.name in words)]

@@ -109,10 +109,7 @@ class ResultWriter:
             self._finish_first()
 
     def begin(self) -> None:
-        """Start writing the added Results, before a longer computation.
-
-        The last or only Result of a command is therefore saved without a process.
-        """
+        """Start writing the added Results, before a longer computation."""
         for entry in [entry for entry in self._entries if entry.is_waiting]:
             while sum(other.is_writing for other in self._entries) >= _MAX_PROCESSES:
                 self._finish_first()
@@ -210,7 +207,6 @@ def _write_in_process(entry: _PendingResult) -> None:
 
 
 def _summarise(result: Result) -> str:
-    """Return the first metric of a Result with its interval, as text."""
     view = result.provenance.get("view", ALL)
     on = f"on {result.set}{f', view {view}' * (view != ALL)} (n = {result.n})"
     if not result.metrics:

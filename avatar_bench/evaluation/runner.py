@@ -109,10 +109,7 @@ class BlockRunner:
         return result
 
     def _find_places(self) -> list[str]:
-        """Find the place of each set: its folder, manifest or run.
-
-        Images that change at the same place still count as the same set.
-        """
+        """Find the place of each set: its folder, manifest or run."""
         data = self.settings.data
         paths: list[Path | str | None] = [data.manifest if data.kind == "manifest" else data.root]
         if data.kind == "run":
@@ -205,7 +202,6 @@ class BlockRunner:
         return bool(self.runs) and not is_own
 
     def _list_digests(self) -> list[dict[str, str]]:
-        """Return the digests of each run's saved results on its set, by block."""
         return [run.hash_results(dataset.name) for run, dataset in zip(self.runs, self.datasets, strict=True)]
 
     def _load_current(self, folder: Path, origin: dict[str, Any]) -> Result | None:

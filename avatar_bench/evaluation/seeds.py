@@ -46,10 +46,7 @@ class Recipes:
 
     @classmethod
     def of(cls, members: Mapping[str, Sequence[int]], runs: Sequence[Run], found: Sequence[Predictions]) -> Recipes:
-        """Build from the runs' predictions on the same images in the same order.
-
-        Sources are the units if no run has seen them.
-        """
+        """Build from the runs' predictions on the same images in the same order."""
         right = np.stack([predictions.correct for predictions in found])
         units = [predictions.units for predictions in found]
         asked = units[0] if all(one.sources is not None for one in units) else units[0].these
@@ -110,10 +107,7 @@ class Recipes:
         return mark_single_source(state_units(metric, self.units.usable), self.units)
 
     def accuracies(self, block: IntervalOptions, drawn: Floats) -> dict[str, Metric]:
-        """Compute the mean accuracy of each recipe over its runs.
-
-        The interval of a single run is Wilson's or by group; that of several comes from `drawn`.
-        """
+        """Compute the mean accuracy of each recipe over its runs."""
         return {
             name: compute_proportion(block, self.right[runs[0]], self.units)
             if len(runs) == 1

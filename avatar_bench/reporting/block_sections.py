@@ -145,7 +145,6 @@ def _build_run_parts(study: Study, block: Declaration) -> Iterator[SetSection]:
 def _build_side_by_side_table(
     study: Study, found: dict[str, SavedResult], block: Declaration, name: str, fingerprint: str
 ) -> Table:
-    """Return a table of the main metrics of a block, one row per model."""
     by_model = {label: saved.result.metrics for label, saved in found.items()}
     metrics = select_metrics(block, list(by_model.values()))
     columns = [make_column(_("model"))]
@@ -193,10 +192,7 @@ def _build_saved_tables(study: Study, saved: SavedResult, part: SetSection) -> I
 
 
 def _build_figures(study: Study, block: Declaration, found: dict[str, SavedResult]) -> dict[str, list[ReportFigure]]:
-    """Return the figures of results by name, in reading order; the label of a comparison is "".
-
-    The alternative text of a figure is its caption, model, set, and the main metric of its result.
-    """
+    """Return the figures of results by name, in reading order; the label of a comparison is ""."""
     figures: dict[str, list[ReportFigure]] = {}
     for name in block.order_figures({name for saved in found.values() for name in saved.result.figures}):
         caption = block.find_caption(name)

@@ -15,19 +15,9 @@ import pandas as pd
 from avatar_bench.i18n import _
 from avatar_bench.metrics.accuracy_tests import beats_guessing, find_better_than_guessing, widen_low
 from avatar_bench.metrics.units import NEW_SOURCES, THESE_IMAGES, THESE_SOURCES
+from avatar_bench.reporting import tables
 from avatar_bench.reporting.saved_result import SavedResult
 from avatar_bench.reporting.study import ReportedModel, Study
-from avatar_bench.reporting.tables import (
-    Cell,
-    RunStyles,
-    Table,
-    TableRow,
-    find_ends,
-    make_column,
-    make_interval_cell,
-    make_metric_cell,
-    make_metric_column,
-)
 from avatar_bench.results.declaration import find_heading
 from avatar_bench.results.result import Metric
 
@@ -227,28 +217,28 @@ def _average(found: Sequence[Metric | None], key: str, place: Mapping[str, Any])
     return replace(first, value=float(place[key]), low=low, high=high, **stated)
 
 
-def build_leaderboard_table(board: Leaderboard, styles: RunStyles) -> Table:
+def build_leaderboard_table(board: Leaderboard, styles: tables.RunStyles) -> tables.Table:
     """Return a leaderboard as a table: one row per model with its rank and ties or a reason, and main metrics."""
-    columns = [make_column(_("model")), make_column(_("rank"), True, "lower")]
+    columns = [tables.make_column(_("model")), tables.make_column(_("rank"), True, "lower")]
     blocks = {key: block for key, block in board.blocks.items() if any(row.metrics[key] for row in board.rows)}
     columns += [
-        make_metric_column(key, block, (row.metrics[key] for row in board.rows)) for key, block in blocks.items()
+        tables.make_metric_column(key, block, (row.metrics[key] for row in board.rows)) for key, block in blocks.items()
     ]
     rows = []
     for row in board.rows:
-        cells = [make_metric_cell(row.metrics[key], block) for key, block in blocks.items()]
+        cells = [tables.make_metric_cell(row.metrics[key], block) for key, block in blocks.items()]
         lead = [_make_label_cell(row, styles), _make_rank_cell(row)]
-        rows.append(TableRow([*lead, *cells], list(row.seeds) or row.model.label, row.is_best))
+        rows.append(tables.TableRow([*lead, *cells], list(row.seeds) or row.model.label, row.is_best))
     ranked = [metric for row in board.rows if (metric := row.metrics[board.ranked_by]) is not None]
     if any(metric.these_sources for metric in ranked):
         heading = find_heading(board.ranked_by, board.blocks[board.ranked_by])
-        columns.append(make_column(_("{metric}, for these sources", metric=heading), True))
+        columns.append(tables.make_column(_("{metric}, for these sources", metric=heading), True))
         for row, shown in zip(board.rows, rows, strict=True):
             shown.cells.append(_make_cell_of_these(row.metrics[board.ranked_by]))
     for one in columns:
         one["bars"] = False
     if len(columns) > 2:  # one drawing per row shows the order
-        ends = find_ends(row.cells[2] for row in rows)
+        ends = tables.find_ends(row.cells[2] for row in rows)
         columns[2] |= {"bars": True, "start": min(ends), "stop": max(ends)} if ends else {}
     caption = _("Leaderboard on {set}: {n} images, fingerprint {fingerprint}")
     text = caption.format(set=board.name, n=board.n, fingerprint=board.fingerprint)
@@ -259,7 +249,9 @@ def build_leaderboard_table(board: Leaderboard, styles: RunStyles) -> Table:
             "ranges that overlapping intervals allow; paired tests, in the block significance, compare accuracy."
         )
         notes = f"{notes} {ranks}".lstrip()
-    return Table(f"leaderboard_{board.name}_{board.fingerprint}", text, columns, rows, notes or None, compact=True)
+    return tables.Table(
+        f"leaderboard_{board.name}_{board.fingerprint}", text, columns, rows, notes or None, compact=True
+    )
 
 
 def _describe_population(ranked: Sequence[Metric]) -> str:
@@ -274,21 +266,21 @@ def _describe_population(ranked: Sequence[Metric]) -> str:
     return ""
 
 
-def _make_cell_of_these(metric: Metric | None) -> Cell | None:
+def _make_cell_of_these(metric: Metric | None) -> tables.Cell | None:
     """Return the value of a metric with its interval for these sources; None without one."""
     if metric is None or metric.value is None or metric.these_sources is None:
         return None
-    return make_interval_cell(metric.value, *(float(metric.these_sources[end]) for end in ("low", "high")))
+    return tables.make_interval_cell(metric.value, *(float(metric.these_sources[end]) for end in ("low", "high")))
 
 
-def _make_label_cell(row: LeaderboardRow, styles: RunStyles) -> Cell:
+def _make_label_cell(row: LeaderboardRow, styles: tables.RunStyles) -> tables.Cell:
     label = {"text": row.name if row.seeds else row.model.label, **styles[row.model.label]}
     mean = _("mean over {n} seeds, below", n=len(row.seeds)) if row.seeds else ""
     beside = mean or row.model.describe_briefly()
     return label | ({"soft": beside} if beside else {})
 
 
-def _make_rank_cell(row: LeaderboardRow) -> Cell | None:
+def _make_rank_cell(row: LeaderboardRow) -> tables.Cell | None:
     if row.is_guessing or row.reason:
         return {"value": None, "reason": row.reason or _("not significantly better than guessing")}
     return None if row.first is None else {"first": row.first, "last": row.last, "letters": row.letters}

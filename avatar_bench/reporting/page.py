@@ -26,7 +26,7 @@ from avatar_bench.i18n import _, get_language
 from avatar_bench.metrics import plots
 from avatar_bench.metrics.calibration import TemperatureFit
 from avatar_bench.metrics.rounding import format_number
-from avatar_bench.reporting import block_sections, data_section, provenance
+from avatar_bench.reporting import block_sections, provenance
 from avatar_bench.reporting.first_screen import find_alerts, format_headline
 from avatar_bench.reporting.inline_images import MAX_FIGURE_BYTES, InlineImage, inline_figures
 from avatar_bench.reporting.leaderboard import Leaderboard, build_leaderboard_table, build_leaderboards
@@ -68,11 +68,7 @@ def write_report(study: Study, page: Path, language: str, largest: int = MAX_PAG
 
 
 def draw_missing_figures(found: Iterable[SavedResult]) -> dict[Path, str]:
-    """Draw the figures of results in the current language where they are missing, and put them beside the others.
-
-    Return the reasons by folder where this failed. Those figures, and the ones of blocks that are not installed here,
-    stay in the language that they have.
-    """
+    """Draw the figures of results in the current language where they are missing, and put them beside the others."""
     language, known = get_language(), find_entries("block")
     folders = [
         saved.folder
@@ -140,7 +136,7 @@ def make_slugs() -> Callable[..., str]:
 
 
 def _collect_content(study: Study) -> dict[str, Any]:
-    leaderboards, audit = build_leaderboards(study), data_section.find_assessment(study)
+    leaderboards, audit = build_leaderboards(study), provenance.find_assessment(study)
     return {
         "title": _("Report on {folder}", folder=study.root.resolve().name),
         "question": _("Is this avatar a real photo, a drawing or AI-generated, and which model predicts it best?"),
@@ -153,10 +149,10 @@ def _collect_content(study: Study) -> dict[str, Any]:
         "alerts": list(find_alerts(study, leaderboards, audit)),
         "problems": provenance.build_problem_table(study),
         "warnings": provenance.build_warning_table(study),
-        "count_charts": data_section.draw_count_charts(study),
-        "split_tables": data_section.build_split_tables(study),
-        "set_tables": list(data_section.build_set_tables(study)),
-        "uses": data_section.describe_uses(study),
+        "count_charts": provenance.draw_count_charts(study),
+        "split_tables": provenance.build_split_tables(study),
+        "set_tables": list(provenance.build_set_tables(study)),
+        "uses": provenance.describe_uses(study),
         "audit": audit,
         "comparisons": block_sections.build_sections(study, compares=True),
         "blocks": block_sections.build_sections(study, compares=False),
@@ -240,7 +236,6 @@ def _format_fact(value: Any) -> Any:
 
 
 def _name_members(study: Study, ensemble: ReportedModel) -> Iterator[str]:
-    """Yield the members of an ensemble with their weights."""
     labels = {model.checkpoint: model.label for model in study.runs}
     for member in ensemble.members:
         label = labels.get(str(member.get("checkpoint_sha256")), str(member.get("run")))

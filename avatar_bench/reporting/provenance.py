@@ -1,15 +1,34 @@
-"""Tables of what the report is made of: models, the provenance of results, warnings, and unusable items."""
+"""What the report is made of: data, models, the provenance of results, warnings, and unusable items."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import io
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
-from avatar_bench.i18n import _
+import pandas as pd
+
+from avatar_bench.audit.assessment import Assessment
+from avatar_bench.audit.data_card import draw_counts
+from avatar_bench.evaluation.evaluation_log import LOG_FILE, count_evaluations, find_logs, list_external_sets
+from avatar_bench.files.table_io import read_table
+from avatar_bench.i18n import _, ngettext
+from avatar_bench.metrics.plots import CHART
 from avatar_bench.metrics.rounding import format_number
+from avatar_bench.reporting.inline_images import QUALITY_STEPS, InlineImage, shrink
 from avatar_bench.reporting.study import ReportedModel, Study
-from avatar_bench.reporting.tables import Cell, Table, TableRow, format_temperature, make_columns
-from avatar_bench.results.result import METRICS_FILE
+from avatar_bench.reporting.tables import (
+    Cell,
+    Table,
+    TableRow,
+    format_temperature,
+    make_column,
+    make_columns,
+    make_value_cell,
+)
+from avatar_bench.results.result import METRICS_FILE, Result
 
 _SHORT = 12  # digits shown of a hash; the CSV has all
 
@@ -96,3 +115,108 @@ def _join(values: Iterable[Any]) -> str:
 def _make_hash_cell(found: list[str]) -> Cell:
     known = [one for one in found if one]
     return {"text": ", ".join(one[:_SHORT] for one in known) or "–", "full": " ".join(known)}
+
+
+_SPLIT_ORDER = ("train", "val", "calibration", "test")
+
+
+def build_split_tables(study: Study) -> list[Table]:
+    """Return tables of image counts by class, source and split; runs with the same split share tables."""
+    tables = []
+    for number, (fingerprint, models, table) in enumerate(_read_splits(study), start=1):
+        by_class = _("Images by class; split {fingerprint} of {models}", fingerprint=fingerprint, models=models)
+        by_source = _(
+            "Images by class and source; split {fingerprint} of {models}", fingerprint=fingerprint, models=models
+        )
+        tag, heads = f"_{number}" * (number > 1), {"label": _("class"), "source": _("source")}
+        for name, caption, by in (("classes", by_class, ["label"]), ("sources", by_source, ["label", "source"])):
+            if "source" not in by or (table["source"] != "").any():
+                counts = pd.crosstab([table[key] for key in by], table["split"])[_order_splits(table["split"])]
+                counts[_("all")] = counts.sum(axis=1)
+                tables.append(_lay_out_counts(counts.reset_index().rename(columns=heads), len(by), name + tag, caption))
+    return tables
+
+
+def draw_count_charts(study: Study) -> list[tuple[InlineImage, str, str]]:
+    """Draw image counts by class, split and source, with alternative text and caption; a chart for each split."""
+    charts = []
+    for fingerprint, names, table in _read_splits(study):
+        text = _("Images of {models} by class, split and source", models=names)
+        stream = io.BytesIO()
+        draw_counts(table, _order_splits(table["split"])).savefig(stream, format="png", dpi=200, metadata=CHART)
+        stream.seek(0)
+        if (image := shrink(stream, *QUALITY_STEPS[0])) is not None:
+            charts.append((image, text, f"{text}; {_('split')} {fingerprint}"))
+    return charts
+
+
+def build_set_tables(study: Study) -> Iterator[Table]:
+    """Yield a table of the sources of each evaluated set, as counted by blind_test."""
+    heads = {"target": _("class"), "source": _("source"), "n": _("images"), "groups": _("groups")}
+    for name in study.sets:
+        for number, same in enumerate(study.group_by_images(name, "blind_test"), start=1):
+            saved = next(iter(same.values()))
+            table = saved.result.tables.get("per_source")
+            if table is not None and heads.keys() <= set(table):
+                text = _("Contents of {set}: {n} images, fingerprint {fingerprint}")
+                caption = text.format(set=name, n=saved.result.n, fingerprint=saved.fingerprint)
+                counts = table.sort_values(["target", "source"])[list(heads)].rename(columns=heads)
+                yield _lay_out_counts(counts, 2, f"set_{name}" + f"_{number}" * (number > 1), caption)
+
+
+def describe_uses(study: Study) -> list[str]:
+    """Return a sentence for each external set on how often it was evaluated, by the logs of all runs."""
+    results = [saved for __, saved in study.saved]
+    logs = {saved.folder.parents[1] / LOG_FILE for saved in results}
+    uses = count_evaluations({*logs, *find_logs(study.root)})
+    sets = {digest: name for saved in results for digest, name in list_external_sets(saved.result).items()}
+    return [
+        _(
+            "External set {set}: evaluated {times} {runs}. The more often runs are chosen by its metrics, the more "
+            "optimistic these are.",
+            set=name,
+            times=ngettext("{n} time", "{n} times", uses[digest].times),
+            runs=ngettext("on {n} run", "on {n} runs", uses[digest].runs),
+        )
+        for digest, name in sets.items()
+        if digest in uses
+    ]
+
+
+def find_assessment(study: Study) -> tuple[str, list[str]] | None:
+    """Return the assessment of the data and its reasons, from data_audit of a run or of the data set, or None."""
+    results = [saved.result for saved in study.audits]
+    for model in study.runs:
+        data = model.record.data
+        result = Result.load_if_complete(Path(data["root"]) / "audit") if data.get("root") else None
+        if result is not None and result.provenance.get("data_fingerprint") == data.get("fingerprint", ""):
+            results.append(result)
+    own = {model.record.data.get("fingerprint") for model in study.runs}  # before audits of other sets
+    for result in sorted(results, key=lambda result: result.provenance.get("data_fingerprint") not in own):
+        if "assessment" in result.provenance:
+            return Assessment.parse(result.provenance["assessment"]).format()
+    return None
+
+
+def _lay_out_counts(counts: pd.DataFrame, n_texts: int, name: str, caption: str) -> Table:
+    columns = [make_column(str(head), place >= n_texts) for place, head in enumerate(counts)]
+    rows = [TableRow([make_value_cell(value) for value in row]) for row in counts.astype(object).to_numpy().tolist()]
+    return Table(name, caption, columns, rows)
+
+
+def _read_splits(study: Study) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Yield the fingerprint, the models and the images of each readable split."""
+    found: dict[str, list[ReportedModel]] = {}
+    for model in study.runs:
+        fingerprint = str(model.record.split.get("fingerprint") or _("not known"))
+        found.setdefault(fingerprint, []).append(model)
+    for fingerprint, models in found.items():
+        with suppress(OSError, ValueError):
+            table = read_table(models[0].folder / "split.csv", texts=None)
+            if {"label", "source", "split"} <= set(table):
+                yield fingerprint, ", ".join(model.label for model in models), table
+
+
+def _order_splits(split: pd.Series) -> list[str]:
+    found = set(split)
+    return [*(side for side in _SPLIT_ORDER if side in found), *sorted(found - set(_SPLIT_ORDER))]

@@ -77,10 +77,7 @@ class Problem:
 
 
 def read_saved(folder: Path, compares: bool = False) -> SavedResult | Problem:
-    """Read the result in a folder with the tables to show, or return the Problem why it cannot be read.
-
-    Of each table, only as many rows are read as are needed to detect that it is too long.
-    """
+    """Read the result in a folder with the tables to show, or return the Problem why it cannot be read."""
     try:
         text = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
         files = tuple(str(name) for name in text["files"])

@@ -226,10 +226,7 @@ def read_run(folder: Path) -> tuple[ReportedModel | None, list[Problem]]:
 
 
 class _StudyReader:
-    """Reader of the models and results below a folder, which notes the `problems` in them.
-
-    With the `classes` of a view, a result of another view of this name is a problem.
-    """
+    """Reader of the models and results below a folder, which notes the `problems` in them."""
 
     def __init__(self, root: Path, view: str | None = None, classes: Mapping[str, Sequence[str]] | None = None) -> None:
         self.root, self.view = root, view
@@ -388,10 +385,7 @@ def _explain_foreign_result(model: ReportedModel, saved: SavedResult) -> str:
 
 
 def _explain_foreign_comparison(models: Sequence[ReportedModel], saved: SavedResult) -> str:
-    """Return why a comparison is of unknown checkpoints or other calibrations, "" if it is of these models.
-
-    Ensembles count by their results.
-    """
+    """Return why a comparison is of unknown checkpoints or other calibrations, "" if it is of these models."""
     weights = {model.weights for model in models}
     results = (one.result for model in models for one in model.results.values() if model.kind != "run")
     known = {model.checkpoint for model in models} | {one.provenance.get("checkpoint_sha256") for one in results}

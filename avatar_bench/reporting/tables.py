@@ -129,10 +129,7 @@ def format_metric(metric: Metric, block: str) -> str:
 
 
 def format_metric_with_units(metric: Metric, block: str) -> str:
-    """Format a metric with its interval and, in parentheses, its population, units and interval for these sources.
-
-    They are left out without an interval, and where nobody expects another population than these sources.
-    """
+    """Format a metric with its interval and, in parentheses, its population, units and interval for these sources."""
     shown, stated, beside = format_metric(metric, block), metric.inference, metric.these_sources
     is_expected = metric.population == THESE_SOURCES and metric.reason is None
     if metric.low is None or metric.value is None or metric.population is None or is_expected:

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from avatar_bench.evaluation.intervals import IntervalOptions
-from avatar_bench.evaluation.slice_gaps import find_gap, make_gap_metric
+from avatar_bench.evaluation.intervals import IntervalOptions, find_gap, make_gap_metric
 
 NAMES = ["a", "b", "c"]
 

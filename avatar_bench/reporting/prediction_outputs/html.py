@@ -233,7 +233,6 @@ def _rank_need(one: ReviewedImage) -> tuple[int, float]:
 
 
 def _format_cells(*values: str) -> str:
-    """Return values as cells of a row of the manifest."""
     return format_csv(pd.DataFrame([values]), header=False).removesuffix("\n")
 
 

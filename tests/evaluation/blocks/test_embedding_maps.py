@@ -11,8 +11,7 @@ from sklearn.manifold import trustworthiness
 
 from avatar_bench.errors import ConfigError
 from avatar_bench.evaluation.blocks import clusters
-from avatar_bench.evaluation.blocks.clusters import Clusters
-from avatar_bench.evaluation.blocks.clusters.embedding_maps import build_maps
+from avatar_bench.evaluation.blocks.clusters import Clusters, build_maps
 from avatar_bench.results.result import draw_figures
 
 

@@ -77,10 +77,7 @@ def draw_filters(weights: NDArray[np.float32], layer: str) -> Figure:
 
 
 def draw_feature_maps(images: NDArray[np.uint8], labels: Sequence[str], maps: Sequence[FeatureMaps]) -> Figure:
-    """Draw one row per image (N, S, S, 3): the image, then the feature maps of each layer, one column per channel.
-
-    A channel has one scale for all images, from its lowest value (dark) to its highest.
-    """
+    """Draw one row per image (N, S, S, 3): the image, then the feature maps of each layer, one column per channel."""
     widths = [1.0]
     for layer in maps:
         widths += [0.15, *[1.0] * len(layer.channels)]  # a gap before each layer

@@ -10,15 +10,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.config.options import option
+from avatar_bench.evaluation import intervals
 from avatar_bench.evaluation.block import check_class_order, labelled_rows, tabulate_predictions, warn_unlabelled
-from avatar_bench.evaluation.intervals import (
-    PROPORTION,
-    IntervalOptions,
-    balance_interval,
-    bootstrap_metrics,
-    compute_proportion,
-    state_units,
-)
 from avatar_bench.metrics import classification, detection, paired_tests, plots, stats
 from avatar_bench.metrics.accuracy_tests import beats_guessing, guessing_level
 from avatar_bench.metrics.units import NEW_SOURCES
@@ -35,7 +28,7 @@ _FEW_IMAGES = 30  # with fewer images of a class, its metrics are unreliable
 
 
 @dataclass(kw_only=True)
-class BlindTest(IntervalOptions):
+class BlindTest(intervals.IntervalOptions):
     """Evaluation of a run on images whose true class is known."""
 
     version: ClassVar[int] = 2
@@ -49,10 +42,7 @@ class BlindTest(IntervalOptions):
     gallery: int = option(12, help="errors shown, most confident first; 0: none", range=(0, None))
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Compute metrics and tables on the images whose class is known; of a run without decisions, those of ranking.
-
-        Raise BlockError if no image's class is known, GuardError if the class names are in the wrong order.
-        """
+        """Compute metrics and tables on the labelled images; of a run without decisions, those of ranking."""
         asked = run.predictions(dataset)
         rows = labelled_rows(asked, dataset)
         predictions = asked.take(rows)
@@ -89,7 +79,7 @@ class BlindTest(IntervalOptions):
     def _compute_metrics(self, predictions: Predictions) -> dict[str, Metric]:
         n, classes = len(predictions), len(predictions.classes)
         found = {
-            "accuracy": compute_proportion(self, predictions.correct, predictions.units, floor=1 / classes),
+            "accuracy": intervals.compute_proportion(self, predictions.correct, predictions.units, floor=1 / classes),
             "chance": Metric(1 / classes, n, higher_is_better=None),
             "majority_share": Metric(float(np.bincount(predictions.targets).max() / n), n, higher_is_better=None),
         }
@@ -106,7 +96,7 @@ class BlindTest(IntervalOptions):
     def _compute_proportion(self, images: NDArray[np.bool_], predictions: Predictions, reason: Reason) -> Metric:
         if not images.any():
             return Metric(None, 0, reason=reason)
-        return compute_proportion(self, predictions.correct, predictions.units, among=images)
+        return intervals.compute_proportion(self, predictions.correct, predictions.units, among=images)
 
     def _bootstrap_metrics(self, predictions: Predictions) -> dict[str, Metric]:
         classes = predictions.classes
@@ -119,8 +109,8 @@ class BlindTest(IntervalOptions):
         functions = (*classification.MACRO_METRICS.values(), classification.f1)
         statistic = classification.build_metrics_statistic(*about, functions)
         bounds = np.where(np.array(names) == "mcc", -1.0, 0.0), 1.0
-        found = bootstrap_metrics(self, names, statistic, predictions.units, floors=floors, bounds=bounds)
-        balanced = balance_interval(self, found["balanced_accuracy"], predictions.correct, predictions.units)
+        found = intervals.bootstrap_metrics(self, names, statistic, predictions.units, floors=floors, bounds=bounds)
+        balanced = intervals.balance_interval(self, found["balanced_accuracy"], predictions.correct, predictions.units)
         return found | {"balanced_accuracy": balanced}
 
     def _compute_average_precision(self, predictions: Predictions) -> dict[str, Metric]:
@@ -130,7 +120,9 @@ class BlindTest(IntervalOptions):
         parts = [detection.build_roc_statistic(each, targets == n, [detection.aupr]) for n, each in enumerate(scores)]
         floors = dict(zip(names, shares.tolist(), strict=True))
         joined = stats.JoinedStatistic(parts)
-        return bootstrap_metrics(self, names, joined, predictions.units, floors=floors, bounds=PROPORTION)
+        return intervals.bootstrap_metrics(
+            self, names, joined, predictions.units, floors=floors, bounds=intervals.PROPORTION
+        )
 
     def _find_detectable_difference(self, predictions: Predictions, accuracy: Metric) -> Metric:
         """Return the difference that as many independent images show as those with the spread of the units' errors."""
@@ -144,14 +136,14 @@ class BlindTest(IntervalOptions):
             difference = paired_tests.detectable_difference(effective, discordance)
         reason = Reason("no_detectable_difference", n=n, units=units.count, discordance=discordance)
         metric = Metric(difference, n, higher_is_better=False, reason=reason if difference is None else None)
-        return state_units(metric, units)
+        return intervals.state_units(metric, units)
 
     def _tabulate_sources(self, predictions: Predictions) -> pd.DataFrame:
         names, rows = predictions.classes, []
         keys = pd.DataFrame({"source": predictions.sources, "target": predictions.targets})
         for images in keys.groupby(["source", "target"]).indices.values():
             own = predictions.take(np.asarray(images))
-            share = compute_proportion(self, own.correct, own.units.these)
+            share = intervals.compute_proportion(self, own.correct, own.units.these)
             incorrect = own.predicted[~own.correct]
             error = names[np.bincount(incorrect).argmax()] if len(incorrect) else ""
             kind = (str(own.sources[0]), names[own.targets[0]])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from avatar_bench.config.options import option
 from avatar_bench.data.corruptions import SEVERITIES, Corruption, list_corruptions
 from avatar_bench.errors import BlockError, ConfigError, GuardError
-from avatar_bench.evaluation.block import check_class_order, labelled_rows, warn_unlabelled
+from avatar_bench.evaluation.block import read_labelled
 from avatar_bench.evaluation.blocks.calibration import calibration_tables as tables
 from avatar_bench.evaluation.blocks.calibration.calibration_tables import ConformalSets
 from avatar_bench.evaluation.intervals import OPEN_FRACTION, PROPORTION, IntervalOptions, bootstrap_metrics
@@ -61,15 +61,8 @@ class Calibration(IntervalOptions):
         self.corruptions = list_corruptions() if self.corruptions is None else self.corruptions
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Compute calibration errors before and after scaling, ranking by confidence, conformal sets, and shift.
-
-        Raise BlockError if no image's class is known, GuardError if the class names are in the wrong order or if the
-        set contains images that the sets are fitted on.
-        """
-        asked = run.predictions(dataset)
-        rows = labelled_rows(asked, dataset)
-        predictions = asked.take(rows)
-        check_class_order(predictions, run.allow)
+        """Compute calibration errors before and after scaling, ranking by confidence, conformal sets, and shift."""
+        rows, predictions, unlabelled = read_labelled(run, dataset)
         held_out = _read_held_out(run, dataset)
         fit = _read_fit(run, dataset) or held_out
         sets = ConformalSets.fit(fit, self.alpha, self.seed) if fit else None
@@ -91,7 +84,7 @@ class Calibration(IntervalOptions):
         self._evaluate_shift(result, shifted, sets)
         result.arrays = _collect_arrays(shifted, held_out, fit, self.seed)
         result.provenance = {"level": self.level, "nominal_coverage": 1 - self.alpha}
-        result.warnings[:0] = _collect_warnings(len(asked), len(rows), run, held_out)
+        result.warnings[:0] = unlabelled + _warn_of_temperature(run, held_out)
         if self.severity and self.corruptions and "pixels" not in run.provides:
             result.warnings.append(Reason("no_corruptions", run=run.name))
         return result
@@ -114,7 +107,7 @@ class Calibration(IntervalOptions):
         rows = [self._build_shift_row(name, predictions, sets) for name, predictions in shifted.items()]
         result.tables["shift"] = pd.DataFrame(rows)
         for row in rows if sets else []:
-            if tables.has_lost_coverage(row, self.level):
+            if max(row["coverage_lac_p"], row["coverage_aps_p"]) <= (1 - self.level) / 2:  # chance explains neither
                 name, lac, aps = row["set"], row["coverage_lac"], row["coverage_aps"]
                 of = Reason(name) if name in (self.corruptions or []) else name  # a Reason is shown by its title
                 result.warnings.append(Reason("lost_coverage", name=of, lac=lac, aps=aps, share=1 - self.alpha))
@@ -158,10 +151,7 @@ def _read_held_out(run: Run, dataset: Dataset) -> Predictions | None:
 
 
 def _read_fit(run: Run, dataset: Dataset) -> Predictions | None:
-    """Return the images that decisions' sets are fitted on after `calibrate`; None without them or in another view.
-
-    Raise GuardError if the set contains some of them.
-    """
+    """Return the images that decisions' sets are fitted on after `calibrate`; None without them or in another view."""
     saved = run.decision_calibration
     if saved is None or saved.by != BY_CALIBRATE or saved.decisions is None:
         return None
@@ -198,15 +188,15 @@ def _collect_arrays(
     return found
 
 
-def _collect_warnings(asked: int, n: int, run: Run, held_out: Predictions | None) -> list[Reason]:
-    found, temperature, fit = warn_unlabelled(asked - n, asked), run.temperature, run.temperature_fit
+def _warn_of_temperature(run: Run, held_out: Predictions | None) -> list[Reason]:
+    temperature, fit = run.temperature, run.temperature_fit
     if fit is not None and not fit.is_applied:
-        found.append(Reason("temperature_near_1", fitted=fit.fitted, low=fit.low, high=fit.high, n=fit.n))
-    elif temperature == 1:
-        found.append(Reason("no_temperature"))
-    elif held_out is not None:
+        return [Reason("temperature_near_1", fitted=fit.fitted, low=fit.low, high=fit.high, n=fit.n)]
+    if temperature == 1:
+        return [Reason("no_temperature")]
+    if held_out is not None:
         refit = calibration.fit_temperature(held_out.logits, held_out.targets)
         low, high = (fit.low, fit.high) if fit else (temperature, temperature)  # fitted on other images by calibrate
         if not low / _TOLERANCE <= refit <= high * _TOLERANCE:
-            found.append(Reason("other_temperature", refit=refit, fixed=temperature))
-    return found
+            return [Reason("other_temperature", refit=refit, fixed=temperature)]
+    return []

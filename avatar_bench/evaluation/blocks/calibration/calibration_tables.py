@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,10 +30,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class ConformalSets:
-    """Thresholds by method for an error rate alpha, fitted on n calibration images in `units` groups.
-
-    `seed` is that of APS's randomisation.
-    """
+    """Thresholds by method for an error rate alpha, fitted on n calibration images in `units` groups."""
 
     thresholds: dict[str, float]
     n: int
@@ -85,10 +81,7 @@ class ConformalSets:
         return table.assign(threshold=table["method"].map(self.thresholds))
 
     def row(self, block: IntervalOptions, predictions: Predictions) -> dict[str, float | None]:
-        """Compute coverage with its interval, the chance of so little, and mean size, as columns of table shift.
-
-        The chance is that of `conformal.compute_loss_probability`, in which a group of either set counts once.
-        """
+        """Compute coverage with its interval, the chance of so little, and mean size, as columns of table shift."""
         found: dict[str, float | None] = {}
         for method, covered, size in self.cover(predictions):
             share = compute_proportion(block, covered, predictions.units)
@@ -117,10 +110,7 @@ def tabulate_floors(block: IntervalOptions, predictions: Predictions, prefix: st
 def compute_errors(
     block: IntervalOptions, predictions: Predictions, prefix: str, floors: pd.DataFrame
 ) -> dict[str, Metric]:
-    """Compute NLL, Brier score, calibration errors and the floor of the error in 15 bins; names start with `prefix`.
-
-    The floor of the first two is the value of equal probabilities for all classes.
-    """
+    """Compute NLL, Brier score, calibration errors and the floor of the error in 15 bins; names start with `prefix`."""
     classes, n = len(predictions.classes), len(predictions)
     floor = {prefix + "nll": float(np.log(classes)), prefix + "brier": 1 - 1 / classes}
     losses = calibration.image_losses(predictions.logits, predictions.targets, predictions.temperature)
@@ -160,11 +150,6 @@ def compute_temperatures(block: IntervalOptions, temperature: float, held_out: P
     found = bootstrap_metrics(block, ["temperature", "scaled/temperature"], refits, held_out.group_codes, None)
     values = (temperature, calibration.fit_temperature(logits, targets) / temperature)
     return {name: replace(metric, value=value) for (name, metric), value in zip(found.items(), values, strict=True)}
-
-
-def has_lost_coverage(row: Mapping[str, Any], level: float) -> bool:
-    """Return whether luck explains in no method the few sets of a row of table shift that contain the true class."""
-    return bool(max(row["coverage_lac_p"], row["coverage_aps_p"]) <= (1 - level) / 2)
 
 
 def draw_uniforms(n: int, seed: int, fitted: bool = False) -> Floats:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,7 +23,6 @@ from avatar_bench.evaluation.block import (
     tabulate_predictions,
     warn_unlabelled,
 )
-from avatar_bench.evaluation.blocks.clusters.embedding_maps import build_maps
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
 from avatar_bench.metrics import clusters, neighbours, stats
 from avatar_bench.metrics.clusters import EmbeddingSpace
@@ -86,10 +86,7 @@ class Clusters(IntervalOptions):
         return [self.method] if isinstance(self.method, str) else list(dict.fromkeys(self.method))
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Compute separation and maps; a part whose images are too few is left out with a warning.
-
-        Raise BlockError if both are, GuardError if the class names are in the wrong order.
-        """
+        """Compute separation and maps; a part whose images are too few is left out with a warning."""
         asked = run.predictions(dataset)
         check_class_order(asked, run.allow)
         return join_parts(
@@ -97,10 +94,7 @@ class Clusters(IntervalOptions):
         )
 
     def _measure_separation(self, run: Run, dataset: Dataset, asked: Predictions) -> Result:
-        """Compute separation by class, that of sources within classes, distances and silhouettes.
-
-        Raise BlockError if fewer than two classes have two images, or all embeddings are equal.
-        """
+        """Compute separation by class, that of sources within classes, distances and silhouettes."""
         labelled = asked.take(labelled_rows(asked, dataset))
         sampled = labelled.take(sample_rows(pd.DataFrame({"label": labelled.targets}), self.limit, self.seed))
         if (np.bincount(sampled.targets) >= 2).sum() < 2:
@@ -212,7 +206,6 @@ class Clusters(IntervalOptions):
 
 
 def _count_fewest_groups(labels: Labels, groups: NDArray[np.str_]) -> int:
-    """Count the groups of the label that occurs in the fewest."""
     return min(len(np.unique(groups[labels == one])) for one in np.unique(labels))
 
 
@@ -227,3 +220,56 @@ def _tabulate_distances(between: Floats, labels: pd.Series[str]) -> pd.DataFrame
     table = pd.DataFrame(clusters.mean_distances(between, codes), columns=list(names))
     table.insert(0, "of", names, allow_duplicates=True)
     return table
+
+
+Reals = NDArray[np.floating]
+_MIN_IMAGES = 8  # with fewer images, neighbours are meaningless
+_N_SHUFFLES = 5  # shuffled maps for the floor
+
+
+def build_maps(block: Clusters, asked: Predictions, name: str) -> Result:
+    """Compute a map, its points and its trustworthiness for each method; the true class may be unknown."""
+    n = len(asked)
+    if n < _MIN_IMAGES:
+        raise BlockError(f"{name}: {n} images are too few for a map; at least {_MIN_IMAGES} are needed.")
+    drawn = asked.take(sample_rows(pd.DataFrame({"label": asked.targets}), block.limit, block.seed))
+    result = Result("clusters", name, len(drawn), asked.classes)
+    # t-SNE uses about three times as many neighbours, and so many must exist
+    perplexity = min(block.perplexity, (result.n - 1) / 3)
+    result.warnings = [Reason("limited", n=result.n, all=n)] if result.n < n else []
+    if "tsne" in block.methods and perplexity < block.perplexity:
+        result.warnings.append(Reason("perplexity_lowered", value=perplexity, n=result.n))
+    settings = {"methods": np.array(block.methods), "named_sources": np.array(block.named_sources)}
+    result.arrays["points"] = {"embeddings": drawn.embeddings, **settings}
+    target = np.array([*drawn.classes, ""])[drawn.targets]  # -1 means unknown
+    for method in block.methods:
+        suffix = "" if method == block.methods[0] else f"_{method}"
+        points = _project(method, drawn.embeddings, perplexity, block)  # (N, 2)
+        x, y = points.astype(np.float64).T
+        images = {"path": drawn.paths, "target": target, "source": drawn.sources}
+        result.tables[f"points{suffix}"] = pd.DataFrame(images | {"x": x, "y": y})
+        name, k = f"trustworthiness{suffix.replace('_', '/')}", min(block.trust_neighbors, (result.n - 1) // 2)
+        each = neighbours.trustworthiness(drawn.embeddings, points, k)
+        generator = np.random.default_rng(block.seed)
+        shuffled = [generator.permutation(points) for __ in range(_N_SHUFFLES)]
+        floors = {name: float(np.mean([neighbours.trustworthiness(drawn.embeddings, one, k) for one in shuffled]))}
+        mean = stats.build_mean_statistic(each[:, None])
+        result.metrics |= bootstrap_metrics(block, [name], mean, drawn.units, floors=floors)
+    return result
+
+
+def _project(method: str, embeddings: Reals, perplexity: float, block: Clusters) -> Reals:
+    model: Any
+    if method == "tsne":
+        from sklearn.manifold import TSNE
+
+        model = TSNE(perplexity=perplexity, init="pca", random_state=block.seed)  # type: ignore[no-untyped-call]
+    elif method == "pca":
+        from sklearn.decomposition import PCA
+
+        model = PCA(n_components=2, svd_solver="full")  # type: ignore[no-untyped-call]
+        embeddings = embeddings.astype(np.float64)
+    else:
+        neighbors = min(block.umap_neighbors, len(embeddings) - 1)
+        model = import_module("umap").UMAP(n_neighbors=neighbors, random_state=block.seed, n_jobs=1)
+    return np.asarray(model.fit_transform(embeddings))

@@ -11,19 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.audit import probes
+from avatar_bench.audit import probes, shortcuts
 from avatar_bench.audit.file_metadata import HINTS
 from avatar_bench.audit.properties import APPEARANCE, COLOUR, METADATA, RESIDUAL
-from avatar_bench.audit.shortcuts import (
-    SHARED_TABLE,
-    assess,
-    compare_provenance,
-    count_hints,
-    cross_tabulate,
-    find_copies,
-    measure_images,
-    summarise,
-)
 from avatar_bench.config.options import option
 from avatar_bench.console.progress import track
 from avatar_bench.data.dataset import Dataset
@@ -64,15 +54,12 @@ class DataAudit(IntervalOptions):
     )
 
     def audit(self, dataset: Dataset) -> Result:
-        """Compute probes, tables and, in `provenance["assessment"]`, the assessment with its reasons.
-
-        Images without a label are left out. Raise DataError if none has one, or none can be decoded.
-        """
+        """Compute probes, tables and, in `provenance["assessment"]`, the assessment with its reasons."""
         known = dataset.take(np.flatnonzero(dataset.frame["label"] != ""))
         if not len(known):
             raise DataError(f"{dataset.name}: no image has a known class, so nothing can be audited.")
         drawn = known.take(probes.sample_rows(known.frame, self.limit, self.seed))
-        frame, bad = measure_images(drawn)
+        frame, bad = shortcuts.measure_images(drawn)
         result = Result("data_audit", dataset.name, len(frame), drawn.classes)
         result.warnings = warn_unlabelled(len(dataset) - len(known), len(dataset))
         if len(drawn) < len(known):
@@ -81,13 +68,13 @@ class DataAudit(IntervalOptions):
             result.warnings.append(Reason("undecodable", n=len(bad), all=len(drawn), why=bad[0][1]))
         result.tables = {
             "properties": frame[list(_PROPERTY_COLUMNS)],
-            "summary": summarise(frame),
-            "confounding": cross_tabulate(frame, "source"),
-            "generators": cross_tabulate(frame, "generator"),
-            "hints": count_hints(frame),
+            "summary": shortcuts.summarise(frame),
+            "confounding": shortcuts.cross_tabulate(frame, "source"),
+            "generators": shortcuts.cross_tabulate(frame, "generator"),
+            "hints": shortcuts.count_hints(frame),
             "outliers": frame.loc[frame["outlier"] != "", ["path", "label", "source", "outlier"]],
         }
-        matches = find_copies(drawn, frame) if self.duplicates else None
+        matches = shortcuts.find_copies(drawn, frame) if self.duplicates else None
         if matches is not None:
             result.tables["duplicates"] = matches
         found = self._run_probes(frame) | {"source": probes.probe_source(frame, settings=self._plan)}
@@ -99,7 +86,7 @@ class DataAudit(IntervalOptions):
         self._assess(result, frame, matches, prefix="")
         if self.equalised:
             # re-encoding does not remove the source
-            again = self._run_probes(measure_images(drawn, self.resize)[0]) | {"source": found["source"]}
+            again = self._run_probes(shortcuts.measure_images(drawn, self.resize)[0]) | {"source": found["source"]}
             result.metrics |= _name_metrics(again, "equalised/")
             self._assess(result, frame, matches, prefix="equalised/")
         self._find_label_errors(result, drawn, frame)
@@ -109,7 +96,7 @@ class DataAudit(IntervalOptions):
         self, result: Result, training: Dataset, external: Dataset, units: Mapping[str, Sequence[str]]
     ) -> None:
         """Add to a Result what images of training and of an external set share, by name."""
-        result.tables[SHARED_TABLE], warnings = compare_provenance(training, external, units)
+        result.tables[shortcuts.SHARED_TABLE], warnings = shortcuts.compare_provenance(training, external, units)
         result.warnings += warnings
 
     @property
@@ -122,7 +109,7 @@ class DataAudit(IntervalOptions):
     def _assess(self, result: Result, frame: pd.DataFrame, matches: pd.DataFrame | None, prefix: str) -> None:
         """Write the assessment of the set as stored, or after equalising."""
         file_alone, source_alone = (result.metrics[f"{prefix}{name}_auroc"] for name in ("metadata", "source"))
-        assessment = assess(frame, file_alone, source_alone, matches)
+        assessment = shortcuts.assess(frame, file_alone, source_alone, matches)
         result.provenance[f"{prefix}assessment"] = assessment.plain
         if not prefix:
             why = assessment.reasons or Reason("no_problem")

@@ -12,7 +12,7 @@ import pandas as pd
 from avatar_bench.config.options import option
 from avatar_bench.data import image_slices
 from avatar_bench.errors import BlockError, ConfigError, GuardError
-from avatar_bench.evaluation.block import check_class_order, labelled_rows, read_ood_sets, warn_unlabelled
+from avatar_bench.evaluation.block import check_class_order, read_labelled, read_ood_sets
 from avatar_bench.evaluation.blocks.decision import decision_tables as tables
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
 from avatar_bench.metrics import selective, stats
@@ -56,19 +56,14 @@ class Decision(IntervalOptions):
     )
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Compute operating points of the set, and decisions, risk and cost of the set and of each further one.
-
-        Raise BlockError if no image's class is known, GuardError if the class names are in the wrong order or if
-        thresholds are fitted on images of a set.
-        """
-        asked = run.predictions(dataset)
-        predictions = asked.take(labelled_rows(asked, dataset))
+        """Compute operating points of the set, and decisions, risk and cost of the set and of each further one."""
+        labelled_rows, predictions, unlabelled = read_labelled(run, dataset)
         result = Result("decision", dataset.name, len(predictions), predictions.classes)
-        result.warnings = warn_unlabelled(len(asked) - len(predictions), len(asked))
+        result.warnings = unlabelled
         further = self._read_further_sets(run, dataset, result)
-        sets = {dataset.name: (dataset, predictions), **further}
-        for __, one in sets.values():
+        for __, one in further.values():
             check_class_order(one, run.allow)
+        sets = {dataset.name: (dataset, predictions), **further}
         labelled = {name: known for name, (__, one) in sets.items() if len(known := one.take(one.targets >= 0))}
         rules = self._make_rules(run, [other for other, __ in sets.values()], result)
         recalls, points = tables.compute_operating_points(self, predictions, self.false_alarms)
@@ -77,7 +72,7 @@ class Decision(IntervalOptions):
         for name, (images, _found) in sets.items():  # further sets may lack some
             names = [each for each in self.slices if images is dataset or each in image_slices.list_columns(images)]
             columns[name] = image_slices.assign_columns(images, names, "block.decision.slices")
-        columns[dataset.name] = columns[dataset.name][asked.targets >= 0]
+        columns[dataset.name] = columns[dataset.name].iloc[labelled_rows]
         self._decide(result, sets, columns, rules)
         result.metrics |= self._compute_costs(labelled) | recalls
         result.tables["risk_coverage"] = self._tabulate_risk(labelled)

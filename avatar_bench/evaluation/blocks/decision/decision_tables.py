@@ -11,18 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from avatar_bench.evaluation import intervals
 from avatar_bench.evaluation.block import make_columns
-from avatar_bench.evaluation.intervals import (
-    DIFFERENCE,
-    PROPORTION,
-    bootstrap_metrics,
-    compute_proportion,
-    compute_proportions,
-    mark_single_source,
-    state_both,
-    state_units,
-)
-from avatar_bench.evaluation.slice_gaps import GAP_COLUMNS, find_gap
 from avatar_bench.metrics import detection, selective, stats
 from avatar_bench.metrics.stats import Floats
 from avatar_bench.metrics.units import Units
@@ -32,7 +22,6 @@ from avatar_bench.runs.decisions import ABSTAIN, UNLIKE, DecisionRule, explain_u
 
 if TYPE_CHECKING:
     from avatar_bench.evaluation.blocks.decision import Decision
-    from avatar_bench.evaluation.intervals import IntervalOptions
     from avatar_bench.results.predictions import Predictions
 
 Reals = NDArray[np.floating]
@@ -55,7 +44,7 @@ class Part(NamedTuple):
 
 
 def compute_operating_points(
-    block: IntervalOptions, predictions: Predictions, rates: Sequence[float]
+    block: intervals.IntervalOptions, predictions: Predictions, rates: Sequence[float]
 ) -> tuple[dict[str, Metric], dict[str, pd.DataFrame]]:
     """Compute the recall of each class at each rate of false alarms, and the tables of points and of both curves.
 
@@ -74,10 +63,12 @@ def compute_operating_points(
         units = predictions.units.usable
         found = _compute_curves(block, scores, positive, units, rates)
         statistic = detection.build_roc_statistic(scores, positive, _build_recalls(rates))
-        these = bootstrap_metrics(block, [str(rate) for rate in rates], statistic, units.these)
+        these = intervals.bootstrap_metrics(block, [str(rate) for rate in rates], statistic, units.these)
         for rate, (value, low, high, method) in zip(rates, found.itertuples(index=False), strict=False):
             threshold = detection.find_threshold(scores, positive, rate)
-            seen = compute_proportion(block, scores[~positive] >= threshold, predictions.group_codes[~positive])
+            seen = intervals.compute_proportion(
+                block, scores[~positive] >= threshold, predictions.group_codes[~positive]
+            )
             n, required = seen.units or 0, selective.count_required(rate, block.level)
             threshold = threshold if np.isfinite(threshold) else np.nan  # none keeps the rate
             counts = int(positive.sum()), int((~positive).sum()), n
@@ -85,9 +76,9 @@ def compute_operating_points(
             points.append((name, rate, value, low, high, threshold, *counts, *alarms, required))
             few = Reason("few_others", n=n, rate=rate, required=required)
             metric = Metric(value, len(units), low, high, method, floor=rate)
-            metric = mark_single_source(state_units(metric, units), predictions.units)
+            metric = intervals.mark_single_source(intervals.state_units(metric, units), predictions.units)
             if units.sources is not None:
-                metric = state_both(these[str(rate)], metric)
+                metric = intervals.state_both(these[str(rate)], metric)
             metrics[f"recall_at/{rate:g}/{name}"] = metric if n >= required else Metric(None, n, reason=few)
         ends = found[["value", "low", "high"]].iloc[len(rates) :]
         for kind, x, y, grid, part in (
@@ -101,7 +92,7 @@ def compute_operating_points(
 
 
 def _compute_curves(
-    block: IntervalOptions, scores: Reals, positive: NDArray[np.bool_], units: Units, rates: Sequence[float]
+    block: intervals.IntervalOptions, scores: Reals, positive: NDArray[np.bool_], units: Units, rates: Sequence[float]
 ) -> pd.DataFrame:
     """Compute the recall at `rates`, that at _ALARM_RATES, and the precision at _RECALLS: value, low, high, method.
 
@@ -113,7 +104,7 @@ def _compute_curves(
     statistic = detection.build_roc_statistic(scores, positive, [*recalls, *precisions])
     values = statistic(np.ones((1, len(scores))))[0]
     lows, highs = stats.bootstrap_interval(
-        statistic, units, block.resamples, block.level, block.seed, bounds=PROPORTION
+        statistic, units, block.resamples, block.level, block.seed, bounds=intervals.PROPORTION
     )
     counts = units.take(positive).count * np.append(np.ones(len(rates) + len(_ALARM_RATES)), _RECALLS)
     collapsed = ~(highs - lows > _ROUNDING)
@@ -129,10 +120,7 @@ def _build_recalls(rates: Sequence[float]) -> list[partial[Floats]]:
 
 
 def describe_thresholds(rules: Mapping[float, DecisionRule]) -> tuple[pd.DataFrame, dict[str, Metric]]:
-    """Return the confidence threshold of each target, with the images of its fit and the bound of the error there.
-
-    The metrics are the bounds.
-    """
+    """Return the confidence threshold of each target, with the images of its fit and the bound of the error there."""
     rows, metrics = [], {}
     for target, rule in rules.items():
         one = rule.thresholds[""]
@@ -157,17 +145,14 @@ def list_parts(predictions: Predictions, columns: pd.DataFrame) -> list[Part]:
 
 
 def tabulate_gaps(
-    block: IntervalOptions,
+    block: intervals.IntervalOptions,
     about: Mapping[str, Any],
     predictions: Predictions,
     answered: NDArray[np.bool_],
     parts: Sequence[Part],
     minimum: int,
 ) -> pd.DataFrame:
-    """Tabulate the largest difference of coverage and of error between slices of a column, each of `minimum` images.
-
-    Rows begin with `about`. Slices of the error are those of answered images.
-    """
+    """Tabulate the largest difference of coverage and of error between slices of a column, each of `minimum` images."""
     counted = answered & (predictions.targets >= 0)
     rows = []
     for by in dict.fromkeys(part.by for part in parts):
@@ -178,9 +163,9 @@ def tabulate_gaps(
             ("error", member & counted[:, None], ~predictions.correct),
         ):
             values = np.where(shown, hits[:, None], np.nan).astype(np.float64)
-            gap = find_gap(block, names, values, predictions.group_codes, minimum)
+            gap = intervals.find_gap(block, names, values, predictions.group_codes, minimum)
             rows += [{**about, "by": by, "measure": measure, **gap}] if gap else []
-    return pd.DataFrame(rows, columns=[*about, "by", "measure", *GAP_COLUMNS])
+    return pd.DataFrame(rows, columns=[*about, "by", "measure", *intervals.GAP_COLUMNS])
 
 
 def warn_of_set(rows: pd.DataFrame, is_further: bool) -> list[Reason]:
@@ -205,10 +190,7 @@ def warn_of_set(rows: pd.DataFrame, is_further: bool) -> list[Reason]:
 def decide(
     block: Decision, name: str, predictions: Predictions, rule: DecisionRule, target: float, parts: Sequence[Part]
 ) -> tuple[dict[str, pd.DataFrame], dict[str, Metric]]:
-    """Return the tables of a set, with and without the rule on unlike images, of its slices and gaps, and its metrics.
-
-    The names of the metrics have no set. Images without a known class count as answered or not, and have no error.
-    """
+    """Return the tables of a set, with and without the rule on unlike images, of slices and gaps, and its metrics."""
     labelled = predictions.targets >= 0
     everything = Part("", "", np.ones(len(predictions), dtype=bool))
     table = rule.decide(predictions.probabilities, predictions.embeddings)
@@ -231,7 +213,9 @@ def decide(
             means = stats.build_mean_statistic(np.stack(errors, axis=1))
             saved = means.then(lambda both: both[:, :1] - both[:, 1:])
             key, why = [f"saved/{target:g}"], Reason("nothing_answered")
-            metrics |= bootstrap_metrics(block, key, saved, predictions.units, reason=why, bounds=DIFFERENCE)
+            metrics |= intervals.bootstrap_metrics(
+                block, key, saved, predictions.units, reason=why, bounds=intervals.DIFFERENCE
+            )
     slices = [
         {**about, "by": part.by, "slice": part.name, **row} for part, (row, __) in zip(parts, counts[1:], strict=True)
     ]
@@ -240,18 +224,19 @@ def decide(
 
 
 def _count(
-    block: IntervalOptions, predictions: Predictions, answered: NDArray[np.bool_], parts: Sequence[Part], target: float
+    block: intervals.IntervalOptions,
+    predictions: Predictions,
+    answered: NDArray[np.bool_],
+    parts: Sequence[Part],
+    target: float,
 ) -> list[tuple[dict[str, Any], list[Metric]]]:
-    """Count answered images and errors of each part, with the intervals of both proportions; NaN without an image.
-
-    The metrics of a part are both proportions.
-    """
+    """Count answered images and errors of each part, with the intervals of both proportions; NaN without an image."""
     member = np.stack([part.images for part in parts], axis=1)
     counted = member & (answered & (predictions.targets >= 0))[:, None]
     columns = np.concatenate(
         [np.where(member, answered[:, None], np.nan), np.where(counted, ~predictions.correct[:, None], np.nan)], axis=1
     )
-    metrics = compute_proportions(block, columns, predictions.units)
+    metrics = intervals.compute_proportions(block, columns, predictions.units)
     rows = []
     for place, part in enumerate(parts):
         row: dict[str, Any] = {"n": int(part.images.sum())}

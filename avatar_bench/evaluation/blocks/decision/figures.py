@@ -1,9 +1,6 @@
-"""Figures of decision: coverage and error at each target, and operating points."""
+"""Figure of decision: operating points."""
 
 from __future__ import annotations
-
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,10 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from avatar_bench.evaluation import charts
-from avatar_bench.evaluation.chart_data import Chart, ChartData
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
-from avatar_bench.results.declaration import find_heading
 from avatar_bench.results.result import Result
 
 _RATE_TICKS = (0, 0.01, 0.05, 0.1, 0.25, 0.5, 1)
@@ -22,30 +17,9 @@ _RATE_TICKS = (0, 0.01, 0.05, 0.1, 0.25, 0.5, 1)
 
 @plots.use_style()
 def draw(result: Result) -> dict[str, Figure]:
-    """Draw coverage and error by set at each target, and the curves of the operating points."""
-    tables, drawn = result.tables, {}
-    if "sets" in tables:
-        drawn["targets"] = _draw_targets(result)
-    if "roc" in tables:
-        drawn["operating_points"] = _draw_operating_points(tables, result.classes)
-    return drawn
-
-
-def _draw_targets(result: Result) -> Figure:
-    """Draw coverage and error of the answers by target and set, with and without the rule on unlike images."""
-    words = {True: find_heading("unlike_rule", "decision"), False: _("whatever the images are like")}
-    table = result.tables["sets"]
-    target = table["target_error"].map(lambda target: f"{100 * target:g}%")
-    table = table.assign(target_error=target, target=table["target_error"], rule=table["unlike_rule"].map(words))
-    proportions = {"coverage": _("images answered (%)"), "error": _("error rate among answered images (%)")}
-    rows = {"target_error": "", "set": ""}
-    spec = Chart("dots", "sets", proportions, rows, hue="rule", filled={"unlike_rule": "True"})
-    data = ChartData("targets", spec, replace(result, tables={"sets": table}))
-    mark: dict[str, Any] = {"marker": "|", "color": "black", "linestyle": "", "markersize": 14}
-    figure = charts.draw_chart(data, Line2D([], [], label=_("target error"), **mark))
-    stated = table.drop_duplicates(list(rows))["target"]
-    figure.axes[-1].plot(stated, range(len(stated)), **mark)
-    return figure
+    """Draw the curves of the operating points, if there are any."""
+    tables = result.tables
+    return {"operating_points": _draw_operating_points(tables, result.classes)} if "roc" in tables else {}
 
 
 def _draw_operating_points(tables: dict[str, pd.DataFrame], classes: tuple[str, ...]) -> Figure:

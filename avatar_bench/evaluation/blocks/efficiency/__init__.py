@@ -14,10 +14,11 @@ from avatar_bench.config.options import option
 from avatar_bench.data.dataset import list_files
 from avatar_bench.data.leakage import refuse_changed_files
 from avatar_bench.errors import BlockError
+from avatar_bench.evaluation.block import make_columns
 from avatar_bench.evaluation.blocks.efficiency import latency as timing
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, metric_with_interval
 from avatar_bench.inference.runtimes import list_runtimes, refuse_missing_package
-from avatar_bench.metrics.stats import quantiles
+from avatar_bench.metrics.stats import Floats, quantiles
 from avatar_bench.models import profiling
 from avatar_bench.models.inspection import inspect_network
 from avatar_bench.results.reasons import Reason
@@ -117,14 +118,15 @@ class Efficiency(IntervalOptions):
         if is_busy:
             result.warnings.append(Reason("busy_machine", share=share, least=MIN_PROCESSOR_SHARE))
         result.warnings += [failure] if failure else []
-        result.warnings += self._warn_of_noise(latency, end_to_end)
+        if (noise := float(latency["noise"].max())) > self.tolerance:
+            result.warnings.append(Reason("noisy_machine", noise=noise, tolerance=self.tolerance))
+        for row in end_to_end[end_to_end["noise"] > self.tolerance].to_dict("records"):
+            about = {"runtime": row["runtime"], "workers": row["workers"], "noise": row["noise"]}
+            result.warnings.append(Reason("noisy_files", **about, tolerance=self.tolerance))
         return result
 
     def _time_files(self, run: Run, dataset: Dataset) -> tuple[pd.DataFrame, Reason | None]:
-        """Time predictions on files as `predict` makes them, then as `evaluate` does, by torch with the run's options.
-
-        Return one row per pass, and why predict has none.
-        """
+        """Time predictions on files as `predict` makes them, then as `evaluate` does, by torch."""
         files = np.random.default_rng(self.seed).permutation([str(file) for file in list_files(dataset)])
         workers = list(dict.fromkeys([run.workers, *self.workers]))
         by_torch = timing.time_files(run, files, workers, self.passes, self.pass_seconds)
@@ -153,23 +155,15 @@ class Efficiency(IntervalOptions):
         for case, part in samples.groupby(list(timing.TimedSetting._fields), sort=False):
             row: dict[str, Any] = dict(zip(timing.TimedSetting._fields, case, strict=True))
             row |= {"rounds": part["round"].nunique(), "calls": len(part)}
-            for name, metric in self._bootstrap_times(part, row["batch"]).items():
-                row |= {name: metric.value, f"{name}_low": metric.low, f"{name}_high": metric.high}
+            statistic = partial(_compute_times, part["seconds"].to_numpy(), row["batch"])
+            for name, metric in bootstrap_metrics(self, [*_TIMES], statistic, part["round"].to_numpy(), _TIMES).items():
+                row |= make_columns(name, metric, f"{name}_")
             rows.append(row)
         table = pd.DataFrame(rows)
         setting = ["runtime", "batch", "threads"]
         pairs = table.pivot(index=setting, columns="network", values="latency_ms")
         noise = pairs.max(axis=1, skipna=False) / pairs.min(axis=1) - 1
         return table.join(noise.rename("noise"), on=setting)
-
-    def _bootstrap_times(self, part: pd.DataFrame, batch: int) -> dict[str, Metric]:
-        seconds = part["seconds"].to_numpy()
-
-        def statistic(weights: Any) -> Any:
-            found = 1000 * quantiles(seconds, (0.5, 0.95), weights)
-            return np.column_stack([found, 1000 * batch / found[:, 0]])
-
-        return bootstrap_metrics(self, list(_TIMES), statistic, part["round"].to_numpy(), _TIMES)
 
     def _tabulate_end_to_end(self, passes: pd.DataFrame) -> pd.DataFrame:
         """Return one row per setting: median images per second with its interval, and the noise."""
@@ -186,11 +180,7 @@ class Efficiency(IntervalOptions):
     def _build_metrics(
         self, latency: pd.DataFrame, end_to_end: pd.DataFrame, is_busy: bool, failure: Reason | None = None
     ) -> dict[str, Metric]:
-        """Return the metrics of the files, and those of each runtime's first number of threads.
-
-        Those of torch have no prefix, but for those of files, which are of `predict` first. `failure` is why it has
-        none.
-        """
+        """Return the metrics of the files, and those of each runtime's first number of threads."""
         noise, found = float(latency["noise"].max()), {}
         reason = None if noise <= self.tolerance else Reason("noisy_timings")
         reason = Reason("busy_timings") if is_busy else reason
@@ -209,15 +199,11 @@ class Efficiency(IntervalOptions):
         noises = {"noise": Metric(noise, rounds, higher_is_better=False, floor=0.0)}
         return of_files | found | noises
 
-    def _warn_of_noise(self, latency: pd.DataFrame, end_to_end: pd.DataFrame) -> list[Reason]:
-        noise, limit = float(latency["noise"].max()), self.tolerance
-        doubts = [Reason("noisy_machine", noise=noise, tolerance=limit)] if noise > limit else []
-        unsteady = end_to_end[end_to_end["noise"] > limit]
-        each = zip(unsteady["runtime"], unsteady["workers"], unsteady["noise"], strict=True)
-        return doubts + [
-            Reason("noisy_files", runtime=runtime, workers=n, noise=noise, tolerance=limit)
-            for runtime, n, noise in each
-        ]
+
+def _compute_times(seconds: Floats, batch: int, weights: Floats) -> Floats:
+    """Return the metrics of _TIMES for weights (B, N), (B, 3)."""
+    found = 1000 * quantiles(seconds, (0.5, 0.95), weights)
+    return np.column_stack([found, 1000 * batch / found[:, 0]])
 
 
 def _build_metric(row: pd.Series, name: str, unit: str, better: bool, reason: Reason | None) -> Metric:

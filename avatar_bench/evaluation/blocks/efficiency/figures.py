@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from avatar_bench.evaluation.blocks.efficiency.latency import CPU
-from avatar_bench.evaluation.model_figures import set_log_axis
+from avatar_bench.evaluation.charts import set_log_axis
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.results.result import Result
@@ -18,11 +18,7 @@ from avatar_bench.results.result import Result
 
 @plots.use_style()
 def draw(result: Result) -> dict[str, Figure]:
-    """Draw the median latency by batch size with a bar up to its 95th percentile, and images per second with intervals.
-
-    There is a line for each runtime and number of threads, and one for a copy of the network, which shows the machine's
-    noise. Diamonds are real files, end to end, the first as `predict` makes them.
-    """
+    """Draw the median latency by batch size with a bar up to its 95th percentile, and throughput with intervals."""
     table, end_to_end = result.tables["latency"], result.tables["end_to_end"]
     figure = plots.create_figure(8.4, 3.9)
     left, right = figure.subplots(1, 2)
@@ -76,7 +72,6 @@ def _draw_bars(
     ends: tuple[str, str] = ("images_per_second_low", "images_per_second_high"),
     **style: Any,
 ) -> None:
-    """Draw values by batch size with bars between both ends."""
     below, above = part[name] - part[ends[0]], part[ends[1]] - part[name]
     lengths = [length.clip(lower=0).fillna(0) for length in (below, above)]
     axes.errorbar(part["batch"] * shift, part[name], lengths, capsize=2, **style)

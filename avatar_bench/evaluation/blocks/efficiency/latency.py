@@ -190,10 +190,7 @@ def answer_request() -> None:
 
 
 def _time_request(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the setting with which `predict` computes on many files, and the round, images and seconds of each pass.
-
-    The passes follow one another in the middle of one job, see `time_files`. Each predicts the same files.
-    """
+    """Return the setting with which `predict` computes on many files, and round, images and seconds of each pass."""
     options = ComputeOptions(accelerator=request["accelerator"], allow=request["allow"])
     run = open_tuned_run(Path(request["run"]), options, FEWEST_FILES, keeps_trial=False)
     size, workers = options.batch_size, options.workers or 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 
 from avatar_bench.config.options import option
 from avatar_bench.errors import BlockError
-from avatar_bench.evaluation.block import align_predictions, labelled_rows
-from avatar_bench.evaluation.blocks.ensemble import ensemble_tables as tables
+from avatar_bench.evaluation import recipe_pairs
+from avatar_bench.evaluation.block import align_predictions, labelled_rows, make_columns, tabulate_predictions
 from avatar_bench.evaluation.blocks.ensemble import weight_fitting as fitting
+from avatar_bench.evaluation.blocks.ensemble.weight_fitting import FittedMix, HeldOutPredictions
 from avatar_bench.evaluation.intervals import (
     DIFFERENCE,
     PROPORTION,
@@ -25,9 +26,11 @@ from avatar_bench.evaluation.intervals import (
 )
 from avatar_bench.evaluation.seeds import build_statistic_of_runs
 from avatar_bench.inference.network_predictor import combine_predictions
-from avatar_bench.metrics import calibration, classification, stats
+from avatar_bench.metrics import agreement, calibration, classification, paired_tests, stats
 from avatar_bench.metrics.agreement import MEASURES
 from avatar_bench.metrics.averaging import STRATEGIES, AveragingWeights, average_probabilities, find_best_member
+from avatar_bench.metrics.conformal import select_targets
+from avatar_bench.results.predictions import Predictions
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 from avatar_bench.runs.ensembles import describe_ensemble
@@ -56,11 +59,7 @@ class EnsembleBlock(IntervalOptions):
     )
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Compute how alike the runs are, and, where they share held-out images, the strategies and ensembles to save.
-
-        Raise BlockError if the runs cannot be compared, GuardError if the class names of one are in the wrong order or
-        if the set contains images that weights are fitted on.
-        """
+        """Compute how alike the runs are, and, where they share held-out images, strategies and ensembles to save."""
         held, why = None, ""
         try:
             held = fitting.read_held_out(runs, datasets)
@@ -73,9 +72,9 @@ class EnsembleBlock(IntervalOptions):
             result.warnings.append(Reason("not_fitted", why=why))
         else:
             self._compare_strategies(result, runs, datasets[0], aligned, held)
-        pairs = result.tables["pairs"] = tables.tabulate_pairs(aligned, labels)
+        pairs = result.tables["pairs"] = _tabulate_pairs(aligned, labels)
         result.metrics |= self._average_measures(aligned, pairs)
-        result.tables["answers"] = tables.tabulate_answers(aligned, labels)
+        result.tables["answers"] = _tabulate_answers(aligned, labels)
         result.arrays["runs"] = {"run": np.array(labels), "recipe": np.array([run.recipe for run in runs])}
         for name, n in pairs[list(MEASURES)].isna().sum().items():
             if 0 < n < len(pairs):
@@ -114,7 +113,7 @@ class EnsembleBlock(IntervalOptions):
             candidates, inside = ([labels[place] for place in some] for some in (soup.candidates, soup.averaged))
             result.provenance["soup"] = {"backbone": one.card.backbone, "candidates": candidates, "kept": inside}
         result.metrics = self._compute_metrics(entries) | self._compute_contributions(labels, logits, aligned[0])
-        result.tables = tables.build_tables(result.metrics, entries, fitted, labels, held, single, 1 - self.level)
+        result.tables = _build_tables(result.metrics, entries, fitted, labels, held, single, 1 - self.level)
         first, names = aligned[0], {"run": np.array(labels), "recipe": np.array([run.recipe for run in runs])}
         temperatures = np.array([one.temperature for one in aligned])
         members = {"logits": logits, "targets": first.targets, "groups": first.groups, "temperatures": temperatures}
@@ -133,7 +132,7 @@ class EnsembleBlock(IntervalOptions):
 
     def _average_measures(self, aligned: Sequence[Predictions], pairs: pd.DataFrame) -> dict[str, Metric]:
         """Compute the mean of each measure over all `pairs` of runs, with intervals."""
-        columns = [tables.build_pair_statistic(*two) for two in combinations(aligned, 2)]
+        columns = [_build_pair_statistic(*two) for two in combinations(aligned, 2)]
 
         def statistic(weights: Floats) -> Floats:
             return stats.nan_mean(np.stack([column(weights) for column in columns]), axis=0)
@@ -164,7 +163,7 @@ class EnsembleBlock(IntervalOptions):
             found |= bootstrap_metrics(self, [f"{kind}/{name}" for name in names], statistic, units, bounds=bounds)
         why = Reason("no_ece_interval")
         for name, one in zip(used, each, strict=True):
-            found[f"ece/{name}"] = Metric(tables.compute_ece(one), len(one), higher_is_better=False, reason=why)
+            found[f"ece/{name}"] = Metric(_compute_ece(one), len(one), higher_is_better=False, reason=why)
         mean_loss = stats.build_mean_statistic(np.column_stack(losses))
         loss_names = [f"nll/{name}" for name in used]
         found |= bootstrap_metrics(self, loss_names, mean_loss, units, higher_is_better=False, bounds=(0.0, np.inf))
@@ -190,3 +189,112 @@ def _vote(logits: Reals) -> NDArray[np.intp]:
 def _subtract_last(statistic: stats.SumStatistic) -> stats.SumStatistic:
     """Return the statistic of each column (B, K) minus the last."""
     return statistic.then(lambda found: found[:, :-1] - found[:, -1:])
+
+
+_NONE = Metric(None, 0, reason=Reason("not_requested"))  # such as the gain of the single run
+
+
+def _build_tables(
+    metrics: Mapping[str, Metric],
+    entries: Mapping[str, Predictions],
+    fitted: Mapping[str, FittedMix],
+    labels: Sequence[str],
+    held: HeldOutPredictions,
+    single: int,
+    alpha: float,
+) -> dict[str, pd.DataFrame]:
+    """Build the tables by name; `entries` are the predictions of the single run, first, and of each strategy."""
+    weights = [
+        (name, label, weight, temperature)
+        for name, (mix, _) in fitted.items()
+        for label, weight, temperature in zip(labels, mix.weights, mix.temperatures, strict=True)
+    ]
+    predictions = {name: tabulate_predictions(one, with_probabilities=True) for name, one in entries.items()}
+    for name, table in predictions.items():
+        table.insert(1, "strategy", name)
+    return {
+        "strategies": _tabulate_strategies(metrics, entries, fitted, alpha),
+        "weights": pd.DataFrame(weights, columns=["strategy", "run", "weight", "temperature"]),
+        "members": _tabulate_members(metrics, labels, held, fitted["scaled_vote"].mix.temperatures, single),
+        "predictions": pd.concat(predictions.values(), ignore_index=True),
+    }
+
+
+def _compute_ece(predictions: Predictions) -> float:
+    return float(calibration.ece(predictions.confidence, predictions.correct))
+
+
+def _tabulate_pairs(aligned: Sequence[Predictions], labels: Sequence[str]) -> pd.DataFrame:
+    """Return the measures of each pair of runs, NaN where one is undefined."""
+    rows = []
+    for (a, first), (b, second) in combinations(zip(labels, aligned, strict=True), 2):
+        values = _build_pair_statistic(first, second)(np.ones(len(first)))
+        right, other = first.correct, second.correct
+        counts = [int(some.sum()) for some in (right & other, right & ~other, other & ~right, ~right & ~other)]
+        shares = (select_targets(one.probabilities, one.targets) for one in (first, second))
+        rows.append((a, b, len(right), *counts, *values.tolist(), agreement.probability_correlation(*shares)))
+    columns = ["a", "b", "n", "both_correct", "only_a_correct", "only_b_correct", "both_incorrect"]
+    return pd.DataFrame(rows, columns=[*columns, *agreement.MEASURES, "probability_correlation"])
+
+
+def _tabulate_answers(aligned: Sequence[Predictions], labels: Sequence[str]) -> pd.DataFrame:
+    """Return each run's prediction and its probability of the true class, one row per image and run."""
+    columns = ["path", "group", "run", "target", "prediction", "prob_target"]
+    frames = [
+        tabulate_predictions(one).assign(run=label, prob_target=select_targets(one.probabilities, one.targets))[columns]
+        for label, one in zip(labels, aligned, strict=True)
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _build_pair_statistic(a: Predictions, b: Predictions) -> stats.Statistic:
+    """Return the measures of two runs on the same images as a statistic."""
+    return lambda weights: agreement.compute_measures((a.predicted, b.predicted), a.targets, len(a.classes), weights)
+
+
+def _tabulate_strategies(
+    metrics: Mapping[str, Metric],
+    entries: Mapping[str, Predictions],
+    fitted: Mapping[str, FittedMix],
+    alpha: float,
+) -> pd.DataFrame:
+    first, *others = entries.values()
+    rows, single = [], first.correct
+    for name, one in entries.items():
+        size, fit = (int((fitted[name].mix.weights > 0).sum()), fitted[name].fit) if name in fitted else (1, None)
+        row: dict[str, object] = {"strategy": name, "members": size, "n": len(one)}
+        for kind in ("accuracy", "macro_f1", "gain", "gain_macro_f1", "nll"):
+            metric = metrics.get(f"{kind}/{name}", _NONE)
+            row |= make_columns(kind, metric, f"{kind}_")
+        only = {"only_strategy_correct": one.correct & ~single, "only_single_correct": single & ~one.correct}
+        row |= {key: int(images.sum()) for key, images in only.items()}
+        row |= {"ece": _compute_ece(one), "temperature": one.temperature}
+        rows.append(row | {f"temperature_{end}": getattr(fit, end, None) for end in ("fitted", "low", "high")})
+    table = pd.DataFrame(rows)
+    units = first.units.usable
+    gains = [one.correct.astype(int) - single for one in others]
+    found = pd.DataFrame([recipe_pairs.test_gains(gain, units) for gain in gains])
+    tests = np.column_stack([found["p"], paired_tests.holm(found["p"]), found["p_these_sources"]])
+    table[["p", "p_holm", "p_these_sources"]] = np.vstack([np.full(3, np.nan), tests])
+    beyond = (table["gain_low"].astype(float) > 0) | (table["gain_high"].astype(float) < 0)
+    for column, value in units.inference.items():
+        table[column] = value
+    return table.assign(significant=(table["p_holm"] < alpha) & beyond)
+
+
+def _tabulate_members(
+    metrics: Mapping[str, Metric],
+    labels: Sequence[str],
+    held: HeldOutPredictions,
+    temperatures: NDArray[np.float64],
+    single: int,
+) -> pd.DataFrame:
+    rows = []
+    for place, (label, member) in enumerate(zip(labels, held.predictions, strict=True)):
+        raw = member.uncalibrated
+        ece, raw_ece = (_compute_ece(replace(raw, temperature=value)) for value in (temperatures[place], 1.0))
+        row = {"run": label, "chosen": place == single, "calibration_n": len(raw)}
+        row |= {"calibration_accuracy": float(raw.correct.mean()), "calibration_ece": ece}
+        row |= {"calibration_raw_ece": raw_ece, "calibration_raw_nll": calibration.nll(raw.logits, raw.targets)}
+        rows.append(row | make_columns("contribution", metrics[f"contribution/{label}"], "contribution_"))
+    return pd.DataFrame(rows)

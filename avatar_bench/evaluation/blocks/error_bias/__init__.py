@@ -13,16 +13,8 @@ from numpy.typing import NDArray
 from avatar_bench.config.options import option
 from avatar_bench.data import image_slices
 from avatar_bench.errors import BlockError
-from avatar_bench.evaluation.block import (
-    check_class_order,
-    labelled_rows,
-    make_columns,
-    read_ood_sets,
-    tabulate_predictions,
-    warn_unlabelled,
-)
-from avatar_bench.evaluation.intervals import PROPORTION, IntervalOptions, bootstrap_metrics, compute_proportion
-from avatar_bench.evaluation.slice_gaps import GAP_COLUMNS, find_gap, make_gap_metric
+from avatar_bench.evaluation import intervals
+from avatar_bench.evaluation.block import make_columns, read_labelled, read_ood_sets, tabulate_predictions
 from avatar_bench.metrics import accuracy_tests as chance
 from avatar_bench.metrics import classification, stats
 from avatar_bench.results.reasons import Reason
@@ -53,7 +45,7 @@ class Slice(NamedTuple):
 
 
 @dataclass(kw_only=True)
-class ErrorBias(IntervalOptions):
+class ErrorBias(intervals.IntervalOptions):
     """Accuracy of a run by source, generator, size, format and JPEG quality, with bias and confidence of its errors."""
 
     version: ClassVar[int] = 3
@@ -66,14 +58,8 @@ class ErrorBias(IntervalOptions):
     slices: list[str] = option([], help="further columns of the manifest to slice by, such as [age,skin_tone]")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Compute bias and confidence of the predictions, and the accuracy of each slice, over the labelled images.
-
-        Raise BlockError if no image is labelled, GuardError if the class names are in the wrong order.
-        """
-        asked = run.predictions(dataset)
-        rows = labelled_rows(asked, dataset)
-        predictions = asked.take(rows)
-        check_class_order(predictions, run.allow)
+        """Compute bias and confidence of the predictions, and the accuracy of each slice, over the labelled images."""
+        rows, predictions, unlabelled = read_labelled(run, dataset)
         why = Reason("no_ood_set")
         try:
             ood = {name: one for name, (__, one) in read_ood_sets(run).items()}
@@ -104,7 +90,7 @@ class ErrorBias(IntervalOptions):
         if ood:
             seen = [tabulate_predictions(one).assign(set=name)[_OOD_COLUMNS] for name, one in ood.items()]
             result.tables["ood_predictions"] = pd.concat(seen, ignore_index=True)
-        result.warnings = warn_unlabelled(len(asked) - result.n, len(asked)) + _list_warnings(result.metrics, table)
+        result.warnings = unlabelled + _list_warnings(result.metrics, table)
         return result
 
     def _list_gaps(self, gaps: pd.DataFrame) -> dict[str, Metric]:
@@ -113,7 +99,7 @@ class ErrorBias(IntervalOptions):
         for by in self.slices:
             rows = gaps[gaps["by"] == by].to_dict("records")
             for row in rows:
-                found["/".join(filter(None, ("gap", by, row["target"])))] = make_gap_metric(row)
+                found["/".join(filter(None, ("gap", by, row["target"])))] = intervals.make_gap_metric(row)
             if not rows:
                 found[f"gap/{by}"] = Metric(None, 0, higher_is_better=False, reason=Reason("no_gap", n=self.minimum))
         return found
@@ -124,7 +110,9 @@ class ErrorBias(IntervalOptions):
         chosen = np.eye(classes)[np.concatenate([predictions.predicted for predictions in ood.values()])]
         groups = np.concatenate([predictions.groups for predictions in ood.values()])
         statistic = stats.build_mean_statistic(chosen).then(lambda shares: 1 - shares.max(axis=1, keepdims=True))
-        return bootstrap_metrics(self, ["unbias"], statistic, groups, floors={"unbias": 1 - 1 / classes})["unbias"]
+        return intervals.bootstrap_metrics(self, ["unbias"], statistic, groups, floors={"unbias": 1 - 1 / classes})[
+            "unbias"
+        ]
 
     def _compute_confidence(self, predictions: Predictions) -> dict[str, Metric]:
         sure, right = predictions.confidence, predictions.correct
@@ -136,13 +124,10 @@ class ErrorBias(IntervalOptions):
 
         floors = dict.fromkeys(("mean_confidence_correct", "mean_confidence_incorrect"), float(sure.mean()))
         names, about = list(_CONFIDENCE_METRICS), (_CONFIDENCE_METRICS, floors, Reason("no_such_predictions"))
-        return bootstrap_metrics(self, names, statistic, predictions.units, *about, PROPORTION)
+        return intervals.bootstrap_metrics(self, names, statistic, predictions.units, *about, intervals.PROPORTION)
 
     def _build_slices_table(self, predictions: Predictions, parts: list[Slice]) -> tuple[pd.DataFrame, float]:
-        """Return the table of slices, the weakest first, and the accuracy expected by chance of the weakest.
-
-        A slice of few images, or one that holds all images of its class, is not tested: it has no p.
-        """
+        """Return the table of slices, the weakest first, and the accuracy expected by chance of the weakest."""
         table = pd.DataFrame([self._build_row(predictions, each) for each in parts], columns=_COLUMNS)
         tested = np.flatnonzero((table["n"] >= self.minimum) & table["rest"].notna())
         floor = np.nan
@@ -162,7 +147,7 @@ class ErrorBias(IntervalOptions):
 
     def _build_row(self, predictions: Predictions, each: Slice) -> dict[str, object]:
         own = predictions.take(each.images)
-        share = compute_proportion(self, own.correct, own.units.these)
+        share = intervals.compute_proportion(self, own.correct, own.units.these)
         wrong = own.predicted[~own.correct]
         return {
             **dict(zip(("by", "slice", "target"), each, strict=False)),
@@ -182,12 +167,6 @@ class ErrorBias(IntervalOptions):
         value, low, high = tested[["accuracy", "low_joint", "high_joint"]].min().tolist()
         groups = tested["groups"].tolist()[0]
         return Metric(value, groups, low, high, "Bonferroni by group", floor=floor)
-
-
-def describe_slice(row: pd.Series) -> Reason:
-    """Return the label of a row of the table of slices: property, slice and true class."""
-    code = "slice_of_class" if row["target"] else "slice"
-    return Reason(code, by=Reason(row["by"]), name=row["slice"], target=row["target"])
 
 
 def _cut_slices(predictions: Predictions, kinds: pd.DataFrame) -> Iterator[Slice]:
@@ -213,15 +192,17 @@ def _compute_rest_accuracy(predictions: Predictions, each: Slice) -> float:
     return float(recall[mix > 0] @ mix[mix > 0] / mix.sum())
 
 
-def _tabulate_gaps(block: IntervalOptions, predictions: Predictions, parts: list[Slice], minimum: int) -> pd.DataFrame:
+def _tabulate_gaps(
+    block: intervals.IntervalOptions, predictions: Predictions, parts: list[Slice], minimum: int
+) -> pd.DataFrame:
     """Tabulate, by column and true class, the largest difference of accuracy between slices of `minimum` images."""
     rows, correct = [], predictions.correct[:, None]
     for by, target in dict.fromkeys((each.by, each.target) for each in parts):
         own = [each for each in parts if (each.by, each.target) == (by, target)]
         hits = np.where(np.stack([each.images for each in own], axis=1), correct, np.nan)
-        gap = find_gap(block, [each.name for each in own], hits, predictions.group_codes, minimum)
+        gap = intervals.find_gap(block, [each.name for each in own], hits, predictions.group_codes, minimum)
         rows += [{"by": by, "target": target, **gap}] if gap else []
-    return pd.DataFrame(rows, columns=["by", "target", *GAP_COLUMNS])
+    return pd.DataFrame(rows, columns=["by", "target", *intervals.GAP_COLUMNS])
 
 
 def _tabulate_confusion(predictions: Predictions, parts: list[Slice]) -> pd.DataFrame:
@@ -241,7 +222,9 @@ def _list_warnings(metrics: Mapping[str, Metric], table: pd.DataFrame) -> list[R
     found = [] if unbias.value is None else [Reason("unbias_alone", value=unbias.value, chance=unbias.floor)]
     if table["significant"].any():
         tested = table[table["p"].notna()]
-        name = describe_slice(tested.iloc[0])
+        row = tested.iloc[0]
+        code = "slice_of_class" if row["target"] else "slice"
+        name = Reason(code, by=Reason(row["by"]), name=row["slice"], target=row["target"])
         found.append(Reason("weakest", n=len(tested), name=name, accuracy=worst.value, floor=worst.floor))
         found.append(Reason("differing", found=table["significant"].sum(), n=len(tested)))
     return found

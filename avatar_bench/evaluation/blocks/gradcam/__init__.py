@@ -16,13 +16,7 @@ from numpy.typing import NDArray
 from avatar_bench.config.options import option
 from avatar_bench.data.selection import draw_stratified_rows
 from avatar_bench.errors import ConfigError
-from avatar_bench.evaluation.block import (
-    align_predictions,
-    check_class_order,
-    join_parts,
-    labelled_rows,
-    tabulate_predictions,
-)
+from avatar_bench.evaluation import block
 from avatar_bench.evaluation.blocks.gradcam.map_overlays import render_overlay
 from avatar_bench.evaluation.blocks.gradcam.run_comparison import build_wall, compare_overlap, warn_about_maps
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
@@ -110,16 +104,15 @@ class GradCam(IntervalOptions):
             raise ConfigError(f"block.gradcam.wall={self.wall}: expected {expected}.")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Compute maps, faithfulness and sanity of a draw of labelled images; further errors are only shown.
-
-        Raise BlockError if no image is labelled or no stage of the network has a spatial map, GuardError if the class
-        names are in the wrong order.
-        """
+        """Compute maps, faithfulness and sanity of a draw of labelled images; further errors are only shown."""
         asked = run.predictions(dataset)
-        rows = labelled_rows(asked, dataset)
-        check_class_order(asked, run.allow)
+        rows = block.labelled_rows(asked, dataset)
+        block.check_class_order(asked, run.allow)
         drawn = rows[draw_stratified_rows(dataset.frame.iloc[rows], self.images, self.seed)]
-        every = np.concatenate([drawn, self._find_errors(asked, drawn)])
+        errors = np.setdiff1d(np.flatnonzero((asked.targets >= 0) & ~asked.correct), drawn)
+        errors = errors[np.argsort(-asked.confidence[errors], kind="stable")]  # the most confident of each class
+        shown = [errors[asked.targets[errors] == k][: self.gallery] for k in range(len(asked.classes))]
+        every = np.concatenate([drawn, *shown])
         predictions, inputs, n = asked.take(every), run.predictor.read_inputs(dataset, every), len(drawn)
         layer = attribution.find_spatial_layer(run.predictor.module, inputs)
         maps = _compute_maps(run, layer, inputs, predictions)
@@ -131,8 +124,8 @@ class GradCam(IntervalOptions):
         pixels = inputs.permute(0, 2, 3, 1).numpy()
         about = {"paths": predictions.paths, "targets": predictions.targets, "predictions": predictions.predicted}
         about |= {"classes": np.array(run.classes, dtype=np.str_), "drawn": np.arange(len(predictions)) < n}
-        shown = self._collect_shown(pixels, predictions, n)
-        result.arrays = {"maps": maps | about, "curves": curves, "sanity": sanity, "shown": shown}
+        result.arrays = {"maps": maps | about, "curves": curves, "sanity": sanity}
+        result.arrays["shown"] = self._collect_shown(pixels, predictions, n)
         images, groups = _tabulate_images(predictions, curves, sanity), predictions.groups[:n]
         images["overlay"] = ""
         for row, (image, path) in enumerate(zip(pixels[: self.overlays], predictions.paths, strict=False)):
@@ -152,26 +145,12 @@ class GradCam(IntervalOptions):
         return result
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Compute the overlap of the runs' raw maps with its null, and maps of the same images side by side.
-
-        Runs without a layer with a spatial map are left out with a warning; a single one with maps has no overlap.
-        Raise BlockError like `align_predictions`, and if no run has maps.
-        """
-        given = (self, runs, datasets, align_predictions(runs, datasets))
-        return join_parts(partial(compare_overlap, *given), partial(build_wall, *given))
-
-    def _find_errors(self, predictions: Predictions, drawn: NDArray[np.intp]) -> NDArray[np.intp]:
-        """Return the rows of the most confident errors of each class outside the draw."""
-        wrong = np.setdiff1d(np.flatnonzero((predictions.targets >= 0) & ~predictions.correct), drawn)
-        wrong = wrong[np.argsort(-predictions.confidence[wrong], kind="stable")]
-        targets = predictions.targets[wrong]
-        return np.concatenate([wrong[targets == k][: self.gallery] for k in range(len(predictions.classes))])
+        """Compute the overlap of the runs' raw maps with its null, and maps of the same images side by side."""
+        given = (self, runs, datasets, block.align_predictions(runs, datasets))
+        return block.join_parts(partial(compare_overlap, *given), partial(build_wall, *given))
 
     def _compute_curves(self, run: Run, images: Tensor, maps: MapArrays, classes: NDArray[np.int64]) -> MapArrays:
-        """Compute the probability of the predicted class by step, (n, steps + 1), for each curve of each map.
-
-        The keys of `maps` are the suffixes of the names of their curves.
-        """
+        """Compute the probability of the predicted class by step, (n, steps + 1), for each curve of each map."""
         rng = np.random.default_rng(self.seed)
         shown: dict[str, NDArray[np.floating]] = {"": maps[""], "_random": rng.random(maps[""].shape), **maps}
         found: dict[str, list[NDArray[np.float32]]] = {}
@@ -239,10 +218,7 @@ class GradCam(IntervalOptions):
 
 
 def _compute_maps(run: Run, layer: attribution.SpatialLayer, inputs: Tensor, predictions: Predictions) -> MapArrays:
-    """Compute the maps of the predicted and of the true class of each image, and its attention rollout if available.
-
-    The first two are identical where the prediction is correct.
-    """
+    """Compute the maps of the predicted and of the true class of each image, and its attention rollout if available."""
     predicted = attribution.compute_grad_cam(run.predictor.module, layer, inputs, predictions.predicted, run.batch_size)
     true, wrong = predicted.copy(), np.flatnonzero(~predictions.correct)
     if len(wrong):
@@ -265,7 +241,7 @@ def _tabulate_images(predictions: Predictions, faded: MapArrays, found: MapArray
         areas[f"deletion_gain{ending}"] = areas["deletion_random"] - areas[f"deletion{ending}"]
         areas[f"insertion_gain{ending}"] = areas[f"insertion{ending}"] - areas["insertion_random"]
     areas[SANITY_METRIC] = np.abs(rank_correlation(found["trained"], found["randomised"][-1]))
-    table = tabulate_predictions(predictions).assign(drawn=np.arange(len(predictions)) < n)
+    table = block.tabulate_predictions(predictions).assign(drawn=np.arange(len(predictions)) < n)
     return table.join(pd.DataFrame(areas))
 
 

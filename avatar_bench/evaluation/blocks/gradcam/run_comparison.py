@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import combinations, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,11 +15,10 @@ from avatar_bench.console.progress import track
 from avatar_bench.data.selection import draw_shots, draw_stratified_rows
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation.block import group_by_recipe, tabulate_predictions
-from avatar_bench.evaluation.blocks.gradcam import overlap_tables as tables
-from avatar_bench.evaluation.blocks.gradcam.overlap_tables import ALL_CLASSES, MEAN_OF_PAIRS
 from avatar_bench.evaluation.intervals import metric_with_interval
-from avatar_bench.metrics import plots, stats
+from avatar_bench.metrics import attribution_maps, plots, stats
 from avatar_bench.metrics.attribution_maps import OVERLAP_MEASURES
+from avatar_bench.metrics.stats import nan_mean
 from avatar_bench.models import attribution
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Metric, Result
@@ -27,6 +26,7 @@ from avatar_bench.results.result import Metric, Result
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
     from avatar_bench.evaluation.blocks.gradcam import GradCam
+    from avatar_bench.evaluation.intervals import IntervalOptions
     from avatar_bench.models.attribution import SpatialLayer
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
@@ -66,17 +66,17 @@ def compare_overlap(
         raise BlockError("Only one run has a layer with a spatial map.", *map(format_reason, warnings[:1]))
     labels, one = [panel.label for panel in panels], panels[0].predictions
     raw = [panel.maps for panel in panels]
-    found = tables.compute_overlap(raw, one.targets, len(one.classes), block.resamples, block.seed)
+    found = compute_overlap(raw, one.targets, len(one.classes), block.resamples, block.seed)
     result = Result("gradcam", datasets[0].name, len(one), one.classes, warnings=warnings)
     layers = {panel.label: "{}, {} x {}".format(panel.layer.name, *panel.layer.size) for panel in panels}
     result.provenance = {"layers": layers, "level": block.level}
     result.arrays["maps"] = _collect_arrays(panels)
-    summary = tables.tabulate_summary(found, labels, one, block)
+    summary = tabulate_summary(found, labels, one, block)
     means = summary[summary["a"] == MEAN_OF_PAIRS]
     result.tables = {
         "classes": means.drop(columns=["a", "b"]),
         "pairs": summary[summary["a"] != MEAN_OF_PAIRS],
-        "images": tables.tabulate_images(found, labels, one),
+        "images": tabulate_images(found, labels, one),
     }
     result.metrics = _build_metrics(means, one.classes)
     unlike = means[(means["class"] == ALL_CLASSES) & means["value"].notna() & ~means["above_null"]]
@@ -125,11 +125,7 @@ def _compute_maps(
     rows: NDArray[np.integer],
     of: str,
 ) -> tuple[list[RunMaps], list[Reason]]:
-    """Compute each run's maps of the given `rows` of its aligned predictions; return them with warnings.
-
-    The maps are of the "target" or of the "prediction". A run without a spatial layer is left out with a warning. Raise
-    BlockError if no run has one.
-    """
+    """Compute each run's maps of the given `rows` of its aligned predictions; return them with warnings."""
     made: list[RunMaps] = []
     found, places = [], {name: place for place, name in enumerate(group_by_recipe(runs))}
     every = zip(runs, datasets, predictions, strict=True)
@@ -182,10 +178,7 @@ def _collect_arrays(made: Sequence[RunMaps]) -> dict[str, NDArray[Any]]:
 
 
 def _collect_thumbnails(made: Sequence[RunMaps], rows: NDArray[np.integer], of: str) -> dict[str, NDArray[Any]]:
-    """Return what a wall of the images in `rows` draws beside the maps: their thumbnails, `images_<k>` (R, s, s, 3).
-
-    Those of the first runs are `input` (runs,): runs with the same input share them.
-    """
+    """Return what a wall of the images in `rows` draws beside the maps: their thumbnails, `images_<k>` (R, s, s, 3)."""
     different: list[NDArray[np.uint8]] = []
     number = []
     for panel in made[:MAX_WALL_RUNS]:
@@ -219,3 +212,111 @@ def _build_metrics(means: pd.DataFrame, classes: Sequence[str]) -> dict[str, Met
             numbers, base = (row[value], row[low], row[high]), None if np.isnan(row[floor]) else float(row[floor])
             found[key] = metric_with_interval(*numbers, int(row["n"]), method, None, base, Reason("too_few_maps"))
     return found
+
+
+Floats = NDArray[np.float64]
+
+ALL_CLASSES = "(all)"  # value of column `class` for all classes
+MEAN_OF_PAIRS = ""  # value of columns `a` and `b` for the mean over pairs
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Overlap of P pairs of runs on n images, with K metrics each.
+
+    `pairs` are positions of runs. `values` (P + 1, K, n) compare maps of the same image, `others` those of different
+    images of its class, `shuffled_cells` maps with shuffled cells; the last of P + 1 is the mean over pairs. `permuted`
+    (P + 1, K, C + 1, B) are means over the images of all classes and of each, with maps permuted among images;
+    `permuted_apart` are the same without maps assigned to the same image.
+    """
+
+    pairs: list[tuple[int, int]]
+    values: Floats
+    others: Floats
+    shuffled_cells: Floats
+    permuted: Floats
+    permuted_apart: Floats
+
+
+def compute_overlap(
+    maps: Sequence[NDArray[np.floating]], targets: NDArray[np.int64], classes: int, times: int, seed: int
+) -> Overlap:
+    """Compare the raw maps (n, h, w) of each two runs; permute them `times` times within classes."""
+    pairs = list(combinations(range(len(maps)), 2))
+    found = [list(attribution_maps.overlaps(maps[a], maps[b]).values()) for a, b in pairs]
+    rng = np.random.default_rng(seed)
+    places = [attribution_maps.shuffle_within_strata(targets, times, rng) for _ in maps]
+    chances = [list(attribution_maps.chance_overlaps(maps[a], maps[b]).values()) for a, b in pairs]
+    masks = _build_class_masks(targets, classes)
+    apart = [[np.where(np.eye(len(table), dtype=np.bool_), np.nan, table) for table in tables] for tables in found]
+    permuted = (
+        np.stack([_average_permuted(one, pairs, places, masks) for one in zip(*ways, strict=True)], axis=1)
+        for ways in (found, apart)
+    )
+    values = [[np.diag(table) for table in tables] for tables in found]
+    others = [[attribution_maps.overlap_with_other_images(table, targets) for table in tables] for tables in found]
+    # the last of each is the mean over pairs
+    kinds = (np.array([*kind, nan_mean(np.array(kind), axis=0)]) for kind in (values, others, chances))
+    return Overlap(pairs, *kinds, *permuted)
+
+
+def tabulate_images(found: Overlap, runs: Sequence[str], images: Predictions) -> pd.DataFrame:
+    """Return one row per image and pair, with each metric and its value with maps of other images of the class."""
+    frames, names = [], [*OVERLAP_MEASURES, *(f"null_{name}" for name in OVERLAP_MEASURES)]
+    for (a, b), values, others in zip(found.pairs, found.values, found.others, strict=False):
+        columns = {"path": images.paths, "class": np.array(images.classes)[images.targets], "a": runs[a], "b": runs[b]}
+        frames.append(pd.DataFrame(columns | dict(zip(names, [*values, *others], strict=True))))
+    return pd.concat(frames, ignore_index=True)
+
+
+def tabulate_summary(
+    found: Overlap, runs: Sequence[str], images: Predictions, options: IntervalOptions
+) -> pd.DataFrame:
+    """Tabulate each pair, class and metric: mean and null with intervals; MEAN_OF_PAIRS and ALL_CLASSES come last.
+
+    `p` is the proportion of permutations, the true assignment among them, with at least this value; `above_null` means
+    that it is at most 1 - level. The range of the null is that of means over different images only.
+    """
+    names = [(runs[a], runs[b]) for a, b in found.pairs] + [(MEAN_OF_PAIRS, MEAN_OF_PAIRS)]
+    rows = [(*pair, metric) for pair in names for metric in OVERLAP_MEASURES]
+    level, kinds = options.level, {"value": found.values, "null": found.others, "null_random": found.shuffled_cells}
+    parts = []
+    masks = _build_class_masks(images.targets, len(images.classes))
+    for number, (name, mask) in enumerate(zip([ALL_CLASSES, *images.classes], masks, strict=True)):
+        if not mask.any():
+            continue
+        part = pd.DataFrame(rows, columns=["a", "b", "metric"]).assign(**{"class": name})
+        columns = {kind: values[:, :, mask].reshape(len(rows), -1).T for kind, values in kinds.items()}
+        part = part.assign(**{kind: nan_mean(values, axis=0) for kind, values in columns.items()})
+        mean, groups = stats.build_mean_statistic(columns["value"]), images.groups[mask]
+        dealt, apart = (ways[:, :, number].reshape(len(rows), -1) for ways in (found.permuted, found.permuted_apart))
+        part["low"], part["high"] = stats.bootstrap_interval(mean, groups, options.resamples, level, options.seed)
+        part["null_low"], part["null_high"] = stats.percentiles(apart.T, level)
+        as_much = (dealt >= part[["value"]].to_numpy() - 1e-9).sum(axis=1)
+        part["p"] = np.where(part["value"].isna(), np.nan, (1 + as_much) / (1 + dealt.shape[1]))
+        part["n"] = (~np.isnan(columns["value"])).sum(axis=0)
+        parts.append(part)
+    table = pd.concat(parts[1:] + parts[:1], ignore_index=True)
+    table["above_null"] = table["p"] <= 1 - level + 1e-9
+    wanted = ["a", "b", "class", "metric", "n", "value", "low", "high", "null", "null_low", "null_high"]
+    return table[[*wanted, "null_random", "p", "above_null"]]
+
+
+def _average_permuted(
+    tables: Sequence[Floats],
+    pairs: list[tuple[int, int]],
+    places: list[NDArray[np.intp]],
+    masks: list[NDArray[np.bool_]],
+) -> Floats:
+    """Compute the means (P + 1, C + 1, B) of one metric; a run's maps are permuted alike in all its pairs."""
+    total, counts, found = np.zeros(places[0].shape), np.zeros(places[0].shape), []
+    for table, (a, b) in zip(tables, pairs, strict=True):
+        values = table[places[a], places[b]]
+        total, counts = total + np.nan_to_num(values), counts + ~np.isnan(values)
+        found.append([nan_mean(values[:, mask], axis=1) for mask in masks])
+    mean = np.divide(total, counts, out=np.full(total.shape, np.nan), where=counts > 0)
+    return np.array([*found, [nan_mean(mean[:, mask], axis=1) for mask in masks]])
+
+
+def _build_class_masks(targets: NDArray[np.int64], classes: int) -> list[NDArray[np.bool_]]:
+    return [np.ones(len(targets), dtype=np.bool_), *(targets == k for k in range(classes))]

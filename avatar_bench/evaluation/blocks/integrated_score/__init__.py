@@ -14,11 +14,10 @@ from scipy import stats
 from avatar_bench.config.entries import find_entries
 from avatar_bench.config.options import option
 from avatar_bench.errors import BlockError, ConfigError
-from avatar_bench.evaluation.block import group_by_recipe
-from avatar_bench.evaluation.blocks.integrated_score import score_tables as tables
+from avatar_bench.evaluation.block import group_by_recipe, tabulate_runs
 from avatar_bench.evaluation.blocks.integrated_score.score_inputs import Reading, find_qualities, read_qualities
 from avatar_bench.evaluation.intervals import IntervalOptions, metric_with_interval
-from avatar_bench.metrics import integrated_score
+from avatar_bench.metrics import integrated_score, paired_tests
 from avatar_bench.metrics.stats import Floats
 from avatar_bench.results.declaration import QualityDeclaration
 from avatar_bench.results.predictions import to_string_array
@@ -77,10 +76,7 @@ class IntegratedScore(IntervalOptions):
         return tuple(key for key, weight in self.weights.items() if weight > 0)
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Compute scores, ranks and their intervals for each model, a recipe averaged over its seeds.
-
-        Raise BlockError if runs have different classes, ConfigError if a range contradicts the direction of a metric.
-        """
+        """Compute scores, ranks and their intervals for each model, a recipe averaged over its seeds."""
         classes, name = runs[0].classes, datasets[0].name
         if others := [run for run in runs if set(run.classes) != set(classes)]:
             known, found = (", ".join(run.classes) for run in (runs[0], others[0]))
@@ -92,18 +88,18 @@ class IntegratedScore(IntervalOptions):
         settings = self._tabulate_settings(readings, len(classes))
         self._check_directions(runs, readings, settings)
         models = self._score_models(runs, readings, settings)
-        scores = tables.build_scores_table(models, runs, readings, self.level)
+        scores = _build_scores_table(models, runs, readings, self.level)
         result = Result("integrated_score", name, len(datasets[0]), classes)
         result.metrics = self._build_metrics(scores, len(datasets[0]), readings)
         result.tables = {
             "scores": scores.sort_values("score", ascending=False, kind="stable", ignore_index=True),
-            "raw": tables.build_runs_table(runs, readings),
-            "models": tables.build_models_table(models),
+            "raw": _build_runs_table(runs, readings),
+            "models": _build_models_table(models),
             "qualities": settings,
         }
         result.warnings = list(self._collect_warnings(runs, readings, result))
         if models.complete.any():
-            result.tables["ranks"] = tables.build_ranks_table(models)
+            result.tables["ranks"] = _build_ranks_table(models)
             result.arrays = {"resamples": {"scores": models.drawn, "models": to_string_array(models.ranked_names)}}
         return result
 
@@ -141,9 +137,7 @@ class IntegratedScore(IntervalOptions):
                         "Expected the worst value first, then the best.",
                     )
 
-    def _score_models(
-        self, runs: Sequence[Run], readings: Sequence[Reading], settings: pd.DataFrame
-    ) -> tables.ScoredModels:
+    def _score_models(self, runs: Sequence[Run], readings: Sequence[Reading], settings: pd.DataFrame) -> _ScoredModels:
         """Score the models, and the complete ones again by draw and by random weighting."""
         recipes = group_by_recipe(runs).items()
         members = {runs[own[0]].label if len(own) == 1 else name: own for name, own in recipes}
@@ -159,9 +153,7 @@ class IntegratedScore(IntervalOptions):
         # uniform on the simplex
         others = np.random.default_rng(self.seed).dirichlet(np.ones(len(weights)), self.weightings)
         weighted = integrated_score.weighted_mean(normalised[complete], others[:, None])
-        return tables.ScoredModels(
-            self.qualities, members, means, ends, normalised, score, scores[:, complete], weighted
-        )
+        return _ScoredModels(self.qualities, members, means, ends, normalised, score, scores[:, complete], weighted)
 
     def _draw_models(self, readings: Sequence[Reading], members: Sequence[Sequence[int]]) -> Floats:
         """Draw the qualities of each model, (B, M, Q), from the intervals of its runs, and its runs with replacement.
@@ -229,3 +221,118 @@ def _is_valid_range(quality: QualityDeclaration, ends: Sequence[float | None]) -
     may_guess = len(ends) == 2 and ends[1] is not None and (ends[0] is not None or quality.worst is None)
     valid = all(np.isfinite(end) and (end > 0 or not quality.log) for end in known)
     return may_guess and valid and len(set(known)) == len(known)
+
+
+@dataclass(frozen=True)
+class _ScoredModels:
+    """M models by name with the positions of the runs of each, their Q qualities and scores.
+
+    `values` (M, Q) are the measured qualities, `ends` (2, M, Q) their intervals, `normalised` (M, Q) lie from 0 to 1;
+    `score` is (M,). `drawn` (B, K) are the scores of the K complete models by draw from the intervals, `weighted`
+    (W, K) by random weighting.
+    """
+
+    qualities: tuple[str, ...]
+    members: dict[str, list[int]]
+    values: Floats
+    ends: Floats
+    normalised: Floats
+    score: Floats
+    drawn: Floats
+    weighted: Floats
+
+    @property
+    def complete(self) -> NDArray[np.bool_]:
+        """Return which models have all qualities, (M,)."""
+        return np.asarray(~np.isnan(self.values).any(axis=1))
+
+    @property
+    def ranked_names(self) -> list[str]:
+        """Return the names of the complete models."""
+        return [name for name, whole in zip(self.members, self.complete, strict=True) if whole]
+
+    def find_front(self, *keys: str) -> NDArray[np.bool_]:
+        """Find the Pareto-optimal complete models in some qualities, (M,)."""
+        columns = [self.qualities.index(key) for key in keys]
+        ranked = np.where(self.complete[:, None], self.normalised[:, columns], np.nan)
+        return self.complete & integrated_score.pareto_front(ranked)
+
+
+def _build_scores_table(
+    models: _ScoredModels, runs: Sequence[Run], readings: Sequence[Reading], level: float
+) -> pd.DataFrame:
+    """Return score, ranks, Pareto front and qualities of each model, in their order."""
+    members = models.members.values()
+    table = pd.DataFrame({"run": list(models.members), "seeds": [len(own) for own in members]})
+    table = table.assign(complete=models.complete, score=models.score).join(_rank_models(models, level))
+    table["pareto"] = models.find_front(*models.qualities)
+    table[[f"normalised/{key}" for key in models.qualities]] = models.normalised
+    table["missing"] = [_list_missing(own, runs, readings, models.qualities) for own in members]
+    table["data_fingerprint"] = [_join_fingerprints([readings[run] for run in own]) for own in members]
+    return table
+
+
+def _build_ranks_table(models: _ScoredModels) -> pd.DataFrame:
+    """Count how often each complete model has each rank, by draw and by random weighting, as proportions."""
+    names = models.ranked_names
+    return pd.DataFrame(
+        {
+            "run": np.repeat(names, len(names)),
+            "rank": np.tile(range(1, len(names) + 1), len(names)),
+            "resamples": integrated_score.rank_shares(paired_tests.ranks(models.drawn)).ravel(),
+            "weightings": integrated_score.rank_shares(paired_tests.ranks(models.weighted)).ravel(),
+        }
+    )
+
+
+def _build_runs_table(runs: Sequence[Run], readings: Sequence[Reading]) -> pd.DataFrame:
+    """Return the value of each quality of each run as its saved result has it; empty if missing."""
+    table = tabulate_runs(runs).assign(seed=[run.seed for run in runs])
+    table["data_fingerprint"] = [_join_fingerprints([reading]) for reading in readings]
+    return table.join(pd.DataFrame({key: each.value for key, each in reading.items()} for reading in readings))
+
+
+def _build_models_table(models: _ScoredModels) -> pd.DataFrame:
+    """Return mean values with intervals of each model, and whether it is Pareto-optimal in accuracy and each cost."""
+    table = pd.DataFrame({"run": list(models.members)})
+    for index, key in enumerate(models.qualities):
+        table[key] = models.values[:, index]
+        table[f"{key}_low"], table[f"{key}_high"] = models.ends[:, :, index]
+    for key in ("speed", "size"):
+        if {key, "accuracy"} <= set(models.qualities):
+            table[f"pareto/{key}"] = models.find_front("accuracy", key)
+    return table
+
+
+def _rank_models(models: _ScoredModels, level: float) -> pd.DataFrame:
+    """Return a row for each complete model, by its position: interval of its score, and its ranks."""
+    table = pd.DataFrame(index=np.flatnonzero(models.complete))
+    table["score_low"], table["score_high"] = np.quantile(models.drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    by_chance, by_weight = paired_tests.ranks(models.drawn), paired_tests.ranks(models.weighted)
+    table["rank"] = paired_tests.ranks(models.score[models.complete])
+    table["rank_low"], table["rank_high"] = integrated_score.rank_interval(by_chance, level)
+    table["weighted_rank_low"], high = integrated_score.rank_interval(by_weight, level)
+    table["weighted_rank_median"] = integrated_score.rank_interval(by_weight, 0.0)[0]
+    table["weighted_rank_high"] = high
+    table = table.astype(dict.fromkeys(table.filter(like="rank"), "Int64"))
+    table["share_first"] = integrated_score.rank_shares(by_weight)[:, :1].ravel()
+    table["share_first_resampled"] = integrated_score.rank_shares(by_chance)[:, :1].ravel()
+    return table
+
+
+def _list_missing(
+    members: Sequence[int], runs: Sequence[Run], readings: Sequence[Reading], qualities: Sequence[str]
+) -> str:
+    """Return a cell with the reason why a model is incomplete, "" if it is not."""
+    code = "lacking_in" if len(members) > 1 else "lacking"
+    found = [
+        Reason(code, quality=key, reason=reason, run=runs[run].label)
+        for run in members
+        for key in qualities
+        if (reason := readings[run][key].missing)
+    ]
+    return str(Reason("incomplete", qualities=found)) if found else ""
+
+
+def _join_fingerprints(readings: Sequence[Reading]) -> str:
+    return "|".join(sorted({each.fingerprint for reading in readings for each in reading.values()} - {""}))

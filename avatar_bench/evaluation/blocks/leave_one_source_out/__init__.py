@@ -14,7 +14,6 @@ from avatar_bench.config.options import option
 from avatar_bench.data.splits import HOLD_OUT_UNITS, find_units
 from avatar_bench.errors import BlockError, suggest_names
 from avatar_bench.evaluation.blocks.leave_one_source_out import held_out_sources as sources
-from avatar_bench.evaluation.blocks.leave_one_source_out import recipe_summary
 from avatar_bench.evaluation.blocks.leave_one_source_out.held_out_sources import Cell, Cells
 from avatar_bench.evaluation.intervals import IntervalOptions, metric_with_interval
 from avatar_bench.evaluation.seeds import Recipes, warn_about_seeds
@@ -39,11 +38,7 @@ class LeaveOneSourceOut(IntervalOptions):
     base: str = option("", help="recipe over which gains are computed, or its last words; empty: the first")
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Compute the recall on each source of the runs trained without it, and compare the recipes over sources.
-
-        Raise BlockError if no run held out a source, if the data set holds no image of the held-out sources, or if
-        `base` is not one of the recipes.
-        """
+        """Compute the recall on each source of the runs trained without it, and compare the recipes over sources."""
         splits = [sources.read_split_options(run) for run in runs]
         kept = [place for place, split in enumerate(splits) if split.get("by") in HOLD_OUT_UNITS]
         if not kept:
@@ -67,10 +62,10 @@ class LeaveOneSourceOut(IntervalOptions):
         n = int(matrix.drop_duplicates(["source", "target"])["n"].sum())
         result = Result("leave_one_source_out", sets[0].name, n, classes)
         base = self._choose_base(list(dict.fromkeys(matrix["recipe"])))
-        summary = recipe_summary.build_summary(self, matrix, cells, drawn, used, base)
+        summary = sources.build_summary(self, matrix, cells, drawn, used, base)
         result.tables = {"matrix": matrix, "summary": summary, "images": sources.build_images_table(cells)}
         result.metrics = self._build_metrics(matrix, summary, base, 1 / len(classes))
-        curve, gains = recipe_summary.build_curve(self, matrix, drawn, used)
+        curve, gains = sources.build_curve(self, matrix, drawn, used)
         if gains:
             result.tables["curve"] = curve
         for name, gain in gains.items():
@@ -98,10 +93,7 @@ class LeaveOneSourceOut(IntervalOptions):
     def _build_matrix(
         self, cells: Cells, recipes: Mapping[Cell, Recipes], drawn: Mapping[Cell, Floats], classes: Sequence[str]
     ) -> pd.DataFrame:
-        """Return recall and the proportion of each predicted class for each recipe and source.
-
-        The ends `low_joint` and `high_joint` hold at once for all sources of a recipe that count (Bonferroni).
-        """
+        """Return recall and the proportion of each predicted class for each recipe and source."""
         rows = []
         tests = Counter(cell.recipe for cell, own in recipes.items() if own.right.shape[1] >= self.minimum)
         for cell, own in recipes.items():

@@ -26,10 +26,7 @@ def draw(result: Result) -> dict[str, Figure]:
 
 
 def draw_recall(result: Result) -> Figure:
-    """Draw the recall of each source by recipe, by class and then by recall; dashed lines are the means of the recipes.
-
-    Hollow marks are sources with too few images to count.
-    """
+    """Draw the recall of each source by recipe, by class and then by recall; dashed lines are means of the recipes."""
     spec = Chart(
         *("dots", "matrix", {"recall": _("recall on sources held out of training (%; hollow: too few images)")}, _ROWS),
         sort=("target", "recall"),
@@ -46,10 +43,7 @@ def draw_recall(result: Result) -> Figure:
 
 
 def draw_heatmap(result: Result) -> Figure:
-    """Draw the recall of each source, by class and then by recall, for each recipe, above its mean and its worst.
-
-    Sources with too few images to count are in brackets; a cell without a run is empty.
-    """
+    """Draw the recall of each source, by class and then by recall, for each recipe, above its mean and its worst."""
     matrix, summary = result.tables["matrix"], result.tables["summary"]
     cells = matrix.groupby(["source", "target"])
     is_counted, mean = cells["counted"].transform("any"), cells["recall"].transform("mean")

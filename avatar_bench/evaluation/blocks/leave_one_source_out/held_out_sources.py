@@ -1,4 +1,4 @@
-"""Predictions of runs for the sources that they held out of training."""
+"""Predictions of runs for the sources that they held out of training, and their summary by recipe."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 from avatar_bench.data.splits import name_units
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation.block import tabulate_predictions
-from avatar_bench.evaluation.seeds import group_across_options
+from avatar_bench.evaluation.intervals import IntervalOptions
+from avatar_bench.evaluation.seeds import group_across_options, weigh_doublings
+from avatar_bench.metrics import paired_tests, stats
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
@@ -39,10 +41,7 @@ def read_split_options(run: Run) -> dict[str, Any]:
 
 
 def group_cells(runs: Sequence[Run], datasets: Sequence[Dataset]) -> Cells:
-    """Return the predictions of each run for each class of its held-out sources, with images and classes aligned.
-
-    Raise BlockError if runs have different classes, or if the runs of one cell are evaluated on different images.
-    """
+    """Return the predictions of each run for each class of its held-out sources, with images and classes aligned."""
     found: Cells = {}
     for recipe, places in group_across_options(runs, HELD_OUT).items():
         for place in places:
@@ -94,3 +93,144 @@ def _mark_held_out(run: Run, names: pd.Series) -> NDArray[np.bool_]:
         held_out = sorted(set(run.dataset("test").frame[split["by"]]) - {""})
     wanted = set(name_units(pd.Series(held_out, dtype=object), units))
     return name_units(names.astype(str), units).isin(wanted).to_numpy()
+
+
+Floats = NDArray[np.float64]
+Drawn = Mapping[Cell, Floats]  # recall of each cell in B resamples, (B, 1)
+BY_SOURCE, BY_GROUP = "bootstrap by source and group", "bootstrap by group"
+_KEY = ["source", "target"]
+_WORST = ["source", "target", "groups"]
+
+
+class Estimate(NamedTuple):
+    """A mean over classes, or a difference or slope of such, with its interval and the number of units drawn."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    interval: str
+
+
+def build_summary(
+    options: IntervalOptions, matrix: pd.DataFrame, cells: Cells, drawn: Drawn, runs: Sequence[Run], base: str
+) -> pd.DataFrame:
+    """Return a row per recipe: mean and worst recall over its counted sources, gain over the base, and cost.
+
+    The mean is that over classes of the mean over the sources of each, a gain the difference of two such means over the
+    sources of both recipes. `in_domain` is the mean accuracy on val, `train_seconds` the mean duration of a training.
+    """
+    counted, rows = matrix[matrix["counted"]], []
+    cost = _compute_costs(runs)
+    for recipe in dict.fromkeys(matrix["recipe"]):
+        own = counted[counted["recipe"] == recipe]
+        common = _find_common(counted, cells, base, recipe) if recipe != base else []
+        pair = [_select(counted, name).loc[common].reset_index() for name in (recipe, base)]
+        ours, theirs = (_resample_mean(options, table, drawn) for table in pair)
+        mean = _summarise(options, own, _resample_mean(options, own, drawn), is_recall=True)
+        gain = _summarise(options, pair[0], ours - theirs)
+        in_domain, seconds = cost[recipe]
+        spent = in_domain, in_domain - cost[base][0] if recipe != base else np.nan, seconds
+        rows.append((recipe, base, len(own), *mean, *_find_worst(own), len(common), *gain, *spent))
+    parts = ["", "_low", "_high", "_n", "_interval"]
+    columns = ["recipe", "base", "sources", *(f"mean{part}" for part in parts), "worst", "worst_low", "worst_high"]
+    columns += [*(f"worst_{name}" for name in _WORST), "gain_sources", *(f"gain{part}" for part in parts)]
+    return pd.DataFrame(rows, columns=[*columns, "in_domain", "in_domain_gain", "train_seconds"])
+
+
+def build_curve(
+    options: IntervalOptions, matrix: pd.DataFrame, drawn: Drawn, runs: Sequence[Run]
+) -> tuple[pd.DataFrame, dict[str, Estimate]]:
+    """Return a row per recipe and number of training sources per class, and the gain per doubling of each recipe.
+
+    A point is the mean over the counted sources that all points of the recipe have. The gain is the slope of a
+    least-squares line over log2 of the number. Recipes with one number, and runs on all sources, are left out.
+    """
+    names = {place: name for name, places in group_across_options(runs, HELD_OUT).items() for place in places}
+    counted, rows, gains = matrix[matrix["counted"]], [], {}
+    for curve, places in group_across_options(runs, HELD_OUT, TRAIN_SOURCES).items():
+        numbers = {names[place]: read_split_options(runs[place]).get("train_sources") for place in places}
+        points = sorted((int(n), recipe) for recipe, n in numbers.items() if n)
+        tables = [_select(counted, recipe) for __, recipe in points]
+        common = [key for key in tables[0].index if all(key in table.index for table in tables)] if tables else []
+        if len(points) < 2 or not common:
+            continue
+        tables = [table.loc[common].reset_index() for table in tables]
+        means = [_resample_mean(options, table, drawn) for table in tables]
+        estimates = [_summarise(options, tables[0], mean, is_recall=True)[:3] for mean in means]
+        rows += [(curve, n, len(common), *estimate) for (n, __), estimate in zip(points, estimates, strict=True)]
+        slope = weigh_doublings([n for n, __ in points])
+        gains[curve] = _summarise(options, tables[0], np.column_stack(means) @ slope)
+    return pd.DataFrame(rows, columns=["recipe", "train_sources", "sources", "mean", "low", "high"]), gains
+
+
+def _compute_costs(runs: Sequence[Run]) -> dict[str, tuple[float, float]]:
+    """Return the mean accuracy on val, of sources of training, and the mean training time of each recipe, or NaN."""
+    found = []
+    for run in runs:
+        accuracy, val_by = run.record.metrics.get("val/accuracy"), read_split_options(run).get("val_by")
+        found.append((None if val_by == "source" else accuracy, run.record.train_seconds))
+    costs = pd.DataFrame(found, dtype=np.float64)
+    means = {name: costs.iloc[places].mean() for name, places in group_across_options(runs, HELD_OUT).items()}
+    return {name: (float(accuracy), float(seconds)) for name, (accuracy, seconds) in means.items()}
+
+
+def _select(counted: pd.DataFrame, recipe: str) -> pd.DataFrame:
+    return counted[counted["recipe"] == recipe].set_index(_KEY)
+
+
+def _find_common(counted: pd.DataFrame, cells: Cells, base: str, recipe: str) -> list[tuple[str, str]]:
+    """Return the sources and classes that both recipes have, with the same images."""
+    paths = [
+        {key: cells[Cell(name, *key)][0][1].paths for key in _select(counted, name).index} for name in (base, recipe)
+    ]
+    return [key for key, own in paths[1].items() if np.array_equal(own, paths[0].get(key, ()))]
+
+
+def _find_worst(rows: pd.DataFrame) -> tuple[float, float, float, str, str, int]:
+    """Return the lowest recall with its interval, and the source, class and number of groups; NaN without rows.
+
+    The source that is truly worst need not be the one that looks worst: if all intervals of the sources hold jointly,
+    the lowest recall lies between the lowest of their ends.
+    """
+    if rows.empty:
+        return np.nan, np.nan, np.nan, "", "", 0
+    ends = rows[["recall", "low_joint", "high_joint"]].min()
+    source, target, groups = rows.nsmallest(1, ["recall", "low"])[_WORST].to_numpy(object).tolist()[0]
+    return float(ends["recall"]), float(ends["low_joint"]), float(ends["high_joint"]), source, target, groups
+
+
+def _resample_mean(options: IntervalOptions, rows: pd.DataFrame, drawn: Drawn) -> Floats:
+    """Return the mean over classes of the mean recall of their rows, then that of each resample, (1 + B,).
+
+    Whole units are drawn within each class: sources, or those held out together. Where a class has a single one, there
+    is nothing to draw them from, and only groups and seeds are. Draws of equal units are paired. NaN without rows.
+    """
+    if rows.empty:
+        return np.full(1, np.nan)
+    found = np.hstack([drawn[Cell(*key)] for key in rows[["recipe", *_KEY]].itertuples(index=False)])
+    units, classes = (rows[name].to_numpy(dtype=np.str_) for name in ("unit", "target"))
+    units = units if _has_several_units(rows) else classes
+    means = paired_tests.resample_units(found, options.seed, units, classes)
+    return np.concatenate([[rows.groupby("target")["recall"].mean().mean()], means])
+
+
+def _has_several_units(rows: pd.DataFrame) -> bool:
+    """Return whether each class has several units: sources, or those held out together."""
+    return bool(rows.groupby("target")["unit"].nunique().min() > 1)
+
+
+def _summarise(options: IntervalOptions, rows: pd.DataFrame, mean: Floats, is_recall: bool = False) -> Estimate:
+    """Return a mean over `rows`, or a function of several, with its interval; NaN for ends that are equal."""
+    value, *resamples = mean
+    low, high = map(float, stats.percentiles(np.array(resamples or [np.nan]), options.level))
+    is_drawn = _has_several_units(rows)
+    n, how = (len(rows), BY_SOURCE) if is_drawn else (int(rows["groups"].sum()), BY_GROUP)
+    if not low < high:
+        low = high = np.nan
+    elif is_drawn:
+        strata = len(np.unique(paired_tests.find_strata(rows["unit"], rows["target"])))
+        units = rows["unit"].nunique()
+        low, high = map(float, stats.widen_for_few_units(low, high, value, units, strata, options.level))
+    low, high = np.clip([low, high], 0, 1).tolist() if is_recall else (low, high)
+    return Estimate(float(value), low, high, n, how)

@@ -85,11 +85,7 @@ class OutOfDomain(IntervalOptions):
         self._build_scores()
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Compute what decisions flag, class proportions, detection metrics and accuracy for each set.
-
-        Raise BlockError if the run has no out-of-domain set, one cannot be read, or `dataset` is one of them;
-        GuardError if the class names are in the wrong order, or if decisions are fitted on images of a set.
-        """
+        """Compute what decisions flag, class proportions, detection metrics and accuracy for each set."""
         sets = self._read_sets(run, dataset)
         inside = OutOfDomainSet(dataset.name, IN_DOMAIN, dataset, run.predictions(dataset))
         training: Predictions | None = None
@@ -228,10 +224,7 @@ class OutOfDomain(IntervalOptions):
         return bootstrap_metrics(self, list(keys), stats.JoinedStatistic(parts), groups, better, floors)
 
     def _select_images(self, sets: Sequence[OutOfDomainSet], start: int) -> dict[str, NDArray[Any]]:
-        """Return the most confident predictions for images outside all classes, or errors if every set is labelled.
-
-        `rows` are theirs in the table of scores, where those of the sets begin at `start`.
-        """
+        """Return the most confident predictions for images outside all classes, or errors if every set is labelled."""
         lengths = [len(each.predictions) for each in sets]
         starts = dict(zip((each.name for each in sets), np.cumsum([start, *lengths]), strict=False))
         asked = [each for each in sets if each.kind in _OUTSIDE] or [each for each in sets if each.should_reject.any()]
@@ -348,7 +341,6 @@ def _build_set_row(each: OutOfDomainSet) -> dict[str, object]:
 
 
 def _build_score_rows(each: OutOfDomainSet, scores: pd.DataFrame, percentiles: Floats) -> pd.DataFrame:
-    """Return one row per image with its scores and percentile."""
     predictions = each.predictions
     names = np.array([*predictions.classes, ""])  # the last one stands for unknown (-1)
     rows = {

@@ -1,19 +1,15 @@
-"""Figures of out_of_domain."""
+"""Figure of out_of_domain: distributions of scores."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
 from avatar_bench.evaluation import charts
-from avatar_bench.evaluation.chart_data import Chart, ChartData
-from avatar_bench.evaluation.charts import draw_chart
 from avatar_bench.i18n import _, get_title
 from avatar_bench.metrics import plots
 from avatar_bench.results.result import Result
@@ -26,33 +22,12 @@ _WIDE = 50  # ratio of scores from which the axis is logarithmic
 
 @plots.use_style()
 def draw(result: Result) -> dict[str, Figure]:
-    """Draw confidence, and the distributions of scores where there are some."""
+    """Draw the distributions of scores where there are some."""
     sets, scores = result.tables["sets"], result.tables["scores"]
-    drawn = {"confidence": draw_confidence(result)}
     columns = list(scores)
     names = [str(name) for name in columns[columns.index("confidence") + 1 :]]
     outside_domain = list(sets.loc[sets["kind"].isin(["near", "far"]), "set"])
-    if outside_domain and names:
-        drawn["scores"] = draw_histograms(scores, outside_domain, names)
-    return drawn
-
-
-def draw_confidence(result: Result) -> Figure:
-    """Draw mean and standard deviation of confidence on each set, of all images and of each predicted class.
-
-    A cross is the accuracy of labelled images: a square to the right of it means overconfidence.
-    """
-    numbers = {"mean_confidence": _("mean confidence (%)"), "std_confidence": _("standard deviation of confidence (%)")}
-    data = ChartData(
-        "confidence",
-        Chart("dots", "confidence", numbers, {"set": "", "kind": ""}, hue="class", count="n"),
-        result,
-    )
-    cross: dict[str, Any] = {"marker": "x", "color": "black", "linestyle": "", "markersize": 6}
-    figure = draw_chart(data, Line2D([], [], label=_("accuracy, where classes are known"), **cross))
-    accuracies = result.tables["sets"].set_index("set")["accuracy"]
-    figure.axes[0].plot([accuracies[name] for name, __ in data.name_rows()], range(len(accuracies)), **cross)
-    return figure
+    return {"scores": draw_histograms(scores, outside_domain, names)} if outside_domain and names else {}
 
 
 def draw_histograms(table: pd.DataFrame, sets: Sequence[str], scores: Sequence[str]) -> Figure:

@@ -14,8 +14,7 @@ from avatar_bench.config.catalogue import list_blocks
 from avatar_bench.config.entries import find_entries
 from avatar_bench.config.options import Options, option
 from avatar_bench.data.corruptions import STANDARD_CORRUPTIONS
-from avatar_bench.evaluation.block import make_columns
-from avatar_bench.evaluation.model_figures import tabulate_runs
+from avatar_bench.evaluation.block import make_columns, tabulate_runs
 from avatar_bench.results.declaration import declare_block
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
@@ -98,10 +97,7 @@ def _collect_warnings(table: pd.DataFrame, missing: pd.DataFrame) -> list[Reason
 
 
 def _build_runs_table(saved: Saved, patterns: Patterns) -> pd.DataFrame:
-    """Return recipe, seed, data and main metrics of each run, with the ends of their intervals.
-
-    The data fingerprints of results that differ are joined by |.
-    """
+    """Return recipe, seed, data and main metrics of each run, with the ends of their intervals."""
     rows = []
     for run, results in saved:
         known = (result.provenance.get("data_fingerprint") for result in results.values() if result is not None)
@@ -181,7 +177,6 @@ def _tabulate_ood_confidence(saved: Saved) -> pd.DataFrame:
 
 
 def _tabulate_architectures(saved: Saved) -> pd.DataFrame:
-    """Return the traits of each network as the block architecture reports them, and its size."""
     rows = []
     for run, result in _iterate_results(saved, "architecture"):
         traits = {str(name): each for name, each in result.tables["traits"].astype(object).fillna("").iloc[0].items()}

@@ -9,9 +9,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from avatar_bench.evaluation import charts
-from avatar_bench.evaluation.chart_data import Chart, ChartData
+from avatar_bench.evaluation.chart_data import Chart, ChartData, RunStyles
 from avatar_bench.evaluation.charts import draw_chart
-from avatar_bench.evaluation.model_figures import RunStyles
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.results.declaration import find_heading

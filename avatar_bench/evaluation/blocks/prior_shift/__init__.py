@@ -13,13 +13,7 @@ import pandas as pd
 
 from avatar_bench.config.options import option
 from avatar_bench.errors import BlockError
-from avatar_bench.evaluation.block import (
-    check_class_order,
-    labelled_rows,
-    make_columns,
-    tabulate_predictions,
-    warn_unlabelled,
-)
+from avatar_bench.evaluation.block import make_columns, read_labelled, tabulate_predictions
 from avatar_bench.evaluation.intervals import PROPORTION, IntervalOptions, bootstrap_metrics
 from avatar_bench.metrics import prior_shift
 from avatar_bench.metrics.stats import Floats
@@ -71,27 +65,29 @@ class PriorShift(IntervalOptions):
     )
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Compute accuracy and macro-F1 under each mix, uncorrected and corrected by true or estimated proportions.
-
-        Raise BlockError if a class has no image, no mix fits the classes of the run, or the proportions of training are
-        unknown; GuardError if the class names are in the wrong order.
-        """
-        asked = run.predictions(dataset)
-        predictions = asked.take(labelled_rows(asked, dataset))
+        """Compute accuracy and macro-F1 under each mix, uncorrected and corrected by true or estimated proportions."""
+        __, predictions, unlabelled = read_labelled(run, dataset)
         if absent := sorted(set(predictions.classes) - {predictions.classes[each] for each in predictions.targets}):
             raise BlockError(
                 f"{dataset.name} has no image of class {absent[0]!r}, so it cannot be weighted to include that class."
             )
-        check_class_order(predictions, run.allow)
         mixes = self._select_mixes(run)
         training, origin = self._read_training_shares(run)
         found = {name: self._compute_metrics(predictions, training, prior) for name, prior in mixes.items()}
-        varied = self._vary_shares(predictions, training)
+        varied = []
+        for (index, frequent), share in product(enumerate(run.classes), self.shares):
+            prior = prior_shift.make_prior(index, share, len(run.classes))
+            metrics = self._compute_metrics(predictions, training, prior)
+            varied.append(_build_row(f"{frequent} {share:g}", frequent, prior, metrics, run.classes))
         result = Result("prior_shift", dataset.name, len(predictions), run.classes)
         keys = product(prior_shift.PRIOR_SHIFT_COLUMNS, mixes)
         result.metrics = {f"{column}/{name}": found[name][column] for column, name in keys}
         rows = [_build_row(name, "", mixes[name], found[name], run.classes) for name in mixes]
-        priors = [_build_priors(name, training, mixes[name], found[name], run.classes) for name in mixes]
+        priors = []
+        for name, prior in mixes.items():
+            shares = pd.DataFrame({"mix": name, "class": run.classes, "share": prior, "training": training})
+            estimated = [make_columns("estimated", found[name][f"estimate/{each}"]) for each in run.classes]
+            priors.append(shares.join(pd.DataFrame(estimated)))
         images = tabulate_predictions(predictions, with_probabilities=True)
         result.tables = {
             "mixes": self._sort_share_columns(pd.DataFrame(rows + varied)),
@@ -100,16 +96,13 @@ class PriorShift(IntervalOptions):
         }
         result.provenance["training_shares"] = dict(zip(run.classes, training.tolist(), strict=True))
         result.provenance["training_shares_from"] = origin
-        result.warnings = warn_unlabelled(len(asked) - result.n, len(asked))
+        result.warnings = unlabelled
         left = [name for name, mix in self.mixes.items() if mix is not None and name not in mixes]
         result.warnings += [Reason("mixes_of_other_classes", names=left)] if left else []
         return result
 
     def _select_mixes(self, run: Run) -> dict[str, Floats]:
-        """Return the proportions (C,) of each mix whose classes the run knows; raise BlockError if there is none.
-
-        In a view, proportions of merged classes are summed.
-        """
+        """Return the proportions (C,) of each mix whose classes the run knows; raise BlockError if there is none."""
         classes = run.classes
         named = {name: mix for name, mix in self.mixes.items() if mix is not None}
         if run.view.classes:
@@ -161,16 +154,6 @@ class PriorShift(IntervalOptions):
         better = dict.fromkeys(names, True) | {"prior_error": False}
         return bootstrap_metrics(self, names, mix, predictions.units, better, floors, bounds=PROPORTION)
 
-    def _vary_shares(self, predictions: Predictions, training: Floats) -> list[dict[str, Any]]:
-        """Return the rows of the mixes that assign each of `shares` to each class in turn."""
-        rows, classes = [], predictions.classes
-        for index, frequent in enumerate(classes):
-            for share in self.shares:
-                prior = prior_shift.make_prior(index, share, len(classes))
-                found = self._compute_metrics(predictions, training, prior)
-                rows.append(_build_row(f"{frequent} {share:g}", frequent, prior, found, classes))
-        return rows
-
 
 def _sum_by_class(run: Run, values: Mapping[str, float]) -> Floats:
     """Return the proportion (C,) of each class of the run, from the values of the network's classes."""
@@ -189,11 +172,3 @@ def _build_row(
     for figure in ("accuracy", "macro_f1"):
         row[f"majority_{figure}"] = prior_shift.guessing_floor(f"corrected/{figure}", prior, prior)
     return row
-
-
-def _build_priors(
-    mix: str, training: Floats, prior: Floats, found: dict[str, Metric], classes: tuple[str, ...]
-) -> pd.DataFrame:
-    estimated = [make_columns("estimated", found[f"estimate/{name}"]) for name in classes]
-    shares = pd.DataFrame({"mix": mix, "class": classes, "share": prior, "training": training})
-    return shares.join(pd.DataFrame(estimated))

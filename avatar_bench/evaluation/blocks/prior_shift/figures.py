@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from avatar_bench.evaluation import charts
+from avatar_bench.evaluation.chart_data import Chart, ChartData
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.metrics.prior_shift import PRIOR_PREFIXES, guessing_floor, make_prior
@@ -26,44 +28,31 @@ _STYLES: dict[str, dict[str, Any]] = dict(zip(PRIOR_PREFIXES, _LINES, strict=Tru
 def draw(result: Result) -> dict[str, Figure]:
     """Draw accuracy and macro-F1 under each mix, and against the proportion of each class if it is varied."""
     table = result.tables["mixes"]
-    drawn = {"mixes": _draw_mixes(table[table["frequent"].isna()])}
+    drawn = {"mixes": _draw_mixes(result, table[table["frequent"].isna()])}
     if table["frequent"].notna().any():
         training = result.tables["priors"].drop_duplicates("class").set_index("class")["training"]
         drawn["shares"] = _draw_shares(table, result.classes, training)
     return drawn
 
 
-def _draw_mixes(table: pd.DataFrame) -> Figure:
+def _draw_mixes(result: Result, table: pd.DataFrame) -> Figure:
     """Draw accuracy and macro-F1 under each mix with intervals, and those of always predicting the majority class.
 
-    A row of the table is one of mixes.csv; the proportion of each class is printed below it, in the order of the
-    columns.
+    The proportions of the classes follow the name of a mix, to show which class is the 50 of 50-25-25.
     """
-    panel = max(2.6, 1.0 + 1.05 * len(table))
-    named = [column.removeprefix("share_") for column in map(str, table) if column.startswith("share_")]
-    figure = plots.create_figure(2 * panel, 3.6 + 0.16 * min(len(named), _MOST))
-    place = np.arange(len(table))
-    for axes, (measure, title) in zip(figure.subplots(1, 2, sharey=True), _name_measures().items(), strict=True):
-        for offset, way in zip((-0.2, 0.0, 0.2), PRIOR_PREFIXES, strict=True):
-            own, ink = _read_columns(table, way, measure), plots.GREY if way == PRIOR_PREFIXES[0] else "black"
-            axes.vlines(place + offset, own["low"], own["high"], color=ink, linewidth=1.1)
-            axes.plot(place + offset, own["value"], **_STYLES[way] | {"ls": ""}, color=ink, markersize=5)
-        majority, line = table[f"majority_{measure}"].astype(float), {"linestyle": "--", "linewidth": 1}
-        axes.hlines(majority, place - 0.35, place + 0.35, color="black", **line)
-        axes.set_xticks(place, [_format_mix(row, named) for __, row in table.iterrows()])
-        axes.set(xlim=(-0.5, len(table) - 0.5), xlabel=_("proportion of each class (%)"), ylabel=title, ylim=(0, 1.02))
-        plots.format_percent_axis(axes.yaxis)
-        axes.tick_params(labelleft=True)
-        axes.grid(axis="y")
-    figure.legend(handles=_build_handles(lines=False), loc="outside lower center", ncols=2)
-    return figure
+    shares = [column for column in map(str, table) if column.startswith("share_")][:_MOST]
+    for column in shares:
+        name = plots.shorten_name(column.removeprefix("share_"), 14)
+        table = table.assign(**{column: [f"{name} {100 * share:.3g}" for share in table[column]]})
+    measures = _name_measures()
+    plain = {f"{name}{end}": f"uncorrected_{name}{end}" for name in measures for end in ("", "_low", "_high")}
+    values = {f"*_{name}": title for name, title in measures.items()}
+    spec = Chart("dots", "mixes", values, dict.fromkeys(["mix", *shares], ""), hue="column")
+    return charts.draw_chart(ChartData("mixes", spec, replace(result, tables={"mixes": table.rename(columns=plain)})))
 
 
 def _draw_shares(table: pd.DataFrame, classes: Sequence[str], training: pd.Series) -> Figure:
-    """Draw accuracy, and below it macro-F1, over the proportion of each class, with the rest split equally.
-
-    Each column is a class.
-    """
+    """Draw accuracy, and below it macro-F1, over the proportion of each class, with the rest split equally."""
     shown = list(classes)[:_MOST]
     figure = plots.create_figure(max(5.4, 2.4 * len(shown) + 0.5), 5.6)
     grid = figure.subplots(2, len(shown), sharex=True, sharey=True, squeeze=False)
@@ -89,20 +78,13 @@ def _draw_shares(table: pd.DataFrame, classes: Sequence[str], training: pd.Serie
     for axes in grid[-1]:
         axes.set_xlabel(_("proportion of the class (%)"))
     share = Line2D([], [], color=plots.GREY, linewidth=1, linestyle=":", label=_("proportion in training"))
-    handles = [*_build_handles(lines=True), share]
+    handles = [*_build_handles(), share]
     figure.legend(handles=handles, loc="outside lower center", ncols=3 if len(shown) > 2 else 2)
     return figure
 
 
 def _name_measures() -> dict[str, str]:
     return {"accuracy": _("accuracy (%)"), "macro_f1": _("macro-F1 (%)")}
-
-
-def _format_mix(row: pd.Series, classes: Sequence[str]) -> str:
-    """Return the name of a mix with a line per class and proportion, to show which class is the 50 of 50-25-25."""
-    shares = {name: float(row[f"share_{name}"]) for name in classes if row[f"share_{name}"] > 0}
-    lines = [f"{plots.shorten_name(name, 14)} {100 * share:.3g}" for name, share in list(shares.items())[:_MOST]]
-    return "\n".join([plots.shorten_name(str(row["mix"]), 16), *lines, *["…"] * (len(shares) > _MOST)])
 
 
 def _read_columns(table: pd.DataFrame, way: str, measure: str) -> pd.DataFrame:
@@ -113,11 +95,10 @@ def _read_columns(table: pd.DataFrame, way: str, measure: str) -> pd.DataFrame:
     return found.assign(**{end: found[end].fillna(found["value"]) for end in ("low", "high")})
 
 
-def _build_handles(lines: bool) -> list[Line2D]:
+def _build_handles() -> list[Line2D]:
     words = _("uncorrected"), _("corrected, known proportions"), _("corrected, estimated proportions")
     handles = []
     for (way, style), label in zip(_STYLES.items(), words, strict=True):
-        own = style | {"color": plots.GREY if way == PRIOR_PREFIXES[0] else "black", "label": label}
-        handles.append(Line2D([], [], markersize=4, **own if lines else own | {"ls": ""}))
-    commonest = Line2D([], [], color="black", linewidth=1, ls="--", label=_("always the majority class"))
-    return [*handles, commonest]
+        colour = plots.GREY if way == PRIOR_PREFIXES[0] else "black"
+        handles.append(Line2D([], [], markersize=4, color=colour, label=label, **style))
+    return [*handles, Line2D([], [], color="black", linewidth=1, ls="--", label=_("always the majority class"))]

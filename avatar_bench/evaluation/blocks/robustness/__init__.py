@@ -24,13 +24,7 @@ from avatar_bench.data.corruptions import (
 )
 from avatar_bench.data.delivery import DELIVERY_TIERS, Delivery
 from avatar_bench.errors import ConfigError
-from avatar_bench.evaluation.block import (
-    check_class_order,
-    labelled_rows,
-    make_columns,
-    tabulate_predictions,
-    warn_unlabelled,
-)
+from avatar_bench.evaluation.block import make_columns, read_labelled, tabulate_predictions
 from avatar_bench.evaluation.intervals import DIFFERENCE, IntervalOptions, bootstrap_metrics, compute_proportions
 from avatar_bench.metrics import classification, plots, stats
 from avatar_bench.metrics.classification import bias, fragility, prediction_shifts
@@ -89,14 +83,8 @@ class Robustness(IntervalOptions):
             raise ConfigError(f"block.robustness.corruptions: {name} is the name of a metric; rename your corruption.")
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
-        """Compute the accuracy under every variation, its drops, and the one-class test.
-
-        Raise BlockError if no image is labelled, GuardError if the class names are in the wrong order.
-        """
-        asked = run.predictions(dataset)
-        rows = labelled_rows(asked, dataset)
-        clean = asked.take(rows)
-        check_class_order(clean, run.allow)
+        """Compute the accuracy under every variation, its drops, and the one-class test."""
+        rows, clean, unlabelled = read_labelled(run, dataset)
         variations = self.list_variations()
         varied = run.variations(dataset, list(variations.values()))
         found = {"clean": clean, **{name: one.take(rows) for name, one in zip(variations, varied, strict=True)}}
@@ -105,11 +93,20 @@ class Robustness(IntervalOptions):
         result = Result("robustness", dataset.name, len(rows), clean.classes)
         result.metrics = self._collect_metrics(accuracies, self._compute_paired(found), one_class)
         resembled = run.record.resembles
+        by_class = [
+            {
+                "corruption": kind,
+                "class": name,
+                **make_columns("bias", one_class["bias", kind, name], "bias_"),
+                **make_columns("fragility", one_class["fragility", kind, name], "fragility_"),
+            }
+            for kind, name in product(self.kinds, clean.classes)
+        ]
         by_kind = _tabulate_variations(result.metrics, accuracies, variations, len(rows), resembled)
         result.tables = {
             "severities": pd.DataFrame(by_kind["severities"]),
             "recalls": self._tabulate_recalls(found),
-            "bias": self._tabulate_one_class(one_class, clean.classes),
+            "bias": pd.DataFrame(by_class),
             "one_class": _count_moved_predictions(found, self.kinds),
             "predictions": pd.concat(
                 [tabulate_predictions(one).assign(variation=name) for name, one in found.items()], ignore_index=True
@@ -118,7 +115,7 @@ class Robustness(IntervalOptions):
         if self.delivery:
             result.tables["delivery"] = pd.DataFrame(by_kind["delivery"])
         result.arrays["images"] = _select_images(run, dataset, rows, found, variations)
-        result.warnings = warn_unlabelled(len(asked) - len(clean), len(asked))
+        result.warnings = unlabelled
         counts = np.bincount(clean.targets, minlength=len(clean.classes))
         absent = [name for name, n in zip(clean.classes, counts, strict=True) if not n]
         result.warnings += [Reason("class_absent", name=name) for name in absent]
@@ -141,7 +138,6 @@ class Robustness(IntervalOptions):
         return set(STANDARD_CORRUPTIONS) <= set(self.kinds)
 
     def _compute_accuracies(self, found: PredictionsByVariation, floor: float | None = None) -> dict[str, Metric]:
-        """Compute the accuracy under each variation, with one bootstrap for all."""
         hits = np.column_stack([one.correct for one in found.values()]).astype(np.float64)
         return dict(zip(found, compute_proportions(self, hits, found["clean"].units, floor=floor), strict=True))
 
@@ -240,14 +236,6 @@ class Robustness(IntervalOptions):
                 ]
         return pd.DataFrame(rows)
 
-    def _tabulate_one_class(self, found: Mapping[tuple[str, str, str], Metric], classes: Sequence[str]) -> pd.DataFrame:
-        """Return bias and fragility of each class under each corruption at severity 3."""
-        rows = []
-        for kind, name in product(self.kinds, classes):
-            both = [make_columns(what, found[what, kind, name], f"{what}_") for what in ("bias", "fragility")]
-            rows.append({"corruption": kind, "class": name, **both[0], **both[1]})
-        return pd.DataFrame(rows)
-
 
 def _select_images(
     run: Run,
@@ -256,10 +244,7 @@ def _select_images(
     found: PredictionsByVariation,
     variations: Mapping[str, Variation],
 ) -> dict[str, NDArray[Any]]:
-    """Return the image whose error rate is closest to the mean, clean and under all variations.
-
-    `rows` are those of its predictions in the table of predictions.
-    """
+    """Return the image whose error rate is closest to the mean, clean and under all variations."""
     wrong = np.mean([~found[name].correct for name in variations], axis=0)
     typical = int(np.abs(wrong - wrong.mean()).argmin())
     image, seed = dataset.image(int(rows[typical])), derive_seed(str(dataset.frame["sha256"].iat[rows[typical]]))
@@ -275,10 +260,7 @@ def _tabulate_variations(
     n: int,
     resembled: Collection[str] | None,
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return accuracy by corruption and severity, clean as severity 0, and by tier of delivery with its drop.
-
-    `resembled` are the variations that the augmentation of training resembles, None if unknown.
-    """
+    """Return accuracy by corruption and severity, clean as severity 0, and by tier of delivery with its drop."""
     clean = {"corruption": "clean", "severity": 0, "parameter": "", **_make_cells("accuracy", accuracies["clean"], n)}
     severities, tiers = [clean], list[dict[str, Any]]()
     for name, one in variations.items():

@@ -10,15 +10,9 @@ import numpy as np
 import pandas as pd
 
 from avatar_bench.errors import BlockError
+from avatar_bench.evaluation import seeds
 from avatar_bench.evaluation.block import align_predictions, warn_unlabelled
 from avatar_bench.evaluation.intervals import DIFFERENCE, IntervalOptions, metric_with_interval
-from avatar_bench.evaluation.seeds import (
-    Recipes,
-    build_statistic_of_runs,
-    group_across_options,
-    warn_about_seeds,
-    weigh_doublings,
-)
 from avatar_bench.metrics import classification
 from avatar_bench.metrics.stats import Floats
 from avatar_bench.results.reasons import Reason
@@ -39,10 +33,7 @@ class Shots(IntervalOptions):
     version: ClassVar[int] = 2
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Compute the learning curve of each recipe; runs trained on all images are left out.
-
-        Raise BlockError if there are fewer than two numbers of shots, or if the runs cannot be aligned.
-        """
+        """Compute the learning curve of each recipe; runs trained on all images are left out."""
         places = [place for place, run in enumerate(runs) if _read_shots(run)]
         numbers = {_read_shots(runs[place]) for place in places}
         if len(numbers) < 2:
@@ -52,10 +43,13 @@ class Shots(IntervalOptions):
             )
         used, sets = [runs[place] for place in places], [datasets[place] for place in places]
         found = align_predictions(used, sets)
-        points = _group_points(used)
+        points: Points = {}
+        for recipe, own in seeds.group_across_options(used, "mode.shots").items():
+            for place in sorted(own, key=lambda place: _read_shots(used[place])):
+                points.setdefault((recipe, _read_shots(used[place])), []).append(place)
         members = {f"{recipe}/{shots}": own for (recipe, shots), own in points.items()}
-        recipes = Recipes.of(members, used, found)
-        f1 = build_statistic_of_runs(found, classification.macro_f1)
+        recipes = seeds.Recipes.of(members, used, found)
+        f1 = seeds.build_statistic_of_runs(found, classification.macro_f1)
         drawn = {"accuracy": recipes.draw(self), "macro_f1": recipes.draw(self, f1)}
         result = Result("shots", sets[0].name, len(found[0]), found[0].classes)
         point_of = {place: point for point, own in points.items() for place in own}
@@ -73,13 +67,13 @@ class Shots(IntervalOptions):
         answers = {"predicted": np.stack([one.predicted for one in found]), "target": found[0].targets}
         result.arrays["answers"] = answers | {"path": found[0].paths, "group": found[0].groups}
         result.warnings = warn_unlabelled(len(sets[0]) - result.n, len(sets[0]))
-        result.warnings += warn_about_seeds(recipes.seeds_by_recipe)
+        result.warnings += seeds.warn_about_seeds(recipes.seeds_by_recipe)
         if left := len(runs) - len(places):
             result.warnings.append(Reason("no_shots", n=left, all=len(runs)))
         return result
 
     def _build_curve(
-        self, points: Points, recipes: Recipes, drawn: Mapping[str, Floats], by_run: pd.DataFrame
+        self, points: Points, recipes: seeds.Recipes, drawn: Mapping[str, Floats], by_run: pd.DataFrame
     ) -> pd.DataFrame:
         accuracies = recipes.accuracies(self, drawn["accuracy"]).values()
         rows = []
@@ -93,12 +87,12 @@ class Shots(IntervalOptions):
         columns += ["macro_f1", "macro_f1_low", "macro_f1_high", "spread_over_seeds"]
         return pd.DataFrame(rows, columns=columns)
 
-    def _compute_gains(self, curve: pd.DataFrame, drawn: Floats, recipes: Recipes) -> dict[str, Metric]:
+    def _compute_gains(self, curve: pd.DataFrame, drawn: Floats, recipes: seeds.Recipes) -> dict[str, Metric]:
         """Compute the gain in accuracy per doubling of the images for each recipe with two numbers or more."""
         found = {}
         for recipe, rows in curve.groupby("recipe", sort=False).indices.items():
             if len(rows) > 1:
-                slope = weigh_doublings(curve["shots"].to_numpy()[rows])
+                slope = seeds.weigh_doublings(curve["shots"].to_numpy()[rows])
                 name = "gain_per_doubling" if _has_one_recipe(curve) else f"gain_per_doubling/{recipe}"
                 value, n = float(curve["accuracy"].to_numpy()[rows] @ slope), int(curve["n"].iloc[0])
                 ends = recipes.find_ends(value, drawn[:, rows] @ slope, self.level, DIFFERENCE)
@@ -111,17 +105,7 @@ def _read_shots(run: Run) -> int:
     return int((run.config.get("mode") or {}).get("shots") or 0)
 
 
-def _group_points(runs: Sequence[Run]) -> Points:
-    """Return the runs of each point, by recipe and then by number of shots."""
-    found: Points = {}
-    for recipe, places in group_across_options(runs, "mode.shots").items():
-        for place in sorted(places, key=lambda place: _read_shots(runs[place])):
-            found.setdefault((recipe, _read_shots(runs[place])), []).append(place)
-    return found
-
-
-def _build_metrics(curve: pd.DataFrame, guessing: tuple[float, float], recipes: Recipes) -> dict[str, Metric]:
-    """Return accuracy, macro-F1 and the spread over seeds of each point."""
+def _build_metrics(curve: pd.DataFrame, guessing: tuple[float, float], recipes: seeds.Recipes) -> dict[str, Metric]:
     found = {}
     for __, row in curve.iterrows():
         name = str(row["shots"]) if _has_one_recipe(curve) else f"{row['recipe']}/{row['shots']}"

@@ -40,10 +40,7 @@ class Significance(recipe_pairs.PairwiseOptions):
     needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
-        """Compute p-values, differences and a ranking with its ties; of single runs if all share one recipe.
-
-        Raise BlockError if the runs cannot be aligned, GuardError if the class names are in the wrong order.
-        """
+        """Compute p-values, differences and a ranking with its ties; of single runs if all share one recipe."""
         found = align_predictions(runs, datasets)
         members = group_by_recipe(runs)
         if len(members) == 1:

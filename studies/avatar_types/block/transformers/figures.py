@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from avatar_bench.evaluation.model_figures import set_log_axis
+from avatar_bench.evaluation.charts import set_log_axis
 from avatar_bench.evaluation.starting_weights import PUBLISHED, SCRATCH
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
