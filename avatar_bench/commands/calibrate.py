@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from avatar_bench.config.schema import CalibrateConfig
-from avatar_bench.console.terminal import format_count, print_line
+from avatar_bench.console.terminal import format_count, print_line, print_note
 from avatar_bench.errors import CheckpointError, OutputError
 from avatar_bench.runs.record import choose_run
 from avatar_bench.sources.dataset_kinds import open_dataset
@@ -46,7 +45,7 @@ def execute(settings: CalibrateConfig) -> None:
     drawn = select_random(whole, run.allow)
     if len(drawn) < len(whole):
         left = format_count(len(whole) - len(drawn), "image")
-        print_line(f"{left} of {whole.name} selected for review left out: no fair sample", file=sys.stderr)
+        print_note(f"{left} of {whole.name} selected for review left out: no fair sample")
     found = fit_calibration(run, run.select_answered(drawn).apply_view(run.view))
     run.decision_calibration, rule = found, None
     if settings.target_error is not None:
@@ -64,17 +63,17 @@ def execute(settings: CalibrateConfig) -> None:
     fitted = f"{n}" if found.decisions is None else f"{int(found.decisions.is_reference.sum())} of {n}"
     print_line(f"{line}, fitted on {fitted} images of {found.images.name}; view={found.view}")
     if found.fit is not None and not found.fit.is_applied:
-        print_line(f"warning: temperature {found.fit}", file=sys.stderr)
+        print_note(f"warning: temperature {found.fit}")
     for note in found.notes:
-        print_line(f"warning: {note}", file=sys.stderr)
+        print_note(f"warning: {note}")
     for name, one in rule.thresholds.items() if rule else ():
         of = f" of answers {name}" if name else ""
         seen = f"{one.answered} of {one.n} images for thresholds answered, {one.errors} incorrectly"
         print_line(f"target_error={settings.target_error:g}{of}: {seen}")
     for note in rule.notes if rule else ():
-        print_line(note, file=sys.stderr)
+        print_note(note)
     if rule and (unmet := [one for one in rule.thresholds.values() if math.isinf(one.value)]):
-        print_line(_advise(unmet, run.folder, settings.per_class), file=sys.stderr)
+        print_note(_advise(unmet, run.folder, settings.per_class))
 
 
 def _advise(unmet: Sequence[AnsweringThreshold], folder: Path, per_class: bool) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from avatar_bench.config.schema import PredictConfig
 from avatar_bench.console.terminal import format_count
 from avatar_bench.errors import ConfigError, UnreadableFilesError
-from avatar_bench.files.lock import lock_output, prepare_output
+from avatar_bench.files.output_folder import lock_output, prepare_output
 from avatar_bench.files.remote import is_remote
 from avatar_bench.inference.input_files import find_input_files
 from avatar_bench.inference.prediction_writer import MAX_PAGE_IMAGES

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import avatar_bench
 from avatar_bench.audit.assessment import AUDIT_BLOCK, Assessment
 from avatar_bench.audit.data_card import has_card, write_card
 from avatar_bench.config.schema import PrepareConfig
-from avatar_bench.console.terminal import print_line
+from avatar_bench.console.terminal import print_line, print_note
 from avatar_bench.data.dataset import Dataset, read_manifest
 from avatar_bench.data.label_spelling import describe_misspelt_labels
 from avatar_bench.data.shards import write_shards
@@ -61,7 +60,7 @@ def execute(settings: PrepareConfig) -> Dataset:
         if not has_card(out, settings.lang):
             write_card(out, result)
         for warning in result.warnings:
-            print_line(f"warning: {format_reason(warning, AUDIT_BLOCK)}", file=sys.stderr)
+            print_note(f"warning: {format_reason(warning, AUDIT_BLOCK)}")
     shards = out / "shards"
     if settings.out_format == "shards" and (summary.built or not (shards / "manifest.csv").is_file()):
         write_shards(dataset, shards, out / "audit" / "metrics.json", settings.shard_mb)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from avatar_bench.config.schema import VaryConfig
 from avatar_bench.console.progress import track
-from avatar_bench.console.terminal import print_line
+from avatar_bench.console.terminal import print_line, print_note
 from avatar_bench.data.leakage import refuse_changed_files
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.data.variation_set import MANIFEST, VariationSet
 from avatar_bench.errors import ConfigError, OutputError
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.blocks.robustness import Robustness
-from avatar_bench.files.lock import LockedError, exclusive_lock
+from avatar_bench.files.output_folder import LockedError, exclusive_lock
 from avatar_bench.runs.record import choose_run
 from avatar_bench.sources.dataset_kinds import open_images
 
@@ -72,10 +71,9 @@ def _find_preprocessing(settings: VaryConfig, run: Run | None) -> Preprocessing 
             "Choose one: size=224 resize=squash, or at=native",
         )
     if known[0].equalise and settings.at == "input":
-        print_line(
+        print_note(
             f"{run.name} re-encodes every image (data.equalise={known[0].equalise}), and would re-encode these again: "
-            "its predictions of them differ from those of robustness",
-            file=sys.stderr,
+            "its predictions of them differ from those of robustness"
         )
     return known[0]
 
@@ -84,6 +82,6 @@ def _announce(files: VariationSet) -> None:
     """Print the number and the size of the files; raise OutputError if the disk has not enough space."""
     place = next(folder for folder in (files.out.absolute(), *files.out.absolute().parents) if folder.exists())
     size, free = files.estimate_bytes(), shutil.disk_usage(place).free
-    print_line(f"{files.out}: {len(files)} files, about {size / 1e6:.1f} MB", file=sys.stderr)
+    print_note(f"{files.out}: {len(files)} files, about {size / 1e6:.1f} MB")
     if size > free:
         raise OutputError(f"out={files.out} needs about {size / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free.")

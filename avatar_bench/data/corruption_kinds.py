@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from avatar_bench.data.delivery import decode, encode
+from avatar_bench.data.corruptions import decode, encode
 from avatar_bench.data.equalise import ImageArray
 
 
@@ -108,10 +108,7 @@ class RoundCropCorruption:
 
     @classmethod
     def corrupt(cls, image: ImageArray, diameter: float, seed: int) -> ImageArray:
-        """Replace what is outside the circle by a page and a border in colours drawn from the seed.
-
-        The circle is stretched like the image, so that it is round once the image is resized to a square.
-        """
+        """Draw colours, and put a page and a border outside the circle, which is stretched like the image."""
         height, width = image.shape[:2]
         rng = np.random.default_rng(seed)
         page, border = cls.PAGES[rng.integers(len(cls.PAGES))], rng.integers(0, 256, 3).astype(np.float32)

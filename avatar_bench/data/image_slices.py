@@ -38,11 +38,7 @@ _LOG_TABLES = np.log([np.clip((scale * np.array(_LUMINANCE) + 50) // 100, 1, 255
 
 
 def assign_slices(dataset: Dataset) -> pd.DataFrame:
-    """Return the slice names of each image, (N, 5) strings with the columns SLICE_COLUMNS; "" means unknown.
-
-    Size and quality are binned. Values missing from the manifest are read from the file header; raise DataError if that
-    fails. Only JPEGs have a quality.
-    """
+    """Return the SLICE_COLUMNS of each image, (N, 5) strings, "" for unknown, from the manifest or the file header."""
     frame = dataset.frame
     stored = _complete_encoding(dataset)
     side = _to_numeric(stored[["width", "height"]]).min(axis=1).astype(int)
@@ -62,8 +58,7 @@ def assign_slices(dataset: Dataset) -> pd.DataFrame:
 def assign_columns(dataset: Dataset, names: Sequence[str], option: str) -> pd.DataFrame:
     """Return the slice names of each image by these columns of the manifest, (N, K) strings; "" means unknown.
 
-    A column of more than ten different numbers is divided at its quartiles. Raise ConfigError, which names the option,
-    if the data set has no such column.
+    More than ten numbers are divided at their quartiles. Raise ConfigError for a missing column.
     """
     frame, known = dataset.frame, list_columns(dataset)
     if missing := [name for name in names if name not in known]:

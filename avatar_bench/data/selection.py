@@ -31,10 +31,9 @@ MIN_SELECTION_IMAGES = 20  # with 3 to 18, the last epoch was more accurate than
 def split_dataset(dataset: Dataset, plan: SplitPlan, notes: list[str] | None = None) -> Dataset:
     """Return the images that the plan uses, each with its split; a `split` or `fold` of the dataset is kept.
 
-    Val is halved by group, unless a half has fewer than MIN_CALIBRATION_IMAGES: `val` selects the checkpoint,
-    `calibration` is for whatever is fitted after training.
-    Requests that could not be met are appended to `notes`. Raise GuardError if a class has no training image or a group
-    is on two sides, ConfigError if the dataset's own split leaves an option without effect.
+    Val is halved by group into val and calibration, of MIN_CALIBRATION_IMAGES or more. Requests that could not be met
+    are appended to `notes`. Raise GuardError if a class has no training image or a group is on two sides, ConfigError
+    if the dataset's own split leaves an option without effect.
     """
     notes = [] if notes is None else notes
     own = _count_own_folds(dataset.frame)
@@ -44,10 +43,7 @@ def split_dataset(dataset: Dataset, plan: SplitPlan, notes: list[str] | None = N
     keep = (frame["split"] != "").to_numpy(copy=True)
     if plan.train_sources is not None:
         keep &= mark_drawn_sources(frame, plan, notes)
-    for split, fraction, shots in (
-        ("train", plan.fraction, plan.shots),
-        ("val", plan.val_fraction, plan.val_shots),
-    ):
+    for split, fraction, shots in (("train", plan.fraction, plan.shots), ("val", plan.val_fraction, plan.val_shots)):
         rows = np.flatnonzero(keep & (frame["split"] == split))
         drawn = rows
         if fraction < 1:
@@ -63,11 +59,7 @@ def split_dataset(dataset: Dataset, plan: SplitPlan, notes: list[str] | None = N
 
 
 def suggest_calibration_options(images: Dataset, plan: SplitPlan) -> str:
-    """Return the train options that hold out enough of these images for calibration, or other advice.
-
-    The options are tried on the images: the largest number of folds that yields MIN_CALIBRATION_IMAGES of them, and
-    every class on every side.
-    """
+    """Return train options with the most folds that hold out enough images for calibration, or other advice."""
     by = plan.by if plan.by in HOLD_OUT_UNITS else "group"
     for folds in range(plan.folds - 1, 2, -1):
         try:
@@ -87,11 +79,7 @@ def has_own_split(frame: pd.DataFrame, plan: SplitPlan) -> bool:
 
 
 def mark_divided_rows(plan: SplitPlan, frame: pd.DataFrame) -> NDArray[np.bool_]:
-    """Return which images, (N,), the plan divides: those with a label or with a stated side.
-
-    Other images cannot be used for evaluation or selection. If none has a label, sources and generators can still be
-    held out.
-    """
+    """Return which images, (N,), the plan divides: with a label or a stated side, or all if none has a label."""
     labelled = (frame["label"] != "").to_numpy()
     if plan.by is None:
         return labelled | (frame["split"] != "").to_numpy() | (frame["fold"] != "").to_numpy()
@@ -99,10 +87,7 @@ def mark_divided_rows(plan: SplitPlan, frame: pd.DataFrame) -> NDArray[np.bool_]
 
 
 def limit_rows(divided: NDArray[np.bool_], frame: pd.DataFrame, plan: SplitPlan) -> tuple[NDArray[np.int64], int]:
-    """Return the rows within the plan's limit, divided ones first, and the number of divided ones.
-
-    The divided rows are drawn as if there were no others; the others fill up the limit.
-    """
+    """Return the rows within the plan's limit, and how many are divided: these come first, others fill it up."""
     first, others = np.flatnonzero(divided), np.flatnonzero(~divided)
     limit = len(frame) if plan.limit is None else plan.limit
     first = first[draw_stratified_rows(frame.iloc[first], limit, plan.seed)]
@@ -163,11 +148,7 @@ def draw_shots(labels: Sequence[str] | pd.Series, shots: int, seed: int) -> NDAr
 
 
 def mark_drawn_sources(frame: pd.DataFrame, plan: SplitPlan, notes: list[str]) -> NDArray[np.bool_]:
-    """Return which images, (N,), remain if each class is trained on `plan.train_sources` drawn sources.
-
-    The draws of one seed are nested. Val keeps the drawn sources only, unless whole sources are held out for it.
-    Classes with fewer sources are noted.
-    """
+    """Return which images, (N,), remain of `plan.train_sources` sources per class, drawn nested for a seed."""
     units, labels, split = name_units(frame["source"], plan.units), frame["label"], frame["split"]
     limited = ["train"] if plan.val_by == "source" else ["train", "val", "calibration"]
     dropped = split.isin(limited).to_numpy(copy=True)

@@ -14,9 +14,9 @@ from avatar_bench.data.leakage import join_copies
 from avatar_bench.data.shard_files import SHARD_LIST, SHARD_SUFFIX, open_remote_folder
 from avatar_bench.errors import DataError
 from avatar_bench.files.atomic_write import atomic_write, write_text
-from avatar_bench.files.csv_io import format_csv
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.files.remote import is_remote
+from avatar_bench.files.table_io import format_csv
 
 _MANIFEST, _AUDIT = "manifest.csv", "audit/metrics.json"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,9 @@ from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.file_names import format_name
 from avatar_bench.errors import CheckpointError, ConfigError, DataError, GuardError, suggest_names
 from avatar_bench.files.hashes import sha256_of_text
+
+if TYPE_CHECKING:
+    from avatar_bench.config.schema import SplitDataConfig
 
 DEFAULT_FOLDS = 10
 IMBALANCE_TOLERANCE = 0.02  # deviation from the planned proportion of a class that is not reported
@@ -47,12 +51,27 @@ class SplitPlan:
     val_shots: int | None = None
     draw_seed: int = 0
 
+    @classmethod
+    def from_options(cls, data: SplitDataConfig, **draw: Any) -> SplitPlan:
+        """Build the plan from the data options; `draw` holds the few-shot options, if any."""
+        return cls(
+            seed=data.split.seed,
+            folds=data.split.folds,
+            fold=data.fold,
+            by=data.split.by,
+            held_out=tuple(data.split.held_out),
+            units=dict(data.split.units),
+            val_by=data.split.val_by,
+            train_sources=data.split.train_sources,
+            fraction=data.fraction,
+            val_fraction=data.val_fraction,
+            limit=data.limit,
+            **draw,
+        )
+
 
 def assign_splits(
-    frame: pd.DataFrame,
-    plan: SplitPlan,
-    earlier: Mapping[str, tuple[str, int]] | None = None,
-    option: str = "split",
+    frame: pd.DataFrame, plan: SplitPlan, earlier: Mapping[str, tuple[str, int]] | None = None, option: str = "split"
 ) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
     """Return the split of each row (train, val or test) and its fold, -1 if test cannot rotate through the folds.
 
@@ -98,11 +117,7 @@ def name_units(names: pd.Series, units: Mapping[str, Sequence[str]]) -> pd.Serie
 
 
 def name_origins(frame: pd.DataFrame, units: Mapping[str, Sequence[str]]) -> pd.Series:
-    """Return what the sources of one publisher share: the stated origin, else the unit that lists the source.
-
-    "" where no source is stated. An origin that divides a source is none: earlier versions of prepare wrote the names
-    of files there.
-    """
+    """Return the stated origin that sources share, unless one source has several, else the unit; "" if unknown."""
     is_one = frame["origin"].groupby(frame["source"]).transform("nunique") == 1
     return frame["origin"].where((frame["origin"] != "") & is_one, name_units(frame["source"], units))
 
@@ -110,8 +125,7 @@ def name_origins(frame: pd.DataFrame, units: Mapping[str, Sequence[str]]) -> pd.
 def hold_out_val_sources(frame: pd.DataFrame, plan: SplitPlan) -> NDArray[np.str_]:
     """Return the `split` of the rows with val drawn anew, outside test: whole sources, about 1/(folds - 1) of a class.
 
-    A row gets "" if its group mixes rows of these sources with others. Raise DataError for a class without a source
-    that can be held out, or without an image of another one.
+    A row gets "" if its group mixes rows of these sources with others. Raise DataError for a class of too few sources.
     """
     rest = ~frame["split"].isin(["test", ""])
     units, labels = name_units(frame["source"], plan.units), frame["label"]
@@ -131,10 +145,7 @@ def hold_out_val_sources(frame: pd.DataFrame, plan: SplitPlan) -> NDArray[np.str
 
 
 def describe_imbalance(frame: pd.DataFrame, folds: int = DEFAULT_FOLDS) -> list[str]:
-    """Describe where the `split` of the rows deviates from the plan's proportions, by class and by source.
-
-    A class is named if a side has none of it, or is more than 2 points off its proportion.
-    """
+    """Describe where the `split` lacks a class, or is 2 points off the plan's proportions, or a source is one group."""
     frame = frame[["label", "source", "group", "split"]]  # fewer columns, since each selection copies the table
     split = frame["split"].replace("calibration", "val")
     aims = {"train": 1 - 2 / folds, "val": 1 / folds, "test": 1 / folds}
@@ -286,7 +297,11 @@ def assign_folds(
     rng = np.random.default_rng(seed)
     code_of, names = pd.factorize(frame["group"], sort=True)  # numbers need much less memory than names
     places = {code: allowed[name] for code, name in enumerate(names) if name in allowed} if allowed else {}
-    groups = _summarise_groups(frame[["label", "source"]].assign(group=code_of))
+    coded = frame[["label", "source"]].assign(group=code_of)
+    counted = coded.groupby(["group", "label", "source"], sort=True).size().reset_index(name="count")
+    # of each group, its most frequent class and source
+    main = counted.sort_values(["group", "count"], ascending=[True, False], kind="stable").drop_duplicates("group")
+    groups = main.set_index("group").assign(size=coded.groupby("group").size())
     groups["order"] = rng.permutation(len(groups))
     groups["free"] = ~groups.index.isin(list(places))
     groups["largest"] = groups.groupby(["label", "source"])["size"].transform("max")
@@ -310,10 +325,7 @@ def assign_folds(
 
 
 def draw_held_out_units(units: pd.Series, labels: pd.Series, share: float, seed: int) -> tuple[str, ...]:
-    """Draw whole units (sources or generators; "" is none) until they cover about `share` of each class.
-
-    Each class keeps a row outside them, so a class of one unit gets none.
-    """
+    """Draw whole units (not "") until they cover about `share` of each class, which keeps a row outside them."""
     counts = pd.crosstab(units.to_numpy(), labels.to_numpy())
     shuffled = [str(name) for name in np.random.default_rng(seed).permutation(counts.index.to_numpy()) if name]
     drawn: list[str] = []
@@ -333,13 +345,6 @@ def draw_held_out_units(units: pd.Series, labels: pd.Series, share: float, seed:
             if not enough and taken + sizes[unit] <= most and can_go(unit):
                 drawn.append(unit)
     return tuple(sorted(drawn))
-
-
-def _summarise_groups(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per group: its most frequent class and source, and its size."""
-    counted = frame.groupby(["group", "label", "source"], sort=True).size().reset_index(name="count")
-    main = counted.sort_values(["group", "count"], ascending=[True, False], kind="stable").drop_duplicates("group")
-    return main.set_index("group").assign(size=frame.groupby("group").size())
 
 
 def divide_units(frame: pd.DataFrame, by: str, parts: int, seed: int) -> list[list[str]]:

@@ -78,8 +78,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 class RankBatches(Sampler[list[tuple[int, int]]]):
     """Batches of `size` items of a sampler for this process: of each world x size items, every world-th.
 
-    Batch norm has no statistics for one image: a last batch in which a process would have fewer than two is added to
-    the batch before.
+    A last batch with fewer than two for a process, too few for batch norm, is added to the batch before.
     """
 
     def __init__(self, sampler: EpochSampler, size: int, rank: int = 0, world: int = 1) -> None:
@@ -100,10 +99,7 @@ class RankBatches(Sampler[list[tuple[int, int]]]):
 
 
 def weigh_sources(labels: ArrayLike, sources: ArrayLike) -> NDArray[np.float64]:
-    """Return a weight for each image, (N,), with mean 1: equal sums for classes, and for the sources of each class.
-
-    Images without a source, "", count as one source of their class. Raise ConfigError if no image names its source.
-    """
+    """Return weights (N,) of mean 1, of equal sums for classes and for sources, also "", within each class."""
     if not np.any(np.asarray(sources) != ""):
         raise ConfigError(
             "mode.balance=source: no image names its source.", "Name them in the manifest, or use mode.balance=sampler."

@@ -26,10 +26,9 @@ def fetch_archive(
 ) -> Path:
     """Return the cached archive of one release, downloaded by pip on first use; `archive` is wheel or sdist.
 
-    `tag` (cp311-cp311-manylinux_2_28_x86_64) selects one of several wheels, on any machine: only files are read from
-    it. Nothing is installed. For a wheel nothing is executed either; for an sdist, pip runs setup.py to read its
-    metadata, so a recipe should state its `sha256`: pip then refuses any other file before opening it. Raise DataError
-    if pip cannot download it.
+    `tag` (cp311-cp311-manylinux_2_28_x86_64) selects one of several wheels, on any machine. Nothing is installed; for
+    an sdist, pip runs setup.py, so a recipe should state its `sha256`: pip then refuses any other file before opening
+    it. Raise DataError if pip cannot download it.
     """
     folder = find_archive_folder(distribution, version, archive)
     if not folder.is_dir():
@@ -47,11 +46,7 @@ def find_archive_folder(distribution: str, version: str, archive: str = "wheel")
 
 
 def fetch_npm_archive(package: str, version: str, integrity: str, instead: str) -> Path:
-    """Return the cached archive of one release of an npm package, downloaded by npm on first use.
-
-    `integrity` is npm's "sha512-" and the digest in base64, compared whenever the archive is used. Nothing is installed
-    or executed. Raise DataError, naming the option `instead`, if npm cannot download it or its content is another one.
-    """
+    """Return the cached archive of an npm release, if it has npm's `integrity`; raise DataError, naming `instead`."""
     folder = cache_root() / "archives" / f"{package}-{version}-npm"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)

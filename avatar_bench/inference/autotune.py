@@ -28,7 +28,7 @@ from avatar_bench.console.terminal import print_line
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.atomic_write import write_text
 from avatar_bench.files.hashes import sha256_of_text
-from avatar_bench.files.lock import shared_lock
+from avatar_bench.files.output_folder import shared_lock
 from avatar_bench.files.paths import cache_root
 from avatar_bench.inference.resume import MAX_LOG_DIFFERENCE
 from avatar_bench.inference.runtimes import describe_versions, find_missing_package

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.atomic_write import atomic_write
-from avatar_bench.files.csv_io import unescape_formulas
+from avatar_bench.files.table_io import unescape_formulas
 
 if TYPE_CHECKING:
     from avatar_bench.inference.prediction_columns import PredictionColumns

@@ -82,11 +82,7 @@ def create_backbone(
 
 
 def resolve_options(name: str, options: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """Return `options`, with `img_size` added if the network `name` needs it for images of `size` pixels a side.
-
-    Raises ConfigError, naming the nearest sizes that fit, if the network cannot take such images, or would ignore a
-    border of them, as a ViT does when the size is no multiple of its patch.
-    """
+    """Return `options` with the `img_size` that the network needs; raise ConfigError if it cannot take such images."""
     if POOLED_OPTION in options:
         others = {key: value for key, value in options.items() if key != POOLED_OPTION}
         return resolve_options(name, others, size) | {POOLED_OPTION: options[POOLED_OPTION]}
@@ -202,10 +198,7 @@ def _list_near_sizes(name: str, size: int, options: Mapping[str, Any], native: i
 
 
 def _use_cache_if_offline() -> None:
-    """Restrict the hub's client to its cache if its host is unreachable; it would retry, and log, for a minute.
-
-    By a patch, as huggingface_hub 2.4.0 reads HF_HUB_OFFLINE once, when it is imported.
-    """
+    """Restrict the hub's client (2.4.0, by a patch) to its cache if offline: it would retry for a minute."""
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     if not huggingface_hub.constants.HF_HUB_OFFLINE:
         try:

@@ -32,11 +32,7 @@ CHECKSUM_KEY = "sha256"  # of the hash of texts and weights in an exported file
 
 
 def write_checkpoint(checkpoint: dict[str, Any], file: Path) -> None:
-    """Write a checkpoint atomically, with its .sha256 beside it.
-
-    Writes a temporary file in the same folder, flushes it to the disk and renames it. An earlier last.ckpt becomes
-    before.ckpt. Raises OutputError, and leaves all earlier files, if the checkpoint cannot be written.
-    """
+    """Write a checkpoint and its .sha256 atomically, last.ckpt to before.ckpt; raise OutputError and keep files."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(_checksum_file(file)) as side, atomic_write(file) as part:
@@ -79,10 +75,7 @@ def is_intact(file: Path) -> bool:
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
-    """Read a checkpoint or an exported .safetensors file as tensors, on the CPU, and plain values.
-
-    Raises CheckpointError if it is damaged, too large, or contains anything else.
-    """
+    """Read a checkpoint or exported .safetensors as tensors on the CPU and plain values; raise CheckpointError."""
     if not os.path.isfile(file):
         raise CheckpointError(f"{file} is not a file.", "Expected a checkpoint, such as RUN/checkpoints/best.ckpt.")
     try:

@@ -18,10 +18,9 @@ PROVENANCE_KEY = "provenance"  # of the origin of an export, among its texts
 
 @dataclass(frozen=True)
 class Card:
-    """The label contract and the origin of a checkpoint, in plain types.
+    """The label contract and the origin of a checkpoint, in plain types; `classes` in the order of the outputs.
 
-    `classes` are in the order of the network's outputs; `preprocessing` is the evaluation transform;
-    `temperature` divides the logits (1 until it is fitted).
+    `preprocessing` is the evaluation transform; `temperature` divides the logits (1 until it is fitted).
     """
 
     classes: tuple[str, ...]
@@ -78,10 +77,7 @@ def describe_training(card: Card, sha256: str, allow: Sequence[str]) -> dict[str
 
 
 def has_outside_labels(ancestors: Sequence[Mapping[str, Any]], split: str, data: str) -> bool:
-    """Check, by fingerprint, whether weights were pretrained with labels of other images or of another split.
-
-    A training that was allowed to start from such weights counts too, because it inherits what they learnt.
-    """
+    """Check whether weights were pretrained with labels of other images or splits, or started from such weights."""
     supervised = [step for step in ancestors if "split_fingerprint" in step]
     return any(
         (step["split_fingerprint"], step.get("data_fingerprint")) != (split, data)

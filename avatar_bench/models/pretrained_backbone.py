@@ -90,10 +90,7 @@ class PretrainedWeights:
 
 
 def read_weights(file: Path) -> PretrainedWeights:
-    """Read a file of weights, with its card if avatar_bench wrote one.
-
-    Raises ConfigError if there is no file, CheckpointError if it is damaged or changes during reading.
-    """
+    """Read a weights file, with its card if any; raise ConfigError if it is missing, CheckpointError if damaged."""
     refuse_address(str(file), "model.weights")
     if not os.path.isfile(file):
         raise ConfigError(
@@ -116,10 +113,7 @@ def read_weights(file: Path) -> PretrainedWeights:
 
 
 def refuse_other_network(weights: PretrainedWeights, name: str, options: Mapping[str, Any]) -> None:
-    """Raise ConfigError if the card of weights names another network than timm's `name` with `options`.
-
-    With other options, weights often fit by name and shape, but compute something else.
-    """
+    """Raise ConfigError if the card names another network or options: weights often fit, but compute something else."""
     if (card := weights.card) is None:
         return
     if card.backbone.split(".")[0] != name.split(".")[0]:

@@ -65,10 +65,7 @@ class PlainNetwork(_HeadedNetwork):
         return self.body(images)  # type: ignore[no-any-return]
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
-        """Return a function from the name of a parameter to the number of its layer group, from the stem to the head.
-
-        The groups are the children of the body that have weights; where only one has, its children instead.
-        """
+        """Return a function from a parameter's name to its layer group: the weighted children of the body in order."""
         path, parts = "body", _list_weighted(self.body)
         while len(parts) == 1 and (inner := _list_weighted(self.get_submodule(f"{path}.{parts[0]}"))):
             path, parts = f"{path}.{parts[0]}", inner
@@ -168,10 +165,7 @@ class NetworkNode:
 
 
 def build_user_network(node: NetworkNode, classes: int, options: Mapping[str, Any]) -> nn.Module:
-    """Build the network of a user, with timm's interface; without classifier if `classes` is 0.
-
-    Raises ConfigError, with the reason, if it cannot be built.
-    """
+    """Build a user's network with timm's interface, for 0 `classes` without head; raise ConfigError on failure."""
     # torch's fused transformer layer cannot be exported, and hides its products where operations are counted
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -25,10 +25,9 @@ from avatar_bench.data.loaders import encode_targets
 from avatar_bench.data.splits import name_origins, refuse_changed_split
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError, GuardError
-from avatar_bench.files.csv_io import read_csv
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.files.paths import make_folder_name
-from avatar_bench.files.table_io import find_table
+from avatar_bench.files.table_io import find_table, read_csv
 from avatar_bench.inference import copy_search
 from avatar_bench.inference.network_predictor import NetworkPredictor
 from avatar_bench.inference.prediction_table import (

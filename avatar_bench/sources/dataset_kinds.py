@@ -39,10 +39,7 @@ def open_dataset(options: ImageSetConfig) -> Dataset:
 
 
 def open_images(options: ImageSetConfig) -> Dataset:
-    """Read as `open_dataset` does, and also unlabelled images: a manifest without labels, or a plain folder.
-
-    A folder is plain if it contains images directly, or no folders; everything below belongs to it.
-    """
+    """Read as `open_dataset` does, and also unlabelled images, in a manifest or a folder without class folders."""
     if options.kind == "folder" and options.root and is_image_folder(Path(options.root)):
         return read_images(Path(options.root), options.name)
     if options.kind == "manifest" and options.manifest:

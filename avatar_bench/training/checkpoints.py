@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from avatar_bench.console.signals import StopRequest
-from avatar_bench.console.terminal import print_line
+from avatar_bench.console.terminal import print_note
 from avatar_bench.errors import CheckpointError, OutputError
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.models.checkpoint import (
@@ -127,10 +126,7 @@ class LastCheckpoint(Checkpoint):
 
 @dataclass(frozen=True)
 class CheckpointProgress:
-    """Position of a checkpoint in training: stage (from 1), epochs completed in it, batches done of the next epoch.
-
-    `is_stopped` means that early stopping has ended the stage.
-    """
+    """Position in training: stage (from 1), epochs completed, batches of the next; is_stopped: stopped early."""
 
     stage: int
     epochs: int
@@ -152,10 +148,7 @@ class CheckpointProgress:
 
 
 def find_newest_checkpoint(folder: Path) -> tuple[Path | None, CheckpointProgress | None]:
-    """Find the checkpoint to resume from (last.ckpt, else before.ckpt) and its position; None if none was written.
-
-    Raises CheckpointError if every checkpoint that was written is damaged.
-    """
+    """Find last.ckpt, else before.ckpt, if written, and its position; raise CheckpointError if all are damaged."""
     damage = None
     for file in (folder / LAST_CHECKPOINT, folder / PREVIOUS_CHECKPOINT):
         try:
@@ -165,7 +158,7 @@ def find_newest_checkpoint(folder: Path) -> tuple[Path | None, CheckpointProgres
             continue
         if at and not _is_best_newer(folder / BEST_CHECKPOINT, at):
             if damage:
-                print_line(f"warning: {damage.lines[0]} Resuming from {file.name}.", file=sys.stderr)
+                print_note(f"warning: {damage.lines[0]} Resuming from {file.name}.")
             return file, at
     if damage:
         raise CheckpointError(
@@ -181,10 +174,7 @@ def _is_best_newer(best: Path, at: CheckpointProgress) -> bool:
 
 
 def finish_checkpoint(best: Path, temperature: float) -> tuple[str, str]:
-    """Store the temperature in the best checkpoint and drop its optimizer state.
-
-    Returns the SHA-256 of the file and of its weights.
-    """
+    """Store the temperature in the best checkpoint, without optimizer state; return the SHA-256 of file and weights."""
     checkpoint = read_checkpoint(best)
     card = Card.from_checkpoint(checkpoint, best)
     final = {key: checkpoint[key] for key in ("state_dict", "epoch", "global_step", "pytorch-lightning_version")}

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from avatar_bench.console.terminal import format_count, print_line
+from avatar_bench.console.terminal import format_count, print_note
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.selection import MIN_SELECTION_IMAGES
+from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.models.checkpoint import BEST_CHECKPOINT
 from avatar_bench.models.classifier import Classifier
@@ -22,7 +23,6 @@ from avatar_bench.runs.calibration_fit import fit_temperature, write_calibration
 from avatar_bench.runs.record import METRIC, RunRecord
 from avatar_bench.runs.run import Run
 from avatar_bench.training import environment
-from avatar_bench.training.admission import build_split_plan
 from avatar_bench.training.checkpoints import (
     BestCheckpoint,
     check_disk_space,
@@ -32,7 +32,7 @@ from avatar_bench.training.checkpoints import (
 from avatar_bench.training.features import keep_features
 from avatar_bench.training.network import build_data, build_learner, build_network
 from avatar_bench.training.origin import open_origin
-from avatar_bench.training.run_folder import describe, keep_split
+from avatar_bench.training.run_folder import describe_data, keep_split, report_counts
 from avatar_bench.training.trainer import (
     MetricsHistory,
     build_loggers,
@@ -70,22 +70,34 @@ class ClassifierJob:
         origin = open_origin(settings, dataset, self.whole.classes, folder)
         record.init = origin.entry
         self.stages, self.done = plan_stages(settings, origin.earlier)
-        net, shape, preprocessing = build_network(settings, origin)
-        origin = replace(origin, weights="none")  # the network has its own copy
-        self.data = build_data(settings, dataset, origin, preprocessing)
-        fingerprints = record.split["fingerprint"], dataset.fingerprint
-        self.learner = build_learner(settings, origin, net, shape, self.data, *fingerprints)
-        environment.choose_precision(settings, net, preprocessing.size, record)
-        describe(settings, record, origin, self.whole, dataset, self.data, self.learner)
+        network = build_network(settings, origin, record.split["fingerprint"], dataset.fingerprint)
+        self.data = build_data(settings, dataset, origin.teacher, network.card)
+        self.learner = build_learner(settings, network, self.data)
+        environment.choose_precision(settings, network.net, self.data.preprocessing.size, record)
+        self._describe(origin.earlier)
         environment.describe_environment(settings, record)
-        record.write(folder)
         check_disk_space(folder, self.learner, self.stages)
+
+    def _describe(self, earlier: Run | None) -> None:
+        """Complete the record's description of the training, and print the counts of its images."""
+        settings, record, data = self.settings, self.record, self.data
+        report_counts(self.dataset, data.classes, settings)
+        inherited = earlier.record.get("resembles") if earlier else []
+        record.resembles = None if inherited is None else sorted({*inherited, *data.augmentation.resembles})
+        record.data = describe_data(settings, self.whole, self.dataset)
+        record.classes = list(data.classes)
+        record.split |= {
+            "counts": {split: int(n) for split, n in self.dataset.frame["split"].value_counts().items()},
+            "train_counts": dict(zip(data.classes, data.counts.tolist(), strict=True)),
+        }
+        record.balance, record.batch_size = settings.mode.balance, data.batch_size
+        record.passes_per_step, record.stages = self.learner.passes_per_step, record.stages or []
 
     def fit(self) -> None:
         """Train the stages after the first `done`, each from the best checkpoint of the previous one.
 
-        Writes checkpoints/best.ckpt, the best by val macro-F1 or, if val is too small to choose, the last, last.ckpt,
-        and metrics.csv with epochs numbered across all stages.
+        best.ckpt is the best by val macro-F1, or the last if val is too small; metrics.csv numbers epochs across
+        stages.
         """
         settings, folder, data = self.settings, self.folder, self.data
         n_val = len(data.val_set)
@@ -93,8 +105,7 @@ class ClassifierJob:
         few = len(data.train_set) < FEW_TRAINING_IMAGES
         if few and self.learner.card.weights != "none" and not settings.init_from:
             images = format_count(len(data.train_set), "training image")
-            note = f"note: on {images} mode=probe is mostly more accurate on new sources, and faster"
-            print_line(note, file=sys.stderr)
+            print_note(f"note: on {images} mode=probe is mostly more accurate on new sources, and faster")
         done, first_epoch, history = self.done, 1, folder / "metrics.csv"
         resume, at = find_newest_checkpoint(folder / "checkpoints") if settings.resume else (None, None)
         if resume and at:
@@ -144,7 +155,7 @@ class ClassifierJob:
     def finish(self) -> str:
         """Fit the temperature, complete the best checkpoint, draw the curves, and return a summary."""
         settings, record = self.settings, self.record
-        fit, decisions = fit_temperature(self.dataset, build_split_plan(settings.data), self.predict_calibration)
+        fit, decisions = fit_temperature(self.dataset, SplitPlan.from_options(settings.data), self.predict_calibration)
         record.temperature, record.temperature_fit = (fit.value, fit.plain) if fit else (1.0, {})
         record.checkpoint_sha256, record.weights_sha256 = finish_checkpoint(self.best, record.temperature)
         if fit is not None and decisions is not None:
@@ -204,5 +215,5 @@ def _begin_stage(learner: Learner, stage: Stage) -> dict[str, Any]:
     total = sum(parameter.numel() for parameter in net.parameters())
     trained = f"{count:,} of {total:,} parameters trained ({names[0]} to {names[-1]})"
     how = f"{format_count(stage.epochs, 'epoch')}, lr {stage.lr:g}"
-    print_line(f"stage {learner.card.stage}: unfreeze={stage.unfreeze}, {trained}, {how}", file=sys.stderr)
+    print_note(f"stage {learner.card.stage}: unfreeze={stage.unfreeze}, {trained}, {how}")
     return {"trained_parameters": count, "first": names[0], "last": names[-1]}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import sys
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException  # 
 from torch import nn
 
 import avatar_bench
-from avatar_bench.console.terminal import print_line
+from avatar_bench.console.terminal import print_note
 from avatar_bench.console.warning_filters import suppress_framework_warnings
 from avatar_bench.errors import ConfigError
 from avatar_bench.inference.autotune import tune_inference, tune_training
@@ -40,7 +39,7 @@ def describe_environment(settings: Any, record: RunRecord) -> None:
         "workers": settings.data.workers,
     }
     record.versions = read_versions()
-    print_line("  " + ", ".join(f"{what} {value}" for what, value in record.device.items()), file=sys.stderr)
+    print_note("  " + ", ".join(f"{what} {value}" for what, value in record.device.items()))
 
 
 def choose_precision(settings: Any, net: nn.Module, size: int, record: RunRecord) -> None:
@@ -100,10 +99,7 @@ def resolve_torch_device(accelerator: str) -> str:
 
 
 def resolve_precision(options: TrainerConfig) -> str:
-    """Return Lightning's name of the precision; "amp" is 16-mixed on CUDA and 32 elsewhere.
-
-    Raises ConfigError for 16-mixed without a GPU, where Lightning would silently use bf16.
-    """
+    """Return Lightning's name of the precision; raise ConfigError for 16-mixed without a GPU (it would use bf16)."""
     cuda = resolve_device(options.accelerator) == "cuda"
     if options.precision == "amp":
         return "16-mixed" if cuda else "32-true"

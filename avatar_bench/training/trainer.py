@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,10 +18,10 @@ from torch import nn
 from avatar_bench.config.instantiate import build
 from avatar_bench.console.progress import open_bar
 from avatar_bench.console.signals import StopRequest
-from avatar_bench.console.terminal import print_line
+from avatar_bench.console.terminal import print_note
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.file_names import format_names
-from avatar_bench.data.worker_processes import ManagedLoader
+from avatar_bench.data.loaders import ManagedLoader
 from avatar_bench.errors import DivergedError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.paths import find_unused_folder
@@ -162,7 +161,7 @@ class MetricsHistory(Callback):
         write_history(self.file, metrics, dict.fromkeys(TRAINING_COLUMNS, float) | {"epoch": int, "stage": int})
         if self.show:
             values = "  ".join(f"{name} {metrics[name]:.4f}" for name in LOGGED_METRICS if name in metrics)
-            print_line(f"stage {card.stage}  epoch {epoch}  {values}", file=sys.stderr)
+            print_note(f"stage {card.stage}  epoch {epoch}  {values}")
 
 
 def read_history(file: Path) -> list[dict[str, Any]]:

@@ -13,8 +13,8 @@ from PIL import Image
 from avatar_bench.config.catalogue import find_choices
 from avatar_bench.data.augmentation_steps import DeliveryAugmentation
 from avatar_bench.data.cache import ImageCache
+from avatar_bench.data.corruptions import DELIVERY_TIERS, UNTRAINED_TIER
 from avatar_bench.data.dataset import Dataset, read_manifest
-from avatar_bench.data.delivery import DELIVERY_TIERS, UNTRAINED_TIER
 from avatar_bench.data.training_batches import DataModule
 from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.files.yaml_io import read_yaml

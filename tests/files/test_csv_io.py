@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from avatar_bench.files.csv_io import escape_formulas, read_csv, unescape_formulas, write_csv
+from avatar_bench.files.table_io import escape_formulas, read_csv, unescape_formulas, write_csv
 
 HOSTILE = (
     "=1+1",

@@ -57,11 +57,7 @@ class Archive(SourceReader):
     manifest: str | None = copy_option(ImageFolder, "manifest")
 
     def read(self, job: SourceJob) -> Iterator[SourceImage]:
-        """Yield the images in the archive `file`, or in the download from `url`, as kind folder does for a folder.
-
-        `root` is the folder in the archive to read, `manifest` a file in it. Raises DataError if the archive cannot be
-        downloaded, is damaged or unsafe.
-        """
+        """Yield the images in the archive as kind folder does; raise DataError if it is unreachable or unsafe."""
         facts = [self.file, self.url, self.sha256, self.hash_state()]
         target = job.place / f"unpacked-{hash_facts(facts)}"
         if not target.is_dir():

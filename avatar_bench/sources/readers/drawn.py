@@ -10,7 +10,6 @@ from importlib.resources import files
 
 from avatar_bench.config.options import option
 from avatar_bench.errors import DataError
-from avatar_bench.sources.drawn_patterns import draw_icon, draw_texture
 from avatar_bench.sources.reader import SourceImage, SourceJob, SourceReader, import_package
 
 
@@ -21,10 +20,7 @@ class DrawnImages(SourceReader):
     styles: list[str] | None = option(None, help="of the drawer")
 
     def read(self, job: SourceJob) -> Iterator[SourceImage]:
-        """Draw `count` images as SVG, or as many of each of the `styles`.
-
-        Raise DataError for an unknown drawer or a missing package.
-        """
+        """Draw `count` images as SVG, or as many of each of the `styles`; raise DataError for a missing package."""
         if self.drawer not in ("dicebear", *_DRAWERS):
             raise DataError(f"unknown drawer {self.drawer!r}.", f"Expected one of dicebear, {', '.join(_DRAWERS)}.")
         if self.drawer == "dicebear":
@@ -60,13 +56,152 @@ def _draw_multiavatar(number: int) -> tuple[str, str]:
     return "", import_package("multiavatar.multiavatar").multiavatar(f"multiavatar-{number}", None, None)
 
 
+def _make_image(name: str, svg: str) -> SourceImage:
+    return SourceImage(name=f"{name}.svg", content=svg.encode())
+
+
+PATTERN_SIDE = 256
+ICONS = {  # SVG paths on a 24 x 24 grid
+    "house": "M3 11 12 3l9 8v10h-6v-6H9v6H3Z",
+    "heart": "M12 21C3 15 2 10 4 7c2-3 6-3 8 1 2-4 6-4 8-1 2 3 1 8-8 14Z",
+    "star": "M12 2l3 7 7 .5-5.5 4.5 2 7L12 17l-6.5 4 2-7L2 9.5 9 9Z",
+    "bolt": "M13 2 4 14h6l-1 8 9-12h-6Z",
+    "moon": "M20 15A9 9 0 1 1 9 4a7 7 0 0 0 11 11Z",
+    "cloud": "M7 19a5 5 0 0 1 0-10 6 6 0 0 1 11-1 5.5 5.5 0 0 1 0 11Z",
+    "drop": "M12 2c5 6 7 9 7 12a7 7 0 0 1-14 0c0-3 2-6 7-12Z",
+    "leaf": "M4 20C3 9 9 4 21 3c0 12-5 18-14 15l5-7-8 9Z",
+    "flag": "M5 2h2v1h12l-3 5 3 5H7v9H5Z",
+    "cup": "M4 6h13v2h2a3 3 0 0 1 0 7h-2a5 5 0 0 1-5 4H9a5 5 0 0 1-5-5Zm13 4v3h2a1.5 1.5 0 0 0 0-3Z",
+    "tree": "M12 2l6 8h-3l5 7h-6v5h-4v-5H4l5-7H6Z",
+    "key": "M8 6a6 6 0 1 0 5.7 8H17v3h3v-3h2v-4h-8.3A6 6 0 0 0 8 6Zm0 4a2 2 0 1 1 0 4 2 2 0 0 1 0-4Z",
+    "arrow": "M3 10h10V5l8 7-8 7v-5H3Z",
+    "mail": "M2 5h20v2l-10 7L2 7Zm0 5 10 7 10-7v9H2Z",
+    "bell": "M12 2a6 6 0 0 1 6 6v6l2 3H4l2-3V8a6 6 0 0 1 6-6Zm-3 17h6a3 3 0 0 1-6 0Z",
+    "lock": "M7 10V7a5 5 0 0 1 10 0v3h2v11H5V10Zm2 0h6V7a3 3 0 0 0-6 0Z",
+    "plus": "M9 3h6v6h6v6h-6v6H9v-6H3V9h6Z",
+    "pin": "M12 2a7 7 0 0 1 7 7c0 5-7 13-7 13S5 14 5 9a7 7 0 0 1 7-7Zm0 4a3 3 0 1 0 0 6 3 3 0 0 0 0-6Z",
+}
+
+
+def draw_icon(number: int) -> tuple[str, str]:
+    """Draw an icon; return its subject and the SVG: one shape in one colour on a plain or round background."""
+    chance = random.Random(f"icon-{number}")
+    shape = list(ICONS)[number % len(ICONS)]
+    ground, disc, ink = _draw_colours(chance, 3)
+    size, turn = chance.uniform(4.5, 7.5), chance.uniform(-20, 20)
+    round_ground = f'<circle cx="128" cy="128" r="{chance.uniform(95, 128):.0f}" fill="{disc}"/>'
+    outline = ' stroke="#222" stroke-width=".8"' if chance.random() < 0.4 else ""
+    placed = f"translate(128 128) rotate({turn:.0f}) scale({size:.1f}) translate(-12 -12)"
+    path = f'<path d="{ICONS[shape]}" fill="{ink}" fill-rule="evenodd"{outline} transform="{placed}"/>'
+    return shape, _format_svg(_format_rectangle(ground) + (round_ground if chance.random() < 0.6 else "") + path)
+
+
+def draw_texture(number: int) -> tuple[str, str]:
+    """Draw a texture; return its kind and the SVG: a surface evenly covered by one motif."""
+    chance = random.Random(f"texture-{number}")
+    kinds = {
+        "stripes": _draw_stripes,
+        "dots": _draw_dots,
+        "tiles": _draw_tiles,
+        "waves": _draw_waves,
+        "shards": _draw_shards,
+        "grain": _draw_grain,
+    }
+    kind = list(kinds)[number % len(kinds)]
+    return kind, _format_svg(kinds[kind](chance))
+
+
+def _draw_stripes(chance: random.Random) -> str:
+    ground, *inks = _draw_colours(chance, chance.randint(2, 4))
+    step, turn = chance.uniform(10, 40), chance.uniform(0, 180)
+    widths = [chance.uniform(0.2, 0.8) * step for _ in inks]
+    bars = [
+        f'<rect x="{x * step - 192:.1f}" y="-192" width="{widths[x % len(inks)]:.1f}" height="640" '
+        f'fill="{inks[x % len(inks)]}"/>'
+        for x in range(int(640 / step) + 1)
+    ]
+    return f'{_format_rectangle(ground)}<g transform="rotate({turn:.0f} 128 128)">{"".join(bars)}</g>'
+
+
+def _draw_dots(chance: random.Random) -> str:
+    ground, *inks = _draw_colours(chance, 3)
+    step = chance.uniform(16, 44)
+    least, most = sorted(chance.uniform(0.1, 0.45) for _ in range(2))
+    rows = range(int(PATTERN_SIDE / step) + 2)
+    return _format_rectangle(ground) + "".join(
+        f'<circle cx="{(x + (y % 2) / 2) * step:.1f}" cy="{y * step * 0.87:.1f}" '
+        f'r="{chance.uniform(least, most) * step:.1f}" fill="{chance.choice(inks)}"/>'
+        for y in rows
+        for x in rows
+    )
+
+
+def _draw_tiles(chance: random.Random) -> str:
+    ground, *inks = _draw_colours(chance, 4)
+    wide, high = chance.uniform(20, 60), chance.uniform(14, 50)
+    gap, shift = chance.uniform(0, 4), chance.uniform(0, 0.5)
+    return _format_rectangle(ground) + "".join(
+        f'<rect x="{(x - 1 + y * shift % 1) * wide:.1f}" y="{y * high:.1f}" width="{wide - gap:.1f}" '
+        f'height="{high - gap:.1f}" fill="{chance.choice(inks)}"/>'
+        for y in range(int(PATTERN_SIDE / high) + 1)
+        for x in range(int(PATTERN_SIDE / wide) + 2)
+    )
+
+
+def _draw_waves(chance: random.Random) -> str:
+    ground, *inks = _draw_colours(chance, 3)
+    step, height, length = chance.uniform(10, 26), chance.uniform(4, 24), chance.uniform(30, 90)
+    thick, turn = chance.uniform(2, 0.7 * step), chance.uniform(-30, 30)
+    bends = f"q{length / 2:.0f} {height:.0f} {length:.0f} 0t{length:.0f} 0" + f"t{length:.0f} 0" * int(640 / length)
+    lines = [
+        f'<path d="M-192 {y * step - 96:.1f}{bends}" stroke="{inks[y % len(inks)]}"/>' for y in range(int(450 / step))
+    ]
+    placed = f'fill="none" stroke-width="{thick:.1f}" transform="rotate({turn:.0f} 128 128)"'
+    return f"{_format_rectangle(ground)}<g {placed}>{''.join(lines)}</g>"
+
+
+def _draw_shards(chance: random.Random) -> str:
+    ground, *inks = _draw_colours(chance, 5)
+    shards = []
+    for _ in range(chance.randint(40, 120)):
+        x, y, reach = chance.uniform(0, PATTERN_SIDE), chance.uniform(0, PATTERN_SIDE), chance.uniform(12, 55)
+        corners = " ".join(
+            f"{x + chance.uniform(-1, 1) * reach:.0f},{y + chance.uniform(-1, 1) * reach:.0f}" for _ in range(3)
+        )
+        shards.append(
+            f'<polygon points="{corners}" fill="{chance.choice(inks)}" opacity="{chance.uniform(0.5, 1):.2f}"/>'
+        )
+    return _format_rectangle(ground) + "".join(shards)
+
+
+def _draw_grain(chance: random.Random) -> str:
+    (ground,) = _draw_colours(chance, 1)
+    across, down = (10 ** chance.uniform(-2.2, -0.5) for _ in range(2))
+    noise = f'<feTurbulence type="fractalNoise" baseFrequency="{across:.4f} {down:.4f}" numOctaves="4" '
+    noise += f'seed="{chance.randrange(1000)}"/><feComponentTransfer><feFuncA type="linear" slope="0" intercept=".6"/>'
+    return f'<filter id="f">{noise}</feComponentTransfer></filter>{_format_rectangle(ground)}' + (
+        f'<rect width="{PATTERN_SIDE}" height="{PATTERN_SIDE}" filter="url(#f)"/>'
+    )
+
+
+def _draw_colours(chance: random.Random, count: int) -> list[str]:
+    """Draw colours with well-separated hues."""
+    first = chance.random()
+    hues = [(first + (number + chance.uniform(-0.2, 0.2)) / count) % 1 for number in range(count)]
+    return [f"hsl({360 * hue:.0f}, {chance.uniform(15, 90):.0f}%, {chance.uniform(20, 90):.0f}%)" for hue in hues]
+
+
+def _format_rectangle(colour: str) -> str:
+    return f'<rect width="{PATTERN_SIDE}" height="{PATTERN_SIDE}" fill="{colour}"/>'
+
+
+def _format_svg(content: str) -> str:
+    return f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {PATTERN_SIDE} {PATTERN_SIDE}">{content}</svg>'
+
+
 _DRAWERS: dict[str, Callable[[int], tuple[str, str]]] = {  # to the subject, if any, and the SVG of a number
     "python_avatars": _draw_python_avatar,
     "multiavatar": _draw_multiavatar,
     "icons": draw_icon,
     "textures": draw_texture,
 }
-
-
-def _make_image(name: str, svg: str) -> SourceImage:
-    return SourceImage(name=f"{name}.svg", content=svg.encode())

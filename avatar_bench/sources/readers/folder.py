@@ -42,11 +42,7 @@ class ImageFolder(SourceReader):
     manifest: str | None = path_option("a CSV with a column path and further ones of each file")
 
     def read(self, job: SourceJob) -> Iterator[SourceImage]:
-        """Yield the images below `root`, or below each of `roots` (source name -> folder), sorted by their paths.
-
-        Files without a class are quarantined; a class is never guessed. Raises DataError if a root is not a folder or
-        the manifest cannot be read.
-        """
+        """Yield the images below `root` or `roots`, sorted; quarantine those without a class; raise DataError."""
         if self.root:
             yield from self.read_root(job, resolve_path(self.root))
         for name, root in sorted((self.roots or {}).items()):

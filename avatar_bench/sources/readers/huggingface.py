@@ -46,11 +46,7 @@ class HuggingFace(SourceReader):
     count: int | None = option(None, help="maximum of images of a class, the first ones")
 
     def read(self, job: SourceJob) -> Iterator[SourceImage]:
-        """Yield the images of the shards in `root`, of `files`, or of `repo` at `revision`, by shard and row.
-
-        `count` limits the images of each class to the first ones. Raises DataError if the shards cannot be downloaded
-        or read.
-        """
+        """Yield the images by shard and row, of each class the first `count`; raise DataError for unreadable shards."""
         taken: Counter[str] = Counter()
         for name, shard in self._find_shards(job):
             for row, values, names in self._stream_rows(shard):

@@ -24,10 +24,7 @@ class Manifest(SourceReader):
     file: str = path_option("a CSV with columns path, label and more", MISSING)
 
     def read(self, job: SourceJob) -> Iterator[SourceImage]:
-        """Yield the images in `file`, with columns path (absolute, or relative to it), label and more, in its order.
-
-        Rows without a class or a file, and repeated paths, are quarantined. Raises DataError if the CSV cannot be read.
-        """
+        """Yield the images in order; quarantine rows without a class or a file, and repeated paths; raise DataError."""
         file = resolve_path(self.file)
         seen: set[str] = set()
         rows = read_rows(file, "path")

@@ -52,10 +52,7 @@ class Urls(SourceReader):
     max_mib: float = option(32, help="MiB of an image")
 
     def read(self, job: SourceJob) -> Iterator[SourceImage]:
-        """Yield the images at `urls`, at `base` + `names`, or in `list`, in their order.
-
-        Failed downloads are quarantined. Raises DataError if all fail, ConfigError for invalid names.
-        """
+        """Yield the images in their order, and quarantine failed downloads; raise DataError if all fail."""
         listed = _list_downloads(self)
         wanted = [one for one in listed if one.name not in job.done]
         homepage = job.source.get("homepage")

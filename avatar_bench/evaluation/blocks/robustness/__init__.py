@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 
 from avatar_bench.config.options import option
 from avatar_bench.data.corruptions import (
+    DELIVERY_TIERS,
     RESOLUTIONS,
     SEVERITIES,
     STANDARD_CORRUPTIONS,
     Corruption,
+    Delivery,
     Variation,
     apply_variation,
     derive_seed,
     list_corruptions,
 )
-from avatar_bench.data.delivery import DELIVERY_TIERS, Delivery
 from avatar_bench.errors import ConfigError
 from avatar_bench.evaluation.block import (
     check_class_order,
