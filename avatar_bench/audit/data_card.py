@@ -200,7 +200,6 @@ def _format_metric(metric: Metric) -> str:
 
 
 def _save_figure(figure: Figure, file: Path) -> Path:
-    """Save a figure and return its path."""
     figure.savefig(file, dpi=130)
     figure.clear()
     return file
@@ -221,7 +220,6 @@ def _draw_samples(folder: Path, manifest: pd.DataFrame) -> list[tuple[str, Path]
 
 
 def _embed_figure(file: Path) -> Markup:
-    """Return a figure as a data URL."""
     with Image.open(file) as image:
         image.thumbnail((_WIDTH, 8 * _WIDTH))
         stream = io.BytesIO()

@@ -85,8 +85,7 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     for name in (*METADATA, *APPEARANCE):
         for label, values in frame.groupby("label")[name]:
             rows.append((name, label, len(values), *_summarise_values(values)))
-    columns = ["property", "label", "n", "median", "low", "high", "commonest", "share"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=["property", "label", "n", "median", "low", "high", "commonest", "share"])
 
 
 def cross_tabulate(frame: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -99,8 +98,7 @@ def cross_tabulate(frame: pd.DataFrame, column: str) -> pd.DataFrame:
 def count_hints(frame: pd.DataFrame) -> pd.DataFrame:
     """Count by class the images with each provenance hint, and those that a hint declares AI-generated."""
     present = (frame[list(HINTS)] != "").assign(is_declared_generated=frame["generated"])
-    table = present.groupby(frame["label"]).sum().T.rename_axis(columns=None)
-    return table.rename_axis("hint").reset_index()
+    return present.groupby(frame["label"]).sum().T.rename_axis(columns=None).rename_axis("hint").reset_index()
 
 
 def assess(
@@ -128,8 +126,7 @@ def assess(
 
 def find_single_source_classes(frame: pd.DataFrame, column: str = "source") -> list[str]:
     """Return the classes whose images with a known source all come from one source."""
-    known = frame[frame[column] != ""]
-    kinds = known.groupby("label")[column].nunique()
+    kinds = frame[frame[column] != ""].groupby("label")[column].nunique()
     return [str(label) for label in kinds.index[kinds == 1]]
 
 

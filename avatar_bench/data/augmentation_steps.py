@@ -31,7 +31,6 @@ class FlipAugmentation:
 
     @staticmethod
     def make_transform(probability: float) -> Any:
-        """Return the step of albumentations."""
         return albumentations.HorizontalFlip(p=probability)
 
 
@@ -53,7 +52,6 @@ class RotationAugmentation:
 
     @staticmethod
     def make_transform(degrees: float) -> Any:
-        """Return the step of albumentations."""
         # Reflected, not white: drawings have white backgrounds, so white corners on photos would add a false cue.
         return albumentations.Rotate((-degrees, degrees), border_mode=cv2.BORDER_REFLECT_101, p=1)
 
@@ -65,7 +63,6 @@ class NoiseAugmentation:
 
     @staticmethod
     def make_transform(deviation: float) -> Any:
-        """Return the step of albumentations."""
         return GaussianNoise(std_range=(0, deviation), p=1)
 
 
@@ -93,7 +90,6 @@ class RandaugmentAugmentation:
 
     @staticmethod
     def make_transform(magnitude: int) -> Any:
-        """Return the step of albumentations."""
         return RandAugment(magnitude)
 
 

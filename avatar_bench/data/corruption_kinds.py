@@ -34,7 +34,6 @@ class BrightnessCorruption:
 
     @staticmethod
     def corrupt(image: ImageArray, factor: float, seed: int) -> ImageArray:
-        """Brighten."""
         value = np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2])  # max(axis=2) is ten times as slow
         scale = np.minimum(factor, 255 / np.maximum(np.arange(256, dtype=np.float32), 1))  # for each value of V
         return _round(image * scale[value][..., None])  # with constant H and S, RGB scale like V
@@ -65,7 +64,6 @@ class JpegCorruption:
 
     @classmethod
     def corrupt(cls, image: ImageArray, quality: int, seed: int) -> ImageArray:
-        """Encode and decode."""
         return decode(cls.compress(image, quality))
 
     @staticmethod
@@ -81,7 +79,6 @@ class NoiseCorruption:
 
     @staticmethod
     def corrupt(image: ImageArray, deviation: float, seed: int) -> ImageArray:
-        """Add noise."""
         return _round(image + np.float32(deviation) * _draw_noise(image.shape, seed))
 
 

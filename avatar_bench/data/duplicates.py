@@ -71,8 +71,7 @@ class ImageSet:
     def of(cls, sha256s: Iterable[str], fingerprints: Sequence[Fingerprint], image: Decoder) -> ImageSet:
         """Return the set of some images, given the SHA-256 of their files and their fingerprints."""
         hashes = parse_hashes("".join(fingerprint.phashes) for fingerprint in fingerprints)
-        pixels = (fingerprint.pixels for fingerprint in fingerprints)
-        return cls(_as_texts(sha256s), _as_texts(pixels), hashes, image)
+        return cls(_as_texts(sha256s), _as_texts(fingerprint.pixels for fingerprint in fingerprints), hashes, image)
 
     def __len__(self) -> int:
         return len(self.hashes)
@@ -245,9 +244,7 @@ class _BandIndex:
 
     def _band(self, hashes: NDArray[np.uint64]) -> NDArray[np.unsignedinteger]:
         values = (hashes >> np.uint64(self.low)) & np.uint64(2 ** (self.high - self.low) - 1)
-        return values.astype(
-            np.uint16 if self.high - self.low <= 16 else np.uint32
-        )  # 16 bits are sorted in linear time
+        return values.astype(np.uint16 if self.high - self.low <= 16 else np.uint32)  # 16 are sorted in linear time
 
 
 def _list_windows(counts: Integers, first: Integers, length: int) -> tuple[Integers, Integers]:

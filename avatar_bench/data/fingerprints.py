@@ -108,7 +108,6 @@ def _shrink_to_grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _hash_all(greys: Sequence[NDArray[np.uint8]]) -> list[tuple[str, ...]]:
-    """Compute the eight hashes of each grey image."""
     if not greys:
         return []
     from scipy.fft import dct  # imported here for a faster start of commands that compare no images

@@ -97,8 +97,7 @@ def name_ranges(values: Iterable[int], edges: Sequence[int], unit: str = "") -> 
 
 def estimate_jpeg_quality(table: Iterable[int]) -> int:
     """Return the quality, 1 to 100, whose libjpeg luminance table (64,) is closest to this one in log ratio."""
-    distance = np.abs(_LOG_TABLES - np.log(np.maximum(list(table), 1))).sum(axis=1)
-    return int(distance.argmin()) + 1
+    return int(np.abs(_LOG_TABLES - np.log(np.maximum(list(table), 1))).sum(axis=1).argmin()) + 1
 
 
 def _complete_encoding(dataset: Dataset) -> pd.DataFrame:

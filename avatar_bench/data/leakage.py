@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,23 +16,11 @@ from numpy.typing import NDArray
 from avatar_bench import __version__
 from avatar_bench.console.progress import open_bar
 from avatar_bench.console.terminal import format_count
+from avatar_bench.data import fingerprints, selection
 from avatar_bench.data.dataset import Dataset, hash_files, list_files
 from avatar_bench.data.duplicates import ImageSet, Match, find_matches, find_matches_between, join_groups
 from avatar_bench.data.file_names import format_names
-from avatar_bench.data.fingerprints import (
-    ORIENTATIONS,
-    Fingerprint,
-    fingerprint_files,
-    read_fingerprints,
-    write_fingerprints,
-)
-from avatar_bench.data.selection import (
-    add_unlabelled_images,
-    has_own_split,
-    limit_rows,
-    mark_divided_rows,
-    split_dataset,
-)
+from avatar_bench.data.fingerprints import ORIENTATIONS, Fingerprint
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import DataError, GuardError, suggest_names
 from avatar_bench.files.hashes import sha256_of_bytes
@@ -57,8 +45,8 @@ def split_without_leakage(whole: Dataset, plan: SplitPlan, allow: Collection[str
     stated, `stated_group`. Images that the plan does not divide are added last.
     """
     if "turned_phashes" in whole.frame:  # in shards, see `join_copies`
-        return split_dataset(whole, plan, notes)
-    rows, count = limit_rows(mark_divided_rows(plan, whole.frame), whole.frame, plan)
+        return selection.split_dataset(whole, plan, notes)
+    rows, count = selection.limit_rows(selection.mark_divided_rows(plan, whole.frame), whole.frame, plan)
     drawn = whole.take(rows)  # copies match earlier images
     prints, matches = match_copies(drawn)
     everything = drawn.frame.assign(
@@ -69,7 +57,7 @@ def split_without_leakage(whole: Dataset, plan: SplitPlan, allow: Collection[str
     if count < len(drawn):
         joined = join_groups(everything["group"], matches[["left", "right"]].to_numpy()).to_numpy()
         others = everything[count:].assign(group=joined[count:])
-        used = add_unlabelled_images(used, joined[used.frame["place"]], others, plan, notes)
+        used = selection.add_unlabelled_images(used, joined[used.frame["place"]], others, plan, notes)
     return Dataset(used.name, used.root, used.frame.drop(columns="place"))
 
 
@@ -113,12 +101,12 @@ def fingerprint_dataset(dataset: Dataset) -> list[Fingerprint]:
     files = list_files(dataset)
     key = sha256_of_bytes(repr([__version__, PIL.__version__, *hash_files(files)]).encode())[:32]
     cache_file = cache_root() / FINGERPRINT_FOLDER / key
-    if (cached := read_fingerprints(cache_file)) is not None:
+    if (cached := fingerprints.read_fingerprints(cache_file)) is not None:
         return cached
     found: list[Fingerprint | DataError] = []
     with open_bar("search for copies", len(files)) as bar:
         for start in range(0, len(files), _FILES_PER_STEP):
-            found += fingerprint_files(files[start : start + _FILES_PER_STEP])
+            found += fingerprints.fingerprint_files(files[start : start + _FILES_PER_STEP])
             bar.update(len(found) - bar.n)
     errors = {row: error for row, error in enumerate(found) if isinstance(error, DataError)}
     if errors:
@@ -134,7 +122,7 @@ def fingerprint_dataset(dataset: Dataset) -> list[Fingerprint]:
     prints = [fingerprint for fingerprint in found if isinstance(fingerprint, Fingerprint)]
     with suppress(OSError):  # a full disk only costs time
         cache_file.parent.mkdir(parents=True, exist_ok=True)
-        write_fingerprints(prints, cache_file)
+        fingerprints.write_fingerprints(prints, cache_file)
     return prints
 
 
@@ -154,12 +142,12 @@ def _split_divided_rows(
     if frame.empty:
         return dataset
     notes += _check_label_conflicts(frame, matches, "label_conflict" in allow)
-    if not has_own_split(frame, plan):
+    if not selection.has_own_split(frame, plan):
         frame = frame.assign(group=join_groups(frame["group"], matches[["left", "right"]].to_numpy()).to_numpy())
         if joined := frame["stated_group"].nunique() - frame["group"].nunique():
             verb = "is" if joined == 1 else "are"
             notes.append(f"{format_count(joined, 'group')} {verb} joined to others because of near-duplicates")
-    used = split_dataset(Dataset(dataset.name, dataset.root, frame), plan, notes)
+    used = selection.split_dataset(Dataset(dataset.name, dataset.root, frame), plan, notes)
     if "near_duplicates" not in allow:
         _refuse_split_duplicates(frame, used.frame.set_index("place")["split"], matches)
     return used
@@ -297,6 +285,7 @@ class UsedImages:
     is_val_used: bool = True
 
 
+@dataclass(eq=False, repr=False)
 class Leakage:
     """Guard that refuses data sets with images that training has used, of one network or of an ensemble's members.
 
@@ -304,21 +293,15 @@ class Leakage:
     user has turned off. `search` finds copies as avatars undergo them; None: they are not searched for.
     """
 
-    def __init__(
-        self,
-        used: Sequence[UsedImages],
-        own: Sequence[Dataset],
-        allow: Collection[str],
-        search: AlignedSearch | None = None,
-    ) -> None:
-        self.used = tuple(used)
-        self.own = tuple(own)
-        self.allow = frozenset(allow)
-        self.search = search
-        self._warnings: dict[str, list[Reason]] = {}  # by fingerprint, of the search for aligned copies
-        self._checked: set[tuple[int, str, str]] = set()  # (network, step, set) without near-duplicates
-        self._held_out: dict[tuple[Path, str], bool] = {}  # by root and digest
-        self._counts: dict[tuple[str, Path, str], int] = {}  # of overlapping images, by use, root and digest
+    used: Sequence[UsedImages]
+    own: Sequence[Dataset]
+    allow: Collection[str]
+    search: AlignedSearch | None = None
+    # by fingerprint, of the search for aligned copies
+    _warnings: dict[str, list[Reason]] = field(default_factory=dict, init=False)
+    _checked: set[tuple[int, str, str]] = field(default_factory=set, init=False)  # network, step, set: no duplicates
+    _held_out: dict[tuple[Path, str], bool] = field(default_factory=dict, init=False)  # by root and digest
+    _counts: dict[tuple[str, Path, str], int] = field(default_factory=dict, init=False)  # by use, root and digest
 
     def refuse(self, dataset: Dataset, is_training: bool = False, is_fitting: bool = False) -> None:
         """Raise GuardError if a dataset has unknown classes, or images, groups or near-duplicates of used images.
@@ -347,7 +330,7 @@ class Leakage:
 
     def count_pretraining_overlap(self, dataset: Dataset) -> int:
         """Count images that overlap with pretraining data, as allowed for val, or if a guard is turned off."""
-        if not (self.is_held_out(dataset) or self.allow & {"overlap", "near_duplicates"}):
+        if not self.is_held_out(dataset) and {"overlap", "near_duplicates"}.isdisjoint(self.allow):
             return 0
         known = (network.pretraining for network in self.used if network.pretraining is not None)
         return self._count_shared_images(dataset, known, "pretraining")
@@ -430,7 +413,6 @@ def _is_held_out_in(dataset: Dataset, images: Dataset) -> bool:
 
 
 def _refuse_unknown_classes(dataset: Dataset, classes: Sequence[str]) -> None:
-    """Raise GuardError if a label is not among the classes of a network."""
     unknown = sorted(set(dataset.classes) - set(classes))
     if unknown:
         raise GuardError(

@@ -10,18 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.console.terminal import format_count
+from avatar_bench.data import splits
 from avatar_bench.data.dataset import DATASET_SPLITS, Dataset
-from avatar_bench.data.splits import (
-    DEFAULT_FOLDS,
-    HOLD_OUT_UNITS,
-    SplitPlan,
-    assign_folds,
-    assign_splits,
-    check_groups,
-    describe_imbalance,
-    hold_out_val_sources,
-    name_units,
-)
+from avatar_bench.data.splits import DEFAULT_FOLDS, HOLD_OUT_UNITS, SplitPlan, assign_folds, name_units
 from avatar_bench.errors import ConfigError, GuardError
 
 MIN_CALIBRATION_IMAGES = 20  # fitting on fewer images would fit noise
@@ -163,7 +154,6 @@ def mark_drawn_sources(frame: pd.DataFrame, plan: SplitPlan, notes: list[str]) -
 
 
 def _count_own_folds(frame: pd.DataFrame) -> int | None:
-    """Return the number of folds that a dataset states, None if it states none."""
     if "fold" not in frame or (frame["fold"] == "").any():
         return None
     return int(frame["fold"].astype(int).max()) + 1
@@ -176,16 +166,16 @@ def _assign_sides(frame: pd.DataFrame, plan: SplitPlan, own: int | None, notes: 
         if plan.seed:
             notes.append("the data set states its split: data.split.seed has no effect on test (data.split.by has)")
     else:
-        split, _ = assign_splits(frame.assign(split=""), plan, option="data.split")
+        split, _ = splits.assign_splits(frame.assign(split=""), plan, option="data.split")
         if lost := int((split == "").sum()):
             reason = f"left out because their groups also contain images of a held-out {plan.by}"
             notes.append(f"{reason}: {format_count(lost, 'image')}")
     if plan.val_by == "source":
-        before, split = int((split == "").sum()), hold_out_val_sources(frame.assign(split=split), plan)
+        before, split = int((split == "").sum()), splits.hold_out_val_sources(frame.assign(split=split), plan)
         if lost := int((split == "").sum()) - before:
             notes.append(f"left out because their groups also contain images of val's sources: {lost}")
     if not is_own:
-        notes += describe_imbalance(frame.assign(split=split)[split != ""], plan.folds)
+        notes += splits.describe_imbalance(frame.assign(split=split)[split != ""], plan.folds)
     if "calibration" not in split:
         val = np.flatnonzero(split == "val")
         half = val[assign_folds(frame.iloc[val], 2, plan.seed) == 1]
@@ -215,8 +205,7 @@ def _read_own_split(frame: pd.DataFrame, plan: SplitPlan, own: int | None) -> ND
         )
     if "val" not in split:
         train = np.flatnonzero(split == "train")
-        fold = assign_folds(frame.iloc[train], plan.folds, plan.seed)
-        split[train[fold == 0]] = "val"
+        split[train[assign_folds(frame.iloc[train], plan.folds, plan.seed) == 0]] = "val"
     return split
 
 
@@ -247,4 +236,4 @@ def _check_parts(whole: Dataset, used: Dataset) -> None:
             f"val is empty ({format_count(len(whole), 'image')}, {used.name}).",
             "Add images, reduce data.split.folds, increase data.limit, or state val in the split column.",
         )
-    check_groups(used.frame)
+    splits.check_groups(used.frame)

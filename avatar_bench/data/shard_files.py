@@ -53,7 +53,6 @@ class ShardedImage(WindowsPath if os.name == "nt" else PosixPath):  # type: igno
         return True
 
     def _divide(self) -> tuple[Path, str]:
-        """Return the shard and the name of the member."""
         folder, _, name = self.as_posix().partition(f"{SHARD_SUFFIX}/")
         return Path(folder + SHARD_SUFFIX), name
 

@@ -359,8 +359,7 @@ def find_hold_out_units(frame: pd.DataFrame, by: str, at_least: int) -> tuple[li
 
     A unit needs `at_least` images, and every class must keep images without it. Raise DataError if none qualifies.
     """
-    named = frame[frame[by] != ""]
-    counts = named[by].value_counts()
+    counts = frame[frame[by] != ""][by].value_counts()
     reasons = {
         str(name): format_count(count, "image") for name, count in counts.sort_index().items() if count < at_least
     }

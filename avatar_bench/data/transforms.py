@@ -140,7 +140,6 @@ class Augmentation:
 
 
 def _compose(augmentation: Augmentation) -> Any:
-    """Build the albumentations pipeline; None if every part is off."""
     active = [name for name in _list_active(augmentation) if name in AUGMENTATIONS]
     if not active:
         return None

@@ -39,8 +39,7 @@ def read_user_table(file: Path, needed: Sequence[str], known: Sequence[str] | No
         )
     except (OSError, ValueError, OverflowError, csv.Error) as error:  # pandas' errors and bad UTF-8 are ValueErrors
         raise _make_read_error(file, error) from error
-    columns = [column for column in known or heading if column in table]
-    return table[columns].fillna("")
+    return table[[column for column in known or heading if column in table]].fillna("")
 
 
 def locate_rows(file: Path, n: int) -> list[str]:

@@ -20,16 +20,11 @@ from avatar_bench.config.entries import describe_folders
 from avatar_bench.errors import CheckpointError, ConfigError, suggest_names
 from avatar_bench.files import package_files
 from avatar_bench.files.checkpoint_container import BACKBONE_FILE
+from avatar_bench.models import wrapped_networks
 from avatar_bench.models.card_schema import MAX_IMAGE_SIDE, NETWORK_OPTIONS, find_option_fault
 from avatar_bench.models.pretrained_backbone import PretrainedWeights, refuse_other_network
 from avatar_bench.models.weight_formats import read_state
-from avatar_bench.models.wrapped_networks import (
-    POOLED_OPTION,
-    NetworkNode,
-    build_user_network,
-    pool_stages,
-    refuse_unfit_network,
-)
+from avatar_bench.models.wrapped_networks import POOLED_OPTION, NetworkNode
 
 
 def create_backbone(
@@ -48,14 +43,17 @@ def create_backbone(
     """
     if POOLED_OPTION in (options := dict(options or {})):
         layers = options.pop(POOLED_OPTION)
-        return pool_stages(create_backbone(name, 0, weights, package, options), layers, classes, name)
+        return wrapped_networks.pool_stages(create_backbone(name, 0, weights, package, options), layers, classes, name)
     own = _find_own(name, options)
     if own and weights == "hub":
         raise ConfigError(
             f"model.weights=hub: {name} is your own backbone, of which the hub has no weights.",
             "Choose model.weights=none (random) or model.weights=PATH (.safetensors or .pth).",
         )
-    net = build_user_network(own, classes, options) if own else _create_timm(name, classes, weights, options)
+    if own:
+        net = wrapped_networks.build_user_network(own, classes, options)
+    else:
+        net = _create_timm(name, classes, weights, options)
     head = net.get_classifier()  # type: ignore[operator]
     if not isinstance(head, nn.Module):
         raise ConfigError(
@@ -89,7 +87,7 @@ def resolve_options(name: str, options: Mapping[str, Any], size: int) -> dict[st
     if own := _find_own(name, options):
         if "img_size" in own.arguments:
             options = {"img_size": size, **options}
-        refuse_unfit_network(own, options, size)
+        wrapped_networks.refuse_unfit_network(own, options, size)
         return dict(options)
     config = timm.get_pretrained_cfg(name)  # type: ignore[attr-defined]  # not marked as exported
     if config is None or not config.fixed_input_size or _accepts_size(name, options, size):

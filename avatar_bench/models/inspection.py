@@ -349,7 +349,6 @@ class _LongestPathMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _name_norm(module: nn.Module) -> str:
-    """Return the kind of a norm; "" for another module."""
     return next((kind for kind, one in _NORMS.items() if isinstance(module, one)), "")
 
 

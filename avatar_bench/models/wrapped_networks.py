@@ -36,7 +36,6 @@ class _HeadedNetwork(nn.Module):
         return features if pre_logits else self.head(features)
 
     def get_classifier(self) -> nn.Module:
-        """Return the classifier."""
         return self.head
 
 
@@ -186,8 +185,7 @@ def refuse_unfit_network(node: NetworkNode, options: Mapping[str, Any], size: in
         net: Any = node.build(3, options).eval()
         logits = net(images)
         net = _add_interface(node, net)
-        embeddings = net.forward_head(net.forward_features(images), pre_logits=True)
-        again = net.get_classifier()(embeddings)
+        again = net.get_classifier()(net.forward_head(net.forward_features(images), pre_logits=True))
     except AvatarBenchError:
         raise
     except Exception as error:  # a user's code may raise anything

@@ -26,19 +26,9 @@ from avatar_bench.files.atomic_write import remove_parts, write_text
 from avatar_bench.files.hashes import sha256_of_bytes
 from avatar_bench.files.output_folder import refuse_foreign_folder, shared_lock
 from avatar_bench.files.paths import cache_root
+from avatar_bench.sources import dataset_files
 from avatar_bench.sources.curation import SHARED_COLUMNS, CurationResult, CurationRules, OtherSet, Sides, curate
-from avatar_bench.sources.dataset_files import (
-    RECIPE_FILE,
-    RECIPE_KEYS,
-    SIDES_FILE,
-    WORK_FOLDER,
-    DatasetSummary,
-    has_all_images,
-    read_recipe,
-    read_sides,
-    summarise_dataset,
-    write_tables,
-)
+from avatar_bench.sources.dataset_files import RECIPE_FILE, RECIPE_KEYS, SIDES_FILE, WORK_FOLDER, DatasetSummary
 from avatar_bench.sources.reader import Source, SourceJob, hash_state, open_reader, read_images
 from avatar_bench.sources.readers.package import download_packages
 from avatar_bench.sources.store import SourceJournal, delete_images, list_unwanted, store_image
@@ -108,22 +98,22 @@ def build_dataset(
     wanted = {"version": RECIPE_VERSION, "recipe": recipe.plain(), "states": states}
     try:
         if _is_done(out, wanted, update):
-            return summarise_dataset(out, built=False)
+            return dataset_files.summarise_dataset(out, built=False)
         (out / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
         waiting = f"another process is building {out}: waiting for it"
         with shared_lock(out / WORK_FOLDER / "lock", lambda: print_note(waiting)):
             if _is_done(out, wanted, update):  # another process was faster
-                return summarise_dataset(out, built=False)
+                return dataset_files.summarise_dataset(out, built=False)
             _check_earlier_recipe(out, wanted, update, afresh)
-            earlier = {} if afresh else read_sides(out)
+            earlier = {} if afresh else dataset_files.read_sides(out)
             curated, removed = _assemble(out, recipe, states, earlier, update, afresh or allow_removed)
-            write_tables(out, recipe.sources, curated, earlier)
+            dataset_files.write_tables(out, recipe.sources, curated, earlier)
             write_text(out / RECIPE_FILE, json.dumps(wanted, indent=1, ensure_ascii=False) + "\n")
             _print_notes(curated)
     except OSError as error:
         reason = f"{out} cannot be written: {error.strerror or error}"
         raise OutputError(reason, "Choose another folder: out=DIR") from error
-    return replace(summarise_dataset(out, built=True), removed=removed)
+    return replace(dataset_files.summarise_dataset(out, built=True), removed=removed)
 
 
 def _check_recipe(recipe: DatasetRecipe, out: Path) -> None:
@@ -143,13 +133,12 @@ def _collect_states(recipe: DatasetRecipe) -> dict[str, str]:
         if not Path(path).exists():
             raise DataError(f"against.{name}: {path} does not exist.", "Expected a folder or a manifest.")
     others = {f"against.{name}": read_dataset(Path(path), name).fingerprint for name, path in recipe.against.items()}
-    own = {f"source.{name}": hash_state(name, source) for name, source in recipe.sources.items()}
-    return own | others
+    return {f"source.{name}": hash_state(name, source) for name, source in recipe.sources.items()} | others
 
 
 def _is_done(out: Path, wanted: Mapping[str, Any], update: bool) -> bool:
     """Return whether nothing is left to do; an update retries what a server refused."""
-    if read_recipe(out) != wanted or not has_all_images(out):
+    if dataset_files.read_recipe(out) != wanted or not dataset_files.has_all_images(out):
         return False
     return not (update and any(_was_refused(out, *item) for item in wanted["recipe"]["sources"].items()))
 
@@ -164,7 +153,7 @@ def _journal_file(out: Path, name: str) -> Path:
 
 def _check_earlier_recipe(out: Path, wanted: dict[str, Any], update: bool, afresh: bool) -> None:
     """Raise OutputError for a change to a finished dataset without `update`, or one that would move its images."""
-    earlier = read_recipe(out)
+    earlier = dataset_files.read_recipe(out)
     if earlier is None or earlier == wanted or afresh:
         return
     changed = sorted(name for name, state in wanted["states"].items() if earlier.get("states", {}).get(name) != state)
@@ -219,15 +208,13 @@ def _assemble(
 
 
 def _store_source(out: Path, name: str, recipe: DatasetRecipe, state: str, update: bool) -> SourceJournal:
-    """Store the images of one source that are not stored yet."""
     source = recipe.sources[name]
     text = json.dumps([RECIPE_VERSION, recipe.equalise, source, state], sort_keys=True, default=str)
     retry = update and _was_refused(out, name, source)
     journal = SourceJournal.open(_journal_file(out, name), sha256_of_bytes(text.encode()), out, retry)
     if journal.complete:
         return journal
-    what = source["label"] or "several classes"
-    print_note(f"{name}: {what}, {source['author']}; licence: {source['licence']}")
+    print_note(f"{name}: {source['label'] or 'several classes'}, {source['author']}; licence: {source['licence']}")
     place = out / WORK_FOLDER / "sources" / name
     place.mkdir(parents=True, exist_ok=True)
     refused: list[tuple[str, str]] = []

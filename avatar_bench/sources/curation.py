@@ -194,7 +194,6 @@ def _tabulate_duplicates(
 def _write_notes(
     curated: CurationResult, ranked: pd.DataFrame, accepted: pd.DataFrame, capped: pd.DataFrame
 ) -> list[str]:
-    """Return notes on the duplicates, conflicts, empty sets and limits."""
     table, notes = curated.duplicates, []
     for kind, count in table["kind"].value_counts(sort=False).items():
         notes.append(f"duplicates ({kind}): {count}; see duplicates.csv")

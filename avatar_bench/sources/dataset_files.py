@@ -106,8 +106,7 @@ def _describe_sources(frame: pd.DataFrame, sources: Mapping[str, Source]) -> pd.
 
 def _tabulate_sides(frame: pd.DataFrame, earlier: Sides) -> pd.DataFrame:
     """Return the side of each image and stated group, including deleted ones: if they return, they keep it."""
-    columns = ["key", "split", "fold"]
-    before = pd.DataFrame([(key, *side) for key, side in earlier.items()], columns=columns)
+    before = pd.DataFrame([(key, *side) for key, side in earlier.items()], columns=["key", "split", "fold"])
     split, fold = frame["split"].mask(frame["blind"], BLIND_SIDE), frame["fold"].replace("", "-1").astype(int)
     sides = pd.DataFrame({"key": GROUP_PREFIX + frame["stated_group"], "split": split, "fold": fold})
     is_alone = frame["stated_group"] == frame["source"] + ":" + frame["source_file"]

@@ -188,7 +188,6 @@ def _encode_png(image: Image.Image) -> bytes:
 
 
 def _save(data: bytes, original: Path | None, target: Path) -> None:
-    """Save an image atomically."""
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -47,7 +47,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return read_checkpoint(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Remove the checkpoint and its checksum file."""
         remove_checkpoint(Path(path))
 
 

@@ -22,7 +22,7 @@ from avatar_bench.models.stages import Stage
 from avatar_bench.runs.calibration_fit import fit_temperature, write_calibration
 from avatar_bench.runs.record import METRIC, RunRecord
 from avatar_bench.runs.run import Run
-from avatar_bench.training import environment
+from avatar_bench.training import environment, trainer
 from avatar_bench.training.checkpoints import (
     BestCheckpoint,
     check_disk_space,
@@ -33,14 +33,6 @@ from avatar_bench.training.features import keep_features
 from avatar_bench.training.network import build_data, build_learner, build_network
 from avatar_bench.training.origin import open_origin
 from avatar_bench.training.run_folder import describe_data, keep_split, report_counts
-from avatar_bench.training.trainer import (
-    MetricsHistory,
-    build_loggers,
-    end_loaders,
-    read_history,
-    run_trainer,
-    write_curves,
-)
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
@@ -110,18 +102,18 @@ class ClassifierJob:
         resume, at = find_newest_checkpoint(folder / "checkpoints") if settings.resume else (None, None)
         if resume and at:
             done = at.stage - 1
-            first_epoch += int(max((row["epoch"] for row in read_history(history) if row["stage"] <= done), default=0))
+            epochs = (row["epoch"] for row in trainer.read_history(history) if row["stage"] <= done)
+            first_epoch += int(max(epochs, default=0))
             # features are computed with these weights
             self.learner.net.load_state_dict(Classifier.load(resume).net.state_dict())
-        loggers = build_loggers(folder, settings)
-        with end_loaders(self.dataset):
+        loggers = trainer.build_loggers(folder, settings)
+        with trainer.end_loaders(self.dataset):
             for number, stage in enumerate(self.stages[done:], start=done + 1):
                 self._fit_stage(number, stage, first_epoch, loggers, resume, at)
                 if not self.best.is_file():
-                    raise DataError(
-                        "No checkpoint was saved: val macro-F1 was never computed.", "Check that val has images."
-                    )
-                first_epoch = 1 + int(max(row["epoch"] for row in read_history(history)))
+                    reason = "No checkpoint was saved: val macro-F1 was never computed."
+                    raise DataError(reason, "Check that val has images.")
+                first_epoch = 1 + int(max(row["epoch"] for row in trainer.read_history(history)))
                 resume = at = None
                 self.learner.net.load_state_dict(Classifier.load(self.best).net.state_dict())
 
@@ -148,9 +140,9 @@ class ClassifierJob:
         with record.add_duration("train_seconds"):
             entry["cached_views"] = keep_features(learner, data, settings)
             record.write(folder)
-            rows = MetricsHistory(folder, first_epoch, settings.callbacks.progress)
+            rows = trainer.MetricsHistory(folder, first_epoch, settings.callbacks.progress)
             own = [rows, BestCheckpoint(self.best.parent, monitor)]
-            run_trainer(learner, learner.net, data, folder, settings, stage.epochs, own, loggers, resume)
+            trainer.run_trainer(learner, learner.net, data, folder, settings, stage.epochs, own, loggers, resume)
 
     def finish(self) -> str:
         """Fit the temperature, complete the best checkpoint, draw the curves, and return a summary."""
@@ -164,7 +156,7 @@ class ClassifierJob:
         history = pd.read_csv(self.folder / "metrics.csv")
         row = self.find_best_row(history)
         record.metrics = {name: float(row[name]) for name in ("val/loss", "val/accuracy", METRIC)}
-        write_curves(history, record.best_epoch, self.folder, settings.lang)
+        trainer.write_curves(history, record.best_epoch, self.folder, settings.lang)
         return (
             f"{self.folder}: val accuracy {record.metrics['val/accuracy']:.3f}, macro-F1 {record.metrics[METRIC]:.3f} "
             f"({self.describe_choice()}); "

@@ -28,13 +28,8 @@ from avatar_bench.models.checkpoint import CARD_KEY
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import Card
 from avatar_bench.models.stages import Stage, freeze, set_frozen_to_eval
-from avatar_bench.training.optimization import (
-    TrainingOptions,
-    build_optimizer,
-    build_parameter_groups,
-    freeze_statistics,
-    perturb_weights,
-)
+from avatar_bench.training import optimization
+from avatar_bench.training.optimization import TrainingOptions
 
 
 class TrainableModule(pl.LightningModule):
@@ -49,7 +44,7 @@ class TrainableModule(pl.LightningModule):
         # nor in 16 bits
         fused = trainer is None or not trainer.gradient_clip_val or trainer.precision == "32-true"
         fused = fused and all(parameter.device.type == "cpu" for group in groups for parameter in group["params"])
-        optimizer = build_optimizer(groups, options, lr, fused)
+        optimizer = optimization.build_optimizer(groups, options, lr, fused)
         if not options.schedule:
             return optimizer
         steps = int(trainer.estimated_stepping_batches) if trainer else 0
@@ -191,7 +186,7 @@ class Learner(Classifier, TrainableModule):
 
     def configure_optimizers(self) -> Any:
         stage = self.stage
-        groups = build_parameter_groups(self.net, self.options, stage.lr)
+        groups = optimization.build_parameter_groups(self.net, self.options, stage.lr)
         return self.build_optimizer(groups, stage.lr, stage.epochs)
 
     def on_validation_end(self) -> None:
@@ -229,7 +224,8 @@ class Learner(Classifier, TrainableModule):
         gradients = [parameter.grad for parameter in self.net.parameters() if parameter.grad is not None]
         if not torch.isfinite(get_total_norm(gradients)):
             return loss  # a GradScaler skips the step; without one, the next loss is not finite and raises
-        with perturb_weights(optimizer, options.rho, options.adaptive), freeze_statistics(self.net):
+        perturbed = optimization.perturb_weights(optimizer, options.rho, options.adaptive)
+        with perturbed, optimization.freeze_statistics(self.net):
             self.second_pass = True
             for index, batch in enumerate(batches):
                 self.seed_noise(index)

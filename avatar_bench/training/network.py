@@ -59,7 +59,6 @@ def build_network(settings: TrainConfig, origin: Origin, split_fingerprint: str,
 
 
 def _load_earlier_weights(net: nn.Module, earlier: Run, settings: TrainConfig, shape: Mapping[str, Any]) -> None:
-    """Load the weights of the run in `init_from`; raise ConfigError if they do not fit."""
     if earlier.card.backbone != settings.model.backbone:
         raise ConfigError(
             f"init_from={settings.init_from} has backbone {earlier.card.backbone}, not {settings.model.backbone}.",
@@ -123,7 +122,7 @@ def build_data(settings: TrainConfig, dataset: Dataset, teacher: Run | None, car
         batch_size=resolve_batch_size(settings),
         workers=options.workers,
         balance=settings.mode.balance,
-        views=options.augmented_copies,
+        augmented_copies=options.augmented_copies,
         cache=open_image_cache(used, preprocessing, options.cache_gb),
         answers=_ask_teacher(teacher, dataset.select_split("train"), classes) if teacher else None,
         shuffle_shards=options.shuffle_shards,
@@ -139,7 +138,6 @@ def _ask_teacher(teacher: Run, images: Dataset, classes: tuple[str, ...]) -> NDA
 
 
 def build_learner(settings: TrainConfig, network: Classifier, data: DataModule) -> Learner:
-    """Build the module that trains a network."""
     training = TrainingOptions.read(
         settings,
         label_smoothing=settings.label_smoothing,

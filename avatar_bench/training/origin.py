@@ -111,8 +111,7 @@ def _inherit_origin(earlier: Run, folder: Path) -> dict[str, Any]:
     entry = dict(earlier.record.get("init") or {"weights": earlier.card.weights})
     allow = earlier.record.get("allow") or []
     if "pretraining" in allow:
-        step = describe_training(earlier.card, earlier.checkpoint_sha256, allow)
-        entry["ancestors"] = [*earlier.ancestors, step]
+        entry["ancestors"] = [*earlier.ancestors, describe_training(earlier.card, earlier.checkpoint_sha256, allow)]
     return entry
 
 

@@ -137,7 +137,6 @@ def lock_folder(folder: Path) -> Iterator[None]:
 
 
 def _name_owner(folder: Path) -> str:
-    """Return a description of the process that last wrote a run's record."""
     try:
         owner = RunRecord.read(folder).process
         return f"process {owner['pid']} on {owner['host']}"
@@ -221,11 +220,9 @@ def describe_data(settings: TrainConfig, whole: Dataset, dataset: Dataset) -> di
 def report_counts(dataset: Dataset, classes: tuple[str, ...], settings: TrainConfig) -> None:
     """Print the counts of images by split and class, and warn of those that are missing."""
     table = pd.crosstab(dataset.frame["label"], dataset.frame["split"]).reindex(classes).fillna(0).astype(int)
-    count = format_count(len(dataset), "image")
-    print_note(f"{count} of {dataset.name} by class (balance: {settings.mode.balance})")
+    print_note(f"{format_count(len(dataset), 'image')} of {dataset.name} by class (balance: {settings.mode.balance})")
     for split in (split for split in DATASET_SPLITS if split in table):
-        counts = ", ".join(f"{name} {n}" for name, n in table[split].items())
-        print_note(f"  {split}: {counts}")
+        print_note(f"  {split}: {', '.join(f'{name} {n}' for name, n in table[split].items())}")
     shots = settings.mode.shots
     if shots and (fewest := int(table["train"].min())) < shots:
         print_note(f"warning: {format_count(fewest, 'shot')} per class instead of {shots}")

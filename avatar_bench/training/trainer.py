@@ -198,10 +198,8 @@ class BatchProgressBar(Callback):
         self.bar.update()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Close the bar."""
         if self.bar is not None:
             self.bar.close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Close the bar before the error is printed."""
         self.on_train_end(trainer, pl_module)

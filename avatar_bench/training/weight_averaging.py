@@ -87,7 +87,6 @@ def estimate_statistics(trainer: pl.Trainer, learner: pl.LightningModule) -> Non
 
 
 def _load_epoch(data: DataModule, epoch: int) -> Any:
-    """Return a loader of the batches of an epoch, from its first one."""
     position, data.position = data.position, (epoch, 0)
     loader = data.train_dataloader()
     data.position = position

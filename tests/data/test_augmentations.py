@@ -116,7 +116,7 @@ def test_delivered_batches_are_those_of_the_seed_with_any_workers_cache_or_fixed
     for _ in range(2):  # empty, then filled
         assert torch.equal(read(build(cache=ImageCache(PREPROCESSING)).train_dataloader()), alone)
     assert not torch.equal(read(build(seed=1).train_dataloader()), alone)
-    copies = {workers: read(build(workers, views=3).fixed_copies_loader(3)) for workers in (0, 2)}
+    copies = {workers: read(build(workers, augmented_copies=3).fixed_copies_loader(3)) for workers in (0, 2)}
     assert torch.equal(copies[0], copies[2])
     first, second, third = copies[0].split(len(frame))
     assert not torch.equal(first, second)
