@@ -140,10 +140,8 @@ def read_folder(root: Path, name: str | None = None) -> Dataset:
             source = below[0] if len(below) > 1 else ""
             rows.append((file.relative_to(root).as_posix(), folder.name, source, split))
     if not rows:
-        raise DataError(
-            f"{root} contains no images in class folders.",
-            f"Expected {root.name}/<class>/<image> with extension {', '.join(sorted(SUFFIXES))}.",
-        )
+        reason = f"{root} contains no images in class folders."
+        raise DataError(reason, f"Expected {root.name}/<class>/<image> with extension {', '.join(sorted(SUFFIXES))}.")
     frame = pd.DataFrame(rows, columns=["path", "label", "source", "split"])
     empty = [folder for _, folder in folders if folder.name not in set(frame["label"])]
     if empty:
@@ -156,9 +154,8 @@ def read_images(root: Path, name: str | None = None) -> Dataset:
     """Read every image in or below a folder, unlabelled; raise DataError if there is none."""
     files = [file.relative_to(root).as_posix() for file in list_images(root)] if os.path.isdir(root) else []
     if not files:
-        raise DataError(
-            f"{root} is not a folder of images.", f"Expected images with extension {', '.join(sorted(SUFFIXES))}."
-        )
+        reason = f"{root} is not a folder of images."
+        raise DataError(reason, f"Expected images with extension {', '.join(sorted(SUFFIXES))}.")
     return _complete(pd.DataFrame({"path": files}), root, name or root.name)
 
 

@@ -329,7 +329,7 @@ class Leakage:
         return self._held_out[key]
 
     def count_pretraining_overlap(self, dataset: Dataset) -> int:
-        """Count images that overlap with pretraining data, as allowed for val, or if a guard is turned off."""
+        """Count images that overlap with pretraining data where allowed: in val, or with a guard turned off; else 0."""
         if not self.is_held_out(dataset) and {"overlap", "near_duplicates"}.isdisjoint(self.allow):
             return 0
         known = (network.pretraining for network in self.used if network.pretraining is not None)

@@ -193,16 +193,12 @@ def _read_own_split(frame: pd.DataFrame, plan: SplitPlan, own: int | None) -> ND
         return _take_fold(frame, plan, own)
     if (split == "").any():
         row = int(np.flatnonzero(split == "")[0])
-        raise GuardError(
-            f"The dataset states a split for some images, but none for {frame['path'].iat[row]}.",
-            "State it for all, or for none (then it is split by group).",
-        )
+        reason = f"The dataset states a split for some images, but none for {frame['path'].iat[row]}."
+        raise GuardError(reason, "State it for all, or for none (then it is split by group).")
     if plan.fold or plan.folds not in (DEFAULT_FOLDS, own):
         option = f"data.fold={plan.fold}" if plan.fold else f"data.split.folds={plan.folds}"
-        raise ConfigError(
-            f"{option} has no effect: the dataset states its split" + (", and no folds." if own is None else "."),
-            "Omit it, or split the images again with data.split.by=group",
-        )
+        reason = f"{option} has no effect: the dataset states its split" + (", and no folds." if own is None else ".")
+        raise ConfigError(reason, "Omit it, or split the images again with data.split.by=group")
     if "val" not in split:
         train = np.flatnonzero(split == "train")
         split[train[assign_folds(frame.iloc[train], plan.folds, plan.seed) == 0]] = "val"
@@ -226,10 +222,8 @@ def _check_parts(whole: Dataset, used: Dataset) -> None:
     train = used.frame["split"] == "train"
     empty = sorted(set(whole.classes) - set(used.frame.loc[train, "label"]))
     if empty:
-        raise GuardError(
-            f"Class {empty[0]!r} has no image in train ({format_count(len(whole), 'image')}, {used.name}).",
-            "Add images of this class, or increase data.limit or data.fraction.",
-        )
+        reason = f"Class {empty[0]!r} has no image in train ({format_count(len(whole), 'image')}, {used.name})."
+        raise GuardError(reason, "Add images of this class, or increase data.limit or data.fraction.")
     if not (used.frame["split"] == "val").any():
         raise GuardError(
             "No image is left to select the checkpoint: "

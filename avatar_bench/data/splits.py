@@ -188,18 +188,14 @@ def fingerprint_split(dataset: Dataset) -> str:
 def refuse_changed_split(dataset: Dataset, stated: object, file: Path) -> None:
     """Raise CheckpointError if a run's split does not have the fingerprint that the run states."""
     if stated is not None and stated != fingerprint_split(dataset):
-        raise CheckpointError(
-            f"{file} is not the split that the run was trained with: it has been changed or damaged.",
-            "Restore it: without it the training images are unknown.",
-        )
+        reason = f"{file} is not the split that the run was trained with: it has been changed or damaged."
+        raise CheckpointError(reason, "Restore it: without it the training images are unknown.")
 
 
 def _check_plan(frame: pd.DataFrame, plan: SplitPlan, fixed: bool, option: str) -> None:
     if not 0 <= plan.fold < plan.folds or plan.folds < 3:
-        raise ConfigError(
-            f"data.fold={plan.fold} with {option}.folds={plan.folds} is impossible.",
-            "Expected at least 3 folds, and a fold from 0 to folds - 1.",
-        )
+        reason = f"data.fold={plan.fold} with {option}.folds={plan.folds} is impossible."
+        raise ConfigError(reason, "Expected at least 3 folds, and a fold from 0 to folds - 1.")
     if plan.fold and fixed:
         raise ConfigError(
             f"data.fold={plan.fold} requires folds by group, but here the test set is fixed.",
@@ -222,10 +218,8 @@ def _check_units(frame: pd.DataFrame, plan: SplitPlan, option: str) -> None:
     named = [("units", name, known) for name in members]
     for place, name, names in [*named, *(("held_out", name, [*known, *plan.units]) for name in plan.held_out)]:
         if name not in names:
-            raise ConfigError(
-                f"{option}.{place}: no image has the {by} {name!r}{suggest_names(name, names)}",
-                f"There are: {', '.join(names)}.",
-            )
+            reason = f"{option}.{place}: no image has the {by} {name!r}{suggest_names(name, names)}"
+            raise ConfigError(reason, f"There are: {', '.join(names)}.")
 
 
 def _list_allowed_folds(split: str, folds: int, fold: int = -1) -> Sequence[int]:

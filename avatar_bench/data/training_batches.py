@@ -93,9 +93,8 @@ class RankBatches(Sampler[list[tuple[int, int]]]):
 def weigh_sources(labels: ArrayLike, sources: ArrayLike) -> NDArray[np.float64]:
     """Return weights (N,) of mean 1, of equal sums for classes and for sources, also "", within each class."""
     if not np.any(np.asarray(sources) != ""):
-        raise ConfigError(
-            "mode.balance=source: no image names its source.", "Name them in the manifest, or use mode.balance=sampler."
-        )
+        reason = "mode.balance=source: no image names its source."
+        raise ConfigError(reason, "Name them in the manifest, or use mode.balance=sampler.")
     frame = pd.DataFrame({"label": np.asarray(labels), "source": np.asarray(sources)})
     by_class = frame.groupby("label")["source"]
     images = frame.groupby(["label", "source"])["source"].transform("size")

@@ -71,10 +71,8 @@ def _read_parquet(file: Path, needed: Sequence[str], known: Sequence[str] | None
 
 def _check_size(file: Path, size: int) -> None:
     if size > MAX_TABLE_BYTES:
-        raise DataError(
-            f"{format_name(str(file))}: larger than {MAX_TABLE_BYTES // 2**20} MiB.",
-            "Expected a table with one row per file.",
-        )
+        reason = f"{format_name(str(file))}: larger than {MAX_TABLE_BYTES // 2**20} MiB."
+        raise DataError(reason, "Expected a table with one row per file.")
 
 
 def _read_header(file: Path, needed: Sequence[str]) -> list[str]:

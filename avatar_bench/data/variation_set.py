@@ -55,10 +55,8 @@ class VariationSet:
         refuse_foreign_folder(self.out, RECIPE, ("data_digest", "variations"))
         file = self.out / RECIPE
         if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != self._recipe:
-            raise ConfigError(
-                f"out={self.out} holds variations of other images, or made with other options.",
-                "Choose another folder, or delete that one.",
-            )
+            reason = f"out={self.out} holds variations of other images, or made with other options."
+            raise ConfigError(reason, "Choose another folder, or delete that one.")
 
     def write(self) -> Iterator[int]:
         """Write missing files, then the manifest; yield the number of new files of each image; raise DataError."""

@@ -87,7 +87,5 @@ def _check_end(stream: BinaryIO, count: int, start: int) -> None:
 def refuse_address(text: str, option: str) -> None:
     """Raise CheckpointError for a URL such as https://HOST/x.ckpt, unless a file has that name; none is opened."""
     if _ADDRESS.match(text) and not os.path.lexists(text):
-        raise CheckpointError(
-            f"{option}={text} is a URL, but checkpoints are read from files only.",
-            "Download it first and pass the file's path.",
-        )
+        reason = f"{option}={text} is a URL, but checkpoints are read from files only."
+        raise CheckpointError(reason, "Download it first and pass the file's path.")

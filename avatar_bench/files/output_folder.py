@@ -74,9 +74,8 @@ def lock_output(output: str) -> Iterator[None]:
         try:
             stack.enter_context(exclusive_lock(place))
         except LockedError as error:
-            raise OutputError(
-                f"output={output}: another process is writing it.", "Wait for it, or choose another output."
-            ) from error
+            reason = f"output={output}: another process is writing it."
+            raise OutputError(reason, "Wait for it, or choose another output.") from error
         except OSError as error:
             raise OutputError(f"output={output} cannot be written: {place}: {error.strerror}.") from error
         yield
@@ -106,10 +105,8 @@ def refuse_foreign_folder(
         content = json.loads((folder / record).read_text(encoding="utf-8")) if record in names else None
         if isinstance(content, dict) and content.keys() >= set(keys):
             return
-    raise DataError(
-        f"{option}={folder} holds other files, such as {min(set(names) - set(FILE_MANAGER_FILES))}.",
-        f"Nothing was written. Choose a new or empty folder: {option}=DIR",
-    )
+    reason = f"{option}={folder} holds other files, such as {min(set(names) - set(FILE_MANAGER_FILES))}."
+    raise DataError(reason, f"Nothing was written. Choose a new or empty folder: {option}=DIR")
 
 
 @contextmanager

@@ -67,9 +67,8 @@ def list_members(archive: Path) -> list[str]:
         with tarfile.open(archive) as sdist:
             return [member.name for member in sdist if member.isfile()]
     except (OSError, tarfile.TarError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{archive} is broken: {error}.", "Delete its folder and run the same command again."
-        ) from error
+        reason = f"{archive} is broken: {error}."
+        raise DataError(reason, "Delete its folder and run the same command again.") from error
 
 
 def read_members(archive: Path, names: set[str]) -> Iterator[tuple[str, bytes]]:
@@ -89,9 +88,8 @@ def extract_member(archive: Path, pattern: str) -> Path:
     """Extract the first file that matches a glob beside the archive; raise DataError if none matches."""
     names = filter_names(list_members(archive), pattern)
     if not names:
-        raise DataError(
-            f"{archive.name} contains no file {pattern}.", "Another version may: see the yaml that selects it."
-        )
+        reason = f"{archive.name} contains no file {pattern}."
+        raise DataError(reason, "Another version may: see the yaml that selects it.")
     target = archive.with_name(Path(names[0]).name)
     if not target.is_file():
         with atomic_write(target, alone=False) as part:
@@ -147,10 +145,8 @@ def _refuse_other_content(folder: Path, integrity: str) -> Path:
     """Return the archive in a folder; raise DataError if its SHA-512 is another one."""
     archives = list(folder.glob("*.tgz"))
     if not archives or compute_integrity(archives[0].read_bytes()) != integrity:
-        raise DataError(
-            f"{folder.name}: the archive is not the expected one, by its SHA-512.",
-            f"Delete {folder} if it exists, and run the same command again.",
-        )
+        reason = f"{folder.name}: the archive is not the expected one, by its SHA-512."
+        raise DataError(reason, f"Delete {folder} if it exists, and run the same command again.")
     return archives[0]
 
 

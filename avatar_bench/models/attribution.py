@@ -74,10 +74,8 @@ def find_spatial_layer(classifier: Classifier, images: Tensor) -> SpatialLayer:
         layer = find_layout(net.net, stage, tuple(output.shape), images.shape[-1], stage in (begun[-1], listed[-1]))
         if layer is not None and math.prod(layer.size) > 1 and layer.to_map(gradient).any():
             return layer
-    raise BlockError(
-        f"{classifier.card.backbone} has no stage whose output is a spatial map ({images.shape[-1]} pixel images).",
-        "Grad-CAM cannot be computed for this network.",
-    )
+    reason = f"{classifier.card.backbone} has no stage whose output is a spatial map ({images.shape[-1]} pixel images)."
+    raise BlockError(reason, "Grad-CAM cannot be computed for this network.")
 
 
 @torch.inference_mode(False)

@@ -24,7 +24,7 @@ from avatar_bench.models import wrapped_networks
 from avatar_bench.models.card_schema import MAX_IMAGE_SIDE, NETWORK_OPTIONS, find_option_fault
 from avatar_bench.models.pretrained_backbone import PretrainedWeights, refuse_other_network
 from avatar_bench.models.weight_formats import read_state
-from avatar_bench.models.wrapped_networks import POOLED_OPTION, NetworkNode
+from avatar_bench.models.wrapped_networks import POOLED_OPTION, NetworkNode, build_user_network
 
 
 def create_backbone(
@@ -46,20 +46,13 @@ def create_backbone(
         return wrapped_networks.pool_stages(create_backbone(name, 0, weights, package, options), layers, classes, name)
     own = _find_own(name, options)
     if own and weights == "hub":
-        raise ConfigError(
-            f"model.weights=hub: {name} is your own backbone, of which the hub has no weights.",
-            "Choose model.weights=none (random) or model.weights=PATH (.safetensors or .pth).",
-        )
-    if own:
-        net = wrapped_networks.build_user_network(own, classes, options)
-    else:
-        net = _create_timm(name, classes, weights, options)
+        reason = f"model.weights=hub: {name} is your own backbone, of which the hub has no weights."
+        raise ConfigError(reason, "Choose model.weights=none (random) or model.weights=PATH (.safetensors or .pth).")
+    net = build_user_network(own, classes, options) if own else _create_timm(name, classes, weights, options)
     head = net.get_classifier()  # type: ignore[operator]
     if not isinstance(head, nn.Module):
-        raise ConfigError(
-            f"model.backbone={name} has several classifiers, trained together by distillation.",
-            "Choose a network with one classifier, such as the variant without distillation.",
-        )
+        reason = f"model.backbone={name} has several classifiers, trained together by distillation."
+        raise ConfigError(reason, "Choose a network with one classifier, such as the variant without distillation.")
     if weights == "package":
         if not package:
             raise ConfigError(
@@ -93,20 +86,16 @@ def resolve_options(name: str, options: Mapping[str, Any], size: int) -> dict[st
     if config is None or not config.fixed_input_size or _accepts_size(name, options, size):
         return dict(options)
     if "img_size" in options:
-        raise ConfigError(
-            f"model.options.img_size={options['img_size']} does not fit data.image_size={size}.",
-            "Remove the option: it is set from data.image_size.",
-        )
+        reason = f"model.options.img_size={options['img_size']} does not fit data.image_size={size}."
+        raise ConfigError(reason, "Remove the option: it is set from data.image_size.")
     if _accepts_size(name, {**options, "img_size": size}, size):
         return {**options, "img_size": size}
     sides = _list_near_sizes(name, size, options, config.input_size[-1])
     near = [side for side in sides if _accepts_size(name, {**options, "img_size": side}, side)]
     if not near:  # no size fits: building the network will report what is wrong with the options
         return dict(options)
-    raise ConfigError(
-        f"data.image_size={size}: {name} does not accept images of this size.",
-        f"The nearest sizes that it accepts: {', '.join(map(str, near))}.",
-    )
+    reason = f"data.image_size={size}: {name} does not accept images of this size."
+    raise ConfigError(reason, f"The nearest sizes that it accepts: {', '.join(map(str, near))}.")
 
 
 def get_normalisation(net: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -119,8 +108,7 @@ def find_licence(name: str, weights: str, package: Mapping[str, str] | None = No
     """Return the licence of the weights of a network, as timm or the entry of their `package` states it, if known."""
     if weights == "package":
         return (package or {}).get("licence")
-    config = timm.get_pretrained_cfg(name) if weights == "hub" else None  # type: ignore[attr-defined]  # as above
-    return getattr(config, "license", None)
+    return getattr(timm.get_pretrained_cfg(name), "license", None) if weights == "hub" else None  # type: ignore[attr-defined]
 
 
 def convert_state(state: Mapping[str, Tensor], layout: str, net: nn.Module) -> dict[str, Tensor]:
@@ -143,10 +131,8 @@ def _find_own(name: str, options: Mapping[str, Any]) -> NetworkNode | None:
     if name not in own and not timm.is_model(name):  # timm itself would also accept the address of a hub, or a folder
         known = [*timm.list_models(), *own]
         nearest = suggest_names(name.split(".")[0], known, "; see timm.list_models() for the names")
-        raise ConfigError(
-            f"model.backbone: neither timm nor your own folders have a network named {name!r}{nearest}",
-            describe_folders("backbone"),
-        )
+        reason = f"model.backbone: neither timm nor your own folders have a network named {name!r}{nearest}"
+        raise ConfigError(reason, describe_folders("backbone"))
     if fault := find_option_fault(options, () if name in own else NETWORK_OPTIONS):
         hint = [] if name in own else [f"Known: {' '.join(sorted(NETWORK_OPTIONS))}."]
         raise ConfigError(f"model.options: {fault}.", *hint)
@@ -218,10 +204,8 @@ def _load_weights(net: nn.Module, state: Mapping[str, Tensor], file: Path) -> No
         state = _convert_by_timm(net, state if missing else {key: state[key] for key in own.keys() & state.keys()})
         missing, wrong = _find_incompatible(own, state, head)
     if missing and any(key.startswith("method.") for key in state):
-        raise CheckpointError(
-            f"{file} is a checkpoint for resuming a pretraining (resume=).",
-            f"Use {BACKBONE_FILE} instead, which pretrain writes when it finishes.",
-        )
+        reason = f"{file} is a checkpoint for resuming a pretraining (resume=)."
+        raise CheckpointError(reason, f"Use {BACKBONE_FILE} instead, which pretrain writes when it finishes.")
     if missing and any(key.startswith("net.") for key in state):
         raise CheckpointError(
             f"{file} is a checkpoint of a run, and its weights belong to the split of that run.",

@@ -26,7 +26,7 @@ CHECKSUM_KEY = "sha256"  # of the hash of texts and weights in an exported file
 
 
 def write_checkpoint(checkpoint: dict[str, Any], file: Path) -> None:
-    """Write a checkpoint and its .sha256 atomically, last.ckpt to before.ckpt; raise OutputError and keep files."""
+    """Write a checkpoint and its .sha256 atomically, keeping last.ckpt as before.ckpt; raise OutputError on failure."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(_checksum_file(file)) as side, atomic_write(file) as part:
@@ -53,10 +53,8 @@ def verify_checkpoint(file: Path) -> None:
     """Raise CheckpointError if a checkpoint does not match its .sha256; accept a checkpoint without one."""
     side = _checksum_file(file)
     if os.path.isfile(file) and os.path.isfile(side) and sha256_of_file(file) != _read_digest(side):
-        raise CheckpointError(
-            f"{file} is damaged: its SHA-256 differs from the one in {side.name}.",
-            "Use another checkpoint of the run, or train again.",
-        )
+        reason = f"{file} is damaged: its SHA-256 differs from the one in {side.name}."
+        raise CheckpointError(reason, "Use another checkpoint of the run, or train again.")
 
 
 def is_intact(file: Path) -> bool:

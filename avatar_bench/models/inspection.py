@@ -79,8 +79,8 @@ def inspect_network(net: nn.Module, size: int) -> NetworkSummary:
     rows = [
         _describe_stage(net, name, parts.get(name, ()), layers[layers["stage"] == name], shapes, size) for name in order
     ]
-    stages = pd.DataFrame(rows).astype({"stride": "Int64"})
-    return NetworkSummary(stages, layers, len(path), _describe_traits(net, parts, layers, attends))
+    traits = _describe_traits(net, parts, layers, attends)
+    return NetworkSummary(pd.DataFrame(rows).astype({"stride": "Int64"}), layers, len(path), traits)
 
 
 def find_first_convolution(net: nn.Module, size: int) -> str | None:

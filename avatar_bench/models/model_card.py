@@ -47,10 +47,8 @@ class Card:
                 f"{file} has schema {ascii(card.get('schema'))[:20]}, this version reads {CARD_SCHEMA}: train again."
             )
         if not isinstance(card, dict) or not {"classes", "backbone", "preprocessing"} <= card.keys() <= known:
-            raise CheckpointError(
-                f"{file} is not a checkpoint of avatar_bench: classes or preprocessing are missing.",
-                "Expected checkpoints/best.ckpt or last.ckpt of a run folder.",
-            )
+            reason = f"{file} is not a checkpoint of avatar_bench: classes or preprocessing are missing."
+            raise CheckpointError(reason, "Expected checkpoints/best.ckpt or last.ckpt of a run folder.")
         if fault := find_card_fault(card):
             raise CheckpointError(f"{file}: {fault}.", "The file is damaged, or was made by hand.")
         return cls(**{**card, "classes": tuple(card["classes"])})
@@ -78,9 +76,9 @@ def describe_training(card: Card, sha256: str, allow: Sequence[str]) -> dict[str
 
 def has_outside_labels(ancestors: Sequence[Mapping[str, Any]], split: str, data: str) -> bool:
     """Check whether weights were pretrained with labels of other images or splits, or started from such weights."""
-    supervised = [step for step in ancestors if "split_fingerprint" in step]
     return any(
         (step["split_fingerprint"], step.get("data_fingerprint")) != (split, data)
         or "pretraining" in step.get("allow", ())
-        for step in supervised
+        for step in ancestors
+        if "split_fingerprint" in step
     )

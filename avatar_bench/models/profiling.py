@@ -70,7 +70,7 @@ def make_blank_image(net: nn.Module, size: int) -> Tensor:
 
 
 def trace_memory(net: nn.Module, images: Tensor) -> pd.DataFrame:
-    """Return operations of `net` on `images`, with bytes of weights and tensors, on CUDA also kernels' scratch."""
+    """Return a table of the operations of `net` on `images`, with the bytes of weights and tensors during each."""
     given = count_weight_bytes(net) + images.numel() * images.element_size()
     counter = _AllocatedBytes() if images.device.type == "cuda" else _LiveBytes(given)
     with torch.no_grad(), counter:

@@ -40,7 +40,7 @@ def freeze(net: nn.Module, unfreeze: str | int) -> list[str]:
 
 
 def set_frozen_to_eval(module: nn.Module) -> None:
-    """Set modules, and norms beside parameters, that are frozen to eval mode, so that statistics stay fixed."""
+    """Set modules whose parameters are all frozen to eval mode, and norms without parameters in partly frozen ones."""
     is_trained = [parameter.requires_grad for parameter in module.parameters()]
     if is_trained and not any(is_trained):
         module.eval()

@@ -209,9 +209,8 @@ def pool_stages(body: nn.Module, layers: object, classes: int, name: str) -> Poo
     count = len(stages)
     valid = isinstance(layers, list | tuple) and all(type(layer) is int for layer in layers)
     if not valid or not all(LAST_EMBEDDING <= layer < count for layer in layers):  # type: ignore[attr-defined]
-        raise ConfigError(
-            f"mode.layers={layers}: {name} has {count} stages.", f"Expected numbers from 0 to {count - 1}, and -1."
-        )
+        reason = f"mode.layers={layers}: {name} has {count} stages."
+        raise ConfigError(reason, f"Expected numbers from 0 to {count - 1}, and -1.")
     return PooledStages(body, sort_layers(layers), classes)  # type: ignore[arg-type]
 
 

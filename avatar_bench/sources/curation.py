@@ -236,13 +236,11 @@ def find_copies(stored: pd.DataFrame, matches: Sequence[Match]) -> tuple[set[int
     pairs = _stack_pairs([match for match in matches if match.kind in EXACT_KINDS])
     linked, places = np.unique(pairs, return_inverse=True)
     names = join_groups([str(row) for row in linked], places.reshape(-1, 2))
-    clusters: dict[str, list[int]] = {}
-    for row, name in zip(linked.tolist(), names, strict=True):
-        clusters.setdefault(name, []).append(row)
     copies: set[int] = set()
     refused: dict[int, str] = {}
     label = stored["label"].tolist()
-    for rows in clusters.values():
+    for _, cluster in pd.Series(linked).groupby(names, sort=False):
+        rows = cluster.tolist()
         others = {row: next((o for o in rows if label[o] != label[row]), row) for row in rows}
         conflicts = {row: other for row, other in others.items() if other != row}
         for row, other in conflicts.items():

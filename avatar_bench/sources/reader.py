@@ -87,9 +87,8 @@ def open_reader(name: str, source: Source) -> SourceReader:
         raise ConfigError(f"source.{name} has no {', '.join(missing)}.", "Add the missing options.")
     kinds = find_entries("source")
     if source["kind"] not in kinds:
-        raise ConfigError(
-            f"source.{name}.kind={source['kind']}: expected one of {', '.join(kinds)}.", describe_folders("source")
-        )
+        reason = f"source.{name}.kind={source['kind']}: expected one of {', '.join(kinds)}."
+        raise ConfigError(reason, describe_folders("source"))
     owner = kinds[source["kind"]].load_class()
     if not issubclass(owner, SourceReader):
         raise ConfigError(f"{kinds[source['kind']].module} must define a SourceReader, not {owner.__name__}.")
@@ -181,7 +180,5 @@ def import_package(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise DataError(
-            f"drawing needs the package {name.partition('.')[0]}, which is not installed.",
-            "Install the demo's packages: pip install 'avatar-bench[demo]'",
-        ) from error
+        reason = f"drawing needs the package {name.partition('.')[0]}, which is not installed."
+        raise DataError(reason, "Install the demo's packages: pip install 'avatar-bench[demo]'") from error

@@ -76,10 +76,8 @@ def _check_labels(dataset: Dataset, settings: TrainConfig) -> None:
         if (other := written.setdefault(fold_spelling(name), name)) != name:
             is_case = name.casefold() == other.casefold()
             show, what = (repr, "case") if is_case else (ascii, "invisible characters or the normal form of Unicode")
-            raise GuardError(
-                f"{dataset.name}: the classes {show(other)} and {show(name)} differ only in {what}.",
-                "Use one spelling of the label or folder name.",
-            )
+            reason = f"{dataset.name}: the classes {show(other)} and {show(name)} differ only in {what}."
+            raise GuardError(reason, "Use one spelling of the label or folder name.")
     labels = dataset.frame.groupby("sha256")["label"].nunique()
     if (labels > 1).any() and "label_conflict" not in settings.allow:
         rows = dataset.frame[dataset.frame["sha256"] == labels.index[labels > 1][0]].sort_values("label")
@@ -103,10 +101,8 @@ def _load_earlier_split(whole: Dataset, path: Path, plan: SplitPlan) -> Dataset:
     """Return the images with the split of an earlier run; raise GuardError for other data."""
     _, folder = locate_checkpoint(path)
     if folder is None:
-        raise GuardError(
-            f"init_from={path} is not in a run folder, so its split is unknown.",
-            "Use the run folder, so that its test set stays held out.",
-        )
+        reason = f"init_from={path} is not in a run folder, so its split is unknown."
+        raise GuardError(reason, "Use the run folder, so that its test set stays held out.")
     record = RunRecord.read(folder)
     if "fingerprint" not in record.data or not record.split:
         raise CheckpointError(f"init_from={folder}: its {RECORD} does not record its images and their split.")

@@ -193,10 +193,8 @@ def plan_stages(settings: TrainConfig, earlier: Run | None) -> tuple[list[Stage]
     if earlier is None or settings.stage is None or earlier.card.mode != settings.mode.name:
         return planned, 0
     if earlier.card.stage >= len(planned):
-        raise ConfigError(
-            f"init_from={settings.init_from} has already completed stage {earlier.card.stage}.",
-            f"Expected stage={earlier.card.stage + 1} or more.",
-        )
+        reason = f"init_from={settings.init_from} has already completed stage {earlier.card.stage}."
+        raise ConfigError(reason, f"Expected stage={earlier.card.stage + 1} or more.")
     return planned, earlier.card.stage
 
 

@@ -72,18 +72,14 @@ def refuse_missing_devices(accelerator: str, devices: Any) -> None:
     """Raise ConfigError if the trainer options ask for devices that this machine lacks."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not (available | {"gpu": any(available.values())}).get(accelerator, True):
-        raise ConfigError(
-            f"trainer.accelerator={accelerator}: torch finds no GPU here.",
-            "Remove the option (and trainer=gpu, which sets it), or use trainer=cpu.",
-        )
+        reason = f"trainer.accelerator={accelerator}: torch finds no GPU here."
+        raise ConfigError(reason, "Remove the option (and trainer=gpu, which sets it), or use trainer=cpu.")
     suppress_framework_warnings()
     try:
         pl.Trainer(accelerator=accelerator, devices=devices, strategy="auto", logger=False)
     except (MisconfigurationException, ValueError) as error:
-        raise ConfigError(
-            f"trainer.accelerator={accelerator}, trainer.devices={devices}: not possible on this machine.",
-            " ".join(str(error).split()),
-        ) from error
+        reason = f"trainer.accelerator={accelerator}, trainer.devices={devices}: not possible on this machine."
+        raise ConfigError(reason, " ".join(str(error).split())) from error
 
 
 def resolve_device(accelerator: str) -> str:
@@ -104,10 +100,8 @@ def resolve_precision(options: TrainerConfig) -> str:
     if options.precision == "amp":
         return "16-mixed" if cuda else "32-true"
     if options.precision == "16-mixed" and not cuda and options.accelerator in ("auto", "cpu"):
-        raise ConfigError(
-            "trainer.precision=16-mixed needs a GPU, and this run has none.",
-            "Expected 32, auto or bf16-mixed; amp uses 16 bits if there is a GPU.",
-        )
+        reason = "trainer.precision=16-mixed needs a GPU, and this run has none."
+        raise ConfigError(reason, "Expected 32, auto or bf16-mixed; amp uses 16 bits if there is a GPU.")
     return "32-true" if options.precision == "32" else options.precision
 
 

@@ -93,10 +93,8 @@ def _reopen_config(given: DictConfig, command: str, check: Callable[[str, DictCo
         raise ConfigError(f"{file}: {lines[0].removeprefix(f'{file}: ')}", *lines[1:3]) from error
     if others:
         weights = f"init_from={folder}" if command == "train" else f"model.weights={folder / BACKBONE_FILE}"
-        raise ConfigError(
-            f"resume= uses the run's own configuration; {others[0]} cannot change it.",
-            f"Remove the option, or start a new run from its weights: {weights}",
-        )
+        reason = f"resume= uses the run's own configuration; {others[0]} cannot change it."
+        raise ConfigError(reason, f"Remove the option, or start a new run from its weights: {weights}")
     return cfg  # type: ignore[no-any-return]
 
 

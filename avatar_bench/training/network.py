@@ -60,10 +60,8 @@ def build_network(settings: TrainConfig, origin: Origin, split_fingerprint: str,
 
 def _load_earlier_weights(net: nn.Module, earlier: Run, settings: TrainConfig, shape: Mapping[str, Any]) -> None:
     if earlier.card.backbone != settings.model.backbone:
-        raise ConfigError(
-            f"init_from={settings.init_from} has backbone {earlier.card.backbone}, not {settings.model.backbone}.",
-            "Choose the same model.",
-        )
+        reason = f"init_from={settings.init_from} has backbone {earlier.card.backbone}, not {settings.model.backbone}."
+        raise ConfigError(reason, "Choose the same model.")
     refuse_other_options(f"init_from={settings.init_from}", earlier.card.options, shape)
     try:
         net.load_state_dict(earlier.predictor.module.net.state_dict())
@@ -92,10 +90,8 @@ def _choose_layers(settings: TrainConfig, earlier: Run | None) -> dict[str, list
     layers = sort_layers(settings.mode.layers)
     before = earlier.card.options.get(POOLED_OPTION, [LAST_EMBEDDING]) if earlier else layers
     if layers not in ([LAST_EMBEDDING], before):
-        raise ConfigError(
-            f"init_from={settings.init_from} classifies features of mode.layers={before}, not {layers}.",
-            "Remove mode.layers, or probe the network itself, without init_from.",
-        )
+        reason = f"init_from={settings.init_from} classifies features of mode.layers={before}, not {layers}."
+        raise ConfigError(reason, "Remove mode.layers, or probe the network itself, without init_from.")
     return {} if before == [LAST_EMBEDDING] else {POOLED_OPTION: list(before)}
 
 

@@ -187,7 +187,7 @@ def divide_images(targets: Rows, sources: Iterable[str], groups: Iterable[str], 
 
 
 def _compute_difference_se(confusions: Floats) -> Floats:
-    """Return the jackknife's standard error of each balanced accuracy minus the highest, of (R, folds, C, C)."""
+    """Return the standard error of each balanced accuracy (R,) minus the highest, by a jackknife over the folds."""
     total, folds = confusions.sum(axis=1), confusions.shape[1]
     without = balanced_accuracy(total[:, None] - confusions)
     differences = without - without[balanced_accuracy(total).argmax()]

@@ -73,10 +73,8 @@ def create_record(folder: Path, cfg: DictConfig, settings: Any, command: str) ->
     if earlier.status != "finished":
         return _resume_job(folder, earlier, settings) or record
     if earlier.data.get("fingerprint") not in (None, open_dataset(settings.data).fingerprint):
-        raise GuardError(  # its metrics would not be comparable with the others'
-            f"{folder} was trained on other images than data={settings.data.kind} now contains.",
-            "Restore them, or train all jobs on the new images in another folder: out=DIR",
-        )
+        reason = f"{folder} was trained on other images than data={settings.data.kind} now contains."
+        raise GuardError(reason, "Restore them, or train all jobs on the new images in another folder: out=DIR")
     return earlier
 
 
@@ -123,13 +121,11 @@ def lock_folder(folder: Path) -> Iterator[None]:
             stale = (folder / LOCK).exists()
             stack.enter_context(exclusive_lock(folder / LOCK))
         except LockedError as error:
-            raise OutputError(
-                f"{folder}: {_name_owner(folder)} is training there.", "Wait for it, or stop it."
-            ) from error
+            reason = f"{folder}: {_name_owner(folder)} is training there."
+            raise OutputError(reason, "Wait for it, or stop it.") from error
         except OSError as error:
-            raise OutputError(
-                f"{folder} cannot be written: {error.strerror}.", "Choose a folder with write permission: out=DIR"
-            ) from error
+            reason = f"{folder} cannot be written: {error.strerror}."
+            raise OutputError(reason, "Choose a folder with write permission: out=DIR") from error
         if stale:
             owner = _name_owner(folder)
             print_note(f"warning: {folder}: {owner} was training there and has ended; taking over its lock")
@@ -152,10 +148,8 @@ def _refuse_other_options(folder: Path, cfg: DictConfig, schema_class: type) -> 
         stored = OmegaConf.to_container(OmegaConf.merge(schema, read_run_config(folder / CONFIG, given)), resolve=True)
         theirs = flatten_options(stored)
     except OmegaConfBaseException as error:
-        raise ConfigError(
-            f"{folder} contains a run whose {CONFIG} cannot be read: {str(error).splitlines()[0]}.",
-            "Remove the folder to train again, or choose another: out=DIR",
-        ) from error
+        reason = f"{folder} contains a run whose {CONFIG} cannot be read: {str(error).splitlines()[0]}."
+        raise ConfigError(reason, "Remove the folder to train again, or choose another: out=DIR") from error
     ours = flatten_options(given)
     other = [key for key in {**ours, **theirs} if key not in IGNORED_OPTIONS and ours.get(key) != theirs.get(key)]
     if other:
@@ -196,10 +190,8 @@ def keep_split(dataset: Dataset, folder: Path, record: RunRecord) -> None:
     """Write split.csv, and its fingerprint into the record; raise GuardError if that has another one."""
     fingerprint = fingerprint_split(dataset)
     if record.split.get("fingerprint", fingerprint) != fingerprint:
-        raise GuardError(
-            f"resume={folder}: the images or their split have changed since the run was started.",
-            "Restore them, or start a new run.",
-        )
+        reason = f"resume={folder}: the images or their split have changed since the run was started."
+        raise GuardError(reason, "Restore them, or start a new run.")
     write_table(tabulate_split(dataset), folder / "split.csv")
     record.split["fingerprint"] = fingerprint
 

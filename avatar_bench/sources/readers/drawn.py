@@ -7,9 +7,11 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
+from pathlib import Path
 
 from avatar_bench.config.options import option
 from avatar_bench.errors import DataError
+from avatar_bench.files.yaml_io import read_yaml
 from avatar_bench.sources.reader import SourceImage, SourceJob, SourceReader, import_package
 
 
@@ -61,38 +63,19 @@ def _make_image(name: str, svg: str) -> SourceImage:
 
 
 PATTERN_SIDE = 256
-ICONS = {  # SVG paths on a 24 x 24 grid
-    "house": "M3 11 12 3l9 8v10h-6v-6H9v6H3Z",
-    "heart": "M12 21C3 15 2 10 4 7c2-3 6-3 8 1 2-4 6-4 8-1 2 3 1 8-8 14Z",
-    "star": "M12 2l3 7 7 .5-5.5 4.5 2 7L12 17l-6.5 4 2-7L2 9.5 9 9Z",
-    "bolt": "M13 2 4 14h6l-1 8 9-12h-6Z",
-    "moon": "M20 15A9 9 0 1 1 9 4a7 7 0 0 0 11 11Z",
-    "cloud": "M7 19a5 5 0 0 1 0-10 6 6 0 0 1 11-1 5.5 5.5 0 0 1 0 11Z",
-    "drop": "M12 2c5 6 7 9 7 12a7 7 0 0 1-14 0c0-3 2-6 7-12Z",
-    "leaf": "M4 20C3 9 9 4 21 3c0 12-5 18-14 15l5-7-8 9Z",
-    "flag": "M5 2h2v1h12l-3 5 3 5H7v9H5Z",
-    "cup": "M4 6h13v2h2a3 3 0 0 1 0 7h-2a5 5 0 0 1-5 4H9a5 5 0 0 1-5-5Zm13 4v3h2a1.5 1.5 0 0 0 0-3Z",
-    "tree": "M12 2l6 8h-3l5 7h-6v5h-4v-5H4l5-7H6Z",
-    "key": "M8 6a6 6 0 1 0 5.7 8H17v3h3v-3h2v-4h-8.3A6 6 0 0 0 8 6Zm0 4a2 2 0 1 1 0 4 2 2 0 0 1 0-4Z",
-    "arrow": "M3 10h10V5l8 7-8 7v-5H3Z",
-    "mail": "M2 5h20v2l-10 7L2 7Zm0 5 10 7 10-7v9H2Z",
-    "bell": "M12 2a6 6 0 0 1 6 6v6l2 3H4l2-3V8a6 6 0 0 1 6-6Zm-3 17h6a3 3 0 0 1-6 0Z",
-    "lock": "M7 10V7a5 5 0 0 1 10 0v3h2v11H5V10Zm2 0h6V7a3 3 0 0 0-6 0Z",
-    "plus": "M9 3h6v6h6v6h-6v6H9v-6H3V9h6Z",
-    "pin": "M12 2a7 7 0 0 1 7 7c0 5-7 13-7 13S5 14 5 9a7 7 0 0 1 7-7Zm0 4a3 3 0 1 0 0 6 3 3 0 0 0 0-6Z",
-}
 
 
 def draw_icon(number: int) -> tuple[str, str]:
     """Draw an icon; return its subject and the SVG: one shape in one colour on a plain or round background."""
     chance = random.Random(f"icon-{number}")
-    shape = list(ICONS)[number % len(ICONS)]
+    icons = read_yaml(Path(__file__).parents[1] / "icons.yaml")
+    shape = list(icons)[number % len(icons)]
     ground, disc, ink = _draw_colours(chance, 3)
     size, turn = chance.uniform(4.5, 7.5), chance.uniform(-20, 20)
     round_ground = f'<circle cx="128" cy="128" r="{chance.uniform(95, 128):.0f}" fill="{disc}"/>'
     outline = ' stroke="#222" stroke-width=".8"' if chance.random() < 0.4 else ""
     placed = f"translate(128 128) rotate({turn:.0f}) scale({size:.1f}) translate(-12 -12)"
-    path = f'<path d="{ICONS[shape]}" fill="{ink}" fill-rule="evenodd"{outline} transform="{placed}"/>'
+    path = f'<path d="{icons[shape]}" fill="{ink}" fill-rule="evenodd"{outline} transform="{placed}"/>'
     return shape, _format_svg(_format_rectangle(ground) + (round_ground if chance.random() < 0.6 else "") + path)
 
 
