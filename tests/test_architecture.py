@@ -73,7 +73,7 @@ FOUND_BY_KIND = set(KINDS.values()) - {KINDS["block"]}
 BUDGETS: dict[tuple[str, ...], tuple[int, int]] = {
     ("commands", "cli", "console"): (2_070, 1_510),
     ("config",): (2_635, 1_790),
-    ("data",): (4_655, 3_210),
+    ("data",): (4_650, 3_210),
     ("models",): (2_230, 1_470),
     ("inference", "runs"): (5_775, 3_845),
     ("reporting",): (2_690, 1_850),

@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import cv2
 import numpy as np
@@ -139,6 +139,7 @@ class Delivery:
     augmentation uses. Raise ValueError for an unknown tier, ConfigError if this Pillow cannot write AVIF.
     """
 
+    at: ClassVar[str] = "native"  # applied before preprocessing
     tier: str
 
     def __post_init__(self) -> None:
@@ -149,11 +150,6 @@ class Delivery:
                 f"delivery={self.tier}: this installation of Pillow cannot write AVIF.",
                 "Install Pillow from its wheel, or leave the tier out: 'block.robustness.delivery=[web,hard]'.",
             )
-
-    @property
-    def at(self) -> str:
-        """Return that it is applied before preprocessing."""
-        return "native"
 
     @property
     def key(self) -> str:

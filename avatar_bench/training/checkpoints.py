@@ -125,8 +125,9 @@ class LastCheckpoint(Checkpoint):
 
 @dataclass(frozen=True)
 class CheckpointProgress:
-    """Position in training: stage (from 1), epochs completed, batches of the next; is_stopped: stopped early."""
+    """Position of a checkpoint: stage (from 1), epochs completed, batches of the next; is_stopped: stopped early."""
 
+    file: Path
     stage: int
     epochs: int
     batches: int
@@ -141,13 +142,13 @@ class CheckpointProgress:
         try:
             epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
             stored = checkpoint.get(PROGRESS_KEY, {"batches": 0, "stopped": False})
-            return cls(stage, int(epochs), int(stored["batches"]), bool(stored["stopped"]))
+            return cls(file, stage, int(epochs), int(stored["batches"]), bool(stored["stopped"]))
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{file} holds no training state to resume from.") from error
 
 
-def find_newest_checkpoint(folder: Path) -> tuple[Path | None, CheckpointProgress | None]:
-    """Find last.ckpt, else before.ckpt, if written, and its position; raise CheckpointError if all are damaged."""
+def find_newest_checkpoint(folder: Path) -> CheckpointProgress | None:
+    """Read the position of last.ckpt, else before.ckpt, if written; raise CheckpointError if all are damaged."""
     damage = None
     for file in (folder / LAST_CHECKPOINT, folder / PREVIOUS_CHECKPOINT):
         try:
@@ -158,12 +159,12 @@ def find_newest_checkpoint(folder: Path) -> tuple[Path | None, CheckpointProgres
         if at and not _is_best_newer(folder / BEST_CHECKPOINT, at):
             if damage:
                 print_note(f"warning: {damage.lines[0]} Resuming from {file.name}.")
-            return file, at
+            return at
     if damage:
         raise CheckpointError(
             damage.lines[0], f"{PREVIOUS_CHECKPOINT} is damaged or missing too: train again with another out=DIR."
         )
-    return None, None
+    return None
 
 
 def _is_best_newer(best: Path, at: CheckpointProgress) -> bool:

@@ -99,22 +99,22 @@ class ClassifierJob:
             images = format_count(len(data.train_set), "training image")
             print_note(f"note: on {images} mode=probe is mostly more accurate on new sources, and faster")
         done, first_epoch, history = self.done, 1, folder / "metrics.csv"
-        resume, at = find_newest_checkpoint(folder / "checkpoints") if settings.resume else (None, None)
-        if resume and at:
-            done = at.stage - 1
+        progress = find_newest_checkpoint(folder / "checkpoints") if settings.resume else None
+        if progress:
+            done = progress.stage - 1
             epochs = (row["epoch"] for row in trainer.read_history(history) if row["stage"] <= done)
             first_epoch += int(max(epochs, default=0))
             # features are computed with these weights
-            self.learner.net.load_state_dict(Classifier.load(resume).net.state_dict())
+            self.learner.net.load_state_dict(Classifier.load(progress.file).net.state_dict())
         loggers = trainer.build_loggers(folder, settings)
         with trainer.end_loaders(self.dataset):
             for number, stage in enumerate(self.stages[done:], start=done + 1):
-                self._fit_stage(number, stage, first_epoch, loggers, resume, at)
+                self._fit_stage(number, stage, first_epoch, loggers, progress)
                 if not self.best.is_file():
                     reason = "No checkpoint was saved: val macro-F1 was never computed."
                     raise DataError(reason, "Check that val has images.")
                 first_epoch = 1 + int(max(row["epoch"] for row in trainer.read_history(history)))
-                resume = at = None
+                progress = None
                 self.learner.net.load_state_dict(Classifier.load(self.best).net.state_dict())
 
     def _fit_stage(
@@ -123,18 +123,16 @@ class ClassifierJob:
         stage: Stage,
         first_epoch: int,
         loggers: Sequence[Logger],
-        resume: Path | None,
-        at: CheckpointProgress | None,
+        progress: CheckpointProgress | None,
     ) -> None:
-        """Train a stage, or the rest of it after the checkpoint `resume`, which is at a position."""
+        """Train a stage, or the rest of it after a checkpoint."""
         settings, folder, record, learner, data = self.settings, self.folder, self.record, self.learner, self.data
         learner.card = replace(learner.card, stage=number)
         entry = {"stage": number, **asdict(stage), **_begin_stage(learner, stage)}
         record.stages = [other for other in record.stages or () if other["stage"] != number] + [entry]
         record.write(folder)
-        if at and at.is_stopped:
+        if progress and progress.is_stopped:
             return
-        data.position = (at.epochs, at.batches) if at else (0, 0)
         # Lightning monitors the epoch's number too
         monitor = "epoch" if record.chosen_by["by"] == LAST_EPOCH else METRIC
         with record.add_duration("train_seconds"):
@@ -142,7 +140,7 @@ class ClassifierJob:
             record.write(folder)
             rows = trainer.MetricsHistory(folder, first_epoch, settings.callbacks.progress)
             own = [rows, BestCheckpoint(self.best.parent, monitor)]
-            trainer.run_trainer(learner, learner.net, data, folder, settings, stage.epochs, own, loggers, resume)
+            trainer.run_trainer(learner, learner.net, data, folder, settings, stage.epochs, own, loggers, progress)
 
     def finish(self) -> str:
         """Fit the temperature, complete the best checkpoint, draw the curves, and return a summary."""

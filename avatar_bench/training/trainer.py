@@ -30,7 +30,7 @@ from avatar_bench.metrics.plots import CHART, draw_training_curves
 from avatar_bench.models.checkpoint import LAST_CHECKPOINT
 from avatar_bench.models.model_card import Card
 from avatar_bench.runs.record import METRIC
-from avatar_bench.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
+from avatar_bench.training.checkpoints import AtomicCheckpointIO, CheckpointProgress, LastCheckpoint
 from avatar_bench.training.environment import is_single_process, resolve_precision
 from avatar_bench.training.module import Learner
 from avatar_bench.training.ranks import RankStrategy, prepare_process
@@ -45,21 +45,22 @@ TRAINING_COLUMNS = ("epoch", "stage", *LOGGED_METRICS, "lr")
 def run_trainer(
     module: pl.LightningModule,
     net: nn.Module,
-    data: pl.LightningDataModule,
+    data: Any,
     folder: Path,
     settings: Any,
     epochs: int,
     own: Sequence[Callback],
     loggers: Sequence[Logger],
-    resume: Path | None,
+    progress: CheckpointProgress | None,
 ) -> None:
     """Train a module, whose layers are in `net`, deterministically; write checkpoints/last.ckpt into the run folder.
 
     `own` are the callbacks of the command; those chosen by the settings come before them, new ones for each call.
-    `resume` is a checkpoint to resume from; `data` must start at its position. Raises DivergedError if the loss is not
-    finite; KeyboardInterrupt or SystemExit(143) after a signal, once the step is saved; OutputError if a checkpoint
-    cannot be written or a process was killed.
+    `data` starts where the checkpoint of `progress` does. Raises DivergedError if the loss is not finite;
+    KeyboardInterrupt or SystemExit(143) after a signal, once the step is saved; OutputError if a checkpoint cannot be
+    written or a process was killed.
     """
+    data.position = (progress.epochs, progress.batches) if progress else (0, 0)
     options, stop = settings.trainer, StopRequest()
     prepare_process(options.threads)
     if options.channels_last:
@@ -68,7 +69,7 @@ def run_trainer(
         net.compile()  # in place: wrapping in a compiled module would rename the weights
     callbacks: list[Callback] = [BatchProgressBar()]
     callbacks += build_nodes("callbacks", settings.callbacks.others, Callback)
-    further_stage = resume is None and isinstance(module, Learner) and module.card.stage > 1
+    further_stage = progress is None and isinstance(module, Learner) and module.card.stage > 1
     last = folder / "checkpoints" / LAST_CHECKPOINT
     # must come last: its checkpoint includes the state of the other callbacks
     final = LastCheckpoint(last, settings.callbacks.save_minutes, stop, fresh=further_stage)
@@ -96,7 +97,7 @@ def run_trainer(
     module.train()
     with stop.handle_signals():
         try:
-            trainer.fit(module, datamodule=data, ckpt_path=str(resume) if resume else None, weights_only=True)
+            trainer.fit(module, datamodule=data, ckpt_path=str(progress.file) if progress else None, weights_only=True)
         except SystemExit as error:
             # Lightning has its own exit codes for signals; the command must end with ours and its last line
             if stop.asked is not None:

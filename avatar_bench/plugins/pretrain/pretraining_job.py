@@ -106,13 +106,11 @@ class PretrainingJob:
     def fit(self) -> None:
         """Train the backbone in one stage; write checkpoints/last.ckpt and metrics.csv."""
         settings, folder, module = self.settings, self.folder, self.module
-        newest = find_newest_checkpoint(folder / "checkpoints") if settings.resume else (None, None)
-        resume, at = newest
-        self.data.position = (at.epochs, at.batches) if at else (0, 0)
+        progress = find_newest_checkpoint(folder / "checkpoints") if settings.resume else None
         loggers = build_loggers(folder, settings)
         history = PretrainingHistory(folder, self.probe, settings.callbacks.progress)
         with end_loaders(self.images), self.record.add_duration("train_seconds"):
-            run_trainer(module, module.method, self.data, folder, settings, module.epochs, [history], loggers, resume)
+            run_trainer(module, module.method, self.data, folder, settings, module.epochs, [history], loggers, progress)
 
     def finish(self) -> str:
         """Write the backbone with its card and the curves, complete the record, and return a summary."""
