@@ -35,9 +35,8 @@ _WIDTH = 1500  # pixels of an embedded figure
 def write_card(folder: Path, result: Result) -> list[Path]:
     """Write card.md and card.html in the current language into the folder of a data set; return their paths.
 
-    `folder` contains manifest.csv, the saved `result` of data_audit in audit/ and, where they exist, blind.csv,
-    ood_<name>.csv, sources.csv and quarantine.csv. The HTML file is self-contained; the Markdown shows images from
-    audit/ and card/.
+    `folder` contains manifest.csv, the saved `result` of data_audit in audit/ and, where they exist, the other tables
+    of `prepare`. The HTML file is self-contained; the Markdown shows images from audit/ and card/.
     """
     manifest = _read_table(folder / "manifest.csv", _COLUMNS)
     files = {"blind": folder / "blind.csv"} | {file.stem: file for file in sorted(folder.glob("ood_*.*"))}
@@ -76,8 +75,7 @@ def draw_counts(images: pd.DataFrame, splits: Sequence[str]) -> Figure:
     """Draw image counts by class, split and source: bars stacked by class, with the total at the end.
 
     `images` has one row per image with label, source and split; `splits` is the order of the splits. Classes missing
-    from the first split come last, so that the others keep their colours. Only the 40 largest sources are shown, and
-    none if none is known.
+    from the first split come last, so that the others keep their colours.
     """
     first = set(images["label"][images["split"] == splits[0]])
     classes = sorted(set(images["label"]), key=lambda label: (label not in first, label))
@@ -201,7 +199,6 @@ def _format_metric(metric: Metric) -> str:
 
 
 def _save_figure(figure: Figure, file: Path) -> Path:
-    """Save a figure and return its path."""
     figure.savefig(file, dpi=130)
     figure.clear()
     return file
@@ -222,7 +219,6 @@ def _draw_samples(folder: Path, manifest: pd.DataFrame) -> list[tuple[str, Path]
 
 
 def _embed_figure(file: Path) -> Markup:
-    """Return a figure as a data URL."""
     with Image.open(file) as image:
         image.thumbnail((_WIDTH, 8 * _WIDTH))
         stream = io.BytesIO()

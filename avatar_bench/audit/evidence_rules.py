@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from avatar_bench.audit.content_credentials import clean_text
+from avatar_bench.audit.file_metadata import clean_text
 from avatar_bench.files.yaml_io import read_yaml
 
 STRENGTHS = ("strong", "moderate", "weak", "none")

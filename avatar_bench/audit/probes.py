@@ -33,11 +33,10 @@ class ProbeSettings:
 
 
 class ProbeResult(NamedTuple):
-    """Scores of a probe.
+    """Scores of a probe; `by_class` has the AUROC of every class.
 
     `auroc` is the highest one-vs-rest AUROC over the classes: one class revealed by the files is enough to invalidate
-    an accuracy, and a mean would hide it. Chance is .5, or slightly more because the maximum is taken. `by_class` has
-    the AUROC of every class. Chance level of the balanced accuracy is 1 / C.
+    an accuracy, and a mean would hide it. Chance is .5, or slightly more because the maximum is taken.
     """
 
     auroc: Metric
@@ -46,11 +45,10 @@ class ProbeResult(NamedTuple):
 
 
 def probe(frame: pd.DataFrame, columns: Sequence[str], settings: ProbeSettings) -> ProbeResult:
-    """Predict `label` from numeric, boolean or categorical columns by gradient boosting, out of fold.
+    """Predict `label` from numeric, boolean or categorical columns by gradient boosting, out of fold by `group`.
 
-    `frame` has `label` and `group` besides the columns. Intervals come from a bootstrap of whole groups over the
-    out-of-fold scores, with the learner fixed. All metrics are None with a reason where there are fewer than two
-    classes or a class has fewer than two groups.
+    Intervals come from a bootstrap of whole groups over the out-of-fold scores, with the learner fixed. All metrics are
+    None with a reason where there are fewer than two classes or a class has fewer than two groups.
     """
     return _cross_validate(frame, _prepare_features(frame, columns), _fit_boosting, settings)
 
@@ -64,10 +62,7 @@ def probe_source(frame: pd.DataFrame, settings: ProbeSettings) -> ProbeResult:
 
 
 def probe_single_properties(frame: pd.DataFrame, columns: Sequence[str], settings: ProbeSettings) -> pd.DataFrame:
-    """Probe each property alone by a decision tree; return a row per property, the highest AUROC first.
-
-    Columns: property, class (with the highest AUROC), auroc, low, high, balanced_accuracy.
-    """
+    """Probe each property alone by a decision tree; return a row per property, the highest AUROC first."""
     rows = []
     for column in columns:
         result = _cross_validate(frame, _prepare_features(frame, [column]), _fit_tree, settings)
@@ -87,10 +82,7 @@ def score_majority_class(frame: pd.DataFrame) -> tuple[Metric, Metric]:
 
 
 def sample_rows(frame: pd.DataFrame, limit: int, seed: int = 0) -> Rows:
-    """Return the positions of about `limit` rows, ascending, sampled in the same proportion from every class.
-
-    Every class keeps at least one row, so that there can be up to C more rows than `limit`.
-    """
+    """Return the positions, ascending, of about `limit` rows, of every class in proportion and at least one."""
     if len(frame) <= limit:
         return np.arange(len(frame))
     generator = np.random.default_rng(seed)

@@ -53,11 +53,7 @@ _SUBSAMPLING = {(1, 1): "4:4:4", (2, 1): "4:2:2", (2, 2): "4:2:0", (4, 1): "4:1:
 
 
 def measure(data: bytes, name: str = "") -> dict[str, Value]:
-    """Measure the content of a file: METADATA, APPEARANCE, COLOUR, RESIDUAL, HINTS and EVIDENCE_SAYS.
-
-    Their functions below document the values, and `select_hints` and `conclude` those of the metadata.
-    Raises DataError, with `name`, where the content is not an image.
-    """
+    """Measure a file: METADATA, APPEARANCE, COLOUR, RESIDUAL, HINTS and EVIDENCE_SAYS; raise DataError, with `name`."""
     pixels, metadata = decode_bytes(data, name), read_metadata(data)
     return {
         **measure_metadata(data, pixels),

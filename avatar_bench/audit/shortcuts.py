@@ -19,9 +19,8 @@ from avatar_bench.audit.properties import APPEARANCE, METADATA, find_outliers, m
 from avatar_bench.console.progress import track
 from avatar_bench.data.dataset import OTHER_PREFIX, Dataset, list_files
 from avatar_bench.data.decoding import decode_bytes
-from avatar_bench.data.duplicates import ImageSet, find_matches
 from avatar_bench.data.equalise import equalise_bytes
-from avatar_bench.data.fingerprints import Fingerprint, fingerprint_files
+from avatar_bench.data.leakage import match_copies
 from avatar_bench.data.splits import name_origins
 from avatar_bench.errors import DataError
 from avatar_bench.results.reasons import Reason
@@ -73,16 +72,10 @@ def measure_images(dataset: Dataset, resize: str | None = None) -> tuple[pd.Data
 
 def find_copies(dataset: Dataset, frame: pd.DataFrame) -> pd.DataFrame:
     """Find copies among measured images of a set: one row per pair, with `conflict` where their classes differ."""
-    rows = frame["row"].tolist()
-    found = fingerprint_files([dataset.file(row) for row in rows])
-    prints = [one for one in found if isinstance(one, Fingerprint)]  # all are, since all could be measured
-    sha256s = dataset.frame["sha256"].iloc[rows]
-    matches = find_matches(ImageSet.of(sha256s, prints, lambda index: dataset.image(rows[index])))
-    path, label = frame["path"].tolist(), frame["label"].tolist()
-    pairs = [
-        (path[m.left], path[m.right], m.kind, m.distance, m.turned, label[m.left], label[m.right]) for m in matches
-    ]
-    table = pd.DataFrame(pairs, columns=["left", "right", "kind", "distance", "turned", "left_label", "right_label"])
+    _, matches = match_copies(dataset.take(frame["row"].to_numpy()))
+    path, label = frame["path"].to_numpy(dtype=object), frame["label"].to_numpy(dtype=object)
+    left, right = matches["left"].to_numpy(), matches["right"].to_numpy()
+    table = matches.assign(left=path[left], right=path[right], left_label=label[left], right_label=label[right])
     return table.assign(conflict=(table["left_label"] != table["right_label"]).astype(bool))
 
 
@@ -92,8 +85,7 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     for name in (*METADATA, *APPEARANCE):
         for label, values in frame.groupby("label")[name]:
             rows.append((name, label, len(values), *_summarise_values(values)))
-    columns = ["property", "label", "n", "median", "low", "high", "commonest", "share"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=["property", "label", "n", "median", "low", "high", "commonest", "share"])
 
 
 def cross_tabulate(frame: pd.DataFrame, column: str) -> pd.DataFrame:
@@ -106,8 +98,7 @@ def cross_tabulate(frame: pd.DataFrame, column: str) -> pd.DataFrame:
 def count_hints(frame: pd.DataFrame) -> pd.DataFrame:
     """Count by class the images with each provenance hint, and those that a hint declares AI-generated."""
     present = (frame[list(HINTS)] != "").assign(is_declared_generated=frame["generated"])
-    table = present.groupby(frame["label"]).sum().T.rename_axis(columns=None)
-    return table.rename_axis("hint").reset_index()
+    return present.groupby(frame["label"]).sum().T.rename_axis(columns=None).rename_axis("hint").reset_index()
 
 
 def assess(
@@ -115,8 +106,7 @@ def assess(
 ) -> Assessment:
     """Assess whether the classes of a set can only be distinguished by image content; the gravest reason comes first.
 
-    `frame` has label, source, generator, group and outlier; `file_alone` and `source_alone` are AUROCs of probes;
-    `matches` has left, right and conflict of each pair of copies, None where copies were not searched for.
+    `file_alone` and `source_alone` are AUROCs of probes; `matches` are pairs of copies, None if not searched for.
     """
     matches = pd.DataFrame(columns=["left", "right", "conflict"]) if matches is None else matches
     classes = frame["label"].nunique()
@@ -136,8 +126,7 @@ def assess(
 
 def find_single_source_classes(frame: pd.DataFrame, column: str = "source") -> list[str]:
     """Return the classes whose images with a known source all come from one source."""
-    known = frame[frame[column] != ""]
-    kinds = known.groupby("label")[column].nunique()
+    kinds = frame[frame[column] != ""].groupby("label")[column].nunique()
     return [str(label) for label in kinds.index[kinds == 1]]
 
 
@@ -146,8 +135,7 @@ def compare_provenance(
 ) -> tuple[pd.DataFrame, list[Reason]]:
     """Return field, value and classes of what both sets share, with the number of images of each, and warnings.
 
-    The warnings name what is shared, and say of how many images nothing is known. `units` joins sources of one
-    publisher. Several names of authors are compared one by one.
+    `units` joins sources of one publisher. Several names of authors are compared one by one.
     """
     ours, theirs = (_list_values(dataset, units) for dataset in (training, external))
     keys = ["field", "value"]

@@ -25,7 +25,7 @@ from avatar_bench.config.overrides import name_job
 from avatar_bench.config.validation import truncate
 from avatar_bench.console.terminal import print_line
 from avatar_bench.errors import ConfigError
-from avatar_bench.files.csv_io import write_csv
+from avatar_bench.files.table_io import write_csv
 from avatar_bench.runs.record import RECORD, UNFINISHED_STATUSES, ListedRun, format_table, read_record, read_records
 
 JOBS_COLUMNS = ("job", "status", "val macro-F1", "n", "seconds", "reason")

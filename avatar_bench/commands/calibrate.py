@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +25,7 @@ from avatar_bench.config.schema import (
     ViewConfig,
     guard_option,
 )
-from avatar_bench.console.terminal import format_count, print_line
+from avatar_bench.console.terminal import format_count, print_line, print_note
 from avatar_bench.errors import CheckpointError, ConfigError, OutputError
 from avatar_bench.runs.record import choose_run
 
@@ -93,7 +92,7 @@ def execute(settings: CalibrateConfig) -> None:
     drawn = select_random(whole, run.allow)
     if len(drawn) < len(whole):
         left = format_count(len(whole) - len(drawn), "image")
-        print_line(f"{left} of {whole.name} selected for review left out: no fair sample", file=sys.stderr)
+        print_note(f"{left} of {whole.name} selected for review left out: no fair sample")
     calibration = fit_calibration(run, select_answered(run, drawn).apply_view(run.view))
     run.decision_calibration, rule = calibration, None
     if settings.target_error is not None:
@@ -110,17 +109,17 @@ def execute(settings: CalibrateConfig) -> None:
     fitted = f"{n}" if calibration.decisions is None else f"{int(calibration.decisions.is_reference.sum())} of {n}"
     print_line(f"{line}, fitted on {fitted} images of {calibration.images.name}; view={calibration.view}")
     if calibration.fit is not None and not calibration.fit.is_applied:
-        print_line(f"warning: temperature {calibration.fit}", file=sys.stderr)
+        print_note(f"warning: temperature {calibration.fit}")
     for note in calibration.notes:
-        print_line(f"warning: {note}", file=sys.stderr)
+        print_note(f"warning: {note}")
     for name, threshold in rule.thresholds.items() if rule else ():
         of = f" of answers {name}" if name else ""
         seen = f"{threshold.answered} of {threshold.n} images for thresholds answered, {threshold.errors} incorrectly"
         print_line(f"target_error={settings.target_error:g}{of}: {seen}")
     for note in rule.notes if rule else ():
-        print_line(note, file=sys.stderr)
+        print_note(note)
     if rule and (unmet := [threshold for threshold in rule.thresholds.values() if math.isinf(threshold.value)]):
-        print_line(_advise(unmet, run.folder, settings.per_class), file=sys.stderr)
+        print_note(_advise(unmet, run.folder, settings.per_class))
 
 
 def _advise(unmet: Sequence[AnsweringThreshold], folder: Path, per_class: bool) -> str:

@@ -34,7 +34,7 @@ from avatar_bench.config.schema import (
 )
 from avatar_bench.console.terminal import format_count
 from avatar_bench.errors import ConfigError, UnreadableFilesError
-from avatar_bench.files.lock import lock_output, prepare_output
+from avatar_bench.files.output_folder import lock_output, prepare_output
 from avatar_bench.files.remote import is_remote
 from avatar_bench.inference.prediction_columns import PredictionColumns
 from avatar_bench.reporting.prediction_outputs import find_writer

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from avatar_bench.config.schema import (
     choose,
     guard_option,
 )
-from avatar_bench.console.terminal import print_line
+from avatar_bench.console.terminal import print_line, print_note
 from avatar_bench.errors import ConfigError, GuardError
 from avatar_bench.i18n import use_language
 
@@ -129,7 +128,7 @@ def execute(settings: PrepareConfig) -> Dataset:
         if not has_card(out, settings.lang):
             write_card(out, result)
         for warning in result.warnings:
-            print_line(f"warning: {format_reason(warning, AUDIT_BLOCK)}", file=sys.stderr)
+            print_note(f"warning: {format_reason(warning, AUDIT_BLOCK)}")
     shards = out / "shards"
     if settings.out_format == "shards" and (summary.built or not (shards / "manifest.csv").is_file()):
         write_shards(dataset, shards, out / "audit" / "metrics.json", settings.shard_mb)

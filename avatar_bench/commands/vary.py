@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +12,9 @@ from omegaconf import MISSING, DictConfig
 from avatar_bench.config.options import option, path_option
 from avatar_bench.config.schema import ADDRESSES, RESIZE, SIDE, ImageSetConfig, choose
 from avatar_bench.console.progress import track
-from avatar_bench.console.terminal import print_line
+from avatar_bench.console.terminal import print_line, print_note
 from avatar_bench.errors import ConfigError, OutputError
-from avatar_bench.files.lock import LockedError, exclusive_lock
+from avatar_bench.files.output_folder import LockedError, exclusive_lock
 from avatar_bench.runs.record import choose_run
 
 if TYPE_CHECKING:
@@ -113,10 +112,9 @@ def _find_preprocessing(settings: VaryConfig, run: Run | None) -> Preprocessing 
             "Choose one: size=224 resize=squash, or at=native",
         )
     if known[0].equalise and settings.at == "input":
-        print_line(
+        print_note(
             f"{run.name} re-encodes every image (data.equalise={known[0].equalise}), and would re-encode these again: "
-            "its predictions of them differ from those of robustness",
-            file=sys.stderr,
+            "its predictions of them differ from those of robustness"
         )
     return known[0]
 
@@ -125,6 +123,6 @@ def _announce(files: VariationSet) -> None:
     """Print the number and the size of the files; raise OutputError if the disk has not enough space."""
     folder = next(parent for parent in (files.out.absolute(), *files.out.absolute().parents) if parent.exists())
     size, free = files.estimate_bytes(), shutil.disk_usage(folder).free
-    print_line(f"{files.out}: {len(files)} files, about {size / 1e6:.1f} MB", file=sys.stderr)
+    print_note(f"{files.out}: {len(files)} files, about {size / 1e6:.1f} MB")
     if size > free:
         raise OutputError(f"out={files.out} needs about {size / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free.")

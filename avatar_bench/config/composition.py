@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
@@ -40,7 +39,7 @@ from avatar_bench.config.entries import explain_missing, find_entry, find_rename
 from avatar_bench.config.options import find_option, get_nested
 from avatar_bench.config.schema import find_schema
 from avatar_bench.config.validation import check_interpolations, check_values
-from avatar_bench.console.terminal import print_line
+from avatar_bench.console.terminal import print_note
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.yaml_io import read_yaml
 
@@ -154,7 +153,7 @@ def register(command: str, overrides: Sequence[str] = ()) -> None:
     choices, renamed = find_choices("block"), find_renamed("block") if block_words else {}
     for name in dict.fromkeys([*named, *(list_blocks() if "all" in named else ())]):
         if name in renamed:
-            print_line(f"warning: block '{name}' is now '{renamed[name]}'", file=sys.stderr)
+            print_note(f"warning: block '{name}' is now '{renamed[name]}'")
         if (now := renamed.get(name, name)) in choices:
             store.store(group="block", name=name, node=find_entry("block", now).load_class(), package=f"block.{now}")
     every: Any = {"defaults": [*list_blocks(), "_self_"], "skip_unusable": True}

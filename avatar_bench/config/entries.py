@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from avatar_bench.config.options import get_nested, name_entry, name_options, refuse_unknown_options
-from avatar_bench.console.terminal import print_line
+from avatar_bench.console.terminal import print_note
 from avatar_bench.errors import AvatarBenchError, ConfigError, suggest_names
 from avatar_bench.files.hashes import sha256_of_bytes
 from avatar_bench.files.yaml_io import read_yaml
@@ -357,7 +357,7 @@ def _find_installed(path: tuple[str, ...]) -> list[tuple[str, str, Path, str]]:
         try:
             spec = find_spec(point.module)
         except Exception as error:  # a broken third-party package must not stop the command
-            print_line(f"avatar-bench: the folder of {point.value} is skipped: {error}", file=sys.stderr)
+            print_note(f"avatar-bench: the folder of {point.value} is skipped: {error}")
             continue
         if spec is not None:
             places = spec.submodule_search_locations or [str(Path(spec.origin or "").parent)]

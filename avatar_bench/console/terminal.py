@@ -33,6 +33,11 @@ def print_line(text: object, file: TextIO | None = None) -> None:
         print(escape_control_characters(text), file=file or sys.stdout)
 
 
+def print_note(text: object) -> None:
+    """Print one line to standard error."""
+    print_line(text, sys.stderr)
+
+
 def format_count(number: int, noun: str) -> str:
     """Return a number with its noun in singular or plural: 1 image, 2 images."""
     return f"{number} {noun}" + "s" * (number != 1)

@@ -65,10 +65,7 @@ class Sketch:
 
 
 def find_neighbours(left: NDArray[np.float32], right: NDArray[np.float32]) -> list[list[int]]:
-    """Return the nearest left rows of each right one, at most MAX_NEIGHBOURS, given unit features (N, V, D) of V views.
-
-    Two images are as near as the nearer pair of their whole or centre views.
-    """
+    """Return the nearest left rows of each right one, given unit features (N, V, D): the nearer of V views counts."""
     neighbours: list[list[int]] = []
     for start in range(0, len(right), _ROWS_PER_CHUNK):
         some = right[start : start + _ROWS_PER_CHUNK]
@@ -120,8 +117,7 @@ def _align(original: Sketch, image: Sketch) -> NDArray[np.float64] | None:
 def compute_residual(original: Sketch, image: Sketch, alignment: NDArray[np.float64]) -> float:
     """Return the root mean square difference in the part that agrees least, relative to the contrast; inf if too few.
 
-    The original is brought to the image's brightness and contrast. Border, corners and a band at the top or bottom do
-    not count if leaving them out makes the rest agree.
+    Border, corners and a band at the top or bottom do not count if leaving them out makes the rest agree.
     """
     height, width = image.pixels.shape[:2]
     seen = _warp(np.ones(original.pixels.shape[:2], np.float32), alignment, width, height) > 0.99
@@ -129,16 +125,16 @@ def compute_residual(original: Sketch, image: Sketch, alignment: NDArray[np.floa
     if seen.mean() < _MIN_OVERLAP:
         return np.inf
     first, second = _smooth(_warp(original.pixels, alignment, width, height)), _smooth(image.pixels)
-    if _is_grey(original.pixels) or _is_grey(image.pixels):
+    chroma = min(float(np.ptp(sketch.pixels, axis=2).mean()) for sketch in (original, image))
+    if chroma < _MAX_GREY_CHROMA:
         first, second = ((pixels @ _GREY_WEIGHTS)[..., None] for pixels in (first, second))
     squares = _fit_brightness(first, second, seen)
     area = _average_parts(seen.astype(np.float32))
     errors = np.sqrt(_average_parts(squares * seen) / np.maximum(area, 1e-6))
     contrast = max(float(second.mean(axis=2)[seen].std()), _MIN_CONTRAST)
     comparable = [region & (area > 0.5) for region in _REGIONS]
-    return float(min((errors[region].max() for region in comparable if region.sum() >= _MIN_PARTS), default=np.inf)) / (
-        contrast
-    )
+    worst = (errors[region].max() for region in comparable if region.sum() >= _MIN_PARTS)
+    return float(min(worst, default=np.inf)) / contrast
 
 
 def _fit_brightness(first: NDArray[np.float32], second: NDArray[np.float32], seen: Chosen) -> NDArray[np.float32]:
@@ -160,10 +156,6 @@ def _warp(pixels: PixelValues, alignment: NDArray[np.float64], width: int, heigh
 
 def _smooth(pixels: PixelValues) -> NDArray[np.float32]:
     return np.asarray(cv2.GaussianBlur(pixels.astype(np.float32), (0, 0), _BLUR))
-
-
-def _is_grey(pixels: NDArray[np.uint8]) -> bool:
-    return bool(np.ptp(pixels, axis=2).mean() < _MAX_GREY_CHROMA)
 
 
 def _average_parts(values: NDArray[np.float32]) -> NDArray[np.float32]:

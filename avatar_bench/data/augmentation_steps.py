@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from torchvision.transforms import v2
 
-from avatar_bench.data.delivery import DELIVERY_TIERS, UNTRAINED_TIER, decode, encode
+from avatar_bench.data.corruptions import DELIVERY_TIERS, UNTRAINED_TIER, decode, encode
 from avatar_bench.data.equalise import ImageArray
 
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"  # otherwise it queries a server for newer versions on import
@@ -31,7 +31,6 @@ class FlipAugmentation:
 
     @staticmethod
     def make_transform(probability: float) -> Any:
-        """Return the step of albumentations."""
         return albumentations.HorizontalFlip(p=probability)
 
 
@@ -53,7 +52,6 @@ class RotationAugmentation:
 
     @staticmethod
     def make_transform(degrees: float) -> Any:
-        """Return the step of albumentations."""
         # Reflected, not white: drawings have white backgrounds, so white corners on photos would add a false cue.
         return albumentations.Rotate((-degrees, degrees), border_mode=cv2.BORDER_REFLECT_101, p=1)
 
@@ -65,7 +63,6 @@ class NoiseAugmentation:
 
     @staticmethod
     def make_transform(deviation: float) -> Any:
-        """Return the step of albumentations."""
         return GaussianNoise(std_range=(0, deviation), p=1)
 
 
@@ -93,7 +90,6 @@ class RandaugmentAugmentation:
 
     @staticmethod
     def make_transform(magnitude: int) -> Any:
-        """Return the step of albumentations."""
         return RandAugment(magnitude)
 
 
@@ -126,11 +122,7 @@ class DeliveryAugmentation:
 
     @classmethod
     def deliver(cls, image: ImageArray, rng: np.random.Generator) -> ImageArray:
-        """Scale and re-encode (H, W, 3) uint8 RGB, once or twice as a repost is; return (H', W', 3).
-
-        Before the second time, half of the images are enlarged again, up to their own size, the others are shown at
-        another scale and captured, as in a screenshot.
-        """
+        """Scale and re-encode (H, W, 3) uint8 RGB, or twice, enlarged or captured in between; return (H', W', 3)."""
         native, (smallest, most) = max(image.shape[:2]), cls.SIDES
         side = math.exp(rng.uniform(*np.log(cls.SIDES)))
         delivered = cls._reencode(_scale(image, side, rng) if side < native else image, rng)

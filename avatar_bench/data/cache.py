@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import zlib
 from collections.abc import Collection
 from contextlib import suppress
@@ -17,7 +16,7 @@ import PIL
 from numpy.typing import DTypeLike, NDArray
 
 from avatar_bench import __version__
-from avatar_bench.console.terminal import print_line
+from avatar_bench.console.terminal import print_note
 from avatar_bench.data.decoding import decode_bytes, read_bytes
 from avatar_bench.data.equalise import ImageArray
 from avatar_bench.data.file_names import format_name
@@ -35,8 +34,7 @@ class ArrayCache:
     """Cache of arrays of one shape and type in a folder, keyed by a SHA-256 in hexadecimal digits.
 
     Each array is one file that is renamed into place when complete, so any number of processes may read and fill the
-    cache and be killed at any time. Files are read rather than memory-mapped: reading takes two thirds of the time, and
-    mapped pages count as memory of the process. Damaged files are rebuilt.
+    cache and be killed at any time. Files are read, which takes two thirds of the time of memory-mapping.
     """
 
     def __init__(self, folder: Path, shape: tuple[int, ...], dtype: DTypeLike) -> None:
@@ -51,8 +49,7 @@ class ArrayCache:
     def reserve(self, hashes: Collection[str], limit: int) -> str | None:
         """Free space for arrays so that all caches beside this one and it stay within `limit` bytes.
 
-        The least recently used files are deleted first. The requested arrays count as used now. Return the reason if
-        that is impossible.
+        The least recently used files are deleted first. Return the reason if that is impossible.
         """
         requested = set(hashes)
         if (needed := len(requested) * self.item_bytes) > limit:
@@ -129,7 +126,7 @@ def open_image_cache(hashes: Collection[str], preprocessing: Preprocessing, giga
         return None
     cache = ImageCache(preprocessing)
     if reason := cache.reserve(hashes, int(gigabytes * 2**30)):
-        print_line(f"warning: preprocessed images are not cached ({reason}); see data.cache_gb", file=sys.stderr)
+        print_note(f"warning: preprocessed images are not cached ({reason}); see data.cache_gb")
         return None
     return cache
 

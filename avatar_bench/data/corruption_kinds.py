@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from avatar_bench.data.delivery import decode, encode
+from avatar_bench.data.corruptions import decode, encode
 from avatar_bench.data.equalise import ImageArray
 
 
@@ -34,7 +34,6 @@ class BrightnessCorruption:
 
     @staticmethod
     def corrupt(image: ImageArray, factor: float, seed: int) -> ImageArray:
-        """Brighten."""
         value = np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2])  # max(axis=2) is ten times as slow
         scale = np.minimum(factor, 255 / np.maximum(np.arange(256, dtype=np.float32), 1))  # for each value of V
         return _round(image * scale[value][..., None])  # with constant H and S, RGB scale like V
@@ -65,7 +64,6 @@ class JpegCorruption:
 
     @classmethod
     def corrupt(cls, image: ImageArray, quality: int, seed: int) -> ImageArray:
-        """Encode and decode."""
         return decode(cls.compress(image, quality))
 
     @staticmethod
@@ -81,7 +79,6 @@ class NoiseCorruption:
 
     @staticmethod
     def corrupt(image: ImageArray, deviation: float, seed: int) -> ImageArray:
-        """Add noise."""
         return _round(image + np.float32(deviation) * _draw_noise(image.shape, seed))
 
 
@@ -108,10 +105,7 @@ class RoundCropCorruption:
 
     @classmethod
     def corrupt(cls, image: ImageArray, diameter: float, seed: int) -> ImageArray:
-        """Replace what is outside the circle by a page and a border in colours drawn from the seed.
-
-        The circle is stretched like the image, so that it is round once the image is resized to a square.
-        """
+        """Draw colours, and put a page and a border outside the circle, which is stretched like the image."""
         height, width = image.shape[:2]
         rng = np.random.default_rng(seed)
         page, border = cls.PAGES[rng.integers(len(cls.PAGES))], rng.integers(0, 256, 3).astype(np.float32)

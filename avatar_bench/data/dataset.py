@@ -22,10 +22,9 @@ from avatar_bench.data.shard_files import locate_image
 from avatar_bench.data.user_tables import locate_rows, read_user_table
 from avatar_bench.errors import DataError
 from avatar_bench.files.atomic_write import atomic_write
-from avatar_bench.files.csv_io import write_csv
 from avatar_bench.files.hashes import sha256_of_file, sha256_of_parts, sha256_of_text
 from avatar_bench.files.paths import suggest_slashes
-from avatar_bench.files.table_io import find_table, read_table
+from avatar_bench.files.table_io import find_table, read_table, write_csv
 from avatar_bench.results.view import View
 
 ENCODING_COLUMNS = ("width", "height", "format", "jpeg_quality")  # of the stored file
@@ -121,17 +120,11 @@ class Dataset:
 
 def read_dataset(path: Path, name: str | None = None) -> Dataset:
     """Read a folder of class folders or a manifest file; raise DataError if there is nothing to read."""
-    if os.path.isdir(path):
-        return read_folder(path, name)
-    return read_manifest(path, name)
+    return read_folder(path, name) if os.path.isdir(path) else read_manifest(path, name)
 
 
 def read_folder(root: Path, name: str | None = None) -> Dataset:
-    """Read `root/<class>/...`, or `root/{train,val,test}/<class>/...` where those folders exist.
-
-    A folder below the class folder names the source. The group is the hash of the file, so that byte copies stay
-    together. Raise DataError for a missing folder and for a class without images.
-    """
+    """Read `root/[{train,val,test}/]<class>/[<source>/]...`; raise DataError for a missing folder or an empty class."""
     if not os.path.isdir(root):
         expected = "Expected a folder with one folder per class."
         if os.path.isfile(root):
@@ -147,10 +140,8 @@ def read_folder(root: Path, name: str | None = None) -> Dataset:
             source = below[0] if len(below) > 1 else ""
             rows.append((file.relative_to(root).as_posix(), folder.name, source, split))
     if not rows:
-        raise DataError(
-            f"{root} contains no images in class folders.",
-            f"Expected {root.name}/<class>/<image> with extension {', '.join(sorted(SUFFIXES))}.",
-        )
+        reason = f"{root} contains no images in class folders."
+        raise DataError(reason, f"Expected {root.name}/<class>/<image> with extension {', '.join(sorted(SUFFIXES))}.")
     frame = pd.DataFrame(rows, columns=["path", "label", "source", "split"])
     empty = [folder for _, folder in folders if folder.name not in set(frame["label"])]
     if empty:
@@ -163,18 +154,13 @@ def read_images(root: Path, name: str | None = None) -> Dataset:
     """Read every image in or below a folder, unlabelled; raise DataError if there is none."""
     files = [file.relative_to(root).as_posix() for file in list_images(root)] if os.path.isdir(root) else []
     if not files:
-        raise DataError(
-            f"{root} is not a folder of images.", f"Expected images with extension {', '.join(sorted(SUFFIXES))}."
-        )
+        reason = f"{root} is not a folder of images."
+        raise DataError(reason, f"Expected images with extension {', '.join(sorted(SUFFIXES))}.")
     return _complete(pd.DataFrame({"path": files}), root, name or root.name)
 
 
 def read_manifest(file: Path, name: str | None = None, needed: Sequence[str] = ("path", "label")) -> Dataset:
-    """Read a manifest, CSV or Parquet, with at least the columns `needed`.
-
-    Other known columns are used, and images can be sliced by the rest.
-    Paths are relative to the manifest. Raise DataError for a missing file, column or image, naming the first.
-    """
+    """Read a CSV or Parquet with paths relative to it and columns `needed`; raise DataError for what it lacks."""
     file = find_table(file)
     if not os.path.isfile(file):
         expected = f"Expected a CSV or Parquet file with columns {','.join(needed)}."

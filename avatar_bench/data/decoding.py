@@ -13,17 +13,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError, _imaging
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, _imaging
 
 from avatar_bench.console.warning_filters import suppress_image_warnings
+from avatar_bench.data import file_structure
 from avatar_bench.data.file_names import format_name
-from avatar_bench.data.file_structure import (
-    ENDS_IN_ZEROS,
-    MAX_EXIF_BYTES,
-    check_structure,
-    is_png_truncated,
-    shorten_webp,
-)
 from avatar_bench.data.shard_files import locate_image, measure_size
 from avatar_bench.errors import DataError
 from avatar_bench.files.remote import is_remote, read_remote
@@ -70,17 +64,7 @@ SIGNATURES = {
 }
 _PATTERNS = {name: re.compile(pattern, re.DOTALL) for name, pattern in SIGNATURES.items()}
 
-# The transposition that makes the stored image upright, by the value of the EXIF tag Orientation (1: none).
-_ORIENTATION_TRANSPOSES = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_ORIENTATION, _BITS_PER_SAMPLE, _PHOTOMETRIC = 274, 258, 262
+_BITS_PER_SAMPLE, _PHOTOMETRIC = 258, 262
 
 # Pillow warns about odd metadata and large images without naming the file; serious problems raise DataError instead.
 suppress_image_warnings()
@@ -147,17 +131,17 @@ def decode_bytes(data: bytes, name: str, ground: str = "white") -> NDArray[np.ui
     kind = detect_format(data, name)
     _check_bytes(len(data), name, kind)
     try:
-        check_structure(kind, data)
+        file_structure.check_structure(kind, data)
         # JPEG too: OpenCV returns the same pixels 1.1 to 1.7 times as fast, but its libjpeg writes to stderr.
         with Image.open(io.BytesIO(data), formats=[kind]) as image:
             _check_size(image.size, name, kind)
             image.load()
-            if kind == "PNG" and _may_lack_rows(image) and is_png_truncated(data):
+            if kind == "PNG" and _may_lack_rows(image) and file_structure.is_png_truncated(data):
                 raise ValueError("it has fewer pixels than its header states")
             if kind == "WEBP" and _has_spare_zeros(data):
-                raise ValueError(ENDS_IN_ZEROS)
-            found, turn = _to_rgb(image, kind, data, ground), _find_turn(image)
-            return np.array(found if turn is None else found.transpose(turn))
+                raise ValueError(file_structure.ENDS_IN_ZEROS)
+            _turn_upright(image)
+            return np.array(_to_rgb(image, kind, data, ground))
     except (DataError, MemoryError):  # a lack of memory is not the file's fault
         raise
     except Image.DecompressionBombError as error:
@@ -220,7 +204,7 @@ def _may_lack_rows(image: Image.Image) -> bool:
 
 def _has_spare_zeros(data: bytes) -> bool:
     """Return whether a WebP can also be decoded without the last zeros of its pixels, so that these are not its own."""
-    shorter = shorten_webp(data)
+    shorter = file_structure.shorten_webp(data)
     try:
         with Image.open(io.BytesIO(shorter), formats=["WEBP"]) as image:
             image.load()
@@ -264,11 +248,9 @@ def _scale_transparent_colour(image: Image.Image, depth: int) -> None:
         image.info["transparency"] = colour * 255 // (2**depth - 1)
 
 
-def _find_turn(image: Image.Image) -> Image.Transpose | None:
-    """Return what turns a loaded image upright by its EXIF, None if that is broken. Pillow rotates TIFFs on loading."""
-    if any(len(image.info.get(key, "")) > 2 * MAX_EXIF_BYTES for key in ("exif", "Raw profile type exif")):
-        return None
-    with suppress(Exception):
-        orientation = image.getexif().get(_ORIENTATION)
-        return _ORIENTATION_TRANSPOSES.get(orientation) if isinstance(orientation, int) else None
-    return None
+def _turn_upright(image: Image.Image) -> None:
+    """Turn a loaded image as its EXIF states, unless that is broken or too large. Pillow turns TIFFs on loading."""
+    texts = (image.info.get(key, "") for key in ("exif", "Raw profile type exif"))
+    if all(len(text) <= 2 * file_structure.MAX_EXIF_BYTES for text in texts):
+        with suppress(Exception):
+            ImageOps.exif_transpose(image, in_place=True)

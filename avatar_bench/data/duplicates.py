@@ -46,10 +46,9 @@ _INVERSE_TURNS = np.array([0, 1, 2, 3, 4, 6, 5, 7])  # the inverse of each of OR
 
 
 class Match(NamedTuple):
-    """Pair of rows that show the same image.
+    """Pair of rows that show the same image, of `kind` bytes, pixels or near, with the bits of the hashes that differ.
 
-    `kind` is bytes, pixels or near. `distance` is the number of bits in which the perceptual hashes differ. `turned` is
-    the orientation of the right image relative to the left one, a key of ORIENTATIONS.
+    `turned` is the orientation of the right image relative to the left one, a key of ORIENTATIONS.
     """
 
     left: int
@@ -71,8 +70,8 @@ class ImageSet:
     @classmethod
     def of(cls, sha256s: Iterable[str], fingerprints: Sequence[Fingerprint], image: Decoder) -> ImageSet:
         """Return the set of some images, given the SHA-256 of their files and their fingerprints."""
-        hashes = parse_hashes("".join(one.phashes) for one in fingerprints)
-        return cls(_as_texts(sha256s), _as_texts(one.pixels for one in fingerprints), hashes, image)
+        hashes = parse_hashes("".join(fingerprint.phashes) for fingerprint in fingerprints)
+        return cls(_as_texts(sha256s), _as_texts(fingerprint.pixels for fingerprint in fingerprints), hashes, image)
 
     def __len__(self) -> int:
         return len(self.hashes)
@@ -90,18 +89,15 @@ def find_matches(images: ImageSet, distance: int = MAX_HASH_DISTANCE) -> list[Ma
     """Find the copies within a set; left < right, sorted by right, then left.
 
     An exact copy is linked only to the first such image, a near-duplicate to at most MAX_CANDIDATES earlier images,
-    none of which is an exact copy: few pairs connect all copies of an image. Images are decoded in threads, those whose
-    hashes are close to another row's.
+    none of which is an exact copy: few pairs connect all copies of an image.
     """
-    exact = _match_exact(images, images, within=True)
-    alone = np.setdiff1d(np.arange(len(images)), _list_right_rows(exact))
+    exact, alone = _match_exact(images, images, within=True)
     return sorted(exact + _match_near(images, alone, images, alone, distance, within=True), key=_BY_RIGHT_ROW)
 
 
 def find_matches_between(left: ImageSet, right: ImageSet, distance: int = MAX_HASH_DISTANCE) -> list[Match]:
     """Find the copies in the right set of images in the left one, as `find_matches` does; none within a set."""
-    exact = _match_exact(left, right, within=False)
-    alone = np.setdiff1d(np.arange(len(right)), _list_right_rows(exact))
+    exact, alone = _match_exact(left, right, within=False)
     firsts = np.flatnonzero(~left.pixels.duplicated())
     return sorted(exact + _match_near(left, firsts, right, alone, distance, within=False), key=_BY_RIGHT_ROW)
 
@@ -126,19 +122,16 @@ def _as_texts(values: Iterable[str]) -> pd.Series:
     return values if isinstance(values, pd.Series) else pd.Series(list(values), dtype=str)
 
 
-def _list_right_rows(matches: Sequence[Match]) -> Integers:
-    return np.array([match.right for match in matches], dtype=np.intp)
-
-
-def _match_exact(left: ImageSet, right: ImageSet, within: bool) -> list[Match]:
-    """Match each right image with the first left one of the same bytes, else of the same pixels."""
+def _match_exact(left: ImageSet, right: ImageSet, within: bool) -> tuple[list[Match], Integers]:
+    """Match each right image with the first left one of its bytes, else of its pixels; return the other rows too."""
     by_bytes = _find_first_rows(left.sha256s, right.sha256s, within)
     by_pixels = _find_first_rows(left.pixels, right.pixels, within)
-    rows = np.flatnonzero((by_bytes >= 0) | (by_pixels >= 0)).tolist()
-    return [
+    is_matched = (by_bytes >= 0) | (by_pixels >= 0)
+    matches = [
         Match(int(by_bytes[row]), row, "bytes") if by_bytes[row] >= 0 else Match(int(by_pixels[row]), row, "pixels")
-        for row in rows
+        for row in np.flatnonzero(is_matched).tolist()
     ]
+    return matches, np.flatnonzero(~is_matched)
 
 
 def _find_first_rows(left: pd.Series, right: pd.Series, within: bool) -> Integers:
@@ -156,8 +149,7 @@ def _match_near(
     """Match the given rows of the left images with those of the right ones; `within` one set, with earlier rows only.
 
     Two images are near-duplicates if, in some orientation, the hash of either one is close to the upright hash of the
-    other and their thumbnails are similar. The result does not depend on which one is the left. Both directions are
-    searched because their distances differ by a few bits: negating frequencies moves the median.
+    other and their thumbnails are similar. Both directions are searched: negating frequencies moves the median.
     """
     ours = left.hashes[lefts]
     theirs = ours if within else right.hashes[rights]
@@ -252,9 +244,7 @@ class _BandIndex:
 
     def _band(self, hashes: NDArray[np.uint64]) -> NDArray[np.unsignedinteger]:
         values = (hashes >> np.uint64(self.low)) & np.uint64(2 ** (self.high - self.low) - 1)
-        return values.astype(
-            np.uint16 if self.high - self.low <= 16 else np.uint32
-        )  # 16 bits are sorted in linear time
+        return values.astype(np.uint16 if self.high - self.low <= 16 else np.uint32)  # 16 are sorted in linear time
 
 
 def _list_windows(counts: Integers, first: Integers, length: int) -> tuple[Integers, Integers]:
@@ -346,10 +336,7 @@ def _compare_turned(
 
 
 def _are_similar(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return for each pair of thumbnails, (12, 12, 3, P), whether they agree up to brightness and contrast.
-
-    One direction suffices, so the result does not depend on the order of the pair.
-    """
+    """Return for pairs of thumbnails, (12, 12, 3, P), whether they agree up to brightness and contrast, either way."""
     axes = (0, 1, 2)
     first, second = left.astype(np.float32), right.astype(np.float32)
     shade = second.mean(axis=axes) - first.mean(axis=axes)

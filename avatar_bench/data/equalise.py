@@ -29,10 +29,7 @@ def draw_side_and_quality(image: ImageArray) -> tuple[int, int]:
 
 
 def equalise_bytes(image: ImageArray, resize: str = "squash") -> bytes:
-    """Encode the image, (H, W, 3) uint8 RGB, as JPEG 4:2:0 with the side and quality of `draw_side_and_quality`.
-
-    resize: "squash", "crop" or "pad", as in `resize_to_square`.
-    """
+    """Encode the image, (H, W, 3) uint8 RGB, as JPEG 4:2:0 with the side and quality of `draw_side_and_quality`."""
     side, quality = draw_side_and_quality(image)
     stream = io.BytesIO()
     Pillow.fromarray(resize_to_square(image, side, resize)).save(stream, "JPEG", quality=quality, subsampling="4:2:0")
@@ -49,10 +46,7 @@ RESIZE_MODES = ("squash", "crop", "pad")
 
 
 def resize_to_square(image: ImageArray, side: int, resize: str) -> ImageArray:
-    """Resize (H, W, 3) uint8 RGB to (side, side, 3) uint8; an image of that size is returned unchanged.
-
-    resize: "squash" changes the aspect ratio, "crop" keeps the centred square, "pad" adds white on both sides.
-    """
+    """Resize (H, W, 3) uint8 RGB to (side, side, 3) as `Preprocessing` says; return one of that size unchanged."""
     if resize == "pad":
         return _pad(image, side)
     return _resize(_crop_centre_square(image) if resize == "crop" else image, side, side)

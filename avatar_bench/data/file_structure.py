@@ -34,10 +34,7 @@ _JPEG_IN_TIFF, _WEBP_IN_TIFF = (6, 7), 50001
 
 
 def check_structure(kind: str, data: bytes) -> None:
-    """Raise ValueError with the reason if a file of the format is truncated, or built to be slow or large to decode.
-
-    The result is deterministic: nothing is timed.
-    """
+    """Raise ValueError if a file is truncated, or built to be slow or large to decode; nothing is timed."""
     walk = {"JPEG": _check_jpeg, "PNG": _check_png, "GIF": _check_gif, "BMP": _check_bmp, "TIFF": _check_tiff}
     walk.get(kind, _check_exif)(data)
     _raise_if(kind == "AVIF" and not any(data[-ZEROS:]), ENDS_IN_ZEROS)

@@ -42,11 +42,7 @@ _FILES_PER_TASK = 64
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """Pixel hash and perceptual hashes of one image.
-
-    `pixels` is the SHA-256 (hex) of its size and samples. `phashes` are its perceptual hashes, 16 hex digits each, in
-    the order of ORIENTATIONS: the first is that of the unchanged image.
-    """
+    """SHA-256 (hex) of the size and samples of an image, and perceptual hashes, 16 hex digits each, by ORIENTATIONS."""
 
     pixels: str
     phashes: tuple[str, ...]
@@ -62,12 +58,12 @@ def fingerprint_image(image: NDArray[np.uint8]) -> Fingerprint:
 
 
 def fingerprint_files(files: Sequence[Path], threads: int | None = None) -> list[Fingerprint | DataError]:
-    """Compute the fingerprint of each file, in order, or the error that explains why it has none.
-
-    `threads`: None means one per processor, and one for small files.
-    """
+    """Compute the fingerprint of each file, in order, or the error that explains why it has none."""
+    some = [measure_size(file) or 0 for file in files[:: max(1, len(files) // 20)] if file.is_file()]
+    if threads is None:  # of small files, threads lose more time to the interpreter lock than they gain
+        threads = 1 if some and sum(some) / len(some) < _SMALL_FILE_BYTES else os.cpu_count()
     tasks = [files[start : start + _FILES_PER_TASK] for start in range(0, len(files), _FILES_PER_TASK)]
-    with ThreadPoolExecutor(threads or (1 if _are_small(files) else os.cpu_count())) as pool:
+    with ThreadPoolExecutor(threads) as pool:
         return list(chain.from_iterable(pool.map(_fingerprint_batch, tasks)))
 
 
@@ -89,25 +85,20 @@ def read_fingerprints(file: Path) -> list[Fingerprint] | None:
     return [Fingerprint(pixels, tuple(hashes)) for pixels, hashes in json.loads(text)]
 
 
-def _are_small(files: Sequence[Path]) -> bool:
-    """Return whether threads would lose more time to the interpreter lock than they gain, for a sample."""
-    some = [measure_size(file) or 0 for file in files[:: max(1, len(files) // 20)] if file.is_file()]
-    return bool(some) and sum(some) / len(some) < _SMALL_FILE_BYTES
-
-
 def _fingerprint_batch(files: Sequence[Path]) -> list[Fingerprint | DataError]:
     """Hash the images of a task together: for small images, the overhead per call exceeds the arithmetic."""
-    read = [_digest_and_shrink(file) for file in files]
-    hashes = iter(_hash_all([one[1] for one in read if not isinstance(one, DataError)]))
-    return [one if isinstance(one, DataError) else Fingerprint(one[0], next(hashes)) for one in read]
-
-
-def _digest_and_shrink(file: Path) -> tuple[str, NDArray[np.uint8]] | DataError:
-    try:
-        image = decode(file)
-    except DataError as error:
-        return error
-    return hash_pixels(image), _shrink_to_grey(image)
+    digests: list[str | DataError] = []
+    greys = []
+    for file in files:
+        try:
+            image = decode(file)
+        except DataError as error:
+            digests.append(error)
+        else:
+            digests.append(hash_pixels(image))
+            greys.append(_shrink_to_grey(image))
+    hashes = iter(_hash_all(greys))
+    return [digest if isinstance(digest, DataError) else Fingerprint(digest, next(hashes)) for digest in digests]
 
 
 def _shrink_to_grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -117,7 +108,6 @@ def _shrink_to_grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _hash_all(greys: Sequence[NDArray[np.uint8]]) -> list[tuple[str, ...]]:
-    """Compute the eight hashes of each grey image."""
     if not greys:
         return []
     from scipy.fft import dct  # imported here for a faster start of commands that compare no images

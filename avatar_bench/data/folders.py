@@ -14,11 +14,7 @@ _OTHER_SPELLINGS = {"training": "train", "valid": "val", "validation": "val", "t
 
 
 def find_split_folders(root: Path) -> list[str]:
-    """Return the SPLIT_FOLDERS in a folder that are not empty.
-
-    Raise DataError for one that is spelled otherwise and has class folders: beside others its images would be left out,
-    alone it would be taken for a class.
-    """
+    """Return the SPLIT_FOLDERS that are not empty; raise DataError for one that is spelled otherwise."""
     folders = list_class_folders(root)
     for folder in folders:
         split = _OTHER_SPELLINGS.get(folder.name.lower(), folder.name.lower())
@@ -63,8 +59,8 @@ def is_image_folder(folder: Path) -> bool:
 def list_images(folder: Path) -> list[Path]:
     """Return the sorted files below a folder with an image suffix, without hidden files and folders.
 
-    Raise DataError for a folder that cannot be read, a name that a CSV cannot store, an image name that is no regular
-    file, and a link to a folder, which could lead anywhere, even in circles.
+    Raise DataError for what cannot be read or is no regular file, a name that a CSV cannot store, and a link to a
+    folder.
     """
     images = []
     for place, folders, files in os.walk(folder, onerror=raise_unreadable):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,27 +24,9 @@ _MOST_VALUES = 10  # of a column of numbers, each a slice of its own
 _NUMBER_SLICES = 4
 QUALITY_EDGES = (50, 75, 85, 90, 95)
 
-# Luminance table K.1 of ITU T.81, in rows of eight; libjpeg scales it by the quality
-_LUMINANCE = (
-    *(16, 11, 10, 16, 24, 40, 51, 61),
-    *(12, 12, 14, 19, 26, 58, 60, 55),
-    *(14, 13, 16, 24, 40, 57, 69, 56),
-    *(14, 17, 22, 29, 51, 87, 80, 62),
-    *(18, 22, 37, 56, 68, 109, 103, 77),
-    *(24, 35, 55, 64, 81, 104, 113, 92),
-    *(49, 64, 78, 87, 103, 121, 120, 101),
-    *(72, 92, 95, 98, 112, 100, 103, 99),
-)
-_SCALES = [5000 // quality if quality < 50 else 200 - 2 * quality for quality in range(1, 101)]
-_LOG_TABLES = np.log([np.clip((scale * np.array(_LUMINANCE) + 50) // 100, 1, 255) for scale in _SCALES])
-
 
 def assign_slices(dataset: Dataset) -> pd.DataFrame:
-    """Return the slice names of each image, (N, 5) strings with the columns SLICE_COLUMNS; "" means unknown.
-
-    Size and quality are binned. Values missing from the manifest are read from the file header; raise DataError if that
-    fails. Only JPEGs have a quality.
-    """
+    """Return the SLICE_COLUMNS of each image, (N, 5) strings, "" for unknown, from the manifest or the file header."""
     frame = dataset.frame
     stored = _complete_encoding(dataset)
     side = _to_numeric(stored[["width", "height"]]).min(axis=1).astype(int)
@@ -62,14 +46,12 @@ def assign_slices(dataset: Dataset) -> pd.DataFrame:
 def assign_columns(dataset: Dataset, names: Sequence[str], option: str) -> pd.DataFrame:
     """Return the slice names of each image by these columns of the manifest, (N, K) strings; "" means unknown.
 
-    A column of more than ten different numbers is divided at its quartiles. Raise ConfigError, which names the option,
-    if the data set has no such column.
+    More than ten numbers are divided at their quartiles. Raise ConfigError for a missing column.
     """
     frame, known = dataset.frame, list_columns(dataset)
     if missing := [name for name in names if name not in known]:
-        raise ConfigError(
-            f"{option}: {dataset.name} has no column {missing[0]}.", f"Expected some of {', '.join(known)}."
-        )
+        reason = f"{option}: {dataset.name} has no column {missing[0]}."
+        raise ConfigError(reason, f"Expected some of {', '.join(known)}.")
     found = assign_slices(dataset) if set(names) & set(SLICE_COLUMNS) else pd.DataFrame(index=range(len(frame)))
     stated = {name: _divide(frame[known[name]].reset_index(drop=True)) for name in names if name not in SLICE_COLUMNS}
     return found.assign(**stated)[list(dict.fromkeys(names))]
@@ -102,8 +84,18 @@ def name_ranges(values: Iterable[int], edges: Sequence[int], unit: str = "") -> 
 
 def estimate_jpeg_quality(table: Iterable[int]) -> int:
     """Return the quality, 1 to 100, whose libjpeg luminance table (64,) is closest to this one in log ratio."""
-    distance = np.abs(_LOG_TABLES - np.log(np.maximum(list(table), 1))).sum(axis=1)
-    return int(distance.argmin()) + 1
+    return int(np.abs(_compute_log_tables() - np.log(np.maximum(list(table), 1))).sum(axis=1).argmin()) + 1
+
+
+@cache
+def _compute_log_tables() -> NDArray[np.float64]:
+    """Return the logarithms of libjpeg's luminance tables, (100, 64), by quality."""
+    tables = []
+    for quality in range(1, 101):
+        stream = io.BytesIO()
+        Image.new("L", (8, 8)).save(stream, "JPEG", quality=quality)
+        tables.append(Image.open(stream).quantization[0])  # type: ignore[attr-defined]
+    return np.log(tables)
 
 
 def _complete_encoding(dataset: Dataset) -> pd.DataFrame:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -16,23 +16,11 @@ from numpy.typing import NDArray
 from avatar_bench import __version__
 from avatar_bench.console.progress import open_bar
 from avatar_bench.console.terminal import format_count
+from avatar_bench.data import fingerprints, selection
 from avatar_bench.data.dataset import Dataset, hash_files, list_files
 from avatar_bench.data.duplicates import ImageSet, Match, find_matches, find_matches_between, join_groups
 from avatar_bench.data.file_names import format_names
-from avatar_bench.data.fingerprints import (
-    ORIENTATIONS,
-    Fingerprint,
-    fingerprint_files,
-    read_fingerprints,
-    write_fingerprints,
-)
-from avatar_bench.data.selection import (
-    add_unlabelled_images,
-    has_own_split,
-    limit_rows,
-    mark_divided_rows,
-    split_dataset,
-)
+from avatar_bench.data.fingerprints import ORIENTATIONS, Fingerprint
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import DataError, GuardError, suggest_names
 from avatar_bench.files.hashes import sha256_of_bytes
@@ -54,32 +42,27 @@ def split_without_leakage(whole: Dataset, plan: SplitPlan, allow: Collection[str
 
     Copies are joined into groups unless the dataset states its split; then a pair across two sides raises GuardError,
     as does an exact copy with another label. The frame gains the columns of `make_hash_columns` and the group as
-    stated, `stated_group`. Images that the plan does not divide are added last, see `mark_divided_rows` and
-    `add_unlabelled_images`. A data set in shards has all that already, see `join_copies`.
+    stated, `stated_group`. Images that the plan does not divide are added last.
     """
-    if "turned_phashes" in whole.frame:
-        return split_dataset(whole, plan, notes)
-    rows, count = limit_rows(mark_divided_rows(plan, whole.frame), whole.frame, plan)
+    if "turned_phashes" in whole.frame:  # in shards, see `join_copies`
+        return selection.split_dataset(whole, plan, notes)
+    rows, count = selection.limit_rows(selection.mark_divided_rows(plan, whole.frame), whole.frame, plan)
     drawn = whole.take(rows)  # copies match earlier images
     prints, matches = match_copies(drawn)
     everything = drawn.frame.assign(
         **make_hash_columns(prints), stated_group=drawn.frame["group"], place=np.arange(len(drawn))
     )
-    used = _split_divided_rows(
-        Dataset(whole.name, whole.root, everything[:count]), matches[matches["right"] < count], plan, allow, notes
-    )
+    divided = Dataset(whole.name, whole.root, everything[:count])
+    used = _split_divided_rows(divided, matches[matches["right"] < count], plan, allow, notes)
     if count < len(drawn):
         joined = join_groups(everything["group"], matches[["left", "right"]].to_numpy()).to_numpy()
         others = everything[count:].assign(group=joined[count:])
-        used = add_unlabelled_images(used, joined[used.frame["place"]], others, plan, notes)
+        used = selection.add_unlabelled_images(used, joined[used.frame["place"]], others, plan, notes)
     return Dataset(used.name, used.root, used.frame.drop(columns="place"))
 
 
 def join_copies(dataset: Dataset) -> Dataset:
-    """Return a data set with the columns of `make_hash_columns`, and with groups joined by copies and near-duplicates.
-
-    Raise GuardError if a group is then on two sides of the stated split, or an image has two labels.
-    """
+    """Return a data set with its hashes and joined groups; raise GuardError for a group on two sides, or two labels."""
     frame, (prints, matches) = dataset.frame, match_copies(dataset)
     _check_label_conflicts(frame, matches, allowed=False)
     _refuse_split_duplicates(frame, frame["split"].replace("", None), matches)
@@ -114,32 +97,40 @@ def refuse_changed_files(dataset: Dataset) -> None:
 
 
 def fingerprint_dataset(dataset: Dataset) -> list[Fingerprint]:
-    """Compute the fingerprint of each image, in order; raise one DataError for all that cannot be decoded.
-
-    Fingerprints are cached by the current content of the files, so unchanged files are not decoded again.
-    """
+    """Compute the fingerprint of each image, unless it is cached; raise one DataError for all that are unreadable."""
     files = list_files(dataset)
     key = sha256_of_bytes(repr([__version__, PIL.__version__, *hash_files(files)]).encode())[:32]
     cache_file = cache_root() / FINGERPRINT_FOLDER / key
-    if (cached := read_fingerprints(cache_file)) is not None:
+    if (cached := fingerprints.read_fingerprints(cache_file)) is not None:
         return cached
     found: list[Fingerprint | DataError] = []
     with open_bar("search for copies", len(files)) as bar:
         for start in range(0, len(files), _FILES_PER_STEP):
-            found += fingerprint_files(files[start : start + _FILES_PER_STEP])
+            found += fingerprints.fingerprint_files(files[start : start + _FILES_PER_STEP])
             bar.update(len(found) - bar.n)
-    prints = _require_fingerprints(dataset, found)
+    errors = {row: error for row, error in enumerate(found) if isinstance(error, DataError)}
+    if errors:
+        first, *others = errors
+        if not others:
+            raise errors[first]
+        names = format_names(dataset.frame["path"].iloc[others].tolist(), MAX_LISTED_FILES)
+        raise DataError(
+            f"{len(errors)} of {len(dataset)} images of {dataset.name} cannot be used, first {errors[first].lines[0]}",
+            f"The others: {names}.",
+            "Repair or remove them; avatar-bench prepare skips such files and lists the reasons.",
+        )
+    prints = [fingerprint for fingerprint in found if isinstance(fingerprint, Fingerprint)]
     with suppress(OSError):  # a full disk only costs time
         cache_file.parent.mkdir(parents=True, exist_ok=True)
-        write_fingerprints(prints, cache_file)
+        fingerprints.write_fingerprints(prints, cache_file)
     return prints
 
 
 def make_hash_columns(prints: Sequence[Fingerprint]) -> dict[str, list[str]]:
     """Return the perceptual hash of each image and, joined by spaces, those of its other orientations."""
     return {
-        "phash": [one.phashes[0] for one in prints],
-        "turned_phashes": [" ".join(one.phashes[1:]) for one in prints],
+        "phash": [fingerprint.phashes[0] for fingerprint in prints],
+        "turned_phashes": [" ".join(fingerprint.phashes[1:]) for fingerprint in prints],
     }
 
 
@@ -151,39 +142,19 @@ def _split_divided_rows(
     if frame.empty:
         return dataset
     notes += _check_label_conflicts(frame, matches, "label_conflict" in allow)
-    if not has_own_split(frame, plan):
+    if not selection.has_own_split(frame, plan):
         frame = frame.assign(group=join_groups(frame["group"], matches[["left", "right"]].to_numpy()).to_numpy())
         if joined := frame["stated_group"].nunique() - frame["group"].nunique():
             verb = "is" if joined == 1 else "are"
             notes.append(f"{format_count(joined, 'group')} {verb} joined to others because of near-duplicates")
-    used = split_dataset(Dataset(dataset.name, dataset.root, frame), plan, notes)
+    used = selection.split_dataset(Dataset(dataset.name, dataset.root, frame), plan, notes)
     if "near_duplicates" not in allow:
         _refuse_split_duplicates(frame, used.frame.set_index("place")["split"], matches)
     return used
 
 
-def _require_fingerprints(dataset: Dataset, prints: Sequence[Fingerprint | DataError]) -> list[Fingerprint]:
-    """Return the fingerprints of a dataset; raise DataError listing the images that have none."""
-    errors = {row: one for row, one in enumerate(prints) if isinstance(one, DataError)}
-    first = next(iter(errors.values()), None)
-    if first is not None and len(errors) == 1:
-        raise first
-    if first is not None:
-        others = list(dataset.frame["path"].iloc[list(errors)])[1:]
-        raise DataError(
-            f"{len(errors)} of {len(dataset)} images of {dataset.name} cannot be used, first {first.lines[0]}",
-            f"The others: {format_names(others, MAX_LISTED_FILES)}.",
-            "Repair or remove them; avatar-bench prepare skips such files and lists the reasons.",
-        )
-    return [one for one in prints if isinstance(one, Fingerprint)]
-
-
 def find_shared_images(train: Dataset, dataset: Dataset) -> list[Match]:
-    """Find the copies in a dataset (right) of the training images (left), whose hashes may be known.
-
-    Training files are read only if their hashes are unknown, or to compare two images. For missing files the upright
-    hash suffices.
-    """
+    """Find the copies in a dataset (right) of training images (left), which are read if their hashes are unknown."""
     if not len(train):
         return []
     hashes = list(train.frame.reindex(columns=["phash", "turned_phashes"], fill_value="").itertuples(index=False))
@@ -196,8 +167,8 @@ def find_shared_images(train: Dataset, dataset: Dataset) -> list[Match]:
         row for row, (phash, turned) in enumerate(hashes) if not turned and (not phash or train.file(row).is_file())
     ]
     if unread:
-        for row, one in zip(unread, fingerprint_dataset(train.take(np.array(unread))), strict=True):
-            ours[row] = one
+        for row, fingerprint in zip(unread, fingerprint_dataset(train.take(np.array(unread))), strict=True):
+            ours[row] = fingerprint
     return find_matches_between(
         ImageSet.of(train.frame["sha256"], ours, train.image),
         ImageSet.of(dataset.frame["sha256"], fingerprint_dataset(dataset), dataset.image),
@@ -205,15 +176,12 @@ def find_shared_images(train: Dataset, dataset: Dataset) -> list[Match]:
 
 
 def refuse_shortcut(audit: Path, equalise: str | None) -> None:
-    """Raise GuardError if the audit of `prepare` found that file properties reveal the classes.
-
-    With `equalise`, its result on the equalised images counts.
-    """
+    """Raise GuardError if by the audit of `prepare` file properties, equalised if asked, reveal the classes."""
     try:
         provenance = json.loads((audit / "metrics.json").read_text(encoding="utf-8"))["provenance"]
-        assessment = provenance["assessment"]
-        equalised = provenance.get("equalised/assessment", assessment)
-        is_unsuitable, is_unsuitable_equalised = (one["suitable"] == "no" for one in (assessment, equalised))
+        stored = provenance["assessment"]
+        equalised = provenance.get("equalised/assessment", stored)
+        is_unsuitable, is_unsuitable_equalised = (found["suitable"] == "no" for found in (stored, equalised))
     except FileNotFoundError:
         return
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -223,7 +191,7 @@ def refuse_shortcut(audit: Path, equalise: str | None) -> None:
     if not is_unsuitable or (equalise and not is_unsuitable_equalised):
         return
     equalising = "" if is_unsuitable_equalised else ", train with data.equalise=jpeg,"
-    reason = next(iter((equalised if equalise else assessment).get("reasons", [])), None)
+    reason = next(iter((equalised if equalise else stored).get("reasons", [])), None)
     why = format_reason(Reason.parse(reason), "data_audit") if isinstance(reason, dict) else "see its card"
     raise GuardError(
         f"This data set is not suitable for training: {why}.",
@@ -236,8 +204,7 @@ def refuse_format_shortcut(labels: pd.Series, formats: Sequence[str]) -> None:
     """Raise GuardError if the file format separates a class from the rest with MAX_FORMAT_ACCURACY or more.
 
     This is the balanced accuracy of the best rule: (1 + d) / 2, where d is the total variation distance between the
-    formats of the class and those of the other classes, each class weighted equally. Datasets with a class of fewer
-    than MIN_CLASS_IMAGES images pass, and files of unknown format, "", are ignored.
+    formats of the class and those of the other classes, each class weighted equally. Unknown formats, "", are ignored.
     """
     kinds = np.asarray(formats)
     labels = labels[kinds != ""]
@@ -291,10 +258,7 @@ def _refuse_split_duplicates(frame: pd.DataFrame, split: pd.Series, matches: pd.
 
 
 def mark_shared_images(dataset: Dataset, other: Dataset) -> NDArray[np.bool_]:
-    """Return which images of a dataset, (N,), are in another one, as copies, near-duplicates or members of its groups.
-
-    Near-duplicates are searched only among images whose files exist, because they may have to be compared.
-    """
+    """Return which images, (N,), are in another set, as copies, near-duplicates of its files, or of its groups."""
     frame = dataset.frame
     known = {*other.frame["group"], *other.frame.get("stated_group", ())} - {""}
     shared = frame["sha256"].isin(set(other.frame["sha256"])) | frame["group"].isin(known)
@@ -321,6 +285,7 @@ class UsedImages:
     is_val_used: bool = True
 
 
+@dataclass(eq=False, repr=False)
 class Leakage:
     """Guard that refuses data sets with images that training has used, of one network or of an ensemble's members.
 
@@ -328,29 +293,21 @@ class Leakage:
     user has turned off. `search` finds copies as avatars undergo them; None: they are not searched for.
     """
 
-    def __init__(
-        self,
-        used: Sequence[UsedImages],
-        own: Sequence[Dataset],
-        allow: Collection[str],
-        search: AlignedSearch | None = None,
-    ) -> None:
-        self.used = tuple(used)
-        self.own = tuple(own)
-        self.allow = frozenset(allow)
-        self.search = search
-        self._warnings: dict[str, list[Reason]] = {}  # by fingerprint, of the search for aligned copies
-        self._checked: set[tuple[int, str, str]] = set()  # (network, step, set) without near-duplicates
-        self._held_out: dict[tuple[Path, str], bool] = {}  # by root and digest, as the next
-        self._overlap_counts: dict[tuple[Path, str], int] = {}
-        self._val_counts: dict[tuple[Path, str], int] = {}
+    used: Sequence[UsedImages]
+    own: Sequence[Dataset]
+    allow: Collection[str]
+    search: AlignedSearch | None = None
+    # by fingerprint, of the search for aligned copies
+    _warnings: dict[str, list[Reason]] = field(default_factory=dict, init=False)
+    _checked: set[tuple[int, str, str]] = field(default_factory=set, init=False)  # network, step, set: no duplicates
+    _held_out: dict[tuple[Path, str], bool] = field(default_factory=dict, init=False)  # by root and digest
+    _counts: dict[tuple[str, Path, str], int] = field(default_factory=dict, init=False)  # by use, root and digest
 
     def refuse(self, dataset: Dataset, is_training: bool = False, is_fitting: bool = False) -> None:
         """Raise GuardError if a dataset has unknown classes, or images, groups or near-duplicates of used images.
 
-        The run's own training images (`is_training`) serve statistics of in-domain data, and its calibration half of
-        val (`is_fitting`) for whatever a block fits. Overlap of pretraining with val and calibration is allowed,
-        because `train` has warned of it.
+        `is_training`: it is the run's own training images, for statistics; `is_fitting`: the calibration half of val.
+        Overlap of pretraining with val and calibration is allowed, because `train` has warned of it.
         """
         for number, network in enumerate(self.used):
             _refuse_unknown_classes(dataset, network.classes)
@@ -372,27 +329,28 @@ class Leakage:
         return self._held_out[key]
 
     def count_pretraining_overlap(self, dataset: Dataset) -> int:
-        """Count the images of a dataset that overlap with the pretraining data, if that overlap is allowed; else 0.
-
-        It is allowed for val and calibration, of which `train` has warned, and if a guard is turned off. See
-        `mark_shared_images`.
-        """
-        if not (self.is_held_out(dataset) or self.allow & {"overlap", "near_duplicates"}):
+        """Count images that overlap with pretraining data where allowed: in val, or with a guard turned off; else 0."""
+        if not self.is_held_out(dataset) and {"overlap", "near_duplicates"}.isdisjoint(self.allow):
             return 0
         known = (network.pretraining for network in self.used if network.pretraining is not None)
-        return _count_shared_images(dataset, known, self._overlap_counts)
+        return self._count_shared_images(dataset, known, "pretraining")
 
     def count_val_overlap(self, dataset: Dataset) -> int:
-        """Count the images of a dataset that overlap with val images, which chose the epoch of a network.
-
-        See `mark_shared_images`.
-        """
+        """Count the images of a dataset that overlap with val images, which chose the epoch of a network."""
         used = (network.images for network in self.used if network.images is not None and network.is_val_used)
-        return _count_shared_images(dataset, (images.select_split("val") for images in used), self._val_counts)
+        return self._count_shared_images(dataset, (images.select_split("val") for images in used), "val")
+
+    def _count_shared_images(self, dataset: Dataset, used: Iterable[Dataset], use: str) -> int:
+        """Count the images of a dataset that overlap with any of the used ones, once; see `mark_shared_images`."""
+        key = use, dataset.root, dataset.digest
+        if key not in self._counts:
+            self._counts[key] = int(np.any([mark_shared_images(dataset, images) for images in used], axis=0).sum())
+        return self._counts[key]
 
     def refuse_overlap_with_fit(self, dataset: Dataset, fitted: Dataset) -> None:
         """Raise GuardError if an evaluated set has images, groups or near-duplicates of what a block is fitted on."""
-        for __, shared in _find_overlaps(dataset, fitted):
+        if (overlap := _find_overlap(dataset, fitted)) is not None:
+            shared = overlap[1]
             raise GuardError(
                 f"{int(shared.sum())} of {len(dataset)} images of {dataset.name} are also in the set that this "
                 f"block is fitted on, first {dataset.frame.loc[shared, 'path'].iat[0]}.",
@@ -406,8 +364,14 @@ class Leakage:
 
     def _refuse_step(self, dataset: Dataset, used: Dataset, step: str, network: int) -> None:
         """Raise GuardError if a dataset overlaps with the images of a step; near-duplicates are searched once."""
-        if "overlap" not in self.allow:
-            _refuse_overlap(dataset, used, step)
+        if "overlap" not in self.allow and (overlap := _find_overlap(dataset, used)) is not None:
+            by, shared = overlap
+            raise GuardError(
+                f"{dataset.name} shares {int(shared.sum())} of {len(dataset)} images with the {step} data by "
+                f"{by}, first {dataset.frame.loc[shared, 'path'].iat[0]}.",
+                "Metrics on training images do not estimate performance on new ones: remove shared images, or",
+                "set allow=[overlap], which is reported with the metrics.",
+            )
         key = network, step, dataset.fingerprint
         if "near_duplicates" not in self.allow and key not in self._checked:
             # missing training images raise an error, missing pretraining images a warning in the result
@@ -449,7 +413,6 @@ def _is_held_out_in(dataset: Dataset, images: Dataset) -> bool:
 
 
 def _refuse_unknown_classes(dataset: Dataset, classes: Sequence[str]) -> None:
-    """Raise GuardError if a label is not among the classes of a network."""
     unknown = sorted(set(dataset.classes) - set(classes))
     if unknown:
         raise GuardError(
@@ -460,32 +423,14 @@ def _refuse_unknown_classes(dataset: Dataset, classes: Sequence[str]) -> None:
         )
 
 
-def _refuse_overlap(dataset: Dataset, train: Dataset, step: str) -> None:
-    """Raise GuardError if a dataset contains images of a training step or images of their groups."""
-    for by, shared in _find_overlaps(dataset, train):
-        raise GuardError(
-            f"{dataset.name} shares {int(shared.sum())} of {len(dataset)} images with the {step} data by "
-            f"{by}, first {dataset.frame.loc[shared, 'path'].iat[0]}.",
-            "Metrics on training images do not estimate performance on new ones: remove shared images, or",
-            "set allow=[overlap], which is reported with the metrics.",
-        )
-
-
-def _find_overlaps(dataset: Dataset, used: Dataset) -> Iterator[tuple[str, pd.Series]]:
-    """Yield by what a dataset overlaps with used images, "image" or "group", and which of its images do, (N,)."""
+def _find_overlap(dataset: Dataset, used: Dataset) -> tuple[str, pd.Series] | None:
+    """Return by what a dataset overlaps with used images, "image" or "group", and which of its images do, (N,)."""
     groups = {*used.frame["group"], *used.frame.get("stated_group", ())} - {""}
     for column, known, by in (("sha256", set(used.frame["sha256"]), "image"), ("group", groups, "group")):
         shared = dataset.frame[column].isin(known)
         if shared.any():
-            yield by, shared
-
-
-def _count_shared_images(dataset: Dataset, used: Iterable[Dataset], counts: dict[tuple[Path, str], int]) -> int:
-    """Count the images of a dataset that overlap with any of the used ones; once, kept in `counts`."""
-    key = dataset.root, dataset.digest
-    if key not in counts:
-        counts[key] = int(np.any([mark_shared_images(dataset, images) for images in used], axis=0).sum())
-    return counts[key]
+            return by, shared
+    return None
 
 
 def _find_near_duplicates(known: Dataset, dataset: Dataset) -> list[Match]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,13 +21,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data import Dataset as TorchDataset
 
+from avatar_bench.console.machine import trim_memory
+from avatar_bench.console.signals import block_termination, ignore_termination
 from avatar_bench.data.cache import ImageCache
 from avatar_bench.data.corruptions import Variation, apply_variation, derive_seed
 from avatar_bench.data.dataset import Dataset, list_files
 from avatar_bench.data.decoding import decode, try_decode
 from avatar_bench.data.equalise import ImageArray
 from avatar_bench.data.transforms import Augmentation, Preprocessing
-from avatar_bench.data.worker_processes import ManagedLoader, make_worker_context
 
 _PREFETCH_BYTES = 2**26  # bytes of images that a process may decode in advance
 
@@ -69,8 +74,7 @@ class ImageDataset(TorchDataset[dict[str, Any]]):
 class ReadableImageDataset(TorchDataset[dict[str, Any]]):
     """Files that may be broken: item k is {"images", "row": k}, or {"row", "reason"} if the file cannot be used.
 
-    `images` is a list of uint8 (S, S, 3), one per preprocessing; the file is decoded once. Paths are stored in one
-    array: with a list of strings, each worker process would end up with its own copy.
+    `images` is a list of uint8 (S, S, 3), one per preprocessing. Worker processes share one array of all paths.
     """
 
     def __init__(self, paths: Sequence[str], preprocessings: Sequence[Preprocessing]) -> None:
@@ -100,11 +104,7 @@ class ReadFiles(list[str]):
 
 @dataclass(eq=False, kw_only=True)
 class VariedImageDataset(ImageDataset):
-    """K variations of image k, decoded once: {"image": uint8 (K, S, S, 3), "target", "row"}.
-
-    The seed of a variation derives from the image's SHA-256, `hashes` (N,): it is the same for every network, order and
-    number of workers.
-    """
+    """K variations of image k, decoded once: {"image": uint8 (K, S, S, 3), "target", "row"}; `hashes` seed them."""
 
     variations: Sequence[Variation]
 
@@ -121,10 +121,7 @@ class VariedImageDataset(ImageDataset):
 
 
 class EmbeddingDataset(TorchDataset[dict[str, Any]]):
-    """Embeddings in place of images: {"embedding": (D,), "target": int or float (C,), "row": k}.
-
-    They are (views, N, D); an item is requested as a row, for the first view, or as (row, view).
-    """
+    """Embeddings (views, N, D) in place of images: {"embedding": (D,), "target", "row"} of a row, or (row, view)."""
 
     def __init__(self, embeddings: NDArray[np.float32], targets: NDArray[np.int64] | NDArray[np.float32]) -> None:
         self.embeddings = torch.from_numpy(embeddings)
@@ -158,9 +155,8 @@ def build_readable_loader(
 ) -> DataLoader[dict[str, Any]]:
     """Build a loader of every file once, in order.
 
-    Batches are {"seen": (row, reason) of each file, with reason "" for a readable one, "images"}. `images` has, for
-    each preprocessing, the readable files as uint8 (n, 3, S, S) in channels-last memory; it is empty if none is
-    readable.
+    Batches are {"seen": (row, reason or "") of each file, "images": for each preprocessing, the readable files as uint8
+    (n, 3, S, S) in channels-last memory}.
     """
     images = ReadableImageDataset(paths, preprocessings)
     largest = max((one.size for one in preprocessings), default=1)
@@ -171,10 +167,7 @@ def build_readable_loader(
 def build_loader(
     images: TorchDataset[dict[str, Any]], batch_size: int, workers: int, **options: Any
 ) -> DataLoader[dict[str, Any]]:
-    """Build a loader, of every image once and in order by default, that does not consume the global random state.
-
-    Its batches contain images as uint8 (N, 3, S, S), or (N, K, 3, S, S), in channels-last memory, as decoded.
-    """
+    """Build a loader of uint8 (N, [K,] 3, S, S), by default in order, that does not consume the global random state."""
     return ManagedLoader(
         images,
         batch_size=batch_size,
@@ -230,3 +223,67 @@ def _lower_priority(worker: int) -> None:
         os.nice(15)  # a higher value would starve beside other programs
         with suppress(OSError):  # so that workers do not interrupt a step of the network
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+
+
+def make_worker_context() -> BaseContext | None:
+    """Return the multiprocessing context of a loader; None, torch's default, where processes are not forked."""
+    return _Context() if sys.platform == "linux" else None
+
+
+class ManagedLoader(DataLoader[Any]):
+    """Loader whose processes end before the interpreter, or multiprocessing would wait for them forever."""
+
+    _running: ClassVar[weakref.WeakSet[Any]] = weakref.WeakSet()
+
+    def _get_iterator(self) -> Any:
+        if self.num_workers:
+            trim_memory()
+        batches = super()._get_iterator()
+        self._running.add(batches)
+        return batches
+
+    @classmethod
+    def end(cls) -> None:
+        """End the processes of all loaders."""
+        for batches in list(cls._running):
+            _shut_down(batches)
+
+
+# Registered after the imports of torch and multiprocessing, so it runs before their own exit handlers
+atexit.register(ManagedLoader.end)
+
+
+@contextmanager
+def iterate_batches(loader: Iterable[Any]) -> Iterator[Iterator[Any]]:
+    """Yield an iterator over a loader's batches, and end its processes on every exit path."""
+    batches = iter(loader)
+    try:
+        yield batches
+    finally:
+        # torch waits for the last reference, which a traceback may hold past the end of the command
+        _shut_down(batches)
+
+
+def _shut_down(batches: Any) -> None:
+    with ignore_termination():
+        getattr(batches, "_shutdown_workers", lambda: None)()
+
+
+if sys.platform == "linux":
+
+    class _Worker(multiprocessing.context.ForkProcess):
+        """Process that blocks Ctrl-C and SIGTERM: torch would print a traceback for each process that receives them."""
+
+        def start(self) -> None:
+            with block_termination():
+                super().start()
+
+        def run(self) -> None:
+            sys.excepthook = lambda *error: None  # a closed connection to the main process is expected
+            super().run()
+
+        def terminate(self) -> None:
+            self.kill()
+
+    class _Context(multiprocessing.context.ForkContext):
+        Process = _Worker

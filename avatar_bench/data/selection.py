@@ -10,18 +10,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.console.terminal import format_count
+from avatar_bench.data import splits
 from avatar_bench.data.dataset import DATASET_SPLITS, Dataset
-from avatar_bench.data.splits import (
-    DEFAULT_FOLDS,
-    HOLD_OUT_UNITS,
-    SplitPlan,
-    assign_folds,
-    assign_splits,
-    check_groups,
-    describe_imbalance,
-    hold_out_val_sources,
-    name_units,
-)
+from avatar_bench.data.splits import DEFAULT_FOLDS, HOLD_OUT_UNITS, SplitPlan, assign_folds, name_units
 from avatar_bench.errors import ConfigError, GuardError
 
 MIN_CALIBRATION_IMAGES = 20  # fitting on fewer images would fit noise
@@ -31,10 +22,9 @@ MIN_SELECTION_IMAGES = 20  # with 3 to 18, the last epoch was more accurate than
 def split_dataset(dataset: Dataset, plan: SplitPlan, notes: list[str] | None = None) -> Dataset:
     """Return the images that the plan uses, each with its split; a `split` or `fold` of the dataset is kept.
 
-    Val is halved by group, unless a half has fewer than MIN_CALIBRATION_IMAGES: `val` selects the checkpoint,
-    `calibration` is for whatever is fitted after training.
-    Requests that could not be met are appended to `notes`. Raise GuardError if a class has no training image or a group
-    is on two sides, ConfigError if the dataset's own split leaves an option without effect.
+    Val is halved by group into val and calibration, of MIN_CALIBRATION_IMAGES or more. Requests that could not be met
+    are appended to `notes`. Raise GuardError if a class has no training image or a group is on two sides, ConfigError
+    if the dataset's own split leaves an option without effect.
     """
     notes = [] if notes is None else notes
     own = _count_own_folds(dataset.frame)
@@ -44,10 +34,7 @@ def split_dataset(dataset: Dataset, plan: SplitPlan, notes: list[str] | None = N
     keep = (frame["split"] != "").to_numpy(copy=True)
     if plan.train_sources is not None:
         keep &= mark_drawn_sources(frame, plan, notes)
-    for split, fraction, shots in (
-        ("train", plan.fraction, plan.shots),
-        ("val", plan.val_fraction, plan.val_shots),
-    ):
+    for split, fraction, shots in (("train", plan.fraction, plan.shots), ("val", plan.val_fraction, plan.val_shots)):
         rows = np.flatnonzero(keep & (frame["split"] == split))
         drawn = rows
         if fraction < 1:
@@ -63,11 +50,7 @@ def split_dataset(dataset: Dataset, plan: SplitPlan, notes: list[str] | None = N
 
 
 def suggest_calibration_options(images: Dataset, plan: SplitPlan) -> str:
-    """Return the train options that hold out enough of these images for calibration, or other advice.
-
-    The options are tried on the images: the largest number of folds that yields MIN_CALIBRATION_IMAGES of them, and
-    every class on every side.
-    """
+    """Return train options with the most folds that hold out enough images for calibration, or other advice."""
     by = plan.by if plan.by in HOLD_OUT_UNITS else "group"
     for folds in range(plan.folds - 1, 2, -1):
         try:
@@ -87,11 +70,7 @@ def has_own_split(frame: pd.DataFrame, plan: SplitPlan) -> bool:
 
 
 def mark_divided_rows(plan: SplitPlan, frame: pd.DataFrame) -> NDArray[np.bool_]:
-    """Return which images, (N,), the plan divides: those with a label or with a stated side.
-
-    Other images cannot be used for evaluation or selection. If none has a label, sources and generators can still be
-    held out.
-    """
+    """Return which images, (N,), the plan divides: with a label or a stated side, or all if none has a label."""
     labelled = (frame["label"] != "").to_numpy()
     if plan.by is None:
         return labelled | (frame["split"] != "").to_numpy() | (frame["fold"] != "").to_numpy()
@@ -99,10 +78,7 @@ def mark_divided_rows(plan: SplitPlan, frame: pd.DataFrame) -> NDArray[np.bool_]
 
 
 def limit_rows(divided: NDArray[np.bool_], frame: pd.DataFrame, plan: SplitPlan) -> tuple[NDArray[np.int64], int]:
-    """Return the rows within the plan's limit, divided ones first, and the number of divided ones.
-
-    The divided rows are drawn as if there were no others; the others fill up the limit.
-    """
+    """Return the rows within the plan's limit, and how many are divided: these come first, others fill it up."""
     first, others = np.flatnonzero(divided), np.flatnonzero(~divided)
     limit = len(frame) if plan.limit is None else plan.limit
     first = first[draw_stratified_rows(frame.iloc[first], limit, plan.seed)]
@@ -163,11 +139,7 @@ def draw_shots(labels: Sequence[str] | pd.Series, shots: int, seed: int) -> NDAr
 
 
 def mark_drawn_sources(frame: pd.DataFrame, plan: SplitPlan, notes: list[str]) -> NDArray[np.bool_]:
-    """Return which images, (N,), remain if each class is trained on `plan.train_sources` drawn sources.
-
-    The draws of one seed are nested. Val keeps the drawn sources only, unless whole sources are held out for it.
-    Classes with fewer sources are noted.
-    """
+    """Return which images, (N,), remain of `plan.train_sources` sources per class, drawn nested for a seed."""
     units, labels, split = name_units(frame["source"], plan.units), frame["label"], frame["split"]
     limited = ["train"] if plan.val_by == "source" else ["train", "val", "calibration"]
     dropped = split.isin(limited).to_numpy(copy=True)
@@ -182,7 +154,6 @@ def mark_drawn_sources(frame: pd.DataFrame, plan: SplitPlan, notes: list[str]) -
 
 
 def _count_own_folds(frame: pd.DataFrame) -> int | None:
-    """Return the number of folds that a dataset states, None if it states none."""
     if "fold" not in frame or (frame["fold"] == "").any():
         return None
     return int(frame["fold"].astype(int).max()) + 1
@@ -195,16 +166,16 @@ def _assign_sides(frame: pd.DataFrame, plan: SplitPlan, own: int | None, notes: 
         if plan.seed:
             notes.append("the data set states its split: data.split.seed has no effect on test (data.split.by has)")
     else:
-        split, _ = assign_splits(frame.assign(split=""), plan, option="data.split")
+        split, _ = splits.assign_splits(frame.assign(split=""), plan, option="data.split")
         if lost := int((split == "").sum()):
             reason = f"left out because their groups also contain images of a held-out {plan.by}"
             notes.append(f"{reason}: {format_count(lost, 'image')}")
     if plan.val_by == "source":
-        before, split = int((split == "").sum()), hold_out_val_sources(frame.assign(split=split), plan)
+        before, split = int((split == "").sum()), splits.hold_out_val_sources(frame.assign(split=split), plan)
         if lost := int((split == "").sum()) - before:
             notes.append(f"left out because their groups also contain images of val's sources: {lost}")
     if not is_own:
-        notes += describe_imbalance(frame.assign(split=split)[split != ""], plan.folds)
+        notes += splits.describe_imbalance(frame.assign(split=split)[split != ""], plan.folds)
     if "calibration" not in split:
         val = np.flatnonzero(split == "val")
         half = val[assign_folds(frame.iloc[val], 2, plan.seed) == 1]
@@ -222,20 +193,15 @@ def _read_own_split(frame: pd.DataFrame, plan: SplitPlan, own: int | None) -> ND
         return _take_fold(frame, plan, own)
     if (split == "").any():
         row = int(np.flatnonzero(split == "")[0])
-        raise GuardError(
-            f"The dataset states a split for some images, but none for {frame['path'].iat[row]}.",
-            "State it for all, or for none (then it is split by group).",
-        )
+        reason = f"The dataset states a split for some images, but none for {frame['path'].iat[row]}."
+        raise GuardError(reason, "State it for all, or for none (then it is split by group).")
     if plan.fold or plan.folds not in (DEFAULT_FOLDS, own):
         option = f"data.fold={plan.fold}" if plan.fold else f"data.split.folds={plan.folds}"
-        raise ConfigError(
-            f"{option} has no effect: the dataset states its split" + (", and no folds." if own is None else "."),
-            "Omit it, or split the images again with data.split.by=group",
-        )
+        reason = f"{option} has no effect: the dataset states its split" + (", and no folds." if own is None else ".")
+        raise ConfigError(reason, "Omit it, or split the images again with data.split.by=group")
     if "val" not in split:
         train = np.flatnonzero(split == "train")
-        fold = assign_folds(frame.iloc[train], plan.folds, plan.seed)
-        split[train[fold == 0]] = "val"
+        split[train[assign_folds(frame.iloc[train], plan.folds, plan.seed) == 0]] = "val"
     return split
 
 
@@ -256,14 +222,12 @@ def _check_parts(whole: Dataset, used: Dataset) -> None:
     train = used.frame["split"] == "train"
     empty = sorted(set(whole.classes) - set(used.frame.loc[train, "label"]))
     if empty:
-        raise GuardError(
-            f"Class {empty[0]!r} has no image in train ({format_count(len(whole), 'image')}, {used.name}).",
-            "Add images of this class, or increase data.limit or data.fraction.",
-        )
+        reason = f"Class {empty[0]!r} has no image in train ({format_count(len(whole), 'image')}, {used.name})."
+        raise GuardError(reason, "Add images of this class, or increase data.limit or data.fraction.")
     if not (used.frame["split"] == "val").any():
         raise GuardError(
             "No image is left to select the checkpoint: "
             f"val is empty ({format_count(len(whole), 'image')}, {used.name}).",
             "Add images, reduce data.split.folds, increase data.limit, or state val in the split column.",
         )
-    check_groups(used.frame)
+    splits.check_groups(used.frame)

@@ -16,7 +16,7 @@ from typing import Any
 from avatar_bench.errors import DataError
 from avatar_bench.files.atomic_write import atomic_write, write_text
 from avatar_bench.files.hashes import sha256_of_bytes, sha256_of_text
-from avatar_bench.files.lock import shared_lock
+from avatar_bench.files.output_folder import shared_lock
 from avatar_bench.files.paths import cache_root
 from avatar_bench.files.remote import read_remote
 
@@ -53,7 +53,6 @@ class ShardedImage(WindowsPath if os.name == "nt" else PosixPath):  # type: igno
         return True
 
     def _divide(self) -> tuple[Path, str]:
-        """Return the shard and the name of the member."""
         folder, _, name = self.as_posix().partition(f"{SHARD_SUFFIX}/")
         return Path(folder + SHARD_SUFFIX), name
 
@@ -72,10 +71,7 @@ def locate_image(path: Path) -> Path:
 
 
 def open_remote_folder(address: str, files: Mapping[str, bool], keep_gb: float) -> Path:
-    """Return the local folder of a remote folder of shards, of which `keep_gb` GB are kept once fetched.
-
-    `files` are fetched now: names, and whether each must exist.
-    """
+    """Return the local folder of remote shards, of which `keep_gb` GB are kept; fetch `files` (name: is needed)."""
     address = address.rstrip("/")
     folder = cache_root() / "shards" / sha256_of_text(address)[:16]
     folder.mkdir(parents=True, exist_ok=True)

@@ -14,9 +14,9 @@ from avatar_bench.data.leakage import join_copies
 from avatar_bench.data.shard_files import SHARD_LIST, SHARD_SUFFIX, open_remote_folder
 from avatar_bench.errors import DataError
 from avatar_bench.files.atomic_write import atomic_write, write_text
-from avatar_bench.files.csv_io import format_csv
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.files.remote import is_remote
+from avatar_bench.files.table_io import format_csv
 
 _MANIFEST, _AUDIT = "manifest.csv", "audit/metrics.json"
 
@@ -58,17 +58,13 @@ def open_shards(place: str, name: str | None, keep_gb: float) -> Dataset:
         else Path(place)
     )
     if not (folder / _MANIFEST).is_file():
-        raise DataError(
-            f"data.shards={place}: there is no {_MANIFEST} in it.",
-            "Expected shards written by: avatar-bench prepare ... out_format=shards",
-        )
+        reason = f"data.shards={place}: there is no {_MANIFEST} in it."
+        raise DataError(reason, "Expected shards written by: avatar-bench prepare ... out_format=shards")
     dataset = read_manifest(folder / _MANIFEST, name or place.rstrip("/").rpartition("/")[2])
     table = dataset.frame.rename(columns={OTHER_PREFIX + column: column for column in RUN_COLUMNS})
     if not {*RUN_COLUMNS} <= {*table}:
-        raise DataError(
-            f"data.shards={place}: its {_MANIFEST} has no fingerprints, so leakage cannot be ruled out.",
-            "Expected shards written by: avatar-bench prepare ... out_format=shards",
-        )
+        reason = f"data.shards={place}: its {_MANIFEST} has no fingerprints, so leakage cannot be ruled out."
+        raise DataError(reason, "Expected shards written by: avatar-bench prepare ... out_format=shards")
     return Dataset(dataset.name, dataset.root, table)
 
 

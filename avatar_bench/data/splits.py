@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,9 @@ from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.file_names import format_name
 from avatar_bench.errors import CheckpointError, ConfigError, DataError, GuardError, suggest_names
 from avatar_bench.files.hashes import sha256_of_text
+
+if TYPE_CHECKING:
+    from avatar_bench.config.schema import SplitDataConfig
 
 DEFAULT_FOLDS = 10
 IMBALANCE_TOLERANCE = 0.02  # deviation from the planned proportion of a class that is not reported
@@ -47,12 +51,27 @@ class SplitPlan:
     val_shots: int | None = None
     draw_seed: int = 0
 
+    @classmethod
+    def from_options(cls, data: SplitDataConfig, **draw: Any) -> SplitPlan:
+        """Build the plan from the data options; `draw` holds the few-shot options, if any."""
+        return cls(
+            seed=data.split.seed,
+            folds=data.split.folds,
+            fold=data.fold,
+            by=data.split.by,
+            held_out=tuple(data.split.held_out),
+            units=dict(data.split.units),
+            val_by=data.split.val_by,
+            train_sources=data.split.train_sources,
+            fraction=data.fraction,
+            val_fraction=data.val_fraction,
+            limit=data.limit,
+            **draw,
+        )
+
 
 def assign_splits(
-    frame: pd.DataFrame,
-    plan: SplitPlan,
-    earlier: Mapping[str, tuple[str, int]] | None = None,
-    option: str = "split",
+    frame: pd.DataFrame, plan: SplitPlan, earlier: Mapping[str, tuple[str, int]] | None = None, option: str = "split"
 ) -> tuple[NDArray[np.str_], NDArray[np.int64]]:
     """Return the split of each row (train, val or test) and its fold, -1 if test cannot rotate through the folds.
 
@@ -98,11 +117,7 @@ def name_units(names: pd.Series, units: Mapping[str, Sequence[str]]) -> pd.Serie
 
 
 def name_origins(frame: pd.DataFrame, units: Mapping[str, Sequence[str]]) -> pd.Series:
-    """Return what the sources of one publisher share: the stated origin, else the unit that lists the source.
-
-    "" where no source is stated. An origin that divides a source is none: earlier versions of prepare wrote the names
-    of files there.
-    """
+    """Return the stated origin that sources share, unless one source has several, else the unit; "" if unknown."""
     is_one = frame["origin"].groupby(frame["source"]).transform("nunique") == 1
     return frame["origin"].where((frame["origin"] != "") & is_one, name_units(frame["source"], units))
 
@@ -110,8 +125,7 @@ def name_origins(frame: pd.DataFrame, units: Mapping[str, Sequence[str]]) -> pd.
 def hold_out_val_sources(frame: pd.DataFrame, plan: SplitPlan) -> NDArray[np.str_]:
     """Return the `split` of the rows with val drawn anew, outside test: whole sources, about 1/(folds - 1) of a class.
 
-    A row gets "" if its group mixes rows of these sources with others. Raise DataError for a class without a source
-    that can be held out, or without an image of another one.
+    A row gets "" if its group mixes rows of these sources with others. Raise DataError for a class of too few sources.
     """
     rest = ~frame["split"].isin(["test", ""])
     units, labels = name_units(frame["source"], plan.units), frame["label"]
@@ -131,10 +145,7 @@ def hold_out_val_sources(frame: pd.DataFrame, plan: SplitPlan) -> NDArray[np.str
 
 
 def describe_imbalance(frame: pd.DataFrame, folds: int = DEFAULT_FOLDS) -> list[str]:
-    """Describe where the `split` of the rows deviates from the plan's proportions, by class and by source.
-
-    A class is named if a side has none of it, or is more than 2 points off its proportion.
-    """
+    """Describe where the `split` lacks a class, or is 2 points off the plan's proportions, or a source is one group."""
     frame = frame[["label", "source", "group", "split"]]  # fewer columns, since each selection copies the table
     split = frame["split"].replace("calibration", "val")
     aims = {"train": 1 - 2 / folds, "val": 1 / folds, "test": 1 / folds}
@@ -177,18 +188,14 @@ def fingerprint_split(dataset: Dataset) -> str:
 def refuse_changed_split(dataset: Dataset, stated: object, file: Path) -> None:
     """Raise CheckpointError if a run's split does not have the fingerprint that the run states."""
     if stated is not None and stated != fingerprint_split(dataset):
-        raise CheckpointError(
-            f"{file} is not the split that the run was trained with: it has been changed or damaged.",
-            "Restore it: without it the training images are unknown.",
-        )
+        reason = f"{file} is not the split that the run was trained with: it has been changed or damaged."
+        raise CheckpointError(reason, "Restore it: without it the training images are unknown.")
 
 
 def _check_plan(frame: pd.DataFrame, plan: SplitPlan, fixed: bool, option: str) -> None:
     if not 0 <= plan.fold < plan.folds or plan.folds < 3:
-        raise ConfigError(
-            f"data.fold={plan.fold} with {option}.folds={plan.folds} is impossible.",
-            "Expected at least 3 folds, and a fold from 0 to folds - 1.",
-        )
+        reason = f"data.fold={plan.fold} with {option}.folds={plan.folds} is impossible."
+        raise ConfigError(reason, "Expected at least 3 folds, and a fold from 0 to folds - 1.")
     if plan.fold and fixed:
         raise ConfigError(
             f"data.fold={plan.fold} requires folds by group, but here the test set is fixed.",
@@ -211,10 +218,8 @@ def _check_units(frame: pd.DataFrame, plan: SplitPlan, option: str) -> None:
     named = [("units", name, known) for name in members]
     for place, name, names in [*named, *(("held_out", name, [*known, *plan.units]) for name in plan.held_out)]:
         if name not in names:
-            raise ConfigError(
-                f"{option}.{place}: no image has the {by} {name!r}{suggest_names(name, names)}",
-                f"There are: {', '.join(names)}.",
-            )
+            reason = f"{option}.{place}: no image has the {by} {name!r}{suggest_names(name, names)}"
+            raise ConfigError(reason, f"There are: {', '.join(names)}.")
 
 
 def _list_allowed_folds(split: str, folds: int, fold: int = -1) -> Sequence[int]:
@@ -286,7 +291,11 @@ def assign_folds(
     rng = np.random.default_rng(seed)
     code_of, names = pd.factorize(frame["group"], sort=True)  # numbers need much less memory than names
     places = {code: allowed[name] for code, name in enumerate(names) if name in allowed} if allowed else {}
-    groups = _summarise_groups(frame[["label", "source"]].assign(group=code_of))
+    coded = frame[["label", "source"]].assign(group=code_of)
+    counted = coded.groupby(["group", "label", "source"], sort=True).size().reset_index(name="count")
+    # of each group, its most frequent class and source
+    main = counted.sort_values(["group", "count"], ascending=[True, False], kind="stable").drop_duplicates("group")
+    groups = main.set_index("group").assign(size=coded.groupby("group").size())
     groups["order"] = rng.permutation(len(groups))
     groups["free"] = ~groups.index.isin(list(places))
     groups["largest"] = groups.groupby(["label", "source"])["size"].transform("max")
@@ -310,10 +319,7 @@ def assign_folds(
 
 
 def draw_held_out_units(units: pd.Series, labels: pd.Series, share: float, seed: int) -> tuple[str, ...]:
-    """Draw whole units (sources or generators; "" is none) until they cover about `share` of each class.
-
-    Each class keeps a row outside them, so a class of one unit gets none.
-    """
+    """Draw whole units (not "") until they cover about `share` of each class, which keeps a row outside them."""
     counts = pd.crosstab(units.to_numpy(), labels.to_numpy())
     shuffled = [str(name) for name in np.random.default_rng(seed).permutation(counts.index.to_numpy()) if name]
     drawn: list[str] = []
@@ -335,13 +341,6 @@ def draw_held_out_units(units: pd.Series, labels: pd.Series, share: float, seed:
     return tuple(sorted(drawn))
 
 
-def _summarise_groups(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per group: its most frequent class and source, and its size."""
-    counted = frame.groupby(["group", "label", "source"], sort=True).size().reset_index(name="count")
-    main = counted.sort_values(["group", "count"], ascending=[True, False], kind="stable").drop_duplicates("group")
-    return main.set_index("group").assign(size=frame.groupby("group").size())
-
-
 def divide_units(frame: pd.DataFrame, by: str, parts: int, seed: int) -> list[list[str]]:
     """Divide the units of `by` at random into `parts` sorted lists with equally many of each class, to one."""
     units = frame.drop_duplicates(by)
@@ -354,8 +353,7 @@ def find_hold_out_units(frame: pd.DataFrame, by: str, at_least: int) -> tuple[li
 
     A unit needs `at_least` images, and every class must keep images without it. Raise DataError if none qualifies.
     """
-    named = frame[frame[by] != ""]
-    counts = named[by].value_counts()
+    counts = frame[frame[by] != ""][by].value_counts()
     reasons = {
         str(name): format_count(count, "image") for name, count in counts.sort_index().items() if count < at_least
     }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import InitVar, dataclass
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ def find_rank() -> tuple[int, int]:
     return (torch.distributed.get_rank(), torch.distributed.get_world_size()) if distributed else (0, 1)
 
 
+@dataclass(eq=False, repr=False)
 class EpochSampler(Sampler[tuple[int, int]]):
     """Sampler of (row, augmentation seed) pairs, or (row, view) with `views`, in an order set by (seed, epoch) alone.
 
@@ -34,24 +36,17 @@ class EpochSampler(Sampler[tuple[int, int]]):
     precede all others.
     """
 
-    def __init__(
-        self,
-        n: int,
-        seed: int,
-        weights: NDArray[np.floating] | None = None,
-        epoch: int = 0,
-        skip: int = 0,
-        views: int | None = None,
-        shards: NDArray[np.integer] | None = None,
-        together: int = 1,
-    ) -> None:
-        self.n = n
-        self.seed = seed
-        self.weights = None if weights is None else weights / weights.sum()
-        self.epoch = self.first = epoch
-        self.skip = skip
-        self.augmented_copies = views
-        self.shards, self.together = shards, together
+    n: int
+    seed: int
+    weights: NDArray[np.floating] | None = None
+    epoch: int = 0
+    skip: int = 0
+    views: int | None = None
+    shards: NDArray[np.integer] | None = None
+    together: int = 1
+
+    def __post_init__(self) -> None:
+        self.first = self.epoch
 
     def set_epoch(self, epoch: int) -> None:
         """Set the next epoch; called by Lightning."""
@@ -62,15 +57,12 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         rng = np.random.default_rng([self.seed, self.epoch])
-        rows = rng.permutation(self.n) if self.weights is None else rng.choice(self.n, self.n, p=self.weights)
+        chances = None if self.weights is None else self.weights / self.weights.sum()
+        rows = rng.permutation(self.n) if chances is None else rng.choice(self.n, self.n, p=chances)
         if self.shards is not None:
             turns = np.random.default_rng([self.seed, self.epoch, 1]).permutation(self.shards.max() + 1)
             rows = rows[np.argsort(turns[self.shards[rows]] // self.together, kind="stable")]
-        seeds = (
-            np.full(self.n, self.epoch % self.augmented_copies)
-            if self.augmented_copies
-            else rng.integers(0, 2**31, self.n)
-        )
+        seeds = np.full(self.n, self.epoch % self.views) if self.views else rng.integers(0, 2**31, self.n)
         skip = self.skip if self.epoch == self.first else 0
         return zip(rows[skip:].tolist(), seeds[skip:].tolist(), strict=True)
 
@@ -78,8 +70,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 class RankBatches(Sampler[list[tuple[int, int]]]):
     """Batches of `size` items of a sampler for this process: of each world x size items, every world-th.
 
-    Batch norm has no statistics for one image: a last batch in which a process would have fewer than two is added to
-    the batch before.
+    A last batch with fewer than two for a process, too few for batch norm, is added to the batch before.
     """
 
     def __init__(self, sampler: EpochSampler, size: int, rank: int = 0, world: int = 1) -> None:
@@ -100,14 +91,10 @@ class RankBatches(Sampler[list[tuple[int, int]]]):
 
 
 def weigh_sources(labels: ArrayLike, sources: ArrayLike) -> NDArray[np.float64]:
-    """Return a weight for each image, (N,), with mean 1: equal sums for classes, and for the sources of each class.
-
-    Images without a source, "", count as one source of their class. Raise ConfigError if no image names its source.
-    """
+    """Return weights (N,) of mean 1, of equal sums for classes and for sources, also "", within each class."""
     if not np.any(np.asarray(sources) != ""):
-        raise ConfigError(
-            "mode.balance=source: no image names its source.", "Name them in the manifest, or use mode.balance=sampler."
-        )
+        reason = "mode.balance=source: no image names its source."
+        raise ConfigError(reason, "Name them in the manifest, or use mode.balance=sampler.")
     frame = pd.DataFrame({"label": np.asarray(labels), "source": np.asarray(sources)})
     by_class = frame.groupby("label")["source"]
     images = frame.groupby(["label", "source"])["source"].transform("size")
@@ -119,38 +106,27 @@ def weigh_classes(counts: NDArray[np.integer]) -> NDArray[np.float64]:
     return np.asarray(counts.sum() / (len(counts) * counts))
 
 
+@dataclass(eq=False, repr=False)
 class DataModule(pl.LightningDataModule):
     """Lightning data module of the train and val splits of one dataset."""
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        classes: Sequence[str],
-        preprocessing: Preprocessing,
-        augmentation: Augmentation,
-        *,
-        seed: int,
-        batch_size: int,
-        workers: int,
-        balance: str,
-        views: int | None = None,
-        cache: ImageCache | None = None,
-        answers: NDArray[np.float32] | None = None,
-        shuffle_shards: int = 1,
-    ) -> None:
+    dataset: InitVar[Dataset]
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    augmentation: Augmentation
+    seed: int
+    batch_size: int
+    workers: int
+    balance: str
+    augmented_copies: int | None = None  # of each training image, drawn once; None: new augmentations each epoch
+    cache: ImageCache | None = None
+    answers: NDArray[np.float32] | None = None  # probabilities (N, C) of training images, learned instead of labels
+    shuffle_shards: int = 1
+
+    def __post_init__(self, dataset: Dataset) -> None:
         super().__init__()
         self.train_set, self.val_set = dataset.select_split("train"), dataset.select_split("val")
-        self.answers = answers  # probabilities (N, C) of the training images, by a teacher: learned instead of labels
-        self.classes = tuple(classes)
-        self.preprocessing = preprocessing
-        self.augmentation = augmentation
-        self.seed = seed
-        self.batch_size = batch_size
-        self.workers = workers
-        self.balance = balance
-        self.augmented_copies = views  # of each training image, drawn once; None: new augmentations each epoch
-        self.cache = cache
-        self.shards, self.shuffle_shards = number_shards(self.train_set), shuffle_shards
+        self.shards = number_shards(self.train_set)
         # of train, (views, N, D), and val, (1, N, D), used in place of images
         self.embeddings: dict[str, NDArray[np.float32]] | None = None
         self.image_weights = self._weigh_images()  # in the draw of training images, (N,); None: each once an epoch

@@ -25,8 +25,7 @@ class Preprocessing:
     """Resizing of any image to (size, size, 3); `mean` and `std`, of values in 0..1, are applied by the network.
 
     resize: "squash" changes the aspect ratio, "crop" keeps the centred square, "pad" adds white on both sides.
-    equalise: "jpeg" first re-encodes every image alike, see data/equalise.py; None does not. Raise ValueError for
-    invalid values.
+    equalise: "jpeg" first re-encodes every image alike, None does not. Raise ValueError for invalid values.
     """
 
     size: int
@@ -141,7 +140,6 @@ class Augmentation:
 
 
 def _compose(augmentation: Augmentation) -> Any:
-    """Build the albumentations pipeline; None if every part is off."""
     active = [name for name in _list_active(augmentation) if name in AUGMENTATIONS]
     if not active:
         return None

@@ -11,8 +11,7 @@ import pandas as pd
 
 from avatar_bench.data.file_names import format_name
 from avatar_bench.errors import DataError
-from avatar_bench.files.csv_io import read_csv
-from avatar_bench.files.table_io import read_table
+from avatar_bench.files.table_io import read_csv, read_table
 
 MAX_TABLE_BYTES = 512 * 2**20  # a million rows take about 100 MiB
 MAX_HEADER_BYTES = 64 * 2**10
@@ -22,8 +21,7 @@ _ADVICE = "Save it as CSV in UTF-8: a header, then a row for each file, with com
 def read_user_table(file: Path, needed: Sequence[str], known: Sequence[str] | None = None) -> pd.DataFrame:
     """Read a CSV in UTF-8, or a .parquet, as strings, "" where a row ends early; only the columns in `known`, if given.
 
-    An integer of -1 in a column `label` is unknown, "", as in data sets of the Hugging Face hub. Raise DataError if the
-    file is not such a table, is too large, lacks a needed column or has one twice, or has cells without a column.
+    An integer of -1 in a column `label` is unknown, as on the Hugging Face hub. Raise DataError for any other table.
     """
     if file.suffix.lower() == ".parquet":
         return _read_parquet(file, needed, known)
@@ -41,8 +39,7 @@ def read_user_table(file: Path, needed: Sequence[str], known: Sequence[str] | No
         )
     except (OSError, ValueError, OverflowError, csv.Error) as error:  # pandas' errors and bad UTF-8 are ValueErrors
         raise _make_read_error(file, error) from error
-    columns = [column for column in known or heading if column in table]
-    return table[columns].fillna("")
+    return table[[column for column in known or heading if column in table]].fillna("")
 
 
 def locate_rows(file: Path, n: int) -> list[str]:
@@ -74,10 +71,8 @@ def _read_parquet(file: Path, needed: Sequence[str], known: Sequence[str] | None
 
 def _check_size(file: Path, size: int) -> None:
     if size > MAX_TABLE_BYTES:
-        raise DataError(
-            f"{format_name(str(file))}: larger than {MAX_TABLE_BYTES // 2**20} MiB.",
-            "Expected a table with one row per file.",
-        )
+        reason = f"{format_name(str(file))}: larger than {MAX_TABLE_BYTES // 2**20} MiB."
+        raise DataError(reason, "Expected a table with one row per file.")
 
 
 def _read_header(file: Path, needed: Sequence[str]) -> list[str]:

@@ -14,15 +14,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from avatar_bench.data.corruptions import Variation, derive_seed
+from avatar_bench.data.corruptions import Variation, derive_seed, encode
 from avatar_bench.data.dataset import Dataset
-from avatar_bench.data.delivery import encode
 from avatar_bench.data.equalise import ImageArray
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.atomic_write import atomic_write, remove_parts, write_text
-from avatar_bench.files.csv_io import format_csv
 from avatar_bench.files.output_folder import refuse_foreign_folder
 from avatar_bench.files.paths import make_folder_name
+from avatar_bench.files.table_io import format_csv
 
 CLEAN = "clean"  # name of the images as they are
 MANIFEST, RECIPE = "manifest.csv", "recipe.json"
@@ -33,11 +32,7 @@ _SAMPLE = 3  # images that are encoded to estimate the size of all
 
 @dataclass(frozen=True)
 class VariationSet:
-    """Images of a data set as they are and under each variation, as files in a folder.
-
-    `prepare` resizes an image before the variations at "input"; None keeps its size. `description` states in plain
-    values everything else that the files depend on.
-    """
+    """Images of a data set as they are and under variations, as files; `description` is what else these depend on."""
 
     dataset: Dataset
     variations: Mapping[str, Variation]
@@ -60,16 +55,11 @@ class VariationSet:
         refuse_foreign_folder(self.out, RECIPE, ("data_digest", "variations"))
         file = self.out / RECIPE
         if file.is_file() and json.loads(file.read_text(encoding="utf-8")) != self._recipe:
-            raise ConfigError(
-                f"out={self.out} holds variations of other images, or made with other options.",
-                "Choose another folder, or delete that one.",
-            )
+            reason = f"out={self.out} holds variations of other images, or made with other options."
+            raise ConfigError(reason, "Choose another folder, or delete that one.")
 
     def write(self) -> Iterator[int]:
-        """Write the files that are missing, then the manifest; yield the number of new files of each image in turn.
-
-        Raise DataError if an image cannot be decoded, OSError if a file cannot be written.
-        """
+        """Write missing files, then the manifest; yield the number of new files of each image; raise DataError."""
         remove_parts(self.out)
         write_text(self.out / RECIPE, json.dumps(self._recipe, indent=1, ensure_ascii=False) + "\n")
         rows: list[dict[str, str]] = []
@@ -77,8 +67,7 @@ class VariationSet:
             for new, files in pool.map(self._write_image, range(len(self.dataset))):
                 rows += files
                 yield new
-        text = format_csv(pd.DataFrame(rows, columns=list(VARIATION_COLUMNS)))
-        write_text(self.out / MANIFEST, text)
+        write_text(self.out / MANIFEST, format_csv(pd.DataFrame(rows, columns=list(VARIATION_COLUMNS))))
 
     @property
     def _recipe(self) -> dict[str, Any]:
@@ -94,9 +83,8 @@ class VariationSet:
         encode_one = self._make_encoder(row)
         for name in (CLEAN, *self.variations):
             place = Path("images", make_folder_name(name.replace("/", "-")), about["source_sha256"][:20])
-            path = next(
-                (path for path in map(place.with_suffix, _SUFFIXES.values()) if (self.out / path).is_file()), None
-            )
+            paths = map(place.with_suffix, _SUFFIXES.values())
+            path = next((path for path in paths if (self.out / path).is_file()), None)
             if path is None:
                 content, kind = encode_one(name)
                 path, new = place.with_suffix(_SUFFIXES[kind]), new + 1
@@ -108,10 +96,7 @@ class VariationSet:
         return new, rows
 
     def _make_encoder(self, row: int) -> Callable[[str], tuple[bytes, str]]:
-        """Return a function from the name of a variation to the file of an image, and its format.
-
-        The image is decoded and resized once, when it is needed.
-        """
+        """Return a function from a variation's name to the file of an image, decoded when needed, and its format."""
         read = cache(lambda: self.dataset.image(row))
         resize = cache(lambda: self.prepare(read()) if self.prepare else read())
         seed = derive_seed(str(self.dataset.frame["sha256"].iat[row]))

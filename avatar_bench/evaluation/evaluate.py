@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from avatar_bench.audit.assessment import Assessment
 from avatar_bench.console.progress import open_bar
-from avatar_bench.console.terminal import format_count, print_line
+from avatar_bench.console.terminal import format_count, print_line, print_note
 from avatar_bench.data.file_names import format_names
 from avatar_bench.errors import BlockError, GuardError
 from avatar_bench.evaluation.block import Block, compares
@@ -121,7 +120,7 @@ class _Evaluation:
     def finish(self) -> None:
         """Print what was skipped and where the Results are; raise if a block could not run or an audit failed."""
         for (why, *_), folders in self.left_out.items():
-            print_line(f"skipped: {_format_folders(folders)}: {why}", file=sys.stderr)
+            print_note(f"skipped: {_format_folders(folders)}: {why}")
         for line in self.plan.earlier.told if self.plan.earlier else ():
             print_line(line)
         self._print_uses()
@@ -155,7 +154,7 @@ def _make_block_error(reasons: Mapping[tuple[str, ...], Sequence[Path]]) -> Bloc
     lines = [" ".join(message) for message in messages]
     if len(lines) > 3:
         for line in lines:
-            print_line(line, file=sys.stderr)
+            print_note(line)
         lines = [f"{sum(map(len, reasons.values()))} results could not be computed, for the reasons above."]
     return BlockError(*lines)
 

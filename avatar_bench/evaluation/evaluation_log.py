@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from avatar_bench.files.lock import shared_lock
+from avatar_bench.files.output_folder import shared_lock
 from avatar_bench.results.result import Result
 
 LOG_FILE = "log.jsonl"  # in the folder evaluation/ of a run, or of runs that are compared: a line for each new result

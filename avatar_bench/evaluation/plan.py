@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from avatar_bench.console.terminal import format_count, print_line
+from avatar_bench.console.terminal import format_count, print_line, print_note
 from avatar_bench.data.dataset import DATASET_SPLITS
 from avatar_bench.errors import CheckpointError, ConfigError
 from avatar_bench.evaluation import registry
@@ -103,7 +103,7 @@ class EvaluationPlan:
             try:
                 run = self.open_ensemble(folder, folder.name)
             except CheckpointError as error:
-                print_line(f"skipped: {folder}: {error.lines[0]}", file=sys.stderr)
+                print_note(f"skipped: {folder}: {error.lines[0]}")
                 continue
             if {member.checkpoint_sha256 for member in getattr(run, "members", ())} <= known:
                 run.view = self.runs[0].view
@@ -147,7 +147,7 @@ def _find_run_paths(settings: EvaluateConfig) -> list[Path]:
             )
         for path, status in statuses.items():
             if status not in record.USABLE_STATUSES:
-                print_line(f"skipped: {path}: its status is {status}", file=sys.stderr)
+                print_note(f"skipped: {path}: its status is {status}")
         paths = [path for path, status in statuses.items() if status in record.USABLE_STATUSES] or list(statuses)
     for path in paths:  # fail before torch is loaded
         record.check_run(path)
@@ -194,7 +194,7 @@ def _set_view(runs: Sequence[Run], settings: EvaluateConfig) -> None:
 
     view = set_view(runs, settings.view.name, settings.view.classes)
     if settings.view.name is None and view.classes:
-        print_line(f"view={view.name} (the finest that every run can answer)", file=sys.stderr)
+        print_note(f"view={view.name} (the finest that every run can answer)")
 
 
 def _select_common(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[Dataset]:

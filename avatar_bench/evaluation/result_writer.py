@@ -14,7 +14,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from avatar_bench.console.signals import TERMINATION_SIGNALS, ignore_termination
-from avatar_bench.console.terminal import print_line
+from avatar_bench.console.terminal import print_line, print_note
 from avatar_bench.data.file_names import format_names
 from avatar_bench.errors import OutputError
 from avatar_bench.evaluation.evaluation_log import list_external_sets, log_result
@@ -97,7 +97,7 @@ class ResultWriter:
                 self.finish()
             else:
                 advice = "the results above are saved; run the command again, without again=true, for the rest"
-                print_line(f"interrupted: {advice}", file=sys.stderr)
+                print_note(f"interrupted: {advice}")
         finally:
             self._print_warnings()
             self._stop_processes()
@@ -156,7 +156,7 @@ class ResultWriter:
         except (OSError, NotImplementedError) as error:  # the second on file systems without locks
             if folder not in self._unlogged:
                 reason = getattr(error, "strerror", None) or error
-                print_line(f"note: {folder}: this evaluation is not counted: {reason}", file=sys.stderr)
+                print_note(f"note: {folder}: this evaluation is not counted: {reason}")
             self._unlogged.add(folder)
 
     def _print_warnings(self) -> None:
@@ -168,10 +168,10 @@ class ResultWriter:
             for run, blocks in found.items():
                 runs.setdefault(", ".join(dict.fromkeys(blocks)), []).append(run)
             for theirs, names in runs.items():
-                print_line(f"warning: {format_names(names, 3)}: {theirs}: {text}", file=sys.stderr)
+                print_note(f"warning: {format_names(names, 3)}: {theirs}: {text}")
         if left := len(self._warnings) - len(printed):
             others = " other" if printed else ""
-            print_line(f"{left}{others} warnings: see the report, or metrics.json of each block", file=sys.stderr)
+            print_note(f"{left}{others} warnings: see the report, or metrics.json of each block")
 
     def _stop_processes(self) -> None:
         """Terminate the processes that still write; each removes its unfinished folder."""

@@ -20,10 +20,7 @@ _CHUNK = 1 << 20
 
 
 def open_stored_archive(stream: BinaryIO) -> ZipFile:
-    """Open an archive of uncompressed records; raise BadZipFile if it is compressed or malformed.
-
-    A record's CRC-32 is checked as it is read.
-    """
+    """Open an archive of uncompressed records, checked by CRC-32 as read; raise BadZipFile if it is malformed."""
     archive = ZipFile(stream)
     records = archive.infolist()
     if not 0 < len(records) <= MAX_CONTAINER_RECORDS:
@@ -38,10 +35,7 @@ def open_stored_archive(stream: BinaryIO) -> ZipFile:
 
 
 def check_torch_archive(stream: BinaryIO) -> bytes:
-    """Check that torch wrote an archive, and every CRC-32 in it; return its data.pkl.
-
-    The file must end in the directory that was checked, so that torch finds the same records. Raise BadZipFile.
-    """
+    """Check that torch wrote all of an archive, and every CRC-32 in it; return its data.pkl; raise BadZipFile."""
     with open_stored_archive(stream) as archive:
         records = sorted(archive.infolist(), key=lambda record: record.header_offset)
         top = records[0].filename.partition("/")[0]
@@ -93,7 +87,5 @@ def _check_end(stream: BinaryIO, count: int, start: int) -> None:
 def refuse_address(text: str, option: str) -> None:
     """Raise CheckpointError for a URL such as https://HOST/x.ckpt, unless a file has that name; none is opened."""
     if _ADDRESS.match(text) and not os.path.lexists(text):
-        raise CheckpointError(
-            f"{option}={text} is a URL, but checkpoints are read from files only.",
-            "Download it first and pass the file's path.",
-        )
+        reason = f"{option}={text} is a URL, but checkpoints are read from files only."
+        raise CheckpointError(reason, "Download it first and pass the file's path.")

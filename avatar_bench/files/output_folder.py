@@ -1,16 +1,85 @@
-"""Folders that commands write to: what they may hold before, and new ones that appear once they are complete."""
+"""Locks on files, and folders that commands write to: what they may hold before, and new ones that appear complete."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
+import filelock
+
 from avatar_bench.errors import ConfigError, DataError, OutputError
-from avatar_bench.files.lock import LockedError, exclusive_lock
+
+
+class LockedError(Exception):
+    """Error for a lock that another process holds."""
+
+
+@contextmanager
+def exclusive_lock(file: Path) -> Iterator[None]:
+    """Acquire a lock file, which is removed at the end of the `with`; raise LockedError if another process holds it."""
+    lock = filelock.FileLock(file, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise LockedError(str(file)) from error
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
+def shared_lock(file: Path, before_waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Acquire a lock file, waiting if necessary, and leave it in place; call `before_waiting` before a wait."""
+    lock = filelock.FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        before_waiting()
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def prepare_output(output: str, option: str = "output", is_folder: bool = False) -> None:
+    """Create the folder of an output, which may be a folder; raise OutputError early if it cannot be written."""
+    if output == "-":
+        return
+    file = Path(output)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{option}={output}: its folder cannot be created: {error.strerror}.") from error
+    # the folder too: the temporary file and the lock are created beside the output
+    is_writable = all(os.access(place, os.W_OK) for place in (file.parent, file) if place.exists())
+    if (file.is_dir() and not is_folder) or not is_writable:
+        raise OutputError(f"{option}={output} cannot be written.", "Expected a file in a writable folder.")
+
+
+@contextmanager
+def lock_output(output: str) -> Iterator[None]:
+    """Lock an output, until the process ends at the latest; raise OutputError if another process holds the lock."""
+    if output == "-":
+        yield
+        return
+    place = Path(f"{output}.lock")
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive_lock(place))
+        except LockedError as error:
+            reason = f"output={output}: another process is writing it."
+            raise OutputError(reason, "Wait for it, or choose another output.") from error
+        except OSError as error:
+            raise OutputError(f"output={output} cannot be written: {place}: {error.strerror}.") from error
+        yield
+
 
 FILE_MANAGER_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")  # of a folder that a person sees as empty
 
@@ -20,8 +89,7 @@ def refuse_foreign_folder(
 ) -> None:
     """Raise DataError unless a folder is missing, empty, or made by the command that is about to write to it.
 
-    The command recognises its own by `marker`, a file or folder that it keeps there, or by `record`, a JSON file of an
-    object with `keys`. Raise OutputError if the folder cannot be read.
+    The command recognises its own by `marker`, a name in it, or by `record`, a JSON file of an object with `keys`.
     """
     if not os.path.lexists(folder):
         return
@@ -37,19 +105,16 @@ def refuse_foreign_folder(
         content = json.loads((folder / record).read_text(encoding="utf-8")) if record in names else None
         if isinstance(content, dict) and content.keys() >= set(keys):
             return
-    raise DataError(
-        f"{option}={folder} holds other files, such as {min(set(names) - set(FILE_MANAGER_FILES))}.",
-        f"Nothing was written. Choose a new or empty folder: {option}=DIR",
-    )
+    reason = f"{option}={folder} holds other files, such as {min(set(names) - set(FILE_MANAGER_FILES))}."
+    raise DataError(reason, f"Nothing was written. Choose a new or empty folder: {option}=DIR")
 
 
 @contextmanager
 def new_folder(out: Path, option: str = "out") -> Iterator[Path]:
     """Yield a folder beside `out` that becomes `out` after the `with`, and is removed after an error.
 
-    What a killed process has left there is removed first. Raise DataError if `out` is not empty, ConfigError if it is
-    the working folder, which cannot be replaced, OutputError if another process is writing it, or if it cannot be
-    written.
+    Raise DataError if `out` is not empty, ConfigError if it is the working folder, which cannot be replaced,
+    OutputError if another process is writing it, or if it cannot be written.
     """
     refuse_foreign_folder(out, option=option)
     out = Path(os.path.abspath(out))

@@ -26,10 +26,9 @@ def fetch_archive(
 ) -> Path:
     """Return the cached archive of one release, downloaded by pip on first use; `archive` is wheel or sdist.
 
-    `tag` (cp311-cp311-manylinux_2_28_x86_64) selects one of several wheels, on any machine: only files are read from
-    it. Nothing is installed. For a wheel nothing is executed either; for an sdist, pip runs setup.py to read its
-    metadata, so a recipe should state its `sha256`: pip then refuses any other file before opening it. Raise DataError
-    if pip cannot download it.
+    `tag` (cp311-cp311-manylinux_2_28_x86_64) selects one of several wheels, on any machine. Nothing is installed; for
+    an sdist, pip runs setup.py, so a recipe should state its `sha256`: pip then refuses any other file before opening
+    it. Raise DataError if pip cannot download it.
     """
     folder = find_archive_folder(distribution, version, archive)
     if not folder.is_dir():
@@ -47,11 +46,7 @@ def find_archive_folder(distribution: str, version: str, archive: str = "wheel")
 
 
 def fetch_npm_archive(package: str, version: str, integrity: str, instead: str) -> Path:
-    """Return the cached archive of one release of an npm package, downloaded by npm on first use.
-
-    `integrity` is npm's "sha512-" and the digest in base64, compared whenever the archive is used. Nothing is installed
-    or executed. Raise DataError, naming the option `instead`, if npm cannot download it or its content is another one.
-    """
+    """Return the cached archive of an npm release, if it has npm's `integrity`; raise DataError, naming `instead`."""
     folder = cache_root() / "archives" / f"{package}-{version}-npm"
     if not folder.is_dir():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -72,9 +67,8 @@ def list_members(archive: Path) -> list[str]:
         with tarfile.open(archive) as sdist:
             return [member.name for member in sdist if member.isfile()]
     except (OSError, tarfile.TarError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{archive} is broken: {error}.", "Delete its folder and run the same command again."
-        ) from error
+        reason = f"{archive} is broken: {error}."
+        raise DataError(reason, "Delete its folder and run the same command again.") from error
 
 
 def read_members(archive: Path, names: set[str]) -> Iterator[tuple[str, bytes]]:
@@ -94,9 +88,8 @@ def extract_member(archive: Path, pattern: str) -> Path:
     """Extract the first file that matches a glob beside the archive; raise DataError if none matches."""
     names = filter_names(list_members(archive), pattern)
     if not names:
-        raise DataError(
-            f"{archive.name} contains no file {pattern}.", "Another version may: see the yaml that selects it."
-        )
+        reason = f"{archive.name} contains no file {pattern}."
+        raise DataError(reason, "Another version may: see the yaml that selects it.")
     target = archive.with_name(Path(names[0]).name)
     if not target.is_file():
         with atomic_write(target, alone=False) as part:
@@ -152,10 +145,8 @@ def _refuse_other_content(folder: Path, integrity: str) -> Path:
     """Return the archive in a folder; raise DataError if its SHA-512 is another one."""
     archives = list(folder.glob("*.tgz"))
     if not archives or compute_integrity(archives[0].read_bytes()) != integrity:
-        raise DataError(
-            f"{folder.name}: the archive is not the expected one, by its SHA-512.",
-            f"Delete {folder} if it exists, and run the same command again.",
-        )
+        reason = f"{folder.name}: the archive is not the expected one, by its SHA-512."
+        raise DataError(reason, f"Delete {folder} if it exists, and run the same command again.")
     return archives[0]
 
 

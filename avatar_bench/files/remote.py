@@ -30,10 +30,7 @@ def open_remote(address: str) -> tuple[Any, str]:
 
 
 def list_remote(address: str) -> list[str]:
-    """Return the addresses of the files below a folder, sorted and without hidden ones, or that a glob matches.
-
-    The address of a file is returned as it is. Empty if there is nothing.
-    """
+    """Return the sorted addresses of the files below a folder, without hidden ones, or that a glob matches."""
     from fsspec.implementations.arrow import ArrowFSWrapper
 
     system, path = open_remote(address)
@@ -49,10 +46,7 @@ def list_remote(address: str) -> list[str]:
 
 
 def read_remote(address: str) -> bytes:
-    """Return the content of a file; raise OSError if it is missing, refused, or no file.
-
-    A server that does not answer is asked again for a minute and a half, then OutputError is raised.
-    """
+    """Return the content of a file; raise OSError if it is missing or refused, OutputError after 90 s of silence."""
     system, path = open_remote(address)
     for wait in (*_WAITS, None):
         try:

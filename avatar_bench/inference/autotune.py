@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import re
-import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -25,11 +24,11 @@ from torch import nn
 import avatar_bench
 from avatar_bench.config.entries import find_entries
 from avatar_bench.console.machine import count_cores
-from avatar_bench.console.terminal import print_line
+from avatar_bench.console.terminal import print_note
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.atomic_write import atomic_write, write_text
 from avatar_bench.files.hashes import sha256_of_bytes, sha256_of_text
-from avatar_bench.files.lock import shared_lock
+from avatar_bench.files.output_folder import shared_lock
 from avatar_bench.files.paths import cache_root
 from avatar_bench.inference.runtimes import ExportedNetwork, describe_versions, find_missing_package
 from avatar_bench.models.profiling import TimedCall, describe_machine, time_interleaved
@@ -118,7 +117,7 @@ def choose_runtime(
 
     def attempt() -> dict[str, Any]:
         every = ", ".join(["torch", *installed])
-        print_line(f"runtime=auto: comparing {every}, once for this run on this machine", file=sys.stderr)
+        print_note(f"runtime=auto: comparing {every}, once for this run on this machine")
         (runtime, kind), seen = _try_runtimes(run, open_with, tried)
         return {"runtime": runtime, "precision": kind, "seen": seen, "machine": setup}
 

@@ -20,9 +20,8 @@ from avatar_bench.data.corruptions import Variation
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.equalise import ImageArray
 from avatar_bench.data.leakage import refuse_changed_files
-from avatar_bench.data.loaders import ReadFiles, build_readable_loader, encode_targets, to_tensor
+from avatar_bench.data.loaders import ReadFiles, build_readable_loader, encode_targets, iterate_batches, to_tensor
 from avatar_bench.data.transforms import Preprocessing
-from avatar_bench.data.worker_processes import iterate_batches
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError
 from avatar_bench.files.hashes import sha256_of_text
 from avatar_bench.inference.prediction_table import tabulate_predictions

@@ -56,12 +56,10 @@ class SpatialLayer:
 
 @torch.inference_mode(False)
 def find_spatial_layer(classifier: Classifier, images: Tensor) -> SpatialLayer:
-    """Find the last stage whose output is a spatial map that the embedding depends on.
+    """Find the last stage whose output for an image is a map of several cells that the embedding depends on.
 
-    Runs the first of `images`, uint8 (N, 3, S, S), through the network. Skips maps of a single cell and outputs whose
-    shape is not the one that timm states. In a transformer with a class token, the patches that leave the last block
-    have no gradient, so the block's first norm, whose patches the attention reads, is used instead. Raises BlockError
-    if no stage is left.
+    In a transformer with a class token, the patches that leave the last block have no gradient, so the block's first
+    norm, whose patches the attention reads, is used instead. Raises BlockError if no stage is left.
     """
     net = _copy_frozen(classifier)
     modules = dict(net.net.named_modules())
@@ -76,10 +74,8 @@ def find_spatial_layer(classifier: Classifier, images: Tensor) -> SpatialLayer:
         layer = find_layout(net.net, stage, tuple(output.shape), images.shape[-1], stage in (begun[-1], listed[-1]))
         if layer is not None and math.prod(layer.size) > 1 and layer.to_map(gradient).any():
             return layer
-    raise BlockError(
-        f"{classifier.card.backbone} has no stage whose output is a spatial map ({images.shape[-1]} pixel images).",
-        "Grad-CAM cannot be computed for this network.",
-    )
+    reason = f"{classifier.card.backbone} has no stage whose output is a spatial map ({images.shape[-1]} pixel images)."
+    raise BlockError(reason, "Grad-CAM cannot be computed for this network.")
 
 
 @torch.inference_mode(False)
@@ -115,10 +111,9 @@ def compute_grad_cam(
 def compute_attention_rollout(classifier: Classifier, images: Tensor, batch_size: int = 32) -> Float32Array | None:
     """Compute the attention rollout from the class token to each patch, (N, h, w), for uint8 images (N, 3, S, S).
 
-    The maps do not depend on a class. The attention of each layer, averaged over heads, is averaged with the identity
-    (the residual connection), and the layers are multiplied: Abnar, Zuidema, ACL 2020,
-    https://arxiv.org/abs/2005.00928. The attention of the class token to itself is left out, so a map sums to less
-    than 1. Returns None unless the network pools by a class token that attends to all patches in every layer.
+    The attention of each layer, averaged over heads, is averaged with the identity (the residual connection), and the
+    layers are multiplied: Abnar, Zuidema, ACL 2020, https://arxiv.org/abs/2005.00928. Returns None unless the network
+    pools by a class token that attends to all patches in every layer.
     """
     net = _copy_frozen(classifier)
     layers, side = _find_attention_layers(net, images[:1])
@@ -189,10 +184,7 @@ def compute_replacement_curves(
 
 
 def make_baseline(images: Tensor, kind: str) -> Tensor:
-    """Return uint8 images (N, 3, S, S) without their content: their "mean" colour, or their "blur".
-
-    The blur is the one of Petsiuk et al.: 11 pixels, sigma 5.
-    """
+    """Return uint8 images (N, 3, S, S) without content: of their "mean" colour, or "blur" (Petsiuk et al.)."""
     if kind == "mean":
         return images.float().mean(dim=(2, 3), keepdim=True).round().to(torch.uint8).expand_as(images)
     from torchvision.transforms.v2 import functional
@@ -203,10 +195,7 @@ def make_baseline(images: Tensor, kind: str) -> Tensor:
 def find_layout(
     net: nn.Module, stage: Mapping[str, Any], shape: tuple[int, ...], side: int, last: bool = True
 ) -> SpatialLayer | None:
-    """Find the layout of the output of a stage in timm's feature_info; return None if it is not the stated map.
-
-    `shape` is the shape of the output for images of `side` pixels.
-    """
+    """Return the layout of a stage's output for images of `side` pixels; None if it is not the map timm states."""
     name, channels = stage["module"], stage.get("num_chs")  # a user's network states neither channels nor reduction
     if len(shape) == 4 and (channels is None or shape[1] == channels != shape[3]):
         return SpatialLayer(name, "NCHW", shape[2:], last=last)
@@ -249,10 +238,9 @@ def _run_stages(
 
 
 def _find_attention_layers(net: Classifier, image: Tensor) -> tuple[list[nn.Module], int]:
-    """Return the modules that the attention weights of each layer pass through, and the side of the patch grid.
+    """Return the modules that attention weights pass through, made to be exposed, and the side of the patch grid.
 
-    Returns no modules if a layer does not attend from all tokens to all, or if the network does not pool by its class
-    token. Turns off fused attention, which does not expose the weights.
+    Returns none if a layer does not attend from all tokens to all, or the network does not pool by its class token.
     """
     layers: list[Any] = [module for module in net.net.modules() if hasattr(module, "fused_attn")]
     passed = [layer.attn_drop for layer in layers if isinstance(getattr(layer, "attn_drop", None), nn.Module)]

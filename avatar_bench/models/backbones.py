@@ -20,16 +20,11 @@ from avatar_bench.config.entries import describe_folders
 from avatar_bench.errors import CheckpointError, ConfigError, suggest_names
 from avatar_bench.files import package_files
 from avatar_bench.files.checkpoint_container import BACKBONE_FILE
+from avatar_bench.models import wrapped_networks
 from avatar_bench.models.card_schema import MAX_IMAGE_SIDE, NETWORK_OPTIONS, find_option_fault
 from avatar_bench.models.pretrained_backbone import PretrainedWeights, refuse_other_network
 from avatar_bench.models.weight_formats import read_state
-from avatar_bench.models.wrapped_networks import (
-    POOLED_OPTION,
-    NetworkNode,
-    build_user_network,
-    pool_stages,
-    refuse_unfit_network,
-)
+from avatar_bench.models.wrapped_networks import POOLED_OPTION, NetworkNode, build_user_network
 
 
 def create_backbone(
@@ -48,20 +43,16 @@ def create_backbone(
     """
     if POOLED_OPTION in (options := dict(options or {})):
         layers = options.pop(POOLED_OPTION)
-        return pool_stages(create_backbone(name, 0, weights, package, options), layers, classes, name)
+        return wrapped_networks.pool_stages(create_backbone(name, 0, weights, package, options), layers, classes, name)
     own = _find_own(name, options)
     if own and weights == "hub":
-        raise ConfigError(
-            f"model.weights=hub: {name} is your own backbone, of which the hub has no weights.",
-            "Choose model.weights=none (random) or model.weights=PATH (.safetensors or .pth).",
-        )
+        reason = f"model.weights=hub: {name} is your own backbone, of which the hub has no weights."
+        raise ConfigError(reason, "Choose model.weights=none (random) or model.weights=PATH (.safetensors or .pth).")
     net = build_user_network(own, classes, options) if own else _create_timm(name, classes, weights, options)
     head = net.get_classifier()  # type: ignore[operator]
     if not isinstance(head, nn.Module):
-        raise ConfigError(
-            f"model.backbone={name} has several classifiers, trained together by distillation.",
-            "Choose a network with one classifier, such as the variant without distillation.",
-        )
+        reason = f"model.backbone={name} has several classifiers, trained together by distillation."
+        raise ConfigError(reason, "Choose a network with one classifier, such as the variant without distillation.")
     if weights == "package":
         if not package:
             raise ConfigError(
@@ -82,37 +73,29 @@ def create_backbone(
 
 
 def resolve_options(name: str, options: Mapping[str, Any], size: int) -> dict[str, Any]:
-    """Return `options`, with `img_size` added if the network `name` needs it for images of `size` pixels a side.
-
-    Raises ConfigError, naming the nearest sizes that fit, if the network cannot take such images, or would ignore a
-    border of them, as a ViT does when the size is no multiple of its patch.
-    """
+    """Return `options` with the `img_size` that the network needs; raise ConfigError if it cannot take such images."""
     if POOLED_OPTION in options:
         others = {key: value for key, value in options.items() if key != POOLED_OPTION}
         return resolve_options(name, others, size) | {POOLED_OPTION: options[POOLED_OPTION]}
     if own := _find_own(name, options):
         if "img_size" in own.arguments:
             options = {"img_size": size, **options}
-        refuse_unfit_network(own, options, size)
+        wrapped_networks.refuse_unfit_network(own, options, size)
         return dict(options)
     config = timm.get_pretrained_cfg(name)  # type: ignore[attr-defined]  # not marked as exported
     if config is None or not config.fixed_input_size or _accepts_size(name, options, size):
         return dict(options)
     if "img_size" in options:
-        raise ConfigError(
-            f"model.options.img_size={options['img_size']} does not fit data.image_size={size}.",
-            "Remove the option: it is set from data.image_size.",
-        )
+        reason = f"model.options.img_size={options['img_size']} does not fit data.image_size={size}."
+        raise ConfigError(reason, "Remove the option: it is set from data.image_size.")
     if _accepts_size(name, {**options, "img_size": size}, size):
         return {**options, "img_size": size}
     sides = _list_near_sizes(name, size, options, config.input_size[-1])
     near = [side for side in sides if _accepts_size(name, {**options, "img_size": side}, side)]
     if not near:  # no size fits: building the network will report what is wrong with the options
         return dict(options)
-    raise ConfigError(
-        f"data.image_size={size}: {name} does not accept images of this size.",
-        f"The nearest sizes that it accepts: {', '.join(map(str, near))}.",
-    )
+    reason = f"data.image_size={size}: {name} does not accept images of this size."
+    raise ConfigError(reason, f"The nearest sizes that it accepts: {', '.join(map(str, near))}.")
 
 
 def get_normalisation(net: nn.Module) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -125,8 +108,7 @@ def find_licence(name: str, weights: str, package: Mapping[str, str] | None = No
     """Return the licence of the weights of a network, as timm or the entry of their `package` states it, if known."""
     if weights == "package":
         return (package or {}).get("licence")
-    config = timm.get_pretrained_cfg(name) if weights == "hub" else None  # type: ignore[attr-defined]  # as above
-    return getattr(config, "license", None)
+    return getattr(timm.get_pretrained_cfg(name), "license", None) if weights == "hub" else None  # type: ignore[attr-defined]
 
 
 def convert_state(state: Mapping[str, Tensor], layout: str, net: nn.Module) -> dict[str, Tensor]:
@@ -149,10 +131,8 @@ def _find_own(name: str, options: Mapping[str, Any]) -> NetworkNode | None:
     if name not in own and not timm.is_model(name):  # timm itself would also accept the address of a hub, or a folder
         known = [*timm.list_models(), *own]
         nearest = suggest_names(name.split(".")[0], known, "; see timm.list_models() for the names")
-        raise ConfigError(
-            f"model.backbone: neither timm nor your own folders have a network named {name!r}{nearest}",
-            describe_folders("backbone"),
-        )
+        reason = f"model.backbone: neither timm nor your own folders have a network named {name!r}{nearest}"
+        raise ConfigError(reason, describe_folders("backbone"))
     if fault := find_option_fault(options, () if name in own else NETWORK_OPTIONS):
         hint = [] if name in own else [f"Known: {' '.join(sorted(NETWORK_OPTIONS))}."]
         raise ConfigError(f"model.options: {fault}.", *hint)
@@ -202,10 +182,7 @@ def _list_near_sizes(name: str, size: int, options: Mapping[str, Any], native: i
 
 
 def _use_cache_if_offline() -> None:
-    """Restrict the hub's client to its cache if its host is unreachable; it would retry, and log, for a minute.
-
-    By a patch, as huggingface_hub 2.4.0 reads HF_HUB_OFFLINE once, when it is imported.
-    """
+    """Restrict the hub's client (2.4.0, by a patch) to its cache if offline: it would retry for a minute."""
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
     if not huggingface_hub.constants.HF_HUB_OFFLINE:
         try:
@@ -227,10 +204,8 @@ def _load_weights(net: nn.Module, state: Mapping[str, Tensor], file: Path) -> No
         state = _convert_by_timm(net, state if missing else {key: state[key] for key in own.keys() & state.keys()})
         missing, wrong = _find_incompatible(own, state, head)
     if missing and any(key.startswith("method.") for key in state):
-        raise CheckpointError(
-            f"{file} is a checkpoint for resuming a pretraining (resume=).",
-            f"Use {BACKBONE_FILE} instead, which pretrain writes when it finishes.",
-        )
+        reason = f"{file} is a checkpoint for resuming a pretraining (resume=)."
+        raise CheckpointError(reason, f"Use {BACKBONE_FILE} instead, which pretrain writes when it finishes.")
     if missing and any(key.startswith("net.") for key in state):
         raise CheckpointError(
             f"{file} is a checkpoint of a run, and its weights belong to the split of that run.",

@@ -52,10 +52,7 @@ def find_class_fault(classes: Sequence[str]) -> str:
 
 
 def find_option_fault(options: Mapping[str, Any], known: Collection[str] = ()) -> str:
-    """Describe the first network option that is not allowed in a checkpoint; return "" if all are allowed.
-
-    `known` are the allowed names. By default any is: the options of a user's backbone are known only once it is found.
-    """
+    """Describe the first option that a checkpoint may not have, or that is not `known` (if given); else ""."""
     for name, value in options.items():
         if (known and name not in known) or name.startswith("_"):  # as the keys by which Hydra builds objects do
             return f"the network option {_shorten(name)} is not allowed in a checkpoint"

@@ -16,13 +16,7 @@ from torch import nn
 from avatar_bench.errors import CheckpointError, OutputError
 from avatar_bench.files.atomic_write import atomic_write, write_text
 from avatar_bench.files.hashes import sha256_of_file, sha256_of_parts, sha256_of_text
-from avatar_bench.models.weight_formats import (
-    describe_error,
-    encode_safetensors,
-    read_plain_json,
-    read_safetensors,
-    read_torch_file,
-)
+from avatar_bench.models import weight_formats
 
 BEST_CHECKPOINT = "best.ckpt"
 LAST_CHECKPOINT = "last.ckpt"
@@ -32,11 +26,7 @@ CHECKSUM_KEY = "sha256"  # of the hash of texts and weights in an exported file
 
 
 def write_checkpoint(checkpoint: dict[str, Any], file: Path) -> None:
-    """Write a checkpoint atomically, with its .sha256 beside it.
-
-    Writes a temporary file in the same folder, flushes it to the disk and renames it. An earlier last.ckpt becomes
-    before.ckpt. Raises OutputError, and leaves all earlier files, if the checkpoint cannot be written.
-    """
+    """Write a checkpoint and its .sha256 atomically, keeping last.ckpt as before.ckpt; raise OutputError on failure."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(_checksum_file(file)) as side, atomic_write(file) as part:
@@ -63,10 +53,8 @@ def verify_checkpoint(file: Path) -> None:
     """Raise CheckpointError if a checkpoint does not match its .sha256; accept a checkpoint without one."""
     side = _checksum_file(file)
     if os.path.isfile(file) and os.path.isfile(side) and sha256_of_file(file) != _read_digest(side):
-        raise CheckpointError(
-            f"{file} is damaged: its SHA-256 differs from the one in {side.name}.",
-            "Use another checkpoint of the run, or train again.",
-        )
+        reason = f"{file} is damaged: its SHA-256 differs from the one in {side.name}."
+        raise CheckpointError(reason, "Use another checkpoint of the run, or train again.")
 
 
 def is_intact(file: Path) -> bool:
@@ -79,17 +67,14 @@ def is_intact(file: Path) -> bool:
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
-    """Read a checkpoint or an exported .safetensors file as tensors, on the CPU, and plain values.
-
-    Raises CheckpointError if it is damaged, too large, or contains anything else.
-    """
+    """Read a checkpoint or exported .safetensors as tensors on the CPU and plain values; raise CheckpointError."""
     if not os.path.isfile(file):
         raise CheckpointError(f"{file} is not a file.", "Expected a checkpoint, such as RUN/checkpoints/best.ckpt.")
     try:
-        checkpoint = _read_export(file) if file.suffix == ".safetensors" else read_torch_file(file)
+        checkpoint = _read_export(file) if file.suffix == ".safetensors" else weight_formats.read_torch_file(file)
     except Exception as error:  # zip, pickle and storage errors of many types
         raise CheckpointError(
-            f"{file} cannot be read as a checkpoint: {describe_error(error)}.",
+            f"{file} cannot be read as a checkpoint: {weight_formats.describe_error(error)}.",
             "It is damaged, or contains more than tensors and plain values; nothing else is loaded.",
             "Expected checkpoints/best.ckpt of a run folder; other detectors: avatar-bench import --help",
         ) from error
@@ -108,7 +93,7 @@ def encode_weights(net: nn.Module, texts: Mapping[str, str]) -> bytes:
     """Return the contents of a .safetensors file with a network's weights under timm's names, texts, and a checksum."""
     # clones: safetensors refuses tensors that share storage
     state = {name: tensor.cpu().contiguous().clone() for name, tensor in net.state_dict().items()}
-    return encode_safetensors(state, {**texts, CHECKSUM_KEY: _compute_checksum(state, texts)})
+    return weight_formats.encode_safetensors(state, {**texts, CHECKSUM_KEY: _compute_checksum(state, texts)})
 
 
 def verify_checksum(state: Mapping[str, torch.Tensor], texts: dict[str, str]) -> None:
@@ -119,19 +104,18 @@ def verify_checksum(state: Mapping[str, torch.Tensor], texts: dict[str, str]) ->
 
 def _read_export(file: Path) -> dict[str, Any]:
     """Read an exported .safetensors file in the form of the original checkpoint."""
-    state, texts = read_safetensors(file)
+    state, texts = weight_formats.read_safetensors(file)
     if CARD_KEY not in texts:
         raise ValueError("it was not exported by avatar-bench, so its classes are unknown")
     verify_checksum(state, texts)
     state = {f"net.{name}": tensor for name, tensor in state.items()}
-    return {"state_dict": state, CARD_KEY: read_plain_json(texts[CARD_KEY])}
+    return {"state_dict": state, CARD_KEY: weight_formats.read_plain_json(texts[CARD_KEY])}
 
 
 def _compute_checksum(state: Mapping[str, torch.Tensor], texts: Mapping[str, str]) -> str:
     """Return the SHA-256 of an exported file's tensors, their shapes and types, and its texts."""
     shapes = {name: (str(state[name].dtype), list(state[name].shape)) for name in sorted(state)}
-    contents = [shapes, hash_weights(state), sorted(texts.items())]
-    return sha256_of_text(json.dumps(contents))
+    return sha256_of_text(json.dumps([shapes, hash_weights(state), sorted(texts.items())]))
 
 
 def _checksum_file(file: Path) -> Path:
@@ -164,6 +148,5 @@ def _keep_previous(last: Path, before: Path) -> None:
 
 
 def _read_digest(side: Path) -> str:
-    """Return the digest in a .sha256 file, or "" if there is none."""
     with side.open("rb") as stream:
         return (stream.read(200).decode("utf-8", "replace").split() or [""])[0]

@@ -68,8 +68,7 @@ class FeatureMaps(NamedTuple):
 def inspect_network(net: nn.Module, size: int) -> NetworkSummary:
     """Return the stages, layers and traits of a network in eval mode, for an image of `size` pixels a side.
 
-    Stages are the modules whose features timm lists, with their siblings; equal blocks that timm lists one by one, as
-    in a transformer, are one stage. Modules before the first stage are the stem, modules after the last the head.
+    Stages are the modules whose features timm lists, with their siblings; equal blocks in a row are one stage.
     """
     parts = _group_stages(net)
     stage_of = _assign_stages(net, parts)
@@ -80,15 +79,12 @@ def inspect_network(net: nn.Module, size: int) -> NetworkSummary:
     rows = [
         _describe_stage(net, name, parts.get(name, ()), layers[layers["stage"] == name], shapes, size) for name in order
     ]
-    stages = pd.DataFrame(rows).astype({"stride": "Int64"})
-    return NetworkSummary(stages, layers, len(path), _describe_traits(net, parts, layers, attends))
+    traits = _describe_traits(net, parts, layers, attends)
+    return NetworkSummary(pd.DataFrame(rows).astype({"stride": "Int64"}), layers, len(path), traits)
 
 
 def find_first_convolution(net: nn.Module, size: int) -> str | None:
-    """Return the name of the layer that reads the image, or None if it is not a convolution of three channels.
-
-    In a transformer this is the patch embedding. `net` must be in eval mode.
-    """
+    """Return the layer that reads the image in eval mode; None unless it is a convolution of 3 channels."""
     ran: list[nn.Module] = []
     names = {module: name for name, module in net.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
     with torch.inference_mode(), register_module_forward_pre_hook(lambda module, inputs: ran.append(module)):
@@ -103,8 +99,7 @@ def compute_feature_maps(
 ) -> list[FeatureMaps]:
     """Compute the maps of the first convolution, if there is one, and of the first stages that timm lists.
 
-    Selects in each the `most` channels that vary most over the uint8 images (N, 3, S, S), in descending order. Skips a
-    stage whose output does not have the channels and the reduction that timm states.
+    Selects in each the `most` channels that vary most over the uint8 images (N, 3, S, S), in descending order.
     """
     net: Any = classifier.net
     listed = [dict(stage) for stage in getattr(net, "feature_info", None) or []]
@@ -137,9 +132,8 @@ def compute_feature_maps(
 def _classify_family(net: nn.Module, attends: bool) -> str:
     """Return the family of a network by what mixes information across the image.
 
-    Attention is a product of two matrices that are both computed from the image. A network with attention is a hybrid
-    if the kernels of a convolution overlap, else a transformer, since the kernels that cut patches do not overlap. A
-    network without attention is convolutional if kernels overlap, else "other".
+    A network with attention is a hybrid if the kernels of a convolution overlap, else a transformer, since the kernels
+    that cut patches do not overlap; one without is convolutional if kernels overlap, else "other".
     """
     overlaps = any(
         any(side > step for side, step in zip(module.kernel_size, module.stride, strict=True))
@@ -355,7 +349,6 @@ class _LongestPathMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _name_norm(module: nn.Module) -> str:
-    """Return the kind of a norm; "" for another module."""
     return next((kind for kind, one in _NORMS.items() if isinstance(module, one)), "")
 
 

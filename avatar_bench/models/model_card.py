@@ -18,10 +18,9 @@ PROVENANCE_KEY = "provenance"  # of the origin of an export, among its texts
 
 @dataclass(frozen=True)
 class Card:
-    """The label contract and the origin of a checkpoint, in plain types.
+    """The label contract and the origin of a checkpoint, in plain types; `classes` in the order of the outputs.
 
-    `classes` are in the order of the network's outputs; `preprocessing` is the evaluation transform;
-    `temperature` divides the logits (1 until it is fitted).
+    `preprocessing` is the evaluation transform; `temperature` divides the logits (1 until it is fitted).
     """
 
     classes: tuple[str, ...]
@@ -48,10 +47,8 @@ class Card:
                 f"{file} has schema {ascii(card.get('schema'))[:20]}, this version reads {CARD_SCHEMA}: train again."
             )
         if not isinstance(card, dict) or not {"classes", "backbone", "preprocessing"} <= card.keys() <= known:
-            raise CheckpointError(
-                f"{file} is not a checkpoint of avatar_bench: classes or preprocessing are missing.",
-                "Expected checkpoints/best.ckpt or last.ckpt of a run folder.",
-            )
+            reason = f"{file} is not a checkpoint of avatar_bench: classes or preprocessing are missing."
+            raise CheckpointError(reason, "Expected checkpoints/best.ckpt or last.ckpt of a run folder.")
         if fault := find_card_fault(card):
             raise CheckpointError(f"{file}: {fault}.", "The file is damaged, or was made by hand.")
         return cls(**{**card, "classes": tuple(card["classes"])})
@@ -78,13 +75,10 @@ def describe_training(card: Card, sha256: str, allow: Sequence[str]) -> dict[str
 
 
 def has_outside_labels(ancestors: Sequence[Mapping[str, Any]], split: str, data: str) -> bool:
-    """Check, by fingerprint, whether weights were pretrained with labels of other images or of another split.
-
-    A training that was allowed to start from such weights counts too, because it inherits what they learnt.
-    """
-    supervised = [step for step in ancestors if "split_fingerprint" in step]
+    """Check whether weights were pretrained with labels of other images or splits, or started from such weights."""
     return any(
         (step["split_fingerprint"], step.get("data_fingerprint")) != (split, data)
         or "pretraining" in step.get("allow", ())
-        for step in supervised
+        for step in ancestors
+        if "split_fingerprint" in step
     )

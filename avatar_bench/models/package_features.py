@@ -38,6 +38,5 @@ def compute_package_features(recipe: Mapping[str, Any], batches: Iterable[NDArra
     with torch.inference_mode():
         for images in batches:
             batch = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-            features = net.forward_features((batch - mean) / std)
-            outputs.append(net.forward_head(features, pre_logits=True).numpy())
+            outputs.append(net.forward_head(net.forward_features((batch - mean) / std), pre_logits=True).numpy())
     return np.concatenate(outputs)

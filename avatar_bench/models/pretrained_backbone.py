@@ -90,16 +90,11 @@ class PretrainedWeights:
 
 
 def read_weights(file: Path) -> PretrainedWeights:
-    """Read a file of weights, with its card if avatar_bench wrote one.
-
-    Raises ConfigError if there is no file, CheckpointError if it is damaged or changes during reading.
-    """
+    """Read a weights file, with its card if any; raise ConfigError if it is missing, CheckpointError if damaged."""
     refuse_address(str(file), "model.weights")
     if not os.path.isfile(file):
-        raise ConfigError(
-            f"model.weights={file} is not a file.",
-            "Expected hub, none, package, or the path of a .safetensors or .pth file.",
-        )
+        reason = f"model.weights={file} is not a file."
+        raise ConfigError(reason, "Expected hub, none, package, or the path of a .safetensors or .pth file.")
     before, sha256 = _read_stamp(file), sha256_of_file(file)
     tensors, texts, cards = _read_with_card(file) if file.suffix == ".safetensors" else (read_state(file), {}, {})
     if _read_stamp(file) != before:
@@ -116,17 +111,12 @@ def read_weights(file: Path) -> PretrainedWeights:
 
 
 def refuse_other_network(weights: PretrainedWeights, name: str, options: Mapping[str, Any]) -> None:
-    """Raise ConfigError if the card of weights names another network than timm's `name` with `options`.
-
-    With other options, weights often fit by name and shape, but compute something else.
-    """
+    """Raise ConfigError if the card names another network or options: weights often fit, but compute something else."""
     if (card := weights.card) is None:
         return
     if card.backbone.split(".")[0] != name.split(".")[0]:
-        raise ConfigError(
-            f"model.weights={weights.file} contains weights of {card.backbone}, not of {name}.",
-            f"Choose the same network: model=timm model.backbone={card.backbone}",
-        )
+        reason = f"model.weights={weights.file} contains weights of {card.backbone}, not of {name}."
+        raise ConfigError(reason, f"Choose the same network: model=timm model.backbone={card.backbone}")
     refuse_other_options(f"model.weights={weights.file}", card.options, options)
 
 

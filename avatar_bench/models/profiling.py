@@ -70,11 +70,7 @@ def make_blank_image(net: nn.Module, size: int) -> Tensor:
 
 
 def trace_memory(net: nn.Module, images: Tensor) -> pd.DataFrame:
-    """Return a table of operations as `net` runs on `images`: operation, and bytes of weights and tensors during it.
-
-    On CUDA the allocator counts, including the scratch memory of kernels. On the CPU the bytes are counted tensor by
-    tensor, without scratch memory; unlike the growth of the process, this does not depend on what ran before.
-    """
+    """Return a table of the operations of `net` on `images`, with the bytes of weights and tensors during each."""
     given = count_weight_bytes(net) + images.numel() * images.element_size()
     counter = _AllocatedBytes() if images.device.type == "cuda" else _LiveBytes(given)
     with torch.no_grad(), counter:
@@ -89,9 +85,7 @@ def time_interleaved(
     seed: int = 0,
     clock: Callable[[], float] = time.perf_counter,
 ) -> pd.DataFrame:
-    """Time jobs in turns, so that a slow moment of the machine affects all.
-
-    Return one row a call: job, round, seconds, and processor_seconds of all threads of this process meanwhile.
+    """Time jobs in turns: a row a call with job, round, seconds, and processor_seconds of all threads of this process.
 
     Each round visits every job once, in a new random order, and calls it 1 to 20 times, as its part of `seconds` (the
     total time of a job) allows. One visit before the first round warms up. If the jobs take too long for `seconds`,
@@ -162,10 +156,7 @@ class _AllocatedBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """A recorder, after each operation inside a `with`, of the bytes of storages created in it and still alive.
-
-    `given` bytes are added to each number.
-    """
+    """Recorder, after each operation in a `with`, of the bytes of storages made in it and alive, plus `given`."""
 
     def __init__(self, given: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -12,10 +12,7 @@ from avatar_bench.errors import ConfigError
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage that trains the layers of `unfreeze` for `epochs` at learning rate `lr`.
-
-    `unfreeze` is "classifier" (get_classifier() alone), "all", or a number of timm layer groups, counted from the head.
-    """
+    """A stage that trains `unfreeze` ("classifier", "all", or a number of timm's layer groups) for `epochs` at `lr`."""
 
     unfreeze: str | int
     epochs: int
@@ -43,10 +40,7 @@ def freeze(net: nn.Module, unfreeze: str | int) -> list[str]:
 
 
 def set_frozen_to_eval(module: nn.Module) -> None:
-    """Set every module with frozen parameters only to eval mode, so that batch-norm statistics stay fixed.
-
-    A norm without parameters is frozen where the module that holds it has a frozen parameter.
-    """
+    """Set modules whose parameters are all frozen to eval mode, and norms without parameters in partly frozen ones."""
     is_trained = [parameter.requires_grad for parameter in module.parameters()]
     if is_trained and not any(is_trained):
         module.eval()

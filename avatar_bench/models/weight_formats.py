@@ -30,10 +30,7 @@ _GLOBALS = re.compile(
 
 
 def read_torch_file(file: Path) -> Any:
-    """Read a file of torch.save; raise an error, of many possible types, on damage or anything but plain data.
-
-    The result consists of dicts, lists, tuples, strings, numbers, None and tensors on the CPU.
-    """
+    """Read a file of torch.save as plain data and CPU tensors; raise an error, of many types, for others."""
     with file.open("rb") as stream:
         _refuse_objects(check_torch_archive(stream))
         stream.seek(0)
@@ -50,10 +47,7 @@ def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def read_state(file: Path, old: bool = False) -> dict[str, Tensor]:
-    """Return the tensors of a weights file; with `old`, also of the format that torch wrote before 1.6.
-
-    Raises CheckpointError if it cannot be read, or contains anything else.
-    """
+    """Return the tensors of a file, with `old` also of torch before 1.6; raise CheckpointError for others."""
     try:
         if file.suffix == ".safetensors":
             return read_safetensors(file)[0]
@@ -73,10 +67,7 @@ def read_state(file: Path, old: bool = False) -> dict[str, Tensor]:
 
 
 def encode_safetensors(state: Mapping[str, Tensor], texts: Mapping[str, str]) -> bytes:
-    """Return the contents of a .safetensors file, identical for identical tensors and texts.
-
-    The library writes texts in random order, but weights are identified by the hash of their file.
-    """
+    """Return a .safetensors file, identical for identical contents: the library writes texts in random order."""
     content = save(dict(state), dict(texts))
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.loads(content[8:end])

@@ -36,7 +36,6 @@ class _HeadedNetwork(nn.Module):
         return features if pre_logits else self.head(features)
 
     def get_classifier(self) -> nn.Module:
-        """Return the classifier."""
         return self.head
 
 
@@ -65,10 +64,7 @@ class PlainNetwork(_HeadedNetwork):
         return self.body(images)  # type: ignore[no-any-return]
 
     def group_matcher(self, coarse: bool = False) -> Callable[[str], int]:
-        """Return a function from the name of a parameter to the number of its layer group, from the stem to the head.
-
-        The groups are the children of the body that have weights; where only one has, its children instead.
-        """
+        """Return a function from a parameter's name to its layer group: the weighted children of the body in order."""
         path, parts = "body", _list_weighted(self.body)
         while len(parts) == 1 and (inner := _list_weighted(self.get_submodule(f"{path}.{parts[0]}"))):
             path, parts = f"{path}.{parts[0]}", inner
@@ -168,10 +164,7 @@ class NetworkNode:
 
 
 def build_user_network(node: NetworkNode, classes: int, options: Mapping[str, Any]) -> nn.Module:
-    """Build the network of a user, with timm's interface; without classifier if `classes` is 0.
-
-    Raises ConfigError, with the reason, if it cannot be built.
-    """
+    """Build a user's network with timm's interface, for 0 `classes` without head; raise ConfigError on failure."""
     # torch's fused transformer layer cannot be exported, and hides its products where operations are counted
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -192,8 +185,7 @@ def refuse_unfit_network(node: NetworkNode, options: Mapping[str, Any], size: in
         net: Any = node.build(3, options).eval()
         logits = net(images)
         net = _add_interface(node, net)
-        embeddings = net.forward_head(net.forward_features(images), pre_logits=True)
-        again = net.get_classifier()(embeddings)
+        again = net.get_classifier()(net.forward_head(net.forward_features(images), pre_logits=True))
     except AvatarBenchError:
         raise
     except Exception as error:  # a user's code may raise anything
@@ -217,9 +209,8 @@ def pool_stages(body: nn.Module, layers: object, classes: int, name: str) -> Poo
     count = len(stages)
     valid = isinstance(layers, list | tuple) and all(type(layer) is int for layer in layers)
     if not valid or not all(LAST_EMBEDDING <= layer < count for layer in layers):  # type: ignore[attr-defined]
-        raise ConfigError(
-            f"mode.layers={layers}: {name} has {count} stages.", f"Expected numbers from 0 to {count - 1}, and -1."
-        )
+        reason = f"mode.layers={layers}: {name} has {count} stages."
+        raise ConfigError(reason, f"Expected numbers from 0 to {count - 1}, and -1.")
     return PooledStages(body, sort_layers(layers), classes)  # type: ignore[arg-type]
 
 

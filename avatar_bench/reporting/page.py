@@ -20,8 +20,7 @@ from avatar_bench.console.progress import track
 from avatar_bench.errors import DataError, OutputError
 from avatar_bench.files import html
 from avatar_bench.files.atomic_write import atomic_write
-from avatar_bench.files.csv_io import read_csv
-from avatar_bench.files.table_io import find_table
+from avatar_bench.files.table_io import find_table, read_csv
 from avatar_bench.i18n import _, get_language
 from avatar_bench.metrics import plots
 from avatar_bench.metrics.calibration import TemperatureFit

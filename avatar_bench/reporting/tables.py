@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import pandas as pd
 
-from avatar_bench.files.csv_io import format_csv
+from avatar_bench.files.table_io import format_csv
 from avatar_bench.i18n import _, ngettext
 from avatar_bench.metrics.calibration import TemperatureFit
 from avatar_bench.metrics.rounding import count_digits, format_number, format_value

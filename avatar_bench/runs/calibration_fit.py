@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.console.terminal import format_count, print_line
+from avatar_bench.console.terminal import format_count, print_note
 from avatar_bench.data.dataset import OTHER_PREFIX, Dataset
 from avatar_bench.data.file_names import format_name
 from avatar_bench.data.leakage import group_copies, match_copies
@@ -113,7 +112,7 @@ def fit_temperature(
         fitted = predictions if is_reference is None else predictions.take(np.flatnonzero(is_reference))
         fit = fit_temperature_of_logits(fitted.logits, fitted.targets, fitted.groups)
         if not fit.is_applied:
-            print_line(f"warning: temperature {fit}", file=sys.stderr)
+            print_note(f"warning: temperature {fit}")
         if is_reference is None:
             return fit, None
         return fit, describe_images(replace(predictions, temperature=fit.value), is_reference, predictions.groups)
@@ -123,7 +122,7 @@ def fit_temperature(
         few = f"half of {val} is fewer than {MIN_CALIBRATION_IMAGES}"
     more = suggest_calibration_options(dataset, plan)
     warning = f"too few images to fit a temperature ({few}); it stays 1. To fit one, {more}"
-    print_line(f"warning: {warning}", file=sys.stderr)
+    print_note(f"warning: {warning}")
     return None, None
 
 

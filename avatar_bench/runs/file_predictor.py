@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from avatar_bench.console.machine import retain_freed_memory
 from avatar_bench.errors import ConfigError
-from avatar_bench.files.csv_io import unescape_formulas
+from avatar_bench.files.table_io import unescape_formulas
 from avatar_bench.inference.autotune import (
     MAX_LOG_DIFFERENCE,
     choose_runtime,

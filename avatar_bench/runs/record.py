@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -15,7 +14,7 @@ from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from avatar_bench.config.entries import explain_missing, find_entries, find_entry
-from avatar_bench.console.terminal import escape_control_characters, print_line
+from avatar_bench.console.terminal import escape_control_characters, print_note
 from avatar_bench.errors import CheckpointError, ConfigError
 from avatar_bench.files.atomic_write import write_text
 from avatar_bench.files.checkpoint_container import BACKBONE_FILE, refuse_address
@@ -243,7 +242,7 @@ def find_runs(root: Path) -> list[Path]:
         try:
             records[folder] = read_record(folder)
         except CheckpointError as error:
-            print_line(f"skipped: {error.lines[0]}", file=sys.stderr)
+            print_note(f"skipped: {error.lines[0]}")
     runs = [folder for folder, record in records.items() if record.command != "pretrain"]
     return sorted(runs, key=lambda folder: (records[folder].started or "", str(folder)))
 
@@ -256,7 +255,7 @@ def choose_newest_run(root: Path = Path("runs")) -> Path:
     runs = [folder for folder in find_runs(root) if (folder / "checkpoints" / BEST_CHECKPOINT).is_file()]
     if not runs:
         raise CheckpointError(f"There is no run with a checkpoint below {root}/.", "Train one first, or set ckpt=RUN")
-    print_line(f"ckpt={runs[-1]} (the newest run)", file=sys.stderr)
+    print_note(f"ckpt={runs[-1]} (the newest run)")
     return runs[-1]
 
 

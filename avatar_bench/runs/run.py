@@ -23,9 +23,9 @@ from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.leakage import Leakage, UsedImages
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError
-from avatar_bench.files.csv_io import read_csv
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.files.paths import make_folder_name
+from avatar_bench.files.table_io import read_csv
 from avatar_bench.inference import copy_search
 from avatar_bench.inference.foreign_predictor import ForeignPredictor
 from avatar_bench.inference.network_predictor import NetworkPredictor

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from typing import Any, cast
 import pandas as pd
 
 from avatar_bench.console.progress import track
-from avatar_bench.console.terminal import print_line
+from avatar_bench.console.terminal import print_note
 from avatar_bench.data.dataset import list_files, read_dataset
 from avatar_bench.data.decoding import decode
 from avatar_bench.data.duplicates import ImageSet
@@ -25,25 +24,13 @@ from avatar_bench.data.splits import DEFAULT_FOLDS, SplitPlan
 from avatar_bench.errors import ConfigError, DataError, GuardError, OutputError, suggest_names
 from avatar_bench.files.atomic_write import remove_parts, write_text
 from avatar_bench.files.hashes import sha256_of_bytes
-from avatar_bench.files.lock import shared_lock
-from avatar_bench.files.output_folder import refuse_foreign_folder
+from avatar_bench.files.output_folder import refuse_foreign_folder, shared_lock
 from avatar_bench.files.paths import cache_root
-from avatar_bench.sources.curation import SHARED_COLUMNS, CurationResult, CurationRules, curate
-from avatar_bench.sources.dataset_files import (
-    RECIPE_FILE,
-    RECIPE_KEYS,
-    SIDES_FILE,
-    WORK_FOLDER,
-    DatasetSummary,
-    has_all_images,
-    read_recipe,
-    read_sides,
-    summarise_dataset,
-    write_tables,
-)
+from avatar_bench.sources import dataset_files
+from avatar_bench.sources.curation import SHARED_COLUMNS, CurationResult, CurationRules, OtherSet, Sides, curate
+from avatar_bench.sources.dataset_files import RECIPE_FILE, RECIPE_KEYS, SIDES_FILE, WORK_FOLDER, DatasetSummary
 from avatar_bench.sources.reader import Source, SourceJob, hash_state, open_reader, read_images
 from avatar_bench.sources.readers.package import download_packages
-from avatar_bench.sources.refusals import OtherSet, Sides
 from avatar_bench.sources.store import SourceJournal, delete_images, list_unwanted, store_image
 
 RECIPE_VERSION = 2  # of the image processing; to increase when stored images would change
@@ -82,11 +69,7 @@ def demo_root() -> Path:
 
 
 def ensure_demo(data: Mapping[str, Any]) -> DatasetSummary:
-    """Build the demo that `data` (conf/data/demo.yaml) describes, if necessary.
-
-    `manifest.csv` and `blind.csv` are in the `out` of the summary. A cached demo of an earlier recipe is rebuilt. Raise
-    the errors of `build_dataset`.
-    """
+    """Build the demo of conf/data/demo.yaml, if there is none or it is of another recipe; raise as `build_dataset`."""
     own = data.get("prepare") or {}
     recipe = DatasetRecipe(
         sources=data["sources"],
@@ -105,9 +88,8 @@ def build_dataset(
 
     A finished dataset of the same recipe and sources is left unchanged, and an interrupted one is resumed. `update`
     adds what has changed, and moves no image to another side of the split; `afresh` may (the demo in the cache). Raise
-    ConfigError for an invalid recipe, DataError for a source that is unavailable or empty or an `out` that contains
-    something else, GuardError if more than MAX_REMOVED images are no longer in their sources, unless `allow_removed`,
-    and OutputError for an `out` that cannot be written.
+    ConfigError, DataError for a source or an `out` that cannot be used, GuardError if more than MAX_REMOVED images are
+    no longer in their sources, unless `allow_removed`, and OutputError.
     """
     if not afresh:  # a folder in the cache is ours
         refuse_foreign_folder(out, RECIPE_FILE, RECIPE_KEYS, WORK_FOLDER)
@@ -116,22 +98,22 @@ def build_dataset(
     wanted = {"version": RECIPE_VERSION, "recipe": recipe.plain(), "states": states}
     try:
         if _is_done(out, wanted, update):
-            return summarise_dataset(out, built=False)
+            return dataset_files.summarise_dataset(out, built=False)
         (out / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
         waiting = f"another process is building {out}: waiting for it"
-        with shared_lock(out / WORK_FOLDER / "lock", lambda: print_line(waiting, file=sys.stderr)):
+        with shared_lock(out / WORK_FOLDER / "lock", lambda: print_note(waiting)):
             if _is_done(out, wanted, update):  # another process was faster
-                return summarise_dataset(out, built=False)
+                return dataset_files.summarise_dataset(out, built=False)
             _check_earlier_recipe(out, wanted, update, afresh)
-            earlier = {} if afresh else read_sides(out)
+            earlier = {} if afresh else dataset_files.read_sides(out)
             curated, removed = _assemble(out, recipe, states, earlier, update, afresh or allow_removed)
-            write_tables(out, recipe.sources, curated, earlier)
+            dataset_files.write_tables(out, recipe.sources, curated, earlier)
             write_text(out / RECIPE_FILE, json.dumps(wanted, indent=1, ensure_ascii=False) + "\n")
             _print_notes(curated)
     except OSError as error:
         reason = f"{out} cannot be written: {error.strerror or error}"
         raise OutputError(reason, "Choose another folder: out=DIR") from error
-    return replace(summarise_dataset(out, built=True), removed=removed)
+    return replace(dataset_files.summarise_dataset(out, built=True), removed=removed)
 
 
 def _check_recipe(recipe: DatasetRecipe, out: Path) -> None:
@@ -151,13 +133,12 @@ def _collect_states(recipe: DatasetRecipe) -> dict[str, str]:
         if not Path(path).exists():
             raise DataError(f"against.{name}: {path} does not exist.", "Expected a folder or a manifest.")
     others = {f"against.{name}": read_dataset(Path(path), name).fingerprint for name, path in recipe.against.items()}
-    own = {f"source.{name}": hash_state(name, source) for name, source in recipe.sources.items()}
-    return own | others
+    return {f"source.{name}": hash_state(name, source) for name, source in recipe.sources.items()} | others
 
 
 def _is_done(out: Path, wanted: Mapping[str, Any], update: bool) -> bool:
     """Return whether nothing is left to do; an update retries what a server refused."""
-    if read_recipe(out) != wanted or not has_all_images(out):
+    if dataset_files.read_recipe(out) != wanted or not dataset_files.has_all_images(out):
         return False
     return not (update and any(_was_refused(out, *item) for item in wanted["recipe"]["sources"].items()))
 
@@ -172,7 +153,7 @@ def _journal_file(out: Path, name: str) -> Path:
 
 def _check_earlier_recipe(out: Path, wanted: dict[str, Any], update: bool, afresh: bool) -> None:
     """Raise OutputError for a change to a finished dataset without `update`, or one that would move its images."""
-    earlier = read_recipe(out)
+    earlier = dataset_files.read_recipe(out)
     if earlier is None or earlier == wanted or afresh:
         return
     changed = sorted(name for name, state in wanted["states"].items() if earlier.get("states", {}).get(name) != state)
@@ -198,10 +179,7 @@ def _check_earlier_recipe(out: Path, wanted: dict[str, Any], update: bool, afres
 def _assemble(
     out: Path, recipe: DatasetRecipe, states: Mapping[str, str], earlier: Sides, update: bool, allow_removed: bool
 ) -> tuple[CurationResult, int]:
-    """Read the sources that are not stored yet, and select the images of the dataset.
-
-    Return them, and how many images have been removed because they are no longer in their sources.
-    """
+    """Read the sources that are not stored yet; return the selected images, and how many sources have lost."""
     remove_parts(out / "images")
     download_packages([open_reader(name, source) for name, source in recipe.sources.items()])
     journals = {name: _store_source(out, name, recipe, states[f"source.{name}"], update) for name in recipe.sources}
@@ -230,15 +208,13 @@ def _assemble(
 
 
 def _store_source(out: Path, name: str, recipe: DatasetRecipe, state: str, update: bool) -> SourceJournal:
-    """Store the images of one source that are not stored yet."""
     source = recipe.sources[name]
     text = json.dumps([RECIPE_VERSION, recipe.equalise, source, state], sort_keys=True, default=str)
     retry = update and _was_refused(out, name, source)
     journal = SourceJournal.open(_journal_file(out, name), sha256_of_bytes(text.encode()), out, retry)
     if journal.complete:
         return journal
-    what = source["label"] or "several classes"
-    print_line(f"{name}: {what}, {source['author']}; licence: {source['licence']}", file=sys.stderr)
+    print_note(f"{name}: {source['label'] or 'several classes'}, {source['author']}; licence: {source['licence']}")
     place = out / WORK_FOLDER / "sources" / name
     place.mkdir(parents=True, exist_ok=True)
     refused: list[tuple[str, str]] = []
@@ -270,10 +246,7 @@ def _list_refused(journal: SourceJournal) -> list[tuple[str, str]]:
 
 
 def _tabulate(recipe: DatasetRecipe, journals: Mapping[str, SourceJournal]) -> pd.DataFrame:
-    """Collect the stored images of all sources in one table, training sources first.
-
-    Raise ConfigError if a source to hold out is unknown.
-    """
+    """Return a table of the images of all sources, training ones first; raise ConfigError for unknown held-out ones."""
     parts = []
     for name in sorted(recipe.sources, key=lambda name: name in recipe.held_out_sources):
         rows = (_make_row(name, recipe.sources[name], row) for row in journals[name].rows if "path" in row)
@@ -317,8 +290,8 @@ def _read_other_set(name: str, path: Path) -> OtherSet:
 
 def _print_notes(curated: CurationResult) -> None:
     for note in curated.notes:
-        print_line(note, file=sys.stderr)
+        print_note(note)
     table = curated.frame[~curated.frame["blind"]]
     counts = pd.crosstab(table["label"], table["split"])
     for label, row in counts.iterrows():
-        print_line(f"  {label}: {', '.join(f'{split} {n}' for split, n in row.items())}", file=sys.stderr)
+        print_note(f"  {label}: {', '.join(f'{split} {n}' for split, n in row.items())}")

@@ -10,11 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.data.duplicates import ImageSet, Match, find_matches, find_matches_between, parse_hashes
+from avatar_bench.data.duplicates import ImageSet, Match, find_matches, find_matches_between, join_groups, parse_hashes
 from avatar_bench.data.splits import SplitPlan, assign_splits, describe_imbalance
 from avatar_bench.files.hashes import sha256_of_text
-from avatar_bench.sources import refusals
-from avatar_bench.sources.refusals import BLIND_SIDE, OtherSet, Sides
 
 SHARED_COLUMNS = ["label", "source", "recipe_source", "generator", "licence", "author", "format"]  # by many images
 _DECIDING = [*SHARED_COLUMNS[:4], "origin", "group", "split", "origin_sha256"]  # columns that decide what is selected
@@ -43,10 +41,7 @@ class CurationRules:
 
 @dataclass
 class CurationResult:
-    """Accepted rows, refused ones with the reason, every match found, and notes for the user.
-
-    Of exact copies the first is accepted; the others appear only in `duplicates`.
-    """
+    """Accepted rows, refused ones with the reason, every match (of exact copies the first is accepted), and notes."""
 
     frame: pd.DataFrame
     refused: list[tuple[str, str]] = field(default_factory=list)
@@ -63,41 +58,27 @@ def curate(
 ) -> CurationResult:
     """Drop copies, label conflicts and images above a limit, join near-duplicates into groups, and split.
 
-    `stored` has one row per image: path, label, source, recipe_source, origin, group, split ("" if not stated), sha256,
-    origin_sha256, pixels, phashes (joined by spaces). `image` decodes the file of a path. `earlier` maps the images
-    that an update may not move, including deleted ones, to their sides. Raise ConfigError and GuardError as
-    `splits.assign_splits` does.
+    `stored` has one row per image, `image` decodes the file of a path. `earlier` maps the images that an update may not
+    move, including deleted ones, to their sides. Raise the errors of `splits.assign_splits`.
     """
     # few columns and no more variables than necessary, because each selection copies a table
     earlier = earlier or {}
     ranked = _rank(stored[_DECIDING], rules, earlier)
-    images = _collect_images(stored, ranked, image)
+    place, paths = ranked["place"].to_numpy(), stored["path"]
+    pixels, hashes = stored["pixels"].take(place), parse_hashes(stored["phashes"].take(place))
+    images = ImageSet(ranked["origin_sha256"], pixels, hashes, lambda row: image(str(paths.iat[place[row]])))
+    shared: dict[int, tuple[OtherSet, Match]] = {}  # the rows that are in another set too, with the first match
+    for other in others:
+        for match in find_matches_between(images, other.images):
+            shared.setdefault(match.left, (other, match))
     upright = stored["phashes"].str.slice(0, 16)
     stored = stored.drop(columns=["pixels", "phashes", "group", "split"]).assign(phash=upright)
-    curated = _select(stored, ranked, *_find_matches(images, others), rules, earlier)
-    del images, ranked
+    curated = _select(stored, ranked, find_matches(images), shared, rules, earlier)
+    del images, ranked, pixels, hashes
     selected = _split(rules.plan, earlier, curated)
     frame = stored.iloc[selected["place"]].reset_index(drop=True).join(selected[_DECIDED])
     curated.frame = frame.astype(dict.fromkeys(frame.select_dtypes("category"), str))
     return curated
-
-
-def _collect_images(stored: pd.DataFrame, ranked: pd.DataFrame, image: PathDecoder) -> ImageSet:
-    """Return the ranked images, to be searched for copies by their original files."""
-    place, paths = ranked["place"].to_numpy(), stored["path"]
-    pixels, hashes = stored["pixels"].take(place), parse_hashes(stored["phashes"].take(place))
-    return ImageSet(ranked["origin_sha256"], pixels, hashes, lambda row: image(str(paths.iat[place[row]])))
-
-
-def _find_matches(
-    images: ImageSet, others: Sequence[OtherSet]
-) -> tuple[list[Match], dict[int, tuple[OtherSet, Match]]]:
-    """Find the copies within the images, and the rows that are in another set too, each with the first match."""
-    shared: dict[int, tuple[OtherSet, Match]] = {}
-    for other in others:
-        for match in find_matches_between(images, other.images):
-            shared.setdefault(match.left, (other, match))
-    return find_matches(images), shared
 
 
 def _select(
@@ -109,19 +90,19 @@ def _select(
     earlier: Sides,
 ) -> CurationResult:
     """Refuse images and join the groups of the others; the frame has these in the order of the stored images."""
-    copies, refused = refusals.find_copies(ranked, matches)
+    copies, refused = find_copies(ranked, matches)
     refused |= {row: f"is also in {other.name}: {other.paths[match.right]}" for row, (other, match) in shared.items()}
-    refused |= refusals.find_moved_rows(ranked, earlier, copies | refused.keys())
-    joined = refusals.join_matches(ranked, matches)
-    refused |= refusals.find_mixed_groups(joined, copies | refused.keys())
+    refused |= find_moved_rows(ranked, earlier, copies | refused.keys())
+    joined = join_matches(ranked, matches)
+    refused |= find_mixed_groups(joined, copies | refused.keys())
     for among_new in (True, False):
-        if bridging := refusals.find_bridging_rows(joined, earlier, copies | refused.keys(), among_new):
+        if bridging := find_bridging_rows(joined, earlier, copies | refused.keys(), among_new):
             refused |= bridging
             remaining = [match for match in matches if not {match.left, match.right} & refused.keys()]
-            joined = refusals.join_matches(ranked, remaining)
+            joined = join_matches(ranked, remaining)
     accepted = joined.drop(index=list(copies | refused.keys()))
     capped = _cap(accepted, stored["sha256"], rules)
-    named = [(refusals.format_origin(ranked, row), reason) for row, reason in sorted(refused.items())]
+    named = [(format_origin(ranked, row), reason) for row, reason in sorted(refused.items())]
     duplicates = _tabulate_duplicates(stored, ranked["place"], matches, copies | refused.keys(), shared)
     curated = CurationResult(capped.sort_values("place", ignore_index=True), named, duplicates)
     curated.notes = _write_notes(curated, ranked, accepted, capped)
@@ -168,7 +149,7 @@ def _split(plan: SplitPlan, earlier: Sides, curated: CurationResult) -> pd.DataF
         return frame
     if plan.by == "group" and (rows["split"] != "").any():
         plan = replace(plan, by=None)  # keep the split that a source states
-    so_far = refusals.collect_sides(frame[~blind], earlier) if earlier else {}
+    so_far = collect_sides(frame[~blind], earlier) if earlier else {}
     sides = {group: found[0] for group, found in so_far.items() if found}
     split, fold = assign_splits(rows, plan, sides)
     if any(side >= 0 for _, side in sides.values()) and (fold < 0).all():
@@ -178,7 +159,7 @@ def _split(plan: SplitPlan, earlier: Sides, curated: CurationResult) -> pd.DataF
     frame.loc[rows.index, "fold"] = [str(number) if number >= 0 else "" for number in fold]
     lost = rows.index[rows["split"] == ""]
     reason = f"shares a group with a held-out {plan.by}"
-    curated.refused += [(refusals.format_origin(frame, row), reason) for row in lost]
+    curated.refused += [(format_origin(frame, row), reason) for row in lost]
     curated.notes += [f"split: {words}" for words in describe_imbalance(rows.drop(index=lost), plan.folds)]
     return frame.drop(index=lost).reset_index(drop=True) if len(lost) else frame
 
@@ -213,7 +194,6 @@ def _tabulate_duplicates(
 def _write_notes(
     curated: CurationResult, ranked: pd.DataFrame, accepted: pd.DataFrame, capped: pd.DataFrame
 ) -> list[str]:
-    """Return notes on the duplicates, conflicts, empty sets and limits."""
     table, notes = curated.duplicates, []
     for kind, count in table["kind"].value_counts(sort=False).items():
         notes.append(f"duplicates ({kind}): {count}; see duplicates.csv")
@@ -231,3 +211,102 @@ def _write_notes(
         counts = ", ".join(f"{name} {before[name]} to {after.get(name, 0)}" for name in before.index)
         notes.append(f"capped: {counts}")
     return notes
+
+
+EXACT_KINDS = ("bytes", "pixels")
+BLIND_SIDE = "blind"  # side of images held out of training: the external test set and the out-of-domain sets
+GROUP_PREFIX = "group "  # of the keys of Sides for groups stated by a source
+Side = tuple[str, int]  # split or BLIND_SIDE, and fold or -1
+Sides = Mapping[str, Side]  # by the SHA-256 of the original file, or by GROUP_PREFIX and the group
+_SIDE_COLUMNS = ["group", "stated_group", "origin_sha256", "blind", "known"]  # of all columns these decide on sides
+
+
+@dataclass(frozen=True)
+class OtherSet:
+    """A set that must share no image with the dataset."""
+
+    name: str
+    paths: Sequence[str]
+    labels: Sequence[str]
+    images: ImageSet
+
+
+def find_copies(stored: pd.DataFrame, matches: Sequence[Match]) -> tuple[set[int], dict[int, str]]:
+    """Return the rows that repeat an earlier one, and those whose copy has another label, with the reason."""
+    pairs = _stack_pairs([match for match in matches if match.kind in EXACT_KINDS])
+    linked, places = np.unique(pairs, return_inverse=True)
+    names = join_groups([str(row) for row in linked], places.reshape(-1, 2))
+    copies: set[int] = set()
+    refused: dict[int, str] = {}
+    label = stored["label"].tolist()
+    for _, cluster in pd.Series(linked).groupby(names, sort=False):
+        rows = cluster.tolist()
+        others = {row: next((o for o in rows if label[o] != label[row]), row) for row in rows}
+        conflicts = {row: other for row, other in others.items() if other != row}
+        for row, other in conflicts.items():
+            there = f"{label[other]!r} as {format_origin(stored, other)}"
+            refused[row] = f"label conflict: {label[row]!r} here, and {there}"
+        copies |= set() if conflicts else set(rows[1:])
+    return copies, refused
+
+
+def find_moved_rows(stored: pd.DataFrame, earlier: Sides, out: Set[int]) -> dict[int, str]:
+    """Return the rows that were held out of training before and no longer are, or the other way round."""
+    rows = enumerate(zip(stored["origin_sha256"], stored["blind"], stored["known"], strict=True))
+    reasons = {False: "was held out of training before", True: "was in the training data before"}
+    return {row: reasons[blind] for row, (key, blind, known) in rows if key in earlier and not known and row not in out}
+
+
+def find_mixed_groups(joined: pd.DataFrame, out: Set[int]) -> dict[int, str]:
+    """Return the rows to refuse in groups on both sides of training: the oldest image's side wins, then training."""
+    if not joined["blind"].any():
+        return {}
+    staying = joined[_SIDE_COLUMNS].drop(index=list(out))
+    mixed = staying[staying.groupby("group")["blind"].transform("nunique") > 1]
+    refused: dict[int, str] = {}
+    for _, rows in mixed.groupby("group", sort=False):
+        blind_stays = bool(rows["blind"].iloc[0])  # the oldest row comes first
+        stays = format_origin(joined, int(rows.index[0]))
+        where = "is held out of training" if blind_stays else "is in the training data"
+        reason = f"is a near-duplicate or in a group of {stays}, which {where}"
+        refused |= dict.fromkeys(rows.index[rows["blind"] != blind_stays].tolist(), reason)
+    return refused
+
+
+def find_bridging_rows(joined: pd.DataFrame, earlier: Sides, out: Set[int], among_new: bool) -> dict[int, str]:
+    """Return the rows to refuse in groups on two sides: the new ones (`among_new`), else those unlike the first."""
+    if not earlier:
+        return {}
+    staying = joined[_SIDE_COLUMNS].drop(index=list(out))
+    sides = collect_sides(staying, earlier)
+    joining = staying[staying["group"].isin({group for group, found in sides.items() if len(found) > 1})]
+    if among_new:
+        rows = joining.index[~joining["known"]]
+    else:
+        own = joining["origin_sha256"].map(lambda key: earlier.get(key))
+        rows = joining.index[own != own.groupby(joining["group"]).transform("first")]
+    return {int(row): "a near-duplicate of images on two sides of the split" for row in rows}
+
+
+def collect_sides(rows: pd.DataFrame, earlier: Sides) -> dict[str, list[Side]]:
+    """Return the sides of each group so far: those of its images and of the groups that they state."""
+    sides: dict[str, list[Side]] = {}
+    for sha256, stated, group in zip(rows["origin_sha256"], rows["stated_group"], rows["group"], strict=True):
+        for key in (sha256, GROUP_PREFIX + stated):
+            if key in earlier and earlier[key] not in sides.setdefault(group, []):
+                sides[group].append(earlier[key])
+    return sides
+
+
+def join_matches(stored: pd.DataFrame, matches: Sequence[Match]) -> pd.DataFrame:
+    """Return the table with one group for all images that match."""
+    return stored.assign(group=join_groups(stored["group"], _stack_pairs(matches)))
+
+
+def format_origin(stored: pd.DataFrame, row: int) -> str:
+    """Return an image's name in its source."""
+    return f"{stored['recipe_source'].iat[row]}: {stored['origin'].iat[row]}"
+
+
+def _stack_pairs(matches: Sequence[Match]) -> NDArray[np.intp]:
+    return np.array([(match.left, match.right) for match in matches], dtype=np.intp).reshape(-1, 2)

@@ -11,11 +11,9 @@ from typing import Any
 import pandas as pd
 
 from avatar_bench.data.dataset import OOD_PREFIX, make_ood_path
-from avatar_bench.files.csv_io import read_csv
-from avatar_bench.files.table_io import read_table, write_table
-from avatar_bench.sources.curation import CurationResult
+from avatar_bench.files.table_io import read_csv, read_table, write_table
+from avatar_bench.sources.curation import BLIND_SIDE, EXACT_KINDS, GROUP_PREFIX, CurationResult, Sides
 from avatar_bench.sources.reader import DESCRIPTION_KEYS, Source
-from avatar_bench.sources.refusals import BLIND_SIDE, EXACT_KINDS, GROUP_PREFIX, Sides
 
 MANIFEST_COLUMNS = (
     *("path", "label", "source", "generator", "group", "split", "fold", "sha256", "phash", "width", "height"),
@@ -29,11 +27,7 @@ DESCRIPTION_COLUMNS = DESCRIPTION_KEYS[1:]  # without the label, which images ma
 
 @dataclass(frozen=True)
 class DatasetSummary:
-    """Number of images of a prepared dataset: per class for training and external test, and per out-of-domain set.
-
-    `built` is False if the dataset existed before, `removed` the number of images that an update has deleted because
-    their source no longer has them.
-    """
+    """Numbers of images of a dataset that was `built` now or before; `removed`: no longer in their source."""
 
     out: Path
     counts: dict[str, int]
@@ -112,8 +106,7 @@ def _describe_sources(frame: pd.DataFrame, sources: Mapping[str, Source]) -> pd.
 
 def _tabulate_sides(frame: pd.DataFrame, earlier: Sides) -> pd.DataFrame:
     """Return the side of each image and stated group, including deleted ones: if they return, they keep it."""
-    columns = ["key", "split", "fold"]
-    before = pd.DataFrame([(key, *side) for key, side in earlier.items()], columns=columns)
+    before = pd.DataFrame([(key, *side) for key, side in earlier.items()], columns=["key", "split", "fold"])
     split, fold = frame["split"].mask(frame["blind"], BLIND_SIDE), frame["fold"].replace("", "-1").astype(int)
     sides = pd.DataFrame({"key": GROUP_PREFIX + frame["stated_group"], "split": split, "fold": fold})
     is_alone = frame["stated_group"] == frame["source"] + ":" + frame["source_file"]

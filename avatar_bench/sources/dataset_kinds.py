@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from avatar_bench.config.overrides import quote
-from avatar_bench.console.terminal import print_line
+from avatar_bench.console.terminal import print_note
 from avatar_bench.data.dataset import Dataset, make_ood_path, read_dataset, read_folder, read_images, read_manifest
 from avatar_bench.data.folders import is_image_folder, list_class_folders
 from avatar_bench.data.selection import limit_rows, mark_divided_rows
@@ -44,10 +43,7 @@ def open_dataset(options: ImageSetConfig) -> Dataset:
 
 
 def open_images(options: ImageSetConfig) -> Dataset:
-    """Read as `open_dataset` does, and also unlabelled images: a manifest without labels, or a plain folder.
-
-    A folder is plain if it contains images directly, or no folders; everything below belongs to it.
-    """
+    """Read as `open_dataset` does, and also unlabelled images, in a manifest or a folder without class folders."""
     if options.kind == "folder" and options.root and is_image_folder(Path(options.root)):
         return read_images(Path(options.root), options.name)
     if options.kind == "manifest" and options.manifest:
@@ -97,7 +93,7 @@ def list_units_to_hold_out(options: SplitDataConfig, by: str, parts: int | None 
     kept, reasons = find_hold_out_units(frame, by, options.split.at_least)
     if reasons:
         skipped = ", ".join(f"{name} ({why})" for name, why in reasons.items())
-        print_line(f"not held out{drawn}: {skipped}", file=sys.stderr)
+        print_note(f"not held out{drawn}: {skipped}")
     usable = frame[frame[by].isin(kept)]
     lists = [[name] for name in kept] if parts is None else divide_units(usable, by, parts, plan.seed)
     return ",".join(f"[{','.join(map(quote, names))}]" for names in lists)

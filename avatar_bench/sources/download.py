@@ -229,7 +229,7 @@ def _classify_failure(error: Exception) -> Exception:
 
 
 def _parse_retry_after(text: str) -> float | None:
-    """Parse a Retry-After header, in seconds or as a date."""
+    """Parse a Retry-After header, in seconds, also fractions, or as a date; urllib3 would cap it at six hours."""
     with suppress(ValueError):
         return max(0.0, float(text))
     with suppress(ValueError, TypeError):

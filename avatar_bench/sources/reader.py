@@ -51,11 +51,9 @@ class SourceImage:
 
 @dataclass
 class SourceJob:
-    """A source that is being read.
+    """A source that is being read, with a separate folder `place`, kept until the set is complete.
 
-    `place` is a separate folder for downloads and unpacked files, kept until the set is complete. `done` are the names
-    of images stored before an interruption, which are skipped. Unusable files are added to `quarantine` as
-    (file, reason).
+    `done` are the names of images stored before. Unusable files are added to `quarantine` as (file, reason).
     """
 
     name: str
@@ -67,10 +65,7 @@ class SourceJob:
 
 @dataclass(kw_only=True)
 class SourceReader:
-    """Reader of one kind of source: the base of the dataclass of a kind, whose fields are the options of the kind.
-
-    An option without a default is required, and exactly one of those in `alternatives`.
-    """
+    """Reader of a kind of source; its fields are options, required without default, or one of `alternatives`."""
 
     alternatives: ClassVar[tuple[str, ...]] = ()
 
@@ -87,17 +82,13 @@ class SourceReader:
 
 
 def open_reader(name: str, source: Source) -> SourceReader:
-    """Return the reader of a source; options that are null have their defaults.
-
-    Raise ConfigError for a source of unknown kind, an unknown or missing option, or an invalid value.
-    """
+    """Return the reader of a source; raise ConfigError for an unknown kind or option, or a missing or invalid value."""
     if missing := [key for key in ("kind", *DESCRIPTION_KEYS) if source.get(key) is None]:
         raise ConfigError(f"source.{name} has no {', '.join(missing)}.", "Add the missing options.")
     kinds = find_entries("source")
     if source["kind"] not in kinds:
-        raise ConfigError(
-            f"source.{name}.kind={source['kind']}: expected one of {', '.join(kinds)}.", describe_folders("source")
-        )
+        reason = f"source.{name}.kind={source['kind']}: expected one of {', '.join(kinds)}."
+        raise ConfigError(reason, describe_folders("source"))
     owner = kinds[source["kind"]].load_class()
     if not issubclass(owner, SourceReader):
         raise ConfigError(f"{kinds[source['kind']].module} must define a SourceReader, not {owner.__name__}.")
@@ -166,10 +157,7 @@ def find_group(pattern: str | None, name: str) -> str:
 
 
 def read_rows(file: Path, needed: str) -> list[dict[str, str]]:
-    """Read the rows of a CSV with a column `needed` as stripped strings, "" for missing values.
-
-    Raises DataError for a missing or unreadable file, a missing column, no rows, or an unknown split.
-    """
+    """Read a CSV with a column `needed` as rows of stripped strings; raise DataError for none, or odd splits."""
     table = user_tables.read_user_table(file, (needed,))
     if table.empty:
         raise DataError(f"{file} has no rows.", f"Expected one row for each {needed}.")
@@ -192,7 +180,5 @@ def import_package(name: str) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise DataError(
-            f"drawing needs the package {name.partition('.')[0]}, which is not installed.",
-            "Install the demo's packages: pip install 'avatar-bench[demo]'",
-        ) from error
+        reason = f"drawing needs the package {name.partition('.')[0]}, which is not installed."
+        raise DataError(reason, "Install the demo's packages: pip install 'avatar-bench[demo]'") from error

@@ -76,8 +76,7 @@ def store_image(
 class SourceJournal:
     """Record of the stored images of one source; each row is on disk before the next image starts.
 
-    `digest` identifies the state of the source; a journal with another digest, or with missing images, is restarted.
-    It then begins with the images that it has named before, the only ones that may be deleted.
+    A journal of another `digest`, or with missing images, is restarted, with the images that it has named before.
     """
 
     file: Path
@@ -87,10 +86,7 @@ class SourceJournal:
 
     @classmethod
     def open(cls, file: Path, digest: str, folder: Path, retry: bool = False) -> SourceJournal:
-        """Open the journal of an earlier run in the store `folder`, and remove a truncated last line.
-
-        With `retry`, a complete journal is continued as if its source had not been read to the end.
-        """
+        """Open the journal of an earlier run, without a cut last line; with `retry`, go on with a complete one."""
         journal, entries = cls(file, digest), _read_lines(file)
         is_ours = next(entries, None) == {"digest": digest}
         if not is_ours or not all((folder / entry["path"]).is_file() for entry in entries if "path" in entry):
@@ -126,10 +122,7 @@ class SourceJournal:
 
 
 def rasterise(svg: str, width: int = RASTER_WIDTH) -> Image.Image:
-    """Render an SVG as an RGBA image of `width` pixels; raise ValueError if it is not an SVG.
-
-    System fonts are excluded, so that drawings look the same on every machine.
-    """
+    """Render an SVG as RGBA, without system fonts: alike on every machine; raise ValueError for no SVG."""
     resvg = import_package("resvg_py")
     return Image.open(io.BytesIO(bytes(resvg.svg_to_bytes(svg_string=svg, width=width, skip_system_fonts=True))))
 
@@ -195,7 +188,6 @@ def _encode_png(image: Image.Image) -> bytes:
 
 
 def _save(data: bytes, original: Path | None, target: Path) -> None:
-    """Save an image atomically."""
     if target.exists():
         return
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from avatar_bench.console.terminal import format_count, print_line
+from avatar_bench.console.terminal import format_count, print_note
 from avatar_bench.data import leakage
 from avatar_bench.data.dataset import Dataset, list_files, read_split
 from avatar_bench.data.decoding import detect_formats
@@ -23,7 +21,6 @@ from avatar_bench.sources.dataset_kinds import list_further_sets, open_dataset, 
 
 if TYPE_CHECKING:
     from avatar_bench.commands.train import TrainConfig
-    from avatar_bench.config.schema import SplitDataConfig
 
 AUDIT_FOLDER = "audit"  # the folder beside a manifest where prepare writes its audit
 
@@ -34,13 +31,13 @@ def admit_images(settings: TrainConfig, record: RunRecord) -> tuple[Dataset, Dat
         locate_checkpoint(Path(settings.init_from), "init_from")
     mode = settings.mode
     val_shots = mode.shots if mode.val_shots is None else mode.val_shots  # a large val would not be few-shot
-    plan = build_split_plan(settings.data, shots=mode.shots, val_shots=val_shots, draw_seed=settings.seed)
+    plan = SplitPlan.from_options(settings.data, shots=mode.shots, val_shots=val_shots, draw_seed=settings.seed)
     record.split = record.split or asdict(plan)
     whole = open_dataset(settings.data)
     _check_labels(whole, settings)
     manifests = {"manifest": Path(settings.data.manifest or ""), "demo": whole.root / "manifest.csv"}
     for warning in describe_misspelt_labels(whole, manifests.get(settings.data.kind)):
-        print_line(f"warning: {format_reason(warning)}", file=sys.stderr)
+        print_note(f"warning: {format_reason(warning)}")
     _check_further_sets(whole, settings)
     is_remote = settings.data.kind == "shards" and is_remote_address(str(settings.data.shards))
     formats = list(whole.frame["format"]) if is_remote else detect_formats(list_files(whole))
@@ -48,39 +45,15 @@ def admit_images(settings: TrainConfig, record: RunRecord) -> tuple[Dataset, Dat
         leakage.refuse_changed_files(whole)
     if "shortcut" not in settings.allow:
         leakage.refuse_shortcut(whole.root / AUDIT_FOLDER, settings.data.equalise)
-    if "shortcut" not in settings.allow and settings.data.equalise is None:
-        leakage.refuse_format_shortcut(whole.frame["label"], formats)
+        if settings.data.equalise is None:
+            leakage.refuse_format_shortcut(whole.frame["label"], formats)
     if settings.init_from:
         return whole, _load_earlier_split(whole, Path(settings.init_from), plan)
-    dataset = split_images(whole, plan, settings.allow)
-    return whole, dataset.take((dataset.frame["label"] != "") | (dataset.frame["split"] == "train"), dataset.name)
-
-
-def split_images(whole: Dataset, plan: SplitPlan, allow: Sequence[str]) -> Dataset:
-    """Return the images used, with their split; print what was left out of it."""
     notes: list[str] = []
-    dataset = leakage.split_without_leakage(whole, plan, allow, notes)
+    dataset = leakage.split_without_leakage(whole, plan, settings.allow, notes)
     for note in notes:
-        print_line(f"warning: {note}", file=sys.stderr)
-    return dataset
-
-
-def build_split_plan(data: SplitDataConfig, **draw: Any) -> SplitPlan:
-    """Build the split plan from the data options; `draw` holds the few-shot options, if any."""
-    return SplitPlan(
-        seed=data.split.seed,
-        folds=data.split.folds,
-        fold=data.fold,
-        by=data.split.by,
-        held_out=tuple(data.split.held_out),
-        units=dict(data.split.units),
-        val_by=data.split.val_by,
-        train_sources=data.split.train_sources,
-        fraction=data.fraction,
-        val_fraction=data.val_fraction,
-        limit=data.limit,
-        **draw,
-    )
+        print_note(f"warning: {note}")
+    return whole, dataset.take((dataset.frame["label"] != "") | (dataset.frame["split"] == "train"), dataset.name)
 
 
 def _check_labels(dataset: Dataset, settings: TrainConfig) -> None:
@@ -103,10 +76,8 @@ def _check_labels(dataset: Dataset, settings: TrainConfig) -> None:
         if (other := written.setdefault(fold_spelling(name), name)) != name:
             is_case = name.casefold() == other.casefold()
             show, what = (repr, "case") if is_case else (ascii, "invisible characters or the normal form of Unicode")
-            raise GuardError(
-                f"{dataset.name}: the classes {show(other)} and {show(name)} differ only in {what}.",
-                "Use one spelling of the label or folder name.",
-            )
+            reason = f"{dataset.name}: the classes {show(other)} and {show(name)} differ only in {what}."
+            raise GuardError(reason, "Use one spelling of the label or folder name.")
     labels = dataset.frame.groupby("sha256")["label"].nunique()
     if (labels > 1).any() and "label_conflict" not in settings.allow:
         rows = dataset.frame[dataset.frame["sha256"] == labels.index[labels > 1][0]].sort_values("label")
@@ -123,18 +94,15 @@ def _check_further_sets(dataset: Dataset, settings: TrainConfig) -> None:
         further = open_further_set(path, name)
         if name == "blind" and (unknown := sorted(set(further.classes) - set(dataset.classes))):
             known = suggest_names(unknown[0], dataset.classes, f"; training has {', '.join(dataset.classes)}")
-            warning = f"warning: data.blind has class {unknown[0]!r}, which the network will not know{known}"
-            print_line(warning, file=sys.stderr)
+            print_note(f"warning: data.blind has class {unknown[0]!r}, which the network will not know{known}")
 
 
 def _load_earlier_split(whole: Dataset, path: Path, plan: SplitPlan) -> Dataset:
     """Return the images with the split of an earlier run; raise GuardError for other data."""
     _, folder = locate_checkpoint(path)
     if folder is None:
-        raise GuardError(
-            f"init_from={path} is not in a run folder, so its split is unknown.",
-            "Use the run folder, so that its test set stays held out.",
-        )
+        reason = f"init_from={path} is not in a run folder, so its split is unknown."
+        raise GuardError(reason, "Use the run folder, so that its test set stays held out.")
     record = read_record(folder)
     if "fingerprint" not in record.data or not record.split:
         raise CheckpointError(f"init_from={folder}: its {RECORD} does not record its images and their split.")

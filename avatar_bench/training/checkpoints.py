@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from avatar_bench.console.signals import StopRequest
-from avatar_bench.console.terminal import print_line
+from avatar_bench.console.terminal import print_note
 from avatar_bench.errors import CheckpointError, OutputError
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.models.checkpoint import (
@@ -48,7 +47,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return read_checkpoint(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
-        """Remove the checkpoint and its checksum file."""
         remove_checkpoint(Path(path))
 
 
@@ -127,11 +125,9 @@ class LastCheckpoint(Checkpoint):
 
 @dataclass(frozen=True)
 class CheckpointProgress:
-    """Position of a checkpoint in training: stage (from 1), epochs completed in it, batches done of the next epoch.
+    """Position of a checkpoint: stage (from 1), epochs completed, batches of the next; is_stopped: stopped early."""
 
-    `is_stopped` means that early stopping has ended the stage.
-    """
-
+    file: Path
     stage: int
     epochs: int
     batches: int
@@ -146,16 +142,13 @@ class CheckpointProgress:
         try:
             epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
             stored = checkpoint.get(PROGRESS_KEY, {"batches": 0, "stopped": False})
-            return cls(stage, int(epochs), int(stored["batches"]), bool(stored["stopped"]))
+            return cls(file, stage, int(epochs), int(stored["batches"]), bool(stored["stopped"]))
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{file} holds no training state to resume from.") from error
 
 
-def find_newest_checkpoint(folder: Path) -> tuple[Path | None, CheckpointProgress | None]:
-    """Find the checkpoint to resume from (last.ckpt, else before.ckpt) and its position; None if none was written.
-
-    Raises CheckpointError if every checkpoint that was written is damaged.
-    """
+def find_newest_checkpoint(folder: Path) -> CheckpointProgress | None:
+    """Read the position of last.ckpt, else before.ckpt, if written; raise CheckpointError if all are damaged."""
     damage = None
     for file in (folder / LAST_CHECKPOINT, folder / PREVIOUS_CHECKPOINT):
         try:
@@ -165,13 +158,13 @@ def find_newest_checkpoint(folder: Path) -> tuple[Path | None, CheckpointProgres
             continue
         if at and not _is_best_newer(folder / BEST_CHECKPOINT, at):
             if damage:
-                print_line(f"warning: {damage.lines[0]} Resuming from {file.name}.", file=sys.stderr)
-            return file, at
+                print_note(f"warning: {damage.lines[0]} Resuming from {file.name}.")
+            return at
     if damage:
         raise CheckpointError(
             damage.lines[0], f"{PREVIOUS_CHECKPOINT} is damaged or missing too: train again with another out=DIR."
         )
-    return None, None
+    return None
 
 
 def _is_best_newer(best: Path, at: CheckpointProgress) -> bool:
@@ -181,10 +174,7 @@ def _is_best_newer(best: Path, at: CheckpointProgress) -> bool:
 
 
 def finish_checkpoint(best: Path, temperature: float) -> tuple[str, str]:
-    """Store the temperature in the best checkpoint and drop its optimizer state.
-
-    Returns the SHA-256 of the file and of its weights.
-    """
+    """Store the temperature in the best checkpoint, without optimizer state; return the SHA-256 of file and weights."""
     checkpoint = read_checkpoint(best)
     card = Card.from_checkpoint(checkpoint, best)
     final = {key: checkpoint[key] for key in ("state_dict", "epoch", "global_step", "pytorch-lightning_version")}

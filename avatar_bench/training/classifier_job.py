@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from avatar_bench.console.terminal import format_count, print_line
+from avatar_bench.console.terminal import format_count, print_note
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.selection import MIN_SELECTION_IMAGES
+from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.models.checkpoint import BEST_CHECKPOINT
 from avatar_bench.models.classifier import Classifier
@@ -21,8 +22,7 @@ from avatar_bench.models.stages import Stage
 from avatar_bench.runs.calibration_fit import fit_temperature, write_calibration
 from avatar_bench.runs.record import METRIC, RunRecord
 from avatar_bench.runs.run import Run
-from avatar_bench.training import environment
-from avatar_bench.training.admission import build_split_plan
+from avatar_bench.training import environment, trainer
 from avatar_bench.training.checkpoints import (
     BestCheckpoint,
     check_disk_space,
@@ -32,15 +32,7 @@ from avatar_bench.training.checkpoints import (
 from avatar_bench.training.features import keep_features
 from avatar_bench.training.network import build_data, build_learner, build_network
 from avatar_bench.training.origin import open_origin
-from avatar_bench.training.run_folder import describe, keep_split
-from avatar_bench.training.trainer import (
-    MetricsHistory,
-    build_loggers,
-    end_loaders,
-    read_history,
-    run_trainer,
-    write_curves,
-)
+from avatar_bench.training.run_folder import describe_data, keep_split, report_counts
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
@@ -70,22 +62,34 @@ class ClassifierJob:
         origin = open_origin(settings, dataset, self.whole.classes, folder)
         record.init = origin.entry
         self.stages, self.done = plan_stages(settings, origin.earlier)
-        net, shape, preprocessing = build_network(settings, origin)
-        origin = replace(origin, weights="none")  # the network has its own copy
-        self.data = build_data(settings, dataset, origin, preprocessing)
-        fingerprints = record.split["fingerprint"], dataset.fingerprint
-        self.learner = build_learner(settings, origin, net, shape, self.data, *fingerprints)
-        environment.choose_precision(settings, net, preprocessing.size, record)
-        describe(settings, record, origin, self.whole, dataset, self.data, self.learner)
+        network = build_network(settings, origin, record.split["fingerprint"], dataset.fingerprint)
+        self.data = build_data(settings, dataset, origin.teacher, network.card)
+        self.learner = build_learner(settings, network, self.data)
+        environment.choose_precision(settings, network.net, self.data.preprocessing.size, record)
+        self._describe(origin.earlier)
         environment.describe_environment(settings, record)
-        record.write(folder)
         check_disk_space(folder, self.learner, self.stages)
+
+    def _describe(self, earlier: Run | None) -> None:
+        """Complete the record's description of the training, and print the counts of its images."""
+        settings, record, data = self.settings, self.record, self.data
+        report_counts(self.dataset, data.classes, settings)
+        inherited = earlier.record.resembles if earlier else []
+        record.resembles = None if inherited is None else sorted({*inherited, *data.augmentation.resembles})
+        record.data = describe_data(settings, self.whole, self.dataset)
+        record.classes = list(data.classes)
+        record.split |= {
+            "counts": {split: int(n) for split, n in self.dataset.frame["split"].value_counts().items()},
+            "train_counts": dict(zip(data.classes, data.counts.tolist(), strict=True)),
+        }
+        record.balance, record.batch_size = settings.mode.balance, data.batch_size
+        record.passes_per_step, record.stages = self.learner.passes_per_step, record.stages or []
 
     def fit(self) -> None:
         """Train the stages after the first `done`, each from the best checkpoint of the previous one.
 
-        Writes checkpoints/best.ckpt, the best by val macro-F1 or, if val is too small to choose, the last, last.ckpt,
-        and metrics.csv with epochs numbered across all stages.
+        best.ckpt is the best by val macro-F1, or the last if val is too small; metrics.csv numbers epochs across
+        stages.
         """
         settings, folder, data = self.settings, self.folder, self.data
         n_val = len(data.val_set)
@@ -93,25 +97,24 @@ class ClassifierJob:
         few = len(data.train_set) < FEW_TRAINING_IMAGES
         if few and self.learner.card.weights != "none" and not settings.init_from:
             images = format_count(len(data.train_set), "training image")
-            note = f"note: on {images} mode=probe is mostly more accurate on new sources, and faster"
-            print_line(note, file=sys.stderr)
+            print_note(f"note: on {images} mode=probe is mostly more accurate on new sources, and faster")
         done, first_epoch, history = self.done, 1, folder / "metrics.csv"
-        resume, at = find_newest_checkpoint(folder / "checkpoints") if settings.resume else (None, None)
-        if resume and at:
-            done = at.stage - 1
-            first_epoch += int(max((row["epoch"] for row in read_history(history) if row["stage"] <= done), default=0))
+        progress = find_newest_checkpoint(folder / "checkpoints") if settings.resume else None
+        if progress:
+            done = progress.stage - 1
+            epochs = (row["epoch"] for row in trainer.read_history(history) if row["stage"] <= done)
+            first_epoch += int(max(epochs, default=0))
             # features are computed with these weights
-            self.learner.net.load_state_dict(Classifier.load(resume).net.state_dict())
-        loggers = build_loggers(folder, settings)
-        with end_loaders(self.dataset):
+            self.learner.net.load_state_dict(Classifier.load(progress.file).net.state_dict())
+        loggers = trainer.build_loggers(folder, settings)
+        with trainer.end_loaders(self.dataset):
             for number, stage in enumerate(self.stages[done:], start=done + 1):
-                self._fit_stage(number, stage, first_epoch, loggers, resume, at)
+                self._fit_stage(number, stage, first_epoch, loggers, progress)
                 if not self.best.is_file():
-                    raise DataError(
-                        "No checkpoint was saved: val macro-F1 was never computed.", "Check that val has images."
-                    )
-                first_epoch = 1 + int(max(row["epoch"] for row in read_history(history)))
-                resume = at = None
+                    reason = "No checkpoint was saved: val macro-F1 was never computed."
+                    raise DataError(reason, "Check that val has images.")
+                first_epoch = 1 + int(max(row["epoch"] for row in trainer.read_history(history)))
+                progress = None
                 self.learner.net.load_state_dict(Classifier.load(self.best).net.state_dict())
 
     def _fit_stage(
@@ -120,31 +123,29 @@ class ClassifierJob:
         stage: Stage,
         first_epoch: int,
         loggers: Sequence[Logger],
-        resume: Path | None,
-        at: CheckpointProgress | None,
+        progress: CheckpointProgress | None,
     ) -> None:
-        """Train a stage, or the rest of it after the checkpoint `resume`, which is at a position."""
+        """Train a stage, or the rest of it after a checkpoint."""
         settings, folder, record, learner, data = self.settings, self.folder, self.record, self.learner, self.data
         learner.card = replace(learner.card, stage=number)
         entry = {"stage": number, **asdict(stage), **_begin_stage(learner, stage)}
         record.stages = [other for other in record.stages or () if other["stage"] != number] + [entry]
         record.write(folder)
-        if at and at.is_stopped:
+        if progress and progress.is_stopped:
             return
-        data.position = (at.epochs, at.batches) if at else (0, 0)
         # Lightning monitors the epoch's number too
         monitor = "epoch" if record.chosen_by["by"] == LAST_EPOCH else METRIC
         with record.add_duration("train_seconds"):
             entry["cached_views"] = keep_features(learner, data, settings)
             record.write(folder)
-            rows = MetricsHistory(folder, first_epoch, settings.callbacks.progress)
+            rows = trainer.MetricsHistory(folder, first_epoch, settings.callbacks.progress)
             own = [rows, BestCheckpoint(self.best.parent, monitor)]
-            run_trainer(learner, learner.net, data, folder, settings, stage.epochs, own, loggers, resume)
+            trainer.run_trainer(learner, learner.net, data, folder, settings, stage.epochs, own, loggers, progress)
 
     def finish(self) -> str:
         """Fit the temperature, complete the best checkpoint, draw the curves, and return a summary."""
         settings, record = self.settings, self.record
-        fit, decisions = fit_temperature(self.dataset, build_split_plan(settings.data), self.predict_calibration)
+        fit, decisions = fit_temperature(self.dataset, SplitPlan.from_options(settings.data), self.predict_calibration)
         record.temperature, record.temperature_fit = (fit.value, fit.plain) if fit else (1.0, {})
         record.checkpoint_sha256, record.weights_sha256 = finish_checkpoint(self.best, record.temperature)
         if fit is not None and decisions is not None:
@@ -153,7 +154,7 @@ class ClassifierJob:
         history = pd.read_csv(self.folder / "metrics.csv")
         row = self.find_best_row(history)
         record.metrics = {name: float(row[name]) for name in ("val/loss", "val/accuracy", METRIC)}
-        write_curves(history, record.best_epoch, self.folder, settings.lang)
+        trainer.write_curves(history, record.best_epoch, self.folder, settings.lang)
         return (
             f"{self.folder}: val accuracy {record.metrics['val/accuracy']:.3f}, macro-F1 {record.metrics[METRIC]:.3f} "
             f"({self.describe_choice()}); "
@@ -190,10 +191,8 @@ def plan_stages(settings: TrainConfig, earlier: Run | None) -> tuple[list[Stage]
     if earlier is None or settings.stage is None or earlier.card.mode != settings.mode.name:
         return planned, 0
     if earlier.card.stage >= len(planned):
-        raise ConfigError(
-            f"init_from={settings.init_from} has already completed stage {earlier.card.stage}.",
-            f"Expected stage={earlier.card.stage + 1} or more.",
-        )
+        reason = f"init_from={settings.init_from} has already completed stage {earlier.card.stage}."
+        raise ConfigError(reason, f"Expected stage={earlier.card.stage + 1} or more.")
     return planned, earlier.card.stage
 
 
@@ -204,5 +203,5 @@ def _begin_stage(learner: Learner, stage: Stage) -> dict[str, Any]:
     total = sum(parameter.numel() for parameter in net.parameters())
     trained = f"{count:,} of {total:,} parameters trained ({names[0]} to {names[-1]})"
     how = f"{format_count(stage.epochs, 'epoch')}, lr {stage.lr:g}"
-    print_line(f"stage {learner.card.stage}: unfreeze={stage.unfreeze}, {trained}, {how}", file=sys.stderr)
+    print_note(f"stage {learner.card.stage}: unfreeze={stage.unfreeze}, {trained}, {how}")
     return {"trained_parameters": count, "first": names[0], "last": names[-1]}

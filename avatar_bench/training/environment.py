@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import platform
-import sys
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException  # 
 from torch import nn
 
 import avatar_bench
-from avatar_bench.console.terminal import print_line
+from avatar_bench.console.terminal import print_note
 from avatar_bench.console.warning_filters import suppress_framework_warnings
 from avatar_bench.errors import ConfigError
 from avatar_bench.inference.autotune import set_threads, tune_inference, tune_training
@@ -39,7 +38,7 @@ def describe_environment(settings: Any, record: RunRecord) -> None:
         "workers": settings.data.workers,
     }
     record.versions = read_versions()
-    print_line("  " + ", ".join(f"{what} {value}" for what, value in record.device.items()), file=sys.stderr)
+    print_note("  " + ", ".join(f"{what} {value}" for what, value in record.device.items()))
 
 
 def choose_precision(settings: Any, net: nn.Module, size: int, record: RunRecord) -> None:
@@ -72,18 +71,14 @@ def refuse_missing_devices(accelerator: str, devices: Any) -> None:
     """Raise ConfigError if the trainer options ask for devices that this machine lacks."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     if not (available | {"gpu": any(available.values())}).get(accelerator, True):
-        raise ConfigError(
-            f"trainer.accelerator={accelerator}: torch finds no GPU here.",
-            "Remove the option (and trainer=gpu, which sets it), or use trainer=cpu.",
-        )
+        reason = f"trainer.accelerator={accelerator}: torch finds no GPU here."
+        raise ConfigError(reason, "Remove the option (and trainer=gpu, which sets it), or use trainer=cpu.")
     suppress_framework_warnings()
     try:
         pl.Trainer(accelerator=accelerator, devices=devices, strategy="auto", logger=False)
     except (MisconfigurationException, ValueError) as error:
-        raise ConfigError(
-            f"trainer.accelerator={accelerator}, trainer.devices={devices}: not possible on this machine.",
-            " ".join(str(error).split()),
-        ) from error
+        reason = f"trainer.accelerator={accelerator}, trainer.devices={devices}: not possible on this machine."
+        raise ConfigError(reason, " ".join(str(error).split())) from error
 
 
 def resolve_device(accelerator: str) -> str:
@@ -99,18 +94,13 @@ def resolve_torch_device(accelerator: str) -> str:
 
 
 def resolve_precision(options: TrainerConfig) -> str:
-    """Return Lightning's name of the precision; "amp" is 16-mixed on CUDA and 32 elsewhere.
-
-    Raises ConfigError for 16-mixed without a GPU, where Lightning would silently use bf16.
-    """
+    """Return Lightning's name of the precision; raise ConfigError for 16-mixed without a GPU (it would use bf16)."""
     cuda = resolve_device(options.accelerator) == "cuda"
     if options.precision == "amp":
         return "16-mixed" if cuda else "32-true"
     if options.precision == "16-mixed" and not cuda and options.accelerator in ("auto", "cpu"):
-        raise ConfigError(
-            "trainer.precision=16-mixed needs a GPU, and this run has none.",
-            "Expected 32, auto or bf16-mixed; amp uses 16 bits if there is a GPU.",
-        )
+        reason = "trainer.precision=16-mixed needs a GPU, and this run has none."
+        raise ConfigError(reason, "Expected 32, auto or bf16-mixed; amp uses 16 bits if there is a GPU.")
     return "32-true" if options.precision == "32" else options.precision
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from avatar_bench import __version__
 from avatar_bench.config.catalogue import find_choices
 from avatar_bench.console.progress import track
-from avatar_bench.console.terminal import format_count, print_line
+from avatar_bench.console.terminal import format_count, print_note
 from avatar_bench.data.cache import ArrayCache
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.loaders import build_image_dataset, build_loader
@@ -42,14 +41,13 @@ def keep_features(learner: Learner, data: DataModule, settings: TrainConfig) -> 
     if not learner.is_trained_on_embeddings or not views or settings.trainer.limit_batches is not None:
         return 0
     if views * len(data.train_set) * learner.embedding_bytes > MAX_FEATURE_BYTES:
-        warning = f"features of {views} augmented copies do not fit in memory and are computed in each epoch"
-        print_line(f"warning: {warning}", file=sys.stderr)
+        print_note(f"warning: features of {views} augmented copies do not fit in memory and are computed in each epoch")
         return 0
     batches = data.fixed_copies_loader(views) if data.augmentation.is_active else data.plain(data.train_set)
     train = embed(learner, batches, settings).reshape(views, len(data.train_set), -1)
     data.embeddings = {"train": train, "val": embed(learner, data.plain(data.val_set), settings)[None]}
     what = format_count(len(data.train_set), "image") + f", in {views} augmented copies each," * (views > 1)
-    print_line(f"  the features of {what} are computed once for all epochs", file=sys.stderr)
+    print_note(f"  the features of {what} are computed once for all epochs")
     return views
 
 
@@ -78,8 +76,7 @@ def compute_features(
 ) -> tuple[NDArray[np.float32], int]:
     """Return the features (V, N, D) of images, and how many of them were computed now; the others were in the cache.
 
-    Without `copies` there is one view, unaugmented; else one for each augmented copy, which depends only on the image
-    and the number of the copy. Every batch is kept as soon as it is computed.
+    There is one view, unaugmented, or `copies`, each of which depends only on the image and its own number.
     """
     hashes, views = list(images.frame["sha256"]), max(copies, 1)
     keys = [sha256_of_text(f"{digest} {copy}") if copies else digest for copy in range(views) for digest in hashes]
@@ -132,6 +129,6 @@ def _open_cache(
     folder = cache_root() / FEATURES_FOLDER / sha256_of_text(repr(how))[:16]
     cache = ArrayCache(folder, (learner.embedding_bytes // 4,), np.float32)
     if reason := cache.reserve(keys, int(limit * 2**30)):
-        print_line(f"warning: features are not cached ({reason}); see data.cache_gb", file=sys.stderr)
+        print_note(f"warning: features are not cached ({reason}); see data.cache_gb")
         return None
     return cache

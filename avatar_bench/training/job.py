@@ -6,7 +6,6 @@ import datetime
 import os
 import platform
 import shlex
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from avatar_bench.config.error_messages import format_error
 from avatar_bench.console.progress import use_progress
-from avatar_bench.console.terminal import print_line
+from avatar_bench.console.terminal import print_line, print_note
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.errors import CheckpointError, ConfigError, DivergedError
 from avatar_bench.files.atomic_write import write_text
@@ -62,8 +61,7 @@ def run_job(
 ) -> tuple[Path, RunRecord]:
     """Run a new or resumed job in its folder and print its summary; return the folder and the record.
 
-    `prepare` reads the images, all and those to train on, and refuses what must not be trained on; `create_job` imports
-    torch. A finished job is left unchanged; the record is written whatever happens.
+    `prepare` reads the images, all and those to train on; `create_job` imports torch. A finished job is left unchanged.
     """
     settings: Any = OmegaConf.to_object(_reopen_config(cfg, command, check) if cfg.resume else cfg)
     settings.resume = cfg.resume
@@ -71,7 +69,7 @@ def run_job(
     with lock_folder(folder), use_progress(settings.callbacks.progress):
         record = read_record(folder) if cfg.resume else create_record(folder, cfg, settings, command)
         if record.status == "finished":
-            print_line(f"{folder}: already finished, left unchanged.", file=sys.stderr)
+            print_note(f"{folder}: already finished, left unchanged.")
             return folder, record
         with _record_end(folder, cfg, record):
             images = prepare(settings, record)  # before torch is loaded and a run folder is made
@@ -86,10 +84,7 @@ def run_job(
 
 
 def _reopen_config(given: DictConfig, command: str, check: Callable[[str, DictConfig], None]) -> DictConfig:
-    """Read the configuration of an interrupted run; raise ConfigError if other options are given with resume=.
-
-    The options of nodes may be given again: they are trusted then.
-    """
+    """Read the configuration of an interrupted run; raise ConfigError for options, but nodes, with resume=."""
     folder = Path(given.resume)
     if not (folder / RECORD).is_file() or not (folder / CONFIG).is_file():
         raise CheckpointError(f"resume={folder} is not a run folder.", f"Expected a folder made by {command}.")
@@ -110,10 +105,8 @@ def _reopen_config(given: DictConfig, command: str, check: Callable[[str, DictCo
         raise ConfigError(f"{file}: {lines[0].removeprefix(f'{file}: ')}", *lines[1:3]) from error
     if others:
         weights = f"init_from={folder}" if command == "train" else f"model.weights={folder / BACKBONE_FILE}"
-        raise ConfigError(
-            f"resume= uses the run's own configuration; {others[0]} cannot change it.",
-            f"Remove the option, or start a new run from its weights: {weights}",
-        )
+        reason = f"resume= uses the run's own configuration; {others[0]} cannot change it."
+        raise ConfigError(reason, f"Remove the option, or start a new run from its weights: {weights}")
     return cfg  # type: ignore[no-any-return]
 
 
@@ -148,7 +141,7 @@ def _record_end(folder: Path, cfg: DictConfig, record: RunRecord) -> Iterator[No
                 can_resume = record.mode == PROBE or any(folder.glob("checkpoints/*.ckpt"))
                 if record.status == "interrupted" and can_resume and not record.sweep_job:
                     again = f"avatar-bench {record.command or 'train'} resume={shlex.quote(str(folder))}"
-                    print_line(f"interrupted; to go on: {again}", file=sys.stderr)
+                    print_note(f"interrupted; to go on: {again}")
         raise
     record.status, record.finished = "finished", _now()
     record.write(folder)

@@ -28,13 +28,8 @@ from avatar_bench.models.checkpoint import CARD_KEY
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import Card
 from avatar_bench.models.stages import Stage, freeze, set_frozen_to_eval
-from avatar_bench.training.optimization import (
-    TrainingOptions,
-    build_optimizer,
-    build_parameter_groups,
-    freeze_statistics,
-    perturb_weights,
-)
+from avatar_bench.training import optimization
+from avatar_bench.training.optimization import TrainingOptions
 
 
 class TrainableModule(pl.LightningModule):
@@ -49,7 +44,7 @@ class TrainableModule(pl.LightningModule):
         # nor in 16 bits
         fused = trainer is None or not trainer.gradient_clip_val or trainer.precision == "32-true"
         fused = fused and all(parameter.device.type == "cpu" for group in groups for parameter in group["params"])
-        optimizer = build_optimizer(groups, options, lr, fused)
+        optimizer = optimization.build_optimizer(groups, options, lr, fused)
         if not options.schedule:
             return optimizer
         steps = int(trainer.estimated_stepping_batches) if trainer else 0
@@ -61,10 +56,7 @@ class TrainableModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": form}
 
     def seed_noise(self, batch: int) -> None:
-        """Seed dropout, mixup, CutMix and masks from (seed, step, batch in the step), whatever the workers and history.
-
-        `batch` is the index within the epoch or, with accumulated gradients, within the step.
-        """
+        """Seed dropout, mixup, CutMix and masks from (seed, step, `batch` in the step or epoch), not the history."""
         accumulated = self.trainer.accumulate_grad_batches
         step = self.options.seed * 1_000_003 + self.global_step * accumulated + batch % accumulated
         torch.manual_seed(step + (self.global_rank << 52))
@@ -118,10 +110,7 @@ class Learner(Classifier, TrainableModule):
 
     @property
     def is_trained_on_embeddings(self) -> bool:
-        """Return whether the stage can train on cached embeddings: only the classifier learns.
-
-        Mixup and CutMix rule this out because they mix images, dropout because it acts before the classifier.
-        """
+        """Return whether the stage can train on cached embeddings: by the classifier alone, not mixed or dropped."""
         drops = [rate for name, rate in self.card.options.items() if name.endswith("drop_rate")]
         drops.append(getattr(self.net, "drop_rate", 0.0))
         return self.stage.unfreeze == "classifier" and not self._mixes and not any(drops)
@@ -197,7 +186,7 @@ class Learner(Classifier, TrainableModule):
 
     def configure_optimizers(self) -> Any:
         stage = self.stage
-        groups = build_parameter_groups(self.net, self.options, stage.lr)
+        groups = optimization.build_parameter_groups(self.net, self.options, stage.lr)
         return self.build_optimizer(groups, stage.lr, stage.epochs)
 
     def on_validation_end(self) -> None:
@@ -227,8 +216,7 @@ class Learner(Classifier, TrainableModule):
         """Compute the gradients of sharpness-aware minimisation (SAM); return the loss of the first pass, `first()`.
 
         The second pass repeats the same batches with the same noise, at weights perturbed along the gradients of the
-        first pass. Only their direction counts, so a GradScaler's factor has no effect. Lightning then unscales, clips
-        and applies the new gradients.
+        first pass. Only their direction counts, so a GradScaler's factor has no effect.
         """
         options, loss, batches = self.options, first(), self.step_batches
         assert options.rho is not None
@@ -236,7 +224,8 @@ class Learner(Classifier, TrainableModule):
         gradients = [parameter.grad for parameter in self.net.parameters() if parameter.grad is not None]
         if not torch.isfinite(get_total_norm(gradients)):
             return loss  # a GradScaler skips the step; without one, the next loss is not finite and raises
-        with perturb_weights(optimizer, options.rho, options.adaptive), freeze_statistics(self.net):
+        perturbed = optimization.perturb_weights(optimizer, options.rho, options.adaptive)
+        with perturbed, optimization.freeze_statistics(self.net):
             self.second_pass = True
             for index, batch in enumerate(batches):
                 self.seed_noise(index)
@@ -246,10 +235,7 @@ class Learner(Classifier, TrainableModule):
         return loss
 
     def _compute_share(self, targets: Tensor) -> Tensor:
-        """Return this process's part of the images of a step, weighted as the loss is, relative to an equal part.
-
-        Gradients are averaged over processes, whose last batches may differ in size.
-        """
+        """Return the weight of this process's images relative to an equal part, as gradients are averaged."""
         weights = torch.ones(len(self.card.classes), device=self.device)
         weights = weights if self.class_weights is None else self.class_weights
         part = weights[targets].sum() if targets.ndim == 1 else (targets * weights).sum()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -10,20 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from avatar_bench.console.terminal import format_count, print_line
+from avatar_bench.console.terminal import format_count, print_note
 from avatar_bench.data.cache import open_image_cache
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.training_batches import DataModule
 from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.errors import ConfigError
 from avatar_bench.models.backbones import create_backbone, get_normalisation, resolve_options
+from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import Card
-from avatar_bench.models.pretrained_backbone import PretrainedWeights, Pretraining, refuse_other_options
+from avatar_bench.models.pretrained_backbone import PretrainedWeights, refuse_other_options
 from avatar_bench.models.wrapped_networks import LAST_EMBEDDING, POOLED_OPTION, sort_layers
 from avatar_bench.runs.run import Run
 from avatar_bench.training.environment import read_versions, resolve_batch_size
 from avatar_bench.training.module import Learner
-from avatar_bench.training.optimization import TrainingOptions, read_optimization
+from avatar_bench.training.optimization import TrainingOptions
 from avatar_bench.training.origin import Origin
 
 if TYPE_CHECKING:
@@ -31,23 +32,37 @@ if TYPE_CHECKING:
     from avatar_bench.config.schema import ImagesConfig
 
 
-def build_network(settings: TrainConfig, origin: Origin) -> tuple[nn.Module, dict[str, Any], Preprocessing]:
-    """Build the network with its initial weights; return it, the options of its shape and its preprocessing.
-
-    Raises ConfigError if the network of the run in `init_from` is another one.
-    """
+def build_network(settings: TrainConfig, origin: Origin, split_fingerprint: str, data_fingerprint: str) -> Classifier:
+    """Build the network with initial weights and card; raise ConfigError if that of `init_from` is another one."""
     model, earlier, weights = settings.model, origin.earlier, origin.weights
     options = model.options | _choose_layers(settings, earlier)
     shape = resolve_options(model.backbone, options, settings.data.image_size or 224)
     net = create_backbone(model.backbone, len(origin.classes), weights, model.package, shape)
     if earlier is None:
-        card = weights.card if isinstance(weights, PretrainedWeights) else None
-        return net, shape, build_preprocessing(net, settings.data, card)
-    if earlier.card.backbone != model.backbone:
-        raise ConfigError(
-            f"init_from={settings.init_from} has backbone {earlier.card.backbone}, not {model.backbone}.",
-            "Choose the same model.",
-        )
+        preprocessing = build_preprocessing(net, settings.data, weights)
+    else:
+        _load_earlier_weights(net, earlier, settings, shape)
+        preprocessing = build_preprocessing(net, settings.data, earlier.card)
+        _warn_of_other_preprocessing(earlier, preprocessing, settings)
+    card = Card(
+        classes=origin.classes,
+        backbone=model.backbone,
+        options=shape,
+        preprocessing=preprocessing.to_dict(),
+        weights=earlier.card.weights if earlier else model.weights,
+        mode=settings.mode.name,
+        seed=settings.seed,
+        split_fingerprint=split_fingerprint,
+        data_fingerprint=data_fingerprint,
+        versions=read_versions(),
+    )
+    return Classifier(card, net)
+
+
+def _load_earlier_weights(net: nn.Module, earlier: Run, settings: TrainConfig, shape: Mapping[str, Any]) -> None:
+    if earlier.card.backbone != settings.model.backbone:
+        reason = f"init_from={settings.init_from} has backbone {earlier.card.backbone}, not {settings.model.backbone}."
+        raise ConfigError(reason, "Choose the same model.")
     refuse_other_options(f"init_from={settings.init_from}", earlier.card.options, shape)
     try:
         net.load_state_dict(earlier.predictor.module.net.state_dict())
@@ -56,8 +71,10 @@ def build_network(settings: TrainConfig, origin: Origin) -> tuple[nn.Module, dic
             f"init_from={settings.init_from} has a network of another image size or with other model.options.",
             f"Use the same: data.image_size={earlier.card.preprocessing['size']}, {earlier.card.options}.",
         ) from error
-    preprocessing = build_preprocessing(net, settings.data, earlier.card)
-    # larger images are common practice, other differences are not
+
+
+def _warn_of_other_preprocessing(earlier: Run, preprocessing: Preprocessing, settings: TrainConfig) -> None:
+    """Warn of preprocessing that differs from the earlier run's; larger images alone are common practice."""
     before, now = earlier.preprocessing.to_dict(), preprocessing.to_dict()
     names = {"image_size": "size", "resize": "resize", "equalise": "equalise"}
     changes = [
@@ -66,9 +83,7 @@ def build_network(settings: TrainConfig, origin: Origin) -> tuple[nn.Module, dic
         if now[name] != before[name]
     ]
     if changes:
-        warning = f"init_from={settings.init_from} used other preprocessing: {', '.join(changes)}"
-        print_line(f"warning: {warning}", file=sys.stderr)
-    return net, shape, preprocessing
+        print_note(f"warning: init_from={settings.init_from} used other preprocessing: {', '.join(changes)}")
 
 
 def _choose_layers(settings: TrainConfig, earlier: Run | None) -> dict[str, list[int]]:
@@ -76,26 +91,23 @@ def _choose_layers(settings: TrainConfig, earlier: Run | None) -> dict[str, list
     layers = sort_layers(settings.mode.layers)
     before = earlier.card.options.get(POOLED_OPTION, [LAST_EMBEDDING]) if earlier else layers
     if layers not in ([LAST_EMBEDDING], before):
-        raise ConfigError(
-            f"init_from={settings.init_from} classifies features of mode.layers={before}, not {layers}.",
-            "Remove mode.layers, or probe the network itself, without init_from.",
-        )
+        reason = f"init_from={settings.init_from} classifies features of mode.layers={before}, not {layers}."
+        raise ConfigError(reason, "Remove mode.layers, or probe the network itself, without init_from.")
     return {} if before == [LAST_EMBEDDING] else {POOLED_OPTION: list(before)}
 
 
-def build_preprocessing(net: nn.Module, data: ImagesConfig, card: Card | Pretraining | None) -> Preprocessing:
-    """Build the preprocessing from the options, with the normalisation that the weights expect.
-
-    `card` is the card of the weights, if they come from this package; otherwise timm's normalisation is used.
-    """
+def build_preprocessing(net: nn.Module, data: ImagesConfig, source: str | PretrainedWeights | Card) -> Preprocessing:
+    """Build the preprocessing, with the normalisation of the weights' card, if they have one, else timm's."""
+    card = source if isinstance(source, Card) else getattr(source, "card", None)
     stated = (card.preprocessing["mean"], card.preprocessing["std"]) if card else get_normalisation(net)
     mean, std = (tuple(map(float, values)) for values in stated)
     return Preprocessing(data.image_size or 224, data.resize or "squash", mean, std, data.equalise)  # type: ignore[arg-type]
 
 
-def build_data(settings: TrainConfig, dataset: Dataset, origin: Origin, preprocessing: Preprocessing) -> DataModule:
+def build_data(settings: TrainConfig, dataset: Dataset, teacher: Run | None, card: Card) -> DataModule:
     """Build the batches of a training, with the answers of the teacher, if there is one, for its training images."""
-    options, augment, classes = settings.data, settings.data.augment, origin.classes
+    options, augment, classes = settings.data, settings.data.augment, card.classes
+    preprocessing = Preprocessing.from_dict(card.preprocessing)
     steps = {name: value for name, value in asdict(augment).items() if name not in ("mixup", "cutmix")}
     used = dataset.frame.loc[dataset.frame["split"].isin(["train", "val"]), "sha256"]
     return DataModule(
@@ -107,9 +119,9 @@ def build_data(settings: TrainConfig, dataset: Dataset, origin: Origin, preproce
         batch_size=resolve_batch_size(settings),
         workers=options.workers,
         balance=settings.mode.balance,
-        views=options.augmented_copies,
+        augmented_copies=options.augmented_copies,
         cache=open_image_cache(used, preprocessing, options.cache_gb),
-        answers=_ask_teacher(origin.teacher, dataset.select_split("train"), classes) if origin.teacher else None,
+        answers=_ask_teacher(teacher, dataset.select_split("train"), classes) if teacher else None,
         shuffle_shards=options.shuffle_shards,
     )
 
@@ -118,38 +130,16 @@ def _ask_teacher(teacher: Run, images: Dataset, classes: tuple[str, ...]) -> NDA
     """Return the calibrated probabilities (N, C) of a teacher for images, labelled or not, by class in `classes`."""
     unlabelled = int((images.frame["label"] == "").sum())
     some = f", {unlabelled} of them without a label" * bool(unlabelled)
-    print_line(f"learning the answers of {teacher.name} on {format_count(len(images), 'image')}{some}", file=sys.stderr)
+    print_note(f"learning the answers of {teacher.name} on {format_count(len(images), 'image')}{some}")
     return teacher.predictions(images).reorder(classes).probabilities.astype(np.float32)
 
 
-def build_learner(
-    settings: TrainConfig,
-    origin: Origin,
-    net: nn.Module,
-    options: dict[str, Any],
-    data: DataModule,
-    split_fingerprint: str,
-    data_fingerprint: str,
-) -> Learner:
-    """Build the module that trains a network, with its card; `options` are those of the network's shape."""
-    card = Card(
-        classes=origin.classes,
-        backbone=settings.model.backbone,
-        options=options,
-        preprocessing=data.preprocessing.to_dict(),
-        weights=origin.earlier.card.weights if origin.earlier else settings.model.weights,
-        mode=settings.mode.name,
-        seed=settings.seed,
-        split_fingerprint=split_fingerprint,
-        data_fingerprint=data_fingerprint,
-        versions=read_versions(),
-    )
-    training = TrainingOptions(
-        seed=settings.seed,
-        **read_optimization(settings.optimizer, settings.schedule),
+def build_learner(settings: TrainConfig, network: Classifier, data: DataModule) -> Learner:
+    training = TrainingOptions.read(
+        settings,
         label_smoothing=settings.label_smoothing,
         mixup=settings.data.augment.mixup,
         cutmix=settings.data.augment.cutmix,
         class_weights=data.class_weights,
     )
-    return Learner(card, net, training)
+    return Learner(network.card, network.net, training)

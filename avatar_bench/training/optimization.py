@@ -46,14 +46,17 @@ class TrainingOptions:
     cutmix: float = 0.0
     class_weights: Sequence[float] | None = None
 
-
-def read_optimization(optimizer: OptimizerConfig, schedule: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of TrainingOptions that the options of conf/optimizer and conf/schedule choose."""
-    kept = ("weight_decay", "layer_decay", "decay_norms", "rho", "adaptive")
-    found = {name: getattr(optimizer, name) for name in kept} | {"schedule": schedule}
-    if optimizer._target_ is not None:
-        return found | {"optimizer": {"_target_": optimizer._target_, **optimizer.options}}
-    return found | {"optimizer": optimizer.name, "arguments": optimizer.options}
+    @classmethod
+    def read(cls, settings: Any, **regularisation: Any) -> TrainingOptions:
+        """Read the seed and the options of conf/optimizer and conf/schedule from the settings of a job."""
+        optimizer = settings.optimizer
+        names = ("weight_decay", "layer_decay", "decay_norms", "rho", "adaptive")
+        chosen = {name: getattr(optimizer, name) for name in names}
+        if optimizer._target_ is not None:
+            chosen["optimizer"] = {"_target_": optimizer._target_, **optimizer.options}
+        else:
+            chosen |= {"optimizer": optimizer.name, "arguments": optimizer.options}
+        return cls(settings.seed, schedule=settings.schedule, **chosen, **regularisation)
 
 
 def check_optimizer(options: OptimizerConfig) -> None:
@@ -71,10 +74,7 @@ def check_optimizer(options: OptimizerConfig) -> None:
 
 
 def build_optimizer(groups: Sequence[Mapping[str, Any]], options: TrainingOptions, lr: float, fused: bool) -> Optimizer:
-    """Build the optimizer of parameter groups, each of which may have an `lr` or `weight_decay` of its own.
-
-    `fused` is whether the implementation may be torch's fused one, where timm's optimizer of that name has one.
-    """
+    """Build the optimizer of groups, which may state `lr` or `weight_decay`; `fused` allows torch's fused one."""
     given = [{"lr": lr, "weight_decay": options.weight_decay, **group} for group in groups]
     node = options.optimizer
     if isinstance(node, str):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from avatar_bench.config.catalogue import WEIGHTS_CHOICES
-from avatar_bench.console.terminal import print_line
+from avatar_bench.console.terminal import print_note
 from avatar_bench.data.dataset import Dataset, read_split, write_split
 from avatar_bench.data.leakage import mark_shared_images
 from avatar_bench.data.splits import fingerprint_split
@@ -50,43 +49,36 @@ def resolve_weights(given: str) -> str | PretrainedWeights:
 
 
 def open_origin(settings: TrainConfig, dataset: Dataset, classes: tuple[str, ...], folder: Path) -> Origin:
-    """Open the run of init_from, or the file of weights, and the teacher; check what they have seen.
+    """Open the run of init_from, or the file of weights, and the teacher; raise GuardError on overlap with test images.
 
-    `classes` are those of the data set. Raises GuardError on overlap with test images. The list of images used in
-    pretraining and by the teacher is written into the run folder, where `evaluate` looks for it.
+    The list of images used in pretraining and by the teacher is written into the run folder, for `evaluate`.
     """
-    earlier = Run.open(settings.init_from) if settings.init_from else None
-    classes = earlier.classes if earlier else classes
-    weights = "none" if earlier else resolve_weights(settings.model.weights)
-    if earlier:
-        entry = _inherit_origin(earlier, folder)
+    if settings.init_from:
+        earlier = Run.open(settings.init_from)
+        origin = Origin(earlier.classes, earlier, "none", None, _inherit_origin(earlier, folder))
     else:
-        entry = _describe_initial_weights(settings, dataset, folder, weights)
-    teacher = None
-    if settings.teacher:
-        teacher = _open_teacher(settings.teacher, classes, settings.data.workers)
-        allowed = "pretraining" in settings.allow
-        entry = _record_teacher(teacher, str(settings.teacher), dataset, folder, entry, allowed)
-    return Origin(classes, earlier, weights, teacher, entry)
+        weights = resolve_weights(settings.model.weights)
+        origin = Origin(classes, None, weights, None, _check_weights(weights, settings, dataset, folder))
+    return _add_teacher(origin, settings, dataset, folder) if settings.teacher else origin
 
 
-def _describe_initial_weights(
-    settings: TrainConfig, dataset: Dataset, folder: Path, weights: str | PretrainedWeights
+def _check_weights(
+    weights: str | PretrainedWeights, settings: TrainConfig, dataset: Dataset, folder: Path
 ) -> dict[str, Any]:
     """Return the record entry of the weights; copy the list of the images that they were pretrained on."""
-    init = describe_weights(weights)
+    entry = describe_weights(weights)
     if isinstance(weights, str):
         licence = find_licence(settings.model.backbone, weights, settings.model.package)
-        return init | ({"licence": licence} if licence else {})
-    file, card, allowed = weights.file, weights.card, "pretraining" in settings.allow
+        return entry | ({"licence": licence} if licence else {})
+    card, allowed = weights.card, "pretraining" in settings.allow
     same = "the same data=, data.split= and mode.shots= options as that run had, or init_from=RUN"
-    refuse_labelled_pretraining(dataset, init, file, allowed, same)
+    refuse_labelled_pretraining(dataset, weights, allowed, same)
     if not isinstance(card, Pretraining):
-        return init
-    images = card.find_image_list(file)
-    check_pretraining_overlap(dataset, read_split(images, Path(card.root)), file, allowed)
+        return entry
+    images = card.find_image_list(weights.file)
+    check_pretraining_overlap(dataset, read_split(images, Path(card.root)), weights.file, allowed)
     shutil.copyfile(images, folder / PRETRAINING_LIST)
-    return init | {name: getattr(card, name) for name in ("method", "epochs", "images", "images_sha256", "root")}
+    return entry | {name: getattr(card, name) for name in ("method", "epochs", "images", "images_sha256", "root")}
 
 
 def describe_weights(weights: str | PretrainedWeights) -> dict[str, Any]:
@@ -97,34 +89,31 @@ def describe_weights(weights: str | PretrainedWeights) -> dict[str, Any]:
     return origin | ({"ancestors": list(weights.ancestors)} if weights.ancestors else {})
 
 
-def refuse_labelled_pretraining(
-    dataset: Dataset, origin: Mapping[str, Any], file: Path, allowed: bool, same: str
-) -> None:
+def refuse_labelled_pretraining(dataset: Dataset, weights: PretrainedWeights, allowed: bool, same: str) -> None:
     """Raise GuardError if the weights were pretrained with labels on other data, whose images are not listed.
 
     `same` names the options that give the command the images and the split of the earlier run.
     """
-    ancestors = origin.get("ancestors", [])
-    if not has_outside_labels(ancestors, fingerprint_split(dataset), dataset.fingerprint):
+    if not has_outside_labels(weights.ancestors, fingerprint_split(dataset), dataset.fingerprint):
         return
     message = (
-        f"{file} was trained with labels on data other than {dataset.name}, on another split of it, or from such "
-        "weights: the test images may be among its training data."
+        f"{weights.file} was trained with labels on data other than {dataset.name}, on another split of it, or from "
+        "such weights: the test images may be among its training data."
     )
     if not allowed:
         raise GuardError(message, f"Use {same},", "or set allow=[pretraining], which is recorded in the run.")
-    print_line(f"warning: {message}", file=sys.stderr)
+    print_note(f"warning: {message}")
 
 
 def _inherit_origin(earlier: Run, folder: Path) -> dict[str, Any]:
     """Return the origin of an earlier run's weights, plus its own training if that had allow=[pretraining]."""
     if earlier.pretraining is not None and earlier.folder is not None:
         shutil.copyfile(earlier.folder / PRETRAINING_LIST, folder / PRETRAINING_LIST)
-    init = dict(earlier.record.init or {"weights": earlier.card.weights})
+    entry = dict(earlier.record.init or {"weights": earlier.card.weights})
     allow = earlier.record.allow or []
-    if "pretraining" not in allow:
-        return init
-    return init | {"ancestors": [*earlier.ancestors, describe_training(earlier.card, earlier.checkpoint_sha256, allow)]}
+    if "pretraining" in allow:
+        entry["ancestors"] = [*earlier.ancestors, describe_training(earlier.card, earlier.checkpoint_sha256, allow)]
+    return entry
 
 
 def check_pretraining_overlap(
@@ -135,8 +124,8 @@ def check_pretraining_overlap(
     `learned` are those of the images that weights were fitted on, all by default: val images are compared with these.
     """
     if missing := len(seen) - len(seen.available):
-        what = f"{missing} of {len(seen)} pretraining images of {file} are missing"
-        print_line(f"warning: {what}: their near-duplicates cannot be found", file=sys.stderr)
+        missing_images = f"{missing} of {len(seen)} pretraining images of {file} are missing"
+        print_note(f"warning: {missing_images}: their near-duplicates cannot be found")
     for sides in (("test",), ("val", "calibration")):
         part = dataset.take(dataset.frame["split"].isin(sides), name=sides[0])
         shared = mark_shared_images(part, seen if learned is None or sides[0] == "test" else learned)
@@ -152,40 +141,47 @@ def check_pretraining_overlap(
                 "Metrics on images used in training do not carry over to new ones: pretrain with the same data= and",
                 "data.split= options, or set allow=[pretraining] (recorded); evaluate then needs allow=[overlap].",
             )
-        print_line(f"warning: {message}", file=sys.stderr)
+        print_note(f"warning: {message}")
 
 
-def _open_teacher(path: str, classes: tuple[str, ...], workers: int) -> Run:
-    """Open a run or an ensemble whose answers are to be learned; raise ConfigError if its classes are others.
-
-    Its answers on the images that it was itself trained on are wanted too.
-    """
-    teacher = open_run(path, allow=frozenset(("overlap", "near_duplicates")), workers=workers)
-    if set(teacher.classes) != set(classes):
-        raise ConfigError(
-            f"teacher={path} has the classes {', '.join(teacher.classes)}, the data set {', '.join(classes)}.",
-            "A network learns from a teacher of the same classes.",
-        )
-    return teacher
-
-
-def _record_teacher(
-    teacher: Run, path: str, dataset: Dataset, folder: Path, init: dict[str, Any], allowed: bool
-) -> dict[str, Any]:
-    """Return the record entry on the origin of a network, `init`, with its teacher; raise GuardError on overlap.
+def _add_teacher(origin: Origin, settings: TrainConfig, dataset: Dataset, folder: Path) -> Origin:
+    """Open the teacher, a run or an ensemble; raise ConfigError for other classes, GuardError on overlap.
 
     What the teacher has seen of test images passes on to the network: images that it learned from, that chose its epoch
-    and that it was calibrated on. They join those that were used to pretrain the initial weights, in the run folder,
-    where `evaluate` looks for them.
+    and that it was calibrated on. They join those that were used to pretrain the initial weights.
     """
-    entry = {"run": path, "sha256": teacher.checkpoint_sha256}
+    path = str(settings.teacher)
+    # its answers on the images that it was itself trained on are wanted too
+    teacher = open_run(path, allow=frozenset(("overlap", "near_duplicates")), workers=settings.data.workers)
+    if set(teacher.classes) != set(origin.classes):
+        raise ConfigError(
+            f"teacher={path} has the classes {', '.join(teacher.classes)}, the data set {', '.join(origin.classes)}.",
+            "A network learns from a teacher of the same classes.",
+        )
+    described = {"run": path, "sha256": teacher.checkpoint_sha256}
     networks = getattr(teacher, "members", ()) or (teacher,)
-    if licences := dict.fromkeys(licence for one in networks for licence in list_licences(one.record)):
-        entry["licence"] = ", ".join(licences)
-    origin = init | {"teacher": entry}
+    if licences := dict.fromkeys(licence for network in networks for licence in list_licences(network.record)):
+        described["licence"] = ", ".join(licences)
+    entry = origin.entry | {"teacher": described}
+    learned, held_out = _list_seen_images(teacher, path)
+    if learned or held_out:
+        if "images_sha256" in entry:
+            learned.append(read_split(folder / PRETRAINING_LIST, Path(str(entry["root"]))))
+        images = _join(dataset, [*learned, *held_out])
+        # its val images may be those of the network, which chose an epoch in both
+        allowed = "pretraining" in settings.allow
+        check_pretraining_overlap(dataset, images, Path(path), allowed, learned=_join(dataset, learned))
+        write_split(images, folder / PRETRAINING_LIST)
+        digest = sha256_of_file(folder / PRETRAINING_LIST)
+        entry |= {"root": str(images.root), "images": len(images), "images_sha256": digest}
+    return replace(origin, teacher=teacher, entry=entry)
+
+
+def _list_seen_images(teacher: Run, path: str) -> tuple[list[Dataset], list[Dataset]]:
+    """Return the sets that a teacher was fitted on, and those that chose its epoch or calibrated it."""
     if any(used.images is None and used.foreign is None for used in teacher.leakage.used):
-        warning = f"the images that teacher={path} was trained on are unknown: overlap with test images is not found"
-        print_line(f"warning: {warning}", file=sys.stderr)
+        unknown = f"the images that teacher={path} was trained on are unknown"
+        print_note(f"warning: {unknown}: overlap with test images is not found")
     learned = [
         images
         for used in teacher.leakage.used
@@ -194,18 +190,9 @@ def _record_teacher(
     ]
     known = [used.images for used in teacher.leakage.used if used.images is not None]
     held_out = [images.take(images.frame["split"].isin(["val", "calibration"])) for images in known]
-    calibrations = [one.decision_calibration for one in (teacher, *getattr(teacher, "members", ()))]
+    calibrations = [network.decision_calibration for network in (teacher, *getattr(teacher, "members", ()))]
     held_out += [calibration.images for calibration in calibrations if calibration is not None]
-    if not learned and not held_out:
-        return origin
-    if "images_sha256" in init:
-        learned.append(read_split(folder / PRETRAINING_LIST, Path(str(init["root"]))))
-    images = _join(dataset, [*learned, *held_out])
-    # its val images may be those of the network, which chose an epoch in both
-    check_pretraining_overlap(dataset, images, Path(path), allowed, learned=_join(dataset, learned))
-    write_split(images, folder / PRETRAINING_LIST)
-    digest = sha256_of_file(folder / PRETRAINING_LIST)
-    return origin | {"root": str(images.root), "images": len(images), "images_sha256": digest}
+    return learned, held_out
 
 
 def _join(dataset: Dataset, parts: Sequence[Dataset]) -> Dataset:

@@ -46,10 +46,7 @@ class _RankLauncher(_MultiProcessingLauncher):
     """Launcher of the ranks; this process writes nothing and handles the signals until they have ended."""
 
     def launch(self, function: Callable[..., Any], *args: Any, trainer: Any = None, **kwargs: Any) -> Any:
-        """Run a function in all ranks; restore the state of rank 0 and return its result.
-
-        Raise the first error of a rank, or OutputError if one was killed.
-        """
+        """Run a function in all ranks; return rank 0's result, or raise the first error (OutputError if killed)."""
         strategy: Any = self._strategy
         os.environ["MASTER_PORT"] = str(strategy.cluster_environment.main_port)
         context = multiprocessing.get_context("spawn")

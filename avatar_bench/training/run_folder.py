@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -19,12 +18,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from avatar_bench.config.overrides import name_job
-from avatar_bench.console.terminal import format_count, print_line
+from avatar_bench.console.terminal import format_count, print_note
 from avatar_bench.data.dataset import DATASET_SPLITS, Dataset, tabulate_split
 from avatar_bench.data.splits import fingerprint_split
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError, OutputError
-from avatar_bench.files.lock import LockedError, exclusive_lock
-from avatar_bench.files.output_folder import refuse_foreign_folder
+from avatar_bench.files.output_folder import LockedError, exclusive_lock, refuse_foreign_folder
 from avatar_bench.files.paths import find_unused_folder, make_folder_name
 from avatar_bench.files.table_io import write_table
 from avatar_bench.runs.record import RECORD, RECORD_KEYS, UNFINISHED_STATUSES, RunRecord, flatten_options, read_record
@@ -33,9 +31,6 @@ from avatar_bench.sources.dataset_kinds import list_further_sets, open_dataset
 
 if TYPE_CHECKING:
     from avatar_bench.commands.train import TrainConfig
-    from avatar_bench.data.training_batches import DataModule
-    from avatar_bench.training.module import Learner
-    from avatar_bench.training.origin import Origin
 
 CONFIG, LOCK = "config.yaml", "run.lock"
 # options that do not change the weights
@@ -43,10 +38,7 @@ IGNORED_OPTIONS = ("out", "lang", "callbacks.progress", "callbacks.save_minutes"
 
 
 def choose_run_folder(settings: Any, command: str) -> Path:
-    """Return the folder of a new job: for one of a sweep, below that of the sweep; else `out`, or a new one.
-
-    The last is named by the experiment or the model, by the mode or the method, and by the time.
-    """
+    """Return the folder of a new job: below that of its sweep, or `out`, or a new one named by model, mode and time."""
     hydra, root = HydraConfig.get(), Path("runs" if command == "train" else "pretrained")
     if hydra.mode == RunMode.MULTIRUN:
         own = [word for word in hydra.overrides.task if not word.startswith("~mode")]  # that of pretrain
@@ -81,10 +73,8 @@ def create_record(folder: Path, cfg: DictConfig, settings: Any, command: str) ->
     if earlier.status != "finished":
         return _resume_job(folder, earlier, settings) or record
     if earlier.data.get("fingerprint") not in (None, open_dataset(settings.data).fingerprint):
-        raise GuardError(  # its metrics would not be comparable with the others'
-            f"{folder} was trained on other images than data={settings.data.kind} now contains.",
-            "Restore them, or train all jobs on the new images in another folder: out=DIR",
-        )
+        reason = f"{folder} was trained on other images than data={settings.data.kind} now contains."
+        raise GuardError(reason, "Restore them, or train all jobs on the new images in another folder: out=DIR")
     return earlier
 
 
@@ -113,9 +103,8 @@ def _describe_job(settings: Any, command: str) -> RunRecord:
 def lock_folder(folder: Path) -> Iterator[None]:
     """Create and lock a run's folder inside the `with`; folders created here are removed at the end if empty.
 
-    The lock of a dead process is taken over with a warning, since the system has released it. Raises DataError if the
-    folder holds something else than a run, OutputError if another process holds the lock, or if the folder cannot be
-    created or written.
+    The lock of a dead process is taken over with a warning. Raises DataError if the folder holds something else than a
+    run, OutputError if another process holds the lock, or if it cannot be written.
     """
     refuse_foreign_folder(folder, RECORD, RECORD_KEYS, LOCK)
     created = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -132,23 +121,18 @@ def lock_folder(folder: Path) -> Iterator[None]:
             stale = (folder / LOCK).exists()
             stack.enter_context(exclusive_lock(folder / LOCK))
         except LockedError as error:
-            raise OutputError(
-                f"{folder}: {_name_owner(folder)} is training there.", "Wait for it, or stop it."
-            ) from error
+            reason = f"{folder}: {_name_owner(folder)} is training there."
+            raise OutputError(reason, "Wait for it, or stop it.") from error
         except OSError as error:
-            raise OutputError(
-                f"{folder} cannot be written: {error.strerror}.", "Choose a folder with write permission: out=DIR"
-            ) from error
+            reason = f"{folder} cannot be written: {error.strerror}."
+            raise OutputError(reason, "Choose a folder with write permission: out=DIR") from error
         if stale:
-            print(
-                f"warning: {folder}: {_name_owner(folder)} was training there and has ended; taking over its lock",
-                file=sys.stderr,
-            )
+            owner = _name_owner(folder)
+            print_note(f"warning: {folder}: {owner} was training there and has ended; taking over its lock")
         yield
 
 
 def _name_owner(folder: Path) -> str:
-    """Return a description of the process that last wrote a run's record."""
     try:
         owner = read_record(folder).process
         return f"process {owner['pid']} on {owner['host']}"
@@ -164,10 +148,8 @@ def _refuse_other_options(folder: Path, cfg: DictConfig, schema_class: type) -> 
         stored = OmegaConf.to_container(OmegaConf.merge(schema, read_run_config(folder / CONFIG, given)), resolve=True)
         theirs = flatten_options(stored)
     except OmegaConfBaseException as error:
-        raise ConfigError(
-            f"{folder} contains a run whose {CONFIG} cannot be read: {str(error).splitlines()[0]}.",
-            "Remove the folder to train again, or choose another: out=DIR",
-        ) from error
+        reason = f"{folder} contains a run whose {CONFIG} cannot be read: {str(error).splitlines()[0]}."
+        raise ConfigError(reason, "Remove the folder to train again, or choose another: out=DIR") from error
     ours = flatten_options(given)
     other = [key for key in {**ours, **theirs} if key not in IGNORED_OPTIONS and ours.get(key) != theirs.get(key)]
     if other:
@@ -186,7 +168,7 @@ def _resume_job(folder: Path, earlier: RunRecord, settings: TrainConfig) -> RunR
     intact = any(checkpoint.is_intact(folder / "checkpoints" / name) for name in names)
     if earlier.status in ("running", "interrupted") and intact and earlier.stages:
         settings.resume = str(folder)
-        print_line(f"{folder}: resuming from its last checkpoint.", file=sys.stderr)
+        print_note(f"{folder}: resuming from its last checkpoint.")
         return earlier
     for name in ("checkpoints", "predictions", "evaluation", "logs"):
         shutil.rmtree(folder / name, ignore_errors=True)
@@ -208,62 +190,37 @@ def keep_split(dataset: Dataset, folder: Path, record: RunRecord) -> None:
     """Write split.csv, and its fingerprint into the record; raise GuardError if that has another one."""
     fingerprint = fingerprint_split(dataset)
     if record.split.get("fingerprint", fingerprint) != fingerprint:
-        raise GuardError(
-            f"resume={folder}: the images or their split have changed since the run was started.",
-            "Restore them, or start a new run.",
-        )
+        reason = f"resume={folder}: the images or their split have changed since the run was started."
+        raise GuardError(reason, "Restore them, or start a new run.")
     write_table(tabulate_split(dataset), folder / "split.csv")
     record.split["fingerprint"] = fingerprint
 
 
-def describe(
-    settings: TrainConfig,
-    record: RunRecord,
-    origin: Origin,
-    whole: Dataset,
-    dataset: Dataset,
-    data: DataModule,
-    learner: Learner,
-) -> None:
-    """Describe a training on `dataset`, a subset of `whole`, in its record, and print the counts of its images."""
-    inherited = origin.earlier.record.resembles if origin.earlier else []
-    record.resembles = None if inherited is None else sorted({*inherited, *data.augmentation.resembles})
-    _report_counts(dataset, data.classes, settings)
+def describe_data(settings: TrainConfig, whole: Dataset, dataset: Dataset) -> dict[str, Any]:
+    """Return the record of the images of a training on `dataset`, a subset of `whole`, and of its further sets."""
     # absolute paths, so that `evaluate` finds the sets from any folder
     sets = {name: str(path.absolute()) for name, path in list_further_sets(settings.data, dataset.root).items()}
-    record.data = {
+    return {
         "kind": settings.data.kind,
         "blind": sets.pop("blind", None),
         "ood": sets,
         "root": str(dataset.root.absolute()),
         "fingerprint": whole.fingerprint,
     }
-    record.classes = list(data.classes)
-    record.split |= {
-        "counts": {split: int(n) for split, n in dataset.frame["split"].value_counts().items()},
-        "train_counts": dict(zip(data.classes, data.counts.tolist(), strict=True)),
-    }
-    record.balance, record.batch_size = settings.mode.balance, data.batch_size
-    record.passes_per_step, record.stages = learner.passes_per_step, record.stages or []
 
 
-def _report_counts(dataset: Dataset, classes: tuple[str, ...], settings: TrainConfig) -> None:
+def report_counts(dataset: Dataset, classes: tuple[str, ...], settings: TrainConfig) -> None:
+    """Print the counts of images by split and class, and warn of those that are missing."""
     table = pd.crosstab(dataset.frame["label"], dataset.frame["split"]).reindex(classes).fillna(0).astype(int)
-    count = format_count(len(dataset), "image")
-    print_line(f"{count} of {dataset.name} by class (balance: {settings.mode.balance})", file=sys.stderr)
+    print_note(f"{format_count(len(dataset), 'image')} of {dataset.name} by class (balance: {settings.mode.balance})")
     for split in (split for split in DATASET_SPLITS if split in table):
-        counts = ", ".join(f"{name} {n}" for name, n in table[split].items())
-        print_line(f"  {split}: {counts}", file=sys.stderr)
+        print_note(f"  {split}: {', '.join(f'{name} {n}' for name, n in table[split].items())}")
     shots = settings.mode.shots
     if shots and (fewest := int(table["train"].min())) < shots:
-        print_line(f"warning: {format_count(fewest, 'shot')} per class instead of {shots}", file=sys.stderr)
+        print_note(f"warning: {format_count(fewest, 'shot')} per class instead of {shots}")
     for split in ("val", "calibration", "test"):
-        if split == "calibration" and split not in table:
-            continue  # the temperature has a warning of its own
         missing = [name for name in classes if split not in table or table.at[name, split] == 0]
-        if missing:
-            print_line(
-                f"warning: no {split} image of {', '.join(missing)}: add some, or split again: data.split.by=group "
-                "data.split.folds=3",
-                file=sys.stderr,
-            )
+        # without any calibration image, the temperature has a warning of its own
+        if missing and (split in table or split != "calibration"):
+            again = "add some, or split again: data.split.by=group data.split.folds=3"
+            print_note(f"warning: no {split} image of {', '.join(missing)}: {again}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -19,10 +18,10 @@ from torch import nn
 from avatar_bench.config.instantiate import build
 from avatar_bench.console.progress import open_bar
 from avatar_bench.console.signals import StopRequest
-from avatar_bench.console.terminal import print_line
+from avatar_bench.console.terminal import print_note
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.file_names import format_names
-from avatar_bench.data.worker_processes import ManagedLoader
+from avatar_bench.data.loaders import ManagedLoader
 from avatar_bench.errors import DivergedError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.paths import find_unused_folder
@@ -31,7 +30,7 @@ from avatar_bench.metrics.plots import CHART, draw_training_curves
 from avatar_bench.models.checkpoint import LAST_CHECKPOINT
 from avatar_bench.models.model_card import Card
 from avatar_bench.runs.record import METRIC
-from avatar_bench.training.checkpoints import AtomicCheckpointIO, LastCheckpoint
+from avatar_bench.training.checkpoints import AtomicCheckpointIO, CheckpointProgress, LastCheckpoint
 from avatar_bench.training.environment import is_single_process, resolve_precision
 from avatar_bench.training.module import Learner
 from avatar_bench.training.ranks import RankStrategy, prepare_process
@@ -46,21 +45,22 @@ TRAINING_COLUMNS = ("epoch", "stage", *LOGGED_METRICS, "lr")
 def run_trainer(
     module: pl.LightningModule,
     net: nn.Module,
-    data: pl.LightningDataModule,
+    data: Any,
     folder: Path,
     settings: Any,
     epochs: int,
     own: Sequence[Callback],
     loggers: Sequence[Logger],
-    resume: Path | None,
+    progress: CheckpointProgress | None,
 ) -> None:
     """Train a module, whose layers are in `net`, deterministically; write checkpoints/last.ckpt into the run folder.
 
     `own` are the callbacks of the command; those chosen by the settings come before them, new ones for each call.
-    `resume` is a checkpoint to resume from; `data` must start at its position. Raises DivergedError if the loss is not
-    finite; KeyboardInterrupt or SystemExit(143) after a signal, once the step is saved; OutputError if a checkpoint
-    cannot be written or a process was killed.
+    `data` starts where the checkpoint of `progress` does. Raises DivergedError if the loss is not finite;
+    KeyboardInterrupt or SystemExit(143) after a signal, once the step is saved; OutputError if a checkpoint cannot be
+    written or a process was killed.
     """
+    data.position = (progress.epochs, progress.batches) if progress else (0, 0)
     options, stop = settings.trainer, StopRequest()
     prepare_process(options.threads)
     if options.channels_last:
@@ -69,7 +69,7 @@ def run_trainer(
         net.compile()  # in place: wrapping in a compiled module would rename the weights
     callbacks: list[Callback] = [BatchProgressBar()]
     callbacks += build_nodes("callbacks", settings.callbacks.others, Callback)
-    further_stage = resume is None and isinstance(module, Learner) and module.card.stage > 1
+    further_stage = progress is None and isinstance(module, Learner) and module.card.stage > 1
     last = folder / "checkpoints" / LAST_CHECKPOINT
     # must come last: its checkpoint includes the state of the other callbacks
     final = LastCheckpoint(last, settings.callbacks.save_minutes, stop, fresh=further_stage)
@@ -97,7 +97,7 @@ def run_trainer(
     module.train()
     with stop.handle_signals():
         try:
-            trainer.fit(module, datamodule=data, ckpt_path=str(resume) if resume else None, weights_only=True)
+            trainer.fit(module, datamodule=data, ckpt_path=str(progress.file) if progress else None, weights_only=True)
         except SystemExit as error:
             # Lightning has its own exit codes for signals; the command must end with ours and its last line
             if stop.asked is not None:
@@ -162,7 +162,7 @@ class MetricsHistory(Callback):
         write_history(self.file, metrics, dict.fromkeys(TRAINING_COLUMNS, float) | {"epoch": int, "stage": int})
         if self.show:
             values = "  ".join(f"{name} {metrics[name]:.4f}" for name in LOGGED_METRICS if name in metrics)
-            print_line(f"stage {card.stage}  epoch {epoch}  {values}", file=sys.stderr)
+            print_note(f"stage {card.stage}  epoch {epoch}  {values}")
 
 
 def read_history(file: Path) -> list[dict[str, Any]]:
@@ -199,10 +199,8 @@ class BatchProgressBar(Callback):
         self.bar.update()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Close the bar."""
         if self.bar is not None:
             self.bar.close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Close the bar before the error is printed."""
         self.on_train_end(trainer, pl_module)

@@ -11,18 +11,14 @@ from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor
 from torch.optim.swa_utils import get_swa_avg_fn
 
+from avatar_bench.data.loaders import iterate_batches
 from avatar_bench.data.training_batches import DataModule
-from avatar_bench.data.worker_processes import iterate_batches
 from avatar_bench.errors import ConfigError
 from avatar_bench.models.stages import list_tracking_norms
 
 
 class EmaWeightAveraging(WeightAveraging):
-    """Exponential moving average (EMA) of the weights, with a warm-up of the decay.
-
-    After n steps the decay is min(decay, (1 + n) / (10 + n)); otherwise a short training would be evaluated on its
-    initial weights.
-    """
+    """Exponential moving average (EMA) of the weights, of decay min(decay, (1 + n) / (10 + n)) after n steps."""
 
     def __init__(self, decay: float) -> None:
         if not 0 < decay < 1:
@@ -91,7 +87,6 @@ def estimate_statistics(trainer: pl.Trainer, learner: pl.LightningModule) -> Non
 
 
 def _load_epoch(data: DataModule, epoch: int) -> Any:
-    """Return a loader of the batches of an epoch, from its first one."""
     position, data.position = data.position, (epoch, 0)
     loader = data.train_dataloader()
     data.position = position

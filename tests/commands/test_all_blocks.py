@@ -16,8 +16,7 @@ from PIL import Image
 from avatar_bench.cli.app import main
 from avatar_bench.config.catalogue import list_blocks
 from avatar_bench.config.options import iterate_options
-from avatar_bench.data.corruptions import Corruption, apply_variation, derive_seed, list_corruptions
-from avatar_bench.data.delivery import Delivery
+from avatar_bench.data.corruptions import Corruption, Delivery, apply_variation, derive_seed, list_corruptions
 from avatar_bench.data.loaders import to_tensor
 from avatar_bench.evaluation import registry
 from avatar_bench.evaluation.block import CompareBlock, RunBlock

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from avatar_bench.cli.app import main
-from avatar_bench.files.csv_io import read_csv
+from avatar_bench.files.table_io import read_csv
 from avatar_bench.inference.input_files import find_input_files
 from avatar_bench.inference.network_predictor import NetworkPredictor
 from avatar_bench.metrics.averaging import AveragingWeights

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from avatar_bench.cli.app import main
-from avatar_bench.files.csv_io import read_csv
+from avatar_bench.files.table_io import read_csv
 from avatar_bench.inference.prediction_writer import find_remaining
 from avatar_bench.reporting.prediction_outputs import read_predictions
 

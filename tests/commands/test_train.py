@@ -16,8 +16,8 @@ from PIL import Image
 
 from avatar_bench.cli.app import main
 from avatar_bench.config.catalogue import find_choices
+from avatar_bench.data.corruptions import UNTRAINED_TIER
 from avatar_bench.data.dataset import ENCODING_COLUMNS, RUN_COLUMNS, read_manifest
-from avatar_bench.data.delivery import UNTRAINED_TIER
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.runs.run import Run
 from avatar_bench.training.module import Learner

@@ -13,8 +13,8 @@ from PIL import Image
 from avatar_bench.config.catalogue import find_choices
 from avatar_bench.data.augmentation_steps import DeliveryAugmentation
 from avatar_bench.data.cache import ImageCache
+from avatar_bench.data.corruptions import DELIVERY_TIERS, UNTRAINED_TIER
 from avatar_bench.data.dataset import Dataset, read_manifest
-from avatar_bench.data.delivery import DELIVERY_TIERS, UNTRAINED_TIER
 from avatar_bench.data.training_batches import DataModule
 from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.files.yaml_io import read_yaml
@@ -116,7 +116,7 @@ def test_delivered_batches_are_those_of_the_seed_with_any_workers_cache_or_fixed
     for _ in range(2):  # empty, then filled
         assert torch.equal(read(build(cache=ImageCache(PREPROCESSING)).train_dataloader()), alone)
     assert not torch.equal(read(build(seed=1).train_dataloader()), alone)
-    copies = {workers: read(build(workers, views=3).fixed_copies_loader(3)) for workers in (0, 2)}
+    copies = {workers: read(build(workers, augmented_copies=3).fixed_copies_loader(3)) for workers in (0, 2)}
     assert torch.equal(copies[0], copies[2])
     first, second, third = copies[0].split(len(frame))
     assert not torch.equal(first, second)

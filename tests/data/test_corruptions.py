@@ -18,12 +18,13 @@ from scipy import ndimage, stats
 
 from avatar_bench.config.entries import use_folders
 from avatar_bench.data.corruptions import (
+    DELIVERY_TIERS,
     SEVERITIES,
     STANDARD_CORRUPTIONS,
     Corruption,
+    Delivery,
     list_corruptions,
 )
-from avatar_bench.data.delivery import DELIVERY_TIERS, Delivery
 from avatar_bench.errors import ConfigError
 
 Pixels = NDArray[np.uint8]

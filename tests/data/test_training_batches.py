@@ -185,7 +185,7 @@ def test_the_images_of_a_few_shards_are_shuffled_together() -> None:
 
 
 def test_fixed_views_come_in_turn_and_each_is_what_the_network_sees_alone(module: Callable[..., DataModule]) -> None:
-    data = module(views=2)
+    data = module(augmented_copies=2)
     every = torch.cat([batch["image"] for batch in data.fixed_copies_loader(2)])
     batches = data.train_dataloader()
     seen = []
@@ -198,7 +198,7 @@ def test_fixed_views_come_in_turn_and_each_is_what_the_network_sees_alone(module
     assert torch.equal(torch.cat(seen[2:]), every)
     assert not torch.equal(seen[0], seen[1])
     assert not torch.equal(
-        every, torch.cat([batch["image"] for batch in module(views=2, seed=1).fixed_copies_loader(2)])
+        every, torch.cat([batch["image"] for batch in module(augmented_copies=2, seed=1).fixed_copies_loader(2)])
     )
 
 

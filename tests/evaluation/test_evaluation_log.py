@@ -11,7 +11,7 @@ import pytest
 
 from avatar_bench.cli.app import main
 from avatar_bench.evaluation.evaluation_log import LOG_FILE, SetUse, count_evaluations, find_logs, log_result
-from avatar_bench.files.lock import shared_lock
+from avatar_bench.files.output_folder import shared_lock
 from avatar_bench.results.result import Result
 from tests.commands.conftest import Child
 

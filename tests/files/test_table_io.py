@@ -1,17 +1,33 @@
-"""Tests of tables as CSV or Parquet."""
+"""Tables in CSV and Parquet, whose cells no spreadsheet runs, and each of which is read back as it was."""
 
 from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 
 from avatar_bench.files import table_io
-from avatar_bench.files.table_io import find_table, read_table, use_table_format, write_table
+from avatar_bench.files.table_io import (
+    escape_formulas,
+    find_table,
+    read_csv,
+    read_table,
+    unescape_formulas,
+    use_table_format,
+    write_csv,
+    write_table,
+)
 
 
 @pytest.fixture
-def images():
+def table():
     """Return a table of images with names that are no numbers, formulas, missing values and a mixed column."""
     return pd.DataFrame(
         {
@@ -25,40 +41,140 @@ def images():
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_a_table_is_read_as_it_was_written(images, tmp_path, kind):
+def test_a_table_is_read_as_it_was_written(table, tmp_path, kind):
     with use_table_format(kind):
-        place = write_table(images, tmp_path / "images.csv", float_format="%.17g")
+        place = write_table(table, tmp_path / "images.csv", float_format="%.17g")
     assert place == find_table(tmp_path / "images.csv") == tmp_path / f"images.{kind}"
     found = read_table(tmp_path / "images.csv", texts=["path", "label", "mixed"])
-    assert found["path"].tolist() == images["path"].tolist()
+    assert found["path"].tolist() == table["path"].tolist()
     assert found["label"].fillna("missing").tolist() == ["1", "NA", "missing"]
     assert found["mixed"].fillna("missing").tolist() == ["1", "x", "missing"]
-    np.testing.assert_array_equal(found["score"], images["score"])
+    np.testing.assert_array_equal(found["score"], table["score"])
     assert found["right"].tolist() == [True, False, True]
     assert read_table(place, ["path"], rows=2)["path"].tolist() == ["a/1.png", "=b/2.png"]
     assert read_table(place, texts=None)[["label", "mixed"]].to_numpy().tolist() == [["1", "1"], ["NA", "x"], ["", ""]]
 
 
-def test_a_table_replaces_that_of_the_other_format(images, tmp_path):
+def test_a_table_replaces_that_of_the_other_format(table, tmp_path):
     for kind, other in (("parquet", "csv"), ("csv", "parquet"), ("parquet", "csv")):
         with use_table_format(kind):
-            write_table(images, tmp_path / "images.csv")
+            write_table(table, tmp_path / "images.csv")
         assert (tmp_path / f"images.{kind}").is_file()
         assert not (tmp_path / f"images.{other}").exists()
 
 
-def test_many_images_are_written_as_parquet_and_other_tables_never_are(images, tmp_path, monkeypatch):
+def test_many_images_are_written_as_parquet_and_other_tables_never_are(table, tmp_path, monkeypatch):
     monkeypatch.setattr(table_io, "MAX_CSV_ROWS", 2)
     counts = pd.DataFrame({"n": range(5)})
-    assert write_table(images, tmp_path / "images.csv").suffix == ".parquet"
-    assert write_table(images[:2], tmp_path / "images.csv").suffix == ".csv"
+    assert write_table(table, tmp_path / "images.csv").suffix == ".parquet"
+    assert write_table(table[:2], tmp_path / "images.csv").suffix == ".csv"
     with use_table_format("parquet"):
         assert write_table(counts, tmp_path / "counts.csv").suffix == ".csv"
     with use_table_format("csv"):
-        assert write_table(images, tmp_path / "images.csv").suffix == ".csv"
+        assert write_table(table, tmp_path / "images.csv").suffix == ".csv"
 
 
 def test_a_damaged_parquet_file_is_a_value_error(tmp_path):
     (tmp_path / "images.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(ValueError, match="Parquet"):
         read_table(tmp_path / "images.csv")
+
+
+HOSTILE = (
+    "=1+1",
+    '=HYPERLINK("http://x")',
+    "+cmd|' /C calc'!A0",
+    "-2+3+cmd",
+    "@SUM(A1)",
+    "\t=1",
+    "\r=1",
+    "\tx",
+    "-folder/a.png",
+)
+
+
+def safe(text: str) -> str:
+    return str(escape_formulas(pd.DataFrame({"a": [text]}))["a"][0])
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_text_that_a_spreadsheet_would_run_gets_an_apostrophe(text: str) -> None:
+    assert safe(text) == f"'{text}"
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a/b.png", "it's", "'quoted'", "-1", "-1.5e-3", "+7", "-", "a-b", "a;=b", "x=1", "кот"]
+)
+def test_any_other_text_stays(text: str) -> None:
+    assert safe(text) == text
+
+
+def test_numbers_keep_their_minus_and_their_type() -> None:
+    frame = pd.DataFrame({"n": [-1, 2], "x": [-0.5, np.nan], "mixed": [-3, "=1"]})
+    made = escape_formulas(frame)
+    assert made["n"].tolist() == [-1, 2]
+    assert made["x"].dtype == float
+    assert made["mixed"].tolist() == [-3, "'=1"]
+
+
+def test_headers_are_neutralised_and_the_table_given_is_left_alone() -> None:
+    frame = pd.DataFrame({"prob_=x": [0.5], "=x": ["=1"]})
+    assert list(escape_formulas(frame)) == ["prob_=x", "'=x"]
+    assert list(frame) == ["prob_=x", "=x"]
+    assert frame["=x"][0] == "=1"
+
+
+def test_two_columns_of_one_name_are_both_neutralised() -> None:
+    frame = pd.DataFrame([["=1", "=2"]], columns=["a", "a"])
+    assert escape_formulas(frame).to_numpy().tolist() == [["'=1", "'=2"]]
+
+
+@given(st.lists(st.one_of(st.text("'\"=+-@;\t\r\n 1ae.＝", max_size=8), st.text(max_size=12)), max_size=5))
+def test_what_was_neutralised_is_read_back(texts: list[str]) -> None:
+    frame = pd.DataFrame({"a": pd.Series(texts, dtype=object)})
+    assert unescape_formulas(escape_formulas(frame))["a"].tolist() == texts
+
+
+def test_a_file_is_neutral_and_read_back(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"path": list(HOSTILE), "=n": range(len(HOSTILE))})
+    write_csv(frame, tmp_path / "a.csv")
+    assert pd.read_csv(tmp_path / "a.csv")["path"].str.startswith("'").all()
+    pd.testing.assert_frame_equal(read_csv(tmp_path / "a.csv"), frame)
+
+
+def test_names_that_are_not_unicode_pass() -> None:
+    frame = pd.DataFrame({"path": pd.Series(["=\udcff", "b"], dtype=object)})
+    assert escape_formulas(frame)["path"].tolist() == ["'=\udcff", "b"]
+
+
+HOSTILE_CLASSES = ("=cmd", "@photo", "+drawn")
+
+
+def test_every_csv_of_a_run_is_neutral_and_read_back(tmp_path: Path, train: Callable[..., Path]) -> None:
+    from avatar_bench.cli.app import main
+    from tests.conftest import draw
+
+    rng = np.random.default_rng(0)
+    for label in HOSTILE_CLASSES:
+        (tmp_path / "set" / label).mkdir(parents=True)
+        for number in range(12):
+            shown = draw(("drawing", "generated", "real")[HOSTILE_CLASSES.index(label)], rng)
+            Image.fromarray(shown).save(tmp_path / "set" / label / f"-{number};=1+1.png")
+    words = ("data=folder", f"data.root={tmp_path / 'set'}", "data.manifest=null", "data.blind=null")
+    run = train(tmp_path / "run", *words)
+    assert main(["evaluate", f"ckpt={run}", "block=blind_test", "data.workers=0", "accelerator=cpu"]) == 0
+    for file in run.rglob("*.csv"):
+        for row in csv.reader(file.open(encoding="utf-8", newline="")):
+            for cell in row:
+                assert not cell.startswith(("=", "+", "@")), (file, cell)
+                assert not (cell.startswith("-") and cell != "-" and not is_number(cell)), (file, cell)
+    told = read_csv(run / "split.csv")
+    assert set(told["label"]) == set(HOSTILE_CLASSES)
+    assert all((tmp_path / "set" / path).is_file() for path in told["path"])
+
+
+def is_number(text: str) -> bool:
+    try:
+        return bool(float(text)) or True
+    except ValueError:
+        return False

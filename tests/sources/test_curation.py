@@ -16,8 +16,7 @@ from avatar_bench.data.duplicates import ImageSet
 from avatar_bench.data.fingerprints import fingerprint_image
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import ConfigError
-from avatar_bench.sources.curation import CurationResult, CurationRules, curate
-from avatar_bench.sources.refusals import BLIND_SIDE, GROUP_PREFIX, OtherSet
+from avatar_bench.sources.curation import BLIND_SIDE, GROUP_PREFIX, CurationResult, CurationRules, OtherSet, curate
 
 PLAN = SplitPlan(by="group", folds=4)
 

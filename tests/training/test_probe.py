@@ -12,7 +12,7 @@ from sklearn.metrics import balanced_accuracy_score, log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from avatar_bench.training.probe import LogisticProblem, choose_strength, divide_images
+from avatar_bench.training.probe_job import LogisticProblem, choose_strength, divide_images
 
 
 def draw(n: int, d: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ from avatar_bench.data.dataset import read_split
 from avatar_bench.inference import runtimes
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.runs.run import Run
-from avatar_bench.training.probe import choose_strength
+from avatar_bench.training.probe_job import choose_strength
 from tests.commands.test_all_blocks import QUICK
 
 Train = Callable[..., Path]

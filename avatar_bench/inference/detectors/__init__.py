@@ -8,14 +8,13 @@ DataError for anything that cannot be imported.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from avatar_bench.config.entries import Entry
-from avatar_bench.console.terminal import print_line
+from avatar_bench.console.terminal import print_note
 from avatar_bench.errors import CheckpointError, ConfigError, DataError, GuardError
 from avatar_bench.models.card_schema import find_class_fault, find_setting_fault
 
@@ -113,5 +112,5 @@ def _refuse_upload(entry: Entry, allow: Collection[str]) -> bool:
             f"detector {entry.name} sends images to others, as {entry.yaml} states.",
             "Set allow=[upload] if you may pass on these images.",
         )
-    print_line(f"detector {entry.name} sends images to others (uploads: true)", file=sys.stderr)
+    print_note(f"detector {entry.name} sends images to others (uploads: true)")
     return True

@@ -11,8 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from avatar_bench.files.csv_io import format_csv
 from avatar_bench.files.html import build_html_environment
+from avatar_bench.files.table_io import format_csv
 from avatar_bench.i18n import _, use_language
 from avatar_bench.plugins.app.image_service import LARGE, SMALL, ImageAnswer, ImageService
 from avatar_bench.reporting.prediction_outputs.html import ReviewedImage, render_page

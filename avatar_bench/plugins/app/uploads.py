@@ -12,7 +12,7 @@ from fastapi import HTTPException, Request
 from starlette.datastructures import UploadFile
 
 from avatar_bench.data.file_names import format_name
-from avatar_bench.files.lock import LockedError, exclusive_lock
+from avatar_bench.files.output_folder import LockedError, exclusive_lock
 
 _FOLDER, _LOCK = "avatar-bench-app-", "lock"
 _MAX_NAME_BYTES = 200  # of a name on disk

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
 
 from avatar_bench.console.progress import track
-from avatar_bench.console.terminal import print_line
+from avatar_bench.console.terminal import print_note
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.metrics.neighbours import predict_by_knn
 from avatar_bench.metrics.stats import proportion_interval
@@ -145,7 +144,7 @@ class PretrainingHistory(Callback):
         write_history(self.file, {"epoch": epoch, **row}, kinds)
         if self.show:
             values = "  ".join(f"{name} {row[name]:.4f}" for name in ("train/loss", KNN_ACCURACY) if name in row)
-            print_line(f"epoch {epoch}  {values}", file=sys.stderr)
+            print_note(f"epoch {epoch}  {values}")
 
 
 @torch.inference_mode()

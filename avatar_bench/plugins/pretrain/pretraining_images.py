@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from avatar_bench.console.terminal import print_line
+from avatar_bench.console.terminal import print_note
 from avatar_bench.data.dataset import Dataset
-from avatar_bench.data.leakage import mark_shared_images, refuse_changed_files
-from avatar_bench.data.splits import fingerprint_split
+from avatar_bench.data.leakage import mark_shared_images, refuse_changed_files, split_without_leakage
+from avatar_bench.data.splits import SplitPlan, fingerprint_split
 from avatar_bench.errors import GuardError
 from avatar_bench.runs.record import RunRecord
 from avatar_bench.sources.dataset_kinds import list_further_sets, open_further_set, open_images
-from avatar_bench.training.admission import build_split_plan, split_images
 
 if TYPE_CHECKING:
     from avatar_bench.plugins.pretrain.command.pretrain import PretrainConfig
@@ -24,9 +22,11 @@ def prepare_pretraining(settings: PretrainConfig, record: RunRecord) -> tuple[Da
     data = settings.data
     whole = open_images(data)
     refuse_changed_files(whole)
-    plan = build_split_plan(data)
+    plan, notes = SplitPlan.from_options(data), list[str]()
     # labels are not used, so conflicting ones do not matter
-    sides = split_images(whole, plan, [*settings.allow, "label_conflict"])
+    sides = split_without_leakage(whole, plan, [*settings.allow, "label_conflict"], notes)
+    for note in notes:
+        print_note(f"warning: {note}")
     allowed = "test_images" in settings.allow
     wanted = ["train"] + ["val", "calibration"] * settings.use_val + ["test"] * allowed
     learning = sides.take(sides.frame["split"].isin(wanted))
@@ -54,8 +54,7 @@ def prepare_pretraining(settings: PretrainConfig, record: RunRecord) -> tuple[Da
         without = f", {unlabelled} of them without a label"
     held_out = ", ".join(f"{n} of {name}" for name, n in kept_out.items() if n) or "none"
     chosen = f"training on {len(learning)} of {len(whole)} images of {whole.name}{without}"
-    print_line(f"{chosen}; held out: {held_out}", file=sys.stderr)
+    print_note(f"{chosen}; held out: {held_out}")
     if allowed:
-        warning = "warning: training includes images of the test, blind and ood sets (allow=[test_images])"
-        print_line(warning, file=sys.stderr)
+        print_note("warning: training includes images of the test, blind and ood sets (allow=[test_images])")
     return sides, learning

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from avatar_bench.console.terminal import format_count, print_line
+from avatar_bench.console.terminal import format_count, print_note
 from avatar_bench.data.cache import open_image_cache
 from avatar_bench.data.dataset import Dataset, read_split, write_split
 from avatar_bench.data.transforms import Preprocessing
@@ -37,7 +37,7 @@ from avatar_bench.runs.record import RunRecord
 from avatar_bench.training import environment
 from avatar_bench.training.checkpoints import find_newest_checkpoint
 from avatar_bench.training.network import build_preprocessing
-from avatar_bench.training.optimization import TrainingOptions, read_optimization
+from avatar_bench.training.optimization import TrainingOptions
 from avatar_bench.training.origin import (
     check_pretraining_overlap,
     describe_weights,
@@ -69,8 +69,9 @@ class PretrainingJob:
                 f"model.weights={file}: the weights have changed since the pretraining was started.",
                 "Restore them, or start a new pretraining.",
             )
-        same = "the same data= and data.split= options as that run had"
-        refuse_labelled_pretraining(sides, init, file, "pretraining" in settings.allow, same)
+        if isinstance(weights, PretrainedWeights):
+            same = "the same data= and data.split= options as that run had"
+            refuse_labelled_pretraining(sides, weights, "pretraining" in settings.allow, same)
         all_images = _list_pretraining_images(sides, self.images, weights)
         if len(all_images) > len(self.images):
             record.images["earlier"] = len(all_images) - len(self.images)
@@ -105,13 +106,11 @@ class PretrainingJob:
     def fit(self) -> None:
         """Train the backbone in one stage; write checkpoints/last.ckpt and metrics.csv."""
         settings, folder, module = self.settings, self.folder, self.module
-        newest = find_newest_checkpoint(folder / "checkpoints") if settings.resume else (None, None)
-        resume, at = newest
-        self.data.position = (at.epochs, at.batches) if at else (0, 0)
+        progress = find_newest_checkpoint(folder / "checkpoints") if settings.resume else None
         loggers = build_loggers(folder, settings)
         history = PretrainingHistory(folder, self.probe, settings.callbacks.progress)
         with end_loaders(self.images), self.record.add_duration("train_seconds"):
-            run_trainer(module, module.method, self.data, folder, settings, module.epochs, [history], loggers, resume)
+            run_trainer(module, module.method, self.data, folder, settings, module.epochs, [history], loggers, progress)
 
     def finish(self) -> str:
         """Write the backbone with its card and the curves, complete the record, and return a summary."""
@@ -168,13 +167,12 @@ class PretrainingJob:
         shape = dict(model.options) | choose_shape_options(options, model.backbone)
         shape = resolve_options(model.backbone, shape, data.image_size or 224)
         net = create_backbone(model.backbone, 0, weights, model.package, shape)
-        preprocessing = build_preprocessing(net, data, weights.card if isinstance(weights, PretrainedWeights) else None)
+        preprocessing = build_preprocessing(net, data, weights)
         environment.choose_precision(settings, net, preprocessing.size, self.record)
         method = create_method(net, preprocessing.size, options, pretrained=weights != "none")
-        training = TrainingOptions(seed=settings.seed, **read_optimization(settings.optimizer, settings.schedule))
         epochs = min(settings.epochs, settings.trainer.max_epochs or sys.maxsize)
         rate = settings.lr or settings.method.lr
-        return Pretrainer(method, preprocessing, training, rate, epochs), preprocessing
+        return Pretrainer(method, preprocessing, TrainingOptions.read(settings), rate, epochs), preprocessing
 
 
 def _list_pretraining_images(sides: Dataset, learning: Dataset, weights: str | PretrainedWeights) -> Dataset:
@@ -235,7 +233,7 @@ def _build_probe(
     train, val = _select_labelled(learning, ("train",)), _select_labelled(sides, ("val", "calibration"))
     if len(train.classes) < 2 or not len(val):
         needs = "labelled images in val, and of two or more classes in train"
-        print_line(f"no k-NN probe: it needs {needs}", file=sys.stderr)
+        print_note(f"no k-NN probe: it needs {needs}")
         return None
     return KnnProbe(
         train_batches=data.plain_loader(train),

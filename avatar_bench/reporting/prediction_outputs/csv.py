@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from avatar_bench.files.csv_io import format_csv, read_csv, unescape_formulas
+from avatar_bench.files.table_io import format_csv, read_csv, unescape_formulas
 from avatar_bench.inference.prediction_writer import TextWriter, read_whole_lines
 
 

@@ -20,9 +20,9 @@ from avatar_bench.data.decoding import decode_bytes, read_bytes
 from avatar_bench.data.file_names import find_name_problem, format_name
 from avatar_bench.errors import ConfigError, DataError, OutputError
 from avatar_bench.files.atomic_write import write_text
-from avatar_bench.files.csv_io import format_csv
 from avatar_bench.files.hashes import sha256_of_bytes, sha256_of_text
 from avatar_bench.files.html import build_html_environment
+from avatar_bench.files.table_io import format_csv
 from avatar_bench.i18n import _, use_language
 from avatar_bench.inference.prediction_columns import PredictionColumns
 from avatar_bench.inference.prediction_table import EMBEDDING

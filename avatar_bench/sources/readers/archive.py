@@ -20,16 +20,9 @@ from typing import IO, Any
 from avatar_bench.config.options import copy_option, option, path_option
 from avatar_bench.console.terminal import escape_control_characters
 from avatar_bench.errors import DataError
+from avatar_bench.sources import reader
 from avatar_bench.sources.download import Address, check_hash, download_file
-from avatar_bench.sources.reader import (
-    Source,
-    SourceImage,
-    SourceJob,
-    SourceReader,
-    hash_facts,
-    read_stamp,
-    resolve_path,
-)
+from avatar_bench.sources.reader import Source, SourceImage, SourceJob, SourceReader
 from avatar_bench.sources.readers.folder import ImageFolder
 
 MAX_RATIO = 200  # of unpacked to packed size: images hardly compress, so a larger ratio indicates a zip bomb
@@ -57,19 +50,14 @@ class Archive(SourceReader):
     manifest: str | None = copy_option(ImageFolder, "manifest")
 
     def read(self, job: SourceJob) -> Iterator[SourceImage]:
-        """Yield the images in the archive `file`, or in the download from `url`, as kind folder does for a folder.
-
-        `root` is the folder in the archive to read, `manifest` a file in it. Raises DataError if the archive cannot be
-        downloaded, is damaged or unsafe.
-        """
-        facts = [self.file, self.url, self.sha256, self.hash_state()]
-        target = job.place / f"unpacked-{hash_facts(facts)}"
+        """Yield the images in the archive as kind folder does; raise DataError if it is unreachable or unsafe."""
+        target = job.place / f"unpacked-{reader.hash_facts([self.file, self.url, self.sha256, self.hash_state()])}"
         if not target.is_dir():
             limit = round(self.max_gib * 2**30)
             if self.url:
                 archive = download_file(Address(self.url, self.sha256 or ""), job.place, limit)
             else:
-                archive = resolve_path(str(self.file))
+                archive = reader.resolve_path(str(self.file))
             _unpack(archive, target, limit, self.max_files, self.sha256)
         root = (target / self.root).resolve()
         if not root.is_relative_to(target.resolve()) or not root.is_dir():
@@ -85,7 +73,7 @@ class Archive(SourceReader):
 
     def hash_state(self) -> str:
         """Return a hash that changes with the file."""
-        return hash_facts(read_stamp(resolve_path(self.file))) if self.file else ""
+        return reader.hash_facts(reader.read_stamp(reader.resolve_path(self.file))) if self.file else ""
 
 
 def _unpack(archive: Path, target: Path, max_bytes: int, max_files: int, sha256: str | None) -> None:

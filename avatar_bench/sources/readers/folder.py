@@ -13,17 +13,8 @@ from avatar_bench.config.options import option, path_option
 from avatar_bench.data.folders import find_split_folders, raise_unreadable
 from avatar_bench.data.user_tables import locate_rows
 from avatar_bench.errors import ConfigError, DataError, suggest_names
-from avatar_bench.sources.reader import (
-    Source,
-    SourceImage,
-    SourceJob,
-    SourceReader,
-    extract_fields,
-    hash_facts,
-    read_rows,
-    read_stamp,
-    resolve_path,
-)
+from avatar_bench.sources import reader
+from avatar_bench.sources.reader import Source, SourceImage, SourceJob, SourceReader
 
 OUTCOME_KEYS = ("label", "source", "group", "generator")
 _GLOB = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
@@ -42,22 +33,18 @@ class ImageFolder(SourceReader):
     manifest: str | None = path_option("a CSV with a column path and further ones of each file")
 
     def read(self, job: SourceJob) -> Iterator[SourceImage]:
-        """Yield the images below `root`, or below each of `roots` (source name -> folder), sorted by their paths.
-
-        Files without a class are quarantined; a class is never guessed. Raises DataError if a root is not a folder or
-        the manifest cannot be read.
-        """
+        """Yield the images below `root` or `roots`, sorted; quarantine those without a class; raise DataError."""
         if self.root:
-            yield from self.read_root(job, resolve_path(self.root))
+            yield from self.read_root(job, reader.resolve_path(self.root))
         for name, root in sorted((self.roots or {}).items()):
-            yield from self.read_root(job, resolve_path(root), source=str(name))
+            yield from self.read_root(job, reader.resolve_path(root), source=str(name))
 
     def read_root(self, job: SourceJob, root: Path, source: str = "") -> Iterator[SourceImage]:
         """Yield the images below one root; the name of `source`, if any, is put before their paths."""
         if not root.is_dir():
             raise DataError(f"source.{job.name}: {root} is not a folder.", "Expected a folder of images.")
         rules = compile_rules(job.name, self.rules or [])
-        manifest = resolve_path(self.manifest) if self.manifest else None
+        manifest = reader.resolve_path(self.manifest) if self.manifest else None
         rows = _read_rows(manifest, root) if manifest else {}
         if manifest and not any((root / below).is_file() for below in rows):
             reason = f"source.{job.name}.manifest: {manifest} lists no file in {root}."
@@ -74,7 +61,7 @@ class ImageFolder(SourceReader):
                 else:
                     found = {} if job.source["label"] else _parse_folders(below, splits)
                 known = {"source": source} | {key: value for key, value in found.items() if value}
-                listed = extract_fields(row)
+                listed = reader.extract_fields(row)
                 for key in ("label", "split"):
                     if known.get(key) and listed.get(key, known[key]) != known[key]:
                         raise ValueError(f"{key} is {known[key]} by its path, {listed[key]} in the manifest")
@@ -98,11 +85,11 @@ class ImageFolder(SourceReader):
     def hash_state(self) -> str:
         """Return a hash that changes with the paths, sizes and times of the files."""
         roots = [self.root] if self.root else sorted((self.roots or {}).values())
-        facts: list[Any] = [read_stamp(resolve_path(self.manifest)) if self.manifest else ()]
-        for root in map(resolve_path, roots):
+        facts: list[Any] = [reader.read_stamp(reader.resolve_path(self.manifest)) if self.manifest else ()]
+        for root in map(reader.resolve_path, roots):
             files = (Path(folder, name) for folder, _, names in _walk_readable(root) for name in names)
-            facts.append(sorted((file.relative_to(root).as_posix(), *read_stamp(file)) for file in files))
-        return hash_facts(facts)
+            facts.append(sorted((file.relative_to(root).as_posix(), *reader.read_stamp(file)) for file in files))
+        return reader.hash_facts(facts)
 
 
 def _walk_readable(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
@@ -159,7 +146,7 @@ def _parse_folders(below: str, splits: list[str]) -> dict[str, str]:
 def _read_rows(file: Path, root: Path) -> dict[str, dict[str, str]]:
     """Return the rows of a manifest for files below `root`, by relative path."""
     rows: dict[str, dict[str, str]] = {}
-    for number, row in enumerate(table := read_rows(file, "path")):
+    for number, row in enumerate(table := reader.read_rows(file, "path")):
         path = Path(os.path.normpath(file.parent / row["path"]))
         if not path.is_relative_to(root):
             continue

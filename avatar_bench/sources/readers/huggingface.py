@@ -15,15 +15,8 @@ from pyarrow.lib import ArrowException
 
 from avatar_bench.config.options import option, path_option
 from avatar_bench.errors import ConfigError, DataError
-from avatar_bench.sources.reader import (
-    Source,
-    SourceImage,
-    SourceJob,
-    SourceReader,
-    hash_facts,
-    read_stamp,
-    resolve_path,
-)
+from avatar_bench.sources import reader
+from avatar_bench.sources.reader import Source, SourceImage, SourceJob, SourceReader
 
 BATCH_ROWS = 64  # rows in memory at once
 MAGIC_BYTES = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"RIFF": ".webp", b"GIF8": ".gif", b"BM": ".bmp"}
@@ -46,11 +39,7 @@ class HuggingFace(SourceReader):
     count: int | None = option(None, help="maximum of images of a class, the first ones")
 
     def read(self, job: SourceJob) -> Iterator[SourceImage]:
-        """Yield the images of the shards in `root`, of `files`, or of `repo` at `revision`, by shard and row.
-
-        `count` limits the images of each class to the first ones. Raises DataError if the shards cannot be downloaded
-        or read.
-        """
+        """Yield the images by shard and row, of each class the first `count`; raise DataError for unreadable shards."""
         taken: Counter[str] = Counter()
         for name, shard in self._find_shards(job):
             for row, values, names in self._stream_rows(shard):
@@ -79,20 +68,19 @@ class HuggingFace(SourceReader):
         """Return a hash that changes with the shards of a folder."""
         if self.repo:
             return ""
-        shards = [resolve_path(file) for file in self.files or []]
+        shards = [reader.resolve_path(file) for file in self.files or []]
         if self.root:
-            shards += sorted(resolve_path(self.root).glob(self.pattern))
-        return hash_facts((str(shard), *read_stamp(shard)) for shard in shards)
+            shards += sorted(reader.resolve_path(self.root).glob(self.pattern))
+        return reader.hash_facts((str(shard), *reader.read_stamp(shard)) for shard in shards)
 
     def _find_shards(self, job: SourceJob) -> list[tuple[str, Path]]:
-        """Return the name and path of each shard, sorted by name."""
         if self.files:
             names = [Path(file).name for file in self.files]
             if len(set(names)) < len(names):  # shards of the same name in several folders
-                names = [resolve_path(file).as_posix().lstrip("/") for file in self.files]
-            found = [(name, resolve_path(file)) for name, file in zip(names, self.files, strict=True)]
+                names = [reader.resolve_path(file).as_posix().lstrip("/") for file in self.files]
+            found = [(name, reader.resolve_path(file)) for name, file in zip(names, self.files, strict=True)]
         else:
-            root = resolve_path(self.root) if self.root else self._download(job)
+            root = reader.resolve_path(self.root) if self.root else self._download(job)
             found = [(file.relative_to(root).as_posix(), file) for file in root.glob(self.pattern)]
         if not found:
             raise DataError(f"source.{job.name}: no file matches pattern={self.pattern}.", "Expected parquet shards.")

@@ -7,16 +7,8 @@ from dataclasses import MISSING, dataclass
 
 from avatar_bench.config.options import path_option
 from avatar_bench.data.user_tables import locate_rows
-from avatar_bench.sources.reader import (
-    SourceImage,
-    SourceJob,
-    SourceReader,
-    extract_fields,
-    hash_facts,
-    read_rows,
-    read_stamp,
-    resolve_path,
-)
+from avatar_bench.sources import reader
+from avatar_bench.sources.reader import SourceImage, SourceJob, SourceReader
 
 
 @dataclass(kw_only=True)
@@ -24,13 +16,10 @@ class Manifest(SourceReader):
     file: str = path_option("a CSV with columns path, label and more", MISSING)
 
     def read(self, job: SourceJob) -> Iterator[SourceImage]:
-        """Yield the images in `file`, with columns path (absolute, or relative to it), label and more, in its order.
-
-        Rows without a class or a file, and repeated paths, are quarantined. Raises DataError if the CSV cannot be read.
-        """
-        file = resolve_path(self.file)
+        """Yield the images in order; quarantine rows without a class or a file, and repeated paths; raise DataError."""
+        file = reader.resolve_path(self.file)
         seen: set[str] = set()
-        rows = read_rows(file, "path")
+        rows = reader.read_rows(file, "path")
         for place, row in zip(locate_rows(file, len(rows)), rows, strict=True):
             name, reason = row["path"], ""
             if name in seen:
@@ -42,13 +31,13 @@ class Manifest(SourceReader):
             if reason:
                 job.quarantine.append((f"{file.name}, {place}: {name}", reason))
             elif name not in job.done:
-                yield SourceImage(name=name, content=file.parent / name, **extract_fields(row))
+                yield SourceImage(name=name, content=file.parent / name, **reader.extract_fields(row))
             seen.add(name)
 
     def hash_state(self) -> str:
         """Return a hash that changes with the manifest and its files."""
-        file = resolve_path(self.file)
+        file = reader.resolve_path(self.file)
         if not file.is_file():  # `read` reports the error
             return ""
-        seen = ((row["path"], *read_stamp(file.parent / row["path"])) for row in read_rows(file, "path"))
-        return hash_facts([read_stamp(file), *seen])
+        seen = ((row["path"], *reader.read_stamp(file.parent / row["path"])) for row in reader.read_rows(file, "path"))
+        return reader.hash_facts([reader.read_stamp(file), *seen])

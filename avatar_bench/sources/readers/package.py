@@ -47,10 +47,7 @@ class Package(SourceReader):
             )
 
     def read(self, job: SourceJob) -> Iterator[SourceImage]:
-        """Yield the files that match `files`, each with the box of the first matching glob.
-
-        Globs without a match are quarantined. Raises DataError if the package cannot be downloaded.
-        """
+        """Yield the files that match `files`, with the box of the first such glob; quarantine globs without a match."""
         archive = self.fetch_archive()
         names = package_files.list_members(archive)
         boxes: dict[str, Any] = {}

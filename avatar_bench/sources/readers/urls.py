@@ -13,18 +13,9 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from avatar_bench.config.options import option, path_option
 from avatar_bench.errors import ConfigError, DataError
+from avatar_bench.sources import reader
 from avatar_bench.sources.download import Address, Downloader, DownloadError, RequestOptions
-from avatar_bench.sources.reader import (
-    Source,
-    SourceImage,
-    SourceJob,
-    SourceReader,
-    extract_fields,
-    find_group,
-    hash_facts,
-    read_rows,
-    resolve_path,
-)
+from avatar_bench.sources.reader import Source, SourceImage, SourceJob, SourceReader
 
 
 class ImageDownload(NamedTuple):
@@ -52,10 +43,7 @@ class Urls(SourceReader):
     max_mib: float = option(32, help="MiB of an image")
 
     def read(self, job: SourceJob) -> Iterator[SourceImage]:
-        """Yield the images at `urls`, at `base` + `names`, or in `list`, in their order.
-
-        Failed downloads are quarantined. Raises DataError if all fail, ConfigError for invalid names.
-        """
+        """Yield the images in their order, and quarantine failed downloads; raise DataError if all fail."""
         listed = _list_downloads(self)
         wanted = [one for one in listed if one.name not in job.done]
         homepage = job.source.get("homepage")
@@ -87,8 +75,8 @@ class Urls(SourceReader):
 
     def hash_state(self) -> str:
         """Return a hash that changes with the content of the list."""
-        file = resolve_path(self.list) if self.list else None
-        return hash_facts([file.read_bytes()]) if file and file.is_file() else ""
+        file = reader.resolve_path(self.list) if self.list else None
+        return reader.hash_facts([file.read_bytes()]) if file and file.is_file() else ""
 
 
 def _fetch_in_background(
@@ -127,20 +115,20 @@ def expand_pattern(name: str) -> list[str]:
     return ["".join(words) for words in product(*choices)]
 
 
-def _list_downloads(reader: Urls) -> list[ImageDownload]:
+def _list_downloads(source: Urls) -> list[ImageDownload]:
     """List the downloads, with only the first of equal names and equal addresses."""
-    if reader.list:
-        found = list(_read_list(resolve_path(reader.list)))
-    elif reader.urls:
-        sums = reader.urls if isinstance(reader.urls, Mapping) else dict.fromkeys(reader.urls)
+    if source.list:
+        found = list(_read_list(reader.resolve_path(source.list)))
+    elif source.urls:
+        sums = source.urls if isinstance(source.urls, Mapping) else dict.fromkeys(source.urls)
         found = [
             ImageDownload(_name_of_url(url), Address(url, sums[text] or ""), {})
             for text in sums
             for url in expand_pattern(text)
         ]
     else:
-        boxes = reader.names if isinstance(reader.names, Mapping) else dict.fromkeys(reader.names)
-        folder = str(reader.base).rstrip("/") + "/"
+        boxes = source.names if isinstance(source.names, Mapping) else dict.fromkeys(source.names)
+        folder = str(source.base).rstrip("/") + "/"
         found = [
             ImageDownload(name, Address(urljoin(folder, quote(name))), {"box": tuple(box)} if box else {})
             for pattern, box in boxes.items()
@@ -150,8 +138,7 @@ def _list_downloads(reader: Urls) -> list[ImageDownload]:
     kept = []
     for one in found:
         if seen.isdisjoint({one.name, one.address}):  # two threads must not write one file
-            group = find_group(reader.group, one.name)
-            kept.append(one._replace(known={"group": group} | one.known))
+            kept.append(one._replace(known={"group": reader.find_group(source.group, one.name)} | one.known))
         seen |= {one.name, one.address}
     return kept
 
@@ -167,9 +154,9 @@ def _read_list(file: Path) -> Iterator[ImageDownload]:
     if lines and "://" in lines[0]:
         yield from (ImageDownload(_name_of_url(line), Address(line), {}) for line in lines if not line.startswith("#"))
         return
-    for row in read_rows(file, "url"):
+    for row in reader.read_rows(file, "url"):
         address = Address(row["url"], row.get("sha256", ""))
-        yield ImageDownload(row.get("name") or _name_of_url(row["url"]), address, extract_fields(row))
+        yield ImageDownload(row.get("name") or _name_of_url(row["url"]), address, reader.extract_fields(row))
 
 
 def _name_of_url(url: str) -> str:

@@ -10,8 +10,7 @@ from sklearn import metrics as sk
 
 from avatar_bench.cli.app import main
 from avatar_bench.config.entries import use_folders
-from avatar_bench.data.corruptions import SEVERITIES, STANDARD_CORRUPTIONS, Corruption, list_corruptions
-from avatar_bench.data.delivery import DELIVERY_TIERS
+from avatar_bench.data.corruptions import DELIVERY_TIERS, SEVERITIES, STANDARD_CORRUPTIONS, Corruption, list_corruptions
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.evaluation.blocks.robustness import Robustness
 from avatar_bench.i18n import use_language

@@ -19,7 +19,7 @@ from PIL import Image, PngImagePlugin
 
 from avatar_bench.audit.evidence_rules import RULES
 from avatar_bench.cli.app import main
-from avatar_bench.files.csv_io import read_csv
+from avatar_bench.files.table_io import read_csv
 from avatar_bench.runs.run import Run
 from tests.data.image_writers import chunk
 

@@ -13,16 +13,17 @@ from numpy.typing import NDArray
 
 from avatar_bench.config.options import option
 from avatar_bench.data.corruptions import (
+    DELIVERY_TIERS,
     RESOLUTIONS,
     SEVERITIES,
     STANDARD_CORRUPTIONS,
     Corruption,
+    Delivery,
     Variation,
     apply_variation,
     derive_seed,
     list_corruptions,
 )
-from avatar_bench.data.delivery import DELIVERY_TIERS, Delivery
 from avatar_bench.errors import ConfigError
 from avatar_bench.evaluation.block import make_columns, read_labelled, tabulate_predictions
 from avatar_bench.evaluation.intervals import DIFFERENCE, IntervalOptions, bootstrap_metrics, compute_proportions

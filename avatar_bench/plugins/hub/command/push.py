@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,7 +9,7 @@ from tempfile import TemporaryDirectory
 from omegaconf import MISSING
 
 from avatar_bench.config.options import option, path_option
-from avatar_bench.console.terminal import format_count, print_line
+from avatar_bench.console.terminal import format_count, print_line, print_note
 from avatar_bench.errors import CheckpointError
 from avatar_bench.files.output_folder import new_folder
 from avatar_bench.files.paths import is_hub_address
@@ -67,9 +66,9 @@ def _write_files(path: Path, folder: Path, settings: PushConfig) -> None:
     if model is None:
         raise CheckpointError(f"ckpt={path}: {problems[0].why}.", f"Finish it: avatar-bench train resume={path}")
     for problem in problems:
-        print_line(f"left out of the card: {problem.locate(path)}: {problem.why}", file=sys.stderr)
+        print_note(f"left out of the card: {problem.locate(path)}: {problem.why}")
     if not model.results:
-        print_line(f"not evaluated, as the card says: avatar-bench evaluate ckpt={path} block=all", file=sys.stderr)
+        print_note(f"not evaluated, as the card says: avatar-bench evaluate ckpt={path} block=all")
     run = Run.open(path, accelerator="cpu")
     record, fit = write_shared_run(run, folder, settings.licence), run.decision_calibration
     shared = ["weights, options, and a card with metrics and sources"]
@@ -81,7 +80,7 @@ def _write_files(path: Path, folder: Path, settings: PushConfig) -> None:
             f"of {images} SHA-256 and, apart from it, label, source, probabilities, embedding and a group of a new "
             "name, which a receiver cannot match"
         )
-    print_line(f"what is shared: {'; '.join(shared)}", file=sys.stderr)
+    print_note(f"what is shared: {'; '.join(shared)}")
     address = settings.to if is_hub_address(settings.to) else Path(settings.to).name
     text = render_hub_card(model, record, run.card, fit, address)
     (folder / CARD_FILE).write_text(text, encoding="utf-8")

@@ -13,7 +13,7 @@ from avatar_bench.evaluation import recipe_pairs
 from avatar_bench.evaluation.intervals import IntervalOptions, metric_with_interval
 from avatar_bench.evaluation.seeds import Recipes, build_statistic_of_runs
 from avatar_bench.evaluation.starting_weights import SCRATCH
-from avatar_bench.files.csv_io import read_csv
+from avatar_bench.files.table_io import read_csv
 from avatar_bench.metrics import calibration, classification
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result

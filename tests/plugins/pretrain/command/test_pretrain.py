@@ -26,7 +26,7 @@ from avatar_bench.cli.app import main
 from avatar_bench.data.dataset import read_manifest
 from avatar_bench.data.leakage import split_without_leakage
 from avatar_bench.data.splits import SplitPlan
-from avatar_bench.files.csv_io import read_csv
+from avatar_bench.files.table_io import read_csv
 from avatar_bench.models import pretrained_backbone, weight_formats
 from avatar_bench.models.pretrained_backbone import read_weights
 from avatar_bench.plugins.pretrain.command.pretrain import PretrainConfig

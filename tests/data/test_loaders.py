@@ -8,7 +8,7 @@ import sys
 import pytest
 
 LEFT = """
-from avatar_bench.data.worker_processes import ManagedLoader, make_worker_context
+from avatar_bench.data.loaders import ManagedLoader, make_worker_context
 context = make_worker_context()
 batches = iter(ManagedLoader(list(range(100_000)), batch_size=1, num_workers=2, multiprocessing_context=context))
 next(batches)
