@@ -356,7 +356,7 @@ def test_predictions_are_kept_and_used_again(run_copy, monkeypatch, reseal):
     first = result(run_copy, "test")
     calls = []
     compute = NetworkPredictor.compute_outputs
-    monkeypatch.setattr(NetworkPredictor, "compute_outputs", lambda *given: calls.append(1) or compute(*given))
+    monkeypatch.setattr(NetworkPredictor, "compute_outputs", lambda *given, **options: calls.append(1) or compute(*given, **options))
     assert evaluate(run_copy) == 0
     assert calls == []
     assert result(run_copy, "test").metrics == first.metrics
@@ -426,7 +426,7 @@ def test_a_checkpoint_outside_its_run_is_evaluated_on_given_data(tiny_run, image
         (["ckpt=RUN", "block=out_of_domain", "data.ood={my cats: x}"], 2, "'my cats'"),
         (["ckpt=RUN", "block=out_of_domain", "data.ood={x}"], 2, "'x'"),
         (["ckpt=RUN", "block=out_of_domain", "data.ood={cats: /no}"], 3, "data.ood.cats: /no does not exist"),
-        (["ckpt=RUN", "block=out_of_domain", "data.ood={test: x}"], 2, "data.ood.test"),
+        (["ckpt=RUN", "block=out_of_domain", "data.ood={test: x}"], 2, "data.ood={'test': 'x'}: expected names"),
         (["ckpt=RUN", "block=out_of_domain", "data.ood_root=odd"], 2, "'my cats' is not a valid name"),
         (["ckpt=RUN", "block=out_of_domain", "data.ood_root=taken"], 2, "'test'"),
         (["ckpt=RUN", "block=out_of_domain", "data.ood_root=/no"], 3, "/no: cannot be read"),
