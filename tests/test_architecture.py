@@ -75,7 +75,7 @@ BUDGETS: dict[tuple[str, ...], tuple[int, int]] = {
     ("config",): (1_905, 1_320),
     ("data",): (4_650, 3_210),
     ("models",): (2_230, 1_470),
-    ("inference", "runs"): (5_745, 3_805),
+    ("inference", "runs"): (5_710, 3_785),
     ("reporting",): (2_690, 1_850),
     ("results", "i18n", "files"): (2_025, 1_370),
     ("metrics", "audit"): (4_690, 2_885),

@@ -66,12 +66,13 @@ class ForeignPredictor(DatasetPredictor):
 
     def mark_answered(self, dataset: Dataset) -> NDArray[np.bool_]:
         """Return which images of a dataset the detector does not fail on, (N,), asking it for all of them."""
-        each = getattr(self.predictor, "predict_each", None)
-        if each is None:
-            return np.ones(len(dataset), dtype=bool)
-        answers: list[NDArray[np.float64] | str] = []
+        predict_each = getattr(self.predictor, "predict_each", None)
+        if predict_each is None:
+            return super().mark_answered(dataset)
+        answers: list[Answer] = []
         for first in track(range(0, len(dataset), self.batch_size), dataset.name, unit="batch"):
-            answers += each([dataset.image(row) for row in range(first, min(first + self.batch_size, len(dataset)))])
+            rows = range(first, min(first + self.batch_size, len(dataset)))
+            answers += predict_each([dataset.image(row) for row in rows])
         return np.array([not isinstance(answer, str) for answer in answers], dtype=bool)
 
     def iterate_images(
@@ -119,9 +120,10 @@ class ForeignPredictor(DatasetPredictor):
 
     def _compute_each(self, images: DecodedImages) -> list[NDArray[np.floating] | str]:
         """Return the logits (C,) of each image, or the reason why there are none."""
-        each = getattr(self.predictor, "predict_each", None)
-        if each is not None:
-            return [one if isinstance(one, str) else compute_logarithms(one) for one in each(images)]
+        predict_each = getattr(self.predictor, "predict_each", None)
+        if predict_each is not None:
+            answers = predict_each(images)
+            return [answer if isinstance(answer, str) else compute_logarithms(answer) for answer in answers]
         try:
             return list(self._compute_log(images))
         except DataError as error:  # of one of them
@@ -170,41 +172,41 @@ class AskedPredictor:
         new = [(key, image) for key, image in dict(zip(keys, images, strict=True)).items() if key not in answers]
         size = max(1, int(getattr(self.detector, "batch_size", 1)))
         for first in range(0, len(new), size):
-            some = new[first : first + size]
-            found = self._ask([image for _, image in some])
-            if len(some) > 1 and isinstance(found, str):  # which image it failed on is not known
-                for key, image in some:
+            batch = new[first : first + size]
+            answer = self._ask([image for _, image in batch])
+            if len(batch) > 1 and isinstance(answer, str):  # which image it failed on is not known
+                for key, image in batch:
                     answers |= self._keep([key], self._ask([image]))
             else:
-                answers |= self._keep([key for key, _ in some], found)
+                answers |= self._keep([key for key, _ in batch], answer)
         return [answers[key] for key in keys]
 
-    def _keep(self, keys: Sequence[str], found: NDArray[np.float64] | str) -> dict[str, Answer]:
+    def _keep(self, keys: Sequence[str], answer: NDArray[np.float64] | str) -> dict[str, Answer]:
         """Keep the probabilities of images, or the reason for a failure, and return them by image."""
-        if not isinstance(found, str):
-            rows = dict(zip(keys, found, strict=True))
+        if not isinstance(answer, str):
+            rows = dict(zip(keys, answer, strict=True))
             self.store.write(rows)
             self._failed_in_a_row = 0
             return dict(rows)
-        self._failures |= dict.fromkeys(keys, found)
+        self._failures |= dict.fromkeys(keys, answer)
         self._failed_in_a_row += len(keys)
         if self._failed_in_a_row >= MAX_FAILURES:
             raise DataError(
-                f"{self.name} failed on {self._failed_in_a_row} images in a row, the last time: {found}.",
+                f"{self.name} failed on {self._failed_in_a_row} images in a row, the last time: {answer}.",
                 "Its answers so far are kept: once it works again, run the same command to go on.",
             )
-        return dict.fromkeys(keys, found)
+        return dict.fromkeys(keys, answer)
 
     def _ask(self, images: DecodedImages) -> NDArray[np.float64] | str:
         try:
-            found = np.asarray(self.detector.predict(images), dtype=np.float64)
+            probabilities = np.asarray(self.detector.predict(images), dtype=np.float64)
         except Exception as error:  # a user's class may raise anything
             return f"{type(error).__name__}: {' '.join(str(error).split())}"
         shape = len(images), len(self.classes)
-        if found.shape != shape:
-            return f"it returned an array of shape {found.shape}, expected {shape}"
+        if probabilities.shape != shape:
+            return f"it returned an array of shape {probabilities.shape}, expected {shape}"
         try:
-            return normalise_rows(found)
+            return normalise_rows(probabilities)
         except ImproperError as error:
             return f"it returned no probabilities: their sum is {error.total:.6g}"
 
@@ -219,13 +221,13 @@ class AnswerStore:
         """Return the known answers among the keys."""
         if not self.file.is_file():
             return {}
-        found: dict[str, NDArray[np.float64]] = {}
+        answers: dict[str, NDArray[np.float64]] = {}
         with closing(self._connect()) as connection:
             for first in range(0, len(keys), _AT_ONCE):
-                some = keys[first : first + _AT_ONCE]
-                query = f"SELECT image, probabilities FROM answers WHERE image IN ({','.join('?' * len(some))})"
-                found |= {key: np.frombuffer(row, dtype="<f8") for key, row in connection.execute(query, some)}
-        return found
+                batch = keys[first : first + _AT_ONCE]
+                query = f"SELECT image, probabilities FROM answers WHERE image IN ({','.join('?' * len(batch))})"
+                answers |= {key: np.frombuffer(row, dtype="<f8") for key, row in connection.execute(query, batch)}
+        return answers
 
     def write(self, answers: dict[str, NDArray[np.float64]]) -> None:
         """Add answers; they are on disk when this returns."""

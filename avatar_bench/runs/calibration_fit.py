@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -99,11 +98,11 @@ def fit_calibration(run: Run, dataset: Dataset) -> SavedCalibration:
 
 def fit_temperature(
     dataset: Dataset, plan: SplitPlan, predict: Callable[[Dataset], Predictions]
-) -> tuple[TemperatureFit | None, DecisionImages | None]:
+) -> tuple[TemperatureFit | None, SavedCalibration | None]:
     """Fit the temperature of a new network on the calibration images of its data set, which was split by a plan.
 
-    `predict` returns the Predictions of images at temperature 1. If the images are enough to be divided, return what
-    decisions are made of too. Warn if they are too few, or if the temperature is not applied.
+    `predict` returns the Predictions of images at temperature 1. If the images are enough to be divided, return the
+    calibration too, whose checkpoint is not known yet. Warn if they are too few, or if the temperature is not applied.
     """
     calibration = dataset.select_split("calibration")
     if len(calibration) >= MIN_CALIBRATION_IMAGES and len(calibration.classes) > 1:
@@ -115,7 +114,18 @@ def fit_temperature(
             print_note(f"warning: temperature {fit}")
         if is_reference is None:
             return fit, None
-        return fit, describe_images(replace(predictions, temperature=fit.value), is_reference, predictions.groups)
+        return fit, SavedCalibration(
+            checkpoint_sha256="",
+            view=View().name,
+            temperature=fit.value,
+            threshold=None,
+            n={name: int((calibration.frame["label"] == name).sum()) for name in predictions.classes},
+            images=calibration,
+            fingerprint=calibration.fingerprint,
+            by=BY_TRAIN,
+            fit=fit,
+            decisions=describe_images(replace(predictions, temperature=fit.value), is_reference, predictions.groups),
+        )
     few = format_count(len(calibration), "calibration image")
     if not len(calibration):
         val = format_count(len(dataset.select_split("val")), "val image")
@@ -124,24 +134,6 @@ def fit_temperature(
     warning = f"too few images to fit a temperature ({few}); it stays 1. To fit one, {more}"
     print_note(f"warning: {warning}")
     return None, None
-
-
-def write_calibration(
-    folder: Path, images: Dataset, classes: tuple[str, ...], sha256: str, fit: TemperatureFit, decisions: DecisionImages
-) -> None:
-    """Write the calibration that a training has fitted on `images` for the checkpoint with this SHA-256."""
-    SavedCalibration(
-        checkpoint_sha256=sha256,
-        view=View().name,
-        temperature=fit.value,
-        threshold=None,
-        n={name: int((images.frame["label"] == name).sum()) for name in classes},
-        images=images,
-        fingerprint=images.fingerprint,
-        by=BY_TRAIN,
-        fit=fit,
-        decisions=decisions,
-    ).write(folder)
 
 
 def select_random(dataset: Dataset, allow: Collection[str]) -> Dataset:

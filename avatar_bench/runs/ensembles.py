@@ -105,7 +105,7 @@ class CombinedRun(Run):
     def checkpoint_sha256(self) -> str:
         """Return a hash of the members' hashes, weights, temperatures and biases, and of the common temperature."""
         parts = zip(self.members, self.mix.weights.tolist(), self.mix.temperatures.tolist(), strict=True)
-        members = [(member.checkpoint_sha256, weight, own, *member.bias) for member, weight, own in parts]
+        members = [(run.checkpoint_sha256, weight, temperature, *run.bias) for run, weight, temperature in parts]
         return sha256_of_text(repr((self.KIND, self.card.classes, members, self.fitted)))
 
     @cached_property
@@ -232,8 +232,9 @@ def _read(folder: Path) -> dict[str, Any]:
         content = read_json(file)
         members = content["members"]
         complete = content["kind"] in ("ensemble", "soup") and members
-        complete = complete and all(set(_MEMBER_KEYS) <= one.keys() for one in members)
-        numbers = [float(one[key]) for one in members for key in ("weight", "temperature")] + [content["temperature"]]
+        complete = complete and all(set(_MEMBER_KEYS) <= member.keys() for member in members)
+        numbers = [float(member[key]) for member in members for key in ("weight", "temperature")]
+        numbers.append(content["temperature"])
         valid = complete and all(0 < number < np.inf for number in numbers) and len(members) <= MAX_MEMBERS
         valid = valid and isinstance(content["classes"], list) and not find_class_fault(content["classes"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
@@ -278,7 +279,8 @@ def _merge_records(members: Sequence[Run]) -> RunRecord:
 
 
 def _keep_agreed_values(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {key: value for key, value in parts[0].items() if all(key in one and one[key] == value for one in parts)}
+    first, *others = parts
+    return {key: value for key, value in first.items() if all(key in part and part[key] == value for part in others)}
 
 
 def _merge_images(sets: Sequence[Dataset]) -> Dataset:

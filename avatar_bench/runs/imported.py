@@ -53,13 +53,13 @@ class ImportedRun(Run):
     @cached_property
     def checkpoint_sha256(self) -> str:
         """Return the hash of everything imported; raise CheckpointError if the folder holds something else."""
-        found = hash_detector(self.checkpoint / CONTENTS, self.record)
-        if found != self.record.checkpoint_sha256:
+        digest = hash_detector(self.checkpoint / CONTENTS, self.record)
+        if digest != self.record.checkpoint_sha256:
             raise CheckpointError(
                 f"{self.checkpoint} is damaged: its contents are not those recorded in {RECORD}.",
                 "Import the detector again.",
             )
-        return found
+        return digest
 
     @property
     def score_scale(self) -> ScoreScale | None:

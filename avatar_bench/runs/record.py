@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import UnionType
@@ -109,8 +109,8 @@ class RunRecord:
     def write(self, folder: Path) -> None:
         """Write the run folder's run.json atomically."""
         self.schema = SCHEMA
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        kept = {name: each for name, each in values.items() if name in _WRITTEN_AS_NULL or each not in (None, {})}
+        values = vars(self).items()
+        kept = {name: value for name, value in values if name in _WRITTEN_AS_NULL or value not in (None, {})}
         write_text(folder / RECORD, json.dumps(kept, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
     @contextmanager
@@ -225,8 +225,8 @@ def check_run(path: Path) -> None:
 
 def list_licences(record: RunRecord) -> list[str]:
     """Return the known licences of a detector, or of the initial weights and the teacher of a run, each once."""
-    found = (record.licence, record.init.get("licence"), (record.init.get("teacher") or {}).get("licence"))
-    return list(dict.fromkeys(str(one) for one in found if one))
+    licences = (record.licence, record.init.get("licence"), (record.init.get("teacher") or {}).get("licence"))
+    return list(dict.fromkeys(str(licence) for licence in licences if licence))
 
 
 def is_imported(path: Path) -> bool:

@@ -19,7 +19,7 @@ from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.models.checkpoint import BEST_CHECKPOINT
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.stages import Stage
-from avatar_bench.runs.calibration_fit import fit_temperature, write_calibration
+from avatar_bench.runs.calibration_fit import fit_temperature
 from avatar_bench.runs.record import METRIC, RunRecord
 from avatar_bench.runs.run import Run
 from avatar_bench.training import environment, trainer
@@ -145,12 +145,13 @@ class ClassifierJob:
     def finish(self) -> str:
         """Fit the temperature, complete the best checkpoint, draw the curves, and return a summary."""
         settings, record = self.settings, self.record
-        fit, decisions = fit_temperature(self.dataset, SplitPlan.from_options(settings.data), self.predict_calibration)
+        fit, calibration = fit_temperature(
+            self.dataset, SplitPlan.from_options(settings.data), self.predict_calibration
+        )
         record.temperature, record.temperature_fit = (fit.value, fit.plain) if fit else (1.0, {})
         record.checkpoint_sha256, record.weights_sha256 = finish_checkpoint(self.best, record.temperature)
-        if fit is not None and decisions is not None:
-            images = self.dataset.select_split("calibration")
-            write_calibration(self.folder, images, self.data.classes, record.checkpoint_sha256, fit, decisions)
+        if calibration is not None:
+            replace(calibration, checkpoint_sha256=record.checkpoint_sha256).write(self.folder)
         history = pd.read_csv(self.folder / "metrics.csv")
         row = self.find_best_row(history)
         record.metrics = {name: float(row[name]) for name in ("val/loss", "val/accuracy", METRIC)}

@@ -62,7 +62,8 @@ def test_predict_gives_the_probabilities_of_scikit_learn(probe: Path, tmp_path: 
     said, output = record(probe), tmp_path / "out.csv"
     run = Run.open(probe)
     dataset = read_split(probe / "split.csv", Path(said["data"]["root"]))
-    train, test = (run.predictor.predict_dataset(dataset.select_split(split)) for split in ("train", "test"))
+    sides = (dataset.select_split(split) for split in ("train", "test"))
+    train, test = (run.predictor.predict_variations(side, [None])[0] for side in sides)
     chosen = LogisticRegression(C=said["probe"]["C"], class_weight="balanced", tol=1e-10, max_iter=10_000)
     model = make_pipeline(StandardScaler(), chosen).fit(train.embeddings.astype(float), train.targets)
     files = tmp_path / "files.txt"

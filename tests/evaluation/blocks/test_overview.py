@@ -14,6 +14,7 @@ from avatar_bench.i18n import use_language
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Metric, Result
 from avatar_bench.runs.ensembles import EnsembleRun
+from avatar_bench.runs.record import RunRecord
 from avatar_bench.runs.run import Run
 
 CLASSES = ("drawing", "generated", "real")
@@ -83,7 +84,7 @@ def run_of(saved, label, recipe=None, history=HISTORY):
         seed=1,
         classes=CLASSES,
         history=history,
-        record={"best_epoch": 2},
+        record=RunRecord(best_epoch=2),
         saved=lambda b, name: saved.get(b),
     )
 
