@@ -106,15 +106,23 @@ def align_predictions(runs: Sequence[Run], datasets: Sequence[Dataset], minimum:
                 f"{run.label} and {runs[0].label} are evaluated on different images of {dataset.name}.",
                 "Use one set: split=blind, data=manifest data.manifest=FILE, or runs with the same data.split.seed.",
             )
-        if set(run.classes) != set(runs[0].classes):
-            ours, theirs = (", ".join(one.classes) for one in (run, runs[0]))
-            raise BlockError(f"{run.label} has the classes {ours}, {runs[0].label} {theirs}.")
+    refuse_other_classes(runs)
     asked = [run.predictions(dataset) for run, dataset in zip(runs, datasets, strict=True)]
     for run, predictions in zip(runs, asked, strict=True):
         check_class_order(predictions, run.allow)
     found = [predictions.reorder(runs[0].classes) for predictions in asked]
     rows = labelled_rows(found[0], first)
     return [_align_rows(one, first, dataset, rows) for one, dataset in zip(found, datasets, strict=True)]
+
+
+def refuse_other_classes(runs: Sequence[Run]) -> None:
+    """Raise BlockError if the runs have different classes."""
+    first, *others = runs
+    for run in others:
+        if set(run.classes) != set(first.classes):
+            theirs, ours = (", ".join(one.classes) for one in (run, first))
+            reason = f"{run.label} has the classes {theirs}, {first.label} {ours}."
+            raise BlockError(reason, "Compare runs with the same classes.")
 
 
 def join_parts(*parts: Callable[[], Result]) -> Result:
