@@ -18,7 +18,7 @@ from avatar_bench.results.declaration import declare_block
 from avatar_bench.results.headings import find_heading, find_word
 from avatar_bench.results.result import Result
 
-CHART_KINDS = ("dots", "bars", "lines", "cells", "crosses", "images")
+CHART_KINDS = ("dots", "bars", "lines", "histograms", "cells", "crosses", "images")
 _FORMS = {str: "a text, or a mapping where it is one of columns", int: "a whole number", list: "a list"}
 Unit = Literal["%", "points", ""]  # of proportions, of differences of proportions, of other numbers
 _METRICS = "metrics"  # the table of a chart that is drawn from the metrics of a result
