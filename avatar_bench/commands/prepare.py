@@ -15,7 +15,7 @@ from avatar_bench.data.label_spelling import describe_misspelt_labels
 from avatar_bench.data.shards import write_shards
 from avatar_bench.data.splits import DEFAULT_FOLDS, SplitPlan
 from avatar_bench.errors import GuardError
-from avatar_bench.evaluation import registry
+from avatar_bench.evaluation.block import build_block
 from avatar_bench.evaluation.blocks.data_audit import DataAudit
 from avatar_bench.files.table_io import use_table_format
 from avatar_bench.i18n import use_language
@@ -31,7 +31,7 @@ def execute(settings: PrepareConfig) -> Dataset:
     written, GuardError if the audit finds the data unsuitable.
     """
     options = settings.block[AUDIT_BLOCK]
-    audit = registry.build_block(AUDIT_BLOCK, options)  # invalid options fail before the data set is built
+    audit = build_block(AUDIT_BLOCK, options)  # invalid options fail before the data set is built
     assert isinstance(audit, DataAudit)
     place = settings.out or settings.data.get("root")
     out = Path(place or demo_root()).expanduser()

@@ -14,7 +14,7 @@ from avatar_bench.data.leakage import refuse_changed_files
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.data.variation_set import MANIFEST, VariationSet
 from avatar_bench.errors import ConfigError, OutputError
-from avatar_bench.evaluation import registry
+from avatar_bench.evaluation.block import build_block
 from avatar_bench.evaluation.blocks.robustness import Robustness
 from avatar_bench.files.lock import LockedError, exclusive_lock
 from avatar_bench.runs.record import choose_run
@@ -33,7 +33,7 @@ def execute(settings: VaryConfig) -> None:
     Raise DataError if the folder holds other files or an image cannot be decoded, ConfigError if it holds other
     variations, OutputError if a file cannot be written.
     """
-    block = registry.build_block(_BLOCK, settings.block[_BLOCK])
+    block = build_block(_BLOCK, settings.block[_BLOCK])
     assert isinstance(block, Robustness)
     run = None
     if settings.ckpt is not None:

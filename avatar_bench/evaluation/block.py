@@ -1,17 +1,20 @@
-"""Protocols of evaluation blocks, and the alignment and checks of predictions that several blocks use."""
+"""Protocols of evaluation blocks, a block by its name, and the predictions that blocks read and align."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.errors import BlockError, DataError, GuardError
+from avatar_bench.config.entries import find_entries, find_entry
+from avatar_bench.errors import BlockError, ConfigError, DataError, GuardError
 from avatar_bench.metrics import accuracy_tests, classification
 from avatar_bench.metrics.units import encode
+from avatar_bench.results.declaration import declare_block
 from avatar_bench.results.reasons import Reason
 
 if TYPE_CHECKING:
@@ -84,6 +87,29 @@ Block = RunBlock | CompareBlock | DatasetBlock
 def compares(block: Block, n: int) -> TypeGuard[CompareBlock]:
     """Return whether a block compares `n` runs; one that evaluates single runs, too, compares several only."""
     return isinstance(block, CompareBlock) and (n > 1 or not isinstance(block, RunBlock))
+
+
+_PROTOCOLS = {"run": RunBlock, "comparison": CompareBlock, "dataset": DatasetBlock}
+
+
+def build_block(name: str, options: Mapping[str, Any] | None = None) -> Block:
+    """Build the block of this name with these options; raise ConfigError on an unknown name or invalid option."""
+    block: Block = find_entry("block", name).build(options)
+    kind = declare_block(name).kind
+    if not isinstance(block, _PROTOCOLS[kind]):  # type: ignore[misc]
+        method = next(word for word in vars(_PROTOCOLS[kind]) if word in ("evaluate", "compare", "audit"))
+        raise ConfigError(
+            f"block={name}: its about.yaml says kind: {kind}, so its dataclass needs a method {method} and a version."
+        )
+    return block
+
+
+def hash_user_code(name: str, block: Block) -> str | None:
+    """Return hex digits that change with a user's block, corruption or OOD score; None if it uses none of a user."""
+    words = set(re.findall(r"\w+", str(vars(block))))
+    others = [*find_entries("corruption").values(), *find_entries("ood_score").values()]
+    used = [find_entry("block", name), *(entry for entry in others if entry.name in words)]
+    return " ".join(entry.digest for entry in used if not entry.is_builtin) or None
 
 
 def align_predictions(runs: Sequence[Run], datasets: Sequence[Dataset], minimum: int = 2) -> list[Predictions]:

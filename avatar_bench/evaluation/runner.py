@@ -20,8 +20,7 @@ from avatar_bench.data.dataset import DATASET_SPLITS, Dataset
 from avatar_bench.data.file_names import format_names
 from avatar_bench.data.image_slices import assign_slices
 from avatar_bench.errors import AvatarBenchError, BlockError, ConfigError, GuardError
-from avatar_bench.evaluation import registry
-from avatar_bench.evaluation.block import Block, DatasetBlock, RunBlock, SidesBlock, compares
+from avatar_bench.evaluation.block import Block, DatasetBlock, RunBlock, SidesBlock, compares, hash_user_code
 from avatar_bench.evaluation.result_writer import ResultWriter
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.metrics.units import NEW_SOURCES
@@ -170,7 +169,7 @@ class BlockRunner:
         if self.view.classes:
             found["view"] = self.view.name
             found["view_classes"] = {name: list(merged) for name, merged in self.view.classes.items()}
-        if (code := registry.hash_user_code(name, block)) is not None:
+        if (code := hash_user_code(name, block)) is not None:
             found["code"] = code  # a user may forget to raise the version
         parts = [{"data_fingerprint": dataset.fingerprint, "data_digest": dataset.digest} for dataset in self.datasets]
         if compares(block, len(self.runs)):
