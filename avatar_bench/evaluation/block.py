@@ -112,17 +112,17 @@ def hash_user_code(name: str, block: Block) -> str | None:
     return " ".join(entry.digest for entry in used if not entry.is_builtin) or None
 
 
-def align_predictions(runs: Sequence[Run], datasets: Sequence[Dataset], minimum: int = 2) -> list[Predictions]:
+def align_predictions(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[Predictions]:
     """Return each run's predictions on the common set: images of known class, in the same order.
 
-    Classes are in the first run's order, matched by name. Raise BlockError if there are fewer than `minimum` runs, if
-    the runs are evaluated on different images or have different classes, or if no class is known; raise GuardError if
-    the class names of a run are in the wrong order.
+    Classes are in the first run's order, matched by name. Raise BlockError if there are fewer than two runs, if they
+    are evaluated on different images or have different classes, or if no class is known; raise GuardError if the class
+    names of a run are in the wrong order.
     """
-    if len(runs) < minimum:
+    if len(runs) < 2:
         given = ", ".join(run.label for run in runs)
         raise BlockError(
-            f"This block compares at least {minimum} runs, but got {given or 'none'}.",
+            f"This block compares at least 2 runs, but got {given or 'none'}.",
             "Pass several runs: 'ckpt=[RUN,RUN]', or ckpt=FOLDER that contains them.",
         )
     first = datasets[0]
@@ -133,12 +133,12 @@ def align_predictions(runs: Sequence[Run], datasets: Sequence[Dataset], minimum:
                 "Use one set: split=blind, data=manifest data.manifest=FILE, or runs with the same data.split.seed.",
             )
     refuse_other_classes(runs)
-    asked = [run.predictions(dataset) for run, dataset in zip(runs, datasets, strict=True)]
-    for run, predictions in zip(runs, asked, strict=True):
-        check_class_order(predictions, run.allow)
-    found = [predictions.reorder(runs[0].classes) for predictions in asked]
-    rows = labelled_rows(found[0], first)
-    return [_align_rows(one, first, dataset, rows) for one, dataset in zip(found, datasets, strict=True)]
+    predictions = [run.predictions(dataset) for run, dataset in zip(runs, datasets, strict=True)]
+    for run, own in zip(runs, predictions, strict=True):
+        check_class_order(own, run.allow)
+    reordered = [own.reorder(runs[0].classes) for own in predictions]
+    rows = labelled_rows(reordered[0], first)
+    return [_align_rows(own, first, dataset, rows) for own, dataset in zip(reordered, datasets, strict=True)]
 
 
 def refuse_other_classes(runs: Sequence[Run]) -> None:
