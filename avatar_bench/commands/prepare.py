@@ -90,7 +90,7 @@ def execute(settings: PrepareConfig) -> Dataset:
     from avatar_bench.data.dataset import read_manifest
     from avatar_bench.data.label_spelling import describe_misspelt_labels
     from avatar_bench.data.shards import write_shards
-    from avatar_bench.evaluation import registry
+    from avatar_bench.evaluation.block import build_block
     from avatar_bench.evaluation.blocks.data_audit import DataAudit
     from avatar_bench.files.table_io import use_table_format
     from avatar_bench.results.reasons import format_reason
@@ -98,7 +98,7 @@ def execute(settings: PrepareConfig) -> Dataset:
     from avatar_bench.sources.build import build_dataset, demo_root
 
     options = settings.block[AUDIT_BLOCK]
-    audit = registry.build_block(AUDIT_BLOCK, options)  # invalid options fail before the data set is built
+    audit = build_block(AUDIT_BLOCK, options)  # invalid options fail before the data set is built
     assert isinstance(audit, DataAudit)
     place = settings.out or settings.data.get("root")
     out = Path(place or demo_root()).expanduser()

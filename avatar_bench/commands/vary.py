@@ -67,11 +67,11 @@ def execute(settings: VaryConfig) -> None:
     """
     from avatar_bench.data.leakage import refuse_changed_files
     from avatar_bench.data.variation_set import MANIFEST, VariationSet
-    from avatar_bench.evaluation import registry
+    from avatar_bench.evaluation.block import build_block
     from avatar_bench.evaluation.blocks.robustness import Robustness
     from avatar_bench.sources.dataset_kinds import open_images
 
-    block = registry.build_block(_BLOCK, settings.block[_BLOCK])
+    block = build_block(_BLOCK, settings.block[_BLOCK])
     assert isinstance(block, Robustness)
     run = None
     if settings.ckpt is not None:

@@ -1,17 +1,20 @@
-"""Protocols of evaluation blocks, and the alignment and checks of predictions that several blocks use."""
+"""Protocols of evaluation blocks, a block by its name, and the predictions that blocks read and align."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, TypeGuard, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.errors import BlockError, DataError, GuardError
+from avatar_bench.config.entries import find_entries, find_entry
+from avatar_bench.errors import BlockError, ConfigError, DataError, GuardError
 from avatar_bench.metrics import accuracy_tests, classification
 from avatar_bench.metrics.units import encode
+from avatar_bench.results.declaration import declare_block
 from avatar_bench.results.reasons import Reason
 
 if TYPE_CHECKING:
@@ -86,17 +89,40 @@ def compares(block: Block, n: int) -> TypeGuard[CompareBlock]:
     return isinstance(block, CompareBlock) and (n > 1 or not isinstance(block, RunBlock))
 
 
-def align_predictions(runs: Sequence[Run], datasets: Sequence[Dataset], minimum: int = 2) -> list[Predictions]:
+_PROTOCOLS = {"run": RunBlock, "comparison": CompareBlock, "dataset": DatasetBlock}
+
+
+def build_block(name: str, options: Mapping[str, Any] | None = None) -> Block:
+    """Build the block of this name with these options; raise ConfigError on an unknown name or invalid option."""
+    block: Block = find_entry("block", name).build(options)
+    kind = declare_block(name).kind
+    if not isinstance(block, _PROTOCOLS[kind]):  # type: ignore[misc]
+        method = next(word for word in vars(_PROTOCOLS[kind]) if word in ("evaluate", "compare", "audit"))
+        raise ConfigError(
+            f"block={name}: its about.yaml says kind: {kind}, so its dataclass needs a method {method} and a version."
+        )
+    return block
+
+
+def hash_user_code(name: str, block: Block) -> str | None:
+    """Return hex digits that change with a user's block, corruption or OOD score; None if it uses none of a user."""
+    words = set(re.findall(r"\w+", str(vars(block))))
+    others = [*find_entries("corruption").values(), *find_entries("ood_score").values()]
+    used = [find_entry("block", name), *(entry for entry in others if entry.name in words)]
+    return " ".join(entry.digest for entry in used if not entry.is_builtin) or None
+
+
+def align_predictions(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[Predictions]:
     """Return each run's predictions on the common set: images of known class, in the same order.
 
-    Classes are in the first run's order, matched by name. Raise BlockError if there are fewer than `minimum` runs, if
-    the runs are evaluated on different images or have different classes, or if no class is known; raise GuardError if
-    the class names of a run are in the wrong order.
+    Classes are in the first run's order, matched by name. Raise BlockError if there are fewer than two runs, if they
+    are evaluated on different images or have different classes, or if no class is known; raise GuardError if the class
+    names of a run are in the wrong order.
     """
-    if len(runs) < minimum:
+    if len(runs) < 2:
         given = ", ".join(run.label for run in runs)
         raise BlockError(
-            f"This block compares at least {minimum} runs, but got {given or 'none'}.",
+            f"This block compares at least 2 runs, but got {given or 'none'}.",
             "Pass several runs: 'ckpt=[RUN,RUN]', or ckpt=FOLDER that contains them.",
         )
     first = datasets[0]
@@ -106,15 +132,23 @@ def align_predictions(runs: Sequence[Run], datasets: Sequence[Dataset], minimum:
                 f"{run.label} and {runs[0].label} are evaluated on different images of {dataset.name}.",
                 "Use one set: split=blind, data=manifest data.manifest=FILE, or runs with the same data.split.seed.",
             )
-        if set(run.classes) != set(runs[0].classes):
-            ours, theirs = (", ".join(one.classes) for one in (run, runs[0]))
-            raise BlockError(f"{run.label} has the classes {ours}, {runs[0].label} {theirs}.")
-    asked = [run.predictions(dataset) for run, dataset in zip(runs, datasets, strict=True)]
-    for run, predictions in zip(runs, asked, strict=True):
-        check_class_order(predictions, run.allow)
-    found = [predictions.reorder(runs[0].classes) for predictions in asked]
-    rows = labelled_rows(found[0], first)
-    return [_align_rows(one, first, dataset, rows) for one, dataset in zip(found, datasets, strict=True)]
+    refuse_other_classes(runs)
+    predictions = [run.predictions(dataset) for run, dataset in zip(runs, datasets, strict=True)]
+    for run, own in zip(runs, predictions, strict=True):
+        check_class_order(own, run.allow)
+    reordered = [own.reorder(runs[0].classes) for own in predictions]
+    rows = labelled_rows(reordered[0], first)
+    return [_align_rows(own, first, dataset, rows) for own, dataset in zip(reordered, datasets, strict=True)]
+
+
+def refuse_other_classes(runs: Sequence[Run]) -> None:
+    """Raise BlockError if the runs have different classes."""
+    first, *others = runs
+    for run in others:
+        if set(run.classes) != set(first.classes):
+            theirs, ours = (", ".join(one.classes) for one in (run, first))
+            reason = f"{run.label} has the classes {theirs}, {first.label} {ours}."
+            raise BlockError(reason, "Compare runs with the same classes.")
 
 
 def join_parts(*parts: Callable[[], Result]) -> Result:

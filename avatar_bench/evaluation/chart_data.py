@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
+from textwrap import fill
 from typing import Any, Literal
 
 import pandas as pd
@@ -17,7 +18,7 @@ from avatar_bench.metrics import plots
 from avatar_bench.results.declaration import declare_block, find_heading, find_word
 from avatar_bench.results.result import Result
 
-CHART_KINDS = ("dots", "bars", "lines", "cells", "crosses", "images")
+CHART_KINDS = ("dots", "bars", "lines", "histograms", "cells", "crosses", "images")
 _FORMS = {str: "a text, or a mapping where it is one of columns", int: "a whole number", list: "a list"}
 Unit = Literal["%", "points", ""]  # of proportions, of differences of proportions, of other numbers
 _METRICS = "metrics"  # the table of a chart that is drawn from the metrics of a result
@@ -312,10 +313,8 @@ class ChartData:
         summed = self.table.groupby("row", sort=False)
         counts = summed["value"].sum() if self.spec.share == "row" else summed[self.spec.count or "value"].max()
         is_counted = self.spec.count or self.spec.share == "row"
-        gap = ",\n" if max((len(", ".join(text)) for text in texts.values()), default=0) > _LONGEST_NAME else ", "
-        return {
-            row: gap.join(text) + (f" (n = {counts[row]:.0f})" if is_counted else "") for row, text in texts.items()
-        }
+        names = {row: fill(", ".join(text), _LONGEST_NAME, break_long_words=False) for row, text in texts.items()}
+        return {row: name + (f" (n = {counts[row]:.0f})" if is_counted else "") for row, name in names.items()}
 
     def list_panels(self) -> list[Panel]:
         """Return a panel for each label of values, or for each value of the column that divides the rows."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from textwrap import fill
 from typing import Any, Literal
 
@@ -23,8 +23,7 @@ from avatar_bench.metrics.stats import ratio
 from avatar_bench.results.declaration import find_heading
 from avatar_bench.results.result import Result
 
-CORRECT_COLOUR, INCORRECT_COLOUR = plots.get_colour(5), plots.get_colour(4)
-_BINS = 20  # of confidence
+_BINS = 20  # of a histogram
 _MOST_ACROSS = 4  # panels side by side
 _MOST_BANDS = 6  # legible bands in one panel
 _FEW_POINTS = 8  # of a line: their intervals are bars, those of more a band
@@ -52,6 +51,7 @@ def draw_charts(result: Result) -> dict[str, Figure]:
 def draw_chart(data: ChartData, *others: Line2D) -> Figure:
     """Draw a chart, with `others` at the end of its legend."""
     drawers = {"lines": _draw_lines, "cells": _draw_cells, "crosses": _draw_crosses, "images": _draw_images}
+    drawers["histograms"] = _draw_histograms
     return drawers.get(data.spec.chart, _draw_rows)(data, others)
 
 
@@ -175,6 +175,22 @@ def _draw_crosses(data: ChartData, others: Sequence[Line2D]) -> Figure:
             set_log_axis(axes, "x", panel.table["value"])
         if y in log:
             set_log_axis(axes, "y", data.table[y])
+    return figure
+
+
+def _draw_histograms(data: ChartData, others: Sequence[Line2D]) -> Figure:
+    """Draw the proportion of the rows of each colour by value, with their means as dashed lines."""
+    panels = data.list_panels()
+    figure, grid = _create_grid(data, len(panels), (3.2, 3.0, 1.2), others, sharex=True, sharey=True)
+    edges = np.linspace(data.table["value"].min(), data.table["value"].max(), _BINS + 1)
+    for axes, panel in zip(grid, panels, strict=False):
+        for colour, own in panel.table.groupby("colour", sort=False):
+            style: dict[str, Any] = {"color": data.style_mark(colour)["color"]}
+            draw_histogram(axes, own["value"], edges, alpha=0.6, edgecolor="white", **style)
+            axes.axvline(own["value"].mean(), linestyle="--", linewidth=1.4, **style)
+        label_axis(axes.xaxis, panel.label, panel.unit)
+        label_axis(axes.yaxis, _("share within each group (%)") if axes is grid[0] else "")
+        axes.set_title(panel.title, fontsize=9)
     return figure
 
 
@@ -309,30 +325,3 @@ def draw_histogram(axes: Axes, values: ArrayLike, edges: NDArray[np.float64], **
     """Draw the proportion of the values in each bin; those beyond the outer edges count in the outer bins."""
     inside = np.clip(values, edges[0], edges[-1])
     axes.hist(inside, edges.tolist(), weights=np.full(len(inside), 1 / max(1, len(inside))), **style)
-
-
-@plots.use_style()
-def draw_confidence(
-    confidences: Mapping[str, NDArray[np.floating]], correct: NDArray[np.bool_], classes: int
-) -> Figure:
-    """Draw the confidence (N,) of correct and of incorrect predictions, in a panel for each title, with their means."""
-    figure = plots.create_figure(2.4 + 2.6 * len(confidences), 3.2)
-    grid = figure.subplots(1, len(confidences), sharex=True, sharey=True, squeeze=False)[0]
-    edges = np.linspace(1 / max(2, classes), 1, _BINS + 1)
-    kinds = (
-        (correct, _("correct (n = {n})", n=int(correct.sum())), CORRECT_COLOUR),
-        (~correct, _("incorrect (n = {n})", n=int((~correct).sum())), INCORRECT_COLOUR),
-    )
-    for axes, (title, confidence) in zip(grid, confidences.items(), strict=True):
-        for rows, label, colour in kinds:
-            if rows.any():
-                style: dict[str, Any] = {"color": colour, "alpha": 0.6, "label": label, "edgecolor": "white"}
-                draw_histogram(axes, confidence[rows], edges, **style)
-                axes.axvline(float(confidence[rows].mean()), color=colour, linestyle="--", linewidth=1.4)
-        axes.set(title=title, xlabel=_("confidence (%; dashed: mean)"), xlim=(edges[0], 1))
-        plots.format_percent_axis(axes.xaxis)
-        axes.grid(axis="y")
-    grid[0].set_ylabel(_("share within each group (%)"))
-    plots.format_percent_axis(grid[0].yaxis)
-    plots.draw_legend(figure, 2)
-    return figure

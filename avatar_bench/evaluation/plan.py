@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from avatar_bench.console.terminal import format_count, print_line, print_note
 from avatar_bench.data.dataset import DATASET_SPLITS
 from avatar_bench.errors import CheckpointError, ConfigError
-from avatar_bench.evaluation import registry
-from avatar_bench.evaluation.block import DatasetBlock, compares
+from avatar_bench.evaluation.block import DatasetBlock, build_block, compares
 from avatar_bench.evaluation.comparison import EarlierResults
 from avatar_bench.evaluation.runner import BlockRunner, check_preprocessing, select_slice
 from avatar_bench.results.result import METRICS_FILE
@@ -42,7 +41,7 @@ class EvaluationPlan:
 
     def __init__(self, settings: EvaluateConfig) -> None:
         self.settings = settings
-        chosen = {name: registry.build_block(name, given) for name, given in settings.block.items()}
+        chosen = {name: build_block(name, given) for name, given in settings.block.items()}
         is_other = settings.data.kind != "run"
         self.auditing = {name: block for name, block in chosen.items() if is_other and isinstance(block, DatasetBlock)}
         self.by_run = {

@@ -20,8 +20,7 @@ from avatar_bench.data.dataset import DATASET_SPLITS, Dataset
 from avatar_bench.data.file_names import format_names
 from avatar_bench.data.image_slices import assign_slices
 from avatar_bench.errors import AvatarBenchError, BlockError, ConfigError, GuardError
-from avatar_bench.evaluation import registry
-from avatar_bench.evaluation.block import Block, DatasetBlock, RunBlock, SidesBlock, compares
+from avatar_bench.evaluation.block import Block, DatasetBlock, RunBlock, SidesBlock, compares, hash_user_code
 from avatar_bench.evaluation.result_writer import ResultWriter
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.metrics.units import NEW_SOURCES
@@ -74,25 +73,11 @@ class BlockRunner:
             run.asked.clear()
         started, before = time.monotonic(), sum(run.predictor.seconds for run in self.runs)
         result = self._run_block(name, block)
-        pairs = list(zip(self.runs, self.datasets, strict=False))  # a data set alone has no runs
-        leakage = _warn_of_overlap(pairs)
-        leakage += dict.fromkeys(warning for run in self.runs for warning in _warn_of_unchecked(run))
-        leakage += dict.fromkeys(
-            warning for run, dataset in pairs for warning in run.leakage.list_warnings(dataset.whole)
-        )
-        leakage += [
-            Reason("missing_rows", run=run.label or run.name, n=missing)
-            for run, dataset in pairs
-            if (missing := run.unanswered.get(dataset.name))
-        ]
-        leakage += _warn_of_population(self.runs, self.datasets, result)
-        undecided = [run for run in self.runs if "decisions" not in run.provides]
-        leakage += [Reason("no_threshold", run=run.label or run.name) for run in undecided]
+        leakage = self._list_leakage(result)
         result.warnings += leakage
-        whole, shown = len(self.datasets[0].whole), len(self.datasets[0])
-        if left := whole - shown:
+        whole = len(self.datasets[0].whole)
+        if left := whole - len(self.datasets[0]):
             result.warnings.append(Reason("left_out_of_view", n=left, all=whole, view=self.view.name))
-        # these are always printed, however many other warnings there are
         result.provenance["leakage"] = [warning.plain for warning in leakage]
         passes = sum(run.predictor.seconds for run in self.runs) - before
         result.provenance |= origin | self._describe_sources(block)
@@ -107,6 +92,19 @@ class BlockRunner:
         }
         saving.add(result, folder)
         return result
+
+    def _list_leakage(self, result: Result) -> list[Reason]:
+        """Return the warnings that are always printed, however many others there are."""
+        pairs = list(zip(self.runs, self.datasets, strict=False))  # a data set alone has no runs
+        found = _warn_of_overlap(pairs)
+        found += dict.fromkeys(warning for run in self.runs for warning in _warn_of_unchecked(run))
+        found += dict.fromkeys(each for run, dataset in pairs for each in run.leakage.list_warnings(dataset.whole))
+        for run, dataset in pairs:
+            if missing := run.unanswered.get(dataset.name):
+                found.append(Reason("missing_rows", run=run.label or run.name, n=missing))
+        found += _warn_of_population(self.runs, self.datasets, result)
+        undecided = [run for run in self.runs if "decisions" not in run.provides]
+        return found + [Reason("no_threshold", run=run.label or run.name) for run in undecided]
 
     def _find_places(self) -> list[str]:
         """Find the place of each set: its folder, manifest or run."""
@@ -171,7 +169,7 @@ class BlockRunner:
         if self.view.classes:
             found["view"] = self.view.name
             found["view_classes"] = {name: list(merged) for name, merged in self.view.classes.items()}
-        if (code := registry.hash_user_code(name, block)) is not None:
+        if (code := hash_user_code(name, block)) is not None:
             found["code"] = code  # a user may forget to raise the version
         parts = [{"data_fingerprint": dataset.fingerprint, "data_digest": dataset.digest} for dataset in self.datasets]
         if compares(block, len(self.runs)):

@@ -18,8 +18,7 @@ from avatar_bench.config.catalogue import list_blocks
 from avatar_bench.config.options import iterate_options
 from avatar_bench.data.corruptions import Corruption, Delivery, apply_variation, derive_seed, list_corruptions
 from avatar_bench.data.loaders import to_tensor
-from avatar_bench.evaluation import registry
-from avatar_bench.evaluation.block import CompareBlock, RunBlock
+from avatar_bench.evaluation.block import CompareBlock, RunBlock, build_block
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.results.result import Result
 from avatar_bench.runs.run import Run
@@ -151,7 +150,7 @@ def predict_table(run, file):
 
 
 def test_all_names_every_block_that_reads_or_compares_runs():
-    built = {name: registry.build_block(name) for name in list_blocks(("run", "comparison", "dataset"))}
+    built = {name: build_block(name) for name in list_blocks(("run", "comparison", "dataset"))}
     reading = [name for name, block in built.items() if isinstance(block, RunBlock)]
     comparing = [name for name, block in built.items() if isinstance(block, CompareBlock)]
     assert sorted(list_blocks()) == sorted({*reading, *comparing})
@@ -237,6 +236,6 @@ assert not {{"timm", "captum", "pytorch_lightning"}} & sys.modules.keys()
 def test_every_option_of_a_block_is_said_in_its_page():
     docs = Path(__file__).parents[2] / "docs" / "blocks"
     for name in list_blocks(("run", "comparison", "dataset")):
-        options = [each.name for each, __ in iterate_options(type(registry.build_block(name)))]
+        options = [each.name for each, __ in iterate_options(type(build_block(name)))]
         page = (docs / f"{name}.md").read_text(encoding="utf-8")
         assert [option for option in options if f"`{option}`" not in page] == [], name

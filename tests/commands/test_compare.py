@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from avatar_bench.cli.app import main
-from avatar_bench.evaluation import registry
+from avatar_bench.evaluation.block import build_block
 from avatar_bench.results.result import Result
 
 CLASSES = ("drawing", "generated", "real")
@@ -32,7 +32,7 @@ METRICS = {
 TABLES = {"significance": ["pairs.csv"], "ensemble": ["pairs.csv"]}
 ENSEMBLES = ("soft_vote", "accuracy_ece", "greedy", "scaled_vote")
 ASKED = ["blind_test", "calibration", *METRICS]
-QUICK = [f"block.{name}.resamples=100" for name in ASKED if hasattr(registry.build_block(name), "resamples")]
+QUICK = [f"block.{name}.resamples=100" for name in ASKED if hasattr(build_block(name), "resamples")]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from PIL import Image
 
 from avatar_bench.cli.app import main
 from avatar_bench.data.dataset import Dataset, read_manifest
-from avatar_bench.evaluation.registry import build_block
+from avatar_bench.evaluation.block import build_block
 from avatar_bench.runs.run import Run
 
 FEW = ("block.robustness.corruptions=[noise,jpeg,rotation]", "block.robustness.severities=[3,5]")

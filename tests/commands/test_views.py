@@ -13,7 +13,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from avatar_bench.cli.app import main
 from avatar_bench.commands.evaluate import EvaluateConfig
 from avatar_bench.data.dataset import read_manifest
-from avatar_bench.evaluation.registry import build_block
+from avatar_bench.evaluation.block import build_block
 from avatar_bench.evaluation.result_writer import ResultWriter
 from avatar_bench.evaluation.runner import BlockRunner
 from avatar_bench.reporting.leaderboard import build_leaderboards

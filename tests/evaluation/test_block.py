@@ -12,8 +12,7 @@ import numpy as np
 import pytest
 
 from avatar_bench.errors import BlockError, ConfigError, GuardError
-from avatar_bench.evaluation import registry
-from avatar_bench.evaluation.block import align_predictions, group_by_recipe
+from avatar_bench.evaluation.block import align_predictions, build_block, group_by_recipe
 from avatar_bench.results.result import draw_figures
 
 Build = Callable[..., Any]
@@ -82,7 +81,7 @@ def test_every_block_of_one_run_refuses_a_wrong_class_order(
     sets = {"other": (dataset_of(wrong, "other"), wrong)}
     run = fake_run(wrong, calibration=oracle("noisy"), ood=sets)
     with pytest.raises(GuardError, match="wrong order"):
-        registry.build_block(name).evaluate(run, dataset_of(wrong))
+        build_block(name).evaluate(run, dataset_of(wrong))
 
 
 @pytest.mark.parametrize("name", ["significance", "ensemble", "shots"])
@@ -95,7 +94,7 @@ def test_every_block_of_several_runs_refuses_a_wrong_class_order(
         for shots, one in enumerate(found, 5)
     ]
     with pytest.raises(GuardError, match="wrong order"):
-        registry.build_block(name).compare(runs, [dataset_of(one) for one in found])
+        build_block(name).compare(runs, [dataset_of(one) for one in found])
 
 
 @pytest.mark.parametrize(
@@ -119,7 +118,7 @@ def test_every_block_of_several_runs_refuses_a_wrong_class_order(
 )
 def test_options_that_make_no_sense_are_refused(block: str, options: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=rf"block\.{block}") as caught:
-        registry.build_block(block, options)
+        build_block(block, options)
     assert words in str(caught.value)
     assert len(caught.value.lines) <= 3
 
@@ -143,7 +142,7 @@ def test_every_block_of_predictions_has_metrics_or_a_reason_at_the_edges(
     other = oracle("noisy", n=40, seed=2)
     sets = {"other": (dataset_of(other, "other"), replace(other, targets=np.full(40, -1)))}
     run = fake_run(predictions, calibration=oracle("noisy", n=80, seed=1), training=whole, ood=sets)
-    block = registry.build_block(name, {"resamples": 100})
+    block = build_block(name, {"resamples": 100})
     try:
         result = block.evaluate(run, dataset_of(predictions))
     except BlockError:  # a block says why it cannot be used

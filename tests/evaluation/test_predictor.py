@@ -14,7 +14,7 @@ from avatar_bench.commands.evaluate import EvaluateConfig
 from avatar_bench.config.catalogue import list_blocks
 from avatar_bench.data.dataset import read_manifest
 from avatar_bench.errors import BlockError, DataError
-from avatar_bench.evaluation.registry import build_block
+from avatar_bench.evaluation.block import build_block
 from avatar_bench.evaluation.result_writer import ResultWriter
 from avatar_bench.evaluation.runner import BlockRunner
 from avatar_bench.results.result import Result

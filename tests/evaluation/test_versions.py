@@ -22,7 +22,7 @@ import pytest
 from avatar_bench.config.catalogue import list_blocks
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.transforms import Preprocessing
-from avatar_bench.evaluation.registry import build_block
+from avatar_bench.evaluation.block import build_block
 from avatar_bench.models.model_card import Card
 from avatar_bench.results.result import Result
 

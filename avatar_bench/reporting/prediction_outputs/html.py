@@ -83,16 +83,6 @@ class ReviewedImage:
         reason = name_reasons().get(_get_text(self.row, "decision_reason"), "")
         return f"{_('abstained') if decision == ABSTAIN else translate_class(decision)}: {reason}" if decision else ""
 
-    @property
-    def possible(self) -> list[str]:
-        """Return the classes of the prediction set."""
-        return [name for name in _get_text(self.row, "prediction_set").split("|") if name]
-
-    @property
-    def further(self) -> list[tuple[str, str]]:
-        """Return what further columns say, as terms with texts, in the current language."""
-        return [pair for each in self.columns for pair in each.describe(self.row)]
-
 
 class ReviewWriter(PredictionWriter):
     """A writer of a page for review, which is written once all rows are there, or not at all."""

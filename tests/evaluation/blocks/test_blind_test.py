@@ -1,4 +1,4 @@
-"""Tests of the blind test, of the registry that builds it, and of the alarm on class order."""
+"""Tests of the blind test, of the function that builds it, and of the alarm on class order."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from sklearn import metrics as sk
 
 from avatar_bench.errors import ConfigError, GuardError
-from avatar_bench.evaluation import registry
+from avatar_bench.evaluation.block import build_block
 from avatar_bench.evaluation.blocks.blind_test import BlindTest
 from avatar_bench.metrics import paired_tests, stats
 from avatar_bench.metrics.units import encode
@@ -231,6 +231,6 @@ def test_detectable_difference_follows_the_discordance_given_or_that_of_independ
 )
 def test_a_wrong_name_or_option_is_said_in_three_lines_at_most(name, options, words):
     with pytest.raises(ConfigError) as caught:
-        registry.build_block(name, options)
+        build_block(name, options)
     assert len(str(caught.value).splitlines()) <= 3
     assert all(word in str(caught.value) for word in words)

@@ -21,7 +21,7 @@ from avatar_bench.cli.app import main
 from avatar_bench.data.corruptions import list_corruptions
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.errors import BlockError, ConfigError, GuardError
-from avatar_bench.evaluation import registry
+from avatar_bench.evaluation.block import build_block
 from avatar_bench.evaluation.blocks.calibration import Calibration, calibration_tables
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics.calibration import ECE_KINDS, TemperatureFit, calibration_errors, fit_temperature
@@ -530,7 +530,7 @@ def test_two_evaluations_agree(evaluate, oracle):
 )
 def test_a_wrong_option_is_told(option, value, expected):
     with pytest.raises(ConfigError, match=rf"block.calibration.{option}={re.escape(str(value))}.*{expected}"):
-        registry.build_block("calibration", {option: value})
+        build_block("calibration", {option: value})
 
 
 class Given(np.random.RandomState):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from avatar_bench.evaluation import registry
+from avatar_bench.evaluation.block import build_block
 from avatar_bench.i18n import use_language
 
 CLASSES = ("drawing", "generated", "real")
@@ -55,7 +55,7 @@ def test_figures_of_seeds_of_similar_recipes_are_whole(block, fake_run, dataset_
         for seed in (1, 2, 3)
     ]
     sets = [dataset_of(run.predictions(dataset_of(answered(0)))) for run in runs]
-    result = registry.build_block(block, {"resamples": 100}).compare(runs, sets)
+    result = build_block(block, {"resamples": 100}).compare(runs, sets)
     for language in ("en", "ru"):
         with use_language(language):
             whole(draw_saved(result), inside)
@@ -76,7 +76,7 @@ def test_figures_of_one_run_are_whole(block, options, fake_run, dataset_of, answ
     stored = {"width": [f"{60 + 7 * i}" for i in range(180)], "format": ["PNG", "JPEG", "JPEG"] * 60}
     stored |= {"height": stored["width"], "jpeg_quality": ["", "40", "92"] * 60}
     run = fake_run(evaluated, calibration=answered(9))
-    result = registry.build_block(block, {"resamples": 100} | options).evaluate(run, dataset_of(evaluated, **stored))
+    result = build_block(block, {"resamples": 100} | options).evaluate(run, dataset_of(evaluated, **stored))
     for language in ("en", "ru"):
         with use_language(language):
             whole(draw_saved(result), inside)

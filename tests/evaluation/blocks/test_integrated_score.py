@@ -12,7 +12,7 @@ from scipy.stats import norm, rankdata
 
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import BlockError, ConfigError
-from avatar_bench.evaluation import registry
+from avatar_bench.evaluation.block import build_block
 from avatar_bench.evaluation.blocks.blind_test import BlindTest
 from avatar_bench.evaluation.blocks.calibration import Calibration
 from avatar_bench.evaluation.blocks.clusters import Clusters
@@ -486,7 +486,7 @@ def test_options_that_make_no_sense_are_refused(options, told):
 
 
 def test_weights_of_the_command_line_are_put_into_the_rest():
-    block = registry.build_block("integrated_score", {"weights": {"speed": 0}, "ranges": {"size": [100, 1]}})
+    block = build_block("integrated_score", {"weights": {"speed": 0}, "ranges": {"size": [100, 1]}})
     assert block.qualities == tuple(key for key in QUALITIES if key != "speed")
     assert block.ranges["size"] == [100, 1]
     assert block.reads_results

@@ -17,7 +17,7 @@ from sklearn import metrics as sk
 from avatar_bench.config.entries import use_folders
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.errors import BlockError, ConfigError, GuardError
-from avatar_bench.evaluation import registry
+from avatar_bench.evaluation.block import build_block
 from avatar_bench.evaluation.blocks.out_of_domain import DETECTION_METRICS, OutOfDomain
 from avatar_bench.inference.network_predictor import combine_predictions
 from avatar_bench.metrics import stats
@@ -343,7 +343,7 @@ class Spread(OodScore):
     run, dataset = world()
     with use_folders([tmp_path]):
         given = {"scores": ["energy", "spread"], "options": {"spread": {"factor": 2}}, "resamples": 100}
-        result = registry.build_block("out_of_domain", given).evaluate(run, dataset)
+        result = build_block("out_of_domain", given).evaluate(run, dataset)
         assert "auroc/things/spread" in result.metrics
         expected = -2 * run.predictions(dataset).logits.std(axis=1)
         scores = result.tables["scores"]
@@ -353,7 +353,7 @@ class Spread(OodScore):
         with pytest.raises(ConfigError, match=r"ood_score\.spread\.factor=-1: expected 0 or more"):
             OutOfDomain(scores=["spread"], options={"spread": {"factor": -1}})
     with pytest.raises(ConfigError, match="expected one of decision, energy"):
-        registry.build_block("overview", {"ood_score": "spread"})
+        build_block("overview", {"ood_score": "spread"})
 
 
 def test_its_figures_are_drawn_whole_in_both_languages(drawn_whole, saved):

@@ -112,7 +112,8 @@ def test_the_figures_say_which_class_is_the_frequent_one_and_draw_macro_f1(
     for axes, measure in zip(figures["mixes"].axes, ("accuracy", "macro_f1"), strict=True):
         values = [line.get_xdata()[0] for line in axes.lines if line.get_color() == plots.get_colour(0)]
         np.testing.assert_allclose(values, table.loc[list(MIXES), measure])
-    assert figures["mixes"].axes[0].get_yticklabels()[0].get_text() == "50-25-25, drawing 50, real 25, generated 25"
+    name = figures["mixes"].axes[0].get_yticklabels()[0].get_text()
+    assert " ".join(name.split()) == "50-25-25, drawing 50, real 25, generated 25"
     upper, lower = figures["shares"].axes[:3], figures["shares"].axes[3:]
     training = [line.get_xdata()[0] for axes in upper for line in axes.lines if line.get_linestyle() == ":"]
     assert training == pytest.approx([COUNTS[name] / 600 for name in CLASSES])

@@ -11,7 +11,7 @@ import yaml
 from avatar_bench.cli.app import main
 from avatar_bench.config.entries import FOLDERS_VARIABLE, use_folders
 from avatar_bench.config.options import iterate_options
-from avatar_bench.evaluation import registry
+from avatar_bench.evaluation.block import build_block
 from avatar_bench.i18n import load_catalogue
 from avatar_bench.results.result import Result
 from tests.commands.test_languages import find_english
@@ -85,5 +85,5 @@ def test_its_catalogue_has_every_text_that_the_package_lacks_and_no_other(study:
 def test_its_page_names_every_option(study: Path) -> None:
     page = (study.parents[1] / "docs" / "studies" / "transformers.md").read_text(encoding="utf-8")
     with use_folders([study]):
-        options = [each.name for each, __ in iterate_options(type(registry.build_block("transformers")))]
+        options = [each.name for each, __ in iterate_options(type(build_block("transformers")))]
     assert [option for option in options if f"`{option}`" not in page] == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from scipy.special import softmax
 
-from avatar_bench.evaluation import charts
+from avatar_bench.evaluation.chart_data import Chart, ChartData
+from avatar_bench.evaluation.charts import draw_chart
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.results.result import Result
@@ -23,14 +25,21 @@ def draw(result: Result) -> dict[str, Figure]:
     tables, saved = result.tables, result.arrays["predictions"]
     logits, temperature = saved["logits"].astype(np.float64), result.metrics["temperature"].value or 1.0
     temperatures = [1.0] if temperature == 1 else [1.0, temperature]  # without a fitted one, nothing is compared
-    confidences = [softmax(logits / each, axis=1).max(axis=1) for each in temperatures]
     correct = logits.argmax(axis=1) == saved["targets"]
     reliability = [tables["reliability"], tables["reliability_scaled"]][: len(temperatures)]
     titles = (_("before scaling"), _("after scaling")) if temperature != 1 else (_("no temperature is applied"),)
-    panels = dict(zip(titles, confidences, strict=True))
+    words = {True: _("correct"), False: _("incorrect")}
+    parts = []
+    for title, each in zip(titles, temperatures, strict=True):
+        confidence = softmax(logits / each, axis=1).max(axis=1)
+        parts.append(pd.DataFrame({"confidence": confidence, "correct": correct, "scaling": title}))
+    table = pd.concat(parts, ignore_index=True).sort_values("correct", ascending=False, kind="stable")
+    named = replace(result, tables={"images": table.assign(correct=table["correct"].map(words))})
+    label = {"confidence": _("confidence (%; dashed: mean)")}
+    spec = Chart("histograms", "images", label, hue="correct", panels="scaling")
     return {
         "reliability": draw_reliability(dict(zip(titles, reliability, strict=True)), result),
-        "confidence": charts.draw_confidence(panels, correct, len(result.classes)),
+        "confidence": draw_chart(ChartData("confidence", spec, named)),
     }
 
 
@@ -43,7 +52,7 @@ def draw_reliability(tables: Mapping[str, pd.DataFrame], result: Result) -> Figu
         width = shown["high"] - shown["low"]
         bars: dict[str, Any] = {"align": "edge", "edgecolor": "white"}
         label = _("accuracy of these predictions")
-        upper.bar(shown["low"], shown["accuracy"], width, color=charts.CORRECT_COLOUR, alpha=0.6, label=label, **bars)
+        upper.bar(shown["low"], shown["accuracy"], width, color=plots.get_colour(5), alpha=0.6, label=label, **bars)
         label = _("the same at their mean confidence, with {level:.0%} interval", level=result.provenance["level"])
         ends = [shown["accuracy"] - shown["accuracy_low"], shown["accuracy_high"] - shown["accuracy"]]
         points: dict[str, Any] = {"color": "black", "markersize": 3, "elinewidth": 1.1, "label": label}

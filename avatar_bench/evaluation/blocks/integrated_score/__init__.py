@@ -13,8 +13,8 @@ from scipy import stats
 
 from avatar_bench.config.entries import find_entries
 from avatar_bench.config.options import option
-from avatar_bench.errors import BlockError, ConfigError
-from avatar_bench.evaluation.block import group_by_recipe, tabulate_runs
+from avatar_bench.errors import ConfigError
+from avatar_bench.evaluation.block import group_by_recipe, refuse_other_classes, tabulate_runs
 from avatar_bench.evaluation.blocks.integrated_score.score_inputs import Reading, find_qualities, read_qualities
 from avatar_bench.evaluation.intervals import IntervalOptions, metric_with_interval
 from avatar_bench.metrics import integrated_score, paired_tests
@@ -77,13 +77,8 @@ class IntegratedScore(IntervalOptions):
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Compute scores, ranks and their intervals for each model, a recipe averaged over its seeds."""
+        refuse_other_classes(runs)
         classes, name = runs[0].classes, datasets[0].name
-        if others := [run for run in runs if set(run.classes) != set(classes)]:
-            known, found = (", ".join(run.classes) for run in (runs[0], others[0]))
-            raise BlockError(
-                f"{others[0].label} has the classes {found}, {runs[0].label} {known}.",
-                "Compare runs with the same classes.",
-            )
         readings = [read_qualities(run, name, self.ood_score) for run in runs]
         settings = self._tabulate_settings(readings, len(classes))
         self._check_directions(runs, readings, settings)

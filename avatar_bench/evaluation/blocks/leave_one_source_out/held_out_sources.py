@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from avatar_bench.data.splits import name_units
 from avatar_bench.errors import BlockError
-from avatar_bench.evaluation.block import tabulate_predictions
+from avatar_bench.evaluation.block import refuse_other_classes, tabulate_predictions
 from avatar_bench.evaluation.intervals import IntervalOptions
 from avatar_bench.evaluation.seeds import group_across_options, weigh_doublings
 from avatar_bench.metrics import paired_tests, stats
@@ -42,10 +42,11 @@ def read_split_options(run: Run) -> dict[str, Any]:
 
 def group_cells(runs: Sequence[Run], datasets: Sequence[Dataset]) -> Cells:
     """Return the predictions of each run for each class of its held-out sources, with images and classes aligned."""
+    refuse_other_classes(runs)
     found: Cells = {}
     for recipe, places in group_across_options(runs, HELD_OUT).items():
         for place in places:
-            for source, target, predictions in _split_predictions(runs[place], datasets[place], runs[0]):
+            for source, target, predictions in _split_predictions(runs[place], datasets[place], runs[0].classes):
                 found.setdefault(Cell(recipe, source, target), []).append((runs[place], predictions))
     for cell, ((first, predictions), *others) in found.items():
         for run, one in others:
@@ -68,17 +69,12 @@ def build_images_table(cells: Mapping[Cell, Sequence[tuple[Run, Predictions]]]) 
     return pd.concat(parts, ignore_index=True)[[*Cell._fields, "seed", *columns]]
 
 
-def _split_predictions(run: Run, dataset: Dataset, first: Run) -> Iterator[tuple[str, str, Predictions]]:
-    if set(run.classes) != set(first.classes):
-        raise BlockError(
-            f"{run.label} has the classes {', '.join(run.classes)}, {first.label} {', '.join(first.classes)}.",
-            "Compare runs with the same classes.",
-        )
-    predictions = run.predictions(dataset).reorder(first.classes)
+def _split_predictions(run: Run, dataset: Dataset, classes: Sequence[str]) -> Iterator[tuple[str, str, Predictions]]:
+    predictions = run.predictions(dataset).reorder(classes)
     names = dataset.frame[read_split_options(run)["by"]]
     is_held_out = _mark_held_out(run, names)
     for name in sorted(set(names[is_held_out]), key=str):
-        for index, target in enumerate(first.classes):
+        for index, target in enumerate(classes):
             rows = np.flatnonzero((names == name) & (predictions.targets == index))
             if len(rows):
                 ordered = rows[np.argsort(predictions.paths[rows], kind="stable")]

@@ -43,7 +43,7 @@ def _draw_mixes(result: Result, table: pd.DataFrame) -> Figure:
     shares = [column for column in map(str, table) if column.startswith("share_")][:_MOST]
     for column in shares:
         name = plots.shorten_name(column.removeprefix("share_"), 14)
-        table = table.assign(**{column: [f"{name} {100 * share:.3g}" for share in table[column]]})
+        table = table.assign(**{column: [f"{name}\N{NO-BREAK SPACE}{100 * share:.3g}" for share in table[column]]})
     measures = _name_measures()
     plain = {f"{name}{end}": f"uncorrected_{name}{end}" for name in measures for end in ("", "_low", "_high")}
     values = {f"*_{name}": title for name, title in measures.items()}
