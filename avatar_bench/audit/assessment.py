@@ -30,5 +30,5 @@ class Assessment:
 
     def format(self) -> tuple[str, list[str]]:
         """Return the answer and its reasons in the current language."""
-        answer, *reasons = (format_reason(each, AUDIT_BLOCK) for each in (Reason(self.suitable), *self.reasons))
+        answer, *reasons = (format_reason(reason, AUDIT_BLOCK) for reason in (Reason(self.suitable), *self.reasons))
         return answer, reasons

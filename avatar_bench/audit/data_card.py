@@ -170,8 +170,8 @@ def _combine_images(manifest: pd.DataFrame, held_out: dict[str, pd.DataFrame]) -
 
 def _order_splits(images: pd.DataFrame) -> list[str]:
     order = ("train", "val", "test", _("no split"), _("blind"), _("out of domain"))
-    found = set(images["split"])
-    return [*(name for name in order if name in found), *sorted(found - set(order))]
+    present = set(images["split"])
+    return [*(name for name in order if name in present), *sorted(present - set(order))]
 
 
 def _list_probes(metrics: dict[str, Metric]) -> Iterator[tuple[str, str, str]]:

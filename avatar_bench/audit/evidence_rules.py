@@ -36,10 +36,10 @@ class Rule:
     def find(self, metadata: Mapping[str, str]) -> Evidence | None:
         """Return the evidence in the metadata of a file, the first that is found; None without any."""
         for places, pattern in self.looks_for:
-            for place in places:
-                if match := re.search(pattern, metadata[place], re.IGNORECASE) if place in metadata else None:
-                    strength = STRENGTHS[0] if place == "c2pa:trusted" and self.says else self.strength
-                    return Evidence(self, f"{place}: {clean_text(match[0], MAX_EVIDENCE)}", strength)
+            for field_name in places:
+                if match := re.search(pattern, metadata[field_name], re.IGNORECASE) if field_name in metadata else None:
+                    strength = STRENGTHS[0] if field_name == "c2pa:trusted" and self.says else self.strength
+                    return Evidence(self, f"{field_name}: {clean_text(match[0], MAX_EVIDENCE)}", strength)
         return None
 
 
@@ -62,15 +62,18 @@ def _read_rules(file: Path) -> tuple[Rule, ...]:
 
     for name, pattern in stated["terms"].items():
         terms[name] = expand(pattern)  # may name those above
-    found = []
+    rules = []
     for name, rule in stated["rules"].items():
         looks_for = tuple(
-            (tuple(place for each in part["in"] for place in places.get(each, [each])), expand(part["pattern"]))
+            (
+                tuple(field_name for group in part["in"] for field_name in places.get(group, [group])),
+                expand(part["pattern"]),
+            )
             for part in rule["looks_for"]
         )
         source = sources.get(rule["source"], rule["source"])
-        found.append(Rule(name, **rule | {"looks_for": looks_for, "source": source}))
-    return tuple(found)
+        rules.append(Rule(name, **rule | {"looks_for": looks_for, "source": source}))
+    return tuple(rules)
 
 
 RULES = _read_rules(Path(__file__).with_suffix(".yaml"))
@@ -78,16 +81,16 @@ RULES = _read_rules(Path(__file__).with_suffix(".yaml"))
 
 def find_evidence(metadata: Mapping[str, str]) -> list[Evidence]:
     """Return what each rule finds in the metadata of a file, in the order of RULES; no camera beside a generator."""
-    found = [each for each in (rule.find(metadata) for rule in RULES) if each]
-    is_generated = any(each.rule.says == _GENERATED for each in found)
-    return [each for each in found if not (is_generated and each.rule.name == "camera")]
+    evidence = [item for item in (rule.find(metadata) for rule in RULES) if item]
+    is_generated = any(item.rule.says == _GENERATED for item in evidence)
+    return [item for item in evidence if not (is_generated and item.rule.name == "camera")]
 
 
-def conclude(found: Sequence[Evidence]) -> str:
+def conclude(evidence: Sequence[Evidence]) -> str:
     """Return the class that the strongest evidence says; "" if it says none, contradicts itself or is in doubt."""
     for strength in STRENGTHS:
-        said = {each.rule.says for each in found if each.strength == strength and each.rule.says}
+        said = {item.rule.says for item in evidence if item.strength == strength and item.rule.says}
         if said:
-            is_doubtful = any(each.rule.is_doubt for each in found) and said != {_GENERATED}
+            is_doubtful = any(item.rule.is_doubt for item in evidence) and said != {_GENERATED}
             return "" if len(said) > 1 or is_doubtful else said.pop()
     return ""

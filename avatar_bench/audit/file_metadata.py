@@ -63,17 +63,17 @@ def read_metadata(data: bytes, trust: str = "") -> dict[str, str]:
     GIF; "xmp", the whole packet, and "xmp:CreatorTool", "xmp:Credit", "xmp:Software" and "xmp:DigitalSourceType", terms
     of the IPTC vocabulary; "c2pa:<state>", see `read_manifest`, which `trust` is for. Each has MAX_TEXT bytes at most.
     """
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for key, text in _read_png_texts(data):
-        found.setdefault(f"png:{_decode(key).lower()}", _decode(text))
-    packet = found.pop(f"png:{_XMP_KEY}", "").encode()
+        texts.setdefault(f"png:{_decode(key).lower()}", _decode(text))
+    packet = texts.pop(f"png:{_XMP_KEY}", "").encode()
     with suppress(Exception):  # Pillow raises almost any exception on broken tags
         exif, comment, other = _open_tags(data)
         packet = packet or other
-        found |= {"comment": _decode(comment)}
-        found |= {f"exif:{name}": text for name, text in _read_exif(exif).items()}
-    found |= _read_xmp(packet) | read_manifest(data, trust)
-    return {place: text for place, text in found.items() if text}
+        texts |= {"comment": _decode(comment)}
+        texts |= {f"exif:{name}": text for name, text in _read_exif(exif).items()}
+    texts |= _read_xmp(packet) | read_manifest(data, trust)
+    return {field_name: text for field_name, text in texts.items() if text}
 
 
 def select_hints(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -82,12 +82,14 @@ def select_hints(metadata: Mapping[str, str]) -> dict[str, str]:
     `c2pa`: the state of the manifest and what it states; `iptc_digital_source_type`: terms of the IPTC vocabulary in
     XMP; `png_text`: "key: value" of the texts that generators and editors write; the others: the tags of these names.
     """
-    state, signed = next(((place, text) for place, text in metadata.items() if place.startswith("c2pa:")), ("", ""))
+    state, signed = next(
+        ((field_name, text) for field_name, text in metadata.items() if field_name.startswith("c2pa:")), ("", "")
+    )
     texts = {key: clean_text(metadata[f"png:{key}"]) for key in _PNG_KEYS if f"png:{key}" in metadata}
-    found = {name: clean_text(metadata.get(place, "")) for name, place in _PLACES.items()}
-    found["c2pa"] = clean_text(f"{state.removeprefix('c2pa:')}: {signed}", 3 * len(signed)) if state else ""
-    found["png_text"] = "; ".join(f"{key}: {text}" for key, text in texts.items())
-    return {name: found[name] for name in HINTS}
+    hints = {name: clean_text(metadata.get(field_name, "")) for name, field_name in _PLACES.items()}
+    hints["c2pa"] = clean_text(f"{state.removeprefix('c2pa:')}: {signed}", 3 * len(signed)) if state else ""
+    hints["png_text"] = "; ".join(f"{key}: {text}" for key, text in texts.items())
+    return {name: hints[name] for name in HINTS}
 
 
 def _open_tags(data: bytes) -> tuple[Image.Exif, bytes, bytes]:
@@ -105,21 +107,21 @@ def _open_tags(data: bytes) -> tuple[Image.Exif, bytes, bytes]:
 
 
 def _read_exif(exif: Image.Exif) -> dict[str, str]:
-    found = {}
+    texts = {}
     for name, tag in _EXIF_TAGS.items():
-        found[name] = _decode(exif.get(tag, ""))
+        texts[name] = _decode(exif.get(tag, ""))
         with suppress(ValueError):  # Pillow reads each byte as a letter, and many programs write UTF-8
-            found[name] = found[name].encode("latin-1").decode()
+            texts[name] = texts[name].encode("latin-1").decode()
     inner: Mapping[int, Any] = {}
     with suppress(Exception):
         inner = exif.get_ifd(_EXIF_IFD)
     comment = inner.get(_USER_COMMENT, "")
     if isinstance(comment, bytes):  # its first 8 bytes name the encoding, and its letters may have two bytes each
         comment = comment[8 : 8 + 2 * MAX_TEXT].replace(b"\0", b"")
-    found["UserComment"] = _decode(comment)
-    if found["Make"] and any(tag in inner for tag in _EXPOSURE_TAGS):
-        found["Camera"] = f"{found['Make']} {found['Model']}"
-    return found
+    texts["UserComment"] = _decode(comment)
+    if texts["Make"] and any(tag in inner for tag in _EXPOSURE_TAGS):
+        texts["Camera"] = f"{texts['Make']} {texts['Model']}"
+    return texts
 
 
 def _read_xmp(packet: bytes) -> dict[str, str]:
@@ -128,11 +130,11 @@ def _read_xmp(packet: bytes) -> dict[str, str]:
     end = packet.find(_XMP[1], start)
     packet = packet[start : end if end > 0 else None][:MAX_TEXT] if start >= 0 else b""
     terms = dict.fromkeys(match[1].decode() for match in islice(_STATED_TYPE.finditer(packet), 16))
-    found = {"xmp": _decode(packet), "xmp:DigitalSourceType": ", ".join(terms)}
+    texts = {"xmp": _decode(packet), "xmp:DigitalSourceType": ", ".join(terms)}
     for name in ("CreatorTool", "Credit", "Software"):
         match = re.search(rb"\b%s\s*(?:>|=\s*[\"'])([^<\"']{1,200})" % name.encode(), packet)
-        found[f"xmp:{name}"] = _decode(match[1]) if match else ""
-    return found
+        texts[f"xmp:{name}"] = _decode(match[1]) if match else ""
+    return texts
 
 
 def _encode(value: object) -> bytes:
@@ -183,8 +185,8 @@ def read_manifest(data: bytes, trust: str = "") -> dict[str, str]:
     try:
         c2pa = importlib.import_module("c2pa")
     except ImportError:
-        found = {match[1].decode() for match in _PACKED_TYPE.finditer(data, data.find(_C2PA))}
-        return {"c2pa:unverified": "; ".join([", ".join(sorted(found)) or NO_SOURCE_TYPE, "not verified"])}
+        types = {match[1].decode() for match in _PACKED_TYPE.finditer(data, data.find(_C2PA))}
+        return {"c2pa:unverified": "; ".join([", ".join(sorted(types)) or NO_SOURCE_TYPE, "not verified"])}
     with suppress(Exception):  # not a valid manifest
         offline = {"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}}
         settings = c2pa.Settings.from_dict(offline | ({"trust": {"trust_anchors": trust}} if trust else {}))

@@ -67,7 +67,7 @@ def probe_single_properties(frame: pd.DataFrame, columns: Sequence[str], setting
     for column in columns:
         result = _cross_validate(frame, _prepare_features(frame, [column]), _fit_tree, settings)
         auroc = result.auroc
-        best = next((name for name, one in result.by_class.items() if one == auroc), "")
+        best = next((name for name, value in result.by_class.items() if value == auroc), "")
         rows.append((column, best, auroc.value, auroc.low, auroc.high, result.balanced_accuracy.value))
     numbers = ["auroc", "low", "high", "balanced_accuracy"]
     table = pd.DataFrame(rows, columns=["property", "class", *numbers]).astype(dict.fromkeys(numbers, float))

@@ -87,7 +87,7 @@ def find_aligned_copies(left: Decoder, right: Decoder, neighbours: Sequence[Sequ
 
     with ThreadPoolExecutor() as pool:
         matches = track(pool.map(match, range(len(neighbours))), "align neighbours", len(neighbours))
-        return [found for found in matches if found is not None]
+        return [copy for copy in matches if copy is not None]
 
 
 def is_copy(original: Sketch, image: Sketch) -> bool:

@@ -138,10 +138,10 @@ def _compute_checksum(values: NDArray[Any]) -> bytes:
 def _list_files(root: Path) -> dict[Path, os.stat_result]:
     """Return every file of all caches with its status, including leftovers of killed processes."""
     status_of = {}
-    for place, _, names in os.walk(root):
+    for folder, _, names in os.walk(root):
         for name in names:
             with suppress(FileNotFoundError):
-                file = Path(place, name)
+                file = Path(folder, name)
                 status_of[file] = file.stat()
     return status_of
 

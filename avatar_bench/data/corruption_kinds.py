@@ -173,10 +173,10 @@ class TextOverlayCorruption:
         band[:] = cls.DARKENED * band
         (wide, high), _ = cv2.getTextSize(text, cls.FONT, cls.MEASURED, 1)
         scale = min(0.7 * size / high, 0.9 * width / wide)  # of the text measured
-        place = round((width - scale * wide) / 2), round((size + scale * high) / 2)
+        corner = round((width - scale * wide) / 2), round((size + scale * high) / 2)
         letters, line = scale * cls.MEASURED, max(1, round(scale * cls.MEASURED * 1.5))
         canvas = np.ascontiguousarray(band)
-        band[:] = cv2.putText(canvas, text, place, cls.FONT, letters, (255, 255, 255), line, cv2.LINE_AA)
+        band[:] = cv2.putText(canvas, text, corner, cls.FONT, letters, (255, 255, 255), line, cv2.LINE_AA)
         return drawn
 
 

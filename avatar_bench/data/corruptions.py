@@ -92,8 +92,8 @@ class Corruption:
 
 def list_corruptions() -> list[str]:
     """Return the names of all corruptions: the standard five, the other built-in ones, then those of users."""
-    found = find_entries("corruption")
-    others = sorted(found.keys() - set(STANDARD_CORRUPTIONS), key=lambda name: (not found[name].is_builtin, name))
+    entries = find_entries("corruption")
+    others = sorted(entries.keys() - set(STANDARD_CORRUPTIONS), key=lambda name: (not entries[name].is_builtin, name))
     return [*STANDARD_CORRUPTIONS, *others]
 
 

@@ -173,9 +173,11 @@ def read_manifest(file: Path, name: str | None = None, needed: Sequence[str] = (
     if table.empty:
         raise DataError(f"{file} has no rows.", "Expected a row for each image.")
     for row, path in enumerate(table["path"]):
-        place = file.parent / path
+        image_path = file.parent / path
         # Path.is_file raises for a name that is too long
-        if not os.path.isfile(place) and ((image := locate_image(place)) is place or not image.is_file()):
+        if not os.path.isfile(image_path) and (
+            (image := locate_image(image_path)) is image_path or not image.is_file()
+        ):
             what = f"{file}, {locate_rows(file, len(table))[row]}: {format_name(path)} does not exist or is not a file."
             raise DataError(what, suggest_slashes(path) or "Expected a file; paths are relative to the manifest.")
     return _complete(table, file.parent, name or file.stem, file)
@@ -253,6 +255,6 @@ def _complete(frame: pd.DataFrame, root: Path, name: str, file: Path | None = No
     ):
         for row in np.flatnonzero(~is_valid)[:1]:
             path, value = format_name(str(frame["path"].iat[row])), format_name(repr(frame[column].iat[row]))
-            place = f"{name}, {locate_rows(file, len(frame))[row]}" if file else name
-            raise DataError(f"{place}, {path}: unknown {column} {value}.", f"Expected {expected}.")
+            location = f"{name}, {locate_rows(file, len(frame))[row]}" if file else name
+            raise DataError(f"{location}, {path}: unknown {column} {value}.", f"Expected {expected}.")
     return Dataset(name, root, frame)

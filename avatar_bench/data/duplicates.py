@@ -139,8 +139,8 @@ def _find_first_rows(left: pd.Series, right: pd.Series, within: bool) -> Integer
     codes, texts = pd.factorize(left if within else pd.concat([left, right]))
     first = np.full(len(texts), -1)
     first[codes[: len(left)][::-1]] = np.arange(len(left))[::-1]  # the last assignment counts
-    found = first[codes[len(codes) - len(right) :]]
-    return np.where(found < np.arange(len(right)), found, -1) if within else found
+    first_rows = first[codes[len(codes) - len(right) :]]
+    return np.where(first_rows < np.arange(len(right)), first_rows, -1) if within else first_rows
 
 
 def _match_near(
@@ -184,13 +184,13 @@ def _find_candidates(
     """
     if not ours.size or not theirs.size:
         return np.empty(0, np.int64)
-    indexed, asked = (ours, theirs) if ours.size > theirs.size else (theirs, ours)
+    indexed, queries = (ours, theirs) if ours.size > theirs.size else (theirs, ours)
     bands = 4 if indexed.size <= _FEW_HASHES else 3
     edges = [64 * band // bands for band in range(bands + 1)]
     radii = [(distance + 1 + band) // bands - 1 for band in range(bands)]
     kept, new, room = np.empty(0, np.int64), [], _CANDIDATES_PER_CHUNK
     for band, radius in zip(pairwise(edges), radii, strict=True):
-        for entry, lookup, bits in _BandIndex(indexed, *band, radius).find(asked, distance):
+        for entry, lookup, bits in _BandIndex(indexed, *band, radius).find(queries, distance):
             our, their = (entry, lookup) if indexed is ours else (lookup, entry)
             (key, turned), (query, turn) = np.divmod(our, ours.shape[1]), np.divmod(their, theirs.shape[1])
             new.append(_pack(query, key, bits, turn + _INVERSE_TURNS[turned]))  # one of the two turns is 0
@@ -214,18 +214,18 @@ class _BandIndex:
         flipped = (bits for n in range(radius + 1) for bits in combinations(range(high - low), n))
         self.flips = np.array([sum(1 << bit for bit in bits) for bits in flipped], dtype=np.uint32)
 
-    def find(self, asked: NDArray[np.uint64], distance: int) -> Iterator[tuple[Integers, Integers, Integers]]:
+    def find(self, queries: NDArray[np.uint64], distance: int) -> Iterator[tuple[Integers, Integers, Integers]]:
         """Yield places in the index and among the hashes asked for, with the bits, at most `distance`, that differ.
 
         Hashes are looked up in the order of their band, and compared with all of a window, so that memory is read in
         its order. A window that is longer than its bucket finds other pairs too, or the same ones again.
         """
         windows = np.lib.stride_tricks.sliding_window_view(self.hashes, min(_WINDOW, len(self.hashes)))
-        values = self._band(asked.ravel())
+        values = self._band(queries.ravel())
         order = np.argsort(values, kind="stable")
         by_chance = len(self.flips) * len(self.hashes) >> (self.high - self.low)
         for part in np.array_split(order, 1 + len(order) // _ROWS_PER_CHUNK):
-            value, one = values[part], asked.ravel()[part]
+            value, query = values[part], queries.ravel()[part]
             room = np.full(len(part), max(MAX_BUCKET_HASHES * self.turns, 2 * by_chance), dtype=np.uint32)
             for flip in self.flips:
                 bucket = value ^ flip
@@ -235,12 +235,12 @@ class _BandIndex:
                 lookups, places = _list_windows(counts, first, windows.shape[1])
                 places = np.minimum(places, len(windows) - 1)
                 for start in range(0, len(places), _WINDOWS_PER_CHUNK):
-                    lookup, place = (several[start : start + _WINDOWS_PER_CHUNK] for several in (lookups, places))
-                    bits = np.bitwise_count(windows[place] ^ one[lookup][:, None])
+                    lookup, position = (several[start : start + _WINDOWS_PER_CHUNK] for several in (lookups, places))
+                    bits = np.bitwise_count(windows[position] ^ query[lookup][:, None])
                     near = np.flatnonzero(bits <= distance)
                     if len(near):
                         row, column = np.divmod(near, windows.shape[1])
-                        yield self.order[place[row] + column], part[lookup[row]], bits[row, column]
+                        yield self.order[position[row] + column], part[lookup[row]], bits[row, column]
 
     def _band(self, hashes: NDArray[np.uint64]) -> NDArray[np.unsignedinteger]:
         values = (hashes >> np.uint64(self.low)) & np.uint64(2 ** (self.high - self.low) - 1)
@@ -314,9 +314,9 @@ def _make_thumbnails(image: Decoder, rows: Integers) -> NDArray[np.uint8]:
     thumbnails = np.empty((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE, 3, len(rows)), dtype=np.uint8)
 
     def put(first: int) -> None:
-        for place, row in enumerate(rows[first : first + _THUMBNAILS_PER_TASK].tolist(), first):
+        for index, row in enumerate(rows[first : first + _THUMBNAILS_PER_TASK].tolist(), first):
             small = Image.fromarray(image(row)).resize((_THUMBNAIL_SIDE, _THUMBNAIL_SIDE), Image.Resampling.BOX)
-            thumbnails[..., place] = np.asarray(small)
+            thumbnails[..., index] = np.asarray(small)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(put, range(0, len(rows), _THUMBNAILS_PER_TASK)))  # a task for each image would need a kilobyte

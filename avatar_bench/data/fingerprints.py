@@ -69,7 +69,7 @@ def fingerprint_files(files: Sequence[Path], threads: int | None = None) -> list
 
 def write_fingerprints(prints: Sequence[Fingerprint], file: Path) -> None:
     """Write fingerprints with a checksum, for `read_fingerprints`."""
-    text = json.dumps([[one.pixels, one.phashes] for one in prints])
+    text = json.dumps([[fingerprint.pixels, fingerprint.phashes] for fingerprint in prints])
     with atomic_write(file, alone=False) as part:
         part.write_text(f"{sha256_of_bytes(text.encode())}\n{text}", encoding="ascii")
 
@@ -118,4 +118,4 @@ def _hash_all(greys: Sequence[NDArray[np.uint8]]) -> list[tuple[str, ...]]:
     ordered, half = np.sort(turned, axis=2), turned.shape[2] // 2
     median = (ordered[..., half - 1, None] + ordered[..., half, None]) / 2
     bits = np.packbits(turned > median, axis=2)
-    return [tuple(one.tobytes().hex() for one in eight) for eight in bits]
+    return [tuple(hash_bits.tobytes().hex() for hash_bits in eight) for eight in bits]

@@ -63,15 +63,15 @@ def list_images(folder: Path) -> list[Path]:
     folder.
     """
     images = []
-    for place, folders, files in os.walk(folder, onerror=raise_unreadable):
+    for path, folders, files in os.walk(folder, onerror=raise_unreadable):
         folders[:] = [name for name in folders if name[0] != "."]
-        for link in (Path(place, name) for name in sorted(folders)):
+        for link in (Path(path, name) for name in sorted(folders)):
             if link.is_symlink():
                 raise DataError(
                     f"{format_name(str(link))}: links to folders are not followed below a class folder.",
                     "Make the class folder itself the link, move the link out, or list its images in a manifest.",
                 )
-        images += [Path(place, name) for name in files if Path(name).suffix.lower() in SUFFIXES and name[0] != "."]
+        images += [Path(path, name) for name in files if Path(name).suffix.lower() in SUFFIXES and name[0] != "."]
     for file in sorted(images):
         if why := find_name_problem(str(file)) or (
             "" if os.path.isfile(file) else "not a regular file, or a broken link"

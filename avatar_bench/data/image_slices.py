@@ -52,9 +52,9 @@ def assign_columns(dataset: Dataset, names: Sequence[str], option: str) -> pd.Da
     if missing := [name for name in names if name not in known]:
         reason = f"{option}: {dataset.name} has no column {missing[0]}."
         raise ConfigError(reason, f"Expected some of {', '.join(known)}.")
-    found = assign_slices(dataset) if set(names) & set(SLICE_COLUMNS) else pd.DataFrame(index=range(len(frame)))
+    slices = assign_slices(dataset) if set(names) & set(SLICE_COLUMNS) else pd.DataFrame(index=range(len(frame)))
     stated = {name: _divide(frame[known[name]].reset_index(drop=True)) for name in names if name not in SLICE_COLUMNS}
-    return found.assign(**stated)[list(dict.fromkeys(names))]
+    return slices.assign(**stated)[list(dict.fromkeys(names))]
 
 
 def list_columns(dataset: Dataset) -> dict[str, str]:

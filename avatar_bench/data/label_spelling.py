@@ -38,7 +38,7 @@ def describe_misspelt_labels(dataset: Dataset, manifest: Path | None) -> list[Re
     """Return a warning per label that looks misspelt, with its manifest rows or its folders."""
     labels = dataset.frame["label"]
     counts = {str(label): int(n) for label, n in labels[labels != ""].value_counts().items()}
-    found = []
+    reasons = []
     for label, other in find_misspelt_labels(counts):
         rows = np.flatnonzero(labels == label)
         where: Any
@@ -50,8 +50,8 @@ def describe_misspelt_labels(dataset: Dataset, manifest: Path | None) -> list[Re
             folders = dict.fromkeys(Path(*parts[: parts.index(label) + 1]) for parts in paths)
             where = _shorten([format_name(str(dataset.root / folder)) for folder in folders])
         named = {"where": where, "label": label, "other": other}
-        found.append(Reason("misspelt_label", **named, n=counts[label], others=counts[other]))
-    return found
+        reasons.append(Reason("misspelt_label", **named, n=counts[label], others=counts[other]))
+    return reasons
 
 
 def fold_spelling(label: str) -> str:
@@ -65,14 +65,14 @@ def _shorten(places: list[Any]) -> list[Any]:
 
 def _are_alike(label: str, other: str) -> bool:
     """Return whether one name is probably a typing error of the other; names that differ only in digits are not."""
-    one, two = label.casefold(), other.casefold()
-    if _strip_digits(one) == _strip_digits(two):
+    first, second = label.casefold(), other.casefold()
+    if _strip_digits(first) == _strip_digits(second):
         return False
-    if SequenceMatcher(None, one, two, autojunk=False).ratio() >= MIN_SIMILARITY:
+    if SequenceMatcher(None, first, second, autojunk=False).ratio() >= MIN_SIMILARITY:
         return True
-    differing = sum(a != b for a, b in zip(one, two, strict=False))
-    swapped = differing == 2 and sorted(one) == sorted(two)
-    return len(one) == len(two) >= MIN_LONG_NAME and (differing == 1 or swapped)
+    differing = sum(a != b for a, b in zip(first, second, strict=False))
+    swapped = differing == 2 and sorted(first) == sorted(second)
+    return len(first) == len(second) >= MIN_LONG_NAME and (differing == 1 or swapped)
 
 
 def _strip_digits(name: str) -> str:

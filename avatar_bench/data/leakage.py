@@ -72,8 +72,8 @@ def join_copies(dataset: Dataset) -> Dataset:
 def match_copies(dataset: Dataset) -> tuple[list[Fingerprint], pd.DataFrame]:
     """Return the fingerprints of images, and their copies and near-duplicates among each other: a row for a Match."""
     prints = fingerprint_dataset(dataset)
-    found = find_matches(ImageSet.of(dataset.frame["sha256"], prints, dataset.image))
-    return prints, pd.DataFrame(found, columns=Match._fields).astype({"left": np.intp, "right": np.intp})
+    matches = find_matches(ImageSet.of(dataset.frame["sha256"], prints, dataset.image))
+    return prints, pd.DataFrame(matches, columns=Match._fields).astype({"left": np.intp, "right": np.intp})
 
 
 def group_copies(dataset: Dataset, prints: Sequence[Fingerprint], matches: pd.DataFrame) -> Dataset:
@@ -103,12 +103,12 @@ def fingerprint_dataset(dataset: Dataset) -> list[Fingerprint]:
     cache_file = cache_root() / FINGERPRINT_FOLDER / key
     if (cached := fingerprints.read_fingerprints(cache_file)) is not None:
         return cached
-    found: list[Fingerprint | DataError] = []
+    hashed: list[Fingerprint | DataError] = []
     with open_bar("search for copies", len(files)) as bar:
         for start in range(0, len(files), _FILES_PER_STEP):
-            found += fingerprints.fingerprint_files(files[start : start + _FILES_PER_STEP])
-            bar.update(len(found) - bar.n)
-    errors = {row: error for row, error in enumerate(found) if isinstance(error, DataError)}
+            hashed += fingerprints.fingerprint_files(files[start : start + _FILES_PER_STEP])
+            bar.update(len(hashed) - bar.n)
+    errors = {row: error for row, error in enumerate(hashed) if isinstance(error, DataError)}
     if errors:
         first, *others = errors
         if not others:
@@ -119,7 +119,7 @@ def fingerprint_dataset(dataset: Dataset) -> list[Fingerprint]:
             f"The others: {names}.",
             "Repair or remove them; avatar-bench prepare skips such files and lists the reasons.",
         )
-    prints = [fingerprint for fingerprint in found if isinstance(fingerprint, Fingerprint)]
+    prints = [fingerprint for fingerprint in hashed if isinstance(fingerprint, Fingerprint)]
     with suppress(OSError):  # a full disk only costs time
         cache_file.parent.mkdir(parents=True, exist_ok=True)
         fingerprints.write_fingerprints(prints, cache_file)
@@ -181,7 +181,7 @@ def refuse_shortcut(audit: Path, equalise: str | None) -> None:
         provenance = json.loads((audit / "metrics.json").read_text(encoding="utf-8"))["provenance"]
         stored = provenance["assessment"]
         equalised = provenance.get("equalised/assessment", stored)
-        is_unsuitable, is_unsuitable_equalised = (found["suitable"] == "no" for found in (stored, equalised))
+        is_unsuitable, is_unsuitable_equalised = (assessment["suitable"] == "no" for assessment in (stored, equalised))
     except FileNotFoundError:
         return
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -408,8 +408,8 @@ def _is_held_out_in(dataset: Dataset, images: Dataset) -> bool:
     if dataset.root != images.root:
         return False
     held_out = images.frame[images.frame["split"].isin(["val", "calibration"])]
-    asked, own = (pd.MultiIndex.from_frame(one[["path", "sha256"]]) for one in (dataset.frame, held_out))
-    return bool(asked.isin(own).all())
+    keys, held_out_keys = (pd.MultiIndex.from_frame(frame[["path", "sha256"]]) for frame in (dataset.frame, held_out))
+    return bool(keys.isin(held_out_keys).all())
 
 
 def _refuse_unknown_classes(dataset: Dataset, classes: Sequence[str]) -> None:

@@ -159,7 +159,7 @@ def build_readable_loader(
     (n, 3, S, S) in channels-last memory}.
     """
     images = ReadableImageDataset(paths, preprocessings)
-    largest = max((one.size for one in preprocessings), default=1)
+    largest = max((preprocessing.size for preprocessing in preprocessings), default=1)
     ahead = min(8, max(2, _PREFETCH_BYTES // (batch_size * 3 * largest**2))) if workers else None
     return build_loader(images, batch_size, workers, collate_fn=_collate_readable, prefetch_factor=ahead)
 
@@ -209,7 +209,7 @@ def _collate(items: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _collate_readable(items: list[dict[str, Any]]) -> dict[str, Any]:
     good = zip(*(item["images"] for item in items if "images" in item), strict=True)
-    images = [default_collate(list(one)).movedim(-1, -3) for one in good]
+    images = [default_collate(list(same_side)).movedim(-1, -3) for same_side in good]
     return {"seen": [(item["row"], item.get("reason", "")) for item in items], "images": images}
 
 

@@ -27,10 +27,10 @@ def split_dataset(dataset: Dataset, plan: SplitPlan, notes: list[str] | None = N
     if the dataset's own split leaves an option without effect.
     """
     notes = [] if notes is None else notes
-    own = _count_own_folds(dataset.frame)
+    own_folds = _count_own_folds(dataset.frame)
     if plan.limit is not None:
         dataset = dataset.take(draw_stratified_rows(dataset.frame, plan.limit, plan.seed))
-    frame = dataset.frame.assign(split=_assign_sides(dataset.frame, plan, own, notes))
+    frame = dataset.frame.assign(split=_assign_sides(dataset.frame, plan, own_folds, notes))
     keep = (frame["split"] != "").to_numpy(copy=True)
     if plan.train_sources is not None:
         keep &= mark_drawn_sources(frame, plan, notes)
@@ -95,14 +95,14 @@ def add_unlabelled_images(
     group is of a held-out source or generator, the whole group goes to test. Used images of such a group on another
     side are dropped, and their number is noted. The plan's fraction applies to the added training images.
     """
-    place = used.frame["split"].map(DATASET_SPLITS.index).astype(int)
-    joined = pd.Series(groups, place.index, dtype=object)
-    last = place.groupby(joined).max().reindex(others["group"].unique(), fill_value=0)
+    position = used.frame["split"].map(DATASET_SPLITS.index).astype(int)
+    joined = pd.Series(groups, position.index, dtype=object)
+    last = position.groupby(joined).max().reindex(others["group"].unique(), fill_value=0)
     if plan.by in HOLD_OUT_UNITS:
         tested = name_units(used.select_split("test").frame[plan.by], plan.units)
         is_held_out = name_units(others[plan.by], plan.units).isin(set(tested) - {""})
         last[others["group"][is_held_out].unique()] = DATASET_SPLITS.index("test")
-    sides = last.map(lambda place: DATASET_SPLITS[int(place)])
+    sides = last.map(lambda position: DATASET_SPLITS[int(position)])
     split = others["group"].map(sides)
     target = joined.map(sides).fillna(used.frame["split"]).replace("calibration", "val")
     is_dropped = (used.frame["split"].replace("calibration", "val") != target).to_numpy()
@@ -159,10 +159,10 @@ def _count_own_folds(frame: pd.DataFrame) -> int | None:
     return int(frame["fold"].astype(int).max()) + 1
 
 
-def _assign_sides(frame: pd.DataFrame, plan: SplitPlan, own: int | None, notes: list[str]) -> NDArray[np.str_]:
+def _assign_sides(frame: pd.DataFrame, plan: SplitPlan, own_folds: int | None, notes: list[str]) -> NDArray[np.str_]:
     is_own = has_own_split(frame, plan)
     if is_own:
-        split = _read_own_split(frame, plan, own)
+        split = _read_own_split(frame, plan, own_folds)
         if plan.seed:
             notes.append("the data set states its split: data.split.seed has no effect on test (data.split.by has)")
     else:
@@ -184,20 +184,21 @@ def _assign_sides(frame: pd.DataFrame, plan: SplitPlan, own: int | None, notes: 
     return split
 
 
-def _read_own_split(frame: pd.DataFrame, plan: SplitPlan, own: int | None) -> NDArray[np.str_]:
+def _read_own_split(frame: pd.DataFrame, plan: SplitPlan, own_folds: int | None) -> NDArray[np.str_]:
     """Return the sides that a dataset states, or those of its fold `plan.fold`."""
     split = frame["split"].to_numpy(dtype=object, copy=True)
     if plan.held_out:
         raise ConfigError("data.split.held_out needs data.split.by=source or generator.")
-    if own is not None and (plan.fold or (split == "").all()):
-        return _take_fold(frame, plan, own)
+    if own_folds is not None and (plan.fold or (split == "").all()):
+        return _take_fold(frame, plan, own_folds)
     if (split == "").any():
         row = int(np.flatnonzero(split == "")[0])
         reason = f"The dataset states a split for some images, but none for {frame['path'].iat[row]}."
         raise GuardError(reason, "State it for all, or for none (then it is split by group).")
-    if plan.fold or plan.folds not in (DEFAULT_FOLDS, own):
+    if plan.fold or plan.folds not in (DEFAULT_FOLDS, own_folds):
         option = f"data.fold={plan.fold}" if plan.fold else f"data.split.folds={plan.folds}"
-        reason = f"{option} has no effect: the dataset states its split" + (", and no folds." if own is None else ".")
+        further = ", and no folds." if own_folds is None else "."
+        reason = f"{option} has no effect: the dataset states its split{further}"
         raise ConfigError(reason, "Omit it, or split the images again with data.split.by=group")
     if "val" not in split:
         train = np.flatnonzero(split == "train")
@@ -205,16 +206,17 @@ def _read_own_split(frame: pd.DataFrame, plan: SplitPlan, own: int | None) -> ND
     return split
 
 
-def _take_fold(frame: pd.DataFrame, plan: SplitPlan, own: int) -> NDArray[np.str_]:
-    if plan.fold >= own or own < 3 or plan.folds not in (DEFAULT_FOLDS, own):
+def _take_fold(frame: pd.DataFrame, plan: SplitPlan, own_folds: int) -> NDArray[np.str_]:
+    if plan.fold >= own_folds or own_folds < 3 or plan.folds not in (DEFAULT_FOLDS, own_folds):
         raise ConfigError(
-            f"data.fold={plan.fold}, data.split.folds={plan.folds}: the dataset states {own} folds, 0 to {own - 1}.",
+            f"data.fold={plan.fold}, data.split.folds={plan.folds}: "
+            f"the dataset states {own_folds} folds, 0 to {own_folds - 1}.",
             "Expected one of at least 3 folds, or data.split.by=group to split the images again.",
         )
     fold = frame["fold"].astype(int).to_numpy()
     split = np.full(len(frame), "train", dtype=object)
     split[fold == plan.fold] = "test"
-    split[fold == (plan.fold + 1) % own] = "val"
+    split[fold == (plan.fold + 1) % own_folds] = "val"
     return split
 
 

@@ -77,16 +77,16 @@ def open_remote_folder(address: str, files: Mapping[str, bool], keep_gb: float) 
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / _ORIGIN, json.dumps({"address": address, "keep_gb": keep_gb}))
     for name, is_needed in files.items():
-        place = folder / name
-        place.parent.mkdir(exist_ok=True)
+        local = folder / name
+        local.parent.mkdir(exist_ok=True)
         try:
             content = read_remote(f"{address}/{name}")
         except OSError as error:
             if is_needed:
                 raise DataError(f"data.shards: {address}/{name} cannot be read: {error}.") from error
-            place.unlink(missing_ok=True)
+            local.unlink(missing_ok=True)
             continue
-        with atomic_write(place) as part:
+        with atomic_write(local) as part:
             part.write_bytes(content)
     return folder
 

@@ -49,21 +49,21 @@ def write_shards(dataset: Dataset, folder: Path, audit: Path, megabytes: float) 
     write_text(folder / _MANIFEST, format_csv(table))
 
 
-def open_shards(place: str, name: str | None, keep_gb: float) -> Dataset:
+def open_shards(address: str, name: str | None, keep_gb: float) -> Dataset:
     """Read a data set in shards from a folder or an address; raise DataError if its manifest is missing or foreign."""
-    remote = is_remote(place)
+    remote = is_remote(address)
     folder = (
-        open_remote_folder(place, {_MANIFEST: True, SHARD_LIST: True, _AUDIT: False}, keep_gb)
+        open_remote_folder(address, {_MANIFEST: True, SHARD_LIST: True, _AUDIT: False}, keep_gb)
         if remote
-        else Path(place)
+        else Path(address)
     )
     if not (folder / _MANIFEST).is_file():
-        reason = f"data.shards={place}: there is no {_MANIFEST} in it."
+        reason = f"data.shards={address}: there is no {_MANIFEST} in it."
         raise DataError(reason, "Expected shards written by: avatar-bench prepare ... out_format=shards")
-    dataset = read_manifest(folder / _MANIFEST, name or place.rstrip("/").rpartition("/")[2])
+    dataset = read_manifest(folder / _MANIFEST, name or address.rstrip("/").rpartition("/")[2])
     table = dataset.frame.rename(columns={OTHER_PREFIX + column: column for column in RUN_COLUMNS})
     if not {*RUN_COLUMNS} <= {*table}:
-        reason = f"data.shards={place}: its {_MANIFEST} has no fingerprints, so leakage cannot be ruled out."
+        reason = f"data.shards={address}: its {_MANIFEST} has no fingerprints, so leakage cannot be ruled out."
         raise DataError(reason, "Expected shards written by: avatar-bench prepare ... out_format=shards")
     return Dataset(dataset.name, dataset.root, table)
 

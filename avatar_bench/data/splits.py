@@ -216,9 +216,9 @@ def _check_units(frame: pd.DataFrame, plan: SplitPlan, option: str) -> None:
     if not known:
         raise ConfigError(f"{option}.by={by}: no image names its {by}.", "Expected it in the manifest.")
     named = [("units", name, known) for name in members]
-    for place, name, names in [*named, *(("held_out", name, [*known, *plan.units]) for name in plan.held_out)]:
+    for group, name, names in [*named, *(("held_out", name, [*known, *plan.units]) for name in plan.held_out)]:
         if name not in names:
-            reason = f"{option}.{place}: no image has the {by} {name!r}{suggest_names(name, names)}"
+            reason = f"{option}.{group}: no image has the {by} {name!r}{suggest_names(name, names)}"
             raise ConfigError(reason, f"There are: {', '.join(names)}.")
 
 

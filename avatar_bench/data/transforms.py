@@ -92,9 +92,9 @@ class Augmentation:
     def __post_init__(self) -> None:
         if len(self.jitter) != 4:
             raise ConfigError(f"data.augment.jitter: expected 4 numbers, not {len(self.jitter)}.")
-        given = [(name, getattr(self, name), most) for name, most in _HIGHEST.items()]
-        given += [("jitter", value, most) for value, most in zip(self.jitter, (1, 1, 1, 0.5), strict=True)]
-        for name, value, most in given:
+        strengths = [(name, getattr(self, name), most) for name, most in _HIGHEST.items()]
+        strengths += [("jitter", value, most) for value, most in zip(self.jitter, (1, 1, 1, 0.5), strict=True)]
+        for name, value, most in strengths:
             if not 0 <= value <= most:
                 raise ConfigError(f"data.augment.{name}: {value} is out of range.", f"Expected 0 (off) to {most}.")
         # Built here rather than on the first call, so that worker processes inherit the import, which takes a second.
@@ -104,7 +104,7 @@ class Augmentation:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Build it again where it is unpickled: the classes of users are not importable by name."""
-        return type(self), tuple(getattr(self, each.name) for each in fields(self) if each.init)
+        return type(self), tuple(getattr(self, member.name) for member in fields(self) if member.init)
 
     @property
     def is_active(self) -> bool:
@@ -114,8 +114,8 @@ class Augmentation:
     @property
     def resembles(self) -> list[str]:
         """Return the corruptions and delivery tiers of the block robustness that the active parts resemble."""
-        found = {name for part in _list_active(self) for name in find_entry("augmentation", part).load().RESEMBLES}
-        return sorted(found.union(*(getattr(step, "resembles", ()) for _, step in self._others)))
+        names = {name for part in _list_active(self) for name in find_entry("augmentation", part).load().RESEMBLES}
+        return sorted(names.union(*(getattr(step, "resembles", ()) for _, step in self._others)))
 
     def draw_delivery(self, seed: int) -> Callable[[ImageArray], ImageArray] | None:
         """Return the re-encoding that `seed` draws for a decoded image of any size, (H, W, 3); None for none."""

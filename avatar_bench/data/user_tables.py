@@ -99,9 +99,9 @@ def _refuse_long_rows(file: Path, columns: int) -> None:
         reader = csv.reader(lines)
         for cells in filter(None, reader):
             if any(map(str.strip, cells[columns:])):
-                place = f"{format_name(str(file))}, line {reader.line_num}"
+                location = f"{format_name(str(file))}, line {reader.line_num}"
                 raise DataError(
-                    f"{place}: {len(cells)} cells, but the header has {columns}.",
+                    f"{location}: {len(cells)} cells, but the header has {columns}.",
                     'Remove the comma that is too many, or quote the cell that contains it: "Adobe, Inc"',
                 )
 

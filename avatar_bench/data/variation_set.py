@@ -82,12 +82,12 @@ class VariationSet:
         about["source_sha256"] = str(frame["sha256"].iat[row])
         encode_one = self._make_encoder(row)
         for name in (CLEAN, *self.variations):
-            place = Path("images", make_folder_name(name.replace("/", "-")), about["source_sha256"][:20])
-            paths = map(place.with_suffix, _SUFFIXES.values())
+            folder = Path("images", make_folder_name(name.replace("/", "-")), about["source_sha256"][:20])
+            paths = map(folder.with_suffix, _SUFFIXES.values())
             path = next((path for path in paths if (self.out / path).is_file()), None)
             if path is None:
                 content, kind = encode_one(name)
-                path, new = place.with_suffix(_SUFFIXES[kind]), new + 1
+                path, new = folder.with_suffix(_SUFFIXES[kind]), new + 1
                 (self.out / path).parent.mkdir(parents=True, exist_ok=True)
                 # threads may write copies of one image
                 with atomic_write(self.out / path, alone=False, sync=False) as part:

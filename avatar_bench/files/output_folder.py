@@ -58,7 +58,7 @@ def prepare_output(output: str, option: str = "output", is_folder: bool = False)
     except OSError as error:
         raise OutputError(f"{option}={output}: its folder cannot be created: {error.strerror}.") from error
     # the folder too: the temporary file and the lock are created beside the output
-    is_writable = all(os.access(place, os.W_OK) for place in (file.parent, file) if place.exists())
+    is_writable = all(os.access(path, os.W_OK) for path in (file.parent, file) if path.exists())
     if (file.is_dir() and not is_folder) or not is_writable:
         raise OutputError(f"{option}={output} cannot be written.", "Expected a file in a writable folder.")
 
@@ -69,15 +69,15 @@ def lock_output(output: str) -> Iterator[None]:
     if output == "-":
         yield
         return
-    place = Path(f"{output}.lock")
+    path = Path(f"{output}.lock")
     with ExitStack() as stack:
         try:
-            stack.enter_context(exclusive_lock(place))
+            stack.enter_context(exclusive_lock(path))
         except LockedError as error:
             reason = f"output={output}: another process is writing it."
             raise OutputError(reason, "Wait for it, or choose another output.") from error
         except OSError as error:
-            raise OutputError(f"output={output} cannot be written: {place}: {error.strerror}.") from error
+            raise OutputError(f"output={output} cannot be written: {path}: {error.strerror}.") from error
         yield
 
 

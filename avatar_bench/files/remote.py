@@ -36,13 +36,13 @@ def list_remote(address: str) -> list[str]:
     system, path = open_remote(address)
     files, stated = ArrowFSWrapper(system), path.rstrip("/")
     if not _WILDCARD.search(stated) or files.exists(stated):
-        found = files.find(stated)
+        paths = files.find(stated)
     else:
-        found = [one for one, about in files.glob(stated, detail=True).items() if about["type"] == "file"]
+        paths = [name for name, about in files.glob(stated, detail=True).items() if about["type"] == "file"]
         stated = _WILDCARD.split(stated)[0].rpartition("/")[0]
     scheme, host = _split(address)
     root = _open_system(scheme, host)[1]
-    return sorted(f"{scheme}://{host}{one[len(root) :]}" for one in found if "/." not in one[len(stated) :])
+    return sorted(f"{scheme}://{host}{name[len(root) :]}" for name in paths if "/." not in name[len(stated) :])
 
 
 def read_remote(address: str) -> bytes:

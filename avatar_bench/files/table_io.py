@@ -45,15 +45,15 @@ def find_table(file: Path) -> Path:
 
 def write_table(table: pd.DataFrame, file: Path, float_format: str | None = None) -> Path:
     """Write a table, given the name of its CSV, atomically; return its file, and remove one of the other format."""
-    place = file.with_name(name_table(table, file.stem))
-    with atomic_write(place) as part:
-        if place.suffix == ".csv":
+    path = file.with_name(name_table(table, file.stem))
+    with atomic_write(path) as part:
+        if path.suffix == ".csv":
             write_csv(table, part, float_format=float_format)
         else:
             _make_uniform(table).to_parquet(part, index=False)
-    for other in {file, file.with_suffix(".parquet")} - {place}:
+    for other in {file, file.with_suffix(".parquet")} - {path}:
         other.unlink(missing_ok=True)
-    return place
+    return path
 
 
 def read_table(
@@ -63,12 +63,12 @@ def read_table(
 
     The columns `texts` are strings; None means all, without missing values. Raise OSError, or ValueError.
     """
-    place = find_table(file)
-    if place.suffix == ".parquet":
-        return _read_parquet(place, columns, rows, texts is None)
+    path = find_table(file)
+    if path.suffix == ".parquet":
+        return _read_parquet(path, columns, rows, texts is None)
     dtype = str if texts is None else dict.fromkeys(texts, str)
     missing = [] if texts is None else [""]
-    return read_csv(place, usecols=columns, nrows=rows, dtype=dtype, keep_default_na=False, na_values=missing)
+    return read_csv(path, usecols=columns, nrows=rows, dtype=dtype, keep_default_na=False, na_values=missing)
 
 
 def _read_parquet(file: Path, columns: Sequence[str] | None, rows: int | None, as_text: bool) -> pd.DataFrame:

@@ -159,7 +159,7 @@ def _keep_export(network: ExportedNetwork, file: Path) -> None:
     with atomic_write(file, alone=False) as part:
         part.write_bytes(bytes.fromhex(sha256_of_bytes(parts)) + parts)
     left = MAX_CACHE_BYTES
-    for other in sorted(file.parent.iterdir(), key=lambda one: one.stat().st_mtime, reverse=True):
+    for other in sorted(file.parent.iterdir(), key=lambda path: path.stat().st_mtime, reverse=True):
         left -= other.stat().st_size
         if left < 0 and other != file:
             other.unlink(missing_ok=True)
@@ -211,9 +211,9 @@ def _load_or_try(file: Path, parse: Callable[[Any], _Kept], attempt: Callable[[]
         file.parent.mkdir(parents=True, exist_ok=True)
         with shared_lock(file.with_suffix(".lock")):  # of two processes, the second uses what the first has chosen
             if (kept := _read_kept(file, parse)) is None:
-                found = attempt()
-                write_text(file, json.dumps(found, indent=1))
-                kept = parse(found)
+                measured = attempt()
+                write_text(file, json.dumps(measured, indent=1))
+                kept = parse(measured)
             return kept
     return None
 
@@ -272,8 +272,8 @@ def _time_minimum(jobs: dict[str, TimedCall], clock: Callable[[], float], second
 def _build_network() -> nn.Module:
     """Build a network of typical layers: plain, depthwise and pointwise convolutions, each with batch norm."""
 
-    def layer(given: int, made: int, size: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
-        convolution = nn.Conv2d(given, made, size, stride, size // 2, groups=groups, bias=False)
+    def layer(inputs: int, made: int, size: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:
+        convolution = nn.Conv2d(inputs, made, size, stride, size // 2, groups=groups, bias=False)
         return [convolution, nn.BatchNorm2d(made), nn.ReLU()]
 
     layers = layer(3, 32, 3, 2) + layer(32, 64, 3, 2) + layer(64, 64, 3) + layer(64, 64, 3, groups=64)

@@ -107,8 +107,8 @@ def read_score_table(file: Path, columns: Mapping[str, str]) -> pd.DataFrame:
             f"{file}: expected rows with a column path or sha256. It has: {', '.join(map(str, table))}.",
             "Say what it calls them: 'columns={path: NAME, score: NAME}'",
         )
-    found: pd.DataFrame = table.reset_index(drop=True)
-    return found
+    scores: pd.DataFrame = table.reset_index(drop=True)
+    return scores
 
 
 def find_hashes(table: pd.DataFrame, file: Path, root: str | None) -> pd.Series:
@@ -121,9 +121,9 @@ def find_hashes(table: pd.DataFrame, file: Path, root: str | None) -> pd.Series:
     if root is None:
         raise ConfigError(f"{file} has paths but no column sha256: root=DIR is needed, the folder of its paths.")
     files = [Path(root) / str(path) for path in table["path"]]
-    there = [one.is_file() for one in files]
-    found = iter(hash_files(one for one, is_file in zip(files, there, strict=True) if is_file))
-    return pd.Series([next(found) if is_file else "" for is_file in there], table.index, dtype=object)
+    there = [candidate.is_file() for candidate in files]
+    computed = iter(hash_files(candidate for candidate, is_file in zip(files, there, strict=True) if is_file))
+    return pd.Series([next(computed) if is_file else "" for is_file in there], table.index, dtype=object)
 
 
 def read_probabilities(
@@ -230,7 +230,7 @@ class TablePredictor(DatasetPredictor):
     def predict_variations(self, dataset: Dataset, variations: Sequence[Variation | None]) -> list[Predictions]:
         """Look up the Predictions under each variation; raise BlockError if one, or an image, was not imported."""
         refuse_changed_files(dataset)
-        digests, found = pd.Index(dataset.frame["sha256"]), []
+        digests, varied = pd.Index(dataset.frame["sha256"]), []
         none = np.zeros((len(dataset), 0), dtype=np.float32)
         for variation in variations:
             if variation is None:
@@ -246,15 +246,15 @@ class TablePredictor(DatasetPredictor):
                 path = dataset.frame["path"].iat[int(np.flatnonzero(rows < 0)[0])]
                 raise BlockError(f"{self.name} has no prediction of {path}, an image of {dataset.name}.")
             logits = compute_logarithms(self.probabilities[rows])
-            found.append(self.describe(dataset, logits, none))
-        return found
+            varied.append(self.describe(dataset, logits, none))
+        return varied
 
     def predict_files(
         self, paths: Sequence[str], calibrated: bool = True, precision: str = "32", embedded: bool = False
     ) -> Generator[pd.DataFrame, None, None]:
         """Yield the table of predictions of image files batch by batch, in order."""
         for first in range(0, len(paths), self.batch_size):
-            seen, found = [], []
+            seen, rows = [], []
             for path in paths[first : first + self.batch_size]:
                 try:
                     row = self.hashes.get_indexer(pd.Index([sha256_of_bytes(read_content(path, path))]))[0]
@@ -262,8 +262,8 @@ class TablePredictor(DatasetPredictor):
                 except DataError as error:
                     reason = error.lines[0]
                 seen.append((path, reason))
-                found += [] if reason else [row]
-            yield self.tabulate(seen, compute_logarithms(self.probabilities[found]), calibrated)
+                rows += [] if reason else [row]
+            yield self.tabulate(seen, compute_logarithms(self.probabilities[rows]), calibrated)
 
 
 def _rename_columns(table: pd.DataFrame, columns: Mapping[str, str], file: Path) -> pd.DataFrame:

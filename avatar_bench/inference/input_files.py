@@ -22,45 +22,45 @@ from avatar_bench.files.table_io import read_csv
 _MANIFEST_SUFFIXES = (".csv", ".parquet")
 
 
-def find_input_files(given: str | list[str]) -> list[str]:
+def find_input_files(sources: str | list[str]) -> list[str]:
     """Return the files that `input` names: a file, a folder (recursive, sorted), a glob, a list, or - (stdin).
 
     A list is @FILE, with one path per line; a .csv or .parquet file with a column `path`, relative to the file's own
     folder, needs no @. An existing path is taken literally. A folder, glob or list may be remote. Of several inputs,
     each file is taken once. Raises DataError if nothing is found.
     """
-    if isinstance(given, str):
-        return _find_files(given)
-    return list(dict.fromkeys(file for text in given for file in _find_files(text)))
+    if isinstance(sources, str):
+        return _find_files(sources)
+    return list(dict.fromkeys(file for text in sources for file in _find_files(text)))
 
 
 def _find_files(text: str) -> list[str]:
     if text == "-":
         return _parse_paths(sys.stdin.buffer.read(), "standard input")
     if Path(text).is_dir():
-        found = list(_walk_folder(text))
-        if not found:
+        files = list(_walk_folder(text))
+        if not files:
             raise DataError(f"input={text}: the folder contains no files.", "Expected images in it or below it.")
-        return found
+        return files
     is_list = text.startswith("@") and not Path(text).exists()
-    place = text[1:] if is_list else text
-    if place.lower().endswith(_MANIFEST_SUFFIXES) and (is_remote(place) or Path(place).is_file()):
-        listed = _read_manifest(place)
+    address = text[1:] if is_list else text
+    if address.lower().endswith(_MANIFEST_SUFFIXES) and (is_remote(address) or Path(address).is_file()):
+        listed = _read_manifest(address)
         if listed is not None:
             return listed
     if is_list:
-        return _parse_paths(_read_list(place), place)
+        return _parse_paths(_read_list(address), address)
     if Path(text).exists():
         return [text]
     if is_remote(text):
-        found = list_remote(text)
+        files = list_remote(text)
     else:
-        found = sorted(file for file in glob.glob(text, recursive=True) if os.path.isfile(file))
-    if not found:
+        files = sorted(file for file in glob.glob(text, recursive=True) if os.path.isfile(file))
+    if not files:
         raise DataError(
             f"input={text} does not exist and matches no file.", "Expected a file, folder, glob, @FILE or -."
         )
-    return found
+    return files
 
 
 def _walk_folder(folder: str) -> Iterator[str]:
@@ -69,27 +69,27 @@ def _walk_folder(folder: str) -> Iterator[str]:
     A folder that cannot be read is yielded itself, so that it gets a row.
     """
     closed: list[str] = []
-    for place, folders, files in os.walk(str(Path(folder)), onerror=lambda error: closed.append(error.filename)):
+    for path, folders, files in os.walk(str(Path(folder)), onerror=lambda error: closed.append(error.filename)):
         yield from closed
         closed.clear()
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        inside = "" if place == "." else place
+        inside = "" if path == "." else path
         yield from (os.path.join(inside, name) for name in sorted(files) if not name.startswith("."))
     yield from closed
 
 
-def _read_list(place: str) -> bytes:
+def _read_list(address: str) -> bytes:
     try:
-        return read_remote(place) if is_remote(place) else Path(place).read_bytes()
+        return read_remote(address) if is_remote(address) else Path(address).read_bytes()
     except OSError as error:
-        raise DataError(f"input=@{place}: {error.strerror}.", "Expected @FILE with one path per line.") from error
+        raise DataError(f"input=@{address}: {error.strerror}.", "Expected @FILE with one path per line.") from error
 
 
-def _read_manifest(place: str) -> list[str] | None:
+def _read_manifest(address: str) -> list[str] | None:
     """Return the paths in the column `path` of a table, None if it has no such column."""
-    content = io.BytesIO(_read_list(place))
+    content = io.BytesIO(_read_list(address))
     try:
-        if place.lower().endswith(".parquet"):
+        if address.lower().endswith(".parquet"):
             if "path" not in parquet.read_schema(content).names:  # type: ignore[no-untyped-call]
                 return None
             table = parquet.read_table(content, columns=["path"])  # type: ignore[no-untyped-call]
@@ -97,7 +97,7 @@ def _read_manifest(place: str) -> list[str] | None:
         else:
             columns = [str(name) for name in read_csv(content, nrows=0, encoding="utf-8-sig")]
             if len(columns) == 1 and "path" in re.split(r"[;\t|]", columns[0]):
-                reason = f"{place}: its columns are not separated by commas: {format_name(columns[0])}"
+                reason = f"{address}: its columns are not separated by commas: {format_name(columns[0])}"
                 raise DataError(reason, "Expected a header such as path,label.")
             if "path" not in columns:
                 return None
@@ -107,8 +107,8 @@ def _read_manifest(place: str) -> list[str] | None:
     except (ValueError, pa.ArrowException):  # no table: a file like any other
         return None
     if not paths:
-        raise DataError(f"{place} contains no paths.", "Expected a row per file.")
-    folder = place.rpartition("/")[0] if is_remote(place) else os.path.dirname(place)
+        raise DataError(f"{address} contains no paths.", "Expected a row per file.")
+    folder = address.rpartition("/")[0] if is_remote(address) else os.path.dirname(address)
     return [path if is_remote(path) else os.path.join(folder, path) for path in paths]
 
 

@@ -67,12 +67,12 @@ class NetworkPredictor(DatasetPredictor):
         """Return the network's device, "cpu" or "cuda"; raise ConfigError if a requested GPU is missing."""
         return choose_device(self.accelerator) if self.runtime == "torch" else "cpu"
 
-    def resolve_precision(self, asked: str) -> str:
+    def resolve_precision(self, precision: str) -> str:
         """Resolve "auto" to the fastest precision on this machine, if the runtime has a choice; return others as is."""
-        if asked == "16" and self.runtime == "torch" and self.device == "cpu":
+        if precision == "16" and self.runtime == "torch" and self.device == "cpu":
             raise ConfigError("precision=16 needs a GPU: on a CPU it is far too slow.", "Expected auto, 32 or bf16.")
-        if asked != "auto":
-            return asked
+        if precision != "auto":
+            return precision
         if self.runtime != "torch" and "bf16" not in find_entry("runtime", self.runtime).about.get("precisions", ()):
             return "32"
         return tune_inference(self.device).precision
@@ -160,8 +160,8 @@ class EnsemblePredictor(DatasetPredictor):
 
     def __post_init__(self) -> None:
         predictors = [member.predictor for member in self.members]
-        self.provides = frozenset.intersection(*(each.provides for each in predictors)) - {"module"}
-        self.computes_logits = all(each.computes_logits for each in predictors)
+        self.provides = frozenset.intersection(*(predictor.provides for predictor in predictors)) - {"module"}
+        self.computes_logits = all(predictor.computes_logits for predictor in predictors)
 
     def mark_answered(self, dataset: Dataset) -> NDArray[np.bool_]:
         """Return which images of a dataset every member has predictions of, (N,)."""
@@ -180,8 +180,11 @@ class EnsemblePredictor(DatasetPredictor):
     def predict_variations(self, dataset: Dataset, variations: Sequence[Variation | None]) -> list[Predictions]:
         """Average the members' Predictions of a dataset under each variation."""
         varied = [member.predict_variations(dataset, variations) for member in self.members]
-        ordered = [[one.reorder(self.classes) for one in each] for each in zip(*varied, strict=True)]
-        return [combine_predictions(each, self.mix, self.temperature) for each in ordered]
+        ordered = [
+            [predictions.reorder(self.classes) for predictions in of_members]
+            for of_members in zip(*varied, strict=True)
+        ]
+        return [combine_predictions(of_members, self.mix, self.temperature) for of_members in ordered]
 
     def compute_logits(self, images: Sequence[torch.Tensor], precision: str = "32") -> NDArray[np.floating]:
         """Compute the average of the members' logits, (n, C), see `average_logits`."""
@@ -217,9 +220,9 @@ class EnsemblePredictor(DatasetPredictor):
                 embeddings = join_embeddings([np.stack(list(table.loc[good, EMBEDDING])) for table in tables])
             yield self.tabulate(seen, averaged, calibrated, embeddings)
 
-    def resolve_precision(self, asked: str) -> str:
+    def resolve_precision(self, precision: str) -> str:
         """Resolve "auto" as the members do, which have the same runtime and device."""
-        return self.members[0].predictor.resolve_precision(asked)
+        return self.members[0].predictor.resolve_precision(precision)
 
     def load(self, precision: str = "32") -> list[str]:
         """Load every member's network and return notices to print."""
@@ -234,12 +237,12 @@ class EnsemblePredictor(DatasetPredictor):
         """Yield each member's predictor with its own inputs."""
         inputs = dict(zip(self.preprocessings, images, strict=True))
         for predictor in (member.predictor for member in self.members):
-            yield predictor, [inputs[one] for one in predictor.preprocessings]
+            yield predictor, [inputs[preprocessing] for preprocessing in predictor.preprocessings]
 
     def _average(self, logits: Sequence[NDArray[np.floating]]) -> NDArray[np.float32]:
         """Return the average of the members' logits, each (n, C) in the member's order of classes."""
         orders = [[member.predictor.classes.index(name) for name in self.classes] for member in self.members]
-        reordered = [own[:, order] for own, order in zip(logits, orders, strict=True)]
+        reordered = [logit[:, order] for logit, order in zip(logits, orders, strict=True)]
         return average_logits(np.stack(reordered), self.mix).astype(np.float32)
 
 
@@ -262,5 +265,5 @@ def combine_predictions(members: Sequence[Predictions], mix: AveragingWeights, t
 
 def join_embeddings(members: Sequence[NDArray[np.floating]]) -> NDArray[np.float32]:
     """Return the members' embeddings, each scaled to unit length, side by side, (N, D)."""
-    scaled = [each / np.maximum(np.linalg.norm(each, axis=1, keepdims=True), 1e-12) for each in members]
+    scaled = [vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12) for vectors in members]
     return np.concatenate(scaled, axis=1).astype(np.float32)

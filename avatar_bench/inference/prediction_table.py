@@ -87,4 +87,4 @@ def merge_probabilities(table: pd.DataFrame, classes: Mapping[str, Sequence[str]
     best = np.array(list(classes), dtype=object)[np.where(good[:, None], chances, 0.0).argmax(axis=1)]
     merged = table[["path", "status", "reason"]].assign(prediction=best, confidence=chances.max(axis=1))
     merged.loc[~good, "prediction"] = np.nan
-    return merged.assign(**{f"prob_{name}": chances[:, place] for place, name in enumerate(classes)})
+    return merged.assign(**{f"prob_{name}": chances[:, index] for index, name in enumerate(classes)})

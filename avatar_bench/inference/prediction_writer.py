@@ -58,32 +58,32 @@ class PredictionWriter:
 
     def __init__(
         self,
-        place: Path | None,
+        target: Path | None,
         columns: list[str],
         resume: bool = False,
         final: Path | None = None,
         stamps: Mapping[str, Stamp | None] | None = None,
     ) -> None:
-        self.place, self.columns, self.final = place, columns, final
+        self.place, self.columns, self.final = target, columns, final
         self.outdated = self.bad = 0
         self.kept: list[str] = []
         self.last: deque[dict[str, Any]] = deque(maxlen=CHECKED_ROWS)
         earlier: dict[str, Stamp | None] = {}
         current = {self.path_of(file): stamp for file, stamp in (stamps or {}).items()}
-        if resume and place is not None:
-            earlier, written = load_stamps(locate_stamps(place)), place.stat().st_mtime_ns
+        if resume and target is not None:
+            earlier, written = load_stamps(locate_stamps(target)), target.stat().st_mtime_ns
             try:
-                self._keep(place)
+                self._keep(target)
                 if outdated := set(find_outdated(current, earlier, self.kept, written)):
                     self.outdated = sum(path in outdated for path in self.kept)
-                    self.remove_rows(place, outdated)
-                    self._keep(place)
+                    self.remove_rows(target, outdated)
+                    self._keep(target)
             except (ValueError, TypeError, KeyError, ArrowInvalid, csv.Error, NotImplementedError) as error:
-                reason = f"update=true: {place} does not have the columns of this run, or is damaged."
+                reason = f"update=true: {target} does not have the columns of this run, or is damaged."
                 raise ConfigError(reason, "Choose another output.") from error
-        if place is not None and stamps:  # after outdated rows are gone, so that none passes for a current one
+        if target is not None and stamps:  # after outdated rows are gone, so that none passes for a current one
             known = {path: stamp for path, stamp in current.items() if stamp or path not in earlier}
-            save_stamps(earlier | known, locate_stamps(place))
+            save_stamps(earlier | known, locate_stamps(target))
         self.count = len(self.kept)
         self.start()
 
@@ -100,12 +100,12 @@ class PredictionWriter:
             return cls(None if _collected.get() is None else Path(os.devnull), columns)
         file = Path(output)
         part = file.with_name(f"{file.name}.part")  # an earlier file stays until the new one is complete
-        place = part if (part if update else file).is_file() else file
+        existing = part if (part if update else file).is_file() else file
         try:
-            if place is file:
+            if existing is file:
                 part.unlink(missing_ok=True)
                 locate_stamps(part).unlink(missing_ok=True)
-            return cls(place, columns, update and place.is_file(), file, stamps)
+            return cls(existing, columns, update and existing.is_file(), file, stamps)
         except OSError as error:
             raise make_output_error(output, error) from error
 
@@ -141,7 +141,7 @@ class PredictionWriter:
         """Return the path of a file as written in its row."""
         return file
 
-    def read_rows(self, place: Path) -> Iterator[dict[str, Any]]:
+    def read_rows(self, path: Path) -> Iterator[dict[str, Any]]:
         """Yield the rows of an earlier output and truncate an incomplete one; raise an error for any other file."""
         raise NotImplementedError
 
@@ -149,15 +149,15 @@ class PredictionWriter:
         """Convert the paths in rows to those of `path_of`."""
         return paths
 
-    def remove_rows(self, place: Path, paths: Collection[str]) -> None:
+    def remove_rows(self, path: Path, paths: Collection[str]) -> None:
         """Remove the rows of some files, of those in `kept`, from an earlier output."""
         raise NotImplementedError
 
-    def _keep(self, place: Path) -> None:
+    def _keep(self, earlier: Path) -> None:
         """Read the rows of an earlier output; raise an error, of several types, for any other file."""
         self.kept, self.bad = [], 0
         self.last.clear()
-        for row in self.read_rows(place):
+        for row in self.read_rows(earlier):
             self.kept.append(row["path"])
             self.bad += row["status"] == "error"
             self.last.append(row)
@@ -208,14 +208,14 @@ class TextWriter(PredictionWriter):
         """Return the lines of rows."""
         raise NotImplementedError
 
-    def read_texts(self, place: Path) -> Iterator[str]:
+    def read_texts(self, path: Path) -> Iterator[str]:
         """Yield the text of each complete row, and truncate an incomplete one; raise ValueError for any other file."""
         raise NotImplementedError
 
-    def remove_rows(self, place: Path, paths: Collection[str]) -> None:
+    def remove_rows(self, file: Path, paths: Collection[str]) -> None:
         """Remove the rows of some files, of those in `kept`, from an earlier output."""
-        with atomic_write(place, alone=False) as part, part.open("wb") as stream:  # PLACE.part would be taken for rows
-            rows = zip(self.read_texts(place), self.kept, strict=True)
+        with atomic_write(file, alone=False) as part, part.open("wb") as stream:  # PLACE.part would be taken for rows
+            rows = zip(self.read_texts(file), self.kept, strict=True)
             for text in (self.format_header(), *(text for text, path in rows if path not in paths)):
                 stream.write(text.encode("utf-8", errors="surrogateescape"))
 

@@ -196,9 +196,9 @@ class DatasetPredictor:
         """Return images preprocessed for the network, uint8 (n, 3, S, S), on the CPU."""
         return torch.stack([to_tensor(self.prepare(dataset.image(int(row)))) for row in rows])
 
-    def resolve_precision(self, asked: str) -> str:
+    def resolve_precision(self, precision: str) -> str:
         """Resolve "auto" to the fastest precision on this machine, if the runtime has a choice; return others as is."""
-        return "32" if asked == "auto" else asked
+        return "32" if precision == "auto" else precision
 
     def load(self, precision: str = "32") -> list[str]:
         """Load the networks and return notices to print; raise CheckpointError if one cannot be loaded."""
@@ -249,13 +249,13 @@ class PredictionCache:
     def predict_variations(self, dataset: Dataset, variations: Sequence[Variation | None]) -> list[Predictions]:
         """Return the Predictions of a dataset under each variation, loaded or computed; [None] is none."""
         keys = {variation: self._build_key(dataset, variation) for variation in variations}
-        found = {variation: cached for variation, key in keys.items() if (cached := self._load(key, dataset))}
-        missing = [variation for variation in keys if variation not in found]
+        loaded = {variation: cached for variation, key in keys.items() if (cached := self._load(key, dataset))}
+        missing = [variation for variation in keys if variation not in loaded]
         for first in range(0, len(missing), _VARIATIONS_PER_PASS):
             chunk = missing[first : first + _VARIATIONS_PER_PASS]
             for variation, predictions in zip(chunk, self.predictor.predict_variations(dataset, chunk), strict=True):
-                found[variation] = self._save(keys[variation], predictions)
-        return [self.predictor.adjust(found[variation]) for variation in variations]
+                loaded[variation] = self._save(keys[variation], predictions)
+        return [self.predictor.adjust(loaded[variation]) for variation in variations]
 
     def _build_key(self, dataset: Dataset, variation: Variation | None) -> str:
         """Build the key of Predictions: a hash of everything on which they depend."""

@@ -102,8 +102,8 @@ def compute_grad_cam(
     attributor, maps = LayerGradCam(lambda batch: net(batch)[0], probe), []
     batches = list(zip(torch.split(images, batch_size), torch.split(torch.as_tensor(classes), batch_size), strict=True))
     for batch, target in track(batches, "maps", unit="batch"):
-        given = {"target": target.to(net.device), "relu_attributions": rectify}
-        maps.append(attributor.attribute(batch.to(net.device), **given).detach()[:, 0].float().cpu())
+        arguments = {"target": target.to(net.device), "relu_attributions": rectify}
+        maps.append(attributor.attribute(batch.to(net.device), **arguments).detach()[:, 0].float().cpu())
     return torch.cat(maps).numpy()
 
 

@@ -44,11 +44,11 @@ def create_backbone(
     if POOLED_OPTION in (options := dict(options or {})):
         layers = options.pop(POOLED_OPTION)
         return wrapped_networks.pool_stages(create_backbone(name, 0, weights, package, options), layers, classes, name)
-    own = _find_own(name, options)
-    if own and weights == "hub":
+    node = _find_own(name, options)
+    if node and weights == "hub":
         reason = f"model.weights=hub: {name} is your own backbone, of which the hub has no weights."
         raise ConfigError(reason, "Choose model.weights=none (random) or model.weights=PATH (.safetensors or .pth).")
-    net = build_user_network(own, classes, options) if own else _create_timm(name, classes, weights, options)
+    net = build_user_network(node, classes, options) if node else _create_timm(name, classes, weights, options)
     head = net.get_classifier()  # type: ignore[operator]
     if not isinstance(head, nn.Module):
         reason = f"model.backbone={name} has several classifiers, trained together by distillation."
@@ -77,10 +77,10 @@ def resolve_options(name: str, options: Mapping[str, Any], size: int) -> dict[st
     if POOLED_OPTION in options:
         others = {key: value for key, value in options.items() if key != POOLED_OPTION}
         return resolve_options(name, others, size) | {POOLED_OPTION: options[POOLED_OPTION]}
-    if own := _find_own(name, options):
-        if "img_size" in own.arguments:
+    if node := _find_own(name, options):
+        if "img_size" in node.arguments:
             options = {"img_size": size, **options}
-        wrapped_networks.refuse_unfit_network(own, options, size)
+        wrapped_networks.refuse_unfit_network(node, options, size)
         return dict(options)
     config = timm.get_pretrained_cfg(name)  # type: ignore[attr-defined]  # not marked as exported
     if config is None or not config.fixed_input_size or _accepts_size(name, options, size):
@@ -120,23 +120,24 @@ def convert_state(state: Mapping[str, Tensor], layout: str, net: nn.Module) -> d
         raise ConfigError(f"model.package.layout={layout} is not known.", expected)
     # they have timm's layers in timm's order; the classifiers come last, and either may lack one
     pairs = list(zip(net.state_dict(), state.items(), strict=False))
-    if any(own.rpartition(".")[2] != key.rpartition(".")[2] for own, (key, _) in pairs):
+    if any(own_key.rpartition(".")[2] != key.rpartition(".")[2] for own_key, (key, _) in pairs):
         raise CheckpointError(f"model.package.layout={layout}: the weights stand in another order than its library's.")
-    return {own: value for own, (_, value) in pairs if not own.startswith("classifier.")}
+    return {own_key: value for own_key, (_, value) in pairs if not own_key.startswith("classifier.")}
 
 
 def _find_own(name: str, options: Mapping[str, Any]) -> NetworkNode | None:
     """Return the user's network of a name, None for one of timm; raise ConfigError for an unknown name or option."""
-    own = find_choices("backbone")
-    if name not in own and not timm.is_model(name):  # timm itself would also accept the address of a hub, or a folder
-        known = [*timm.list_models(), *own]
+    nodes = find_choices("backbone")
+    # timm itself would also accept the address of a hub, or a folder
+    if name not in nodes and not timm.is_model(name):
+        known = [*timm.list_models(), *nodes]
         nearest = suggest_names(name.split(".")[0], known, "; see timm.list_models() for the names")
         reason = f"model.backbone: neither timm nor your own folders have a network named {name!r}{nearest}"
         raise ConfigError(reason, describe_folders("backbone"))
-    if fault := find_option_fault(options, () if name in own else NETWORK_OPTIONS):
-        hint = [] if name in own else [f"Known: {' '.join(sorted(NETWORK_OPTIONS))}."]
+    if fault := find_option_fault(options, () if name in nodes else NETWORK_OPTIONS):
+        hint = [] if name in nodes else [f"Known: {' '.join(sorted(NETWORK_OPTIONS))}."]
         raise ConfigError(f"model.options: {fault}.", *hint)
-    return NetworkNode.read(own[name]) if name in own else None
+    return NetworkNode.read(nodes[name]) if name in nodes else None
 
 
 def _create_timm(name: str, classes: int, weights: str | PretrainedWeights, options: Mapping[str, Any]) -> nn.Module:
@@ -193,16 +194,16 @@ def _use_cache_if_offline() -> None:
 
 def _load_weights(net: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
     """Load all weights but the classifier's, whose classes differ; resample them to the network's image size."""
-    own = net.state_dict()
+    expected = net.state_dict()
     classifier = net.get_classifier()  # type: ignore[operator]  # timm's interface
     names = [name for name, module in net.named_modules() if module is classifier]
     head = {f"{name}.{key}" for name in names for key in ("weight", "bias")}
     # a ViT that averages its patches has a norm after it, which weights trained with another pooling lack
-    head |= {key for key in own.keys() - state.keys() if key.startswith("fc_norm.")}
-    missing, wrong = _find_incompatible(own, state, head)
+    head |= {key for key in expected.keys() - state.keys() if key.startswith("fc_norm.")}
+    missing, wrong = _find_incompatible(expected, state, head)
     if missing or wrong:
-        state = _convert_by_timm(net, state if missing else {key: state[key] for key in own.keys() & state.keys()})
-        missing, wrong = _find_incompatible(own, state, head)
+        state = _convert_by_timm(net, state if missing else {key: state[key] for key in expected.keys() & state.keys()})
+        missing, wrong = _find_incompatible(expected, state, head)
     if missing and any(key.startswith("method.") for key in state):
         reason = f"{file} is a checkpoint for resuming a pretraining (resume=)."
         raise CheckpointError(reason, f"Use {BACKBONE_FILE} instead, which pretrain writes when it finishes.")
@@ -217,25 +218,25 @@ def _load_weights(net: nn.Module, state: Mapping[str, Tensor], file: Path) -> No
             f"{file} does not fit the network: {len(missing)} weights are missing, {len(wrong)} have another shape.",
             f"First: {(missing + wrong)[0]}. Check model.backbone.",
         )
-    if bad := sorted(key for key in own.keys() - head if not torch.isfinite(state[key]).all()):
+    if bad := sorted(key for key in expected.keys() - head if not torch.isfinite(state[key]).all()):
         raise CheckpointError(f"{file}: {bad[0]} contains a non-finite value.", "Use other weights.")
-    net.load_state_dict({key: state[key] for key in own.keys() - head}, strict=False)
+    net.load_state_dict({key: state[key] for key in expected.keys() - head}, strict=False)
 
 
 def _find_incompatible(
-    own: Mapping[str, Tensor], state: Mapping[str, Tensor], head: set[str]
+    wanted: Mapping[str, Tensor], state: Mapping[str, Tensor], head: set[str]
 ) -> tuple[list[str], list[str]]:
     """Return the names of weights, other than the head's, that are missing, and of those with another shape or kind."""
-    kinds = {key: (own[key].shape, own[key].is_floating_point()) for key in own.keys() & state.keys() - head}
+    kinds = {key: (wanted[key].shape, wanted[key].is_floating_point()) for key in wanted.keys() & state.keys() - head}
     wrong = (key for key, kind in kinds.items() if kind != (state[key].shape, state[key].is_floating_point()))
-    return sorted(own.keys() - state.keys() - head), sorted(wrong)
+    return sorted(wanted.keys() - state.keys() - head), sorted(wrong)
 
 
 def _convert_by_timm(net: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Convert weights of another image or patch size, or in their authors' layout, by timm's own filter."""
     convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
     try:
-        found = convert(dict(state), net) if convert else state
+        converted = convert(dict(state), net) if convert else state
     except Exception:  # the weights may be anything
-        found = state
-    return {key: value for key, value in found.items() if isinstance(value, Tensor)}
+        converted = state
+    return {key: value for key, value in converted.items() if isinstance(value, Tensor)}

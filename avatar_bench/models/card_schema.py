@@ -92,7 +92,7 @@ def _is_number(value: Any, low: float = -math.inf) -> bool:
 
 
 def _are_triples(values: Iterable[Any]) -> bool:
-    return all(isinstance(one, list | tuple) and len(one) == 3 and all(map(_is_number, one)) for one in values)
+    return all(isinstance(value, list | tuple) and len(value) == 3 and all(map(_is_number, value)) for value in values)
 
 
 def _is_scalar(value: Any) -> bool:

@@ -45,8 +45,8 @@ def write_checkpoint(checkpoint: dict[str, Any], file: Path) -> None:
 
 def remove_checkpoint(file: Path) -> None:
     """Remove a checkpoint and its checksum."""
-    for place in (file, _checksum_file(file)):
-        place.unlink(missing_ok=True)
+    for path in (file, _checksum_file(file)):
+        path.unlink(missing_ok=True)
 
 
 def verify_checkpoint(file: Path) -> None:

@@ -111,8 +111,8 @@ def _refuse_incompatible(state: Any, backbone: str, classes: int, options: Mappi
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise ValueError("it has none")
     with torch.device("meta"), limit_size(state):
-        own = create_backbone(backbone, classes, options=options).state_dict()
-    expected = {f"net.{name}": (tensor.shape, tensor.dtype) for name, tensor in own.items()}
+        own_state = create_backbone(backbone, classes, options=options).state_dict()
+    expected = {f"net.{name}": (tensor.shape, tensor.dtype) for name, tensor in own_state.items()}
     if odd := sorted(map(str, expected.keys() ^ state.keys())):
         raise ValueError(f"{len(odd)} are missing or unexpected, first {odd[0][:80]}")
     for name, tensor in state.items():

@@ -114,14 +114,14 @@ def compute_feature_maps(
 
     with register_module_forward_hook(keep_output):
         classifier(images.to(classifier.device))
-    found = [(convolution, kept[convolution])] if convolution else []
+    layers = [(convolution, kept[convolution])] if convolution else []
     for stage in stages:
         if (output := kept.get(stage["module"])) is not None:
             layer = find_layout(net, stage, tuple(output.shape), images.shape[-1])
             if layer is not None and layer.name != convolution:
-                found.append((layer.name, layer.to_map(output)))
+                layers.append((layer.name, layer.to_map(output)))
     maps = []
-    for name, output in found:
+    for name, output in layers:
         values = output.float().cpu()
         spread = values.transpose(0, 1).flatten(1).std(dim=1, correction=0)
         channels = torch.argsort(spread, descending=True, stable=True)[:most]
@@ -180,25 +180,25 @@ def is_stage(module: nn.Module) -> bool:
 
 def _list_blocks(module: nn.Module) -> list[nn.Module]:
     """Return the blocks of a stage: its outermost numbered modules that are not plain layers, else the stage itself."""
-    found: dict[str, nn.Module] = {}
+    blocks: dict[str, nn.Module] = {}
     for name, inner in module.named_modules():
-        outermost = not any(name.startswith(f"{known}.") for known in found)
+        outermost = not any(name.startswith(f"{known}.") for known in blocks)
         if re.search(r"\d$", name) and is_stage(inner) and outermost:
-            found[name] = inner
-    return [*found.values()] or [module]
+            blocks[name] = inner
+    return [*blocks.values()] or [module]
 
 
 def _assign_stages(net: nn.Module, parts: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Return the stage of every module; modules between two stages count with the first."""
     owner = {name: stage for stage, names in parts.items() for name in names}
     last = next(reversed([*parts]), STEM)
-    found, current = {}, STEM
+    stages, current = {}, STEM
     for name, _ in net.named_modules():
         inside = next((stage for top, stage in owner.items() if name == top or name.startswith(f"{top}.")), None)
         if inside is None and current == last:
             current = HEAD
-        found[name] = current = inside or current
-    return found
+        stages[name] = current = inside or current
+    return stages
 
 
 def _trace_shapes(net: nn.Module, size: int) -> tuple[dict[str, Shape], dict[str, Shape], Counter[str]]:
@@ -239,10 +239,10 @@ def _tabulate_layers(
     for name in dict.fromkeys([*inputs, *modules]):
         module = modules[name]
         inner = [f"{name}.{child}".lstrip(".") for child, _ in module.named_children()]
-        own = macs[name] - sum(macs[child] for child in inner)
+        own_macs = macs[name] - sum(macs[child] for child in inner)
         params = sum(parameter.numel() for parameter in module.parameters(recurse=False))
         runs = name in shapes and not inner and not isinstance(module, nn.Identity)
-        if not (params or stored[name] or own or runs):
+        if not (params or stored[name] or own_macs or runs):
             continue
         rows.append(
             {
@@ -251,7 +251,7 @@ def _tabulate_layers(
                 "type": type(module).__name__,
                 "params": params,
                 "bytes": stored[name],
-                "macs": own,
+                "macs": own_macs,
                 "on_longest_path": path[name],
                 "input": _format_sides(inputs.get(name)),
                 "output": _format_sides(shapes.get(name)),
@@ -290,7 +290,8 @@ def _describe_traits(
     modules = [*net.modules()]
     units = [unit for names in parts.values() for name in names for unit in _list_blocks(net.get_submodule(name))]
     commonest = Counter(type(unit).__name__ for unit in units).most_common(2)
-    kernels = sorted({one.kernel_size for one in _list_convolutions(net) if 1 < one.groups == one.in_channels})
+    depthwise = (layer for layer in _list_convolutions(net) if 1 < layer.groups == layer.in_channels)
+    kernels = sorted({layer.kernel_size for layer in depthwise})
     windows = [
         _format_sides(module.window_size) for module in modules if isinstance(getattr(module, "window_size", 0), tuple)
     ]
@@ -333,9 +334,9 @@ class _LongestPathMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.attends = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        fed = [self.reached[leaf] for leaf in given if leaf in self.reached]
-        weights = [leaf for leaf in given if leaf in self.owner and leaf not in self.reached]
+        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        fed = [self.reached[leaf] for leaf in inputs if leaf in self.reached]
+        weights = [leaf for leaf in inputs if leaf in self.owner and leaf not in self.reached]
         self.attends |= len(fed) > 1 and func._overloadpacket in _MATRIX_PRODUCTS
         made = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(made):
@@ -349,7 +350,7 @@ class _LongestPathMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def _name_norm(module: nn.Module) -> str:
-    return next((kind for kind, one in _NORMS.items() if isinstance(module, one)), "")
+    return next((kind for kind, norm in _NORMS.items() if isinstance(module, norm)), "")
 
 
 def _is_activation(module: nn.Module) -> bool:

@@ -60,8 +60,8 @@ class Card:
 
 def read_provenance(texts: Mapping[str, str], file: Path) -> dict[str, Any]:
     """Read `ancestors` and `allow` of the exported run from the texts of a file; empty if they are missing."""
-    found = read_plain_json(texts.get(PROVENANCE_KEY, "{}"))
-    provenance = found if isinstance(found, dict) else {}
+    stated = read_plain_json(texts.get(PROVENANCE_KEY, "{}"))
+    provenance = stated if isinstance(stated, dict) else {}
     ancestors, allow = provenance.get("ancestors", []), provenance.get("allow", [])
     if not are_ancestors(ancestors) or not isinstance(allow, list):
         raise CheckpointError(f"{file}: its provenance is damaged, or was made by hand.")

@@ -42,10 +42,10 @@ def count_weight_bytes(net: nn.Module) -> int:
 
 def count_layer_bytes(net: nn.Module) -> Counter[str]:
     """Count the bytes of weights and running statistics by module name."""
-    found: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
     for name, tensor in net.state_dict().items():
-        found[name.rpartition(".")[0]] += tensor.numel() * tensor.element_size()
-    return found
+        sizes[name.rpartition(".")[0]] += tensor.numel() * tensor.element_size()
+    return sizes
 
 
 @contextmanager
@@ -71,8 +71,8 @@ def make_blank_image(net: nn.Module, size: int) -> Tensor:
 
 def trace_memory(net: nn.Module, images: Tensor) -> pd.DataFrame:
     """Return a table of the operations of `net` on `images`, with the bytes of weights and tensors during each."""
-    given = count_weight_bytes(net) + images.numel() * images.element_size()
-    counter = _AllocatedBytes() if images.device.type == "cuda" else _LiveBytes(given)
+    input_bytes = count_weight_bytes(net) + images.numel() * images.element_size()
+    counter = _AllocatedBytes() if images.device.type == "cuda" else _LiveBytes(input_bytes)
     with torch.no_grad(), counter:
         net(images)
     return pd.DataFrame(counter.steps, columns=["operation", "bytes"])
@@ -95,9 +95,9 @@ def time_interleaved(
     usual = [min(_time_calls(job, 2, 0.0, clock))[0] for job in jobs]
     begun = clock()
     for number in range(rounds):
-        for place in order.permutation(len(jobs)).tolist():
-            calls = int(np.clip(seconds / rounds / max(usual[place], 1e-9), 1, _MOST_CALLS))
-            rows += [(place, number, *took) for took in _time_calls(jobs[place], calls, usual[place], clock)]
+        for index in order.permutation(len(jobs)).tolist():
+            calls = int(np.clip(seconds / rounds / max(usual[index], 1e-9), 1, _MOST_CALLS))
+            rows += [(index, number, *took) for took in _time_calls(jobs[index], calls, usual[index], clock)]
         if number + 1 >= _FEWEST_ROUNDS and clock() - begun > seconds * len(jobs):
             break
     table = pd.DataFrame(rows, columns=["job", "round", "seconds", "processor_seconds"])
@@ -158,17 +158,17 @@ class _AllocatedBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Recorder, after each operation in a `with`, of the bytes of storages made in it and alive, plus `given`."""
 
-    def __init__(self, given: int) -> None:
+    def __init__(self, start_bytes: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live: Any = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
-        self.given = given
+        self.given = start_bytes
         self.steps: list[tuple[str, int]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        inputs = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         made = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(made):
-            if isinstance(leaf, Tensor) and id(leaf.untyped_storage()) not in given:
+            if isinstance(leaf, Tensor) and id(leaf.untyped_storage()) not in inputs:
                 self.live[leaf.untyped_storage()] = leaf.untyped_storage().nbytes()
         self.steps.append((str(func.overloadpacket), self.given + sum(self.live.values())))
         return made

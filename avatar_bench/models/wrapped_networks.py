@@ -103,10 +103,10 @@ class PooledStages(_HeadedNetwork):
     def forward_features(self, images: Tensor) -> Tensor:
         """Return the pooled features (N, D)."""
         early = not self.has_last
-        found = self.body.forward_intermediates(
+        stages = self.body.forward_intermediates(
             images, self.stages, norm=True, stop_early=early, intermediates_only=early, **self.prefix
         )
-        last, maps = (None, found) if early else found
+        last, maps = (None, stages) if early else stages
         pooled: list[Tensor] = []
         for stage in maps:
             positions, tokens = stage if self.has_class_token else (stage, None)
@@ -200,7 +200,7 @@ def refuse_unfit_network(node: NetworkNode, options: Mapping[str, Any], size: in
 def pool_stages(body: nn.Module, layers: object, classes: int, name: str) -> PooledStages:
     """Pool the features of the layers of a network without classifier; raise ConfigError if it lacks one of them."""
     stages: Any = getattr(body, "feature_info", [])
-    has_stages = all(hasattr(body, each) for each in ("forward_intermediates", "head_hidden_size"))
+    has_stages = all(hasattr(body, attribute) for attribute in ("forward_intermediates", "head_hidden_size"))
     if not has_stages or not all("num_chs" in stage for stage in stages):
         raise ConfigError(
             f"mode.layers={layers}: timm cannot return the features of the stages of {name}.",

@@ -113,12 +113,12 @@ def declare_block(name: str) -> Declaration:
 
     Raise ConfigError if its about.yaml has an unknown key or a value of another form.
     """
-    found = find_entries("block")
-    entry = found.get(name) or found.get(find_renamed("block").get(name, ""))
+    entries = find_entries("block")
+    entry = entries.get(name) or entries.get(find_renamed("block").get(name, ""))
     if entry is None:
         return Declaration(name, title=name, is_known=False)
     about = {"title": name, **entry.about}
-    known = {each.name: each for each in fields(Declaration)}
+    known = {member.name: member for member in fields(Declaration)}
     for key, value in about.items():
         if key not in known or key in ("name", "is_known"):
             raise ConfigError(f"{entry.yaml}: {key} is not known.", f"Expected some of {', '.join(list(known)[1:-1])}.")
@@ -131,7 +131,7 @@ def declare_block(name: str) -> Declaration:
     parts: dict[str, Any] = {}
     for key, build in (("tables", TableDeclaration), ("qualities", partial(QualityDeclaration, name))):
         try:
-            parts[key] = {each: build(**_make_tuples(stated)) for each, stated in about.get(key, {}).items()}
+            parts[key] = {member: build(**_make_tuples(stated)) for member, stated in about.get(key, {}).items()}
         except TypeError as error:  # another key, or a value of another form
             raise ConfigError(f"{entry.yaml}: {key}: {error}.") from error
     return Declaration(name, **_make_tuples(about) | parts)

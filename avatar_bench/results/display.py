@@ -38,7 +38,7 @@ def format_pairs(pairs: Iterable[tuple[str, Any]]) -> str:
 def format_predictions(table: pd.DataFrame) -> str:
     """Return rows of predictions with the cautions of every prediction, and of the further columns that they have."""
     known: list[Any] = [entry.load_class() for entry in find_entries("prediction_column").values()]
-    cautions = list_cautions(each for each in known if {*each.names} <= {*table})
+    cautions = list_cautions(columns_of_entry for columns_of_entry in known if {*columns_of_entry.names} <= {*table})
     return format_frame(table) + "".join(f"<p>{format_text(caution)}</p>" for caution in cautions)
 
 
@@ -47,5 +47,5 @@ def list_cautions(columns: Iterable[Any] = ()) -> list[str]:
     return [
         _("A prediction means that an image resembles the training images of a class; it does not prove its origin."),
         _("On sources other than those it was evaluated on, a network can be far less accurate."),
-        *(caution for each in columns for caution in each.list_cautions()),
+        *(caution for column in columns for caution in column.list_cautions()),
     ]

@@ -120,9 +120,9 @@ class Predictions:
 
         def add(temperature: float) -> FloatArray:
             scaled = self.logits.astype(np.float64) / temperature
-            return np.stack([temperature * logsumexp(scaled[:, place], axis=1) for place in places], axis=1)
+            return np.stack([temperature * logsumexp(scaled[:, columns], axis=1) for columns in places], axis=1)
 
-        if all(len(place) == 1 for place in places) and len(places) == len(self.classes):  # only renamed
+        if all(len(columns) == 1 for columns in places) and len(places) == len(self.classes):  # only renamed
             return replace(self, classes=tuple(classes), logits=self.logits[:, np.ravel(places)], targets=targets)
         scaled, unscaled = add(self.temperature), add(1.0)
         return replace(self, classes=tuple(classes), logits=scaled, unscaled=unscaled, targets=targets)
@@ -131,11 +131,11 @@ class Predictions:
         """Return the Predictions with the same classes in another order, by name."""
         if tuple(classes) == self.classes:
             return self
-        place = [self.classes.index(name) for name in classes]
-        moved = np.append(np.argsort(place), -1)  # keeps -1, an unknown target
-        unscaled = None if self.unscaled is None else self.unscaled[:, place]
+        order = [self.classes.index(name) for name in classes]
+        moved = np.append(np.argsort(order), -1)  # keeps -1, an unknown target
+        unscaled = None if self.unscaled is None else self.unscaled[:, order]
         return replace(
-            self, classes=tuple(classes), logits=self.logits[:, place], targets=moved[self.targets], unscaled=unscaled
+            self, classes=tuple(classes), logits=self.logits[:, order], targets=moved[self.targets], unscaled=unscaled
         )
 
     def save(self, file: Path) -> None:

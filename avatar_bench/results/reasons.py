@@ -20,7 +20,7 @@ _read_texts = cache(read_yaml)
 
 def _map(change: Callable[[Any], Any], value: Any) -> Any:
     """Change a value, or each one of a list; a tuple becomes a list, as in JSON."""
-    return [_map(change, one) for one in value] if isinstance(value, list | tuple) else change(value)
+    return [_map(change, element) for element in value] if isinstance(value, list | tuple) else change(value)
 
 
 @dataclass(frozen=True, init=False)
@@ -35,14 +35,16 @@ class Reason:
     values: Mapping[str, Any] = field(hash=False)
 
     def __init__(self, code: str, /, **values: Any) -> None:
-        unpack = partial(_map, lambda one: one.item() if hasattr(one, "item") else one)  # numpy's numbers
+        unpack = partial(
+            _map, lambda value_of: value_of.item() if hasattr(value_of, "item") else value_of
+        )  # numpy's numbers
         object.__setattr__(self, "code", code)
         object.__setattr__(self, "values", {name: unpack(value) for name, value in values.items()})
 
     @property
     def plain(self) -> dict[str, Any]:
         """Return the reason as saved in metrics.json: the code and its values, in one mapping."""
-        save = partial(_map, lambda one: one.plain if isinstance(one, Reason) else one)
+        save = partial(_map, lambda element: element.plain if isinstance(element, Reason) else element)
         return {"code": self.code, **{name: save(value) for name, value in self.values.items()}}
 
     def __str__(self) -> str:
@@ -52,7 +54,7 @@ class Reason:
     @classmethod
     def parse(cls, saved: Mapping[str, Any]) -> Reason:
         """Return a reason saved as a mapping."""
-        read = partial(_map, lambda one: cls.parse(one) if isinstance(one, dict) else one)
+        read = partial(_map, lambda element: cls.parse(element) if isinstance(element, dict) else element)
         return cls(str(saved["code"]), **{name: read(value) for name, value in saved.items() if name != "code"})
 
     @classmethod
@@ -79,6 +81,6 @@ def format_reason(reason: Reason, block: str = "") -> str:
 
 def _format_value(value: Any, block: str) -> Any:
     if isinstance(value, list):
-        between = "; " if any(isinstance(one, Reason) for one in value) else ", "
-        return between.join(str(_format_value(one, block)) for one in value)
+        between = "; " if any(isinstance(element, Reason) for element in value) else ", "
+        return between.join(str(_format_value(element, block)) for element in value)
     return format_reason(value, block) if isinstance(value, Reason) else value

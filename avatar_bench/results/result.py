@@ -335,7 +335,7 @@ def draw_figures(result: Result) -> Mapping[str, Figure]:
 
 
 def _find_text_columns(table: pd.DataFrame) -> list[str]:
-    columns = ((str(name), table.iloc[:, place]) for place, name in enumerate(table))
+    columns = ((str(name), table.iloc[:, index]) for index, name in enumerate(table))
     return [name for name, column in columns if pd.api.types.infer_dtype(column, skipna=True) == "string"]
 
 

@@ -53,23 +53,23 @@ class View:
 
         `class_map` states, for each class of the run, the classes that it stands for.
         """
-        found: dict[str, list[str]] = {name: [] for name in self.classes}
-        for own, stands_for in class_map.items():
+        merged: dict[str, list[str]] = {name: [] for name in self.classes}
+        for label, stands_for in class_map.items():
             names = {self.find_class(name) for name in stands_for}
             if len(names) != 1:
                 return None
             if name := names.pop():
-                found.setdefault(name, []).append(own)
-        return {name: tuple(own) for name, own in found.items()} if all(found.values()) else None
+                merged.setdefault(name, []).append(label)
+        return {name: tuple(label) for name, label in merged.items()} if all(merged.values()) else None
 
     def merge_shares(self, shares: Mapping[str, float]) -> dict[str, float]:
         """Return the proportion of each class of the view among the images that are not left out."""
-        found: dict[str, float] = dict.fromkeys(self.classes, 0.0)
+        merged: dict[str, float] = dict.fromkeys(self.classes, 0.0)
         for label, share in shares.items():
             if name := self.find_class(label):
-                found[name] = found.get(name, 0.0) + share
-        total = sum(found.values())
-        return {name: share / total for name, share in found.items()} if total else {}
+                merged[name] = merged.get(name, 0.0) + share
+        total = sum(merged.values())
+        return {name: share / total for name, share in merged.items()} if total else {}
 
     def name_set(self, name: str) -> str:
         """Return the name of a data set in this view, which is that of the folder of its results."""
@@ -79,11 +79,15 @@ class View:
 def read_views() -> dict[str, View]:
     """Return all views by name, the finest first: those with more classes, then those that leave out fewer."""
     stated = [read_yaml(file) for file in find_choices("view").values()]
-    found = [View.parse(str(each.get("name")), each.get("classes") or {}) for each in stated if isinstance(each, dict)]
-    found.sort(
+    views = [
+        View.parse(str(declaration.get("name")), declaration.get("classes") or {})
+        for declaration in stated
+        if isinstance(declaration, dict)
+    ]
+    views.sort(
         key=lambda view: (view.name != ALL, -len(view.classes), -sum(map(len, view.classes.values())), view.name)
     )
-    return {view.name: view for view in found}
+    return {view.name: view for view in views}
 
 
 def find_meanings(classes: Sequence[str]) -> dict[str, list[str]]:

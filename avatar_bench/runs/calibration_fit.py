@@ -55,20 +55,20 @@ def fit_calibration(run: Run, dataset: Dataset) -> SavedCalibration:
             "Rename its labels, or choose the run that has these classes: ckpt=RUN",
         )
     _refuse_few(dataset.name, counts)
-    own, targets = run.own_predictions(dataset).take(rows), targets[rows]
+    of_run, targets = run.own_predictions(dataset).take(rows), targets[rows]
     if "embeddings" not in run.predictor.provides:  # an ensemble may have those of some members
-        own = replace(own, embeddings=own.embeddings[:, :0])
+        of_run = replace(of_run, embeddings=of_run.embeddings[:, :0])
     labelled = dataset.take(rows)
     used = group_copies(labelled, *match_copies(labelled))
     is_reference = mark_reference(used.frame)
     fitted = np.ones(len(used), dtype=bool) if is_reference is None else is_reference
     threshold = scaling = None
     if isinstance(run, ImportedRun) and run.score_scale is not None:
-        threshold, scaling = _fit_score(run, own.take(fitted), targets[fitted])
-        own = replace(own, logits=own.logits - np.array([threshold.log_odds, 0.0]))
+        threshold, scaling = _fit_score(run, of_run.take(fitted), targets[fitted])
+        of_run = replace(of_run, logits=of_run.logits - np.array([threshold.log_odds, 0.0]))
 
     def merge(temperature: float) -> Predictions:
-        return replace(own, temperature=temperature).merge(run.merged_classes, targets)
+        return replace(of_run, temperature=temperature).merge(run.merged_classes, targets)
 
     groups, fit = used.frame["group"].to_numpy(), None
     if scaling is not None:  # the slope of a score is arbitrary, so that no interval speaks for 1
@@ -178,16 +178,16 @@ def describe_images(
 
     An image of the reference is no neighbour of others of its group.
     """
-    found = DecisionImages(predictions.classes, predictions.probabilities.astype(np.float64), is_reference)
+    images = DecisionImages(predictions.classes, predictions.probabilities.astype(np.float64), is_reference)
     if not predictions.embeddings.shape[1]:
-        return found
-    known, own = predictions.embeddings[is_reference].astype(np.float32), groups[is_reference]
-    distances = compute_distances(known, known, NEIGHBOURS, own[:, None] == own)
+        return images
+    known, reference_groups = predictions.embeddings[is_reference].astype(np.float32), groups[is_reference]
+    distances = compute_distances(known, known, NEIGHBOURS, reference_groups[:, None] == reference_groups)
     reference = OodReference(known, distances)
     percentiles = np.empty(len(predictions))
     percentiles[is_reference] = rank_distances(reference, distances)
     percentiles[~is_reference] = rank_embeddings(reference, predictions.embeddings[~is_reference])
-    return replace(found, ood_percentile=percentiles, reference=reference)
+    return replace(images, ood_percentile=percentiles, reference=reference)
 
 
 def _refuse_few(name: str, counts: dict[str, int]) -> None:
@@ -201,12 +201,14 @@ def _refuse_few(name: str, counts: dict[str, int]) -> None:
         )
 
 
-def _fit_score(run: ImportedRun, own: Predictions, targets: NDArray[np.int64]) -> tuple[ScoreThreshold, PlattScaling]:
+def _fit_score(
+    run: ImportedRun, predictions: Predictions, targets: NDArray[np.int64]
+) -> tuple[ScoreThreshold, PlattScaling]:
     """Fit the probability of a score, whose threshold is where the first class of the detector has 1/2."""
     assert run.score_scale is not None
-    log_odds = own.logits[:, 0].astype(np.float64) - own.logits[:, 1]  # 0 at its own threshold
+    log_odds = predictions.logits[:, 0].astype(np.float64) - predictions.logits[:, 1]  # 0 at its own threshold
     names = list(run.merged_classes.values())
-    positive = targets == next(k for k, merged in enumerate(names) if own.classes[0] in merged)
+    positive = targets == next(k for k, merged in enumerate(names) if predictions.classes[0] in merged)
     try:
         scaling = fit_platt(log_odds, positive)
     except ValueError as error:

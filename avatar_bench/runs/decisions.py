@@ -56,17 +56,17 @@ class DecisionRule:
     @property
     def notes(self) -> list[str]:
         """Return what a user must know: where nothing is answered and why, and whether no image is found unlike."""
-        found = []
+        notes = []
         for name, fit in self.thresholds.items():
             if math.isinf(fit.value):
                 assert self.target_error is not None
                 unmet = format_reason(explain_unmet(fit, self.target_error))
-                found.append(f"answers {name}: {unmet}" if name else unmet)
+                notes.append(f"answers {name}: {unmet}" if name else unmet)
         if self.set_score is None:
-            found.append("There is no calibration for decisions: prediction_set and ood_percentile are empty.")
+            notes.append("There is no calibration for decisions: prediction_set and ood_percentile are empty.")
         elif self.reference is None:
-            found.append("There are no embeddings of calibration images: no image is found unlike the training data.")
-        return found
+            notes.append("There are no embeddings of calibration images: no image is found unlike the training data.")
+        return notes
 
     def decide(self, probabilities: NDArray[np.floating], embeddings: NDArray[np.floating] | None) -> pd.DataFrame:
         """Return the DECISION_COLUMNS of images with calibrated probabilities (N, C) and embeddings (N, D).
@@ -183,7 +183,7 @@ def make_decision_rule(run: Run, target_error: float, alpha: float = 0.1, per_cl
     correct = predicted == scored.targets
     parts = {"": scored.is_like}
     if per_class:
-        parts = {name: scored.is_like & (predicted == place) for place, name in enumerate(scored.classes)}
+        parts = {name: scored.is_like & (predicted == index) for index, name in enumerate(scored.classes)}
     _refuse_few(run, {name: int((part & fit).sum()) for name, part in parts.items()}, target_error)
     thresholds = {}
     for name, part in parts.items():
@@ -218,15 +218,18 @@ def score_images(run: Run, saved: SavedCalibration) -> ScoredImages:
     """
     if faults := [name for name in run.classes if name == ABSTAIN or "|" in name]:
         raise ConfigError(f"{run.name} has the class {faults[0]!r}, which decisions and prediction sets cannot name.")
-    found, frame = saved.decisions, saved.images.frame
-    if found is None:
+    decisions, frame = saved.decisions, saved.images.frame
+    if decisions is None:
         none, no_flags = np.zeros((0, len(run.classes))), np.zeros(0, dtype=bool)
         return ScoredImages(run.classes, none, np.zeros(0, int), np.zeros(0, str), no_flags, no_flags)
-    probabilities, classes = found.probabilities, found.classes
+    probabilities, classes = decisions.probabilities, decisions.classes
     labels = frame["label"].to_numpy()
     if saved.view == View().name != run.view.name:
         merged = run.merged_classes
-        parts = [probabilities[:, [classes.index(own) for own in each]].sum(axis=1) for each in merged.values()]
+        parts = [
+            probabilities[:, [classes.index(member) for member in merged_labels]].sum(axis=1)
+            for merged_labels in merged.values()
+        ]
         total = np.maximum(np.sum(parts, axis=0), np.finfo(np.float64).tiny)
         probabilities, classes = np.stack(parts, axis=1) / total[:, None], tuple(merged)
         labels = np.array([run.view.find_class(label) for label in labels], dtype=object)
@@ -238,11 +241,11 @@ def score_images(run: Run, saved: SavedCalibration) -> ScoredImages:
     targets = np.array([classes.index(label) if label in classes else -1 for label in labels], dtype=np.int64)
     known = targets >= 0
     is_like = np.ones(len(known), dtype=bool)
-    if found.ood_percentile is not None:
-        is_like = ~(found.ood_percentile > MAX_OOD_PERCENTILE)
+    if decisions.ood_percentile is not None:
+        is_like = ~(decisions.ood_percentile > MAX_OOD_PERCENTILE)
     groups = frame["group"].to_numpy(dtype=np.str_)
     return ScoredImages(
-        classes, probabilities[known], targets[known], groups[known], found.is_reference[known], is_like[known]
+        classes, probabilities[known], targets[known], groups[known], decisions.is_reference[known], is_like[known]
     )
 
 

@@ -80,8 +80,8 @@ def describe_ensemble(
     """
     rows = zip(runs, mix.weights.tolist(), mix.temperatures.tolist(), strict=True)
     members = [
-        dict(zip(_MEMBER_KEYS, (str(run.checkpoint), run.checkpoint_sha256, weight, own), strict=True))
-        for run, weight, own in rows
+        dict(zip(_MEMBER_KEYS, (str(run.checkpoint), run.checkpoint_sha256, weight, own_temperature), strict=True))
+        for run, weight, own_temperature in rows
         if weight > 0
     ]
     stated = {"temperature": float(temperature), "temperature_fit": fit.plain if fit else None}
@@ -123,19 +123,19 @@ class CombinedRun(Run):
     def leakage(self) -> Leakage:
         """Return the guard against images that any member has used, or that the ensemble was calibrated on."""
         members = [member.leakage for member in self.members]
-        own = [*([self.images] if self.images else []), *(images for member in members for images in member.own)]
+        image_sets = [*([self.images] if self.images else []), *(images for member in members for images in member.own)]
         used = [network for member in members for network in member.used]
         if self.saved_calibration is not None:
             used.append(UsedImages(self.known_labels, calibration=self.saved_calibration.images))
-        return Leakage(used, own, self.allow, copy_search.search_aligned_copies)
+        return Leakage(used, image_sets, self.allow, copy_search.search_aligned_copies)
 
     @property
     def ancestors(self) -> list[dict[str, Any]]:
         """Return the earlier trainings of all members' weights, including each member's own."""
         steps: list[dict[str, Any]] = []
         for member in self.members:
-            own = describe_training(member.card, member.checkpoint_sha256, member.record.allow or [])
-            steps += [step for step in (*member.ancestors, own) if step not in steps]
+            training = describe_training(member.card, member.checkpoint_sha256, member.record.allow or [])
+            steps += [step for step in (*member.ancestors, training) if step not in steps]
         return steps
 
 

@@ -67,7 +67,7 @@ class FilePredictor:
     @property
     def columns(self) -> list[str]:
         """Return the names of the columns of a table."""
-        further = (name for each in self.settings.find_columns().values() for name in each.names)
+        further = (name for column in self.settings.find_columns().values() for name in column.names)
         return [*list_prediction_columns(self.run.classes), *(DECISION_COLUMNS if self.rule else ()), *further]
 
     def predict(self, files: Sequence[str]) -> Generator[pd.DataFrame, None, None]:
@@ -94,7 +94,7 @@ class FilePredictor:
             # what a spreadsheet would run as a formula is preceded by a sign in CSV
             before = unescape_formulas(earlier[[*columns.names]][is_there].astype(object))
             if not before.equals(unescape_formulas(again[is_there].astype(object))):
-                options = [f"{name}.{each.name}" for each in fields(columns) if each.name != "enabled"]
+                options = [f"{name}.{member.name}" for member in fields(columns) if member.name != "enabled"]
                 raise ConfigError(
                     f"update=true: the {name} in the existing rows is another: "
                     f"{', '.join(['a file', *options])} or view has changed.",

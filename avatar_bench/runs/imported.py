@@ -40,7 +40,7 @@ class ImportedRun(Run):
             raise CheckpointError(
                 f"{folder / RECORD} is damaged{fault and ': '}{fault}.", "Restore it, or import the detector again."
             )
-        class_map = {name: record.class_map.get(own, own) for own, name in zip(native, classes, strict=True)}
+        class_map = {name: record.class_map.get(label, label) for label, name in zip(native, classes, strict=True)}
         return cls(folder, folder, record, class_map=class_map, **options)
 
     @cached_property

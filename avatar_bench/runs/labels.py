@@ -82,10 +82,17 @@ def _add_differences(names: Sequence[str], keys: Sequence[str], recipes: Sequenc
 def _name_differences(recipes: Sequence[dict[str, Any]]) -> list[str]:
     """Return the options in which recipes differ, as typed on the command line; "" if there are too many."""
     options = sorted({option for recipe in recipes for option in recipe})
-    differing = [option for option in options if len({json.dumps(one.get(option), default=str) for one in recipes}) > 1]
+    differing = [
+        option
+        for option in options
+        if len({json.dumps(recipe_options.get(option), default=str) for recipe_options in recipes}) > 1
+    ]
     if len(differing) > _MAX_NAMED_OPTIONS:
         return [""] * len(recipes)
-    return [", ".join(f"{option}={_format_value(one.get(option))}" for option in differing) for one in recipes]
+    return [
+        ", ".join(f"{option}={_format_value(recipe_options.get(option))}" for option in differing)
+        for recipe_options in recipes
+    ]
 
 
 def _format_value(value: Any) -> str:
@@ -124,5 +131,5 @@ def _disambiguate_names(names: Sequence[str], folders: Sequence[Path]) -> list[s
     """Add the folder to repeated names, and a number if they still repeat."""
     counts = Counter(names)
     longer = [f"{n} ({folder.name})" if counts[n] > 1 else n for n, folder in zip(names, folders, strict=True)]
-    places = [longer[: place + 1].count(name) for place, name in enumerate(longer)]
-    return [f"{name} {place}" if place > 1 else name for name, place in zip(longer, places, strict=True)]
+    places = [longer[: index + 1].count(name) for index, name in enumerate(longer)]
+    return [f"{name} {index}" if index > 1 else name for name, index in zip(longer, places, strict=True)]

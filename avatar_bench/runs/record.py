@@ -165,14 +165,14 @@ class ListedRun:
 
 def read_records(root: Path) -> list[ListedRun]:
     """Read the records of runs at a folder or up to two levels below it, sorted by folder."""
-    found = []
+    records = []
     for file in sorted(file for pattern in ("", "*/", "*/*/") for file in root.glob(f"{pattern}{RECORD}")):
         try:
             data = read_json(file)
         except (OSError, ValueError):  # of a run that was killed while writing
             data = {}
-        found.append(ListedRun(file.parent, file.stat().st_mtime, data if isinstance(data, dict) else {}))
-    return found
+        records.append(ListedRun(file.parent, file.stat().st_mtime, data if isinstance(data, dict) else {}))
+    return records
 
 
 def locate_checkpoint(path: Path, option: str = "ckpt") -> tuple[Path, Path | None]:
@@ -266,16 +266,16 @@ def choose_run(ckpt: str | None) -> Path:
     return path
 
 
-def locate_run(place: str, option: str = "ckpt") -> Path:
+def locate_run(address: str, option: str = "ckpt") -> Path:
     """Return a path, or the folder of the run at an address such as hf:OWNER/NAME, fetched by the entry of its prefix.
 
     Raise ConfigError, with the name of the plug-in, if the entry is of one that is not there.
     """
-    if not is_run_address(place):
-        return Path(place)
-    entry = find_entry("run_address", place.partition(":")[0], f"{option}={place}")
+    if not is_run_address(address):
+        return Path(address)
+    entry = find_entry("run_address", address.partition(":")[0], f"{option}={address}")
     with entry.explain_failure():
-        return Path(entry.load().fetch_run(place, option))
+        return Path(entry.load().fetch_run(address, option))
 
 
 def is_run_address(text: str) -> bool:
@@ -310,11 +310,11 @@ def read_record(folder: Path) -> RunRecord:
 @cache
 def _find_record_types() -> dict[str, tuple[type, ...]]:
     """Return the types of JSON that each key of run.json may have."""
-    found = {}
+    types = {}
     for name, hint in get_type_hints(RunRecord).items():
-        kinds = [get_origin(each) or each for each in (get_args(hint) if isinstance(hint, UnionType) else [hint])]
-        found[name] = (*kinds, type(None), *([int] if float in kinds else []))
-    return found
+        kinds = [get_origin(kind) or kind for kind in (get_args(hint) if isinstance(hint, UnionType) else [hint])]
+        types[name] = (*kinds, type(None), *([int] if float in kinds else []))
+    return types
 
 
 def read_json(file: Path) -> Any:

@@ -186,7 +186,7 @@ class Run:
         """Return the classes for which each of the network's stands."""
         stated = self.class_map or self.record.class_map
         meanings = {name: stated.get(name, name) for name in self.card.classes}
-        return {name: (each,) if isinstance(each, str) else tuple(each) for name, each in meanings.items()}
+        return {name: (meaning,) if isinstance(meaning, str) else tuple(meaning) for name, meaning in meanings.items()}
 
     def name_class(self, label: str) -> str:
         """Return the class, of the view if there is one, that a label belongs to; "" if the run does not know it."""
@@ -316,8 +316,8 @@ class Run:
             self.saved_calibration.images if self.saved_calibration else None,
             is_val_used=not self.record.probe,  # its C is chosen on training images
         )
-        own = [self.images] if self.images else []
-        return Leakage([used], own, self.allow, copy_search.search_aligned_copies)
+        image_sets = [self.images] if self.images else []
+        return Leakage([used], image_sets, self.allow, copy_search.search_aligned_copies)
 
     @cached_property
     def predictor(self) -> DatasetPredictor:

@@ -39,9 +39,9 @@ def check_run_config(stored: Mapping[str, Any], file: Path, typed: Any = ()) -> 
     """
     values = rename_options(stored)
     nodes = list(find_nodes(values))
-    own = [node[TARGET] for node in _list_own_nodes(typed)] if nodes else []
+    own_targets = [node[TARGET] for node in _list_own_nodes(typed)] if nodes else []
     for option, node in nodes:
-        if (target := node[TARGET]) not in own and not _list_kinds(target) & _KINDS:
+        if (target := node[TARGET]) not in own_targets and not _list_kinds(target) & _KINDS:
             raise ConfigError(
                 f"{file}: {option}.{TARGET}={truncate(target)}: a run folder cannot name code to run.",
                 "If it is yours, give the folder whose yaml names it: -cd DIR",
@@ -88,12 +88,12 @@ def _list_kinds(target: str) -> set[str]:
     """Return the names of the classes that a class of the libraries derives from; none for anything else."""
     (module, _, name), libraries = target.rpartition("."), tuple(f"{library}." for library in _LIBRARIES)
     try:
-        found = vars(import_module(module)).get(name) if target.startswith(libraries) else None
+        member = vars(import_module(module)).get(name) if target.startswith(libraries) else None
     except (ImportError, ValueError):
         return set()
-    if not isinstance(found, type) or not f"{found.__module__}.".startswith(libraries):
+    if not isinstance(member, type) or not f"{member.__module__}.".startswith(libraries):
         return set()
-    return {f"{kind.__module__}.{kind.__qualname__}" for kind in found.__mro__}
+    return {f"{kind.__module__}.{kind.__qualname__}" for kind in member.__mro__}
 
 
 def _list_own_nodes(typed: Any) -> list[Mapping[str, Any]]:
@@ -116,8 +116,8 @@ def rename_options(values: Mapping[str, Any]) -> dict[str, Any]:
     node = _read_choice("schedule", schedule.get("name"))
     node |= {key: value for key, value in schedule.items() if key in node}
     loggers = _read_choice("logger", logger.get("name"))
-    for each in loggers.values():
-        each |= {key: value for key, value in logger.items() if key in each and key != "name"}
+    for node_of_logger in loggers.values():
+        node_of_logger |= {key: value for key, value in logger.items() if key in node_of_logger and key != "name"}
     others = dict(callbacks.get("others") or {})
     for name, argument in {"early_stopping": "patience", "ema": "decay", "swa": "start"}.items():
         if (value := callbacks.pop(name, None)) is not None:

@@ -101,18 +101,18 @@ class SavedCalibration:
         At every moment the folder holds a whole calibration, the earlier one or this.
         """
         rows = self.images.frame.reindex(columns=list(_IMAGE_COLUMNS), fill_value="").to_dict("records")
-        found, reference = self.decisions, self.decisions.reference if self.decisions else None
+        decisions, reference = self.decisions, self.decisions.reference if self.decisions else None
         stated: dict[str, Any] | None = None
-        if found is not None:
-            percentiles = found.ood_percentile
+        if decisions is not None:
+            percentiles = decisions.ood_percentile
             for k, row in enumerate(rows):
-                row["part"] = "reference" if found.is_reference[k] else "thresholds"
-                row["probabilities"] = found.probabilities[k].tolist()
+                row["part"] = "reference" if decisions.is_reference[k] else "thresholds"
+                row["probabilities"] = decisions.probabilities[k].tolist()
                 row |= {"ood_percentile": float(percentiles[k])} if percentiles is not None else {}
-            stated = {"classes": list(found.classes), "reference_sha256": None}
+            stated = {"classes": list(decisions.classes), "reference_sha256": None}
         if reference is not None and stated is not None:
             tensors = {"embeddings": reference.embeddings, "distances": reference.distances}
-            content = save_tensors({name: np.ascontiguousarray(each) for name, each in tensors.items()})
+            content = save_tensors({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()})
             stated["reference_sha256"] = sha256_of_bytes(content)
             with atomic_write(folder / _NEW_REFERENCE) as part:
                 part.write_bytes(content)
@@ -154,12 +154,14 @@ def read_calibration(folder: Path, with_decisions: bool = False) -> SavedCalibra
         if saved["schema"] > CALIBRATION_SCHEMA:
             raise CheckpointError(f"{file} was made by a newer version of avatar_bench.", "Update avatar_bench.")
         stated, data = saved["threshold"], saved["data"]
-        names = [each.name for each in fields(ScoreThreshold)]
+        names = [member.name for member in fields(ScoreThreshold)]
         threshold = ScoreThreshold(**{name: stated.get(name) for name in names}) if stated else None
         columns = [*DATASET_COLUMNS, *RUN_COLUMNS]
         frame = pd.DataFrame(saved["images"]).astype(str).reindex(columns=columns, fill_value="")
         numbers = [saved["temperature"], *(asdict(threshold).values() if threshold else ())]
-        is_valid = all(isinstance(one, int | float) and math.isfinite(one) for one in numbers if one is not None)
+        is_valid = all(
+            isinstance(number, int | float) and math.isfinite(number) for number in numbers if number is not None
+        )
         if not is_valid or saved["temperature"] <= 0 or not len(frame):
             raise ValueError("a number is impossible")
         return SavedCalibration(
@@ -196,7 +198,9 @@ def _read_decisions(saved: Mapping[str, Any], folder: Path) -> DecisionImages | 
         return DecisionImages(classes, probabilities, is_reference)
     files = (file for file in (folder / REFERENCE, folder / _NEW_REFERENCE) if file.is_file())
     contents = (file.read_bytes() for file in files)
-    content = next((one for one in contents if sha256_of_bytes(one) == stated["reference_sha256"]), None)
+    content = next(
+        (candidate for candidate in contents if sha256_of_bytes(candidate) == stated["reference_sha256"]), None
+    )
     if content is None:
         raise ValueError(f"{REFERENCE} is not the one that belongs to it")
     tensors = load_tensors(content)

@@ -70,12 +70,12 @@ def demo_root() -> Path:
 
 def ensure_demo(data: Mapping[str, Any]) -> DatasetSummary:
     """Build the demo of conf/data/demo.yaml, if there is none or it is of another recipe; raise as `build_dataset`."""
-    own = data.get("prepare") or {}
+    options = data.get("prepare") or {}
     recipe = DatasetRecipe(
         sources=data["sources"],
         blind=tuple(data["blind_sources"]),
-        equalise=own.get("equalise"),
-        plan=SplitPlan(by="group", folds=own.get("folds") or DEFAULT_FOLDS),
+        equalise=options.get("equalise"),
+        plan=SplitPlan(by="group", folds=options.get("folds") or DEFAULT_FOLDS),
         ood={name: tuple(sources) for name, sources in (data.get("ood_sources") or {}).items()},
     )
     return build_dataset(recipe, Path(data.get("root") or demo_root()), afresh=not data.get("root"))
@@ -215,10 +215,10 @@ def _store_source(out: Path, name: str, recipe: DatasetRecipe, state: str, updat
     if journal.complete:
         return journal
     print_note(f"{name}: {source['label'] or 'several classes'}, {source['author']}; licence: {source['licence']}")
-    place = out / WORK_FOLDER / "sources" / name
-    place.mkdir(parents=True, exist_ok=True)
+    store = out / WORK_FOLDER / "sources" / name
+    store.mkdir(parents=True, exist_ok=True)
     refused: list[tuple[str, str]] = []
-    job = SourceJob(name, source, place, {row["name"] for row in journal.rows}, refused)
+    job = SourceJob(name, source, store, {row["name"] for row in journal.rows}, refused)
     rows = _map_in_order(lambda image: store_image(image, name, source, recipe.equalise, out), read_images(job))
     for row in track(rows, name):
         journal.add(row)
@@ -250,10 +250,10 @@ def _tabulate(recipe: DatasetRecipe, journals: Mapping[str, SourceJournal]) -> p
     parts = []
     for name in sorted(recipe.sources, key=lambda name: name in recipe.held_out_sources):
         rows = (_make_row(name, recipe.sources[name], row) for row in journals[name].rows if "path" in row)
-        own = []
+        rows_of_source = []
         while several := list(islice(rows, _ROWS_PER_PART)):
-            own.append(pd.DataFrame(several))
-        parts.append(pd.concat(own).sort_values("origin", kind="stable"))
+            rows_of_source.append(pd.DataFrame(several))
+        parts.append(pd.concat(rows_of_source).sort_values("origin", kind="stable"))
     table = pd.concat(parts, ignore_index=True).astype(dict.fromkeys(SHARED_COLUMNS, "category"))
     known = sorted(set(table["source"]) | set(recipe.sources))
     if unknown := sorted(set(recipe.held_out_sources) - set(known)):
@@ -264,15 +264,15 @@ def _tabulate(recipe: DatasetRecipe, journals: Mapping[str, SourceJournal]) -> p
 
 
 def _make_row(name: str, source: Source, row: Mapping[str, Any]) -> dict[str, Any]:
-    own = row.get("source", name)
+    stated = row.get("source", name)
     return {
         **{key: row[key] for key in ("path", "sha256", "origin_sha256", "pixels", "width", "height")},
         "phashes": " ".join(row["phashes"]),
         **{key: row[key] for key in ("format", "jpeg_quality")},
         **{key: row.get(key) or source[key] for key in ("label", "licence", "author", "generator")},
-        "source": own,
+        "source": stated,
         "recipe_source": name,
-        "group": row.get("shared_group") or f"{own}:{row.get('group') or row['name']}",
+        "group": row.get("shared_group") or f"{stated}:{row.get('group') or row['name']}",
         "split": row.get("split", ""),
         "url": row.get("url") or source["homepage"],
         "origin": row["name"],
@@ -282,7 +282,7 @@ def _make_row(name: str, source: Source, row: Mapping[str, Any]) -> dict[str, An
 def _read_other_set(name: str, path: Path) -> OtherSet:
     dataset = read_dataset(path, name)
     prints = fingerprint_files(list_files(dataset))
-    rows = [row for row, found in enumerate(prints) if not isinstance(found, DataError)]
+    rows = [row for row, fingerprint in enumerate(prints) if not isinstance(fingerprint, DataError)]
     frame, fingerprints = dataset.frame.iloc[rows], cast("list[Fingerprint]", [prints[row] for row in rows])
     images = ImageSet.of(frame["sha256"], fingerprints, lambda row: dataset.image(rows[row]))
     return OtherSet(name, frame["path"].tolist(), frame["label"].tolist(), images)

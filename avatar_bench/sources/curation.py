@@ -64,9 +64,9 @@ def curate(
     # few columns and no more variables than necessary, because each selection copies a table
     earlier = earlier or {}
     ranked = _rank(stored[_DECIDING], rules, earlier)
-    place, paths = ranked["place"].to_numpy(), stored["path"]
-    pixels, hashes = stored["pixels"].take(place), parse_hashes(stored["phashes"].take(place))
-    images = ImageSet(ranked["origin_sha256"], pixels, hashes, lambda row: image(str(paths.iat[place[row]])))
+    ranks, paths = ranked["place"].to_numpy(), stored["path"]
+    pixels, hashes = stored["pixels"].take(ranks), parse_hashes(stored["phashes"].take(ranks))
+    images = ImageSet(ranked["origin_sha256"], pixels, hashes, lambda row: image(str(paths.iat[ranks[row]])))
     shared: dict[int, tuple[OtherSet, Match]] = {}  # the rows that are in another set too, with the first match
     for other in others:
         for match in find_matches_between(images, other.images):
@@ -117,12 +117,12 @@ def _rank(images: pd.DataFrame, rules: CurationRules, earlier: Sides) -> pd.Data
     """
     sets = {source: name for name, sources in rules.ood.items() for source in sources}
     named = zip(images["source"], images["recipe_source"], strict=True)
-    ood = np.array([sets.get(own) or sets.get(recipe, "") for own, recipe in named], dtype=object)
+    ood = np.array([sets.get(set_name) or sets.get(recipe, "") for set_name, recipe in named], dtype=object)
     blind = images["source"].isin(rules.blind) | images["recipe_source"].isin(rules.blind) | (ood != "")
     before = [earlier[key][0] == BLIND_SIDE if key in earlier else None for key in images["origin_sha256"]]
     known = [was is not None and was == now for was, now in zip(before, blind, strict=True)]
-    place = np.arange(len(images))
-    marked = images.assign(blind=blind, ood=ood, known=known, place=place, stated_group=images["group"])
+    ranks = np.arange(len(images))
+    marked = images.assign(blind=blind, ood=ood, known=known, place=ranks, stated_group=images["group"])
     return marked.sort_values(["known", "blind"], ascending=[False, True], kind="stable", ignore_index=True)
 
 
@@ -150,7 +150,7 @@ def _split(plan: SplitPlan, earlier: Sides, curated: CurationResult) -> pd.DataF
     if plan.by == "group" and (rows["split"] != "").any():
         plan = replace(plan, by=None)  # keep the split that a source states
     so_far = collect_sides(frame[~blind], earlier) if earlier else {}
-    sides = {group: found[0] for group, found in so_far.items() if found}
+    sides = {group: sides_of_group[0] for group, sides_of_group in so_far.items() if sides_of_group}
     split, fold = assign_splits(rows, plan, sides)
     if any(side >= 0 for _, side in sides.values()) and (fold < 0).all():
         curated.notes.append("a source now states its split, so there are no folds: data.fold of train has no effect")
@@ -279,12 +279,14 @@ def find_bridging_rows(joined: pd.DataFrame, earlier: Sides, out: Set[int], amon
         return {}
     staying = joined[_SIDE_COLUMNS].drop(index=list(out))
     sides = collect_sides(staying, earlier)
-    joining = staying[staying["group"].isin({group for group, found in sides.items() if len(found) > 1})]
+    joining = staying[
+        staying["group"].isin({group for group, sides_of_group in sides.items() if len(sides_of_group) > 1})
+    ]
     if among_new:
         rows = joining.index[~joining["known"]]
     else:
-        own = joining["origin_sha256"].map(lambda key: earlier.get(key))
-        rows = joining.index[own != own.groupby(joining["group"]).transform("first")]
+        former = joining["origin_sha256"].map(lambda key: earlier.get(key))
+        rows = joining.index[former != former.groupby(joining["group"]).transform("first")]
     return {int(row): "a near-duplicate of images on two sides of the split" for row in rows}
 
 

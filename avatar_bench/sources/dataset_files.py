@@ -85,8 +85,8 @@ def write_tables(out: Path, sources: Mapping[str, Source], curated: CurationResu
     inside, names = frame["ood"] == "", sorted(set(frame["ood"]) - {""})
     parts = {out / "manifest.csv": ~frame["blind"], out / "blind.csv": frame["blind"] & inside}
     parts |= {make_ood_path(out, name): frame["ood"] == name for name in names}
-    for place, rows in parts.items():
-        write_table(frame.loc[rows, list(MANIFEST_COLUMNS)], place)
+    for path, rows in parts.items():
+        write_table(frame.loc[rows, list(MANIFEST_COLUMNS)], path)
     (out / WORK_FOLDER).mkdir(parents=True, exist_ok=True)
     write_table(_tabulate_sides(frame, earlier), out / SIDES_FILE)
     write_table(_describe_sources(frame, sources), out / "sources.csv")

@@ -70,15 +70,15 @@ class _RetryError(Exception):
 class Downloader:
     """A downloader to a folder that keeps finished files and resumes partial ones."""
 
-    def __init__(self, place: Path, options: RequestOptions) -> None:
-        self.place, self.options = place, options
+    def __init__(self, folder: Path, options: RequestOptions) -> None:
+        self.place, self.options = folder, options
         self.stop = threading.Event()
         self._hosts: dict[str, Host] = {}
         self._lock = threading.Lock()
         self._pools = {"": _make_pool(options, None)} | {
             scheme: _make_pool(options, proxy) for scheme, proxy in getproxies().items()
         }
-        place.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
 
     def fetch(self, address: Address) -> Path:
         """Return the file at an address, downloaded unless it exists already; raise DownloadError on failure."""
@@ -117,8 +117,8 @@ class Downloader:
                 return
             except _RetryError as error:
                 if attempt > self.options.retries or (error.wait or 0) > MAX_WAIT_SECONDS:
-                    place = urlsplit(url).netloc.rpartition("@")[2]  # without user name and password
-                    host.failure = "" if host.responded else f"{place} cannot be reached: {error}"
+                    host_name = urlsplit(url).netloc.rpartition("@")[2]  # without user name and password
+                    host.failure = "" if host.responded else f"{host_name} cannot be reached: {error}"
                     raise DownloadError(f"{error}, {attempt} attempts") from error
                 if error.wait is not None:  # of all requests to this server
                     with self._lock:
@@ -156,8 +156,8 @@ class Downloader:
         """Raise _RetryError or DownloadError for a response that is not a file."""
         if response.status in RETRY_STATUSES:
             wait = _parse_retry_after(response.headers.get("Retry-After", ""))
-            asked = f", asks to wait {wait:.0f} s" if wait is not None else ""
-            raise _RetryError(f"HTTP {response.status} {response.reason}{asked}", wait)
+            wait_text = f", asks to wait {wait:.0f} s" if wait is not None else ""
+            raise _RetryError(f"HTTP {response.status} {response.reason}{wait_text}", wait)
         continued = response.headers.get("Content-Range", "").startswith(f"bytes {begun}-")
         if response.status == 416 or (response.status == 206 and not (begun and continued)):
             part.unlink(missing_ok=True)  # the partial file does not match the current one
@@ -184,10 +184,10 @@ class Downloader:
             raise DownloadError(f"larger than {self.options.max_bytes / 2**20:g} MiB")
 
 
-def download_file(address: Address, place: Path, max_bytes: int) -> Path:
+def download_file(address: Address, folder: Path, max_bytes: int) -> Path:
     """Download one large file to the folder `place`; raise DataError on failure."""
     try:
-        return Downloader(place, RequestOptions(max_bytes=max_bytes)).fetch(address)
+        return Downloader(folder, RequestOptions(max_bytes=max_bytes)).fetch(address)
     except DownloadError as error:
         reason = f"{address.url} could not be downloaded: {error}."
         raise DataError(reason, "Check the connection and run the same command again.") from error
@@ -195,8 +195,8 @@ def download_file(address: Address, place: Path, max_bytes: int) -> Path:
 
 def check_hash(file: Path, sha256: str) -> str:
     """Describe how a file differs from its SHA-256; return "" if it matches."""
-    found = sha256_of_file(file)
-    return "" if found == sha256.lower() else f"its sha256 is {found}, expected {sha256}"
+    digest = sha256_of_file(file)
+    return "" if digest == sha256.lower() else f"its sha256 is {digest}, expected {sha256}"
 
 
 def _make_pool(options: RequestOptions, proxy: str | None) -> urllib3.PoolManager:

@@ -92,7 +92,7 @@ def open_reader(name: str, source: Source) -> SourceReader:
     owner = kinds[source["kind"]].load_class()
     if not issubclass(owner, SourceReader):
         raise ConfigError(f"{kinds[source['kind']].module} must define a SourceReader, not {owner.__name__}.")
-    options = [each.name for each in fields(owner)]
+    options = [member.name for member in fields(owner)]
     known = [*COMMON_KEYS, *options]
     for key in source:
         if key not in known:
@@ -103,11 +103,13 @@ def open_reader(name: str, source: Source) -> SourceReader:
             raise ConfigError(f"source.{name}.{key}={source[key]}: expected a string.")
     if not isinstance(source.get("rasterise") or False, bool):
         raise ConfigError(f"source.{name}.rasterise={source['rasterise']}: expected true or false.")
-    required = [(each.name,) for each in fields(owner) if each.default is MISSING and each.default_factory is MISSING]
+    required = [
+        (member.name,) for member in fields(owner) if member.default is MISSING and member.default_factory is MISSING
+    ]
     for keys in filter(None, (*required, owner.alternatives)):
-        given = [key for key in keys if source.get(key) not in (None, "", [], {})]
-        if len(given) != 1:
-            problem = f"has several of them: {' and '.join(given)}" if given else "has no input"
+        stated = [key for key in keys if source.get(key) not in (None, "", [], {})]
+        if len(stated) != 1:
+            problem = f"has several of them: {' and '.join(stated)}" if stated else "has no input"
             expected = " or ".join(f"source.{name}.{key}=" for key in keys)
             raise ConfigError(f"source.{name} {problem}.", f"Expected {'one of ' if len(keys) > 1 else ''}{expected}")
     reader: SourceReader = owner(**{key: source[key] for key in options if source.get(key) is not None})
@@ -152,8 +154,8 @@ def find_group(pattern: str | None, name: str) -> str:
     """Return the first group of a regular expression in a file's stem; a pattern without one is the group itself."""
     if not pattern or not re.compile(pattern).groups:
         return pattern or ""
-    found = re.search(pattern, Path(name).stem)
-    return (found.group(1) or "") if found else ""
+    match = re.search(pattern, Path(name).stem)
+    return (match.group(1) or "") if match else ""
 
 
 def read_rows(file: Path, needed: str) -> list[dict[str, str]]:

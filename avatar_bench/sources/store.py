@@ -52,8 +52,8 @@ def store_image(
     sha256, kind = sha256_of_bytes(data), detect_format(data)
     # without separators, spaces and characters special to shells or Hydra
     names = (source_image.label or source["label"], source_image.source or name)
-    place = "/".join(re.sub(r"[^\w.-]+", "_", part).lstrip(".") or "_" for part in names)
-    path = f"images/{place}/{sha256[:20]}{EXTENSIONS[kind]}"
+    relative = "/".join(re.sub(r"[^\w.-]+", "_", part).lstrip(".") or "_" for part in names)
+    path = f"images/{relative}/{sha256[:20]}{EXTENSIONS[kind]}"
     _save(data, content if isinstance(content, Path) and data is original_bytes else None, folder / path)
     prints = fingerprint_image(image)
     known = {key: value for key, value in asdict(source_image).items() if isinstance(value, str) and key != "name"}
@@ -161,8 +161,8 @@ def delete_images(folder: Path, paths: Iterable[str]) -> None:
         file = folder / path
         file.unlink(missing_ok=True)
         with suppress(OSError):  # not empty
-            for place in (file.parent, file.parent.parent):
-                place.rmdir()
+            for parent in (file.parent, file.parent.parent):
+                parent.rmdir()
 
 
 def _convert(

@@ -66,7 +66,7 @@ def _check_labels(dataset: Dataset, settings: TrainConfig) -> None:
     if len(dataset.classes) < 2:
         name, below = dataset.classes[0], dataset.root / dataset.classes[0]
         advice = ["A classifier needs two classes or more: one folder each, or two labels in the manifest."]
-        if settings.data.kind == "folder" and sum(each.is_dir() for each in below.glob("*")) > 1:
+        if settings.data.kind == "folder" and sum(path.is_dir() for path in below.glob("*")) > 1:
             advice.append(f"If the folders in it are the classes: data.root={below}")
         raise GuardError(f"{dataset.name} has only one class, {name!r}.", *advice)
     if fault := find_class_fault(dataset.classes):

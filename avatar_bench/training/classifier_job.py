@@ -139,8 +139,10 @@ class ClassifierJob:
             entry["cached_views"] = keep_features(learner, data, settings)
             record.write(folder)
             rows = trainer.MetricsHistory(folder, first_epoch, settings.callbacks.progress)
-            own = [rows, BestCheckpoint(self.best.parent, monitor)]
-            trainer.run_trainer(learner, learner.net, data, folder, settings, stage.epochs, own, loggers, progress)
+            callbacks = [rows, BestCheckpoint(self.best.parent, monitor)]
+            trainer.run_trainer(
+                learner, learner.net, data, folder, settings, stage.epochs, callbacks, loggers, progress
+            )
 
     def finish(self) -> str:
         """Fit the temperature, complete the best checkpoint, draw the curves, and return a summary."""
@@ -188,7 +190,7 @@ def plan_stages(settings: TrainConfig, earlier: Run | None) -> tuple[list[Stage]
     """Return the stages of the mode, and how many of them `init_from` has completed: 0 unless stage= is set."""
     cap, stages = settings.trainer.max_epochs or sys.maxsize, settings.mode.stages[: settings.stage]
     epochs = [min(settings.epochs or stage.epochs, cap) for stage in stages]
-    planned = [Stage(each.unfreeze, n, settings.lr or each.lr) for each, n in zip(stages, epochs, strict=True)]
+    planned = [Stage(stated.unfreeze, n, settings.lr or stated.lr) for stated, n in zip(stages, epochs, strict=True)]
     if earlier is None or settings.stage is None or earlier.card.mode != settings.mode.name:
         return planned, 0
     if earlier.card.stage >= len(planned):

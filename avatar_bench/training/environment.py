@@ -50,8 +50,8 @@ def choose_precision(settings: Any, net: nn.Module, size: int, record: RunRecord
         trainer.precision, trainer.threads = record.device["precision"], record.device["threads"]
     else:
         device = resolve_torch_device(trainer.accelerator)
-        found = tune_training(net, settings.model.backbone, size, device)
-        trainer.precision = "32-true" if found == "32" else f"{found}-mixed"
+        precision = tune_training(net, settings.model.backbone, size, device)
+        trainer.precision = "32-true" if precision == "32" else f"{precision}-mixed"
         trainer.threads = trainer.threads or tune_inference(device).threads
     set_threads(trainer.threads)
 

@@ -83,23 +83,23 @@ def compute_features(
     cache = _open_cache(learner, data, keys, settings, bool(copies))
     features = np.empty((len(keys), learner.embedding_bytes // 4), dtype=np.float32)
     missing = []
-    for place, key in enumerate(keys):
-        if cache is not None and (found := cache.load(key)) is not None:
-            features[place] = found
+    for index, key in enumerate(keys):
+        if cache is not None and (cached := cache.load(key)) is not None:
+            features[index] = cached
         else:
-            missing.append(place)
+            missing.append(index)
     if missing:
         seeds = np.array([int(key[:7], 16) for key in keys]).reshape(views, len(hashes))
         augmented = {"augmentation": data.augmentation, "view_seeds": seeds} if copies else {}
         loaded = build_image_dataset(images, data.classes, data.preprocessing, cache=data.cache, **augmented)
-        items = [(place % len(hashes), place // len(hashes)) for place in missing]
+        items = [(index % len(hashes), index // len(hashes)) for index in missing]
         batches = build_loader(loaded, data.batch_size, data.workers, sampler=items)
         done = 0
         for batch in iterate_embeddings(learner, batches, settings):
-            for place, values in zip(missing[done : done + len(batch)], batch, strict=True):
-                features[place] = values
+            for index, values in zip(missing[done : done + len(batch)], batch, strict=True):
+                features[index] = values
                 if cache is not None:
-                    cache.store(keys[place], values)
+                    cache.store(keys[index], values)
             done += len(batch)
     return features.reshape(views, len(hashes), -1), len(missing)
 
@@ -114,7 +114,7 @@ def _open_cache(
     limit = settings.data.cache_gb
     if not limit or (augments and data.augmentation.others):
         return None
-    own = find_choices("backbone").get(learner.card.backbone)
+    backbones = find_choices("backbone").get(learner.card.backbone)
     head = {id(parameter) for parameter in learner.net.get_classifier().parameters()}  # type: ignore[operator]
     heads = {name for name, parameter in learner.net.named_parameters() if id(parameter) in head}
     body = {name: tensor for name, tensor in learner.net.state_dict().items() if name not in heads}
@@ -123,7 +123,7 @@ def _open_cache(
         *(hash_weights(body), learner.card.backbone, sorted(learner.card.options.items()), preprocessing),
         *(resolve_torch_device(settings.trainer.accelerator), resolve_precision(settings.trainer)),
         data.augmentation if augments else None,
-        NetworkNode.read(own).sha256 if own else None,
+        NetworkNode.read(backbones).sha256 if backbones else None,
         *(__version__, torch.__version__, timm.__version__, PIL.__version__, cv2.__version__),
     ]
     folder = cache_root() / FEATURES_FOLDER / sha256_of_text(repr(how))[:16]

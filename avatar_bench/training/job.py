@@ -83,20 +83,20 @@ def run_job(
         return folder, record
 
 
-def _reopen_config(given: DictConfig, command: str, check: Callable[[str, DictConfig], None]) -> DictConfig:
+def _reopen_config(typed_config: DictConfig, command: str, check: Callable[[str, DictConfig], None]) -> DictConfig:
     """Read the configuration of an interrupted run; raise ConfigError for options, but nodes, with resume=."""
-    folder = Path(given.resume)
+    folder = Path(typed_config.resume)
     if not (folder / RECORD).is_file() or not (folder / CONFIG).is_file():
         raise CheckpointError(f"resume={folder} is not a run folder.", f"Expected a folder made by {command}.")
     if (maker := read_record(folder).command or "train") != command:
         raise CheckpointError(f"resume={folder} was made by {maker}.", f"avatar-bench {maker} resume={folder}")
     words = [word for word in HydraConfig.get().overrides.task if not word.startswith(("resume=", "~mode"))]
     others = [word for word in words if not word.lstrip("+").startswith(NODES)]
-    file, typed = folder / CONFIG, OmegaConf.to_container(given, resolve=True)
+    file, typed = folder / CONFIG, OmegaConf.to_container(typed_config, resolve=True)
     try:
         stored = {} if others else read_run_config(file, typed)  # type: ignore[arg-type]
-        cfg: Any = OmegaConf.merge(OmegaConf.structured(OmegaConf.get_type(given)), stored)
-        others += [word for name in NODES for word in words if name in word and cfg[name] != given[name]]
+        cfg: Any = OmegaConf.merge(OmegaConf.structured(OmegaConf.get_type(typed_config)), stored)
+        others += [word for name in NODES for word in words if name in word and cfg[name] != typed_config[name]]
         if not others:
             refuse_outward_nodes(stored, typed)
             check(command, cfg)

@@ -75,12 +75,12 @@ def check_optimizer(options: OptimizerConfig) -> None:
 
 def build_optimizer(groups: Sequence[Mapping[str, Any]], options: TrainingOptions, lr: float, fused: bool) -> Optimizer:
     """Build the optimizer of groups, which may state `lr` or `weight_decay`; `fused` allows torch's fused one."""
-    given = [{"lr": lr, "weight_decay": options.weight_decay, **group} for group in groups]
+    parameter_groups = [{"lr": lr, "weight_decay": options.weight_decay, **group} for group in groups]
     node = options.optimizer
     if isinstance(node, str):
         may_be_fused = {"fused": fused} if node in _FUSED else {}
         node = {"_target_": "timm.optim.create_optimizer_v2", "opt": node, **may_be_fused, **options.arguments}
-    built: Optimizer = build("optimizer", {"lr": lr, **node}, Optimizer, given)
+    built: Optimizer = build("optimizer", {"lr": lr, **node}, Optimizer, parameter_groups)
     return built
 
 
@@ -124,8 +124,8 @@ def build_parameter_groups(net: nn.Module, options: TrainingOptions, lr: float) 
 
 def build_head_groups(parameters: Sequence[nn.Parameter], options: TrainingOptions) -> list[dict[str, Any]]:
     """Group the parameters of a head by weight decay; all use the full learning rate."""
-    decayed = [each for each in parameters if options.decay_norms or each.ndim > 1]
-    not_decayed = [each for each in parameters if not options.decay_norms and each.ndim <= 1]
+    decayed = [parameter for parameter in parameters if options.decay_norms or parameter.ndim > 1]
+    not_decayed = [parameter for parameter in parameters if not options.decay_norms and parameter.ndim <= 1]
     groups = {"params": decayed}, {"params": not_decayed, "weight_decay": 0.0}
     return [group for group in groups if group["params"]]
 

@@ -43,9 +43,9 @@ class Origin:
     entry: dict[str, Any]
 
 
-def resolve_weights(given: str) -> str | PretrainedWeights:
+def resolve_weights(weights: str) -> str | PretrainedWeights:
     """Read the file named by model.weights, once; return keywords such as `hub` or `none` unchanged."""
-    return given if given in WEIGHTS_CHOICES else read_weights(Path(given))
+    return weights if weights in WEIGHTS_CHOICES else read_weights(Path(weights))
 
 
 def open_origin(settings: TrainConfig, dataset: Dataset, classes: tuple[str, ...], folder: Path) -> Origin:

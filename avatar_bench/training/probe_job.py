@@ -144,8 +144,8 @@ class LogisticProblem:
         limits = {"maxiter": _MAX_ITERATIONS, "maxfun": 2 * _MAX_ITERATIONS, "gtol": tolerance, "ftol": 0, "maxcor": 20}
         # products with so few columns are bound by memory, where threads only wait for each other
         with threadpool_limits(1, "blas"):  # type: ignore[no-untyped-call]
-            found: Any = minimize(compute_loss, begin.ravel(), jac=True, method="L-BFGS-B", options=limits)  # type: ignore[call-overload]
-        solution: Floats = found.x.reshape(shape) * scale
+            optimum: Any = minimize(compute_loss, begin.ravel(), jac=True, method="L-BFGS-B", options=limits)  # type: ignore[call-overload]
+        solution: Floats = optimum.x.reshape(shape) * scale
         return solution
 
 

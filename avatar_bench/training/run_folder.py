@@ -41,9 +41,9 @@ def choose_run_folder(settings: Any, command: str) -> Path:
     """Return the folder of a new job: below that of its sweep, or `out`, or a new one named by model, mode and time."""
     hydra, root = HydraConfig.get(), Path("runs" if command == "train" else "pretrained")
     if hydra.mode == RunMode.MULTIRUN:
-        own = [word for word in hydra.overrides.task if not word.startswith("~mode")]  # that of pretrain
+        words = [word for word in hydra.overrides.task if not word.startswith("~mode")]  # that of pretrain
         sweeps = hydra.sweep.dir if command == "train" else settings.out
-        return Path(sweeps or root) / name_job(own, hydra.job.config.override_dirname.exclude_keys)
+        return Path(sweeps or root) / name_job(words, hydra.job.config.override_dirname.exclude_keys)
     if settings.out:
         return Path(settings.out)
     record = _describe_job(settings, command)
@@ -143,14 +143,16 @@ def _name_owner(folder: Path) -> str:
 def _refuse_other_options(folder: Path, cfg: DictConfig, schema_class: type) -> None:
     """Raise ConfigError naming the options if a folder has a run with another configuration."""
     schema = OmegaConf.structured(schema_class)  # an option newer than the run gets its default
-    given: Any = OmegaConf.to_container(OmegaConf.merge(schema, cfg), resolve=True)
+    options: Any = OmegaConf.to_container(OmegaConf.merge(schema, cfg), resolve=True)
     try:
-        stored = OmegaConf.to_container(OmegaConf.merge(schema, read_run_config(folder / CONFIG, given)), resolve=True)
+        stored = OmegaConf.to_container(
+            OmegaConf.merge(schema, read_run_config(folder / CONFIG, options)), resolve=True
+        )
         theirs = flatten_options(stored)
     except OmegaConfBaseException as error:
         reason = f"{folder} contains a run whose {CONFIG} cannot be read: {str(error).splitlines()[0]}."
         raise ConfigError(reason, "Remove the folder to train again, or choose another: out=DIR") from error
-    ours = flatten_options(given)
+    ours = flatten_options(options)
     other = [key for key in {**ours, **theirs} if key not in IGNORED_OPTIONS and ours.get(key) != theirs.get(key)]
     if other:
         changes = [f"{key} is {theirs.get(key)} there, {ours.get(key)} here" for key in other[:3]]

@@ -49,7 +49,7 @@ def run_trainer(
     folder: Path,
     settings: Any,
     epochs: int,
-    own: Sequence[Callback],
+    further: Sequence[Callback],
     loggers: Sequence[Logger],
     progress: CheckpointProgress | None,
 ) -> None:
@@ -86,7 +86,7 @@ def run_trainer(
         deterministic="warn",
         logger=loggers or False,
         log_every_n_steps=1,
-        callbacks=[*callbacks, *own, final],
+        callbacks=[*callbacks, *further, final],
         plugins=[AtomicCheckpointIO(), *build_nodes("trainer.plugins", options.plugins, object)],
         default_root_dir=folder,
         num_sanity_val_steps=0,
@@ -124,8 +124,8 @@ def end_loaders(dataset: Dataset) -> Iterator[None]:
 
 def build_nodes(option: str, nodes: Mapping[str, Any], expected: type, **values: Any) -> list[Any]:
     """Build the objects of nodes by name, but of those that are null; see `build`."""
-    given = {name: node for name, node in nodes.items() if node is not None}
-    return [build(f"{option}.{name}", node, expected, **values) for name, node in given.items()]
+    stated = {name: node for name, node in nodes.items() if node is not None}
+    return [build(f"{option}.{name}", node, expected, **values) for name, node in stated.items()]
 
 
 def build_loggers(folder: Path, settings: Any) -> list[Logger]:
@@ -192,9 +192,9 @@ class BatchProgressBar(Callback):
         """Open the bar after the first batch, then advance it."""
         if not trainer.is_global_zero:
             return
-        each, epochs = int(trainer.num_training_batches), trainer.max_epochs or 1
+        batches, epochs = int(trainer.num_training_batches), trainer.max_epochs or 1
         if self.bar is None:
-            self.bar = open_bar("", epochs * each, "batch", done=trainer.current_epoch * each + batch_idx)
+            self.bar = open_bar("", epochs * batches, "batch", done=trainer.current_epoch * batches + batch_idx)
         self.bar.set_description_str(f"epoch {trainer.current_epoch + 1}/{epochs}", refresh=False)
         self.bar.update()
 

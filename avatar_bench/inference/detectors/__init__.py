@@ -27,9 +27,9 @@ Settings = dict[str, Any]  # plain values, as kept in run.json
 
 def build_detector(entry: Entry, options: Mapping[str, Any]) -> Any:
     """Build the dataclass of a kind with its options; raise ConfigError for a missing, unknown or invalid one."""
-    for each in fields(entry.load_class()):
-        if each.default is MISSING and each.default_factory is MISSING and options.get(each.name) is None:
-            raise ConfigError(f"kind={entry.name} needs {each.name}=, see: avatar-bench import --help")
+    for member in fields(entry.load_class()):
+        if member.default is MISSING and member.default_factory is MISSING and options.get(member.name) is None:
+            raise ConfigError(f"kind={entry.name} needs {member.name}=, see: avatar-bench import --help")
     with entry.explain_failure():
         return entry.build(options)
 
@@ -40,10 +40,10 @@ def import_files(entry: Entry, options: Mapping[str, Any], folder: Path, allow: 
     Of a user's own, nothing is copied: it is found by its name and known by the SHA-256 of its code.
     """
     if entry.is_builtin:
-        found: Settings = build_detector(entry, options).save(folder, allow)
-        if fault := find_setting_fault(found):
+        settings: Settings = build_detector(entry, options).save(folder, allow)
+        if fault := find_setting_fault(settings):
             raise DataError(f"The detector cannot be imported: {fault}.")
-        return found
+        return settings
     sends = _refuse_upload(entry, allow)
     detector = build_detector(entry, options)
     classes = getattr(detector, "classes", None)
@@ -86,8 +86,8 @@ def open_detector(
         if not (folder / CONTENTS).is_dir():
             raise CheckpointError(f"{folder} has no {CONTENTS}/, where the detector is.", "Import the detector again.")
         kind: Any = entry.load_class()
-        found: DatasetPredictor = kind.open(folder / CONTENTS, settings, accelerator, **common)
-        return found
+        predictor: DatasetPredictor = kind.open(folder / CONTENTS, settings, accelerator, **common)
+        return predictor
     from avatar_bench.inference.foreign_predictor import AnswerStore, AskedPredictor, ForeignPredictor
 
     if entry.sha256 != settings.get("sha256") and "detector_changed" not in allow:

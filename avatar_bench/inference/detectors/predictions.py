@@ -44,10 +44,10 @@ class PredictionFile(Options):
         table = tables.read_score_table(file, {ours: str(name) for ours, name in self.columns.items()})
         has_prediction = table.get("status", table.index) != "error"
         predicted = table[has_prediction]
-        found, settings = tables.read_probabilities(predicted, file, self.score, self.threshold)
+        probabilities, settings = tables.read_probabilities(predicted, file, self.score, self.threshold)
         hashes = tables.find_hashes(predicted, file, self.root)
         has_image = hashes != ""
-        merged, n_contradictory = tables.merge_rows(found[has_image].assign(sha256=hashes[has_image]))
+        merged, n_contradictory = tables.merge_rows(probabilities[has_image].assign(sha256=hashes[has_image]))
         varied = tables.read_variations(Path(self.variations), merged["sha256"]) if self.variations else None
         if varied and varied.incomplete and ("missing_rows" not in allow or varied.rows.empty):
             raise GuardError(

@@ -79,7 +79,7 @@ def quantise_network(network: ExportedNetwork, images: Tensor, targets: NDArray[
         data = nncf.Dataset([pixels[k : k + 1] for k in range(len(pixels))])
         rounded = nncf.quantize(model.clone(), data, subset_size=len(pixels))
     threads = torch.get_num_threads()
-    before, after = (make_engine(each, threads)(images).argmax(axis=1) for each in (model, rounded))
+    before, after = (make_engine(candidate, threads)(images).argmax(axis=1) for candidate in (model, rounded))
     note = (
         f"precision=int8: {np.sum(before == after)} of {len(pixels)} predictions on the calibration images equal those "
         f"of 32 bits; accuracy {np.mean(after == targets):.1%}, with 32 bits {np.mean(before == targets):.1%}."
@@ -119,12 +119,12 @@ def make_engine(model: Any, threads: int, precision: str = "32") -> Engine:
     queue = openvino.AsyncInferQueue(_get_core().compile_model(model, "CPU", settings))
 
     def compute(images: Tensor) -> NDArray[np.float32]:
-        pixels, found = _to_channels_last(images), dict[int, NDArray[np.float32]]()
-        queue.set_callback(lambda request, first: found.update({first: request.get_output_tensor(0).data.copy()}))
+        pixels, outputs = _to_channels_last(images), dict[int, NDArray[np.float32]]()
+        queue.set_callback(lambda request, first: outputs.update({first: request.get_output_tensor(0).data.copy()}))
         for first in range(0, len(pixels), _IMAGES_PER_REQUEST):
             queue.start_async({0: pixels[first : first + _IMAGES_PER_REQUEST]}, first)
         queue.wait_all()
-        return np.concatenate([found[first] for first in sorted(found)])
+        return np.concatenate([outputs[first] for first in sorted(outputs)])
 
     return compute
 

@@ -55,14 +55,14 @@ def import_network(file: Path, folder: Path, stated: Mapping[str, Any], check: C
     session = _load_session(folder, "cpu")
     settings = _state_settings(session, file, stated, _read_metadata(model, file, check))
     _try_network(OnnxPredictor(folder, settings, "cpu"), settings, describe_network(session))
-    weights = (each for each in model.graph.initializer if each.data_type in _WEIGHT_TYPES)
-    return settings | {"parameters": sum(math.prod(each.dims) for each in weights)}
+    weights = (tensor for tensor in model.graph.initializer if tensor.data_type in _WEIGHT_TYPES)
+    return settings | {"parameters": sum(math.prod(tensor.dims) for tensor in weights)}
 
 
 def describe_network(session: Any) -> str:
     """Return a sentence on the inputs and outputs of a network."""
     inputs, outputs = (
-        ", ".join(f"{one.name} {one.type} ({', '.join(map(str, one.shape))})" for one in some)
+        ", ".join(f"{value.name} {value.type} ({', '.join(map(str, value.shape))})" for value in some)
         for some in (session.get_inputs(), session.get_outputs())
     )
     return f"The network expects {inputs} and returns {outputs}."
@@ -75,7 +75,7 @@ class OnnxPredictor:
         self.settings = settings
         self.classes = tuple(settings["classes"])
         self._session = _load_session(folder, accelerator)
-        self._input = next(one for one in self._session.get_inputs() if one.name == settings["input"])
+        self._input = next(value for value in self._session.get_inputs() if value.name == settings["input"])
         self._transform = build_transform(settings["timm"]) if "timm" in settings else None
         if self._transform is None:
             self.preprocessing = Preprocessing.from_dict(settings["preprocessing"])
@@ -86,16 +86,16 @@ class OnnxPredictor:
 
     def predict(self, images: Sequence[ImageArray]) -> NDArray[np.float64]:
         """Compute the probabilities (N, C) of decoded images; raise DataError if the network returns none."""
-        found = self._run(images, self.settings["main"]).astype(np.float64)
+        outputs = self._run(images, self.settings["main"]).astype(np.float64)
         if self.settings["output"] == "logits":
-            return np.asarray(softmax(found / self.settings.get("temperature", 1.0), axis=1))
+            return np.asarray(softmax(outputs / self.settings.get("temperature", 1.0), axis=1))
         try:
             if self.settings["score"] is None:
-                return normalise_rows(found)
+                return normalise_rows(outputs)
             scale = ScoreScale(**self.settings["scale"])
             if scale.is_probability:
-                normalise_rows(np.column_stack([found, 1 - found]))
-            return scale.to_probabilities(found.reshape(-1), self.settings["threshold"])
+                normalise_rows(np.column_stack([outputs, 1 - outputs]))
+            return scale.to_probabilities(outputs.reshape(-1), self.settings["threshold"])
         except ImproperError as error:
             reason = "The network returns no probabilities: state output=logits or output=score."
             raise DataError(reason) from error
@@ -104,12 +104,12 @@ class OnnxPredictor:
         """Return one output (N, D) of the network, in batches of the size that it may fix."""
         batch, fixed = self._prepare(images), self._input.shape[0]
         size = fixed if isinstance(fixed, int) else len(batch)
-        found = []
+        parts = []
         for first in range(0, len(batch), size):
             part = batch[first : first + size]
             padded = np.concatenate([part, np.zeros((size - len(part), *part.shape[1:]), part.dtype)])
-            found.append(np.asarray(self._session.run([output], {self._input.name: padded})[0])[: len(part)])
-        return np.concatenate(found).reshape(len(batch), -1)
+            parts.append(np.asarray(self._session.run([output], {self._input.name: padded})[0])[: len(part)])
+        return np.concatenate(parts).reshape(len(batch), -1)
 
     def _prepare(self, images: Sequence[ImageArray]) -> NDArray[Any]:
         kind = _TYPES[self._input.type]
@@ -136,12 +136,14 @@ def _read_model(file: Path) -> tuple[Any, list[str]]:
         if not model.graph.node:
             raise ValueError("it holds no network")
         tensors = list(helper._get_all_tensors(model))
-        parts = sorted({helper.ExternalDataInfo(each).location for each in tensors if helper.uses_external_data(each)})
+        parts = sorted(
+            {helper.ExternalDataInfo(tensor).location for tensor in tensors if helper.uses_external_data(tensor)}
+        )
     except Exception as error:  # protobuf's errors are of several types
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())[:150] or type(error).__name__
         raise DataError(f"{file} cannot be read as ONNX: {reason}.") from error
     inside = {function.domain for function in model.functions}
-    foreign = sorted({each.domain for each in model.opset_import} - set(_DOMAINS) - inside)
+    foreign = sorted({tensor.domain for tensor in model.opset_import} - set(_DOMAINS) - inside)
     if foreign:
         raise DataError(
             f"{file} needs custom operators of {', '.join(foreign)}, which are code.",
@@ -149,10 +151,10 @@ def _read_model(file: Path) -> tuple[Any, list[str]]:
         )
     root = file.parent.resolve()
     for part in parts:
-        place = file.parent / part
-        if not place.resolve().is_relative_to(root) or Path(part).is_absolute() or place.is_symlink():
+        path = file.parent / part
+        if not path.resolve().is_relative_to(root) or Path(part).is_absolute() or path.is_symlink():
             raise DataError(f"{file}: its external data {part} lies outside its folder.")
-        if not place.is_file():
+        if not path.is_file():
             raise DataError(f"{file}: its external data {part} is missing.")
     if file.stat().st_size + sum((file.parent / part).stat().st_size for part in parts) > MAX_NETWORK_BYTES:
         raise DataError(f"{file} with its external data is larger than {MAX_NETWORK_BYTES / 2**30:.0f} GiB.")
@@ -175,13 +177,13 @@ def _load_session(folder: Path, accelerator: str) -> Any:
 
 def _read_metadata(model: Any, file: Path, check: Callable[..., object]) -> dict[str, Any]:
     """Return what the file, or a timm config.json beside it, states."""
-    texts = {each.key: each.value for each in model.metadata_props}
+    texts = {prop.key: prop.value for prop in model.metadata_props}
     if CARD_KEY in texts:  # `export` has written it
         card = Card.from_checkpoint({CARD_KEY: _parse(texts[CARD_KEY])}, file)
         known = {"names": list(card.classes), "layout": "NCHW", "range": 255, "output": "logits"}
         return known | {"preprocessing": card.preprocessing, "temperature": card.temperature}
-    found = {name: _parse(texts[name]) for name in _STATED if name in texts}
-    check(file=str(file), **found)
+    stated = {name: _parse(texts[name]) for name in _STATED if name in texts}
+    check(file=str(file), **stated)
     config = file.with_name("config.json")
     if config.is_file():
         try:
@@ -190,9 +192,9 @@ def _read_metadata(model: Any, file: Path, check: Callable[..., object]) -> dict
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{config} cannot be read as a config.json of timm: {error}.") from error
         names = read_class_names(content)
-        found = {"timm": transform, "layout": "NCHW", "range": 1, "size": transform["input_size"][-1]} | found
-        found |= {"names": names} if names and "names" not in found else {}
-    return found
+        stated = {"timm": transform, "layout": "NCHW", "range": 1, "size": transform["input_size"][-1]} | stated
+        stated |= {"names": names} if names and "names" not in stated else {}
+    return stated
 
 
 def _parse(text: str) -> Any:
@@ -208,90 +210,90 @@ def _state_settings(session: Any, file: Path, stated: Mapping[str, Any], known: 
     Of a network of uint8, mean and standard deviation are part.
     """
     described = describe_network(session)
-    found = _find_input(session, stated.get("input"), described)
-    given: dict[str, Any] = known | dict(stated)
+    network_input = _find_input(session, stated.get("input"), described)
+    values: dict[str, Any] = known | dict(stated)
     if set(stated) & {"resize", "mean", "std"}:
-        given.pop("timm", None)
-        given.pop("preprocessing", None)
-    given = _read_shape(found.shape, given, described) | given
-    if found.type == "tensor(uint8)":
-        given = dict[str, Any](mean=[0.0] * 3, std=[1.0] * 3, range=255) | given
-    if given.get("score"):
-        given["names"] = name_classes(given["score"])
-        given["output"] = "score" if given.get("output") == "logits" else given.get("output", "score")
-    done = {"resize", "mean", "std"} if {"timm", "preprocessing"} & set(given) else set()
-    if missing := [name for name in _STATED if name not in {*given, *done} and not (name == "size" and done)]:
+        values.pop("timm", None)
+        values.pop("preprocessing", None)
+    values = _read_shape(network_input.shape, values, described) | values
+    if network_input.type == "tensor(uint8)":
+        values = dict[str, Any](mean=[0.0] * 3, std=[1.0] * 3, range=255) | values
+    if values.get("score"):
+        values["names"] = name_classes(values["score"])
+        values["output"] = "score" if values.get("output") == "logits" else values.get("output", "score")
+    done = {"resize", "mean", "std"} if {"timm", "preprocessing"} & set(values) else set()
+    if missing := [name for name in _STATED if name not in {*values, *done} and not (name == "size" and done)]:
         raise ConfigError(
             f"{file} does not state {', '.join(missing)}.",
             described,
             f"State it: {' '.join(f'{name}=...' for name in missing)}",
         )
-    names = [one.name for one in session.get_outputs()]
+    names = [output.name for output in session.get_outputs()]
     settings: dict[str, Any] = {
-        "classes": [str(name) for name in given["names"]],
-        "input": found.name,
-        "layout": given["layout"],
-        "output": given["output"],
-        "main": given["output"] if given["output"] in names else names[0],
-        "score": given.get("score"),
-        "threshold": given.get("threshold"),
+        "classes": [str(name) for name in values["names"]],
+        "input": network_input.name,
+        "layout": values["layout"],
+        "output": values["output"],
+        "main": values["output"] if values["output"] in names else names[0],
+        "score": values.get("score"),
+        "threshold": values.get("threshold"),
     }
-    if given.get("score"):
-        settings["scale"] = asdict(ScoreScale(is_probability=given["output"] == "probabilities"))
-    if "timm" in given:
-        return settings | {"timm": given["timm"]}
-    if "preprocessing" not in given:
-        mean, std = ([float(value) / given["range"] for value in given[name]] for name in ("mean", "std"))
-        given["preprocessing"] = {"size": given["size"], "resize": given["resize"], "mean": mean, "std": std}
+    if values.get("score"):
+        settings["scale"] = asdict(ScoreScale(is_probability=values["output"] == "probabilities"))
+    if "timm" in values:
+        return settings | {"timm": values["timm"]}
+    if "preprocessing" not in values:
+        mean, std = ([float(value) / values["range"] for value in values[name]] for name in ("mean", "std"))
+        values["preprocessing"] = {"size": values["size"], "resize": values["resize"], "mean": mean, "std": std}
     try:
-        Preprocessing.from_dict(given["preprocessing"])
+        Preprocessing.from_dict(values["preprocessing"])
     except CheckpointError as error:
         raise ConfigError(f"{file}: {error.lines[0]}", described) from error
-    own = {name: given[name] for name in ("preprocessing", "temperature") if name in given}
-    return settings | own | ({"embeddings": "embeddings"} if "temperature" in given and "embeddings" in names else {})
+    kept = {name: values[name] for name in ("preprocessing", "temperature") if name in values}
+    return settings | kept | ({"embeddings": "embeddings"} if "temperature" in values and "embeddings" in names else {})
 
 
 def _find_input(session: Any, name: str | None, described: str) -> Any:
     inputs = session.get_inputs()
     if name is None and len(inputs) > 1:
         raise ConfigError("The network has several inputs: input=NAME is needed, that of images.", described)
-    found = next((one for one in inputs if name in (None, one.name)), None)
-    if found is None:
+    network_input = next((candidate for candidate in inputs if name in (None, candidate.name)), None)
+    if network_input is None:
         raise ConfigError(f"input={name}: the network has no such input.", described)
-    if len(inputs) > 1 or found.type not in _TYPES or len(found.shape) != 4:
+    if len(inputs) > 1 or network_input.type not in _TYPES or len(network_input.shape) != 4:
         raise ConfigError("The network must have one input of images, four numbers deep.", described)
-    return found
+    return network_input
 
 
-def _read_shape(shape: Sequence[Any], given: Mapping[str, Any], described: str) -> dict[str, Any]:
+def _read_shape(shape: Sequence[Any], values: Mapping[str, Any], described: str) -> dict[str, Any]:
     """Return layout and size as far as the shape fixes them; raise ConfigError if it contradicts a statement."""
     channels = {"NCHW": shape[1], "NHWC": shape[3]}
     possible = [layout for layout, count in channels.items() if count == 3 or not isinstance(count, int)]
     fixed = [layout for layout in possible if channels[layout] == 3]
-    layout = given.get("layout") or (fixed[0] if len(fixed) == 1 else None)
+    layout = values.get("layout") or (fixed[0] if len(fixed) == 1 else None)
     if layout is not None and layout not in (fixed or possible):
         raise ConfigError(f"layout={layout} does not fit the network's shape.", described)
-    found: dict[str, Any] = {} if layout is None else {"layout": layout}
+    layout_values: dict[str, Any] = {} if layout is None else {"layout": layout}
     sides = {"NCHW": shape[2:], "NHWC": shape[1:3]}.get(str(layout), ())
     numbers = {side for side in sides if isinstance(side, int)}
-    size = given.get("size") or given.get("preprocessing", {}).get("size")
+    size = values.get("size") or values.get("preprocessing", {}).get("size")
     if len(numbers | ({size} if size else set())) > 1:
         raise ConfigError(f"size={size}: the network expects squares of another size.", described)
-    return found | ({"size": numbers.pop()} if numbers else {})
+    return layout_values | ({"size": numbers.pop()} if numbers else {})
 
 
 def _try_network(predictor: OnnxPredictor, settings: Mapping[str, Any], described: str) -> None:
     """Raise ConfigError if a grey image has no prediction of each class."""
     grey = np.full((64, 64, 3), 128, np.uint8)
     try:
-        found = predictor.predict([grey])
+        probabilities = predictor.predict([grey])
     except (DataError, ConfigError) as error:
         raise ConfigError(error.lines[0], described) from error
     except Exception as error:  # onnxruntime has several types
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(f"The network fails on an image: {reason}", described) from error
-    if found.shape != (1, len(settings["classes"])) or not np.isfinite(found).all():
-        n = found.shape[-1]
+    if probabilities.shape != (1, len(settings["classes"])) or not np.isfinite(probabilities).all():
+        n = probabilities.shape[-1]
         raise ConfigError(
             f"The network returns {n} finite numbers an image for {len(settings['classes'])} classes.", described
         )

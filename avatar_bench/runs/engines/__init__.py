@@ -68,8 +68,8 @@ class Engine(Protocol):
 def make_engine(options: EngineConfig) -> Engine:
     """Return the engine that the options name, with those of them that are its own."""
     entry = find_entry("engine", options.name)
-    own = {each.name: getattr(options, each.name) for each in fields(entry.load_class())}
-    engine: Engine = entry.build(own)
+    values = {member.name: getattr(options, member.name) for member in fields(entry.load_class())}
+    engine: Engine = entry.build(values)
     return engine
 
 
@@ -81,7 +81,7 @@ def report_interruption(rows: WrittenRows, output: str) -> Iterator[None]:
     except ConfigError:  # nothing was written
         raise
     except BaseException:
-        then = "" if output == "-" else "; continue with the same command and update=true"
-        text = "no page is written" if rows.is_page else f"{rows.count} rows are written{then}"
+        advice = "" if output == "-" else "; continue with the same command and update=true"
+        text = "no page is written" if rows.is_page else f"{rows.count} rows are written{advice}"
         print(f"{output}: {text}.", file=sys.stderr)
         raise

@@ -29,7 +29,7 @@ class LocalEngine:
     def check(self, settings: PredictConfig) -> None:
         """Raise ConfigError for remote files."""
         inputs = settings.input if isinstance(settings.input, list) else [settings.input]
-        for name, path in [*(("input", each) for each in inputs), ("output", settings.output)]:
+        for name, path in [*(("input", source) for source in inputs), ("output", settings.output)]:
             if is_remote(path.removeprefix("@")):
                 raise ConfigError(f"{name}={path}: remote files are for engine=ray", "add engine=ray")
 

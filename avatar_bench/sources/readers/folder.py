@@ -57,10 +57,10 @@ class ImageFolder(SourceReader):
                 continue
             try:
                 if rules:
-                    found = {"label": str(job.source["label"])} | match_rules(below, rules)
+                    columns = {"label": str(job.source["label"])} | match_rules(below, rules)
                 else:
-                    found = {} if job.source["label"] else _parse_folders(below, splits)
-                known = {"source": source} | {key: value for key, value in found.items() if value}
+                    columns = {} if job.source["label"] else _parse_folders(below, splits)
+                known = {"source": source} | {key: value for key, value in columns.items() if value}
                 listed = reader.extract_fields(row)
                 for key in ("label", "split"):
                     if known.get(key) and listed.get(key, known[key]) != known[key]:
@@ -152,8 +152,8 @@ def _read_rows(file: Path, root: Path) -> dict[str, dict[str, str]]:
             continue
         below = path.relative_to(root).as_posix()
         if below in rows:
-            place = locate_rows(file, len(table))[number]
-            raise DataError(f"{file}, {place}: {row['path']} is listed twice.", "Expected one row a file.")
+            location = locate_rows(file, len(table))[number]
+            raise DataError(f"{file}, {location}: {row['path']} is listed twice.", "Expected one row a file.")
         rows[below] = row
     return rows
 
@@ -172,15 +172,15 @@ def compile_rules(name: str, rules: Sequence[Mapping[str, Any]]) -> list[PathRul
 
 def match_rules(path: str, rules: Sequence[PathRule]) -> dict[str, str]:
     """Return the fields of a path ("/" between folders) by the rules; raise ValueError if none match or two differ."""
-    found: dict[int, dict[str, str]] = {}
+    matched: dict[int, dict[str, str]] = {}
     for number, rule in enumerate(rules, start=1):
         if match := rule.pattern.fullmatch(path):
             named = {key: value for key, value in match.groupdict().items() if value and key in OUTCOME_KEYS}
-            found[number] = rule.outcome | named
-    if not found:
+            matched[number] = rule.outcome | named
+    if not matched:
         raise ValueError("no rule matches")
-    first, outcome = next(iter(found.items()))
-    for number, other in found.items():
+    first, outcome = next(iter(matched.items()))
+    for number, other in matched.items():
         if other != outcome:
             raise ValueError(f"ambiguous: rules {first} and {number} differ")
     return outcome
@@ -202,12 +202,12 @@ def _compile_rule(where: str, rule: Mapping[str, Any]) -> PathRule:
         if key not in known:
             nearest = suggest_names(str(key), known, f"; expected {', '.join(known)}")
             raise ConfigError(f"{where} has no option {key}{nearest}")
-    given = [key for key in ("glob", "regex") if rule.get(key)]
-    if len(given) != 1:
+    patterns = [key for key in ("glob", "regex") if rule.get(key)]
+    if len(patterns) != 1:
         raise ConfigError(f"{where} needs either glob or regex.", "For example: {glob: 'faces/**', label: real}")
-    text = str(rule[given[0]])
+    text = str(rule[patterns[0]])
     try:
-        pattern = re.compile(translate_glob(text) if given == ["glob"] else text)
+        pattern = re.compile(translate_glob(text) if patterns == ["glob"] else text)
     except re.error as error:
-        raise ConfigError(f"{where}: {given[0]} {text!r} is invalid: {error}.") from error
+        raise ConfigError(f"{where}: {patterns[0]} {text!r} is invalid: {error}.") from error
     return PathRule(pattern, {key: str(rule[key]) for key in OUTCOME_KEYS if rule.get(key)})

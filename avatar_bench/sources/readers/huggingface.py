@@ -78,21 +78,21 @@ class HuggingFace(SourceReader):
             names = [Path(file).name for file in self.files]
             if len(set(names)) < len(names):  # shards of the same name in several folders
                 names = [reader.resolve_path(file).as_posix().lstrip("/") for file in self.files]
-            found = [(name, reader.resolve_path(file)) for name, file in zip(names, self.files, strict=True)]
+            files = [(name, reader.resolve_path(file)) for name, file in zip(names, self.files, strict=True)]
         else:
             root = reader.resolve_path(self.root) if self.root else self._download(job)
-            found = [(file.relative_to(root).as_posix(), file) for file in root.glob(self.pattern)]
-        if not found:
+            files = [(file.relative_to(root).as_posix(), file) for file in root.glob(self.pattern)]
+        if not files:
             raise DataError(f"source.{job.name}: no file matches pattern={self.pattern}.", "Expected parquet shards.")
-        return sorted(found)
+        return sorted(files)
 
     def _download(self, job: SourceJob) -> Path:
         import huggingface_hub  # slow to import, and rarely needed
 
-        place, repo, revision = job.place / "hub", str(self.repo), self.revision
+        folder, repo, revision = job.place / "hub", str(self.repo), self.revision
         try:
             huggingface_hub.snapshot_download(
-                repo, repo_type="dataset", revision=revision, allow_patterns=self.pattern, local_dir=place
+                repo, repo_type="dataset", revision=revision, allow_patterns=self.pattern, local_dir=folder
             )
         except Exception as error:  # of the hub's client, or of its HTTP library, which depends on its version
             reason = " ".join(str(error).split())[:200]
@@ -101,11 +101,11 @@ class HuggingFace(SourceReader):
                 "Check the connection and run the same command again,",
                 f"or copy its shards to a folder and set source.{job.name}.root=DIR source.{job.name}.repo=null",
             ) from error
-        return place
+        return folder
 
     def _stream_rows(self, shard: Path) -> Iterator[tuple[int, dict[str, Any], list[str]]]:
         """Yield the number, values and class names of each row."""
-        named = (getattr(self, each.name) for each in fields(self) if each.name.endswith("_column"))
+        named = (getattr(self, member.name) for member in fields(self) if member.name.endswith("_column"))
         columns = [value for value in named if value]
         try:
             with pq.ParquetFile(shard) as file:  # type: ignore[no-untyped-call]

@@ -20,7 +20,7 @@ class Manifest(SourceReader):
         file = reader.resolve_path(self.file)
         seen: set[str] = set()
         rows = reader.read_rows(file, "path")
-        for place, row in zip(locate_rows(file, len(rows)), rows, strict=True):
+        for location, row in zip(locate_rows(file, len(rows)), rows, strict=True):
             name, reason = row["path"], ""
             if name in seen:
                 reason = "listed twice"
@@ -29,7 +29,7 @@ class Manifest(SourceReader):
             elif not (row.get("label") or job.source["label"]):
                 reason = "has no label"
             if reason:
-                job.quarantine.append((f"{file.name}, {place}: {name}", reason))
+                job.quarantine.append((f"{file.name}, {location}: {name}", reason))
             elif name not in job.done:
                 yield SourceImage(name=name, content=file.parent / name, **reader.extract_fields(row))
             seen.add(name)

@@ -18,7 +18,7 @@ from avatar_bench.sources.reader import Source, SourceImage, SourceJob, SourceRe
 
 def download_packages(readers: Sequence[SourceReader]) -> None:
     """Download the packages of sources to the cache, three at a time; raise DataError at the first failure."""
-    wanted = {(each.distribution, each.version): each for each in readers if isinstance(each, Package)}
+    wanted = {(reader.distribution, reader.version): reader for reader in readers if isinstance(reader, Package)}
     with ThreadPoolExecutor(3) as pool:
         jobs = pool.map(Package.fetch_archive, wanted.values())
         list(track(jobs, "download", len(wanted), "package"))
@@ -65,7 +65,9 @@ class Package(SourceReader):
                 box=tuple(box) if box else None,
                 group=find_group(self.group, name) or stem,
                 shared_group=(self.groups or {}).get(stem, ""),
-                generator=next((each for glob, each in named if package_files.filter_names([stem.lower()], glob)), ""),
+                generator=next(
+                    (generator for glob, generator in named if package_files.filter_names([stem.lower()], glob)), ""
+                ),
             )
 
     def fetch_archive(self) -> Path:

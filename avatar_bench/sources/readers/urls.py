@@ -45,19 +45,19 @@ class Urls(SourceReader):
     def read(self, job: SourceJob) -> Iterator[SourceImage]:
         """Yield the images in their order, and quarantine failed downloads; raise DataError if all fail."""
         listed = _list_downloads(self)
-        wanted = [one for one in listed if one.name not in job.done]
+        wanted = [download for download in listed if download.name not in job.done]
         homepage = job.source.get("homepage")
         agent = RequestOptions.agent + (f" (research data set; source {homepage})" if homepage else "")
         limits = {name: getattr(self, name) for name in ("per_host", "pause", "retries", "timeout")}
         loader = Downloader(job.place, RequestOptions(**limits, max_bytes=round(self.max_mib * 2**20), agent=agent))
         had, reason = len(wanted) < len(listed), ""
-        for one, content in zip(wanted, _fetch_in_background(loader, wanted, self.parallel), strict=True):
+        for download, content in zip(wanted, _fetch_in_background(loader, wanted, self.parallel), strict=True):
             if isinstance(content, DownloadError):
-                reason = reason or f"{one.address.url}: {content}"
-                job.quarantine.append((one.name, str(content)))
+                reason = reason or f"{download.address.url}: {content}"
+                job.quarantine.append((download.name, str(content)))
                 continue
             had = True
-            yield SourceImage(name=one.name, content=content, **one.known)
+            yield SourceImage(name=download.name, content=content, **download.known)
         if reason and not had:
             again = "Check the connection and run the same command again."
             raise DataError(f"source.{job.name}: nothing could be downloaded.", reason, again)
@@ -118,10 +118,10 @@ def expand_pattern(name: str) -> list[str]:
 def _list_downloads(source: Urls) -> list[ImageDownload]:
     """List the downloads, with only the first of equal names and equal addresses."""
     if source.list:
-        found = list(_read_list(reader.resolve_path(source.list)))
+        downloads = list(_read_list(reader.resolve_path(source.list)))
     elif source.urls:
         sums = source.urls if isinstance(source.urls, Mapping) else dict.fromkeys(source.urls)
-        found = [
+        downloads = [
             ImageDownload(_name_of_url(url), Address(url, sums[text] or ""), {})
             for text in sums
             for url in expand_pattern(text)
@@ -129,17 +129,19 @@ def _list_downloads(source: Urls) -> list[ImageDownload]:
     else:
         boxes = source.names if isinstance(source.names, Mapping) else dict.fromkeys(source.names)
         folder = str(source.base).rstrip("/") + "/"
-        found = [
+        downloads = [
             ImageDownload(name, Address(urljoin(folder, quote(name))), {"box": tuple(box)} if box else {})
             for pattern, box in boxes.items()
             for name in expand_pattern(pattern)
         ]
     seen: set[str | Address] = set()
     kept = []
-    for one in found:
-        if seen.isdisjoint({one.name, one.address}):  # two threads must not write one file
-            kept.append(one._replace(known={"group": reader.find_group(source.group, one.name)} | one.known))
-        seen |= {one.name, one.address}
+    for download in downloads:
+        if seen.isdisjoint({download.name, download.address}):  # two threads must not write one file
+            kept.append(
+                download._replace(known={"group": reader.find_group(source.group, download.name)} | download.known)
+            )
+        seen |= {download.name, download.address}
     return kept
 
 

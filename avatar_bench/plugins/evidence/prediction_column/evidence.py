@@ -57,8 +57,8 @@ class EvidenceColumns(PredictionColumns):
         import pandas as pd
 
         files = zip(table["path"], table["status"], strict=True)
-        found = [self._read(path, run) if status == "ok" else (None, None) for path, status in files]
-        columns = {name: [pair[k] for pair in found] for k, name in enumerate(self.names)}
+        answers = [self._read(path, run) if status == "ok" else (None, None) for path, status in files]
+        columns = {name: [pair[k] for pair in answers] for k, name in enumerate(self.names)}
         return table.assign(**{name: pd.Series(values, table.index, dtype=object) for name, values in columns.items()})
 
     def _read(self, path: str, run: Run) -> tuple[str | None, str | None]:
@@ -70,9 +70,9 @@ class EvidenceColumns(PredictionColumns):
             data = read_content(path, path)
         except DataError:  # it has gone since it was predicted
             return None, None
-        found = find_evidence(read_metadata(data, self._certificates))
-        rows = [{"rule": each.rule.name, "value": each.value, "strength": each.strength} for each in found]
-        return run.name_class(conclude(found)), json.dumps(rows, ensure_ascii=False)
+        evidence = find_evidence(read_metadata(data, self._certificates))
+        rows = [{"rule": item.rule.name, "value": item.value, "strength": item.strength} for item in evidence]
+        return run.name_class(conclude(evidence)), json.dumps(rows, ensure_ascii=False)
 
     @staticmethod
     def list_cautions() -> list[str]:
@@ -109,18 +109,20 @@ class EvidenceColumns(PredictionColumns):
 
         if is_brief and row.get(_FOUND) is None:  # the file has gone since it was predicted
             return []
-        says, found = self.find_claim(row), json.loads(row.get(_FOUND) or "[]")
+        says, evidence = self.find_claim(row), json.loads(row.get(_FOUND) or "[]")
         strengths = {"strong": _("strong"), "moderate": _("moderate"), "weak": _("weak"), "none": _("says no class")}
         if not is_brief:
             piece = Markup("{} (<code>{}</code>, {})")
             return [
                 (_("The file says"), translate_class(says) or _("nothing certain")),
                 *(
-                    (_("Evidence"), piece.format(format_name(each["value"]), each["rule"], strengths[each["strength"]]))
-                    for each in found
+                    (_("Evidence"), piece.format(format_name(item["value"]), item["rule"], strengths[item["strength"]]))
+                    for item in evidence
                 ),
             ]
         said = _("It says: {class_}.", class_=describe_class(says)) if says else _("It says nothing of the class.")
-        pieces = (Markup("<li><code>{}</code> ({})</li>").format(each["value"], _(each["strength"])) for each in found)
-        text = Markup("{}\n<ul>{}</ul>").format(said, Markup("").join(pieces)) if found else _("none")
+        pieces = (
+            Markup("<li><code>{}</code> ({})</li>").format(item["value"], _(item["strength"])) for item in evidence
+        )
+        text = Markup("{}\n<ul>{}</ul>").format(said, Markup("").join(pieces)) if evidence else _("none")
         return [(_("Evidence in the file"), text)]
