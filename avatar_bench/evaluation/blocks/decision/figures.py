@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
@@ -17,13 +16,10 @@ _RATE_TICKS = (0, 0.01, 0.05, 0.1, 0.25, 0.5, 1)
 
 @plots.use_style()
 def draw(result: Result) -> dict[str, Figure]:
-    """Draw the curves of the operating points, if there are any."""
-    tables = result.tables
-    return {"operating_points": _draw_operating_points(tables, result.classes)} if "roc" in tables else {}
-
-
-def _draw_operating_points(tables: dict[str, pd.DataFrame], classes: tuple[str, ...]) -> Figure:
     """Draw ROC and precision-recall curves of each class with their bands, and the stated rates of false alarms."""
+    tables, classes = result.tables, result.classes
+    if "roc" not in tables:
+        return {}
     figure = plots.create_figure(8.4, 4.0)
     left, right = figure.subplots(1, 2)
     names = dict(zip(classes, plots.shorten_names(classes, 24), strict=True))
@@ -46,4 +42,4 @@ def _draw_operating_points(tables: dict[str, pd.DataFrame], classes: tuple[str, 
         left.axvline(rate, color="black", linestyle=":", linewidth=1)
     stated = Line2D([], [], color="black", linestyle=":", linewidth=1, label=_("stated rates of false alarms"))
     plots.draw_legend(figure, 4, stated)
-    return figure
+    return {"operating_points": figure}

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
@@ -22,16 +19,13 @@ _WIDE = 50  # ratio of scores from which the axis is logarithmic
 
 @plots.use_style()
 def draw(result: Result) -> dict[str, Figure]:
-    """Draw the distributions of scores where there are some."""
-    sets, scores = result.tables["sets"], result.tables["scores"]
-    columns = list(scores)
-    names = [str(name) for name in columns[columns.index("confidence") + 1 :]]
-    outside_domain = list(sets.loc[sets["kind"].isin(["near", "far"]), "set"])
-    return {"scores": draw_histograms(scores, outside_domain, names)} if outside_domain and names else {}
-
-
-def draw_histograms(table: pd.DataFrame, sets: Sequence[str], scores: Sequence[str]) -> Figure:
-    """Draw the distribution of each score in the domain and in each set, from the table of scores."""
+    """Draw the distribution of each score in the domain and in each set outside, where there are some."""
+    about, table = result.tables["sets"], result.tables["scores"]
+    columns = list(map(str, table))
+    scores = columns[columns.index("confidence") + 1 :]
+    sets = about.loc[about["kind"].isin(["near", "far"]), "set"].tolist()
+    if not sets or not scores:
+        return {}
     shown = sets[:_MOST_PANELS]
     figure = plots.create_figure(max(4.0, 0.9 + 1.9 * len(shown)), 0.9 + 1.15 * len(scores))
     grid = figure.subplots(len(scores), len(shown), squeeze=False, sharex="row", sharey="row")
@@ -60,4 +54,4 @@ def draw_histograms(table: pd.DataFrame, sets: Sequence[str], scores: Sequence[s
     figure.supxlabel(_("score (higher: more likely out of domain)"), fontsize=9)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2, title=left_out)
-    return figure
+    return {"scores": figure}
