@@ -120,9 +120,9 @@ def align_predictions(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[
     names of a run are in the wrong order.
     """
     if len(runs) < 2:
-        given = ", ".join(run.label for run in runs)
+        labels = ", ".join(run.label for run in runs)
         raise BlockError(
-            f"This block compares at least 2 runs, but got {given or 'none'}.",
+            f"This block compares at least 2 runs, but got {labels or 'none'}.",
             "Pass several runs: 'ckpt=[RUN,RUN]', or ckpt=FOLDER that contains them.",
         )
     first = datasets[0]
@@ -156,15 +156,15 @@ def join_parts(*parts: Callable[[], Result]) -> Result:
 
     A warning gives the reason; raise the first BlockError if all are refused.
     """
-    found, refused = [], []
+    parts_found, refused = [], []
     for compute in parts:
         try:
-            found.append(compute())
+            parts_found.append(compute())
         except BlockError as error:
             refused.append(error)
-    if not found:
+    if not parts_found:
         raise refused[0]
-    result, *others = found
+    result, *others = parts_found
     for other in others:
         for name in ("metrics", "tables", "arrays", "provenance"):
             setattr(result, name, getattr(result, name) | getattr(other, name))
@@ -175,10 +175,10 @@ def join_parts(*parts: Callable[[], Result]) -> Result:
 
 def group_by_recipe(runs: Sequence[Run]) -> dict[str, list[int]]:
     """Return the positions of the runs of each recipe (runs that differ only in seed), in order of appearance."""
-    found: dict[str, list[int]] = {}
+    members: dict[str, list[int]] = {}
     for position, run in enumerate(runs):
-        found.setdefault(run.recipe, []).append(position)
-    return found
+        members.setdefault(run.recipe, []).append(position)
+    return members
 
 
 def tabulate_runs(runs: Sequence[Run]) -> pd.DataFrame:
@@ -201,10 +201,12 @@ class LabelledPredictions(NamedTuple):
 
 def read_labelled(run: Run, dataset: Dataset) -> LabelledPredictions:
     """Return a run's predictions of labelled images; raise BlockError without any, GuardError in the wrong order."""
-    found = run.predictions(dataset)
-    rows = labelled_rows(found, dataset)
-    check_class_order(found, run.allow)
-    return LabelledPredictions(rows, found.take(rows), warn_unlabelled(len(found) - len(rows), len(found)))
+    predictions = run.predictions(dataset)
+    rows = labelled_rows(predictions, dataset)
+    check_class_order(predictions, run.allow)
+    return LabelledPredictions(
+        rows, predictions.take(rows), warn_unlabelled(len(predictions) - len(rows), len(predictions))
+    )
 
 
 def labelled_rows(predictions: Predictions, dataset: Dataset) -> NDArray[np.intp]:
@@ -215,9 +217,9 @@ def labelled_rows(predictions: Predictions, dataset: Dataset) -> NDArray[np.intp
     return rows
 
 
-def warn_unlabelled(n: int, asked: int) -> list[Reason]:
+def warn_unlabelled(n: int, total: int) -> list[Reason]:
     """Return a warning about the `n` images without a known class; nothing if all have one."""
-    return [Reason("unlabelled", n=n, all=asked)] if n else []
+    return [Reason("unlabelled", n=n, all=total)] if n else []
 
 
 def tabulate_predictions(predictions: Predictions, with_probabilities: bool = False) -> pd.DataFrame:
@@ -278,11 +280,11 @@ def read_ood_sets(run: Run) -> dict[str, tuple[Dataset, Predictions]]:
     Raise BlockError if a folder is missing or an image is broken, so that other blocks go on; raise GuardError like the
     run.
     """
-    name, found = "", {}
+    name, sets = "", {}
     try:
         for name, other in run.ood.items():
-            found[name] = other, run.predictions(other)
-        return found
+            sets[name] = other, run.predictions(other)
+        return sets
     except (GuardError, BlockError):
         raise
     except DataError as error:
@@ -295,9 +297,9 @@ def read_ood_sets(run: Run) -> dict[str, tuple[Dataset, Predictions]]:
 
 def _align_rows(predictions: Predictions, first: Dataset, dataset: Dataset, rows: NDArray[np.intp]) -> Predictions:
     """Return the rows of the first dataset; images are matched by content, label and group, as in fingerprints."""
-    frames = [one.frame for one in (first, dataset)]
+    frames = [side.frame for side in (first, dataset)]
     keys = [frame["sha256"] + "\n" + frame["label"] + "\n" + frame["group"] for frame in frames]
     wanted, there = (np.argsort(key.to_numpy(dtype=np.str_), kind="stable") for key in keys)
-    place = np.empty(len(first), dtype=np.intp)
-    place[wanted] = there
-    return predictions.take(place[rows])
+    positions = np.empty(len(first), dtype=np.intp)
+    positions[wanted] = there
+    return predictions.take(positions[rows])

@@ -70,7 +70,7 @@ def read_charts(block: str) -> dict[str, Chart]:
     charts = {}
     for figure, stated in declare_block(block).charts.items():
         where = f"{find_entry('block', block).yaml}: charts.{figure}"
-        known = {each.name: each.default for each in fields(Chart)}
+        known = {member.name: member.default for member in fields(Chart)}
         for key, value in stated.items() if isinstance(stated, dict) else [("chart", stated)]:
             if key not in known:
                 message = f"{where}.{key} is not known{suggest_names(str(key), known)}"
@@ -98,11 +98,11 @@ class RunStyles:
     def __init__(self, table: pd.DataFrame) -> None:
         self.labels = table["run"].astype(str).tolist()
         recipes = table["recipe"].astype(str).tolist()
-        found = {recipe: place for place, recipe in enumerate(dict.fromkeys(recipes))}
+        numbers = {recipe: number for number, recipe in enumerate(dict.fromkeys(recipes))}
         only = dict(zip(recipes, self.labels, strict=True))
-        self.models = [only[recipe] if recipes.count(recipe) == 1 else recipe for recipe in found]
+        self.models = [only[recipe] if recipes.count(recipe) == 1 else recipe for recipe in numbers]
         self._index = {name: index for index, name in enumerate(self.models)}
-        self._index |= {label: found[recipe] for label, recipe in zip(self.labels, recipes, strict=True)}
+        self._index |= {label: numbers[recipe] for label, recipe in zip(self.labels, recipes, strict=True)}
         self._made_of_others = set(table.loc[table["kind"] != "run", "run"].astype(str))
         self._short = dict(zip(self._index, plots.shorten_names(self._index, _MODEL_LENGTH), strict=True))
 
@@ -177,7 +177,7 @@ class ChartData:
                     continue
                 numbers = {name: table.get(f"{column}_{name}") for name in ("low", "high", "floor")}
                 if pattern == next(iter(stated)):
-                    numbers = {name: table.get(name) if own is None else own for name, own in numbers.items()}
+                    numbers = {name: table.get(name) if value is None else value for name, value in numbers.items()}
                 rows = table.assign(**numbers, value=table[column]).astype(dict.fromkeys((*numbers, "value"), float))
                 part = column[len(start) :].removesuffix(end) if "*" in pattern else column
                 stacked.append(rows.assign(column=part, label=label or self._label_column(column, table)))
@@ -258,8 +258,8 @@ class ChartData:
 
     def style_mark(self, colour: Any, is_filled: bool = True, **__: Any) -> dict[str, Any]:
         """Return the options of the mark of a row."""
-        place = self.colours.index(colour)
-        style = {"color": plots.get_colour(place), "marker": plots.get_marker(place)}
+        index = self.colours.index(colour)
+        style = {"color": plots.get_colour(index), "marker": plots.get_marker(index)}
         if self.hue == "run" and self._runs:
             style = self._runs.of(colour)
         elif colour in self.result.classes:
@@ -356,7 +356,7 @@ def _tabulate_metrics(result: Result) -> pd.DataFrame:
     """Return a row for each metric with a value: its name, the parts of that, value, low, high, floor and n."""
     rows = []
     for name, metric in result.metrics.items():
-        parts = {f"part{place}": part for place, part in enumerate(name.split("/"), 1)}
+        parts = {f"part{index}": part for index, part in enumerate(name.split("/"), 1)}
         numbers = {"value": metric.value, "low": metric.low, "high": metric.high, "floor": metric.floor, "n": metric.n}
         rows.append({"metric": name, **parts, **numbers})
     return pd.DataFrame(rows).dropna(subset="value") if rows else pd.DataFrame()
@@ -365,5 +365,5 @@ def _tabulate_metrics(result: Result) -> pd.DataFrame:
 def _find_pattern(patterns: Any, value: Any) -> int:
     """Return the place of the first of some patterns that a value matches, -1 if none does; "!x" matches all but x."""
     stated = patterns if isinstance(patterns, list | tuple) else [patterns]
-    matches = [fnmatchcase(str(value), str(each).removeprefix("!")) != str(each).startswith("!") for each in stated]
+    matches = [fnmatchcase(str(value), str(text).removeprefix("!")) != str(text).startswith("!") for text in stated]
     return matches.index(True) if True in matches else -1

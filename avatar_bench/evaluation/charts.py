@@ -94,8 +94,8 @@ def _draw_rows(data: ChartData, others: Sequence[Line2D]) -> Figure:
         _mark_levels(axes, panel, data.list_lines() if axes is grid[0] else [])
         if n > 1:
             axes.tick_params(axis="y", length=0)
-            borders, place = np.arange(1, len(rows)) - 0.5, axes.get_yaxis_transform()
-            axes.hlines(borders, 0, 1, plots.GREY, linewidth=0.6, transform=place)
+            borders, transform = np.arange(1, len(rows)) - 0.5, axes.get_yaxis_transform()
+            axes.hlines(borders, 0, 1, plots.GREY, linewidth=0.6, transform=transform)
     for axes, panel in zip(grid, panels, strict=False):  # once all are drawn: they may share their axis
         if panel.unit == "%":
             left, right = (0, 1) if is_bar else axes.get_xlim()
@@ -112,8 +112,8 @@ def _mark_levels(axes: Axes, panel: Panel, lines: Sequence[tuple[float, str]]) -
     levels = sorted([*lines, *((floor, _("chance")) for floor in floors if len(floors) == 1)])
     if panel.unit == "points" and panel.table[["value", "low"]].min().min() < 0:
         axes.axvline(0, color=plots.GREY, linewidth=1, zorder=1)
-    for place, (value, text) in enumerate(levels if panel.unit == "%" else ()):
-        above = 12 if place and value - levels[place - 1][0] < _NEAR else 3
+    for index, (value, text) in enumerate(levels if panel.unit == "%" else ()):
+        above = 12 if index and value - levels[index - 1][0] < _NEAR else 3
         axes.axvline(value, **_LEVEL)
         axes.annotate(
             text, (value, 1), (0, above), axes.get_xaxis_transform(), "offset points", ha="center", fontsize=8
@@ -130,15 +130,15 @@ def _draw_lines(data: ChartData, others: Sequence[Line2D]) -> Figure:
     size = 3.4 if len(panels) > 1 else 5.0, 3.6, 1.4
     figure, grid = _create_grid(data, len(panels), size, others, look, sharey=bool(data.spec.panels))
     for axes, panel in zip(grid, panels, strict=False):
-        for place, (colour, own) in enumerate(panel.table.groupby("colour", sort=False)):
+        for index, (colour, part) in enumerate(panel.table.groupby("colour", sort=False)):
             style = data.style_mark(colour) | look
-            aside = is_few * (place - (len(data.colours) - 1) / 2)  # so that bars do not hide each other
-            across = own[x] * (1 + 0.03 * aside) if is_log else own[x] + 0.01 * aside * np.ptp(numbers)
-            axes.plot(across, own["value"], linewidth=1.3, **style)
+            aside = is_few * (index - (len(data.colours) - 1) / 2)  # so that bars do not hide each other
+            across = part[x] * (1 + 0.03 * aside) if is_log else part[x] + 0.01 * aside * np.ptp(numbers)
+            axes.plot(across, part["value"], linewidth=1.3, **style)
             if is_few:
-                axes.vlines(across, own["low"], own["high"], color=style["color"], linewidth=1.2)
+                axes.vlines(across, part["low"], part["high"], color=style["color"], linewidth=1.2)
             elif len(data.colours) <= _MOST_BANDS:
-                axes.fill_between(across, own["low"], own["high"], color=style["color"], alpha=0.18, linewidth=0)
+                axes.fill_between(across, part["low"], part["high"], color=style["color"], alpha=0.18, linewidth=0)
         for floor in panel.table["floor"].dropna().unique()[:1]:
             axes.axhline(floor, **_LEVEL)
         label, unit = data.label_other()
@@ -200,7 +200,9 @@ def _draw_cells(data: ChartData, __: Sequence[Line2D]) -> Figure:
     rows, across, unit = list(names), data.list_values(x), panels[0].unit
     heads = list(data.name_values(x, across, 26).values())
     counts = [_arrange_cells(panel.table, rows, x, across) for panel in panels]
-    values = [ratio(own, np.nansum(own, axis=int(share == "row"), keepdims=True)) if share else own for own in counts]
+    values = [
+        ratio(cells, np.nansum(cells, axis=int(share == "row"), keepdims=True)) if share else cells for cells in counts
+    ]
     most = max(0.05, float(np.nanmax(np.abs(values))))
     is_signed = unit == "points" or np.nanmin(values) < 0
     is_index = not unit and most <= 1  # such as a correlation: a scale that follows the data would exaggerate
@@ -213,11 +215,11 @@ def _draw_cells(data: ChartData, __: Sequence[Line2D]) -> Figure:
     height = 1.4 + 0.05 * longest * (not is_flat) + (0.36 if share else 0.3) * len(rows)
     figure = plots.create_figure(width, max(2.4, height))
     grid = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-    for axes, panel, own, raw in zip(grid, panels, values, counts, strict=True):
+    for axes, panel, cells, raw in zip(grid, panels, values, counts, strict=True):
         pattern = {"%": "%.0f%%", "points": "%+.1f", "": "%.2f"}[unit]
-        texts: Any = plots.format_cells(pattern, 100 * own if unit else own)
+        texts: Any = plots.format_cells(pattern, 100 * cells if unit else cells)
         if unit == "points":
-            texts = np.where(np.abs(own) < 0.0005, "0", texts)
+            texts = np.where(np.abs(cells) < 0.0005, "0", texts)
         if data.spec.filled:
             stars = _arrange_cells(panel.table.assign(value=panel.table["is_filled"].astype(float)), rows, x, across)
             texts = np.where(stars == 1, np.char.add(texts, " *"), texts)
@@ -225,7 +227,7 @@ def _draw_cells(data: ChartData, __: Sequence[Line2D]) -> Figure:
             texts = np.where(raw == 0, "", np.char.add(np.char.mod("%.0f\n", raw), texts))
         colours = {"vmin": low, "vmax": high, "cmap": "PuOr_r" if is_signed else "Blues"}
         is_stated = ~np.isnan(_arrange_cells(panel.table.assign(value=1.0), rows, x, across))
-        image = plots.draw_cells(axes, own, np.where(is_stated, texts, ""), 7, **colours)
+        image = plots.draw_cells(axes, cells, np.where(is_stated, texts, ""), 7, **colours)
         axes.set_xticks(range(len(across)), heads, **{} if is_flat else turned)
         axes.set_xlabel(data.label_other()[0])
         axes.set_title("\n".join(fill(line, 18) for line in panel.title.split("\n")), fontsize=8.5)
@@ -255,7 +257,7 @@ def _draw_images(data: ChartData, __: Sequence[Line2D]) -> Figure:
             for column, value in row.items()
         }
         titles.append("\n".join(_(line, **texts) for line in data.spec.text))
-    return plots.draw_gallery([images[place] for place in data.table.index], titles)
+    return plots.draw_gallery([images[index] for index in data.table.index], titles)
 
 
 def _create_grid(

@@ -19,13 +19,13 @@ from avatar_bench.results.view import ALL
 class EarlierResults:
     """Earlier Results found at against=: the folder of a Result, of a run, or one written with out=."""
 
-    def __init__(self, place: Path, alpha: float) -> None:
-        self.place = place.parent if place.name == METRICS_FILE else place
+    def __init__(self, path: Path, alpha: float) -> None:
+        self.place = path.parent if path.name == METRICS_FILE else path
         self.alpha = alpha
         self.told: list[str] = []
         self.worse: list[str] = []
         if not self.place.is_dir():
-            raise DataError(f"against={place}: there is no such folder.", _EXPECTED)
+            raise DataError(f"against={path}: there is no such folder.", _EXPECTED)
 
     def read(self, folder: Path, blocks: Collection[str], classes: Collection[str]) -> dict[str, Result]:
         """Return the earlier Results by block; call it before `folder`, which may hold them, is overwritten.
@@ -35,37 +35,37 @@ class EarlierResults:
         renamed = find_renamed("block")
         names = [*blocks, *(former for former, block in renamed.items() if block in blocks)]
         places = [self.place, *(self.place / f"evaluation/{folder.name}/{name}" for name in names)]
-        found: dict[str, Result] = {}
-        for one in filter(None, map(_load, places)):
-            block = renamed.get(one.block, one.block)
+        results: dict[str, Result] = {}
+        for result in filter(None, map(_load, places)):
+            block = renamed.get(result.block, result.block)
             if block in blocks:  # results of blocks that have become one are joined
-                joined = found.setdefault(block, replace(one, block=block))
-                joined.metrics = one.metrics | joined.metrics
-        if not found:
+                joined = results.setdefault(block, replace(result, block=block))
+                joined.metrics = result.metrics | joined.metrics
+        if not results:
             have = sorted({file.parent.name for file in self.place.rglob(METRICS_FILE)} - {AGAINST_FOLDER})
             raise DataError(
                 f"against={self.place} has no result of {', '.join(blocks)} on {folder.name}"
                 + (f"; it has {format_names(have, 5)}." if have else "."),
                 _EXPECTED,
             )
-        for name, one in found.items():
-            if set(one.classes) != set(classes):
+        for name, result in results.items():
+            if set(result.classes) != set(classes):
                 raise DataError(
-                    f"against={self.place}: its {name} is of the classes {', '.join(one.classes)}, "
+                    f"against={self.place}: its {name} is of the classes {', '.join(result.classes)}, "
                     f"this run knows {', '.join(classes)}.",
                     "Expected a result of the same classes.",
                 )
-        return found
+        return results
 
     def compare(self, results: list[Result], earlier: dict[str, Result], folder: Path, saving: ResultWriter) -> None:
         """Save the differences in folder/against and record a summary line for each."""
-        pairs = [(one, earlier[one.block]) for one in results if one.block in earlier]
+        pairs = [(result, earlier[result.block]) for result in results if result.block in earlier]
         if not pairs:
             return
-        found: Result = find_entry("block", AGAINST_FOLDER).load().compare(pairs, self.alpha)
-        found.provenance |= {"against": str(self.place), "view": pairs[0][0].provenance.get("view", ALL)}
-        saving.add(found, folder / AGAINST_FOLDER)
-        for row in found.tables.get("pairs", pd.DataFrame()).to_dict("records"):
+        comparison: Result = find_entry("block", AGAINST_FOLDER).load().compare(pairs, self.alpha)
+        comparison.provenance |= {"against": str(self.place), "view": pairs[0][0].provenance.get("view", ALL)}
+        saving.add(comparison, folder / AGAINST_FOLDER)
+        for row in comparison.tables.get("pairs", pd.DataFrame()).to_dict("records"):
             difference, significant = float(row["difference"]), bool(row["significant"])
             numbers = f"difference in accuracy {difference:+.3f}, p = {row['p']:.2g}, {row['n']} images in common"
             change = f"significantly {'better' if difference > 0 else 'worse'}" if significant else "statistically tied"

@@ -65,7 +65,7 @@ class _Evaluation:
         """Run the blocks on each run, and compare its Results with those of against=."""
         by_run, runners, earlier = self.plan.by_run, self.plan.runners, self.plan.earlier
         # all are read before a new one may replace them
-        before = [earlier.read(one.folder, list(by_run), one.runs[0].classes) if earlier else {} for one in runners]
+        before = [earlier.read(item.folder, list(by_run), item.runs[0].classes) if earlier else {} for item in runners]
         for runner, replaced in zip(runners, before, strict=True):
             results = self.run_blocks(by_run, runner)
             runner.runs[0].predictor.unload()
@@ -124,12 +124,12 @@ class _Evaluation:
         for line in self.plan.earlier.told if self.plan.earlier else ():
             print_line(line)
         self._print_uses()
-        told, skipped = self.writer.told, [*self.left_out.values(), *self.refused.values()]
-        kept = sum(told.values())
-        outcomes = {"written": len(told) - kept, "already there": kept, "skipped": sum(map(len, skipped))}
-        if told and sum(outcomes.values()) > 1:  # a single Result has its own line
+        written, skipped = self.writer.told, [*self.left_out.values(), *self.refused.values()]
+        kept = sum(written.values())
+        outcomes = {"written": len(written) - kept, "already there": kept, "skipped": sum(map(len, skipped))}
+        if written and sum(outcomes.values()) > 1:  # a single Result has its own line
             counts = ", ".join(f"{count} {outcome}" for outcome, count in outcomes.items() if count)
-            print_line(f"results: {counts}, in {find_common_folder([folder.parent for folder in told])}")
+            print_line(f"results: {counts}, in {find_common_folder([folder.parent for folder in written])}")
         _refuse_failed_audits(self.results, self.settings)
         if self.refused:
             raise _make_block_error(self.refused)

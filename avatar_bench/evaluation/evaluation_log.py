@@ -42,8 +42,8 @@ def log_result(result: Result, folder: Path, command: str) -> None:
         "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": command,
         "runs": [
-            {"run": place, "checkpoint_sha256": one.get("checkpoint_sha256")}
-            for place, one in zip(places, compared, strict=True)
+            {"run": path, "checkpoint_sha256": run_key.get("checkpoint_sha256")}
+            for path, run_key in zip(places, compared, strict=True)
         ],
         "block": result.block,
         "view": about.get("view"),
@@ -51,7 +51,7 @@ def log_result(result: Result, folder: Path, command: str) -> None:
         "options": about.get("options"),
     }
     entries = [entry | {"set": name, "fingerprint": digest} for digest, name in sets.items()]
-    lines = "".join(f"{json.dumps(each, ensure_ascii=False)}\n" for each in entries)
+    lines = "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in entries)
     with shared_lock(folder / _LOCK), (folder / LOG_FILE).open("a+b") as file:
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
@@ -74,7 +74,7 @@ def count_evaluations(logs: Iterable[Path]) -> dict[str, SetUse]:
                 seen.setdefault(str(entry["fingerprint"]), set()).update(runs)
             except (ValueError, KeyError, TypeError, RecursionError):  # a damaged line
                 continue
-    return {digest: SetUse(len(found), len({run for __, run in found})) for digest, found in seen.items()}
+    return {digest: SetUse(len(uses), len({run for __, run in uses})) for digest, uses in seen.items()}
 
 
 def find_logs(root: Path) -> list[Path]:

@@ -71,8 +71,8 @@ def compute_proportions(
     ends = stats.proportion_intervals(hits, codes, options.resamples, options.level, options.seed)
     none = Metric(None, 0, higher_is_better=higher_is_better, reason=Reason("no_images"), floor=floor)
     return [
-        none if np.isnan(column).all() else _make_proportion(options, column, own, sampled, higher_is_better, floor)
-        for column, own in zip(hits.T, ends, strict=True)
+        none if np.isnan(column).all() else _make_proportion(options, column, end, sampled, higher_is_better, floor)
+        for column, end in zip(hits.T, ends, strict=True)
     ]
 
 
@@ -206,7 +206,7 @@ def find_gap(
     columns, group = hits[:, used], np.asarray(groups)
     ends = stats.proportion_intervals(columns, group, options.resamples, level, options.seed)
     values = np.nanmean(columns, axis=0)
-    stated = [(float(value), one.low, one.high) for value, one in zip(values, ends, strict=True)]
+    stated = [(float(value), end.low, end.high) for value, end in zip(values, ends, strict=True)]
     differences = [stats.difference_interval(stated[i], stated[j]) for i, j in pairs]
     highest, lowest = int(values.argmax()), int(values.argmin())
     return {

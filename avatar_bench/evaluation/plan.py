@@ -41,7 +41,7 @@ class EvaluationPlan:
 
     def __init__(self, settings: EvaluateConfig) -> None:
         self.settings = settings
-        chosen = {name: build_block(name, given) for name, given in settings.block.items()}
+        chosen = {name: build_block(name, options) for name, options in settings.block.items()}
         is_other = settings.data.kind != "run"
         self.auditing = {name: block for name, block in chosen.items() if is_other and isinstance(block, DatasetBlock)}
         self.by_run = {
@@ -51,21 +51,23 @@ class EvaluationPlan:
             raise ConfigError("against= needs a block that evaluates single runs.", "Add one: block=blind_test")
         self.earlier = EarlierResults(Path(settings.against), settings.alpha) if settings.against else None
         paths = _find_run_paths(settings) if chosen.keys() - self.auditing.keys() else []
-        around = find_common_folder([path.parent for path in paths]) if paths else Path()
+        common_folder = find_common_folder([path.parent for path in paths]) if paths else Path()
         if isinstance(settings.ckpt, str) and len(paths) > 1:
-            around = Path(settings.ckpt)  # the folder that contains the runs
-        self.folder = Path(settings.out) if settings.out else around
+            common_folder = Path(settings.ckpt)  # the folder that contains the runs
+        self.folder = Path(settings.out) if settings.out else common_folder
         self.named = select_slice(_rename_reserved(open_dataset(settings.data)), settings.where) if is_other else None
         self.audit = None
         if self.named is not None and self.auditing:
             view = View.parse(settings.view.name, settings.view.classes) if settings.view.name else View()
-            place = Path(settings.out or DEFAULT_RUNS) / _RESULTS
-            self.audit = BlockRunner(settings, [], [self.named.apply_view(view)], place, view)
+            results_folder = Path(settings.out or DEFAULT_RUNS) / _RESULTS
+            self.audit = BlockRunner(settings, [], [self.named.apply_view(view)], results_folder, view)
         places: list[Path | None] = [None] * len(paths)  # each run's own folder
         if settings.out:
-            places = [Path(settings.out) / (os.path.relpath(path, around) if len(paths) > 1 else "") for path in paths]
+            places = [
+                Path(settings.out) / (os.path.relpath(path, common_folder) if len(paths) > 1 else "") for path in paths
+            ]
         _mention_other_results(paths, places)
-        self.runs = [_open_run(run, settings, own) for run, own in zip(label_runs(paths), places, strict=True)]
+        self.runs = [_open_run(run, settings, folder) for run, folder in zip(label_runs(paths), places, strict=True)]
         _refuse_shared_output(self.runs)
         _set_view(self.runs, settings)
         self.runners = [self.make_runner(run) for run in self.runs]
@@ -134,7 +136,7 @@ def _find_run_paths(settings: EvaluateConfig) -> list[Path]:
         return [record.choose_newest_run()]
     paths = [record.locate_run(str(path)) for path in (ckpt if isinstance(ckpt, list) else [ckpt])]
     real = [os.path.realpath(path) for path in paths]
-    if twice := [str(path) for path, place in zip(paths, real, strict=True) if real.count(place) > 1]:
+    if twice := [str(path) for path, real_path in zip(paths, real, strict=True) if real.count(real_path) > 1]:
         raise ConfigError(f"ckpt: {twice[0]} is given twice.", "Expected each run once.")
     only = paths[0] if len(paths) == 1 else None
     if only and only.is_dir() and not any((only / name).is_file() for name in (record.RECORD, record.ENSEMBLE)):
@@ -155,10 +157,10 @@ def _find_run_paths(settings: EvaluateConfig) -> list[Path]:
 
 def _mention_other_results(paths: Sequence[Path], places: Sequence[Path | None]) -> None:
     """Print how many results in the run folders are not seen beside those in out=DIR."""
-    found = [len(list(path.glob(f"{_RESULTS}/[!.]*/[!.]*/{METRICS_FILE}"))) for path in paths]
-    total = sum(found)
+    counts = [len(list(path.glob(f"{_RESULTS}/[!.]*/[!.]*/{METRICS_FILE}"))) for path in paths]
+    total = sum(counts)
     if total and any(places):
-        first = paths[found.index(max(found))] / _RESULTS
+        first = paths[counts.index(max(counts))] / _RESULTS
         print_line(
             f"out=: {format_count(total, 'earlier result')}, such as in {first}, left aside: blocks and report "
             "runs=DIR use what is below out=DIR only",
@@ -168,8 +170,8 @@ def _mention_other_results(paths: Sequence[Path], places: Sequence[Path | None])
 
 def find_common_folder(folders: Sequence[Path]) -> Path:
     """Return the nearest common folder, relative if all paths are."""
-    found = os.path.commonpath([os.path.abspath(folder) for folder in folders])
-    return Path(found if any(folder.is_absolute() for folder in folders) else os.path.relpath(found))
+    common = os.path.commonpath([os.path.abspath(folder) for folder in folders])
+    return Path(common if any(folder.is_absolute() for folder in folders) else os.path.relpath(common))
 
 
 def _refuse_shared_output(runs: Sequence[Run]) -> None:
@@ -207,7 +209,7 @@ def _select_common(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[Dat
     return [whole.apply_view(run.view) for run, whole in zip(runs, kept, strict=True)]
 
 
-def _open_run(labelled: LabelledRun, settings: EvaluateConfig, place: Path | None = None) -> Run:
+def _open_run(labelled: LabelledRun, settings: EvaluateConfig, results_folder: Path | None = None) -> Run:
     """Open a run whose Results go to place/evaluation, by default in its own folder."""
     from avatar_bench.inference.autotune import set_threads
     from avatar_bench.runs.ensembles import open_run
@@ -223,5 +225,5 @@ def _open_run(labelled: LabelledRun, settings: EvaluateConfig, place: Path | Non
         label=labelled.label,
         recipe=labelled.recipe,
     )
-    run.results_folder = (place or run.folder or run.checkpoint.parent) / _RESULTS
+    run.results_folder = (results_folder or run.folder or run.checkpoint.parent) / _RESULTS
     return run

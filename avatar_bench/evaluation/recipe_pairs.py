@@ -41,10 +41,10 @@ def compare_pair(
     `n_required_reason`.
     """
     units, n = recipes.units.usable, recipes.right.shape[1]
-    first, second = (recipes.counts[place] / recipes.sizes[place] for place in (a, b))
+    first, second = (recipes.counts[index] / recipes.sizes[index] for index in (a, b))
     only_a, only_b = float((first * (1 - second)).sum()), float((second * (1 - first)).sum())
     whole = math.lcm(int(recipes.sizes[a]), int(recipes.sizes[b]))  # integer parts of an image, in which a gains over b
-    ours, theirs = (recipes.counts[place] * (whole // recipes.sizes[place]) for place in (a, b))
+    ours, theirs = (recipes.counts[index] * (whole // recipes.sizes[index]) for index in (a, b))
     gains = np.asarray(ours - theirs)
     sums = paired_tests.sum_by_group(gains, units.codes)
     difference = float(gains.sum() / (whole * n))

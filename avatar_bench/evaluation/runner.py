@@ -47,14 +47,14 @@ class BlockRunner:
         settings: EvaluateConfig,
         runs: Sequence[Run],
         datasets: Sequence[Dataset],
-        place: Path,
+        folder: Path,
         view: View | None = None,
     ) -> None:
         self.settings = settings
         self.runs = runs
         self.datasets = datasets
         self.view = view or (runs[0].view if runs else View())
-        self.folder = place / self.view.name_set(make_folder_name(datasets[0].name))
+        self.folder = folder / self.view.name_set(make_folder_name(datasets[0].name))
         self.data_places = self._find_places()
         self._refuse_other_images()
 
@@ -118,7 +118,7 @@ class BlockRunner:
         ours = {dataset.fingerprint for dataset in self.datasets}
         for file in sorted(self.folder.glob(f"[!.]*/{METRICS_FILE}")):  # a leading dot: one that is being written
             prints, places = _read_images(file)
-            there = [place for place in places if os.path.exists(place)]  # others were moved or deleted
+            there = [path for path in places if os.path.exists(path)]  # others were moved or deleted
             if there and prints and prints.isdisjoint(ours) and set(there).isdisjoint(self.data_places):
                 option = "out=DIR" if self.settings.data.kind == "run" else "data.name=NAME"
                 raise ConfigError(
@@ -157,7 +157,7 @@ class BlockRunner:
     def _describe_inputs(self, name: str, block: Block) -> dict[str, Any]:
         """Return everything that a Result depends on, as plain values; the location of a run is not part of it."""
         settings = self.settings
-        found = {
+        inputs = {
             "split": settings.split if settings.data.kind == "run" else "all",
             "where": asdict(settings.where),
             "allow": sorted(settings.allow),
@@ -167,32 +167,32 @@ class BlockRunner:
             "block_version": block.version,
         }
         if self.view.classes:
-            found["view"] = self.view.name
-            found["view_classes"] = {name: list(merged) for name, merged in self.view.classes.items()}
+            inputs["view"] = self.view.name
+            inputs["view_classes"] = {name: list(merged) for name, merged in self.view.classes.items()}
         if (code := hash_user_code(name, block)) is not None:
-            found["code"] = code  # a user may forget to raise the version
+            inputs["code"] = code  # a user may forget to raise the version
         parts = [{"data_fingerprint": dataset.fingerprint, "data_digest": dataset.digest} for dataset in self.datasets]
         if compares(block, len(self.runs)):
             named = [{"label": run.label, "recipe": run.recipe} | _collect_provenance(run) for run in self.runs]
-            return found | {"compared": [run | part for run, part in zip(named, parts, strict=True)]}
+            return inputs | {"compared": [run | part for run, part in zip(named, parts, strict=True)]}
         if isinstance(block, DatasetBlock):
             run = next(iter(self.runs), None)
-            found["equalise"] = run.card.preprocessing.get("equalise") if run else settings.data.equalise
-        return found | parts[0] | (_collect_provenance(self.runs[0]) if self.runs else {})
+            inputs["equalise"] = run.card.preprocessing.get("equalise") if run else settings.data.equalise
+        return inputs | parts[0] | (_collect_provenance(self.runs[0]) if self.runs else {})
 
     def _describe_sources(self, block: Block) -> dict[str, Any]:
         """Return the inputs of a Result that are known only after it is computed."""
         if not compares(block, len(self.runs)):
             run = next(iter(self.runs), None)
             return {"run": _locate(run), "sets": run.used} if run else {"sets": {}}
-        found: dict[str, Any] = {"runs": [_locate(run) for run in self.runs], "sets": [run.used for run in self.runs]}
-        return found | ({"read": self._list_digests()} if getattr(block, "reads_results", False) else {})
+        sources: dict[str, Any] = {"runs": [_locate(run) for run in self.runs], "sets": [run.used for run in self.runs]}
+        return sources | ({"read": self._list_digests()} if getattr(block, "reads_results", False) else {})
 
     def _list_external_sets(self) -> dict[str, str]:
         """Return the names, by fingerprint, of the external sets that the block has asked predictions of."""
-        given = {dataset.whole.fingerprint for dataset in self.datasets} if self._is_external else set()
-        asked = {digest: name for run in self.runs for digest, name in run.asked.items()}
-        return {digest: name for digest, name in asked.items() if digest in given or name == "blind"}
+        fingerprints = {dataset.whole.fingerprint for dataset in self.datasets} if self._is_external else set()
+        names = {digest: name for run in self.runs for digest, name in run.asked.items()}
+        return {digest: name for digest, name in names.items() if digest in fingerprints or name == "blind"}
 
     @property
     def _is_external(self) -> bool:
@@ -214,13 +214,13 @@ class BlockRunner:
             return None
         sets = result.provenance.get("sets", {})
         used = list(zip(self.runs, sets if isinstance(sets, list) else [sets], strict=False))
-        if not all(isinstance(each, dict) for __, each in used):
+        if not all(isinstance(set_names, dict) for __, set_names in used):
             return None
         try:
-            now = [{name: run.dataset(name).digest for name in each} for run, each in used]
+            now = [{name: run.dataset(name).digest for name in set_names} for run, set_names in used]
         except AvatarBenchError:  # a set is missing: the block raises this error if it needs the set
             return None
-        return result if now == [each for __, each in used] else None
+        return result if now == [set_names for __, set_names in used] else None
 
 
 def _warn_of_overlap(pairs: Sequence[tuple[Run, Dataset]]) -> list[Reason]:
@@ -267,15 +267,15 @@ def _warn_of_unchecked(run: Run) -> list[Reason]:
         return list(dict.fromkeys(warning for member in members for warning in _warn_of_unchecked(member)))
     if unknown := warn_of_unknown_training(run):
         return [unknown]
-    found = []
+    reasons = []
     gone = len(run.pretraining) - len(run.pretraining.available) if run.pretraining is not None else 0
     if gone and "near_duplicates" not in run.allow:  # their near-duplicates cannot be found
-        found.append(Reason("pretraining_images_missing", n=gone))
+        reasons.append(Reason("pretraining_images_missing", n=gone))
     if has_outside_labels(run.ancestors, run.card.split_fingerprint, run.card.data_fingerprint):
-        found.append(Reason("pretrained_elsewhere"))
+        reasons.append(Reason("pretrained_elsewhere"))
     if run.pretraining is None and any("images" in step for step in run.ancestors):
-        found.append(Reason("pretraining_images_unknown"))
-    return found
+        reasons.append(Reason("pretraining_images_unknown"))
+    return reasons
 
 
 def select_slice(dataset: Dataset, where: WhereConfig) -> Dataset:
@@ -310,7 +310,7 @@ def _read_images(file: Path) -> tuple[set[str], list[str]]:
     try:
         origin = json.loads(file.read_text(encoding="utf-8"))["provenance"]
         prints = {part["data_fingerprint"] for part in origin.get("compared", [origin])}
-        return prints, [os.fspath(place) for place in origin["data_places"]]
+        return prints, [os.fspath(path) for path in origin["data_places"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return set(), []
 

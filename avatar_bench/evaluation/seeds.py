@@ -45,12 +45,12 @@ class Recipes:
     seeds: tuple[int, ...]
 
     @classmethod
-    def of(cls, members: Mapping[str, Sequence[int]], runs: Sequence[Run], found: Sequence[Predictions]) -> Recipes:
+    def of(cls, members: Mapping[str, Sequence[int]], runs: Sequence[Run], answers: Sequence[Predictions]) -> Recipes:
         """Build from the runs' predictions on the same images in the same order."""
-        right = np.stack([predictions.correct for predictions in found])
-        units = [predictions.units for predictions in found]
-        asked = units[0] if all(one.sources is not None for one in units) else units[0].these
-        return cls(members, right, asked, tuple(run.seed for run in runs))
+        right = np.stack([predictions.correct for predictions in answers])
+        units = [predictions.units for predictions in answers]
+        first_units = units[0] if all(units_of_run.sources is not None for units_of_run in units) else units[0].these
+        return cls(members, right, first_units, tuple(run.seed for run in runs))
 
     @property
     def names(self) -> list[str]:
@@ -111,8 +111,8 @@ class Recipes:
         return {
             name: compute_proportion(block, self.right[runs[0]], self.units)
             if len(runs) == 1
-            else self._average_over_seeds(block, float(self.right[list(runs)].mean()), drawn[:, place])
-            for place, (name, runs) in enumerate(self.members.items())
+            else self._average_over_seeds(block, float(self.right[list(runs)].mean()), drawn[:, index])
+            for index, (name, runs) in enumerate(self.members.items())
         }
 
     def _average_over_seeds(self, block: IntervalOptions, value: float, drawn: Floats) -> Metric:
@@ -123,19 +123,21 @@ class Recipes:
         return self.state(Metric(float(value), len(units), low, high, method))
 
 
-def build_statistic_of_runs(found: Sequence[Predictions], metric: Callable[[Floats], Floats]) -> stats.SumStatistic:
+def build_statistic_of_runs(
+    predictions: Sequence[Predictions], metric: Callable[[Floats], Floats]
+) -> stats.SumStatistic:
     """Return a function that maps weights (B, N) to a metric of the confusion matrix of each run, (B, runs)."""
-    pairs = [(one.targets, one.predicted) for one in found]
-    return classification.build_confusion_statistic(pairs, len(found[0].classes), metric)
+    pairs = [(of_run.targets, of_run.predicted) for of_run in predictions]
+    return classification.build_confusion_statistic(pairs, len(predictions[0].classes), metric)
 
 
 def warn_about_seeds(seeds: Mapping[str, Sequence[int]]) -> list[Reason]:
     """Return warnings about recipes with one run, whose intervals ignore other seeds, and about repeated seeds."""
-    single = [name for name, own in seeds.items() if len(own) == 1]
-    twice = [name for name, own in seeds.items() if len(set(own)) < len(own)]
+    single = [name for name, seeds_of_recipe in seeds.items() if len(seeds_of_recipe) == 1]
+    twice = [name for name, seeds_of_recipe in seeds.items() if len(set(seeds_of_recipe)) < len(seeds_of_recipe)]
     every = bool(single) and len(single) == len(seeds)
-    found = [Reason("each_has_one_seed") if every else Reason("one_seed", names=single)] if single else []
-    return found + ([Reason("repeated_seeds", names=twice)] if twice else [])
+    reasons = [Reason("each_has_one_seed") if every else Reason("one_seed", names=single)] if single else []
+    return reasons + ([Reason("repeated_seeds", names=twice)] if twice else [])
 
 
 def group_across_options(runs: Sequence[Run], *options: str) -> dict[str, list[int]]:
@@ -143,20 +145,20 @@ def group_across_options(runs: Sequence[Run], *options: str) -> dict[str, list[i
 
     Recipes that differ in too many options to name them get the words that the folders of their runs share.
     """
-    found: dict[tuple[str, str], list[int]] = {}
-    for place, key in enumerate(
+    groups: dict[tuple[str, str], list[int]] = {}
+    for index, key in enumerate(
         describe_recipes_without(options, [run.record for run in runs], [run.config for run in runs])
     ):
-        found.setdefault(key, []).append(place)
-    names = [name or runs[places[0]].recipe for (__, name), places in found.items()]
+        groups.setdefault(key, []).append(index)
+    names = [name or runs[places[0]].recipe for (__, name), places in groups.items()]
     for name in {name for name in names if names.count(name) > 1}:
         alike = [row for row, other in enumerate(names) if other == name]
-        words = [_find_shared_words([runs[place] for place in list(found.values())[row]]) for row in alike]
+        words = [_find_shared_words([runs[index] for index in list(groups.values())[row]]) for row in alike]
         if len(set(words)) < len(words):
             words = [f"({number})" for number in range(1, len(words) + 1)]
         for row, word in zip(alike, words, strict=True):
             names[row] = f"{name} {word}".strip()
-    return dict(zip(names, found.values(), strict=True))
+    return dict(zip(names, groups.values(), strict=True))
 
 
 def weigh_doublings(numbers: ArrayLike) -> Floats:

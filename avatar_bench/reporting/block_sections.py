@@ -99,9 +99,9 @@ def build_metric_table(name: str, caption: str, results: Sequence[Result], of_mo
     return Table(name, caption, columns, rows)
 
 
-def select_metrics(block: Declaration, found: Sequence[dict[str, Any]]) -> list[str]:
+def select_metrics(block: Declaration, metric_sets: Sequence[dict[str, Any]]) -> list[str]:
     """Return the names of the main metrics of a block, in the order of its patterns."""
-    names = list(dict.fromkeys(name for metrics in found for name in metrics))
+    names = list(dict.fromkeys(name for metrics in metric_sets for name in metrics))
     first: dict[str, str] = {}  # pattern of each name
     for pattern in block.metrics:
         first |= {name: pattern for name in names if name not in first and fnmatchcase(name, pattern)}
@@ -127,36 +127,36 @@ def _build_comparison_parts(study: Study, block: Declaration) -> Iterator[SetSec
 
 def _build_run_parts(study: Study, block: Declaration) -> Iterator[SetSection]:
     for name in study.sets:
-        if not (found := study.of_block(name, block.name)):
+        if not (by_model := study.of_block(name, block.name)):
             continue
-        part = SetSection(name, figures=_build_figures(study, block, found))
+        part = SetSection(name, figures=_build_figures(study, block, by_model))
         groups = study.group_by_images(name, block.name)
         for same in groups:
             fingerprint = next(iter(same.values())).fingerprint if len(groups) > 1 else ""
             part.tables.append(_build_side_by_side_table(study, same, block, name, fingerprint))
         part.folders = [
             (_("{model}: {folder} ({n} files)", model=label, folder=folder, n=n), study.link(saved.folder / folder))
-            for label, saved in found.items()
+            for label, saved in by_model.items()
             for folder, n in saved.image_folders.items()
         ]
         yield part
 
 
 def _build_side_by_side_table(
-    study: Study, found: dict[str, SavedResult], block: Declaration, name: str, fingerprint: str
+    study: Study, results: dict[str, SavedResult], block: Declaration, name: str, fingerprint: str
 ) -> Table:
-    by_model = {label: saved.result.metrics for label, saved in found.items()}
+    by_model = {label: saved.result.metrics for label, saved in results.items()}
     metrics = select_metrics(block, list(by_model.values()))
     columns = [make_column(_("model"))]
     columns += [make_metric_column(key, block.name, (known.get(key) for known in by_model.values())) for key in metrics]
     rows = []
-    for label, saved in found.items():
+    for label, saved in results.items():
         cells = [make_metric_cell(by_model[label].get(key), block.name) for key in metrics]
         earlier = saved.result.provenance.get("against")
         beside = {"soft": _("compared with {place}", place=earlier)} if earlier else {}
         rows.append(TableRow([{"text": label, **study.styles[label], **beside}, *cells], label))
     fit_scale(columns, rows)
-    text = _("Main metrics on {set}, {n} images", set=name, n=next(iter(found.values())).result.n)
+    text = _("Main metrics on {set}, {n} images", set=name, n=next(iter(results.values())).result.n)
     if fingerprint:
         text = _("{images}, only fingerprint {fingerprint}", images=text, fingerprint=fingerprint)
     return Table(f"{block.name}_{name}_{fingerprint}".rstrip("_"), text, columns, rows)
@@ -191,12 +191,12 @@ def _build_saved_tables(study: Study, saved: SavedResult, part: SetSection) -> I
             part.links.append((href.rpartition("/")[2], href))
 
 
-def _build_figures(study: Study, block: Declaration, found: dict[str, SavedResult]) -> dict[str, list[ReportFigure]]:
+def _build_figures(study: Study, block: Declaration, by_model: dict[str, SavedResult]) -> dict[str, list[ReportFigure]]:
     """Return the figures of results by name, in reading order; the label of a comparison is ""."""
     figures: dict[str, list[ReportFigure]] = {}
-    for name in block.order_figures({name for saved in found.values() for name in saved.result.figures}):
+    for name in block.order_figures({name for saved in by_model.values() for name in saved.result.figures}):
         caption = block.find_caption(name)
-        for label, saved in found.items():
+        for label, saved in by_model.items():
             if name not in saved.result.figures:
                 continue
             text = _("{what}, {model}, on {set}.") if label else _("{what}, all models, on {set}.")

@@ -89,13 +89,13 @@ def _describe_best(board: Leaderboard, able: Sequence[str]) -> str:
 
 
 def _format_value(board: Leaderboard, name: str, metric: str) -> str:
-    found = board.find_row(name).metrics[metric]
-    return _("not known") if found is None else format_metric_with_units(found, board.blocks[metric])
+    metric_of_row = board.find_row(name).metrics[metric]
+    return _("not known") if metric_of_row is None else format_metric_with_units(metric_of_row, board.blocks[metric])
 
 
 def _find_value(board: Leaderboard, name: str, metric: str) -> float:
-    place = board.ranking.get(name, {})
-    return float(place[metric]) if metric in place else board.find_row(name).find_value(metric)
+    ranked = board.ranking.get(name, {})
+    return float(ranked[metric]) if metric in ranked else board.find_row(name).find_value(metric)
 
 
 def find_alerts(study: Study, boards: Sequence[Leaderboard], audit: tuple[str, list[str]] | None) -> Iterator[str]:
@@ -123,7 +123,7 @@ def _check_models(study: Study) -> Iterator[str]:
     passed: dict[str, list[str]] = {}
     for model in study.models:
         made = [vars(model.record), *(saved.result.provenance for saved in model.results.values())]
-        for guard in sorted({str(guard) for one in made for guard in one.get("allow") or ()}):
+        for guard in sorted({str(guard) for record in made for guard in record.get("allow") or ()}):
             passed.setdefault(guard, []).append(model.label)
     for guard, models in passed.items():
         yield _("Guard {guard} was overridden for {models}.", guard=guard, models=format_names(models))
@@ -163,9 +163,9 @@ def _check_versions(study: Study) -> Iterator[str]:
     versions = sorted({str(result.provenance.get("version", _("not known"))) for result in results})
     if len(versions) > 1:
         yield _("Results come from different versions: {versions}.", versions=format_names(versions))
-    own: dict[str, set[str]] = {}
+    by_block: dict[str, set[str]] = {}
     for result in results:
         made = [str(result.provenance.get(name)) for name in ("block_version", "code")]
-        own.setdefault(result.block, set()).add(" ".join(made))
-    if mixed := sorted(block for block, found in own.items() if len(found) > 1):
+        by_block.setdefault(result.block, set()).add(" ".join(made))
+    if mixed := sorted(block for block, of_block in by_block.items() if len(of_block) > 1):
         yield _("The version of these blocks differs between models: {blocks}.", blocks=format_names(mixed))

@@ -65,12 +65,12 @@ class OverlayWriter:
             return
         network, images = self.run.predictor.module, torch.stack(inputs)
         self._layer = self._layer or find_spatial_layer(network, images)
-        places = {name: place for place, name in enumerate(self.run.card.classes)}
-        owned = [[places[own] for own in merged] for _, merged in rows]
-        if any(len(own) > 1 for own in owned):  # of a class of a view, the own class that it owes its probability to
+        places = {name: index for index, name in enumerate(self.run.card.classes)}
+        owned = [[places[row] for row in merged] for _, merged in rows]
+        if any(len(row) > 1 for row in owned):  # of a class of a view, the own class that it owes its probability to
             with torch.inference_mode():
                 logits = network(images.to(network.device))[0].float().cpu().numpy()
-            owned = [[own[int(np.argmax(each[own]))]] for own, each in zip(owned, logits, strict=True)]
+            owned = [[row[int(np.argmax(logit[row]))]] for row, logit in zip(owned, logits, strict=True)]
         maps = compute_grad_cam(network, self._layer, images, np.concatenate(owned))
         for (path, _), image, shown in zip(rows, images.permute(0, 2, 3, 1).numpy(), maps, strict=True):
             with atomic_write(self.folder / name_overlay(path), sync=False) as part:

@@ -48,15 +48,15 @@ class LeaderboardRow:
 
     def find_value(self, metric: str) -> float:
         """Return the value of a metric, -1 without one."""
-        found = self.metrics[metric]
-        return -1.0 if found is None or found.value is None else found.value
+        value = self.metrics[metric]
+        return -1.0 if value is None or value.value is None else value.value
 
     def find_bounds(self, metric: str) -> tuple[float, float]:
         """Return the ends of the interval of a metric, by default its value; without one, nan exceeds nothing."""
-        found = self.metrics[metric]
-        if found is None or found.value is None:
+        value = self.metrics[metric]
+        if value is None or value.value is None:
             return math.nan, math.nan
-        return found.value if found.low is None else found.low, found.value if found.high is None else found.high
+        return value.value if value.low is None else value.low, value.value if value.high is None else value.high
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ def _build_leaderboard(study: Study, name: str, evaluated: dict[str, SavedResult
     unranked = []
     for model in study.models:
         if model.label in evaluated:
-            found = {block: saved.result.metrics for (of, block), saved in model.results.items() if of == name}
-            metrics = {key: found.get(block, {}).get(key) for key, block in blocks.items()}
+            by_block = {block: saved.result.metrics for (of, block), saved in model.results.items() if of == name}
+            metrics = {key: by_block.get(block, {}).get(key) for key, block in blocks.items()}
             unranked.append(LeaderboardRow(model, model.label, metrics))
     ranked = [row for row in unranked if row.model.kind == "run"]
     ranking = {} if is_merged else _find_ranking(study, name, ranked)  # paired tests compare accuracy
@@ -123,7 +123,7 @@ def _build_leaderboard(study: Study, name: str, evaluated: dict[str, SavedResult
         rows = [_rank_by_tests(row, ranking) for row in ranked]
     else:
         rows = _rank_by_intervals(ranked, ranked_by)
-    order = {entry: place for place, entry in enumerate(ranking)}
+    order = {entry: position for position, entry in enumerate(ranking)}
     rows = _mark_guessing(rows, ranking)
     rows.sort(key=lambda row: (order.get(row.name, 0), -row.find_value(ranked_by)))
     rows = list(_gather_seeds(rows, ranking))
@@ -144,8 +144,8 @@ def _find_ranking(study: Study, name: str, runs: Sequence[LeaderboardRow]) -> Ra
     table = saved.result.tables.get("ranking") if saved else None
     if table is None or not set(_RANKING_COLUMNS) <= set(table):
         return {}
-    found: Ranking = {str(row["recipe"]): {str(key): row[key] for key in row} for row in table.to_dict("records")}
-    return found if runs and all({row.model.recipe, row.name} & set(found) for row in runs) else {}
+    ranking: Ranking = {str(row["recipe"]): {str(key): row[key] for key in row} for row in table.to_dict("records")}
+    return ranking if runs and all({row.model.recipe, row.name} & set(ranking) for row in runs) else {}
 
 
 def _rank_by_tests(row: LeaderboardRow, ranking: Ranking) -> LeaderboardRow:
@@ -164,8 +164,8 @@ def _rank_by_intervals(rows: Sequence[LeaderboardRow], metric: str) -> list[Lead
 
 
 def _is_tied_by_letters(first: LeaderboardRow, row: LeaderboardRow) -> bool:
-    own, others = (set(re.findall(r"[a-z]\d*", one.letters)) for one in (row, first))
-    return row.name == first.name or bool(own & others)
+    letters, others = (set(re.findall(r"[a-z]\d*", compared.letters)) for compared in (row, first))
+    return row.name == first.name or bool(letters & others)
 
 
 def _is_tied_by_intervals(first: LeaderboardRow, row: LeaderboardRow, metric: str) -> bool:
@@ -175,17 +175,17 @@ def _is_tied_by_intervals(first: LeaderboardRow, row: LeaderboardRow, metric: st
 def _mark_guessing(rows: Sequence[LeaderboardRow], ranking: Ranking) -> list[LeaderboardRow]:
     """Mark rows that are not significantly better than guessing: as the ranking states, else by Holm over the rows."""
     better = [ranking.get(row.name, {}).get("better_than_guessing") for row in rows]
-    if not all(isinstance(one, bool) for one in better):
+    if not all(isinstance(verdict, bool) for verdict in better):
         better = find_better_than_guessing([partial(_is_better, row.metrics["balanced_accuracy"]) for row in rows])
-    return [replace(row, is_guessing=one is False) for row, one in zip(rows, better, strict=True)]
+    return [replace(row, is_guessing=verdict is False) for row, verdict in zip(rows, better, strict=True)]
 
 
-def _is_better(found: Metric | None, level: float) -> bool | None:
-    if found is None or found.value is None:
+def _is_better(metric: Metric | None, level: float) -> bool | None:
+    if metric is None or metric.value is None:
         return None
-    units = found.units or found.n  # an earlier result has its units in n
-    low = None if found.low is None else widen_low(found.value, found.low, level)
-    return beats_guessing(found.value, low, units, found.floor, level)
+    units = metric.units or metric.n  # an earlier result has its units in n
+    low = None if metric.low is None else widen_low(metric.value, metric.low, level)
+    return beats_guessing(metric.value, low, units, metric.floor, level)
 
 
 def _gather_seeds(rows: Iterable[LeaderboardRow], ranking: Ranking) -> Iterator[LeaderboardRow]:
@@ -202,19 +202,21 @@ def _gather_seeds(rows: Iterable[LeaderboardRow], ranking: Ranking) -> Iterator[
             yield from runs
 
 
-def _average(found: Sequence[Metric | None], key: str, place: Mapping[str, Any]) -> Metric | None:
+def _average(values: Sequence[Metric | None], key: str, ranked: Mapping[str, Any]) -> Metric | None:
     """Return the mean of a metric over the seeds of a recipe, with its interval where the ranking has one."""
-    metrics = [metric for metric in found if metric is not None and metric.value is not None]
-    if len(metrics) < len(found):
+    metrics = [metric for metric in values if metric is not None and metric.value is not None]
+    if len(metrics) < len(values):
         return None
     first = replace(metrics[0], low=None, high=None, interval=None, units=None, population=None, these_sources=None)
     value = sum(metric.value or 0.0 for metric in metrics) / len(metrics)
     ends = ("low", "high") if key == "accuracy" else (f"{key}_low", f"{key}_high")
-    if key not in place or any(pd.isna(place[end]) for end in ends):
+    if key not in ranked or any(pd.isna(ranked[end]) for end in ends):
         return replace(first, value=value)
-    stated = {column: place[column] for column in ("interval", "units", "population") if not pd.isna(place.get(column))}
-    low, high = (float(place[end]) for end in ends)
-    return replace(first, value=float(place[key]), low=low, high=high, **stated)
+    stated = {
+        column: ranked[column] for column in ("interval", "units", "population") if not pd.isna(ranked.get(column))
+    }
+    low, high = (float(ranked[end]) for end in ends)
+    return replace(first, value=float(ranked[key]), low=low, high=high, **stated)
 
 
 def build_leaderboard_table(board: Leaderboard, styles: tables.RunStyles) -> tables.Table:
@@ -235,8 +237,8 @@ def build_leaderboard_table(board: Leaderboard, styles: tables.RunStyles) -> tab
         columns.append(tables.make_column(_("{metric}, for these sources", metric=heading), True))
         for row, shown in zip(board.rows, rows, strict=True):
             shown.cells.append(_make_cell_of_these(row.metrics[board.ranked_by]))
-    for one in columns:
-        one["bars"] = False
+    for column in columns:
+        column["bars"] = False
     if len(columns) > 2:  # one drawing per row shows the order
         ends = tables.find_ends(row.cells[2] for row in rows)
         columns[2] |= {"bars": True, "start": min(ends), "stop": max(ends)} if ends else {}

@@ -66,12 +66,12 @@ def write_report(study: Study, page: Path, language: str, largest: int = MAX_PAG
     return str(content["answers"][0])
 
 
-def draw_missing_figures(found: Iterable[SavedResult]) -> dict[Path, str]:
+def draw_missing_figures(results: Iterable[SavedResult]) -> dict[Path, str]:
     """Draw the figures of results in the current language where they are missing, and put them beside the others."""
     language, known = get_language(), find_entries("block")
     folders = [
         saved.folder
-        for saved in found
+        for saved in results
         if saved.result.block in known and not has_figures(saved.folder, saved.result.figures, language)
     ]
     if len(folders) <= _FEW_RESULTS:
@@ -220,14 +220,14 @@ def _draw_curves(model: ReportedModel) -> Path:
     file, language = model.folder / "curves.png", get_language()
     if not file.is_file() or model.config.get("lang", "en") == language:
         return file
-    own = model.folder / language / "curves.png"
-    if not own.is_file():
-        own.parent.mkdir(exist_ok=True)
+    saved = model.folder / language / "curves.png"
+    if not saved.is_file():
+        saved.parent.mkdir(exist_ok=True)
         history = read_csv(model.folder / "metrics.csv")
-        with atomic_write(own) as part:
+        with atomic_write(saved) as part:
             curves = plots.draw_training_curves(history, model.record.best_epoch)
             curves.savefig(part, format="png", metadata=plots.CHART)
-    return own
+    return saved
 
 
 def _format_fact(value: Any) -> Any:
@@ -247,12 +247,12 @@ def _order_figures(content: dict[str, Any]) -> list[Path]:
 
     The order is: comparisons on the first set, the main figure of each block there, its other figures, other sets.
     """
-    ranked = [(1, one["curves"].file) for one in content["model_pages"] if one["curves"]]
+    ranked = [(1, model_page["curves"].file) for model_page in content["model_pages"] if model_page["curves"]]
     # ranks of the main figure of a section, its other figures, and those on other sets
     for sections, ranks in ((content["comparisons"], (0, 0, 3)), (content["blocks"], (1, 2, 4))):
         for __, parts in sections:
-            for place, part in enumerate(parts):
+            for index, part in enumerate(parts):
                 for number, group in enumerate(part.figures.values()):
-                    rank = ranks[2] if place else ranks[min(number, 1)]
-                    ranked += [(rank, one.file) for one in group]
+                    rank = ranks[2] if index else ranks[min(number, 1)]
+                    ranked += [(rank, model_page.file) for model_page in group]
     return [file for __, file in sorted(ranked, key=lambda pair: pair[0])]

@@ -74,13 +74,15 @@ def explain_phrases() -> str:
 
 def describe_accuracy(run: Run) -> str:
     """Return the accuracy on external images, else on those of the training sources, in the current language."""
-    found = {one.result.set.partition(SEPARATOR)[0]: one.result.metrics["accuracy"] for one in _read_results(run)}
-    external = {name: metric for name, metric in found.items() if name not in DATASET_SPLITS}
+    accuracies = {
+        saved.result.set.partition(SEPARATOR)[0]: saved.result.metrics["accuracy"] for saved in _read_results(run)
+    }
+    external = {name: metric for name, metric in accuracies.items() if name not in DATASET_SPLITS}
     if external:
         name = "blind" if "blind" in external else max(external, key=lambda name: external[name].n)
         return _state(external[name], name)
-    own = next((found[name] for name in _OWN if name in found), None) or _read_validation(run)
-    return _state(own) if own else _("The accuracy of this model is not measured.")
+    in_domain = next((accuracies[name] for name in _OWN if name in accuracies), None) or _read_validation(run)
+    return _state(in_domain) if in_domain else _("The accuracy of this model is not measured.")
 
 
 def describe_model(run: Run, is_calibrated: bool) -> str:
@@ -91,15 +93,15 @@ def describe_model(run: Run, is_calibrated: bool) -> str:
 
 def _read_results(run: Run) -> Iterator[SavedResult]:
     """Yield the results of blind_test by this checkpoint and its thresholds in this view."""
-    for one in read_evaluation(run.folder) if run.folder else ():
-        if not isinstance(one, SavedResult) or one.result.block != "blind_test" or one.view != run.view.name:
+    for saved in read_evaluation(run.folder) if run.folder else ():
+        if not isinstance(saved, SavedResult) or saved.result.block != "blind_test" or saved.view != run.view.name:
             continue
-        stated = one.result.provenance
+        stated = saved.result.provenance
         is_same = stated.get("checkpoint_sha256") == run.checkpoint_sha256
         is_same &= not run.bias or stated.get("calibration_sha256") == run.calibration_sha256
-        accuracy = one.result.metrics.get("accuracy")
+        accuracy = saved.result.metrics.get("accuracy")
         if is_same and accuracy is not None and accuracy.value is not None:
-            yield one
+            yield saved
 
 
 def _read_validation(run: Run) -> Metric | None:

@@ -42,11 +42,11 @@ def build_model_table(study: Study) -> Table:
     )
     rows = []
     for model in study.models:
-        found = [saved.result.provenance for saved in model.results.values()]
-        texts = [_join([one.get(key) for one in found]) for key in ("data_fingerprint", "version", "torch")]
+        provenances = [saved.result.provenance for saved in model.results.values()]
+        texts = [_join([stated.get(key) for stated in provenances]) for key in ("data_fingerprint", "version", "torch")]
         hashes = _make_hash_cell([model.checkpoint])
         origin = (*model.describe_origin(), _describe_calibration(model))
-        cells = [model.label, *origin, hashes, model.record.seed, *texts, len(found)]
+        cells = [model.label, *origin, hashes, model.record.seed, *texts, len(provenances)]
         rows.append(TableRow(cells, model.label))
     return Table("models", _("Evaluated models"), columns, rows)
 
@@ -61,10 +61,10 @@ def build_result_table(study: Study) -> Table:
     rows = []
     for model, saved in study.saved:
         result, provenance = saved.result, saved.result.provenance
-        compared = [one for one in provenance.get("compared") or () if isinstance(one, dict)]
-        checkpoints = [str(one.get("checkpoint_sha256", "")) for one in compared or [provenance]]
-        prints = _join([one.get("data_fingerprint", "") for one in compared or [provenance]])
-        seeds = provenance.get("seed") if model else _join([str(one.get("seed")) for one in compared])
+        compared = [compared_run for compared_run in provenance.get("compared") or () if isinstance(compared_run, dict)]
+        checkpoints = [str(compared_run.get("checkpoint_sha256", "")) for compared_run in compared or [provenance]]
+        prints = _join([compared_run.get("data_fingerprint", "") for compared_run in compared or [provenance]])
+        seeds = provenance.get("seed") if model else _join([str(compared_run.get("seed")) for compared_run in compared])
         cells = [
             *(model.label if model else _("comparison"), result.set, result.block, result.n),
             *(_make_hash_cell(checkpoints), prints, seeds, str(provenance.get("version", ""))),
@@ -91,7 +91,7 @@ def build_problem_table(study: Study) -> Table:
     """Return a table of unfinished, missing, damaged and foreign items."""
     kinds = {"unfinished": _("unfinished"), "missing": _("missing"), "damaged": _("damaged"), "foreign": _("foreign")}
     columns = make_columns(_("what"), _("where"), _("model"), _("why"))
-    rows = [TableRow([kinds[one.kind], one.locate(study.root), one.model, one.why]) for one in study.problems]
+    rows = [TableRow([kinds[item.kind], item.locate(study.root), item.model, item.why]) for item in study.problems]
     return Table("problems", _("Unfinished, missing, damaged or foreign items"), columns, rows)
 
 
@@ -102,9 +102,11 @@ def _describe_calibration(model: ReportedModel) -> str:
         return ""
     parts = [_("{name} ({n} images)", name=saved.images.name, n=sum(saved.n.values()))]
     parts.append(_("temperature {value}", value=format_temperature(saved.temperature, saved.fit)))
-    if (found := saved.threshold) is not None:
-        own = _("none of its own") if found.own is None else _("its own: {value}", value=format_number(found.own))
-        parts.append(_("threshold {value} ({own})", value=format_number(found.value), own=own))
+    if (fitted := saved.threshold) is not None:
+        own_value = (
+            _("none of its own") if fitted.own is None else _("its own: {value}", value=format_number(fitted.own))
+        )
+        parts.append(_("threshold {value} ({own})", value=format_number(fitted.value), own=own_value))
     return ", ".join([*parts, f"view={saved.view}"])
 
 
@@ -112,9 +114,9 @@ def _join(values: Iterable[Any]) -> str:
     return ", ".join(dict.fromkeys(str(value) for value in values if value is not None))
 
 
-def _make_hash_cell(found: list[str]) -> Cell:
-    known = [one for one in found if one]
-    return {"text": ", ".join(one[:_SHORT] for one in known) or "–", "full": " ".join(known)}
+def _make_hash_cell(hashes: list[str]) -> Cell:
+    known = [digest for digest in hashes if digest]
+    return {"text": ", ".join(digest[:_SHORT] for digest in known) or "–", "full": " ".join(known)}
 
 
 _SPLIT_ORDER = ("train", "val", "calibration", "test")
@@ -191,26 +193,26 @@ def find_assessment(study: Study) -> tuple[str, list[str]] | None:
         result = Result.load_if_complete(Path(data["root"]) / "audit") if data.get("root") else None
         if result is not None and result.provenance.get("data_fingerprint") == data.get("fingerprint", ""):
             results.append(result)
-    own = {model.record.data.get("fingerprint") for model in study.runs}  # before audits of other sets
-    for result in sorted(results, key=lambda result: result.provenance.get("data_fingerprint") not in own):
+    fingerprints = {model.record.data.get("fingerprint") for model in study.runs}  # before audits of other sets
+    for result in sorted(results, key=lambda result: result.provenance.get("data_fingerprint") not in fingerprints):
         if "assessment" in result.provenance:
             return Assessment.parse(result.provenance["assessment"]).format()
     return None
 
 
 def _lay_out_counts(counts: pd.DataFrame, n_texts: int, name: str, caption: str) -> Table:
-    columns = [make_column(str(head), place >= n_texts) for place, head in enumerate(counts)]
+    columns = [make_column(str(head), index >= n_texts) for index, head in enumerate(counts)]
     rows = [TableRow([make_value_cell(value) for value in row]) for row in counts.astype(object).to_numpy().tolist()]
     return Table(name, caption, columns, rows)
 
 
 def _read_splits(study: Study) -> Iterator[tuple[str, str, pd.DataFrame]]:
     """Yield the fingerprint, the models and the images of each readable split."""
-    found: dict[str, list[ReportedModel]] = {}
+    by_fingerprint: dict[str, list[ReportedModel]] = {}
     for model in study.runs:
         fingerprint = str(model.record.split.get("fingerprint") or _("not known"))
-        found.setdefault(fingerprint, []).append(model)
-    for fingerprint, models in found.items():
+        by_fingerprint.setdefault(fingerprint, []).append(model)
+    for fingerprint, models in by_fingerprint.items():
         with suppress(OSError, ValueError):
             table = read_table(models[0].folder / "split.csv", texts=None)
             if {"label", "source", "split"} <= set(table):
@@ -218,5 +220,5 @@ def _read_splits(study: Study) -> Iterator[tuple[str, str, pd.DataFrame]]:
 
 
 def _order_splits(split: pd.Series) -> list[str]:
-    found = set(split)
-    return [*(side for side in _SPLIT_ORDER if side in found), *sorted(found - set(_SPLIT_ORDER))]
+    present = set(split)
+    return [*(side for side in _SPLIT_ORDER if side in present), *sorted(present - set(_SPLIT_ORDER))]

@@ -38,8 +38,8 @@ class SavedResult:
 
     def find_figure(self, name: str) -> Path:
         """Return the file of a figure, without suffix, in the current language, or else in English."""
-        own = locate_figure(self.folder, name, get_language())
-        return own if own.with_name(f"{own.name}.png").is_file() else self.folder / name
+        file = locate_figure(self.folder, name, get_language())
+        return file if file.with_name(f"{file.name}.png").is_file() else self.folder / name
 
     @property
     def image_folders(self) -> dict[str, int]:
@@ -100,8 +100,8 @@ def read_saved(folder: Path, compares: bool = False) -> SavedResult | Problem:
     return SavedResult(folder, result, files, missing)
 
 
-def read_evaluation(place: Path, compares: bool = False) -> Iterator[SavedResult | Problem]:
+def read_evaluation(root: Path, compares: bool = False) -> Iterator[SavedResult | Problem]:
     """Yield every result in evaluation/<set>/<block>/ of a folder, sorted by name."""
-    for folder in sorted((place / "evaluation").glob("*/*/")):
+    for folder in sorted((root / "evaluation").glob("*/*/")):
         if not folder.name.startswith("."):  # a result being written
             yield read_saved(folder, compares)

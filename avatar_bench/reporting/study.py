@@ -110,7 +110,7 @@ class Study:
     def sets(self) -> list[str]:
         """Return the names of the evaluated sets, `blind` first."""
         names = {saved.result.set for __, saved in self.saved}
-        return sorted(names, key=lambda name: (*(name.partition(SEPARATOR)[0] != one for one in _SET_ORDER), name))
+        return sorted(names, key=lambda name: (*(name.partition(SEPARATOR)[0] != head for head in _SET_ORDER), name))
 
     @property
     def saved(self) -> Iterator[tuple[ReportedModel | None, SavedResult]]:
@@ -186,7 +186,7 @@ def read_study(root: Path, view: str | None = None, classes: Mapping[str, Sequen
     models = reader.read_runs()
     models += reader.read_ensembles(models)
     saved = [] if _is_model(root) else read_evaluation(root, True)  # the evaluation of a run contains no comparisons
-    without_run = [one for one in saved if _find_run(one) is None]
+    without_run = [result for result in saved if _find_run(result) is None]
     comparisons = reader.select_usable(without_run, partial(_explain_foreign_comparison, models))
     if not models:
         raise DataError(
@@ -206,7 +206,7 @@ def read_study(root: Path, view: str | None = None, classes: Mapping[str, Sequen
     views = sorted(by_view, key=lambda name: (name != ALL, -len(by_view[name]), name))  # the finest first
     if not view:  # the first in which every model with results has some
         known = [{saved.view for saved in model.results.values()} for model in models if model.results]
-        view = next((name for name in views if all(name in one for one in known)), views[0])
+        view = next((name for name in views if all(name in result for result in known)), views[0])
     if view not in by_view:
         raise DataError(
             f"runs={root}: no run has been evaluated in view={view}.",
@@ -242,9 +242,9 @@ class _StudyReader:
 
         Runs elsewhere are included where `evaluate out=DIR` wrote their results below the folder.
         """
-        own, finished = _find_folders(self.root, RECORD), []
-        elsewhere = self._find_results_elsewhere(own)
-        for folder in dict.fromkeys([*own, *elsewhere]):
+        folders, finished = _find_folders(self.root, RECORD), []
+        elsewhere = self._find_results_elsewhere(folders)
+        for folder in dict.fromkeys([*folders, *elsewhere]):
             try:
                 record = read_record(folder)
             except AvatarBenchError as error:
@@ -255,10 +255,13 @@ class _StudyReader:
             else:
                 self.note("unfinished", folder, _("its status is {status}", status=record.status or "unknown"))
         models = []
-        for one in label_runs([folder for *__, folder in sorted(finished)]):
-            model = ReportedModel(**vars(one))
-            found = [*elsewhere.get(one.folder, ()), *(read_evaluation(one.folder) if one.folder in own else ())]
-            models.append(self._add_results(model, found))
+        for label in label_runs([folder for *__, folder in sorted(finished)]):
+            model = ReportedModel(**vars(label))
+            results = [
+                *elsewhere.get(label.folder, ()),
+                *(read_evaluation(label.folder) if label.folder in folders else ()),
+            ]
+            models.append(self._add_results(model, results))
         return models
 
     def read_ensembles(self, runs: Sequence[ReportedModel]) -> list[ReportedModel]:
@@ -283,29 +286,29 @@ class _StudyReader:
         return models
 
     def select_usable(
-        self, found: Iterable[SavedResult | Problem], explain_foreign: Callable[[SavedResult], str], label: str = ""
+        self, items: Iterable[SavedResult | Problem], explain_foreign: Callable[[SavedResult], str], label: str = ""
     ) -> dict[ResultKey, SavedResult]:
         """Return the results that can be read, and for which `explain_foreign` returns ""; note the others."""
         results = {}
-        for one in found:
-            if isinstance(one, Problem):
-                self.problems.append(replace(one, model=label))
-            elif why := explain_foreign(one):
-                self.note("foreign", one.folder, why, label)
-            elif self.classes and one.view == self.view and one.merged_classes != self.classes:
-                self.note("foreign", one.folder, _("its view merges other classes: evaluate it again"), label)
+        for item in items:
+            if isinstance(item, Problem):
+                self.problems.append(replace(item, model=label))
+            elif why := explain_foreign(item):
+                self.note("foreign", item.folder, why, label)
+            elif self.classes and item.view == self.view and item.merged_classes != self.classes:
+                self.note("foreign", item.folder, _("its view merges other classes: evaluate it again"), label)
             else:
-                results[one.result.set, one.result.block] = one
-                if one.missing_files:
-                    why = _("missing files: {names}", names=", ".join(one.missing_files))
-                    self.note("missing", one.folder, why, label)
+                results[item.result.set, item.result.block] = item
+                if item.missing_files:
+                    why = _("missing files: {names}", names=", ".join(item.missing_files))
+                    self.note("missing", item.folder, why, label)
         return results
 
     def note_missing_results(self, models: Sequence[ReportedModel]) -> None:
         """Note the results of other runs that a run lacks."""
         runs = [model for model in models if model.kind == "run"]
         left_out = {AGAINST_FOLDER, *find_renamed("block")}  # a result under a former name is shown, but not expected
-        expected = sorted({(name, block) for one in runs for name, block in one.results if block not in left_out})
+        expected = sorted({(name, block) for run in runs for name, block in run.results if block not in left_out})
         for model in runs:
             lacking = [key for key in expected if key not in model.results]
             for name, keys in groupby(lacking, key=itemgetter(0)):
@@ -314,19 +317,19 @@ class _StudyReader:
                 )
                 self.note("missing", model.folder, why, model.label)
 
-    def _find_results_elsewhere(self, own: Sequence[Path]) -> dict[Path, list[SavedResult]]:
+    def _find_results_elsewhere(self, run_folders: Sequence[Path]) -> dict[Path, list[SavedResult]]:
         """Return the results that are not in a run folder, by the run in their provenance."""
-        known = {folder.resolve(): folder for folder in own}
-        found: dict[Path, list[SavedResult]] = {}
-        for place in sorted(folder.parent for folder in self.root.rglob("evaluation")):
-            for one in () if _is_model(place) else read_evaluation(place):
-                if isinstance(one, SavedResult) and (run := _find_run(one)) is not None:
-                    found.setdefault(known.get(run.resolve(), run), []).append(one)
-                elif isinstance(one, Problem) and place != self.root:  # those of `root` come with its comparisons
-                    self.problems.append(one)
-        return found
+        known = {folder.resolve(): folder for folder in run_folders}
+        by_run: dict[Path, list[SavedResult]] = {}
+        for parent in sorted(folder.parent for folder in self.root.rglob("evaluation")):
+            for result in () if _is_model(parent) else read_evaluation(parent):
+                if isinstance(result, SavedResult) and (run := _find_run(result)) is not None:
+                    by_run.setdefault(known.get(run.resolve(), run), []).append(result)
+                elif isinstance(result, Problem) and parent != self.root:  # those of `root` come with its comparisons
+                    self.problems.append(result)
+        return by_run
 
-    def _add_results(self, model: ReportedModel, found: Iterable[SavedResult | Problem]) -> ReportedModel:
+    def _add_results(self, model: ReportedModel, items: Iterable[SavedResult | Problem]) -> ReportedModel:
         """Return a model with its calibration on a user's images and its usable results."""
         try:
             calibration = read_calibration(model.folder)
@@ -334,7 +337,7 @@ class _StudyReader:
                 model = replace(model, calibration=calibration)
         except AvatarBenchError as error:
             self.note("damaged", model.folder, error.lines[0], model.label)
-        results = self.select_usable(found, partial(_explain_foreign_result, model), model.label)
+        results = self.select_usable(items, partial(_explain_foreign_result, model), model.label)
         return replace(model, results=results)
 
 
@@ -343,12 +346,12 @@ def _select_view(results: Mapping[ResultKey, SavedResult], view: str) -> dict[Re
 
 
 def _find_folders(root: Path, file: str) -> list[Path]:
-    return sorted({found.parent for found in root.rglob(file)})
+    return sorted({path.parent for path in root.rglob(file)})
 
 
-def _find_run(one: SavedResult | Problem) -> Path | None:
+def _find_run(result: SavedResult | Problem) -> Path | None:
     """Return the run folder in the provenance of a result; None for a comparison or a data set."""
-    run = one.result.provenance.get("run") if isinstance(one, SavedResult) else None
+    run = result.result.provenance.get("run") if isinstance(result, SavedResult) else None
     return Path(run) if isinstance(run, str) else None
 
 
@@ -366,7 +369,7 @@ def _find_changed_members(
         theirs, file = str(member.get("checkpoint_sha256", "")), (folder / str(member.get("run", ""))).resolve()
         if theirs in known:
             continue
-        run = next((places[place] for place in (file, *file.parents) if place in places), None)
+        run = next((places[path] for path in (file, *file.parents) if path in places), None)
         if run is None:
             yield _("its member {member} is missing", member=member.get("run"))
         else:
@@ -376,9 +379,9 @@ def _find_changed_members(
 
 def _explain_foreign_result(model: ReportedModel, saved: SavedResult) -> str:
     """Return why a result is of another checkpoint or calibration than the model's, "" if it is the model's."""
-    theirs, own = saved.result.provenance.get("checkpoint_sha256"), model.checkpoint
-    if theirs and own and theirs != own:
-        return _("its checkpoint is {theirs}, that of the run is {own}", theirs=theirs[:12], own=own[:12])
+    theirs, checkpoint = saved.result.provenance.get("checkpoint_sha256"), model.checkpoint
+    if theirs and checkpoint and theirs != checkpoint:
+        return _("its checkpoint is {theirs}, that of the run is {own}", theirs=theirs[:12], own=checkpoint[:12])
     if theirs and saved.result.provenance.get("calibration_sha256") != model.weights[1]:
         return _("it was computed with another calibration: evaluate it again")
     return ""
@@ -387,8 +390,8 @@ def _explain_foreign_result(model: ReportedModel, saved: SavedResult) -> str:
 def _explain_foreign_comparison(models: Sequence[ReportedModel], saved: SavedResult) -> str:
     """Return why a comparison is of unknown checkpoints or other calibrations, "" if it is of these models."""
     weights = {model.weights for model in models}
-    results = (one.result for model in models for one in model.results.values() if model.kind != "run")
-    known = {model.checkpoint for model in models} | {one.provenance.get("checkpoint_sha256") for one in results}
+    results = (item.result for model in models for item in model.results.values() if model.kind != "run")
+    known = {model.checkpoint for model in models} | {item.provenance.get("checkpoint_sha256") for item in results}
     runs = [run for run in saved.result.provenance.get("compared") or () if isinstance(run, dict)]
     if unknown := {str(run.get("checkpoint_sha256") or "") for run in runs} - known - {""}:
         return _("it compares checkpoints that are missing here: {names}", names=", ".join(sorted(unknown)))

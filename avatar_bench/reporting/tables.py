@@ -66,8 +66,8 @@ class Table:
     def frame(self) -> pd.DataFrame:
         """Return the table for CSV: numbers in full, intervals in separate columns."""
         parts: dict[str, list[Any]] = {}
-        for place, column in enumerate(self.columns):
-            cells = [row.cells[place] for row in self.rows]
+        for index, column in enumerate(self.columns):
+            cells = [row.cells[index] for row in self.rows]
             name = str(column.get("key", column["text"]))
             name = f"{name} {len(parts)}" if name in parts else name
             parts[name] = [_find_full_value(cell) for cell in cells]
@@ -94,9 +94,9 @@ def make_columns(*texts: str, numbers: Collection[str] = ()) -> list[Column]:
     return [make_column(text, text in numbers) for text in texts]
 
 
-def make_metric_column(name: str, block: str, found: Iterable[Metric | None]) -> Column:
+def make_metric_column(name: str, block: str, metrics: Iterable[Metric | None]) -> Column:
     """Return the column of a metric of a block, whose better direction is that of the first one found."""
-    known = next(metric for metric in found if metric is not None)
+    known = next(metric for metric in metrics if metric is not None)
     better = {True: "higher", False: "lower", None: None}[known.higher_is_better]
     return make_column(find_heading(name, block), True, better, key=name)
 
@@ -260,11 +260,11 @@ def transpose(table: Table) -> Table:
 
 def _find_interval_columns(heads: Sequence[str]) -> dict[str, tuple[str, str]]:
     """Return the names of the columns with the ends of the interval of each column."""
-    found = {head: (f"{head}_low", f"{head}_high") for head in heads if {f"{head}_low", f"{head}_high"} <= set(heads)}
-    for place in range(len(heads) - 2):
-        if heads[place + 1 : place + 3] == ["low", "high"]:
-            found[heads[place]] = ("low", "high")
-    return found
+    ends = {head: (f"{head}_low", f"{head}_high") for head in heads if {f"{head}_low", f"{head}_high"} <= set(heads)}
+    for index in range(len(heads) - 2):
+        if heads[index + 1 : index + 3] == ["low", "high"]:
+            ends[heads[index]] = ("low", "high")
+    return ends
 
 
 def _make_text_cell(text: str, head: str, block: str) -> Any:

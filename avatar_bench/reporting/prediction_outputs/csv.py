@@ -25,14 +25,14 @@ class CsvWriter(TextWriter):
         """Return the lines of rows."""
         return format_csv(rows, header=False)
 
-    def read_rows(self, place: Path) -> Iterator[dict[str, Any]]:
+    def read_rows(self, path: Path) -> Iterator[dict[str, Any]]:
         """Yield complete rows, with numbers as text."""
-        for row in csv.reader(self.read_texts(place)):
+        for row in csv.reader(self.read_texts(path)):
             yield dict(zip(self.columns, row, strict=True))
 
-    def read_texts(self, place: Path) -> Iterator[str]:
+    def read_texts(self, path: Path) -> Iterator[str]:
         """Return the text of each complete row, perhaps of several lines."""
-        return islice(read_whole_lines(place, self.format_header(), quotes=True), 1, None)
+        return islice(read_whole_lines(path, self.format_header(), quotes=True), 1, None)
 
     def restore_paths(self, paths: list[str]) -> list[str]:
         """Remove from paths what made them safe for a spreadsheet."""

@@ -67,9 +67,9 @@ class ReviewedImage:
         """Return those of NEEDS that hold."""
         percentile = self.row.get("ood_percentile")
         is_unlike = percentile is not None and float(percentile) > MAX_OOD_PERCENTILE
-        claims = {each.find_claim(self.row) for each in self.columns} - {"", self.prediction}
-        found = _get_text(self.row, "decision") == ABSTAIN, is_unlike, bool(claims)
-        return [need for need, holds in zip(NEEDS, found, strict=True) if holds]
+        claims = {column.find_claim(self.row) for column in self.columns} - {"", self.prediction}
+        reasons = _get_text(self.row, "decision") == ABSTAIN, is_unlike, bool(claims)
+        return [need for need, holds in zip(NEEDS, reasons, strict=True) if holds]
 
     @property
     def confidence(self) -> float:
@@ -118,7 +118,7 @@ class ReviewWriter(PredictionWriter):
         nearest: Sequence[Sequence[int]] = [()] * len(good)
         if self._training is not None and len(good):
             nearest = find_nearest(self._training[1], np.stack(list(good[EMBEDDING])), NEAREST).tolist()
-        found = dict(zip(good.index, nearest, strict=True))
+        neighbours = dict(zip(good.index, nearest, strict=True))
         for index, row in zip(rows.index, list_objects(rows), strict=True):
             path = str(row["path"])
             try:
@@ -126,7 +126,7 @@ class ReviewWriter(PredictionWriter):
                     raise DataError(str(row["reason"]))
                 if problem := find_name_problem(os.path.abspath(path)):
                     raise DataError(f"{problem}, so that no manifest can name it: rename the file")
-                self.images.append(self._read(path, row, found[index]))
+                self.images.append(self._read(path, row, neighbours[index]))
             except DataError as error:
                 self.failed.append((format_name(path), str(error).removeprefix(f"{format_name(path)}: ")))
         self.count += len(rows)
@@ -178,15 +178,15 @@ def render_page(
     survive another page on the same images. Without `has_paths`, images are known by their names alone.
     """
     run, settings = predictor.run, predictor.settings
-    key = sha256_of_text(repr([run.classes, [one.sha256 for one in images]]))[:16]
+    key = sha256_of_text(repr([run.classes, [image.sha256 for image in images]]))[:16]
     places = np.random.default_rng(int(key, 16)).permutation(len(images)) + 1
     pairs = sorted(zip(images, places.tolist(), strict=True), key=lambda pair: _rank_need(pair[0]))
-    parents = [os.path.dirname(os.path.abspath(one.row["path"])) for one in images]
+    parents = [os.path.dirname(os.path.abspath(image.row["path"])) for image in images]
     folder = os.path.commonpath(parents) if parents and has_paths else ""
 
-    def start_row(one: ReviewedImage) -> str:
-        path = str(one.row["path"])
-        return _format_cells(os.path.abspath(path) if has_paths else path, one.sha256)
+    def start_row(image: ReviewedImage) -> str:
+        path = str(image.row["path"])
+        return _format_cells(os.path.abspath(path) if has_paths else path, image.sha256)
 
     environment = build_html_environment()
     environment.globals |= {"_": _, "phrase": phrase_prediction}
@@ -197,7 +197,7 @@ def render_page(
             run=run,
             settings=settings,
             has_decisions=predictor.rule is not None,
-            has_overlays=any(one.overlay for one in images),
+            has_overlays=any(image.overlay for image in images),
             lang=language,
             key=key,
             pairs=pairs,
@@ -213,13 +213,13 @@ def render_page(
                 "unlike": _("unlike the training images"),
                 "contradicted": _("the file says otherwise"),
             },
-            counts={need: sum(need in one.needs for one in images) for need in NEEDS},
+            counts={need: sum(need in image.needs for image in images) for need in NEEDS},
             version=avatar_bench.__version__,
         )
 
 
-def _rank_need(one: ReviewedImage) -> tuple[int, float]:
-    return NEEDS.index(one.needs[0]) if one.needs else len(NEEDS), one.confidence
+def _rank_need(image: ReviewedImage) -> tuple[int, float]:
+    return NEEDS.index(image.needs[0]) if image.needs else len(NEEDS), image.confidence
 
 
 def _format_cells(*values: str) -> str:

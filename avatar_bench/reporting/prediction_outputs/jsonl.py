@@ -15,16 +15,16 @@ from avatar_bench.inference.prediction_writer import TextWriter, format_json, li
 class JsonLinesWriter(TextWriter):
     """A writer of one JSON object a line; missing values of a failed file are null."""
 
-    def read_rows(self, place: Path) -> Iterator[dict[str, Any]]:
+    def read_rows(self, path: Path) -> Iterator[dict[str, Any]]:
         """Yield complete rows."""
-        for row in map(json.loads, self.read_texts(place)):
+        for row in map(json.loads, self.read_texts(path)):
             if list(row) != self.columns:
                 raise ValueError(list(row))
             yield row
 
-    def read_texts(self, place: Path) -> Iterator[str]:
+    def read_texts(self, path: Path) -> Iterator[str]:
         """Return complete lines."""
-        return read_whole_lines(place, '{"path": ')
+        return read_whole_lines(path, '{"path": ')
 
     def format_rows(self, rows: pd.DataFrame) -> str:
         """Return the lines of rows."""

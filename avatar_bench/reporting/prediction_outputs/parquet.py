@@ -21,16 +21,16 @@ class ParquetFileWriter(PredictionWriter):
         """Return the path of a file as Parquet can store it."""
         return escape_path(file)
 
-    def read_rows(self, place: Path) -> Iterator[dict[str, Any]]:
+    def read_rows(self, path: Path) -> Iterator[dict[str, Any]]:
         """Yield the rows."""
-        self.earlier = pd.read_parquet(place)
+        self.earlier = pd.read_parquet(path)
         if list(self.earlier) != self.columns:
             raise ValueError(list(self.earlier))
         yield from (dict(zip(self.columns, row, strict=True)) for row in self.earlier.itertuples(index=False))
 
-    def remove_rows(self, place: Path, paths: Collection[str]) -> None:
+    def remove_rows(self, file: Path, paths: Collection[str]) -> None:
         """Remove the rows of some files, of those in `kept`, from an earlier output."""
-        with atomic_write(place, alone=False) as part:
+        with atomic_write(file, alone=False) as part:
             self.earlier[[path not in paths for path in self.kept]].to_parquet(part, index=False)
 
     def start(self) -> None:
@@ -55,7 +55,7 @@ class ParquetFileWriter(PredictionWriter):
     @classmethod
     def read_table(cls, output: str) -> pd.DataFrame:
         """Read a file, or a folder of parts, which may be remote."""
-        system, place = open_remote(output) if is_remote(output) else (None, output)
+        system, path = open_remote(output) if is_remote(output) else (None, output)
         read: Any = parquet.read_table  # has no annotations
-        table: pd.DataFrame = read(place, filesystem=system, partitioning=None).to_pandas()
+        table: pd.DataFrame = read(path, filesystem=system, partitioning=None).to_pandas()
         return table

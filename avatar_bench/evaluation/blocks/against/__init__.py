@@ -48,9 +48,9 @@ class CommonImages:
 
     def predictions(self, whose: str) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
         """Return the targets (N,), predictions (N,) and probabilities (N, C) of the new or the earlier result."""
-        place = {name: index for index, name in enumerate(self.classes)}
+        indices = {name: index for index, name in enumerate(self.classes)}
         targets, predicted = (
-            np.asarray(self.table[column].map(place), dtype=np.int64) for column in ("target", f"prediction_{whose}")
+            np.asarray(self.table[column].map(indices), dtype=np.int64) for column in ("target", f"prediction_{whose}")
         )
         scores = self.table[[f"prob_{name}_{whose}" for name in self.classes]]
         return targets, predicted, np.asarray(scores, dtype=np.float64)
@@ -63,44 +63,47 @@ def compare(results: Sequence[tuple[Result, Result]], alpha: float) -> Result:
     significance, with the new result as a. Raise DataError if two Results of one set have no image in common.
     """
     first, other = results[0]
-    found = Result(AGAINST_FOLDER, first.set, first.n, first.classes)
+    result = Result(AGAINST_FOLDER, first.set, first.n, first.classes)
     rows: list[dict[str, Any]] = []
     pairs, changed = [], []
     for new, earlier in results:
         common = _match_images(new, earlier)
         paired: dict[str, Metric] = {}
         if common is not None:
-            stated, found.n = new.provenance.get("options", {}), len(common.table)
+            stated, result.n = new.provenance.get("options", {}), len(common.table)
             stated = {name: stated[name] for name in ("level", "resamples", "seed") if name in stated}
             options = recipe_pairs.PairwiseOptions(alpha=alpha, **stated)
             pair = _compare_pair(common, options)
             paired = _compute_paired(common, options, pair)
             paired = {name: metric for name, metric in paired.items() if name in new.metrics}
-            found.metrics[f"{new.block}/accuracy"] = paired["accuracy"]
-            for name, value in {"p": float(pair["p"].iloc[0]), "images_in_common": float(found.n)}.items():
-                found.metrics[f"{new.block}/{name}"] = Metric(value, found.n, higher_is_better=None)
+            result.metrics[f"{new.block}/accuracy"] = paired["accuracy"]
+            for name, value in {"p": float(pair["p"].iloc[0]), "images_in_common": float(result.n)}.items():
+                result.metrics[f"{new.block}/{name}"] = Metric(value, result.n, higher_is_better=None)
             pairs.append(pair.assign(block=new.block))
             named = common.table.rename(columns={f"prediction_{whose}": whose for whose in (NEW, EARLIER)})
             named = named.loc[named[NEW] != named[EARLIER], ["path", "target", NEW, EARLIER]]
             changed.append(named.assign(block=new.block))
-            found.warnings += _warn_about_matching(common, new, earlier)
-            found.warnings += recipe_pairs.warn_of_units(common.units, 1, alpha)
+            result.warnings += _warn_about_matching(common, new, earlier)
+            result.warnings += recipe_pairs.warn_of_units(common.units, 1, alpha)
         unpaired = dict(_compute_unpaired(new, earlier, set(paired)))
-        found.metrics |= {f"{new.block}/{name}": metric for name, metric in (paired | unpaired).items()}
+        result.metrics |= {f"{new.block}/{name}": metric for name, metric in (paired | unpaired).items()}
         rows += _build_rows(new, earlier, common, paired, unpaired)
-    found.tables["differences"] = pd.DataFrame(rows)
+    result.tables["differences"] = pd.DataFrame(rows)
     if pairs:
-        found.tables |= {"pairs": pd.concat(pairs, ignore_index=True), "changed": pd.concat(changed, ignore_index=True)}
+        result.tables |= {
+            "pairs": pd.concat(pairs, ignore_index=True),
+            "changed": pd.concat(changed, ignore_index=True),
+        }
     else:
-        found.warnings.append(Reason("no_common_predictions"))
+        result.warnings.append(Reason("no_common_predictions"))
     about = _describe_result(first)
-    found.provenance = {"alpha": alpha, EARLIER: _describe_result(other), NEW: about, **about}
-    return found
+    result.provenance = {"alpha": alpha, EARLIER: _describe_result(other), NEW: about, **about}
+    return result
 
 
 def _match_images(new: Result, earlier: Result) -> CommonImages | None:
     """Match images by content if both Results state it, else by path; copies are matched in order."""
-    tables = [table for one in (new, earlier) if (table := _get_predictions(one)) is not None]
+    tables = [table for result in (new, earlier) if (table := _get_predictions(result)) is not None]
     if len(tables) < 2 or "accuracy" not in new.metrics:
         return None
     by = "sha256" if all("sha256" in table for table in tables) else "path"
@@ -114,14 +117,14 @@ def _match_images(new: Result, earlier: Result) -> CommonImages | None:
     same = joined[f"target_{NEW}"] == joined[f"target_{EARLIER}"]
     matched = joined[same].reset_index(drop=True)
     matched = matched.rename(columns={f"{name}_{NEW}": name for name in _SHARED_COLUMNS})
-    is_new = all(one.metrics["accuracy"].population == NEW_SOURCES for one in (new, earlier))
+    is_new = all(result.metrics["accuracy"].population == NEW_SOURCES for result in (new, earlier))
     return CommonImages(matched, new.classes, by, int((~same).sum()), is_new) if len(matched) else None
 
 
-def _get_predictions(one: Result) -> pd.DataFrame | None:
+def _get_predictions(result: Result) -> pd.DataFrame | None:
     """Return a Result's predictions, one row per image, with names as text; None if it has no such table."""
-    table = one.tables.get("predictions")
-    needed = {*_PREDICTION_COLUMNS, *(f"prob_{name}" for name in one.classes)}
+    table = result.tables.get("predictions")
+    needed = {*_PREDICTION_COLUMNS, *(f"prob_{name}" for name in result.classes)}
     if table is None or not needed <= set(table) or table["path"].duplicated().any():
         return None
     table = table.assign(origin=table["origin" if "origin" in table else "source"].fillna("").astype(str))
@@ -144,13 +147,13 @@ def _compute_paired(
     names = _list_metrics(common.classes)
     differences = stats.JoinedStatistic([new, earlier], lambda both: both[:, : len(names)] - both[:, len(names) :])
     most = np.where(np.array(names) == "mcc", 2.0, 1.0)
-    found = bootstrap_metrics(options, names, differences, common.units, bounds=(-most, most))
-    found = {name: replace(one, interval=one.interval and f"paired {one.interval}") for name, one in found.items()}
+    metrics = bootstrap_metrics(options, names, differences, common.units, bounds=(-most, most))
+    metrics = {name: replace(old, interval=old.interval and f"paired {old.interval}") for name, old in metrics.items()}
     row = pair.iloc[0]  # computed by the same functions as in significance
     if not np.isnan(row["low"]):
         value, low, high = (float(row[name]) for name in ("difference", "low", "high"))
-        found["accuracy"] = replace(found["accuracy"], value=value, low=low, high=high)
-    return found
+        metrics["accuracy"] = replace(metrics["accuracy"], value=value, low=low, high=high)
+    return metrics
 
 
 def _list_metrics(classes: Sequence[str]) -> list[str]:
@@ -165,12 +168,12 @@ def _build_statistic(common: CommonImages, whose: str) -> stats.Statistic:
 
 def _compute_unpaired(new: Result, earlier: Result, paired: set[str]) -> Iterator[tuple[str, Metric]]:
     """Yield the difference of each metric with a direction in both results, as if images were independent."""
-    levels = [one.provenance.get("options", {}).get("level") for one in (new, earlier)]
+    levels = [result.provenance.get("options", {}).get("level") for result in (new, earlier)]
     for name, a in new.metrics.items():
         b = earlier.metrics.get(name)
         if name in paired or b is None or a.higher_is_better is None or (a.value is None and b.value is None):
             continue
-        n, ends = min(a.n, b.n), [(one.value, one.low, one.high) for one in (a, b)]
+        n, ends = min(a.n, b.n), [(result.value, result.low, result.high) for result in (a, b)]
         if a.value is None or b.value is None:
             yield name, Metric(None, n, higher_is_better=a.higher_is_better, reason=a.reason or b.reason)
         elif levels[0] != levels[1] or None in (*ends[0], *ends[1]):
@@ -186,7 +189,7 @@ def _build_rows(
     new: Result, earlier: Result, common: CommonImages | None, paired: dict[str, Metric], unpaired: dict[str, Metric]
 ) -> Iterator[dict[str, Any]]:
     values: dict[str, tuple[float | None, ...]] = {
-        name: tuple(one.metrics[name].value for one in (new, earlier)) for name in unpaired
+        name: tuple(result.metrics[name].value for result in (new, earlier)) for name in unpaired
     }
     if common is not None:
         once = np.ones((1, len(common.table)))
@@ -202,11 +205,11 @@ def _build_rows(
 
 def _warn_about_matching(common: CommonImages, new: Result, earlier: Result) -> list[Reason]:
     few = Reason("fewer_common_images", n=len(common.table), new=new.n, earlier=earlier.n)
-    found = [few] if len(common.table) < max(new.n, earlier.n) else []
-    found += [Reason("relabelled", n=common.n_relabelled)] if common.n_relabelled else []
-    return found + ([Reason("matched_by_path")] if common.by == "path" else [])
+    reasons = [few] if len(common.table) < max(new.n, earlier.n) else []
+    reasons += [Reason("relabelled", n=common.n_relabelled)] if common.n_relabelled else []
+    return reasons + ([Reason("matched_by_path")] if common.by == "path" else [])
 
 
-def _describe_result(one: Result) -> dict[str, Any]:
+def _describe_result(result: Result) -> dict[str, Any]:
     names = ("run", "checkpoint_sha256", "data_fingerprint", "split", "version", "code")
-    return {"set": one.set} | {name: one.provenance[name] for name in names if name in one.provenance}
+    return {"set": result.set} | {name: result.provenance[name] for name in names if name in result.provenance}

@@ -50,18 +50,18 @@ class Architecture(Options):
         else:
             weights = net.get_parameter(f"{name}.weight").detach().float().cpu().numpy().copy()
             result.arrays["filters"] = {"layer": np.array(name), "weights": weights}
-        found = _collect_feature_maps(run, dataset.available, name)
-        if isinstance(found, Reason):
-            result.warnings.append(found)
+        feature_maps = _collect_feature_maps(run, dataset.available, name)
+        if isinstance(feature_maps, Reason):
+            result.warnings.append(feature_maps)
         else:
-            result.arrays["feature_maps"] = found
+            result.arrays["feature_maps"] = feature_maps
         return result
 
 
 def _collect_feature_maps(run: Run, dataset: Dataset, convolution: str | None) -> dict[str, NDArray[Any]] | Reason:
     """Return the feature maps of an image of each class with these images, or the reason why there are none."""
     labels = dataset.frame["label"].to_numpy()
-    rows = [int(np.flatnonzero(labels == each)[0]) for each in run.classes if each in labels][:MAX_SHOWN_CLASSES]
+    rows = [int(np.flatnonzero(labels == label)[0]) for label in run.classes if label in labels][:MAX_SHOWN_CLASSES]
     if not rows:
         return Reason("no_images")
     images = run.predictor.read_inputs(dataset, rows)
@@ -72,7 +72,7 @@ def _collect_feature_maps(run: Run, dataset: Dataset, convolution: str | None) -
         "paths": dataset.frame["path"].iloc[rows].to_numpy(dtype=str),
         "labels": labels[rows].astype(str),
         "images": images.permute(0, 2, 3, 1).numpy(),
-        "layers": np.array([each.layer for each in maps]),
-        **{f"channels_{number}": each.channels for number, each in enumerate(maps)},
-        **{f"maps_{number}": each.maps for number, each in enumerate(maps)},
+        "layers": np.array([label.layer for label in maps]),
+        **{f"channels_{number}": label.channels for number, label in enumerate(maps)},
+        **{f"maps_{number}": label.maps for number, label in enumerate(maps)},
     }

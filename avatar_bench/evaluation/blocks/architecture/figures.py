@@ -33,7 +33,7 @@ def draw(result: Result) -> dict[str, Figure]:
         drawn["filters"] = draw_filters(filters["weights"], str(filters["layer"]))
     if saved := result.arrays.get("feature_maps"):
         layers = enumerate(saved["layers"].tolist())
-        maps = [FeatureMaps(layer, saved[f"channels_{place}"], saved[f"maps_{place}"]) for place, layer in layers]
+        maps = [FeatureMaps(layer, saved[f"channels_{index}"], saved[f"maps_{index}"]) for index, layer in layers]
         drawn["feature_maps"] = draw_feature_maps(saved["images"], saved["labels"].tolist(), maps)
     return drawn
 
@@ -86,17 +86,17 @@ def draw_feature_maps(images: NDArray[np.uint8], labels: Sequence[str], maps: Se
         grid[row, 0].imshow(image)
         name, style = plots.shorten_name(label, 13), {"rotation": 90, "va": "center", "ha": "right", "fontsize": 7.5}
         grid[row, 0].annotate(name, (0, 0.5), (-5, 0), "axes fraction", "offset points", **style)
-    place = 2
+    column = 2
     for layer in maps:
         for channel, number in enumerate(layer.channels):
             low, high = layer.maps[:, channel].min(), layer.maps[:, channel].max()
             for row, one in enumerate(layer.maps[:, channel]):
-                grid[row, place + channel].imshow(one, cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
-            grid[0, place + channel].set_title(f"{number}", fontsize=7, pad=2)
+                grid[row, column + channel].imshow(one, cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
+            grid[0, column + channel].set_title(f"{number}", fontsize=7, pad=2)
         height, width = layer.maps.shape[2:]
         words = f"{plots.shorten_name(layer.layer, 22)}, {height} × {width}"
-        grid[0, place].annotate(words, (0, 1), (0, 14), "axes fraction", "offset points", fontsize=8)
-        place += len(layer.channels) + 1
+        grid[0, column].annotate(words, (0, 1), (0, 14), "axes fraction", "offset points", fontsize=8)
+        column += len(layer.channels) + 1
     return figure
 
 
@@ -107,9 +107,9 @@ def _create_tiles(widths: Sequence[float], rows: int, *, side: float, left: floa
     height = top + margin + (side + gap) * rows - gap
     figure = plots.create_figure(width, height)
     figure.set_layout_engine("none")
-    place = {"left": left / width, "right": 1 - margin / width, "top": 1 - top / height, "bottom": margin / height}
+    margins = {"left": left / width, "right": 1 - margin / width, "top": 1 - top / height, "bottom": margin / height}
     space = {"wspace": gap * len(widths) / (side * sum(widths)), "hspace": gap / side}
-    grid = figure.subplots(rows, len(widths), width_ratios=widths, squeeze=False, gridspec_kw={**place, **space})
+    grid = figure.subplots(rows, len(widths), width_ratios=widths, squeeze=False, gridspec_kw={**margins, **space})
     for axes in grid.ravel():
         axes.set_axis_off()
     return figure, grid

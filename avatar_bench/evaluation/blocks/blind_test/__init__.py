@@ -43,19 +43,19 @@ class BlindTest(intervals.IntervalOptions):
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Compute metrics and tables on the labelled images; of a run without decisions, those of ranking."""
-        asked = run.predictions(dataset)
-        rows = labelled_rows(asked, dataset)
-        predictions = asked.take(rows)
+        all_predictions = run.predictions(dataset)
+        rows = labelled_rows(all_predictions, dataset)
+        predictions = all_predictions.take(rows)
         result = Result("blind_test", dataset.name, len(rows), predictions.classes)
         result.metrics = self._compute_metrics(predictions)
         table = tabulate_predictions(predictions, with_probabilities=True)
         table = table.assign(sha256=dataset.frame["sha256"].to_numpy()[rows])
-        result.warnings = _collect_warnings(predictions, len(asked))
+        result.warnings = _collect_warnings(predictions, len(all_predictions))
         if "decisions" not in run.provides:
             unknown = Reason("without_threshold")
-            for name, one in result.metrics.items():
+            for name, score in result.metrics.items():
                 if not name.startswith(("chance", "majority_share", "auroc")):  # it needs decisions
-                    result.metrics[name] = Metric(None, 0, higher_is_better=one.higher_is_better, reason=unknown)
+                    result.metrics[name] = Metric(None, 0, higher_is_better=score.higher_is_better, reason=unknown)
             result.metrics |= self._compute_average_precision(predictions)
             result.tables = {"predictions": table.drop(columns=["prediction", "confidence", "correct"])}
             return result
@@ -70,28 +70,28 @@ class BlindTest(intervals.IntervalOptions):
             worst = incorrect[np.argsort(-predictions.confidence[incorrect], kind="stable")][: self.gallery]
             shown = plots.make_thumbnails(dataset.image(int(rows[i])) for i in worst)
             result.arrays["gallery"] = {"rows": worst, **shown}  # rows of the table of predictions
-        one = result.metrics["balanced_accuracy"]
-        units = one.units or one.n
-        if one.value is not None and beats_guessing(one.value, one.low, units, one.floor, self.level) is False:
-            result.warnings.append(Reason("guessing", value=one.value, level=one.floor))
+        score = result.metrics["balanced_accuracy"]
+        units = score.units or score.n
+        if score.value is not None and beats_guessing(score.value, score.low, units, score.floor, self.level) is False:
+            result.warnings.append(Reason("guessing", value=score.value, level=score.floor))
         return result
 
     def _compute_metrics(self, predictions: Predictions) -> dict[str, Metric]:
         n, classes = len(predictions), len(predictions.classes)
-        found = {
+        metrics = {
             "accuracy": intervals.compute_proportion(self, predictions.correct, predictions.units, floor=1 / classes),
             "chance": Metric(1 / classes, n, higher_is_better=None),
             "majority_share": Metric(float(np.bincount(predictions.targets).max() / n), n, higher_is_better=None),
         }
-        found |= self._bootstrap_metrics(predictions)
+        metrics |= self._bootstrap_metrics(predictions)
         for index, name in enumerate(predictions.classes):
             target, predicted = predictions.targets == index, predictions.predicted == index
             absent = Reason("no_images_of_class")
-            found[f"recall/{name}"] = self._compute_proportion(target, predictions, absent)
+            metrics[f"recall/{name}"] = self._compute_proportion(target, predictions, absent)
             reason = Reason("never_predicted") if target.any() else absent
-            found[f"precision/{name}"] = self._compute_proportion(predicted & target.any(), predictions, reason)
-        found["detectable_difference"] = self._find_detectable_difference(predictions, found["accuracy"])
-        return found
+            metrics[f"precision/{name}"] = self._compute_proportion(predicted & target.any(), predictions, reason)
+        metrics["detectable_difference"] = self._find_detectable_difference(predictions, metrics["accuracy"])
+        return metrics
 
     def _compute_proportion(self, images: NDArray[np.bool_], predictions: Predictions, reason: Reason) -> Metric:
         if not images.any():
@@ -109,15 +109,17 @@ class BlindTest(intervals.IntervalOptions):
         functions = (*classification.MACRO_METRICS.values(), classification.f1)
         statistic = classification.build_metrics_statistic(*about, functions)
         bounds = np.where(np.array(names) == "mcc", -1.0, 0.0), 1.0
-        found = intervals.bootstrap_metrics(self, names, statistic, predictions.units, floors=floors, bounds=bounds)
-        balanced = intervals.balance_interval(self, found["balanced_accuracy"], predictions.correct, predictions.units)
-        return found | {"balanced_accuracy": balanced}
+        metrics = intervals.bootstrap_metrics(self, names, statistic, predictions.units, floors=floors, bounds=bounds)
+        balanced = intervals.balance_interval(
+            self, metrics["balanced_accuracy"], predictions.correct, predictions.units
+        )
+        return metrics | {"balanced_accuracy": balanced}
 
     def _compute_average_precision(self, predictions: Predictions) -> dict[str, Metric]:
         targets, scores = predictions.targets, predictions.probabilities.T
         names = [f"average_precision/{name}" for name in predictions.classes]
         shares = np.bincount(targets, minlength=len(names)) / len(targets)
-        parts = [detection.build_roc_statistic(each, targets == n, [detection.aupr]) for n, each in enumerate(scores)]
+        parts = [detection.build_roc_statistic(score, targets == n, [detection.aupr]) for n, score in enumerate(scores)]
         floors = dict(zip(names, shares.tolist(), strict=True))
         joined = stats.JoinedStatistic(parts)
         return intervals.bootstrap_metrics(
@@ -142,12 +144,12 @@ class BlindTest(intervals.IntervalOptions):
         names, rows = predictions.classes, []
         keys = pd.DataFrame({"source": predictions.sources, "target": predictions.targets})
         for images in keys.groupby(["source", "target"]).indices.values():
-            own = predictions.take(np.asarray(images))
-            share = intervals.compute_proportion(self, own.correct, own.units.these)
-            incorrect = own.predicted[~own.correct]
+            of_source = predictions.take(np.asarray(images))
+            share = intervals.compute_proportion(self, of_source.correct, of_source.units.these)
+            incorrect = of_source.predicted[~of_source.correct]
             error = names[np.bincount(incorrect).argmax()] if len(incorrect) else ""
-            kind = (str(own.sources[0]), names[own.targets[0]])
-            rows.append((*kind, len(own), share.units, share.value, share.low, share.high, error))
+            kind = (str(of_source.sources[0]), names[of_source.targets[0]])
+            rows.append((*kind, len(of_source), share.units, share.value, share.low, share.high, error))
         columns = ["source", "target", "n", "groups", "accuracy", "low", "high", "most_common_error"]
         return pd.DataFrame(rows, columns=columns)
 
@@ -160,11 +162,11 @@ def _tabulate_confusion(predictions: Predictions) -> pd.DataFrame:
     return table
 
 
-def _collect_warnings(predictions: Predictions, asked: int) -> list[Reason]:
-    found = warn_unlabelled(asked - len(predictions), asked)
+def _collect_warnings(predictions: Predictions, total: int) -> list[Reason]:
+    reasons = warn_unlabelled(total - len(predictions), total)
     counts = np.bincount(predictions.targets, minlength=len(predictions.classes))
     for name, n in zip(predictions.classes, counts.tolist(), strict=True):
         if n < _FEW_IMAGES:
-            found.append(Reason("few_images", name=name, n=n) if n else Reason("no_images", name=name))
+            reasons.append(Reason("few_images", name=name, n=n) if n else Reason("no_images", name=name))
     unknown = int((predictions.sources == "").sum())
-    return found + ([Reason("unknown_sources", n=unknown)] if unknown else [])
+    return reasons + ([Reason("unknown_sources", n=unknown)] if unknown else [])

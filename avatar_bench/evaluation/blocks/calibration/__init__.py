@@ -113,14 +113,14 @@ class Calibration(IntervalOptions):
                 result.warnings.append(Reason("lost_coverage", name=of, lac=lac, aps=aps, share=1 - self.alpha))
 
     def _build_shift_row(self, name: str, evaluated: Predictions, sets: ConformalSets | None) -> dict[str, Any]:
-        found = calibration.calibration_errors(evaluated.probabilities, evaluated.targets)
+        errors = calibration.calibration_errors(evaluated.probabilities, evaluated.targets)
         floor = tables.tabulate_floors(self, evaluated).iloc[_ECE_15_INDEX]
         row = {
             "set": name,
             "n": len(evaluated),
             "accuracy": float(evaluated.correct.mean()),
             "nll": calibration.nll(evaluated.logits, evaluated.targets, evaluated.temperature),
-            "ece_15": float(found[_ECE_15_INDEX]),
+            "ece_15": float(errors[_ECE_15_INDEX]),
             "ece_floor": float(floor["floor"]),
             "ece_floor_p95": float(floor["floor_p95"]),
         }
@@ -143,10 +143,10 @@ class Calibration(IntervalOptions):
 def _read_held_out(run: Run, dataset: Dataset) -> Predictions | None:
     """Return the calibration images for a set; None if the run does not know them."""
     try:
-        found = run.calibration(dataset)
+        predictions = run.calibration(dataset)
     except BlockError:
         return None
-    labelled = found.take(found.targets >= 0)
+    labelled = predictions.take(predictions.targets >= 0)
     return labelled if len(labelled) else None
 
 
@@ -162,8 +162,8 @@ def _read_fit(run: Run, dataset: Dataset) -> Predictions | None:
     run.leakage.refuse_overlap_with_fit(dataset, saved.images)
     fit, none = scored.is_fit, np.zeros(int(scored.is_fit.sum()), dtype=str)
     logits = run.temperature * np.log(np.maximum(scored.probabilities[fit], np.finfo(np.float64).tiny))
-    own = scored.targets[fit], none, scored.groups[fit], none
-    return Predictions(scored.classes, logits, logits[:, :0], *own, temperature=run.temperature)
+    of_fit = scored.targets[fit], none, scored.groups[fit], none
+    return Predictions(scored.classes, logits, logits[:, :0], *of_fit, temperature=run.temperature)
 
 
 def _collect_arrays(
@@ -172,7 +172,7 @@ def _collect_arrays(
     """Return the arrays of each set; those of `fit` where the sets are fitted on other images than the temperature."""
     evaluated = {"predictions": next(iter(shifted.values())), **({"calibration": held_out} if held_out else {})}
     evaluated |= {"conformal": fit} if fit and fit is not held_out else {}
-    found: dict[str, dict[str, NDArray[np.generic]]] = {
+    arrays: dict[str, dict[str, NDArray[np.generic]]] = {
         name: {
             "logits": part.logits,
             "targets": part.targets,
@@ -184,8 +184,8 @@ def _collect_arrays(
     others = list(shifted.items())[1:]
     if others:
         kinds = ("logits", "targets", "groups")
-        found["shift"] = {f"{kind}_{name}": getattr(part, kind) for name, part in others for kind in kinds}
-    return found
+        arrays["shift"] = {f"{kind}_{name}": getattr(part, kind) for name, part in others for kind in kinds}
+    return arrays
 
 
 def _warn_of_temperature(run: Run, held_out: Predictions | None) -> list[Reason]:

@@ -44,8 +44,8 @@ class ConformalSets:
         uniform = draw_uniforms(len(held_out), seed, fitted=True)
         thresholds = {}
         for method, scores in conformal.CONFORMAL_SCORES.items():
-            own = conformal.select_targets(scores(held_out.probabilities, uniform), held_out.targets)
-            thresholds[method] = conformal.threshold(own, alpha)
+            target_scores = conformal.select_targets(scores(held_out.probabilities, uniform), held_out.targets)
+            thresholds[method] = conformal.threshold(target_scores, alpha)
         return cls(thresholds, len(held_out), len(np.unique(held_out.group_codes)), alpha, seed)
 
     def cover(self, predictions: Predictions) -> Iterator[tuple[str, NDArray[np.bool_], NDArray[np.int_]]]:
@@ -57,13 +57,13 @@ class ConformalSets:
 
     def metrics(self, block: IntervalOptions, predictions: Predictions) -> dict[str, Metric]:
         """Compute coverage and mean size of each method's sets; coverage has random sets of that size as floor."""
-        found = {}
+        metrics = {}
         for method, covered, size in self.cover(predictions):
             blind = float(size.mean()) / len(predictions.classes)
-            found[f"coverage/{method}"] = compute_proportion(block, covered, predictions.units, None, blind)
+            metrics[f"coverage/{method}"] = compute_proportion(block, covered, predictions.units, None, blind)
             sizes = stats.build_mean_statistic(size[:, None].astype(np.float64))
-            found |= bootstrap_metrics(block, [f"set_size/{method}"], sizes, predictions.units, False)
-        return found
+            metrics |= bootstrap_metrics(block, [f"set_size/{method}"], sizes, predictions.units, False)
+        return metrics
 
     def by_class(self, block: IntervalOptions, predictions: Predictions) -> pd.DataFrame:
         """Tabulate coverage by method and true class; rows without a class cover all images."""
@@ -73,24 +73,28 @@ class ConformalSets:
                 images = predictions.targets == index if index >= 0 else np.ones(len(predictions), dtype=bool)
                 if images.any():
                     share = compute_proportion(block, covered, predictions.units, among=images)
-                    own = size[images]
-                    sizes = {"set_size": own.mean(), "empty": (own == 0).mean(), "single": (own == 1).mean()}
-                    about = {"method": method, "class": name, "n": len(own)}
+                    of_class = size[images]
+                    sizes = {
+                        "set_size": of_class.mean(),
+                        "empty": (of_class == 0).mean(),
+                        "single": (of_class == 1).mean(),
+                    }
+                    about = {"method": method, "class": name, "n": len(of_class)}
                     rows.append(about | make_columns("coverage", share) | sizes)
         table = pd.DataFrame(rows)
         return table.assign(threshold=table["method"].map(self.thresholds))
 
     def row(self, block: IntervalOptions, predictions: Predictions) -> dict[str, float | None]:
         """Compute coverage with its interval, the chance of so little, and mean size, as columns of table shift."""
-        found: dict[str, float | None] = {}
+        cells: dict[str, float | None] = {}
         for method, covered, size in self.cover(predictions):
             share = compute_proportion(block, covered, predictions.units)
-            found |= make_columns(f"coverage_{method}", share, f"coverage_{method}_")
+            cells |= make_columns(f"coverage_{method}", share, f"coverage_{method}_")
             n = len(np.unique(predictions.group_codes))
             counted = round(float(covered.mean()) * n)
-            found[f"coverage_{method}_p"] = conformal.compute_loss_probability(counted, n, self.units, self.alpha)
-            found[f"set_size_{method}"] = float(size.mean())
-        return found
+            cells[f"coverage_{method}_p"] = conformal.compute_loss_probability(counted, n, self.units, self.alpha)
+            cells[f"set_size_{method}"] = float(size.mean())
+        return cells
 
 
 def tabulate_floors(block: IntervalOptions, predictions: Predictions, prefix: str = "") -> pd.DataFrame:
@@ -114,14 +118,14 @@ def compute_errors(
     classes, n = len(predictions.classes), len(predictions)
     floor = {prefix + "nll": float(np.log(classes)), prefix + "brier": 1 - 1 / classes}
     losses = calibration.image_losses(predictions.logits, predictions.targets, predictions.temperature)
-    each = np.column_stack([losses, calibration.brier_scores(predictions.probabilities, predictions.targets)])
-    means = stats.build_mean_statistic(each)
-    found = bootstrap_metrics(block, list(floor), means, predictions.units, False, floor, bounds=(0.0, np.inf))
-    found |= compute_for_both(partial(_compute_calibration_errors, block, predictions, floors), predictions.units)
+    per_image = np.column_stack([losses, calibration.brier_scores(predictions.probabilities, predictions.targets)])
+    means = stats.build_mean_statistic(per_image)
+    metrics = bootstrap_metrics(block, list(floor), means, predictions.units, False, floor, bounds=(0.0, np.inf))
+    metrics |= compute_for_both(partial(_compute_calibration_errors, block, predictions, floors), predictions.units)
     row = calibration.ECE_KINDS.index("ece_15")
     for name, column in (("ece_floor", "floor"), ("ece_floor_p95", "floor_p95")):
-        found[prefix + name] = Metric(float(floors[column].iloc[row]), n, higher_is_better=None)
-    return found
+        metrics[prefix + name] = Metric(float(floors[column].iloc[row]), n, higher_is_better=None)
+    return metrics
 
 
 def tabulate_reliability(block: IntervalOptions, predictions: Predictions) -> pd.DataFrame:
@@ -146,10 +150,10 @@ def compute_temperatures(block: IntervalOptions, temperature: float, held_out: P
         return {"temperature": fixed, "scaled/temperature": unknown}
     logits, targets = held_out.logits, held_out.targets
     fitted = calibration.build_temperature_statistic(logits, targets)
-    refits = fitted.then(lambda found: np.hstack([found, found / temperature]))
-    found = bootstrap_metrics(block, ["temperature", "scaled/temperature"], refits, held_out.group_codes, None)
+    refits = fitted.then(lambda metrics: np.hstack([metrics, metrics / temperature]))
+    metrics = bootstrap_metrics(block, ["temperature", "scaled/temperature"], refits, held_out.group_codes, None)
     values = (temperature, calibration.fit_temperature(logits, targets) / temperature)
-    return {name: replace(metric, value=value) for (name, metric), value in zip(found.items(), values, strict=True)}
+    return {name: replace(metric, value=value) for (name, metric), value in zip(metrics.items(), values, strict=True)}
 
 
 def draw_uniforms(n: int, seed: int, fitted: bool = False) -> Floats:

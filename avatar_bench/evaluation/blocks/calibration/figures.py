@@ -30,8 +30,8 @@ def draw(result: Result) -> dict[str, Figure]:
     titles = (_("before scaling"), _("after scaling")) if temperature != 1 else (_("no temperature is applied"),)
     words = {True: _("correct"), False: _("incorrect")}
     parts = []
-    for title, each in zip(titles, temperatures, strict=True):
-        confidence = softmax(logits / each, axis=1).max(axis=1)
+    for title, divisor in zip(titles, temperatures, strict=True):
+        confidence = softmax(logits / divisor, axis=1).max(axis=1)
         parts.append(pd.DataFrame({"confidence": confidence, "correct": correct, "scaling": title}))
     table = pd.concat(parts, ignore_index=True).sort_values("correct", ascending=False, kind="stable")
     named = replace(result, tables={"images": table.assign(correct=table["correct"].map(words))})

@@ -87,15 +87,16 @@ class Clusters(IntervalOptions):
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Compute separation and maps; a part whose images are too few is left out with a warning."""
-        asked = run.predictions(dataset)
-        check_class_order(asked, run.allow)
+        predictions = run.predictions(dataset)
+        check_class_order(predictions, run.allow)
         return join_parts(
-            partial(self._measure_separation, run, dataset, asked), partial(build_maps, self, asked, dataset.name)
+            partial(self._measure_separation, run, dataset, predictions),
+            partial(build_maps, self, predictions, dataset.name),
         )
 
-    def _measure_separation(self, run: Run, dataset: Dataset, asked: Predictions) -> Result:
+    def _measure_separation(self, run: Run, dataset: Dataset, predictions: Predictions) -> Result:
         """Compute separation by class, that of sources within classes, distances and silhouettes."""
-        labelled = asked.take(labelled_rows(asked, dataset))
+        labelled = predictions.take(labelled_rows(predictions, dataset))
         sampled = labelled.take(sample_rows(pd.DataFrame({"label": labelled.targets}), self.limit, self.seed))
         if (np.bincount(sampled.targets) >= 2).sum() < 2:
             raise BlockError(
@@ -116,7 +117,7 @@ class Clusters(IntervalOptions):
         if labels.nunique() > 1:
             rows = labels.index.to_numpy(dtype=np.intp)
             result.tables["source_distances"] = _tabulate_distances(space.euclidean[np.ix_(rows, rows)], labels)
-        result.warnings = warn_unlabelled(len(asked) - len(labelled), len(asked))
+        result.warnings = warn_unlabelled(len(predictions) - len(labelled), len(predictions))
         if result.n < len(labelled):
             result.warnings.append(Reason("limited", n=result.n, all=len(labelled)))
         purity = result.metrics["source_knn_purity"]
@@ -128,39 +129,43 @@ class Clusters(IntervalOptions):
         self, space: EmbeddingSpace, sampled: Predictions, images: pd.DataFrame, run: Run
     ) -> dict[str, Metric]:
         """Compute CLUSTER_METRICS, and add their values for each image to `images`."""
-        each = space.image_scores(sampled.targets)
-        permuted = [one for one in self._permute_labels(sampled.targets, sampled.groups) if len(np.unique(one)) > 1]
+        image_scores = space.image_scores(sampled.targets)
+        permuted = [
+            order for order in self._permute_labels(sampled.targets, sampled.groups) if len(np.unique(order)) > 1
+        ]
         if not permuted:
             raise BlockError(
                 "clusters: chance level cannot be estimated by permuting groups: there are few, and they mix classes."
             )
-        noise = [np.append(np.nanmean(space.image_scores(one), axis=0), space.global_scores(one)) for one in permuted]
+        noise = [
+            np.append(np.nanmean(space.image_scores(order), axis=0), space.global_scores(order)) for order in permuted
+        ]
         names = [*METRICS_BY_IMAGE, *OVERALL_METRICS]
         better = {name: name != "davies_bouldin" for name in names}
-        means = stats.build_mean_statistic(each)
+        means = stats.build_mean_statistic(image_scores)
 
         def statistic(weights: Floats) -> Floats:
             return np.column_stack([means(weights), space.global_scores(sampled.targets, weights)])
 
-        found = bootstrap_metrics(self, names, statistic, sampled.units, better, _average_floors(names, noise))
-        images[list(METRICS_BY_IMAGE)] = each
-        found["linear_probe"] = self._evaluate_linear_probe(sampled, permuted, images)
-        found["knn_accuracy"] = self._evaluate_knn_probe(run, sampled, permuted, images)
-        return {name: found[name] for name in CLUSTER_METRICS}
+        metrics = bootstrap_metrics(self, names, statistic, sampled.units, better, _average_floors(names, noise))
+        images[list(METRICS_BY_IMAGE)] = image_scores
+        metrics["linear_probe"] = self._evaluate_linear_probe(sampled, permuted, images)
+        metrics["knn_accuracy"] = self._evaluate_knn_probe(run, sampled, permuted, images)
+        return {name: metrics[name] for name in CLUSTER_METRICS}
 
     def _evaluate_linear_probe(self, sampled: Predictions, permuted: list[Labels], images: pd.DataFrame) -> Metric:
         folds = min(self.folds, _count_fewest_groups(sampled.targets, sampled.groups))
         if folds < 2:
             return Metric(None, len(np.unique(sampled.groups)), reason=Reason("single_group"))
         # if groups mix classes, permuting may leave a class in too few groups
-        sets = [sampled.targets, *(one for one in permuted if _count_fewest_groups(one, sampled.groups) >= folds)]
+        sets = [sampled.targets, *(guess for guess in permuted if _count_fewest_groups(guess, sampled.groups) >= folds)]
         predicted = [
             clusters.predict_by_linear_probe(sampled.embeddings, labels, sampled.groups, folds, self.seed)
             for labels in sets
         ]
         images["probe"] = np.array(sampled.classes)[predicted[0]]
-        hits = [one == labels for one, labels in zip(predicted, sets, strict=True)]
-        floor = float(np.mean([one.mean() for one in hits[1:]])) if len(hits) > 1 else None
+        hits = [guess == labels for guess, labels in zip(predicted, sets, strict=True)]
+        floor = float(np.mean([guess.mean() for guess in hits[1:]])) if len(hits) > 1 else None
         return compute_proportion(self, hits[0], sampled.units, floor=floor)
 
     def _evaluate_knn_probe(
@@ -194,10 +199,10 @@ class Clusters(IntervalOptions):
             alone = clusters.silhouettes_within(between, labels, targets)
             return np.column_stack([alone, neighbours.purity(near, labels)])
 
-        each = score(sources)
-        noise = [np.nanmean(score(one), axis=0) for one in self._permute_labels(sources, groups, within=targets)]
-        images.loc[rows, list(SOURCE_METRICS)] = each
-        floors, statistic = _average_floors(SOURCE_METRICS, noise), stats.build_mean_statistic(each)
+        image_scores = score(sources)
+        noise = [np.nanmean(score(order), axis=0) for order in self._permute_labels(sources, groups, within=targets)]
+        images.loc[rows, list(SOURCE_METRICS)] = image_scores
+        floors, statistic = _average_floors(SOURCE_METRICS, noise), stats.build_mean_statistic(image_scores)
         return bootstrap_metrics(self, SOURCE_METRICS, statistic, groups, None, floors)
 
     def _permute_labels(self, labels: Labels, groups: NDArray[np.str_], within: Labels | None = None) -> list[Labels]:
@@ -206,7 +211,7 @@ class Clusters(IntervalOptions):
 
 
 def _count_fewest_groups(labels: Labels, groups: NDArray[np.str_]) -> int:
-    return min(len(np.unique(groups[labels == one])) for one in np.unique(labels))
+    return min(len(np.unique(groups[labels == label])) for label in np.unique(labels))
 
 
 def _average_floors(names: Sequence[str], noise: list[Floats]) -> dict[str, float]:
@@ -227,13 +232,13 @@ _MIN_IMAGES = 8  # with fewer images, neighbours are meaningless
 _N_SHUFFLES = 5  # shuffled maps for the floor
 
 
-def build_maps(block: Clusters, asked: Predictions, name: str) -> Result:
+def build_maps(block: Clusters, predictions: Predictions, name: str) -> Result:
     """Compute a map, its points and its trustworthiness for each method; the true class may be unknown."""
-    n = len(asked)
+    n = len(predictions)
     if n < _MIN_IMAGES:
         raise BlockError(f"{name}: {n} images are too few for a map; at least {_MIN_IMAGES} are needed.")
-    drawn = asked.take(sample_rows(pd.DataFrame({"label": asked.targets}), block.limit, block.seed))
-    result = Result("clusters", name, len(drawn), asked.classes)
+    drawn = predictions.take(sample_rows(pd.DataFrame({"label": predictions.targets}), block.limit, block.seed))
+    result = Result("clusters", name, len(drawn), predictions.classes)
     # t-SNE uses about three times as many neighbours, and so many must exist
     perplexity = min(block.perplexity, (result.n - 1) / 3)
     result.warnings = [Reason("limited", n=result.n, all=n)] if result.n < n else []
@@ -249,11 +254,11 @@ def build_maps(block: Clusters, asked: Predictions, name: str) -> Result:
         images = {"path": drawn.paths, "target": target, "source": drawn.sources}
         result.tables[f"points{suffix}"] = pd.DataFrame(images | {"x": x, "y": y})
         name, k = f"trustworthiness{suffix.replace('_', '/')}", min(block.trust_neighbors, (result.n - 1) // 2)
-        each = neighbours.trustworthiness(drawn.embeddings, points, k)
+        trust = neighbours.trustworthiness(drawn.embeddings, points, k)
         generator = np.random.default_rng(block.seed)
         shuffled = [generator.permutation(points) for __ in range(_N_SHUFFLES)]
-        floors = {name: float(np.mean([neighbours.trustworthiness(drawn.embeddings, one, k) for one in shuffled]))}
-        mean = stats.build_mean_statistic(each[:, None])
+        floors = {name: float(np.mean([neighbours.trustworthiness(drawn.embeddings, order, k) for order in shuffled]))}
+        mean = stats.build_mean_statistic(trust[:, None])
         result.metrics |= bootstrap_metrics(block, [name], mean, drawn.units, floors=floors)
     return result
 

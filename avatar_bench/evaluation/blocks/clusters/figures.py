@@ -39,10 +39,10 @@ def _draw_silhouettes(images: pd.DataFrame, classes: Sequence[str]) -> Figure:
     gap, start = 0.03 * len(value), 0.0
     middles = []
     for index in present:
-        own = np.sort(value[targets == classes[index]])[::-1]
-        rows = start + np.arange(len(own))
-        axes.fill_betweenx(rows, 0, own, color=plots.get_colour(index), alpha=0.75, linewidth=0, step="mid")
-        axes.plot([own.mean()] * 2, [rows[0], rows[-1]], color="black", linewidth=1)
+        of_class = np.sort(value[targets == classes[index]])[::-1]
+        rows = start + np.arange(len(of_class))
+        axes.fill_betweenx(rows, 0, of_class, color=plots.get_colour(index), alpha=0.75, linewidth=0, step="mid")
+        axes.plot([of_class.mean()] * 2, [rows[0], rows[-1]], color="black", linewidth=1)
         middles.append(rows.mean())
         start = rows[-1] + 1 + gap
     axes.axvline(value.mean(), color="black", linestyle="--", linewidth=1)

@@ -77,16 +77,16 @@ class DataAudit(IntervalOptions):
         matches = shortcuts.find_copies(drawn, frame) if self.duplicates else None
         if matches is not None:
             result.tables["duplicates"] = matches
-        found = self._run_probes(frame) | {"source": probes.probe_source(frame, settings=self._plan)}
+        probed = self._run_probes(frame) | {"source": probes.probe_source(frame, settings=self._plan)}
         accuracy, balanced = probes.score_majority_class(frame)
-        result.metrics = _name_metrics(found, "")
+        result.metrics = _name_metrics(probed, "")
         result.metrics |= {"majority_accuracy": accuracy, "majority_balanced_accuracy": balanced}
         single = probes.probe_single_properties(frame, [*METADATA, *APPEARANCE], self._plan)
         result.tables["single_properties"] = single
         self._assess(result, frame, matches, prefix="")
         if self.equalised:
             # re-encoding does not remove the source
-            again = self._run_probes(shortcuts.measure_images(drawn, self.resize)[0]) | {"source": found["source"]}
+            again = self._run_probes(shortcuts.measure_images(drawn, self.resize)[0]) | {"source": probed["source"]}
             result.metrics |= _name_metrics(again, "equalised/")
             self._assess(result, frame, matches, prefix="equalised/")
         self._find_label_errors(result, drawn, frame)
@@ -187,10 +187,10 @@ def _require_recipe(model: str) -> dict[str, Any]:
     )
 
 
-def _name_metrics(found: dict[str, probes.ProbeResult], prefix: str) -> dict[str, Metric]:
-    first = found["metadata"]  # its AUROC is printed on the terminal
+def _name_metrics(probed: dict[str, probes.ProbeResult], prefix: str) -> dict[str, Metric]:
+    first = probed["metadata"]  # its AUROC is printed on the terminal
     named = {"metadata_auroc": first.auroc, "metadata_balanced_accuracy": first.balanced_accuracy}
-    named |= {f"{name}_auroc": one.auroc for name, one in found.items()}
-    for name, one in found.items():
-        named |= {f"{name}_auroc/{label}": auroc for label, auroc in one.by_class.items()}
+    named |= {f"{name}_auroc": probe.auroc for name, probe in probed.items()}
+    for name, probe in probed.items():
+        named |= {f"{name}_auroc/{label}": auroc for label, auroc in probe.by_class.items()}
     return {f"{prefix}{name}": metric for name, metric in named.items()}

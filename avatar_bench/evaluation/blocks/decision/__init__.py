@@ -61,16 +61,20 @@ class Decision(IntervalOptions):
         result = Result("decision", dataset.name, len(predictions), predictions.classes)
         result.warnings = unlabelled
         further = self._read_further_sets(run, dataset, result)
-        for __, one in further.values():
-            check_class_order(one, run.allow)
+        for __, answers in further.values():
+            check_class_order(answers, run.allow)
         sets = {dataset.name: (dataset, predictions), **further}
-        labelled = {name: known for name, (__, one) in sets.items() if len(known := one.take(one.targets >= 0))}
+        labelled = {
+            name: known for name, (__, answers) in sets.items() if len(known := answers.take(answers.targets >= 0))
+        }
         rules = self._make_rules(run, [other for other, __ in sets.values()], result)
         recalls, points = tables.compute_operating_points(self, predictions, self.false_alarms)
         result.tables |= points
         columns = {}
         for name, (images, _found) in sets.items():  # further sets may lack some
-            names = [each for each in self.slices if images is dataset or each in image_slices.list_columns(images)]
+            names = [
+                column for column in self.slices if images is dataset or column in image_slices.list_columns(images)
+            ]
             columns[name] = image_slices.assign_columns(images, names, "block.decision.slices")
         columns[dataset.name] = columns[dataset.name].iloc[labelled_rows]
         self._decide(result, sets, columns, rules)
@@ -82,20 +86,20 @@ class Decision(IntervalOptions):
     def _read_further_sets(self, run: Run, dataset: Dataset, result: Result) -> FurtherSets:
         """Return the external test set and the out-of-domain sets with their predictions, all images, by name."""
         blind = run.blind
-        found = {} if blind is None else {blind.name: (blind, run.predictions(blind))}
+        sets = {} if blind is None else {blind.name: (blind, run.predictions(blind))}
         try:
-            found |= read_ood_sets(run)
+            sets |= read_ood_sets(run)
         except BlockError as error:
             result.warnings.append(Reason("ood_set_unreadable", why=error.lines[0]))
-        return {name: pair for name, pair in found.items() if name != dataset.name}
+        return {name: pair for name, pair in sets.items() if name != dataset.name}
 
     def _make_rules(self, run: Run, datasets: Iterable[Dataset], result: Result) -> dict[float, DecisionRule]:
         """Return the rule of each target; add a metric without a value, and a warning, where there is none."""
-        found: dict[float, DecisionRule] = {}
+        rules: dict[float, DecisionRule] = {}
         calibration = run.decision_calibration
         for target in self.targets:
             try:
-                found[target] = make_decision_rule(run, target)
+                rules[target] = make_decision_rule(run, target)
             except (ConfigError, GuardError) as error:
                 why = Reason("no_calibration") if calibration is None else Reason("no_rule", why=error.lines[0])
                 better = {"coverage": True, "error": False, "bound": False}
@@ -104,10 +108,10 @@ class Decision(IntervalOptions):
                     for kind, is_better in better.items()
                 }
                 result.warnings += [] if why in result.warnings else [why]
-        if found and calibration is not None:
+        if rules and calibration is not None:
             for dataset in datasets:
                 run.leakage.refuse_overlap_with_fit(dataset, calibration.images)
-        return found
+        return rules
 
     def _decide(
         self,
@@ -121,11 +125,11 @@ class Decision(IntervalOptions):
         for target, rule in rules.items():
             for name, (__, one) in sets.items():
                 parts = tables.list_parts(one, columns[name])
-                found, metrics = tables.decide(self, name, one, rule, target, parts)
+                decided, metrics = tables.decide(self, name, one, rule, target, parts)
                 end = "" if name == result.set else f"/{name}"
                 result.metrics |= {f"{key}{end}": metric for key, metric in metrics.items()}
-                result.warnings += tables.warn_of_set(found["sets"], is_further=bool(end))
-                for kind, rows in found.items():
+                result.warnings += tables.warn_of_set(decided["sets"], is_further=bool(end))
+                for kind, rows in decided.items():
                     rows_by_kind[kind] += [rows] if len(rows) else []
             if np.isinf(rule.thresholds[""].value):
                 result.warnings.append(explain_unmet(rule.thresholds[""], target))
@@ -136,45 +140,47 @@ class Decision(IntervalOptions):
 
     def _compute_costs(self, sets: Mapping[str, Predictions]) -> dict[str, Metric]:
         """Compute the mean cost on each set; its floor is that of the better of answering all or none."""
-        found: dict[str, Metric] = {}
-        for place, (name, one) in enumerate(sets.items()):
-            losses = selective.abstention_losses(one.confidence, one.correct, [self.abstain_cost])
-            key = f"cost/{name}" if place else "cost"
-            floor = {key: min(self.abstain_cost, float(1 - one.correct.mean()))}
-            found |= bootstrap_metrics(self, [key], stats.build_mean_statistic(losses), one.units, False, floor)
-        return found
+        metrics: dict[str, Metric] = {}
+        for index, (name, predictions) in enumerate(sets.items()):
+            losses = selective.abstention_losses(predictions.confidence, predictions.correct, [self.abstain_cost])
+            key = f"cost/{name}" if index else "cost"
+            floor = {key: min(self.abstain_cost, float(1 - predictions.correct.mean()))}
+            metrics |= bootstrap_metrics(
+                self, [key], stats.build_mean_statistic(losses), predictions.units, False, floor
+            )
+        return metrics
 
     def _tabulate_risk(self, sets: Mapping[str, Predictions]) -> pd.DataFrame:
         """Tabulate the error rate among answered images of each set, the most confident first, by coverage."""
         rows: list[tuple[object, ...]] = []
-        for name, one in sets.items():
-            least = selective.thresholds(_COVERAGES, one.confidence)
-            errors = np.where(one.confidence[:, None] >= least, ~one.correct[:, None], np.nan)
-            ends = stats.proportion_intervals(errors, one.group_codes, self.resamples, self.level, self.seed)
+        for name, predictions in sets.items():
+            least = selective.thresholds(_COVERAGES, predictions.confidence)
+            errors = np.where(predictions.confidence[:, None] >= least, ~predictions.correct[:, None], np.nan)
+            ends = stats.proportion_intervals(errors, predictions.group_codes, self.resamples, self.level, self.seed)
             answered, shares = (~np.isnan(errors)).sum(axis=0), np.nanmean(errors, axis=0)
             rows += [
-                (name, *row, each.low, each.high)
-                for *row, each in zip(_COVERAGES, least, answered, shares, ends, strict=True)
+                (name, *row, interval_end.low, interval_end.high)
+                for *row, interval_end in zip(_COVERAGES, least, answered, shares, ends, strict=True)
             ]
         return pd.DataFrame(rows, columns=["set", "coverage", "confidence", "answered", "error", "low", "high"])
 
     def _tabulate_costs(self, sets: Mapping[str, Predictions]) -> pd.DataFrame:
         """Tabulate the mean cost of each set over the cost of abstaining, up to that of guessing."""
         parts = []
-        for name, one in sets.items():
-            costs = np.linspace(0, 1 - 1 / len(one.classes), _COSTS)
-            losses = selective.abstention_losses(one.confidence, one.correct, costs)
+        for name, part in sets.items():
+            costs = np.linspace(0, 1 - 1 / len(part.classes), _COSTS)
+            losses = selective.abstention_losses(part.confidence, part.correct, costs)
             statistic = stats.build_mean_statistic(losses)
-            low, high = stats.bootstrap_interval(statistic, one.group_codes, self.resamples, self.level, self.seed)
+            low, high = stats.bootstrap_interval(statistic, part.group_codes, self.resamples, self.level, self.seed)
             columns = {
                 "set": name,
                 "abstain_cost": costs,
                 "cost": losses.mean(axis=0),
                 "low": low,
                 "high": high,
-                "coverage": (1 - one.confidence[:, None] <= costs).mean(axis=0),
-                "answer_all": float(1 - one.correct.mean()),
-                "best": selective.best_abstention_costs(one.confidence, one.correct, costs),
+                "coverage": (1 - part.confidence[:, None] <= costs).mean(axis=0),
+                "answer_all": float(1 - part.correct.mean()),
+                "best": selective.best_abstention_costs(part.confidence, part.correct, costs),
             }
             parts.append(pd.DataFrame(columns))
         return pd.concat(parts, ignore_index=True)

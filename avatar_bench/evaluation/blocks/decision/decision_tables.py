@@ -61,10 +61,10 @@ def compute_operating_points(
             metrics |= {f"recall_at/{rate:g}/{name}": Metric(None, 0, reason=absent) for rate in rates}
             continue
         units = predictions.units.usable
-        found = _compute_curves(block, scores, positive, units, rates)
+        computed = _compute_curves(block, scores, positive, units, rates)
         statistic = detection.build_roc_statistic(scores, positive, _build_recalls(rates))
         these = intervals.bootstrap_metrics(block, [str(rate) for rate in rates], statistic, units.these)
-        for rate, (value, low, high, method) in zip(rates, found.itertuples(index=False), strict=False):
+        for rate, (value, low, high, method) in zip(rates, computed.itertuples(index=False), strict=False):
             threshold = detection.find_threshold(scores, positive, rate)
             seen = intervals.compute_proportion(
                 block, scores[~positive] >= threshold, predictions.group_codes[~positive]
@@ -80,7 +80,7 @@ def compute_operating_points(
             if units.sources is not None:
                 metric = intervals.state_both(these[str(rate)], metric)
             metrics[f"recall_at/{rate:g}/{name}"] = metric if n >= required else Metric(None, n, reason=few)
-        ends = found[["value", "low", "high"]].iloc[len(rates) :]
+        ends = computed[["value", "low", "high"]].iloc[len(rates) :]
         for kind, x, y, grid, part in (
             ("roc", "false_alarms", "recall", _ALARM_RATES, ends[: len(_ALARM_RATES)]),
             ("precision_recall", "recall", "precision", _RECALLS, ends[len(_ALARM_RATES) :]),
@@ -108,9 +108,9 @@ def _compute_curves(
     )
     counts = units.take(positive).count * np.append(np.ones(len(rates) + len(_ALARM_RATES)), _RECALLS)
     collapsed = ~(highs - lows > _ROUNDING)
-    for place in np.flatnonzero(collapsed).tolist():
-        n = max(1, round(counts[place]))
-        lows[place], highs[place] = stats.wilson(n * values[place], n, block.level)
+    for index in np.flatnonzero(collapsed).tolist():
+        n = max(1, round(counts[index]))
+        lows[index], highs[index] = stats.wilson(n * values[index], n, block.level)
     methods = np.where(collapsed, f"wilson by {units.drawn}", f"bootstrap by {units.drawn}")
     return pd.DataFrame({"value": values, "low": lows, "high": highs, "method": methods})
 
@@ -136,12 +136,12 @@ def describe_thresholds(rules: Mapping[float, DecisionRule]) -> tuple[pd.DataFra
 
 def list_parts(predictions: Predictions, columns: pd.DataFrame) -> list[Part]:
     """Return the slices of a set by true class, predicted class and source, and by these columns (N, K) of strings."""
-    found = []
+    parts = []
     for by, places in (("class", predictions.targets), ("prediction", predictions.predicted)):
-        found += [Part(by, name, places == index) for index, name in enumerate(predictions.classes)]
+        parts += [Part(by, name, places == index) for index, name in enumerate(predictions.classes)]
     for by, values in {"source": predictions.sources, **{str(by): columns[by].to_numpy(str) for by in columns}}.items():
-        found += [Part(by, str(name), values == name) for name in np.unique(values) if name]
-    return [part for part in found if part.images.any()]
+        parts += [Part(by, str(name), values == name) for name in np.unique(values) if name]
+    return [part for part in parts if part.images.any()]
 
 
 def tabulate_gaps(
@@ -156,8 +156,8 @@ def tabulate_gaps(
     counted = answered & (predictions.targets >= 0)
     rows = []
     for by in dict.fromkeys(part.by for part in parts):
-        own = [part for part in parts if part.by == by]
-        names, member = [part.name for part in own], np.stack([part.images for part in own], axis=1)
+        compared = [part for part in parts if part.by == by]
+        names, member = [part.name for part in compared], np.stack([part.images for part in compared], axis=1)
         for measure, shown, hits in (
             ("coverage", member, answered),
             ("error", member & counted[:, None], ~predictions.correct),
@@ -170,21 +170,21 @@ def tabulate_gaps(
 
 def warn_of_set(rows: pd.DataFrame, is_further: bool) -> list[Reason]:
     """Return whether a set breaks the promise, and what abstaining on unlike images saves on a further set."""
-    found = []
-    own = rows.iloc[0]
-    name, target = own["set"], own["target_error"]
-    if own["fails"]:
-        ends = {"low": own["error_low"], "high": own["error_high"]}
-        found.append(Reason("promise_broken", name=name, target=target, error=own["error"], **ends))
+    reasons = []
+    first_row = rows.iloc[0]
+    name, target = first_row["set"], first_row["target_error"]
+    if first_row["fails"]:
+        ends = {"low": first_row["error_low"], "high": first_row["error_high"]}
+        reasons.append(Reason("promise_broken", name=name, target=target, error=first_row["error"], **ends))
     if is_further and len(rows) == 2:
         plain = rows.iloc[1]
-        shares = {"before": plain["coverage"], "after": own["coverage"]}
-        if plain["errors"] > 0 and own["answered"] > 0:
-            errors = {"error_before": plain["error"], "error_after": own["error"]}
-            found.append(Reason("unlike_images", name=name, target=target, n=own["unlike"], **shares, **errors))
+        shares = {"before": plain["coverage"], "after": first_row["coverage"]}
+        if plain["errors"] > 0 and first_row["answered"] > 0:
+            errors = {"error_before": plain["error"], "error_after": first_row["error"]}
+            reasons.append(Reason("unlike_images", name=name, target=target, n=first_row["unlike"], **shares, **errors))
         elif np.isnan(plain["error"]) and plain["answered"] > 0:  # no image has a class, so every answer is an error
-            found.append(Reason("unlike_images_of_no_class", name=name, target=target, **shares))
-    return found
+            reasons.append(Reason("unlike_images_of_no_class", name=name, target=target, **shares))
+    return reasons
 
 
 def decide(
@@ -238,10 +238,10 @@ def _count(
     )
     metrics = intervals.compute_proportions(block, columns, predictions.units)
     rows = []
-    for place, part in enumerate(parts):
+    for index, part in enumerate(parts):
         row: dict[str, Any] = {"n": int(part.images.sum())}
-        both = [metrics[place], metrics[len(parts) + place]]
-        for (kind, total), metric, hits in zip(_PROPORTIONS.items(), both, columns.T[place :: len(parts)], strict=True):
+        both = [metrics[index], metrics[len(parts) + index]]
+        for (kind, total), metric, hits in zip(_PROPORTIONS.items(), both, columns.T[index :: len(parts)], strict=True):
             ends = make_columns(kind, metric, f"{kind}_")
             row |= {total: int(np.nansum(hits))} | {
                 end: np.nan if value is None else value for end, value in ends.items()

@@ -170,8 +170,8 @@ class Efficiency(IntervalOptions):
         rows, name = [], "images_per_second"
         for case, part in passes.groupby(timing.SETTING, sort=False):
             rates = (part["images"] / part["seconds"]).to_numpy()
-            found = bootstrap_metrics(self, [name], partial(quantiles, rates, (0.5,)), part["round"].to_numpy())[name]
-            ends = (found.value, found.low, found.high, rates.max() / rates.min() - 1)
+            rate = bootstrap_metrics(self, [name], partial(quantiles, rates, (0.5,)), part["round"].to_numpy())[name]
+            ends = (rate.value, rate.low, rate.high, rates.max() / rates.min() - 1)
             rows.append((*case, int(part["images"].sum()), len(part), *ends))
         columns = [*timing.SETTING, "images", "passes", name, f"{name}_low", f"{name}_high", "noise"]
         table = pd.DataFrame(rows, columns=columns).astype({f"{name}_low": float, f"{name}_high": float})
@@ -181,7 +181,7 @@ class Efficiency(IntervalOptions):
         self, latency: pd.DataFrame, end_to_end: pd.DataFrame, is_busy: bool, failure: Reason | None = None
     ) -> dict[str, Metric]:
         """Return the metrics of the files, and those of each runtime's first number of threads."""
-        noise, found = float(latency["noise"].max()), {}
+        noise, metrics = float(latency["noise"].max()), {}
         reason = None if noise <= self.tolerance else Reason("noisy_timings")
         reason = Reason("busy_timings") if is_busy else reason
         first = latency.groupby("runtime")["threads"].transform("first")
@@ -189,7 +189,7 @@ class Efficiency(IntervalOptions):
         for __, row in rows.iterrows():
             prefix = "" if row["runtime"] == "torch" else f"{row['runtime']}/"
             for name, better in _TIMES.items():
-                found[f"{prefix}{name}/b{row['batch']}"] = _build_metric(row, name, "round", better, reason)
+                metrics[f"{prefix}{name}/b{row['batch']}"] = _build_metric(row, name, "round", better, reason)
         of_files = {_END_TO_END: Metric(None, 0, reason=failure)} if failure else {}
         for __, row in end_to_end.drop_duplicates("command").iterrows():
             doubt = reason or (None if row["steady"] else Reason("noisy_passes"))
@@ -197,13 +197,13 @@ class Efficiency(IntervalOptions):
             of_files[f"{prefix}{_END_TO_END}"] = _build_metric(row, "images_per_second", "pass", True, doubt)
         rounds = int(latency["rounds"].min())
         noises = {"noise": Metric(noise, rounds, higher_is_better=False, floor=0.0)}
-        return of_files | found | noises
+        return of_files | metrics | noises
 
 
 def _compute_times(seconds: Floats, batch: int, weights: Floats) -> Floats:
     """Return the metrics of _TIMES for weights (B, N), (B, 3)."""
-    found = 1000 * quantiles(seconds, (0.5, 0.95), weights)
-    return np.column_stack([found, 1000 * batch / found[:, 0]])
+    milliseconds = 1000 * quantiles(seconds, (0.5, 0.95), weights)
+    return np.column_stack([milliseconds, 1000 * batch / milliseconds[:, 0]])
 
 
 def _build_metric(row: pd.Series, name: str, unit: str, better: bool, reason: Reason | None) -> Metric:

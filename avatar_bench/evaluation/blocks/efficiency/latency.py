@@ -80,9 +80,9 @@ def prepare_runtimes(run: Run, runtimes: Sequence[str]) -> tuple[dict[str, Facto
         for name, factory in factories.items()
     }
     distances = {}
-    for name, given in logits.items():
+    for name, of_runtime in logits.items():
         right = logits["torch" if find_device(run, name) == run.predictor.device else CPU]
-        distances[name] = float((np.abs(given - right) / np.maximum(1, np.abs(right))).max())
+        distances[name] = float((np.abs(of_runtime - right) / np.maximum(1, np.abs(right))).max())
     return factories, distances
 
 
@@ -95,9 +95,9 @@ def time_network(
     current setting is used. The result has one row per call: runtime, batch, threads, network, round, seconds,
     processor_seconds.
     """
-    own = [torch.get_num_threads()]
+    threads_before = [torch.get_num_threads()]
     twin = prepare_engine("torch", copy.deepcopy(run.predictor.module), run.preprocessing.size)
-    counts = {name: threads if find_device(run, name) == "cpu" else own for name in factories}
+    counts = {name: threads if find_device(run, name) == "cpu" else threads_before for name in factories}
     cases = {
         TimedSetting(runtime, batch, count, "run"): factory(count)
         for runtime, factory in factories.items()
@@ -107,11 +107,11 @@ def time_network(
     first = counts["torch"][0]
     cases |= {TimedSetting("torch", batch, first, "copy"): twin(first) for batch in batches}
     images = {batch: create_noise_images(run, batch) for batch in batches}
-    there = {batch: one.cpu() for batch, one in images.items()}
+    there = {batch: tensor.cpu() for batch, tensor in images.items()}
     jobs = []
     for case, engine in cases.items():
-        given = (there if find_device(run, case.runtime) == "cpu" else images)[case.batch]
-        jobs.append(TimedCall(partial(engine, given), case.threads))
+        tensors = (there if find_device(run, case.runtime) == "cpu" else images)[case.batch]
+        jobs.append(TimedCall(partial(engine, tensors), case.threads))
     timed = time_interleaved(jobs, int(turns["rounds"]), turns["seconds"], int(turns["seed"]))
     named = pd.DataFrame(list(cases), columns=list(TimedSetting._fields)).iloc[timed["job"]].reset_index(drop=True)
     return pd.concat([named, timed[["round", "seconds", "processor_seconds"]]], axis=1)
@@ -146,9 +146,9 @@ def _time_pass(run: Run, files: NDArray[np.str_], workers: int, batches: int) ->
     timed = copy.copy(run.predictor)  # shares the network
     timed.workers = workers
     first, last = workers + 1, PREFETCH_FACTOR * workers
-    asked = np.resize(files, run.batch_size * (first + batches + last)).tolist()
+    timed_files = np.resize(files, run.batch_size * (first + batches + last)).tolist()
     # stop here: the last batches are decoded in the background but not timed
-    waits = np.array(list(islice(time_batches(timed.predict_files(asked)), first + batches)))[first:]
+    waits = np.array(list(islice(time_batches(timed.predict_files(timed_files)), first + batches)))[first:]
     images, seconds = waits.sum(axis=0).tolist()
     return images, seconds
 
@@ -198,8 +198,8 @@ def _time_request(request: Mapping[str, Any]) -> dict[str, Any]:
     batches = max(2, workers, math.ceil(request["seconds"] * request["rate"] / size))
     files = np.resize(request["files"], batches * size)
     fill_file_cache(set(files.tolist()))
-    asked = np.resize(files, size * (workers + 1 + request["passes"] * batches + PREFETCH_FACTOR * workers))
-    with closing(run.predict_files(asked.tolist(), precision=options.precision)) as tables:
+    timed_files = np.resize(files, size * (workers + 1 + request["passes"] * batches + PREFETCH_FACTOR * workers))
+    with closing(run.predict_files(timed_files.tolist(), precision=options.precision)) as tables:
         waits = time_batches(tables)
         deque(islice(waits, workers + 1), maxlen=0)
         passes = list(_time_passes(waits, batches, request["passes"], request["seconds"]))

@@ -92,30 +92,32 @@ class EnsembleBlock(IntervalOptions):
         """Add accuracy, gain and calibration of each strategy, each run's contribution, and the ensembles to save."""
         single = find_best_member(held.logits, held.targets)
         labels = [run.label for run in runs]
-        plain = [one.uncalibrated for one in aligned]
-        logits = np.stack([one.logits for one in plain])
+        plain = [merged.uncalibrated for merged in aligned]
+        logits = np.stack([merged.logits for merged in plain])
         fitted = fitting.fit_strategies(held)
         entries = {SINGLE: aligned[single]}
-        entries |= {name: combine_predictions(plain, one.mix, one.temperature) for name, one in fitted.items()}
+        entries |= {name: combine_predictions(plain, merged.mix, merged.temperature) for name, merged in fitted.items()}
         described = {
-            name: describe_ensemble("ensemble", runs, one.mix, one.temperature, result.classes, one.fit)
-            for name, one in fitted.items()
+            name: describe_ensemble("ensemble", runs, merged.mix, merged.temperature, result.classes, merged.fit)
+            for name, merged in fitted.items()
         }
         result.provenance = {"single": labels[single], "ensembles": described}
         soup = fitting.average_weights(runs, held) if self.soup else None
         if soup is not None:
-            one = soup.run
-            found = one.predictions(dataset).reorder(runs[0].classes)
-            entries[SOUP] = found.take(labelled_rows(found, dataset))
+            merged = soup.run
+            predictions = merged.predictions(dataset).reorder(runs[0].classes)
+            entries[SOUP] = predictions.take(labelled_rows(predictions, dataset))
             shares = np.isin(np.arange(len(runs)), soup.averaged) / len(soup.averaged)
             fitted[SOUP] = fitting.FittedMix(AveragingWeights(shares, np.ones(len(runs))), soup.fit)
-            described[SOUP] = describe_ensemble("soup", one.members, one.mix, one.fitted, one.classes, soup.fit)
-            candidates, inside = ([labels[place] for place in some] for some in (soup.candidates, soup.averaged))
-            result.provenance["soup"] = {"backbone": one.card.backbone, "candidates": candidates, "kept": inside}
+            described[SOUP] = describe_ensemble(
+                "soup", merged.members, merged.mix, merged.fitted, merged.classes, soup.fit
+            )
+            candidates, inside = ([labels[index] for index in some] for some in (soup.candidates, soup.averaged))
+            result.provenance["soup"] = {"backbone": merged.card.backbone, "candidates": candidates, "kept": inside}
         result.metrics = self._compute_metrics(entries) | self._compute_contributions(labels, logits, aligned[0])
         result.tables = _build_tables(result.metrics, entries, fitted, labels, held, single, 1 - self.level)
         first, names = aligned[0], {"run": np.array(labels), "recipe": np.array([run.recipe for run in runs])}
-        temperatures = np.array([one.temperature for one in aligned])
+        temperatures = np.array([merged.temperature for merged in aligned])
         members = {"logits": logits, "targets": first.targets, "groups": first.groups, "temperatures": temperatures}
         calibrating = {"logits": held.logits, "targets": held.targets, "groups": held.groups}
         result.arrays = {"members": members | names, "calibration": calibrating}
@@ -127,7 +129,7 @@ class EnsembleBlock(IntervalOptions):
         if soup is not None and len(soup.averaged) == 1:
             about = {"name": inside[0], "n": len(candidates), "backbone": soup.run.card.backbone}
             result.warnings.append(Reason("soup_of_one", **about))
-        if left_out := [name for name, one in fitted.items() if not one.fit.is_applied]:
+        if left_out := [name for name, merged in fitted.items() if not merged.fit.is_applied]:
             result.warnings.append(Reason("temperature_not_applied", names=left_out))
 
     def _average_measures(self, aligned: Sequence[Predictions], pairs: pd.DataFrame) -> dict[str, Metric]:
@@ -138,39 +140,39 @@ class EnsembleBlock(IntervalOptions):
             return stats.nan_mean(np.stack([column(weights) for column in columns]), axis=0)
 
         units, none = aligned[0].units, Reason("undefined_for_all_pairs")
-        found = bootstrap_metrics(self, MEASURES, statistic, units, _BETTER, reason=none, bounds=DIFFERENCE)
+        metrics = bootstrap_metrics(self, MEASURES, statistic, units, _BETTER, reason=none, bounds=DIFFERENCE)
         mean = float(stats.nan_mean(pairs["probability_correlation"].to_numpy()))
         value, reason = (None, Reason("constant_probabilities")) if np.isnan(mean) else (mean, None)
-        return found | {"probability_correlation": Metric(value, len(units), higher_is_better=False, reason=reason)}
+        return metrics | {"probability_correlation": Metric(value, len(units), higher_is_better=False, reason=reason)}
 
     def _compute_metrics(self, entries: Mapping[str, Predictions]) -> dict[str, Metric]:
         """Compute the metrics of each strategy and of the single run; those of a missing soup are null."""
         used = [name for name in (*STRATEGIES, SINGLE, SOUP) if name in entries]
         others = [name for name in used if name != SINGLE]
-        each, last = [entries[name] for name in used], [entries[name] for name in (*others, SINGLE)]
+        evaluated, last = [entries[name] for name in used], [entries[name] for name in (*others, SINGLE)]
         units, floor = entries[SINGLE].units, 1 / len(entries[SINGLE].classes)
-        accuracy = stats.build_mean_statistic(np.column_stack([one.correct for one in last]))
-        losses = [calibration.image_losses(one.logits, one.targets, one.temperature) for one in each]
-        found = {}
-        for name, one in zip(used, each, strict=True):
-            found[f"accuracy/{name}"] = compute_proportion(self, one.correct, units, floor=floor)
+        accuracy = stats.build_mean_statistic(np.column_stack([item.correct for item in last]))
+        losses = [calibration.image_losses(item.logits, item.targets, item.temperature) for item in evaluated]
+        metrics = {}
+        for name, item in zip(used, evaluated, strict=True):
+            metrics[f"accuracy/{name}"] = compute_proportion(self, item.correct, units, floor=floor)
         for kind, names, statistic in (
-            ("macro_f1", used, build_statistic_of_runs(each, classification.macro_f1)),
+            ("macro_f1", used, build_statistic_of_runs(evaluated, classification.macro_f1)),
             ("gain", others, _subtract_last(accuracy)),
             ("gain_macro_f1", others, _subtract_last(build_statistic_of_runs(last, classification.macro_f1))),
         ):
             bounds = PROPORTION if kind == "macro_f1" else DIFFERENCE
-            found |= bootstrap_metrics(self, [f"{kind}/{name}" for name in names], statistic, units, bounds=bounds)
+            metrics |= bootstrap_metrics(self, [f"{kind}/{name}" for name in names], statistic, units, bounds=bounds)
         why = Reason("no_ece_interval")
-        for name, one in zip(used, each, strict=True):
-            found[f"ece/{name}"] = Metric(_compute_ece(one), len(one), higher_is_better=False, reason=why)
+        for name, item in zip(used, evaluated, strict=True):
+            metrics[f"ece/{name}"] = Metric(_compute_ece(item), len(item), higher_is_better=False, reason=why)
         mean_loss = stats.build_mean_statistic(np.column_stack(losses))
         loss_names = [f"nll/{name}" for name in used]
-        found |= bootstrap_metrics(self, loss_names, mean_loss, units, higher_is_better=False, bounds=(0.0, np.inf))
+        metrics |= bootstrap_metrics(self, loss_names, mean_loss, units, higher_is_better=False, bounds=(0.0, np.inf))
         none = Reason("no_compatible_runs" if self.soup else "not_requested")
         for kind in () if SOUP in entries else ("accuracy", "macro_f1", "gain", "gain_macro_f1", "ece", "nll"):
-            found[f"{kind}/{SOUP}"] = Metric(None, 0, higher_is_better=None, reason=none)
-        return found
+            metrics[f"{kind}/{SOUP}"] = Metric(None, 0, higher_is_better=None, reason=none)
+        return metrics
 
     def _compute_contributions(self, labels: Sequence[str], logits: Reals, aligned: Predictions) -> dict[str, Metric]:
         """Compute the accuracy that soft voting loses without each run in turn."""
@@ -188,7 +190,7 @@ def _vote(logits: Reals) -> NDArray[np.intp]:
 
 def _subtract_last(statistic: stats.SumStatistic) -> stats.SumStatistic:
     """Return the statistic of each column (B, K) minus the last."""
-    return statistic.then(lambda found: found[:, :-1] - found[:, -1:])
+    return statistic.then(lambda values: values[:, :-1] - values[:, -1:])
 
 
 _NONE = Metric(None, 0, reason=Reason("not_requested"))  # such as the gain of the single run
@@ -209,7 +211,7 @@ def _build_tables(
         for name, (mix, _) in fitted.items()
         for label, weight, temperature in zip(labels, mix.weights, mix.temperatures, strict=True)
     ]
-    predictions = {name: tabulate_predictions(one, with_probabilities=True) for name, one in entries.items()}
+    predictions = {name: tabulate_predictions(entry, with_probabilities=True) for name, entry in entries.items()}
     for name, table in predictions.items():
         table.insert(1, "strategy", name)
     return {
@@ -231,7 +233,7 @@ def _tabulate_pairs(aligned: Sequence[Predictions], labels: Sequence[str]) -> pd
         values = _build_pair_statistic(first, second)(np.ones(len(first)))
         right, other = first.correct, second.correct
         counts = [int(some.sum()) for some in (right & other, right & ~other, other & ~right, ~right & ~other)]
-        shares = (select_targets(one.probabilities, one.targets) for one in (first, second))
+        shares = (select_targets(predictions.probabilities, predictions.targets) for predictions in (first, second))
         rows.append((a, b, len(right), *counts, *values.tolist(), agreement.probability_correlation(*shares)))
     columns = ["a", "b", "n", "both_correct", "only_a_correct", "only_b_correct", "both_incorrect"]
     return pd.DataFrame(rows, columns=[*columns, *agreement.MEASURES, "probability_correlation"])
@@ -241,8 +243,10 @@ def _tabulate_answers(aligned: Sequence[Predictions], labels: Sequence[str]) -> 
     """Return each run's prediction and its probability of the true class, one row per image and run."""
     columns = ["path", "group", "run", "target", "prediction", "prob_target"]
     frames = [
-        tabulate_predictions(one).assign(run=label, prob_target=select_targets(one.probabilities, one.targets))[columns]
-        for label, one in zip(labels, aligned, strict=True)
+        tabulate_predictions(item).assign(run=label, prob_target=select_targets(item.probabilities, item.targets))[
+            columns
+        ]
+        for label, item in zip(labels, aligned, strict=True)
     ]
     return pd.concat(frames, ignore_index=True)
 
@@ -260,21 +264,21 @@ def _tabulate_strategies(
 ) -> pd.DataFrame:
     first, *others = entries.values()
     rows, single = [], first.correct
-    for name, one in entries.items():
+    for name, entry in entries.items():
         size, fit = (int((fitted[name].mix.weights > 0).sum()), fitted[name].fit) if name in fitted else (1, None)
-        row: dict[str, object] = {"strategy": name, "members": size, "n": len(one)}
+        row: dict[str, object] = {"strategy": name, "members": size, "n": len(entry)}
         for kind in ("accuracy", "macro_f1", "gain", "gain_macro_f1", "nll"):
             metric = metrics.get(f"{kind}/{name}", _NONE)
             row |= make_columns(kind, metric, f"{kind}_")
-        only = {"only_strategy_correct": one.correct & ~single, "only_single_correct": single & ~one.correct}
+        only = {"only_strategy_correct": entry.correct & ~single, "only_single_correct": single & ~entry.correct}
         row |= {key: int(images.sum()) for key, images in only.items()}
-        row |= {"ece": _compute_ece(one), "temperature": one.temperature}
+        row |= {"ece": _compute_ece(entry), "temperature": entry.temperature}
         rows.append(row | {f"temperature_{end}": getattr(fit, end, None) for end in ("fitted", "low", "high")})
     table = pd.DataFrame(rows)
     units = first.units.usable
-    gains = [one.correct.astype(int) - single for one in others]
-    found = pd.DataFrame([recipe_pairs.test_gains(gain, units) for gain in gains])
-    tests = np.column_stack([found["p"], paired_tests.holm(found["p"]), found["p_these_sources"]])
+    gains = [entry.correct.astype(int) - single for entry in others]
+    tested = pd.DataFrame([recipe_pairs.test_gains(gain, units) for gain in gains])
+    tests = np.column_stack([tested["p"], paired_tests.holm(tested["p"]), tested["p_these_sources"]])
     table[["p", "p_holm", "p_these_sources"]] = np.vstack([np.full(3, np.nan), tests])
     beyond = (table["gain_low"].astype(float) > 0) | (table["gain_high"].astype(float) < 0)
     for column, value in units.inference.items():
@@ -290,10 +294,10 @@ def _tabulate_members(
     single: int,
 ) -> pd.DataFrame:
     rows = []
-    for place, (label, member) in enumerate(zip(labels, held.predictions, strict=True)):
+    for index, (label, member) in enumerate(zip(labels, held.predictions, strict=True)):
         raw = member.uncalibrated
-        ece, raw_ece = (_compute_ece(replace(raw, temperature=value)) for value in (temperatures[place], 1.0))
-        row = {"run": label, "chosen": place == single, "calibration_n": len(raw)}
+        ece, raw_ece = (_compute_ece(replace(raw, temperature=value)) for value in (temperatures[index], 1.0))
+        row = {"run": label, "chosen": index == single, "calibration_n": len(raw)}
         row |= {"calibration_accuracy": float(raw.correct.mean()), "calibration_ece": ece}
         row |= {"calibration_raw_ece": raw_ece, "calibration_raw_nll": calibration.nll(raw.logits, raw.targets)}
         rows.append(row | make_columns("contribution", metrics[f"contribution/{label}"], "contribution_"))

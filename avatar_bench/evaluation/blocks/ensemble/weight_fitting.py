@@ -69,40 +69,42 @@ def read_held_out(runs: Sequence[Run], datasets: Sequence[Dataset]) -> HeldOutPr
     imported = [run.record.status == IMPORTED for run in runs]
     if all(imported):
         raise BlockError("Imported detectors alone have no calibration images to fit weights on.", "Add a trained run.")
-    trained = [place for place, foreign in enumerate(imported) if not foreign]
-    known = [runs[place] for place in trained if runs[place].images is not None]
-    images = [one for run in known if (one := run.images) is not None]
-    own = [one.select_split("calibration") for one in images]
-    if not all(map(len, own)):  # which `calibration` refuses without advice
-        _require_enough(known, own, min(own, key=len))
-    asked = [runs[place].calibration(datasets[place]) for place in trained]
-    parts = [runs[place].dataset("calibration") for place in trained]
+    trained = [positions for positions, foreign in enumerate(imported) if not foreign]
+    known = [runs[positions] for positions in trained if runs[positions].images is not None]
+    images = [of_member for run in known if (of_member := run.images) is not None]
+    calibration_images = [of_member.select_split("calibration") for of_member in images]
+    if not all(map(len, calibration_images)):  # which `calibration` refuses without advice
+        _require_enough(known, calibration_images, min(calibration_images, key=len))
+    calibrations = [runs[positions].calibration(datasets[positions]) for positions in trained]
+    parts = [runs[positions].dataset("calibration") for positions in trained]
     shared = set.intersection(*(set(part.frame["sha256"]) for part in parts))
-    for one in images:
-        shared -= set(one.frame.loc[one.frame["split"].isin(["train", "val"]), "sha256"])
+    for of_member in images:
+        shared -= set(of_member.frame.loc[of_member.frame["split"].isin(["train", "val"]), "sha256"])
     first = parts[0].frame
     wanted = first["sha256"].isin(shared) & (first["label"] != "") & ~first["sha256"].duplicated()
     dataset = parts[0].take(wanted)
-    _require_enough([runs[place] for place in trained], parts, dataset)
+    _require_enough([runs[positions] for positions in trained], parts, dataset)
     keys = dataset.frame["sha256"].tolist()
-    found = {place: run.predictions(dataset) for place, run in enumerate(runs) if imported[place]}
-    for run, predictions, part in zip(trained, asked, parts, strict=True):
-        place = pd.Series(np.arange(len(part)), part.frame["sha256"])
-        rows = place[~place.index.duplicated()].loc[keys].to_numpy()
-        found[run] = predictions.take(rows)
-    aligned = [found[place].reorder(runs[0].classes) for place in range(len(runs))]
-    logits = np.stack([one.uncalibrated.logits for one in aligned]).astype(np.float64)
+    imported_predictions = {
+        positions: run.predictions(dataset) for positions, run in enumerate(runs) if imported[positions]
+    }
+    for run, predictions, part in zip(trained, calibrations, parts, strict=True):
+        positions = pd.Series(np.arange(len(part)), part.frame["sha256"])
+        rows = positions[~positions.index.duplicated()].loc[keys].to_numpy()
+        imported_predictions[run] = predictions.take(rows)
+    aligned = [imported_predictions[positions].reorder(runs[0].classes) for positions in range(len(runs))]
+    logits = np.stack([of_member.uncalibrated.logits for of_member in aligned]).astype(np.float64)
     return HeldOutPredictions(dataset, aligned, logits, aligned[0].targets, aligned[0].groups)
 
 
 def fit_strategies(held: HeldOutPredictions) -> dict[str, FittedMix]:
     """Fit every strategy's weights and temperature; the evaluated images are not used."""
-    found = {}
+    weights_by_strategy = {}
     for name, strategy in STRATEGIES.items():
         mix = strategy(held.logits, held.targets, held.groups)
         mixture = average_probabilities(held.logits, mix)
-        found[name] = FittedMix(mix, fit_temperature_of_logits(mixture, held.targets, held.groups))
-    return found
+        weights_by_strategy[name] = FittedMix(mix, fit_temperature_of_logits(mixture, held.targets, held.groups))
+    return weights_by_strategy
 
 
 def average_weights(runs: Sequence[Run], held: HeldOutPredictions) -> FittedSoup | None:
@@ -138,7 +140,7 @@ def round_temperature(fit: TemperatureFit) -> float:
 
 def _group_compatible(runs: Sequence[Run]) -> list[list[int]]:
     """Return the positions of runs whose weights may be averaged, in order of appearance; of copies only the first."""
-    found: dict[str, dict[str, int]] = {}
+    groups: dict[str, dict[str, int]] = {}
     for position, run in enumerate(runs):
         if isinstance(run, CombinedRun) or "module" not in run.provides:
             continue
@@ -146,8 +148,8 @@ def _group_compatible(runs: Sequence[Run]) -> list[list[int]]:
         # random weights of another seed are different initial weights
         origin = (card.weights, card.seed if card.weights == "none" else None)
         parts = [card.backbone, card.options, card.preprocessing, list(card.classes), origin]
-        found.setdefault(json.dumps(parts, sort_keys=True), {}).setdefault(run.checkpoint_sha256, position)
-    return [list(members.values()) for members in found.values()]
+        groups.setdefault(json.dumps(parts, sort_keys=True), {}).setdefault(run.checkpoint_sha256, position)
+    return [list(members.values()) for members in groups.values()]
 
 
 def _require_enough(runs: Sequence[Run], parts: Sequence[Dataset], dataset: Dataset) -> None:

@@ -62,7 +62,7 @@ class ErrorBias(intervals.IntervalOptions):
         rows, predictions, unlabelled = read_labelled(run, dataset)
         why = Reason("no_ood_set")
         try:
-            ood = {name: one for name, (__, one) in read_ood_sets(run).items()}
+            ood = {name: further for name, (__, further) in read_ood_sets(run).items()}
         except BlockError as error:
             ood, why = {}, Reason("ood_set_unreadable", why=error.lines[0])
         asked_for = image_slices.assign_columns(dataset, self.slices, "block.error_bias.slices")
@@ -88,21 +88,21 @@ class ErrorBias(intervals.IntervalOptions):
             "ood_predictions": pd.DataFrame(columns=_OOD_COLUMNS),
         }
         if ood:
-            seen = [tabulate_predictions(one).assign(set=name)[_OOD_COLUMNS] for name, one in ood.items()]
+            seen = [tabulate_predictions(further).assign(set=name)[_OOD_COLUMNS] for name, further in ood.items()]
             result.tables["ood_predictions"] = pd.concat(seen, ignore_index=True)
         result.warnings = unlabelled + _list_warnings(result.metrics, table)
         return result
 
     def _list_gaps(self, gaps: pd.DataFrame) -> dict[str, Metric]:
         """Return the gap of each column that was asked for, of all images and by true class."""
-        found = {}
+        metrics = {}
         for by in self.slices:
             rows = gaps[gaps["by"] == by].to_dict("records")
             for row in rows:
-                found["/".join(filter(None, ("gap", by, row["target"])))] = intervals.make_gap_metric(row)
+                metrics["/".join(filter(None, ("gap", by, row["target"])))] = intervals.make_gap_metric(row)
             if not rows:
-                found[f"gap/{by}"] = Metric(None, 0, higher_is_better=False, reason=Reason("no_gap", n=self.minimum))
-        return found
+                metrics[f"gap/{by}"] = Metric(None, 0, higher_is_better=False, reason=Reason("no_gap", n=self.minimum))
+        return metrics
 
     def _compute_unbias(self, ood: Mapping[str, Predictions], classes: int, why: Reason) -> Metric:
         if not ood:
@@ -128,7 +128,7 @@ class ErrorBias(intervals.IntervalOptions):
 
     def _build_slices_table(self, predictions: Predictions, parts: list[Slice]) -> tuple[pd.DataFrame, float]:
         """Return the table of slices, the weakest first, and the accuracy expected by chance of the weakest."""
-        table = pd.DataFrame([self._build_row(predictions, each) for each in parts], columns=_COLUMNS)
+        table = pd.DataFrame([self._build_row(predictions, part) for part in parts], columns=_COLUMNS)
         tested = np.flatnonzero((table["n"] >= self.minimum) & table["rest"].notna())
         floor = np.nan
         if len(tested):
@@ -138,25 +138,25 @@ class ErrorBias(intervals.IntervalOptions):
             accuracies = chance.slice_accuracies(*about, members, self.resamples, self.seed)
             table.loc[tested, ["p", "p_adjusted"]] = np.column_stack(chance.max_t_p_values(accuracies))
             table.loc[tested, ["low_joint", "high_joint"]] = [
-                stats.proportion_interval(own.correct, own.group_codes, self.resamples, level, self.seed)[:2]
-                for own in (predictions.take(parts[row].images) for row in tested)
+                stats.proportion_interval(in_slice.correct, in_slice.group_codes, self.resamples, level, self.seed)[:2]
+                for in_slice in (predictions.take(parts[row].images) for row in tested)
             ]
             floor = float(accuracies.drawn.min(axis=1).mean())
         table["significant"] = table["p_adjusted"] < 1 - self.level
         return table.sort_values("accuracy", kind="stable", ignore_index=True), floor
 
-    def _build_row(self, predictions: Predictions, each: Slice) -> dict[str, object]:
-        own = predictions.take(each.images)
-        share = intervals.compute_proportion(self, own.correct, own.units.these)
-        wrong = own.predicted[~own.correct]
+    def _build_row(self, predictions: Predictions, part: Slice) -> dict[str, object]:
+        in_slice = predictions.take(part.images)
+        share = intervals.compute_proportion(self, in_slice.correct, in_slice.units.these)
+        wrong = in_slice.predicted[~in_slice.correct]
         return {
-            **dict(zip(("by", "slice", "target"), each, strict=False)),
-            "n": len(own),
+            **dict(zip(("by", "slice", "target"), part, strict=False)),
+            "n": len(in_slice),
             "groups": share.units,
             **make_columns("accuracy", share),
-            "rest": _compute_rest_accuracy(predictions, each),
-            "mean_confidence": own.confidence.mean(),
-            "most_common_error": own.classes[np.bincount(wrong).argmax()] if len(wrong) else "",
+            "rest": _compute_rest_accuracy(predictions, part),
+            "mean_confidence": in_slice.confidence.mean(),
+            "most_common_error": in_slice.classes[np.bincount(wrong).argmax()] if len(wrong) else "",
         }
 
     def _find_worst(self, table: pd.DataFrame, floor: float) -> Metric:
@@ -179,15 +179,15 @@ def _cut_slices(predictions: Predictions, kinds: pd.DataFrame) -> Iterator[Slice
             if len(labels) > 1:
                 yield Slice(str(by), name, "", inside, ~inside)
             for index in labels:
-                own = predictions.targets == index
-                yield Slice(str(by), name, predictions.classes[index], inside & own, ~inside & own)
+                of_class = predictions.targets == index
+                yield Slice(str(by), name, predictions.classes[index], inside & of_class, ~inside & of_class)
 
 
-def _compute_rest_accuracy(predictions: Predictions, each: Slice) -> float:
+def _compute_rest_accuracy(predictions: Predictions, part: Slice) -> float:
     """Compute the accuracy of the other images at the class mix of the slice; NaN if one of its classes has none."""
     classes = len(predictions.classes)
-    mix = np.bincount(predictions.targets[each.images], minlength=classes)
-    others = predictions.take(each.others)
+    mix = np.bincount(predictions.targets[part.images], minlength=classes)
+    others = predictions.take(part.others)
     recall = classification.recall(classification.confusion_matrix(others.targets, others.predicted, classes))
     return float(recall[mix > 0] @ mix[mix > 0] / mix.sum())
 
@@ -197,10 +197,10 @@ def _tabulate_gaps(
 ) -> pd.DataFrame:
     """Tabulate, by column and true class, the largest difference of accuracy between slices of `minimum` images."""
     rows, correct = [], predictions.correct[:, None]
-    for by, target in dict.fromkeys((each.by, each.target) for each in parts):
-        own = [each for each in parts if (each.by, each.target) == (by, target)]
-        hits = np.where(np.stack([each.images for each in own], axis=1), correct, np.nan)
-        gap = intervals.find_gap(block, [each.name for each in own], hits, predictions.group_codes, minimum)
+    for by, target in dict.fromkeys((part.by, part.target) for part in parts):
+        compared = [part for part in parts if (part.by, part.target) == (by, target)]
+        hits = np.where(np.stack([part.images for part in compared], axis=1), correct, np.nan)
+        gap = intervals.find_gap(block, [part.name for part in compared], hits, predictions.group_codes, minimum)
         rows += [{"by": by, "target": target, **gap}] if gap else []
     return pd.DataFrame(rows, columns=["by", "target", *intervals.GAP_COLUMNS])
 
@@ -219,12 +219,12 @@ def _tabulate_confusion(predictions: Predictions, parts: list[Slice]) -> pd.Data
 def _list_warnings(metrics: Mapping[str, Metric], table: pd.DataFrame) -> list[Reason]:
     """Return what qualifies unbias, and the weakest slice only if some slice differs significantly."""
     unbias, worst = metrics["unbias"], metrics["worst_slice"]
-    found = [] if unbias.value is None else [Reason("unbias_alone", value=unbias.value, chance=unbias.floor)]
+    reasons = [] if unbias.value is None else [Reason("unbias_alone", value=unbias.value, chance=unbias.floor)]
     if table["significant"].any():
         tested = table[table["p"].notna()]
         row = tested.iloc[0]
         code = "slice_of_class" if row["target"] else "slice"
         name = Reason(code, by=Reason(row["by"]), name=row["slice"], target=row["target"])
-        found.append(Reason("weakest", n=len(tested), name=name, accuracy=worst.value, floor=worst.floor))
-        found.append(Reason("differing", found=table["significant"].sum(), n=len(tested)))
-    return found
+        reasons.append(Reason("weakest", n=len(tested), name=name, accuracy=worst.value, floor=worst.floor))
+        reasons.append(Reason("differing", found=table["significant"].sum(), n=len(tested)))
+    return reasons

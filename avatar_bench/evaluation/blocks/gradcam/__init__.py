@@ -105,15 +105,15 @@ class GradCam(IntervalOptions):
 
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Compute maps, faithfulness and sanity of a draw of labelled images; further errors are only shown."""
-        asked = run.predictions(dataset)
-        rows = block.labelled_rows(asked, dataset)
-        block.check_class_order(asked, run.allow)
+        whole = run.predictions(dataset)
+        rows = block.labelled_rows(whole, dataset)
+        block.check_class_order(whole, run.allow)
         drawn = rows[draw_stratified_rows(dataset.frame.iloc[rows], self.images, self.seed)]
-        errors = np.setdiff1d(np.flatnonzero((asked.targets >= 0) & ~asked.correct), drawn)
-        errors = errors[np.argsort(-asked.confidence[errors], kind="stable")]  # the most confident of each class
-        shown = [errors[asked.targets[errors] == k][: self.gallery] for k in range(len(asked.classes))]
+        errors = np.setdiff1d(np.flatnonzero((whole.targets >= 0) & ~whole.correct), drawn)
+        errors = errors[np.argsort(-whole.confidence[errors], kind="stable")]  # the most confident of each class
+        shown = [errors[whole.targets[errors] == k][: self.gallery] for k in range(len(whole.classes))]
         every = np.concatenate([drawn, *shown])
-        predictions, inputs, n = asked.take(every), run.predictor.read_inputs(dataset, every), len(drawn)
+        predictions, inputs, n = whole.take(every), run.predictor.read_inputs(dataset, every), len(drawn)
         layer = attribution.find_spatial_layer(run.predictor.module, inputs)
         maps = _compute_maps(run, layer, inputs, predictions)
         evaluated = {"": maps["predicted"][:n]} | ({_ROLLOUT: maps["rollout"][:n]} if "rollout" in maps else {})
@@ -146,14 +146,14 @@ class GradCam(IntervalOptions):
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Compute the overlap of the runs' raw maps with its null, and maps of the same images side by side."""
-        given = (self, runs, datasets, block.align_predictions(runs, datasets))
-        return block.join_parts(partial(compare_overlap, *given), partial(build_wall, *given))
+        arguments = (self, runs, datasets, block.align_predictions(runs, datasets))
+        return block.join_parts(partial(compare_overlap, *arguments), partial(build_wall, *arguments))
 
     def _compute_curves(self, run: Run, images: Tensor, maps: MapArrays, classes: NDArray[np.int64]) -> MapArrays:
         """Compute the probability of the predicted class by step, (n, steps + 1), for each curve of each map."""
         rng = np.random.default_rng(self.seed)
         shown: dict[str, NDArray[np.floating]] = {"": maps[""], "_random": rng.random(maps[""].shape), **maps}
-        found: dict[str, list[NDArray[np.float32]]] = {}
+        arrays: dict[str, list[NDArray[np.float32]]] = {}
         for first in range(0, len(images), _BATCH_SIZE):
             rows = slice(first, first + _BATCH_SIZE)
             batch = images[rows]
@@ -165,19 +165,19 @@ class GradCam(IntervalOptions):
                 for kind, start, end in (("deletion", batch, empty), ("insertion", blurred, batch)):
                     about = (ranks, classes[rows], self.steps, run.batch_size)
                     curves = attribution.compute_replacement_curves(run.predictor.module, start, end, *about)
-                    found.setdefault(f"{kind}{ending}", []).append(curves)
-        return {name: np.concatenate(curves) for name, curves in found.items()}
+                    arrays.setdefault(f"{kind}{ending}", []).append(curves)
+        return {name: np.concatenate(curves) for name, curves in arrays.items()}
 
     def _compute_sanity(
         self, run: Run, layer: attribution.SpatialLayer, images: Tensor, classes: NDArray[np.int64]
     ) -> MapArrays:
         """Compute unrectified maps of the run (n, h, w), of K randomised networks (K, n, h, w), and random maps."""
         compute = partial(attribution.compute_grad_cam, rectify=False)
-        given = (layer, images, classes, run.batch_size)
-        trained = compute(run.predictor.module, *given)
+        arguments = (layer, images, classes, run.batch_size)
+        trained = compute(run.predictor.module, *arguments)
         networks = attribution.randomise_layers(run.predictor.module, self.seed, self.random_weights)
-        found = [(drawn, of, compute(network, *given)) for drawn, of, network in networks]
-        drawn, groups, maps = (np.array(column) for column in zip(*found, strict=True))
+        sanity = [(drawn, of, compute(network, *arguments)) for drawn, of, network in networks]
+        drawn, groups, maps = (np.array(column) for column in zip(*sanity, strict=True))
         chance = np.random.default_rng(self.seed).random(trained.shape).astype(np.float32)
         known = {"trained": trained, "randomised": maps, "groups_randomised": drawn, "groups": groups}
         return known | {"chance": chance}
@@ -233,32 +233,32 @@ def _list_suffixes(curves: MapArrays) -> tuple[str, ...]:
     return ("", _ROLLOUT) if f"deletion{_ROLLOUT}" in curves else ("",)
 
 
-def _tabulate_images(predictions: Predictions, faded: MapArrays, found: MapArrays) -> pd.DataFrame:
+def _tabulate_images(predictions: Predictions, faded: MapArrays, arrays: MapArrays) -> pd.DataFrame:
     """Return one row per image; errors added for the gallery only have no metrics."""
     n = len(faded["deletion"])
     areas = {name: area_under_curve(curve) for name, curve in faded.items()}
     for ending in _list_suffixes(faded):
         areas[f"deletion_gain{ending}"] = areas["deletion_random"] - areas[f"deletion{ending}"]
         areas[f"insertion_gain{ending}"] = areas[f"insertion{ending}"] - areas["insertion_random"]
-    areas[SANITY_METRIC] = np.abs(rank_correlation(found["trained"], found["randomised"][-1]))
+    areas[SANITY_METRIC] = np.abs(rank_correlation(arrays["trained"], arrays["randomised"][-1]))
     table = block.tabulate_predictions(predictions).assign(drawn=np.arange(len(predictions)) < n)
     return table.join(pd.DataFrame(areas))
 
 
-def _tabulate_curves(found: MapArrays, groups: NDArray[np.str_], options: IntervalOptions) -> pd.DataFrame:
+def _tabulate_curves(arrays: MapArrays, groups: NDArray[np.str_], options: IntervalOptions) -> pd.DataFrame:
     """Compute the mean of each curve (n, steps + 1) by step, with its interval."""
-    values = np.concatenate([*found.values()], axis=1).astype(np.float64)
-    points = values.shape[1] // len(found)
-    shares = np.tile(np.linspace(0, 1, points), len(found))
-    table = pd.DataFrame({"curve": np.repeat([*found], points), "share": shares, "probability": values.mean(axis=0)})
+    values = np.concatenate([*arrays.values()], axis=1).astype(np.float64)
+    points = values.shape[1] // len(arrays)
+    shares = np.tile(np.linspace(0, 1, points), len(arrays))
+    table = pd.DataFrame({"curve": np.repeat([*arrays], points), "share": shares, "probability": values.mean(axis=0)})
     return _add_intervals(table, values, groups, options)
 
 
-def _tabulate_sanity(found: MapArrays, groups: NDArray[np.str_], options: IntervalOptions) -> pd.DataFrame:
+def _tabulate_sanity(arrays: MapArrays, groups: NDArray[np.str_], options: IntervalOptions) -> pd.DataFrame:
     """Compute the mean correlation with the maps of each network with random weights, with its interval."""
-    correlations = np.abs([rank_correlation(found["trained"], maps) for maps in found["randomised"]]).T
+    correlations = np.abs([rank_correlation(arrays["trained"], maps) for maps in arrays["randomised"]]).T
     mean = stats.build_mean_statistic(correlations)(np.ones((1, len(correlations))))[0]
-    table = pd.DataFrame({name: found[name] for name in ("groups_randomised", "groups")} | {"correlation": mean})
+    table = pd.DataFrame({name: arrays[name] for name in ("groups_randomised", "groups")} | {"correlation": mean})
     return _add_intervals(table, correlations, groups, options)
 
 

@@ -195,8 +195,8 @@ def draw_wall(maps: Arrays, columns: Sequence[int], titles: Sequence[str], draw_
             predicted, share = maps["predictions"][run, row], maps["confidence"][run, row]
             correct = bool(predicted == maps["targets"][row])
             sign, ink = ("✓", _CORRECT_COLOUR) if correct else ("✗", _INCORRECT_COLOUR)
-            own = plots.shorten_name(str(maps["classes"][predicted]), 12)
-            axes.set_xlabel(f"{sign} {own}\n{share:.0%}", fontsize=7, color=ink, labelpad=2)
+            predicted_name = plots.shorten_name(str(maps["classes"][predicted]), 12)
+            axes.set_xlabel(f"{sign} {predicted_name}\n{share:.0%}", fontsize=7, color=ink, labelpad=2)
             frame = {"linewidth": 0.8, "linestyle": "-"} if correct else {"linewidth": 2.2, "linestyle": "--"}
             axes.spines[:].set(visible=True, color=ink, **frame)
     _draw_colour_bar(figure, str(maps["of"]))

@@ -64,26 +64,26 @@ def compare_overlap(
     panels, warnings = _compute_maps(runs, datasets, aligned, rows, block.overlap_of)
     if len(panels) < 2:
         raise BlockError("Only one run has a layer with a spatial map.", *map(format_reason, warnings[:1]))
-    labels, one = [panel.label for panel in panels], panels[0].predictions
+    labels, predictions = [panel.label for panel in panels], panels[0].predictions
     raw = [panel.maps for panel in panels]
-    found = compute_overlap(raw, one.targets, len(one.classes), block.resamples, block.seed)
-    result = Result("gradcam", datasets[0].name, len(one), one.classes, warnings=warnings)
+    overlap = compute_overlap(raw, predictions.targets, len(predictions.classes), block.resamples, block.seed)
+    result = Result("gradcam", datasets[0].name, len(predictions), predictions.classes, warnings=warnings)
     layers = {panel.label: "{}, {} x {}".format(panel.layer.name, *panel.layer.size) for panel in panels}
     result.provenance = {"layers": layers, "level": block.level}
     result.arrays["maps"] = _collect_arrays(panels)
-    summary = tabulate_summary(found, labels, one, block)
+    summary = tabulate_summary(overlap, labels, predictions, block)
     means = summary[summary["a"] == MEAN_OF_PAIRS]
     result.tables = {
         "classes": means.drop(columns=["a", "b"]),
         "pairs": summary[summary["a"] != MEAN_OF_PAIRS],
-        "images": tabulate_images(found, labels, one),
+        "images": tabulate_images(overlap, labels, predictions),
     }
-    result.metrics = _build_metrics(means, one.classes)
+    result.metrics = _build_metrics(means, predictions.classes)
     unlike = means[(means["class"] == ALL_CLASSES) & means["value"].notna() & ~means["above_null"]]
     result.warnings += [Reason("not_above_null", names=list(unlike["metric"]))] if len(unlike) else []
     if block.gallery:
-        iou = found.values[-1, OVERLAP_MEASURES.index("iou_top20")]  # mean over pairs
-        shown = np.array(_select_spread(iou, one.targets, block.gallery))
+        iou = overlap.values[-1, OVERLAP_MEASURES.index("iou_top20")]  # mean over pairs
+        shown = np.array(_select_spread(iou, predictions.targets, block.gallery))
         result.arrays["gallery"] = _collect_thumbnails(panels, shown, block.overlap_of) | {"iou": iou[shown]}
     return result
 
@@ -94,14 +94,14 @@ def build_wall(
     """Compute the maps that the wall and the collages show; raise BlockError if no run has maps."""
     rows = draw_shots(np.array(aligned[0].classes)[aligned[0].targets].tolist(), block.collage, block.seed)
     panels, warnings = _compute_maps(runs, datasets, aligned, rows, block.wall_of)
-    one = panels[0].predictions
-    result = Result("gradcam", datasets[0].name, len(rows), one.classes, warnings=warnings)
-    by_class = [np.flatnonzero(one.targets == k)[: block.wall] for k in range(len(one.classes))]
+    answers = panels[0].predictions
+    result = Result("gradcam", datasets[0].name, len(rows), answers.classes, warnings=warnings)
+    by_class = [np.flatnonzero(answers.targets == k)[: block.wall] for k in range(len(answers.classes))]
     shown = _collect_thumbnails(panels, np.arange(len(rows)), block.wall_of)
     result.arrays["wall"] = _collect_arrays(panels) | shown | {"of_all_classes": np.concatenate(by_class)}
     predicted = np.stack([panel.predictions.predicted for panel in panels])
     hits = (predicted == predicted[0]).all(axis=0)
-    ends = stats.proportion_interval(hits, one.groups)
+    ends = stats.proportion_interval(hits, answers.groups)
     unanimous = Metric(float(hits.mean()), ends.n, ends.low, ends.high, ends.method, higher_is_better=None)
     result.metrics["unanimous"] = unanimous
     predictions = [tabulate_predictions(panel.predictions).assign(run=panel.label) for panel in panels]
@@ -113,9 +113,9 @@ def build_wall(
 
 def warn_about_maps(layer: SpatialLayer, maps: NDArray[np.float32]) -> list[Reason]:
     """Return warnings about maps that are not of the last stage, and about empty ones."""
-    found = [] if layer.last else [Reason("maps_of_earlier_layer", layer=layer.name)]
+    reasons = [] if layer.last else [Reason("maps_of_earlier_layer", layer=layer.name)]
     empty = int((maps.max(axis=(1, 2)) == 0).sum())
-    return found + ([Reason("empty_maps", n=empty, all=len(maps))] if empty else [])
+    return reasons + ([Reason("empty_maps", n=empty, all=len(maps))] if empty else [])
 
 
 def _compute_maps(
@@ -127,29 +127,29 @@ def _compute_maps(
 ) -> tuple[list[RunMaps], list[Reason]]:
     """Compute each run's maps of the given `rows` of its aligned predictions; return them with warnings."""
     made: list[RunMaps] = []
-    found, places = [], {name: place for place, name in enumerate(group_by_recipe(runs))}
+    panels, places = [], {name: index for index, name in enumerate(group_by_recipe(runs))}
     every = zip(runs, datasets, predictions, strict=True)
     for run, dataset, aligned in track(every, "maps", len(runs), "run"):
-        own, row = aligned.take(rows), {path: number for number, path in enumerate(dataset.frame["path"])}
-        mapped = own.targets if of == "target" else own.predicted
-        order = np.array([run.classes.index(name) for name in own.classes])  # the run's class order may differ
+        selected, row = aligned.take(rows), {path: number for number, path in enumerate(dataset.frame["path"])}
+        mapped = selected.targets if of == "target" else selected.predicted
+        order = np.array([run.classes.index(name) for name in selected.classes])  # the run's class order may differ
         try:
-            inputs = run.predictor.read_inputs(dataset, [row[str(path)] for path in own.paths])
+            inputs = run.predictor.read_inputs(dataset, [row[str(path)] for path in selected.paths])
             layer = attribution.find_spatial_layer(run.predictor.module, inputs)
             maps = attribution.compute_grad_cam(run.predictor.module, layer, inputs, order[mapped], run.batch_size)
             pixels = inputs.permute(0, 2, 3, 1).numpy()
-            made.append(RunMaps(run.label, places[run.recipe], layer, maps, mapped, pixels, own))
+            made.append(RunMaps(run.label, places[run.recipe], layer, maps, mapped, pixels, selected))
         except BlockError:
-            found.append(Reason("no_spatial_map", run=run.label))
+            panels.append(Reason("no_spatial_map", run=run.label))
         run.predictor.unload()
     if not made:
         advice = "Grad-CAM maps cannot be compared; choose other runs."
         raise BlockError("No run has a layer with a spatial map.", advice)
     for panel in made:
         reasons = warn_about_maps(panel.layer, panel.maps)
-        found += [Reason("of_runs", runs=panel.label, reason=reason) for reason in reasons]
+        panels += [Reason("of_runs", runs=panel.label, reason=reason) for reason in reasons]
     ways = sorted({run.preprocessing.resize for run in runs})
-    return made, found + ([Reason("resized_differently", ways=ways)] if len(ways) > 1 else [])
+    return made, panels + ([Reason("resized_differently", ways=ways)] if len(ways) > 1 else [])
 
 
 def _sample_images(aligned: Predictions, n: int, seed: int) -> NDArray[np.intp]:
@@ -189,29 +189,33 @@ def _collect_thumbnails(made: Sequence[RunMaps], rows: NDArray[np.integer], of: 
     return {"rows": np.asarray(rows), "of": np.array(of), "input": np.array(number), **images}
 
 
-def _select_spread(alike: NDArray[np.float64], targets: NDArray[np.int64], each: int) -> list[int]:
+def _select_spread(alike: NDArray[np.float64], targets: NDArray[np.int64], most: int) -> list[int]:
     """Return `each` images of every class, evenly spread from the least to the most similar, or the first image."""
     rows: list[int] = []
     for k in range(int(targets.max()) + 1):
-        own = np.flatnonzero((targets == k) & ~np.isnan(alike))
-        own = own[np.argsort(alike[own], kind="stable")]
-        rows += own[np.unique((np.arange(each) + 0.5) / each * len(own)).astype(int)].tolist() if len(own) else []
+        of_class = np.flatnonzero((targets == k) & ~np.isnan(alike))
+        of_class = of_class[np.argsort(alike[of_class], kind="stable")]
+        rows += (
+            of_class[np.unique((np.arange(most) + 0.5) / most * len(of_class)).astype(int)].tolist()
+            if len(of_class)
+            else []
+        )
     return list(dict.fromkeys(rows)) or [0]
 
 
 def _build_metrics(means: pd.DataFrame, classes: Sequence[str]) -> dict[str, Metric]:
     """Return each metric over all classes and by class, and the same for maps of different images."""
     rows = {(row["class"], row["metric"]): row for __, row in means.iterrows()}
-    found: dict[str, Metric] = {}
+    metrics: dict[str, Metric] = {}
     for name, metric in product((ALL_CLASSES, *classes), OVERLAP_MEASURES):
         row, full = rows.get((name, metric)), metric if name == ALL_CLASSES else f"{metric}/{name}"
         for key, (value, low, high, floor, method) in {full: _SAME_IMAGE, f"null/{full}": _OTHER_IMAGES}.items():
             if row is None:
-                found[key] = Metric(None, 0, higher_is_better=None, reason=Reason("class_not_sampled"))
+                metrics[key] = Metric(None, 0, higher_is_better=None, reason=Reason("class_not_sampled"))
                 continue
             numbers, base = (row[value], row[low], row[high]), None if np.isnan(row[floor]) else float(row[floor])
-            found[key] = metric_with_interval(*numbers, int(row["n"]), method, None, base, Reason("too_few_maps"))
-    return found
+            metrics[key] = metric_with_interval(*numbers, int(row["n"]), method, None, base, Reason("too_few_maps"))
+    return metrics
 
 
 Floats = NDArray[np.float64]
@@ -260,26 +264,24 @@ def compute_overlap(
     return Overlap(pairs, *kinds, *permuted)
 
 
-def tabulate_images(found: Overlap, runs: Sequence[str], images: Predictions) -> pd.DataFrame:
+def tabulate_images(maps: Overlap, runs: Sequence[str], images: Predictions) -> pd.DataFrame:
     """Return one row per image and pair, with each metric and its value with maps of other images of the class."""
     frames, names = [], [*OVERLAP_MEASURES, *(f"null_{name}" for name in OVERLAP_MEASURES)]
-    for (a, b), values, others in zip(found.pairs, found.values, found.others, strict=False):
+    for (a, b), values, others in zip(maps.pairs, maps.values, maps.others, strict=False):
         columns = {"path": images.paths, "class": np.array(images.classes)[images.targets], "a": runs[a], "b": runs[b]}
         frames.append(pd.DataFrame(columns | dict(zip(names, [*values, *others], strict=True))))
     return pd.concat(frames, ignore_index=True)
 
 
-def tabulate_summary(
-    found: Overlap, runs: Sequence[str], images: Predictions, options: IntervalOptions
-) -> pd.DataFrame:
+def tabulate_summary(maps: Overlap, runs: Sequence[str], images: Predictions, options: IntervalOptions) -> pd.DataFrame:
     """Tabulate each pair, class and metric: mean and null with intervals; MEAN_OF_PAIRS and ALL_CLASSES come last.
 
     `p` is the proportion of permutations, the true assignment among them, with at least this value; `above_null` means
     that it is at most 1 - level. The range of the null is that of means over different images only.
     """
-    names = [(runs[a], runs[b]) for a, b in found.pairs] + [(MEAN_OF_PAIRS, MEAN_OF_PAIRS)]
+    names = [(runs[a], runs[b]) for a, b in maps.pairs] + [(MEAN_OF_PAIRS, MEAN_OF_PAIRS)]
     rows = [(*pair, metric) for pair in names for metric in OVERLAP_MEASURES]
-    level, kinds = options.level, {"value": found.values, "null": found.others, "null_random": found.shuffled_cells}
+    level, kinds = options.level, {"value": maps.values, "null": maps.others, "null_random": maps.shuffled_cells}
     parts = []
     masks = _build_class_masks(images.targets, len(images.classes))
     for number, (name, mask) in enumerate(zip([ALL_CLASSES, *images.classes], masks, strict=True)):
@@ -289,7 +291,7 @@ def tabulate_summary(
         columns = {kind: values[:, :, mask].reshape(len(rows), -1).T for kind, values in kinds.items()}
         part = part.assign(**{kind: nan_mean(values, axis=0) for kind, values in columns.items()})
         mean, groups = stats.build_mean_statistic(columns["value"]), images.groups[mask]
-        dealt, apart = (ways[:, :, number].reshape(len(rows), -1) for ways in (found.permuted, found.permuted_apart))
+        dealt, apart = (ways[:, :, number].reshape(len(rows), -1) for ways in (maps.permuted, maps.permuted_apart))
         part["low"], part["high"] = stats.bootstrap_interval(mean, groups, options.resamples, level, options.seed)
         part["null_low"], part["null_high"] = stats.percentiles(apart.T, level)
         as_much = (dealt >= part[["value"]].to_numpy() - 1e-9).sum(axis=1)

@@ -135,16 +135,16 @@ class IntegratedScore(IntervalOptions):
     def _score_models(self, runs: Sequence[Run], readings: Sequence[Reading], settings: pd.DataFrame) -> _ScoredModels:
         """Score the models, and the complete ones again by draw and by random weighting."""
         recipes = group_by_recipe(runs).items()
-        members = {runs[own[0]].label if len(own) == 1 else name: own for name, own in recipes}
+        members = {runs[member[0]].label if len(member) == 1 else name: member for name, member in recipes}
         values = np.array([[reading[key].value for key in self.qualities] for reading in readings])
-        means = np.stack([values[own].mean(axis=0) for own in members.values()])
+        means = np.stack([values[member].mean(axis=0) for member in members.values()])
         complete = ~np.isnan(means).any(axis=1)
         drawn = self._draw_models(readings, list(members.values()))
         ends = np.quantile(drawn, [(1 - self.level) / 2, (1 + self.level) / 2], axis=0)
         used = settings[settings["weight"] > 0]
-        normalised, redrawn = (_normalise(each, complete, used) for each in (means, drawn))
+        normalised, redrawn = (_normalise(raw, complete, used) for raw in (means, drawn))
         weights = used["weight"].to_numpy()
-        score, scores = (integrated_score.weighted_mean(each, weights) for each in (normalised, redrawn))
+        score, scores = (integrated_score.weighted_mean(raw, weights) for raw in (normalised, redrawn))
         # uniform on the simplex
         others = np.random.default_rng(self.seed).dirichlet(np.ones(len(weights)), self.weightings)
         weighted = integrated_score.weighted_mean(normalised[complete], others[:, None])
@@ -158,27 +158,27 @@ class IntegratedScore(IntervalOptions):
         """
         drawn = np.empty((self.resamples, len(members), len(self.qualities)))
         levels = stats.norm.ppf((np.arange(self.resamples) + 0.5) / self.resamples)
-        for model, own in enumerate(members):
+        for model, rows in enumerate(members):
             generator = np.random.default_rng((self.seed, model))
-            shares = generator.multinomial(len(own), np.full(len(own), 1 / len(own)), self.resamples) / len(own)
-            images = [readings[own[0]][key].images for key in self.qualities]
-            normal = {each: generator.permutation(levels) for each in dict.fromkeys(images)}
+            shares = generator.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), self.resamples) / len(rows)
+            images = [readings[rows[0]][key].images for key in self.qualities]
+            normal = {kind_of_images: generator.permutation(levels) for kind_of_images in dict.fromkeys(images)}
             for column, key in enumerate(self.qualities):
-                values = [readings[run][key].draw(normal[images[column]]) for run in own]
+                values = [readings[run][key].draw(normal[images[column]]) for run in rows]
                 drawn[:, model, column] = (shares * np.column_stack(values)).sum(axis=1)
         return drawn
 
     def _build_metrics(self, scores: pd.DataFrame, n: int, readings: Sequence[Reading]) -> dict[str, Metric]:
         """Return the score of each model on n images; its units are the fewest of a quality."""
-        found = {}
+        metrics = {}
         drawn = [reading[key] for reading in readings for key in self.qualities if reading[key].is_uncertain]
         units = min((quality.units for quality in drawn), default=None)
         for row in scores.to_dict("records"):
             method = f"drawn from intervals by {'seed and ' * (row['seeds'] > 1)}group"
             ends, reason = (row["score"], row["score_low"], row["score_high"]), Reason.parse_cell(row["missing"])
             metric = metric_with_interval(*ends, n if row["complete"] else 0, method, reason=reason)
-            found[f"score/{row['run']}"] = replace(metric, units=units) if metric.interval else metric
-        return found
+            metrics[f"score/{row['run']}"] = replace(metric, units=units) if metric.interval else metric
+        return metrics
 
     def _collect_warnings(self, runs: Sequence[Run], readings: Sequence[Reading], result: Result) -> Iterator[Reason]:
         """Warn of models that are not ranked, values that cannot be compared, and values outside their fixed range."""
@@ -258,12 +258,12 @@ def _build_scores_table(
 ) -> pd.DataFrame:
     """Return score, ranks, Pareto front and qualities of each model, in their order."""
     members = models.members.values()
-    table = pd.DataFrame({"run": list(models.members), "seeds": [len(own) for own in members]})
+    table = pd.DataFrame({"run": list(models.members), "seeds": [len(member) for member in members]})
     table = table.assign(complete=models.complete, score=models.score).join(_rank_models(models, level))
     table["pareto"] = models.find_front(*models.qualities)
     table[[f"normalised/{key}" for key in models.qualities]] = models.normalised
-    table["missing"] = [_list_missing(own, runs, readings, models.qualities) for own in members]
-    table["data_fingerprint"] = [_join_fingerprints([readings[run] for run in own]) for own in members]
+    table["missing"] = [_list_missing(member, runs, readings, models.qualities) for member in members]
+    table["data_fingerprint"] = [_join_fingerprints([readings[run] for run in member]) for member in members]
     return table
 
 
@@ -284,7 +284,7 @@ def _build_runs_table(runs: Sequence[Run], readings: Sequence[Reading]) -> pd.Da
     """Return the value of each quality of each run as its saved result has it; empty if missing."""
     table = tabulate_runs(runs).assign(seed=[run.seed for run in runs])
     table["data_fingerprint"] = [_join_fingerprints([reading]) for reading in readings]
-    return table.join(pd.DataFrame({key: each.value for key, each in reading.items()} for reading in readings))
+    return table.join(pd.DataFrame({key: quality.value for key, quality in reading.items()} for reading in readings))
 
 
 def _build_models_table(models: _ScoredModels) -> pd.DataFrame:
@@ -320,14 +320,14 @@ def _list_missing(
 ) -> str:
     """Return a cell with the reason why a model is incomplete, "" if it is not."""
     code = "lacking_in" if len(members) > 1 else "lacking"
-    found = [
+    reasons = [
         Reason(code, quality=key, reason=reason, run=runs[run].label)
         for run in members
         for key in qualities
         if (reason := readings[run][key].missing)
     ]
-    return str(Reason("incomplete", qualities=found)) if found else ""
+    return str(Reason("incomplete", qualities=reasons)) if reasons else ""
 
 
 def _join_fingerprints(readings: Sequence[Reading]) -> str:
-    return "|".join(sorted({each.fingerprint for reading in readings for each in reading.values()} - {""}))
+    return "|".join(sorted({quality.fingerprint for reading in readings for quality in reading.values()} - {""}))

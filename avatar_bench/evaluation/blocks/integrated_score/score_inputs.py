@@ -61,42 +61,44 @@ Reading = dict[str, SavedQuality]  # of a run, by quality
 
 def find_qualities() -> dict[str, QualityDeclaration]:
     """Return the declared qualities by name, in the order of their blocks; raise ConfigError if two have one name."""
-    found: dict[str, QualityDeclaration] = {}
-    for block in sorted(map(declare_block, find_entries("block")), key=lambda one: (one.order, one.name)):
+    qualities: dict[str, QualityDeclaration] = {}
+    for block in sorted(map(declare_block, find_entries("block")), key=lambda about: (about.order, about.name)):
         for name, quality in block.qualities.items():
-            if found.setdefault(name, quality) is not quality:
-                raise ConfigError(f"The blocks {found[name].block} and {block.name} both declare a quality {name!r}.")
-    return found
+            if qualities.setdefault(name, quality) is not quality:
+                raise ConfigError(
+                    f"The blocks {qualities[name].block} and {block.name} both declare a quality {name!r}."
+                )
+    return qualities
 
 
 def read_qualities(run: Run, name: str, score: str) -> Reading:
     """Read all qualities of a run on a data set; `score` is the out-of-domain score."""
     declared = find_qualities()
-    saved = {block: run.saved(block, name) for block in {each.block for each in declared.values()}}
-    return {key: _read_quality(key, each, saved[each.block], score) for key, each in declared.items()}
+    saved = {block: run.saved(block, name) for block in {quality.block for quality in declared.values()}}
+    return {key: _read_quality(key, quality, saved[quality.block], score) for key, quality in declared.items()}
 
 
 def _read_quality(key: str, quality: QualityDeclaration, result: Result | None, score: str) -> SavedQuality:
     if result is None:
         return SavedQuality(missing=Reason("no_result", block=quality.block))
     pattern = quality.metric.format(score=score)
-    found = {name: metric for name, metric in result.metrics.items() if fnmatchcase(name, pattern)}
-    values = [metric.value for metric in found.values() if metric.value is not None]
-    if not found:
+    metrics = {name: metric for name, metric in result.metrics.items() if fnmatchcase(name, pattern)}
+    values = [metric.value for metric in metrics.values() if metric.value is not None]
+    if not metrics:
         return SavedQuality(missing=Reason("no_metric", metric=pattern))
-    if len(values) < len(found):
-        reason = next(metric.reason for metric in found.values() if metric.value is None)
+    if len(values) < len(metrics):
+        reason = next(metric.reason for metric in metrics.values() if metric.value is None)
         return SavedQuality(missing=Reason("of_block", block=quality.block, reason=reason))
-    directions = {metric.higher_is_better for metric in found.values()}
+    directions = {metric.higher_is_better for metric in metrics.values()}
     about = result.provenance
     options = {name: value for name, value in about.get("options", {}).items() if name not in _IRRELEVANT_OPTIONS}
-    sets = {name: about.get("sets", {}).get(name.split("/")[1]) for name in found} if key == "ood" else {}
+    sets = {name: about.get("sets", {}).get(name.split("/")[1]) for name in metrics} if key == "ood" else {}
     basis = json.dumps([about.get("data_fingerprint"), options, sets], sort_keys=True)
     if key in ("speed", "size"):
         basis = json.dumps([about.get("machine"), options.get("threads")]) if key == "speed" else ""
     # efficiency uses no labels, and the noise of its timings is not that of images
     fingerprint = "" if quality.block == "efficiency" else str(about.get("data_fingerprint", ""))
-    low, high, units = np.array([_find_ends(each, bool(fingerprint)) for each in found.values()], dtype=np.float64).T
+    low, high, units = np.array([_find_ends(each, bool(fingerprint)) for each in metrics.values()], dtype=np.float64).T
     return SavedQuality(
         value=float(np.mean(values)),
         higher_is_better=directions.pop() if len(directions) == 1 else None,

@@ -40,13 +40,13 @@ class LeaveOneSourceOut(IntervalOptions):
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Compute the recall on each source of the runs trained without it, and compare the recipes over sources."""
         splits = [sources.read_split_options(run) for run in runs]
-        kept = [place for place, split in enumerate(splits) if split.get("by") in HOLD_OUT_UNITS]
+        kept = [index for index, split in enumerate(splits) if split.get("by") in HOLD_OUT_UNITS]
         if not kept:
             raise BlockError(
                 f"None of the {len(runs)} runs held out a source or generator.",
                 "Train such runs with: avatar-bench train sweep=leave_one_source_out",
             )
-        used, sets = [runs[place] for place in kept], [datasets[place] for place in kept]
+        used, sets = [runs[index] for index in kept], [datasets[index] for index in kept]
         cells = sources.group_cells(used, sets)
         if not cells:
             raise BlockError(f"{sets[0].name} has no image of the held-out sources: evaluate the runs on split=test.")
@@ -55,9 +55,9 @@ class LeaveOneSourceOut(IntervalOptions):
             cell: Recipes.of({cell.recipe: range(len(members))}, *zip(*members, strict=True))
             for cell, members in cells.items()
         }
-        drawn = {cell: own.draw(self) for cell, own in recipes.items()}
+        drawn = {cell: recipe.draw(self) for cell, recipe in recipes.items()}
         matrix = self._build_matrix(cells, recipes, drawn, classes)
-        unit_of = dict(pair for place in kept for pair in find_units(splits[place].get("units") or {}).items())
+        unit_of = dict(pair for index in kept for pair in find_units(splits[index].get("units") or {}).items())
         matrix.insert(3, "unit", matrix["source"].replace(unit_of))
         n = int(matrix.drop_duplicates(["source", "target"])["n"].sum())
         result = Result("leave_one_source_out", sets[0].name, n, classes)
@@ -79,41 +79,41 @@ class LeaveOneSourceOut(IntervalOptions):
     def _choose_base(self, recipes: Sequence[str]) -> str:
         if not self.base:
             return recipes[0]
-        found = [name for name in recipes if name == self.base] or [
+        bases = [name for name in recipes if name == self.base] or [
             name for name in recipes if name.endswith(self.base)
         ]
-        if len(found) != 1:
-            fault = "several recipes end like this." if found else f"no such recipe{suggest_names(self.base, recipes)}"
+        if len(bases) != 1:
+            fault = "several recipes end like this." if bases else f"no such recipe{suggest_names(self.base, recipes)}"
             raise BlockError(
                 f"block.leave_one_source_out.base={self.base}: {fault}",
                 f"There are: {', '.join(recipes)}.",
             )
-        return found[0]
+        return bases[0]
 
     def _build_matrix(
         self, cells: Cells, recipes: Mapping[Cell, Recipes], drawn: Mapping[Cell, Floats], classes: Sequence[str]
     ) -> pd.DataFrame:
         """Return recall and the proportion of each predicted class for each recipe and source."""
         rows = []
-        tests = Counter(cell.recipe for cell, own in recipes.items() if own.right.shape[1] >= self.minimum)
-        for cell, own in recipes.items():
-            metric = own.accuracies(self, drawn[cell])[cell.recipe]
-            seeds, n = own.right.shape
+        tests = Counter(cell.recipe for cell, recipe in recipes.items() if recipe.right.shape[1] >= self.minimum)
+        for cell, recipe in recipes.items():
+            metric = recipe.accuracies(self, drawn[cell])[cell.recipe]
+            seeds, n = recipe.right.shape
             joint: tuple[float | None, float | None] = np.nan, np.nan
             if n >= self.minimum:
                 strict = replace(self, level=1 - (1 - self.level) / tests[cell.recipe])
-                strictly = own.accuracies(strict, drawn[cell])[cell.recipe]
+                strictly = recipe.accuracies(strict, drawn[cell])[cell.recipe]
                 joint = strictly.low, strictly.high
             ends = metric.value, metric.low, metric.high, *joint, metric.interval
-            taken = [np.bincount(one.predicted, minlength=len(classes)) / n for __, one in cells[cell]]
-            rows.append((*cell, seeds, n, own.units.usable.count, *ends, n >= self.minimum, *np.mean(taken, axis=0)))
+            taken = [np.bincount(predictions.predicted, minlength=len(classes)) / n for __, predictions in cells[cell]]
+            rows.append((*cell, seeds, n, recipe.units.usable.count, *ends, n >= self.minimum, *np.mean(taken, axis=0)))
         columns = [*Cell._fields, "seeds", "n", "groups", "recall", "low", "high"]
         columns += ["low_joint", "high_joint", "interval", "counted"]
         return pd.DataFrame(rows, columns=[*columns, *(f"predicted_as_{name}" for name in classes)])
 
     def _build_metrics(self, matrix: pd.DataFrame, summary: pd.DataFrame, base: str, floor: float) -> dict[str, Metric]:
         """Return the metrics of each recipe; names end with the recipe if there are several."""
-        found, few = {}, Reason("no_large_source", n=self.minimum)
+        metrics, few = {}, Reason("no_large_source", n=self.minimum)
         unknown = {"in_domain": Reason("no_val_of_known_sources"), "train_seconds": Reason("not_recorded")}
         endings = {recipe: f"/{recipe}" if len(summary) > 1 else "" for recipe in summary["recipe"]}
         for __, row in summary.iterrows():
@@ -125,13 +125,13 @@ class LeaveOneSourceOut(IntervalOptions):
                 shown["gain"] = (row["gain_n"], row["gain_interval"], None, Reason("no_common_source"))
             for name, (n, how, least, reason) in shown.items():
                 value, low, high = row[[name, f"{name}_low", f"{name}_high"]].astype(float)
-                found[name + endings[row["recipe"]]] = metric_with_interval(
+                metrics[name + endings[row["recipe"]]] = metric_with_interval(
                     value, low, high, int(n), how, floor=least, reason=reason
                 )
             for name, better in (("in_domain", True), ("train_seconds", False)):
                 value, n = float(row[name]), int(row["sources"])
                 none = Metric(None, n, higher_is_better=better, reason=unknown[name])
-                found[name + endings[row["recipe"]]] = (
+                metrics[name + endings[row["recipe"]]] = (
                     none if np.isnan(value) else replace(none, value=value, reason=None)
                 )
         twice = matrix.duplicated(["recipe", "source"], keep=False)
@@ -139,18 +139,18 @@ class LeaveOneSourceOut(IntervalOptions):
             source = f"{row['source']} {row['target']}" if is_twice else row["source"]
             value, low, high = row[["recall", "low", "high"]].astype(float)
             metric = metric_with_interval(value, low, high, int(row["groups"]), row["interval"])
-            found[f"recall/{source}{endings[row['recipe']]}"] = metric
+            metrics[f"recall/{source}{endings[row['recipe']]}"] = metric
         counted = float(matrix.loc[matrix["counted"], "source"].nunique())
-        return found | {"sources": Metric(counted, len(matrix), higher_is_better=None)}
+        return metrics | {"sources": Metric(counted, len(matrix), higher_is_better=None)}
 
     def _list_warnings(self, matrix: pd.DataFrame, cells: Cells) -> list[Reason]:
         small = sorted(set(matrix.loc[~matrix["counted"], "source"]))
-        found = [Reason("small_sources", n=self.minimum, names=small)] if small else []
+        reasons = [Reason("small_sources", n=self.minimum, names=small)] if small else []
         units = matrix[matrix["counted"]].groupby(["recipe", "target"])["unit"].nunique()
         if single := sorted(set(units[units == 1].index.get_level_values("target"))):
-            found.append(Reason("class_of_one_source", names=single))
-        for recipe, own in matrix.groupby("recipe", sort=False):
-            if missing := sorted(set(matrix["source"]) - set(own["source"])):
-                found.append(Reason("recipe_lacks_sources", recipe=recipe, names=missing))
+            reasons.append(Reason("class_of_one_source", names=single))
+        for recipe, of_recipe in matrix.groupby("recipe", sort=False):
+            if missing := sorted(set(matrix["source"]) - set(of_recipe["source"])):
+                reasons.append(Reason("recipe_lacks_sources", recipe=recipe, names=missing))
         seeds = {cell.recipe: [run.seed for run, __ in members] for cell, members in cells.items()}
-        return found + warn_about_seeds(seeds)
+        return reasons + warn_about_seeds(seeds)

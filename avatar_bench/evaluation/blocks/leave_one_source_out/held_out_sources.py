@@ -43,28 +43,28 @@ def read_split_options(run: Run) -> dict[str, Any]:
 def group_cells(runs: Sequence[Run], datasets: Sequence[Dataset]) -> Cells:
     """Return the predictions of each run for each class of its held-out sources, with images and classes aligned."""
     refuse_other_classes(runs)
-    found: Cells = {}
+    cells: Cells = {}
     for recipe, places in group_across_options(runs, HELD_OUT).items():
-        for place in places:
-            for source, target, predictions in _split_predictions(runs[place], datasets[place], runs[0].classes):
-                found.setdefault(Cell(recipe, source, target), []).append((runs[place], predictions))
-    for cell, ((first, predictions), *others) in found.items():
-        for run, one in others:
-            if not np.array_equal(one.paths, predictions.paths):
+        for index in places:
+            for source, target, predictions in _split_predictions(runs[index], datasets[index], runs[0].classes):
+                cells.setdefault(Cell(recipe, source, target), []).append((runs[index], predictions))
+    for cell, ((first, predictions), *others) in cells.items():
+        for run, answers in others:
+            if not np.array_equal(answers.paths, predictions.paths):
                 raise BlockError(
                     f"{run.label} and {first.label} are evaluated on different images of {cell.source}.",
                     "Compare runs that were trained on the same data set.",
                 )
-    return found
+    return cells
 
 
 def build_images_table(cells: Mapping[Cell, Sequence[tuple[Run, Predictions]]]) -> pd.DataFrame:
     """Return a row for each image and run; the block's numbers can be recomputed from it."""
     columns = ["path", "group", "prediction", "correct"]
     parts = [
-        tabulate_predictions(one)[columns].assign(**cell._asdict(), seed=run.seed)
+        tabulate_predictions(predictions)[columns].assign(**cell._asdict(), seed=run.seed)
         for cell, members in cells.items()
-        for run, one in members
+        for run, predictions in members
     ]
     return pd.concat(parts, ignore_index=True)[[*Cell._fields, "seed", *columns]]
 
@@ -119,15 +119,15 @@ def build_summary(
     counted, rows = matrix[matrix["counted"]], []
     cost = _compute_costs(runs)
     for recipe in dict.fromkeys(matrix["recipe"]):
-        own = counted[counted["recipe"] == recipe]
+        of_recipe = counted[counted["recipe"] == recipe]
         common = _find_common(counted, cells, base, recipe) if recipe != base else []
         pair = [_select(counted, name).loc[common].reset_index() for name in (recipe, base)]
         ours, theirs = (_resample_mean(options, table, drawn) for table in pair)
-        mean = _summarise(options, own, _resample_mean(options, own, drawn), is_recall=True)
+        mean = _summarise(options, of_recipe, _resample_mean(options, of_recipe, drawn), is_recall=True)
         gain = _summarise(options, pair[0], ours - theirs)
         in_domain, seconds = cost[recipe]
         spent = in_domain, in_domain - cost[base][0] if recipe != base else np.nan, seconds
-        rows.append((recipe, base, len(own), *mean, *_find_worst(own), len(common), *gain, *spent))
+        rows.append((recipe, base, len(of_recipe), *mean, *_find_worst(of_recipe), len(common), *gain, *spent))
     parts = ["", "_low", "_high", "_n", "_interval"]
     columns = ["recipe", "base", "sources", *(f"mean{part}" for part in parts), "worst", "worst_low", "worst_high"]
     columns += [*(f"worst_{name}" for name in _WORST), "gain_sources", *(f"gain{part}" for part in parts)]
@@ -142,10 +142,10 @@ def build_curve(
     A point is the mean over the counted sources that all points of the recipe have. The gain is the slope of a
     least-squares line over log2 of the number. Recipes with one number, and runs on all sources, are left out.
     """
-    names = {place: name for name, places in group_across_options(runs, HELD_OUT).items() for place in places}
+    names = {index: name for name, places in group_across_options(runs, HELD_OUT).items() for index in places}
     counted, rows, gains = matrix[matrix["counted"]], [], {}
     for curve, places in group_across_options(runs, HELD_OUT, TRAIN_SOURCES).items():
-        numbers = {names[place]: read_split_options(runs[place]).get("train_sources") for place in places}
+        numbers = {names[index]: read_split_options(runs[index]).get("train_sources") for index in places}
         points = sorted((int(n), recipe) for recipe, n in numbers.items() if n)
         tables = [_select(counted, recipe) for __, recipe in points]
         common = [key for key in tables[0].index if all(key in table.index for table in tables)] if tables else []
@@ -162,11 +162,11 @@ def build_curve(
 
 def _compute_costs(runs: Sequence[Run]) -> dict[str, tuple[float, float]]:
     """Return the mean accuracy on val, of sources of training, and the mean training time of each recipe, or NaN."""
-    found = []
+    rows = []
     for run in runs:
         accuracy, val_by = run.record.metrics.get("val/accuracy"), read_split_options(run).get("val_by")
-        found.append((None if val_by == "source" else accuracy, run.record.train_seconds))
-    costs = pd.DataFrame(found, dtype=np.float64)
+        rows.append((None if val_by == "source" else accuracy, run.record.train_seconds))
+    costs = pd.DataFrame(rows, dtype=np.float64)
     means = {name: costs.iloc[places].mean() for name, places in group_across_options(runs, HELD_OUT).items()}
     return {name: (float(accuracy), float(seconds)) for name, (accuracy, seconds) in means.items()}
 
@@ -180,7 +180,7 @@ def _find_common(counted: pd.DataFrame, cells: Cells, base: str, recipe: str) ->
     paths = [
         {key: cells[Cell(name, *key)][0][1].paths for key in _select(counted, name).index} for name in (base, recipe)
     ]
-    return [key for key, own in paths[1].items() if np.array_equal(own, paths[0].get(key, ()))]
+    return [key for key, paths_of_key in paths[1].items() if np.array_equal(paths_of_key, paths[0].get(key, ()))]
 
 
 def _find_worst(rows: pd.DataFrame) -> tuple[float, float, float, str, str, int]:
@@ -204,10 +204,10 @@ def _resample_mean(options: IntervalOptions, rows: pd.DataFrame, drawn: Drawn) -
     """
     if rows.empty:
         return np.full(1, np.nan)
-    found = np.hstack([drawn[Cell(*key)] for key in rows[["recipe", *_KEY]].itertuples(index=False)])
+    resampled = np.hstack([drawn[Cell(*key)] for key in rows[["recipe", *_KEY]].itertuples(index=False)])
     units, classes = (rows[name].to_numpy(dtype=np.str_) for name in ("unit", "target"))
     units = units if _has_several_units(rows) else classes
-    means = paired_tests.resample_units(found, options.seed, units, classes)
+    means = paired_tests.resample_units(resampled, options.seed, units, classes)
     return np.concatenate([[rows.groupby("target")["recall"].mean().mean()], means])
 
 

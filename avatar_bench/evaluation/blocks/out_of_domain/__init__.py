@@ -92,18 +92,18 @@ class OutOfDomain(IntervalOptions):
         with suppress(BlockError):  # they are unknown
             training = run.training()
         everything = [inside, *sets]
-        for each in everything:
-            check_class_order(each.predictions, run.allow)
+        for ood_set in everything:
+            check_class_order(ood_set.predictions, run.allow)
         reference = _read_reference(run, everything)
         scorers = self._build_scores()
         missing = _explain_missing(scorers, everything, training, reference)
         scorers = {name: scorer for name, scorer in scorers.items() if name not in missing}
         scores = _compute_scores(scorers, training, reference, everything)
         percentiles = [
-            np.full(len(each.predictions), np.nan)
+            np.full(len(ood_set.predictions), np.nan)
             if reference is None
-            else rank_embeddings(reference, each.predictions.embeddings)
-            for each in everything
+            else rank_embeddings(reference, ood_set.predictions.embeddings)
+            for ood_set in everything
         ]
         result = Result("out_of_domain", dataset.name, len(inside.predictions), run.classes)
         measured, table = _measure_confidence(self, everything)
@@ -111,43 +111,43 @@ class OutOfDomain(IntervalOptions):
         result.metrics = flagged | self._compute_metrics(everything, scores, missing) | measured
         rows = zip(everything, scores, percentiles, strict=True)
         result.tables = {
-            "sets": pd.DataFrame([_build_set_row(each) for each in everything]),
+            "sets": pd.DataFrame([_build_set_row(ood_set) for ood_set in everything]),
             "confidence": table,
             "scores": pd.concat([_build_score_rows(*row) for row in rows], ignore_index=True),
         }
-        if self.gallery and any(each.should_reject.any() for each in sets):
+        if self.gallery and any(ood_set.should_reject.any() for ood_set in sets):
             result.arrays["gallery"] = self._select_images(sets, start=len(inside.predictions))
         for why in dict.fromkeys(missing.values()):
             names = [name for name, reason in missing.items() if reason == why]
             result.warnings.append(Reason("not_computed", scores=names, why=why))
         if (shrinkage := getattr(scorers.get("mahalanobis"), "shrinkage", 0.0)) > 0:
             result.warnings.append(Reason("shrunk", weight=shrinkage))
-        result.warnings += [warning for each in sets for warning in _warn_about_set(training, each)]
+        result.warnings += [warning for ood_set in sets for warning in _warn_about_set(training, ood_set)]
         return result
 
     def _read_sets(self, run: Run, dataset: Dataset) -> list[OutOfDomainSet]:
-        found = read_ood_sets(run)
-        if not found:
+        ood_sets = read_ood_sets(run)
+        if not ood_sets:
             raise BlockError(
                 "The run has no out-of-domain set.", "Add one with 'data.ood={name: FOLDER}' in evaluate or train."
             )
-        if dataset.name in found:
+        if dataset.name in ood_sets:
             raise BlockError(
                 f"{dataset.name} is an out-of-domain set itself.", "Evaluate an in-domain set, such as split=test."
             )
         self._check_names(run)
-        return [self._label_set(run.classes, name, *both) for name, both in found.items()]
+        return [self._label_set(run.classes, name, *both) for name, both in ood_sets.items()]
 
     def _check_names(self, run: Run) -> None:
         """Raise ConfigError for names in the options that the run lacks; the defaults may be missing."""
-        given = {name: label for name, label in self.labels.items() if SHIFTED_SET_LABELS.get(name) != label}
-        for which, names in (("labels", given), ("near", set(self.near) - set(NEAR_SETS))):
+        labels = {name: label for name, label in self.labels.items() if SHIFTED_SET_LABELS.get(name) != label}
+        for which, names in (("labels", labels), ("near", set(self.near) - set(NEAR_SETS))):
             for name in sorted(set(names) - set(run.ood)):
                 raise ConfigError(
                     f"block.out_of_domain.{which}: the run has no out-of-domain set {name!r}.",
                     f"Available: {', '.join(run.ood)}.",
                 )
-        for name, label in given.items():
+        for name, label in labels.items():
             if label not in run.classes:
                 raise ConfigError(
                     f"block.out_of_domain.labels.{name}={label}: expected one of {', '.join(run.classes)}."
@@ -171,43 +171,43 @@ class OutOfDomain(IntervalOptions):
 
         The floor of a set outside the domain is the fraction of the evaluated one: what a rule flags that sees nothing.
         """
-        found: dict[str, Metric] = {}
+        metrics: dict[str, Metric] = {}
         floor = float((percentiles[0] > MAX_OOD_PERCENTILE).mean())
-        for each, percentile in sorted(zip(sets, percentiles, strict=True), key=lambda pair: _ORDER[pair[0].kind]):
-            is_outside = each.kind in _OUTSIDE
+        for ood_set, percentile in sorted(zip(sets, percentiles, strict=True), key=lambda pair: _ORDER[pair[0].kind]):
+            is_outside = ood_set.kind in _OUTSIDE
             if np.isnan(percentile).any():
                 metric = Metric(None, 0, higher_is_better=is_outside, reason=Reason("needs_reference"))
             else:
                 chance = floor if is_outside else None
                 flags = percentile > MAX_OOD_PERCENTILE
-                metric = compute_proportion(self, flags, each.predictions.units, is_outside, chance)
-            found[f"flagged/{each.name}"] = metric
-        return found
+                metric = compute_proportion(self, flags, ood_set.predictions.units, is_outside, chance)
+            metrics[f"flagged/{ood_set.name}"] = metric
+        return metrics
 
     def _compute_metrics(
         self, everything: Sequence[OutOfDomainSet], scores: Sequence[pd.DataFrame], missing: Mapping[str, Reason]
     ) -> dict[str, Metric]:
         inside, *sets = everything
         classes = inside.predictions.classes
-        found: dict[str, Metric] = {}
-        for each, of_set in zip(sets, scores[1:], strict=True):
-            if each.kind in _OUTSIDE:
-                found |= self._compute_detection(inside, each, scores[0], of_set)
+        metrics: dict[str, Metric] = {}
+        for ood_set, of_set in zip(sets, scores[1:], strict=True):
+            if ood_set.kind in _OUTSIDE:
+                metrics |= self._compute_detection(inside, ood_set, scores[0], of_set)
                 for (score, why), name in product(missing.items(), DETECTION_METRICS):
                     metric = Metric(None, 0, higher_is_better=name != "fpr95", reason=why)
-                    found[f"{name}/{each.name}/{score}"] = metric
-        for each in sets:
-            known = each.predictions.take(each.predictions.targets >= 0)
+                    metrics[f"{name}/{ood_set.name}/{score}"] = metric
+        for ood_set in sets:
+            known = ood_set.predictions.take(ood_set.predictions.targets >= 0)
             if len(known):
                 metric = compute_proportion(self, known.correct, known.units, floor=1 / len(classes))
-                found[f"accuracy/{each.name}"] = metric
-        for each, (index, name) in product(sets, enumerate(classes)):
-            chosen = each.predictions.predicted == index
-            found[f"share/{each.name}/{name}"] = compute_proportion(self, chosen, each.predictions.units, None)
-        return found
+                metrics[f"accuracy/{ood_set.name}"] = metric
+        for ood_set, (index, name) in product(sets, enumerate(classes)):
+            chosen = ood_set.predictions.predicted == index
+            metrics[f"share/{ood_set.name}/{name}"] = compute_proportion(self, chosen, ood_set.predictions.units, None)
+        return metrics
 
     def _compute_detection(
-        self, inside: OutOfDomainSet, each: OutOfDomainSet, domain: pd.DataFrame, outside_domain: pd.DataFrame
+        self, inside: OutOfDomainSet, ood_set: OutOfDomainSet, domain: pd.DataFrame, outside_domain: pd.DataFrame
     ) -> dict[str, Metric]:
         both = pd.concat([domain, outside_domain], ignore_index=True)
         if both.empty:
@@ -217,24 +217,26 @@ class OutOfDomain(IntervalOptions):
         parts = [
             detection.build_roc_statistic(both[score], outside, list(DETECTION_METRICS.values())) for score in both
         ]
-        keys = {f"{name}/{each.name}/{score}": name for score in both for name in DETECTION_METRICS}
+        keys = {f"{name}/{ood_set.name}/{score}": name for score in both for name in DETECTION_METRICS}
         better = {key: name != "fpr95" for key, name in keys.items()}
         floors = {key: floor[name] for key, name in keys.items()}
-        groups = np.concatenate([inside.predictions.groups, each.predictions.groups])
+        groups = np.concatenate([inside.predictions.groups, ood_set.predictions.groups])
         return bootstrap_metrics(self, list(keys), stats.JoinedStatistic(parts), groups, better, floors)
 
     def _select_images(self, sets: Sequence[OutOfDomainSet], start: int) -> dict[str, NDArray[Any]]:
         """Return the most confident predictions for images outside all classes, or errors if every set is labelled."""
-        lengths = [len(each.predictions) for each in sets]
-        starts = dict(zip((each.name for each in sets), np.cumsum([start, *lengths]), strict=False))
-        asked = [each for each in sets if each.kind in _OUTSIDE] or [each for each in sets if each.should_reject.any()]
+        lengths = [len(group.predictions) for group in sets]
+        starts = dict(zip((group.name for group in sets), np.cumsum([start, *lengths]), strict=False))
+        chosen = [group for group in sets if group.kind in _OUTSIDE] or [
+            group for group in sets if group.should_reject.any()
+        ]
         images, places = [], []
-        for place, each in enumerate(asked):
-            number = len(range(place, self.gallery, len(asked)))  # equally many of each
-            rows = np.flatnonzero(each.should_reject)
-            for row in rows[np.argsort(-each.predictions.confidence[rows], kind="stable")][:number].tolist():
-                images.append(each.dataset.image(row))
-                places.append(starts[each.name] + row)
+        for index, group in enumerate(chosen):
+            number = len(range(index, self.gallery, len(chosen)))  # equally many of each
+            rows = np.flatnonzero(group.should_reject)
+            for row in rows[np.argsort(-group.predictions.confidence[rows], kind="stable")][:number].tolist():
+                images.append(group.dataset.image(row))
+                places.append(starts[group.name] + row)
         return {"rows": np.array(places), **plots.make_thumbnails(images)}
 
 
@@ -244,22 +246,22 @@ def _measure_confidence(
     """Return the metrics of confidence by set, and a table by set and predicted class, "" for all images."""
     metrics: dict[str, Metric] = {}
     rows = []
-    for each in sets:
-        predictions, found = each.predictions, _measure_set(intervals, each)
-        metrics |= {f"{name}/{each.name}": found[f"{name}/"] for name in _CONFIDENCE_STATISTICS}
+    for ood_set in sets:
+        predictions, measured = ood_set.predictions, _measure_set(intervals, ood_set)
+        metrics |= {f"{name}/{ood_set.name}": measured[f"{name}/"] for name in _CONFIDENCE_STATISTICS}
         counts = np.bincount(predictions.predicted, minlength=len(predictions.classes)).tolist()
         for label, n in [("", len(predictions)), *zip(predictions.classes, counts, strict=True)]:
-            row = {"set": each.name, "kind": each.kind, "class": label, "n": n, "share": n / len(predictions)}
+            row = {"set": ood_set.name, "kind": ood_set.kind, "class": label, "n": n, "share": n / len(predictions)}
             for name in _CONFIDENCE_STATISTICS:
-                row |= make_columns(name, found[f"{name}/{label}"], f"{name}_")
+                row |= make_columns(name, measured[f"{name}/{label}"], f"{name}_")
             rows.append(row)
     numbers = [f"{name}{end}" for name in _CONFIDENCE_STATISTICS for end in ("", "_low", "_high")]
     return metrics, pd.DataFrame(rows).astype(dict.fromkeys(numbers, float))
 
 
-def _measure_set(intervals: IntervalOptions, each: OutOfDomainSet) -> dict[str, Metric]:
+def _measure_set(intervals: IntervalOptions, ood_set: OutOfDomainSet) -> dict[str, Metric]:
     """Return mean and standard deviation of the confidence by "/" and predicted class, nothing for all images."""
-    predictions = each.predictions
+    predictions = ood_set.predictions
     confidence, classes = predictions.confidence, predictions.classes
     parts = np.column_stack([np.ones(len(predictions)), np.eye(len(classes))[predictions.predicted]])
 
@@ -267,7 +269,7 @@ def _measure_set(intervals: IntervalOptions, each: OutOfDomainSet) -> dict[str, 
         return np.hstack(stats.weighted_moments(weights, confidence, parts))
 
     names = [f"{name}/{label}" for name in _CONFIDENCE_STATISTICS for label in ("", *classes)]
-    low_is_good = each.kind in _OUTSIDE  # in the domain, confidence should match accuracy instead
+    low_is_good = ood_set.kind in _OUTSIDE  # in the domain, confidence should match accuracy instead
     better = {name: False if low_is_good and name.startswith(_CONFIDENCE_STATISTICS[0]) else None for name in names}
     why = Reason("too_few_predicted")
     return bootstrap_metrics(intervals, names, statistic, predictions.units, better, reason=why)
@@ -280,7 +282,7 @@ def _explain_missing(
     reference: OodReference | None,
 ) -> dict[str, Reason]:
     """Return why each score that cannot be computed is missing, by name."""
-    has_logits, why = all(each.predictions.has_logits for each in sets), {}
+    has_logits, why = all(ood_set.predictions.has_logits for ood_set in sets), {}
     for name, scorer in scorers.items():
         if scorer.needs_training and training is None:
             why[name] = Reason("needs_training")
@@ -296,8 +298,8 @@ def _read_reference(run: Run, sets: Sequence[OutOfDomainSet]) -> OodReference | 
     saved = run.decision_calibration
     if saved is None or saved.decisions is None or saved.decisions.reference is None:
         return None
-    for each in sets:
-        run.leakage.refuse_overlap_with_fit(each.dataset, saved.images)
+    for ood_set in sets:
+        run.leakage.refuse_overlap_with_fit(ood_set.dataset, saved.images)
     return saved.decisions.reference
 
 
@@ -315,22 +317,22 @@ def _compute_scores(
                 scorer.fit(training.uncalibrated)
             if reference is not None and isinstance(scorer, DecisionOodScore):
                 scorer.use(reference.embeddings, NEIGHBOURS)
-            for each, own in zip(sets, columns, strict=True):
-                n = len(each.predictions)
-                values = own[score] = np.asarray(scorer.score(each.predictions.uncalibrated), dtype=np.float64)
+            for ood_set, column in zip(sets, columns, strict=True):
+                n = len(ood_set.predictions)
+                values = column[score] = np.asarray(scorer.score(ood_set.predictions.uncalibrated), dtype=np.float64)
                 if values.shape != (n,) or not np.isfinite(values).all():
                     raise ValueError(f"score must return a finite number for each of {n} images")
-    return [pd.DataFrame(own) for own in columns]
+    return [pd.DataFrame(column) for column in columns]
 
 
-def _build_set_row(each: OutOfDomainSet) -> dict[str, object]:
-    predictions = each.predictions
+def _build_set_row(ood_set: OutOfDomainSet) -> dict[str, object]:
+    predictions = ood_set.predictions
     known = predictions.targets >= 0
     labels = sorted({predictions.classes[target] for target in predictions.targets[known]})
     shares = np.bincount(predictions.predicted, minlength=len(predictions.classes)) / len(predictions)
     return {
-        "set": each.name,
-        "kind": each.kind,
+        "set": ood_set.name,
+        "kind": ood_set.kind,
         "label": "|".join(labels),
         "n": len(predictions),
         "groups": len(np.unique(predictions.groups)),
@@ -340,12 +342,12 @@ def _build_set_row(each: OutOfDomainSet) -> dict[str, object]:
     }
 
 
-def _build_score_rows(each: OutOfDomainSet, scores: pd.DataFrame, percentiles: Floats) -> pd.DataFrame:
-    predictions = each.predictions
+def _build_score_rows(ood_set: OutOfDomainSet, scores: pd.DataFrame, percentiles: Floats) -> pd.DataFrame:
+    predictions = ood_set.predictions
     names = np.array([*predictions.classes, ""])  # the last one stands for unknown (-1)
     rows = {
-        "set": each.name,
-        "kind": each.kind,
+        "set": ood_set.name,
+        "kind": ood_set.kind,
         "path": predictions.paths,
         "group": predictions.groups,
         "target": names[predictions.targets],
@@ -356,13 +358,13 @@ def _build_score_rows(each: OutOfDomainSet, scores: pd.DataFrame, percentiles: F
     return pd.concat([pd.DataFrame(rows), scores], axis=1)
 
 
-def _warn_about_set(training: Predictions | None, each: OutOfDomainSet) -> Iterator[Reason]:
+def _warn_about_set(training: Predictions | None, ood_set: OutOfDomainSet) -> Iterator[Reason]:
     """Warn about a set that is small, partly labelled, or shares sources with the training images."""
-    n, known = len(each.predictions), int((each.predictions.targets >= 0).sum())
+    n, known = len(ood_set.predictions), int((ood_set.predictions.targets >= 0).sum())
     if n < _FEW:
-        yield Reason("few_images", name=each.name, n=n)
+        yield Reason("few_images", name=ood_set.name, n=n)
     if 0 < known < n:
-        yield Reason("partly_labelled", name=each.name, n=n - known, all=n)
-    seen = set(training.sources) & set(each.predictions.sources) - {""} if training is not None else set()
+        yield Reason("partly_labelled", name=ood_set.name, n=n - known, all=n)
+    seen = set(training.sources) & set(ood_set.predictions.sources) - {""} if training is not None else set()
     if seen:
-        yield Reason("shared_sources", name=each.name, sources=sorted(seen))
+        yield Reason("shared_sources", name=ood_set.name, sources=sorted(seen))

@@ -81,19 +81,19 @@ class Overview(Options):
 
 
 def _collect_warnings(table: pd.DataFrame, missing: pd.DataFrame) -> list[Reason]:
-    found = []
+    reasons = []
     groups = table[table["data_fingerprint"] != ""].groupby("data_fingerprint", sort=False)["run"].agg(", ".join)
     if len(groups) > 1:
-        found.append(Reason("different_images", groups=" | ".join(groups)))
+        reasons.append(Reason("different_images", groups=" | ".join(groups)))
     mixed = table.loc[table["data_fingerprint"].str.contains("|", regex=False), "run"]
     if len(mixed):
-        found.append(Reason("mixed_images", runs=list(mixed)))
+        reasons.append(Reason("mixed_images", runs=list(mixed)))
     networks = table.loc[table["kind"] != "ensemble", "run"]  # an ensemble has no single network to inspect or time
     absent = missing[(missing["metric"] == "") & missing["run"].isin(networks)]
     blocks: dict[tuple[str, ...], list[str]] = {}  # by the runs that lack them
     for block, rows in absent.groupby("block", sort=False):
         blocks.setdefault(tuple(rows["run"]), []).append(str(block))
-    return found + [Reason("not_evaluated", runs=runs, blocks=lacking) for runs, lacking in blocks.items()]
+    return reasons + [Reason("not_evaluated", runs=runs, blocks=lacking) for runs, lacking in blocks.items()]
 
 
 def _build_runs_table(saved: Saved, patterns: Patterns) -> pd.DataFrame:
@@ -101,12 +101,12 @@ def _build_runs_table(saved: Saved, patterns: Patterns) -> pd.DataFrame:
     rows = []
     for run, results in saved:
         known = (result.provenance.get("data_fingerprint") for result in results.values() if result is not None)
-        fingerprints = "|".join(sorted({str(each) for each in known if each}))
+        fingerprints = "|".join(sorted({str(text) for text in known if text}))
         row: dict[str, object] = {"seed": run.seed, "data_fingerprint": fingerprints}
         for block, names in patterns.items():
             # a column even if every run lacks it
-            found = {name: _MISSING for name in names if "*" not in name} | dict(_match_metrics(results[block], names))
-            for name, metric in found.items():
+            cells = {name: _MISSING for name in names if "*" not in name} | dict(_match_metrics(results[block], names))
+            for name, metric in cells.items():
                 row |= make_columns(name, metric, f"{name}_")
         rows.append(row)
     return tabulate_runs([run for run, __ in saved]).join(pd.DataFrame(rows))
@@ -137,8 +137,8 @@ def _tabulate_classes(saved: Saved) -> pd.DataFrame:
 def _tabulate_robustness(saved: Saved) -> pd.DataFrame:
     """Return the accuracy on clean images, under each corruption at severity 3, and the mean of the standard five."""
     main = ("clean", *STANDARD_CORRUPTIONS, "robustness")
-    found = (name for __, result in _iterate_results(saved, "robustness") for name in result.metrics)
-    others = [name for name in dict.fromkeys(found) if "/" not in name and name not in (*main, "mean_over_severities")]
+    names = (name for __, result in _iterate_results(saved, "robustness") for name in result.metrics)
+    others = [name for name in dict.fromkeys(names) if "/" not in name and name not in (*main, "mean_over_severities")]
     return _tabulate_metrics(saved, "robustness", (*main, *others))
 
 
@@ -179,7 +179,7 @@ def _tabulate_ood_confidence(saved: Saved) -> pd.DataFrame:
 def _tabulate_architectures(saved: Saved) -> pd.DataFrame:
     rows = []
     for run, result in _iterate_results(saved, "architecture"):
-        traits = {str(name): each for name, each in result.tables["traits"].astype(object).fillna("").iloc[0].items()}
+        traits = {str(name): trait for name, trait in result.tables["traits"].astype(object).fillna("").iloc[0].items()}
         sizes = {name: result.metrics[name].value for name in ("params_m", "macs_g", "depth", "input_size")}
         rows.append({"run": run.label, "recipe": run.recipe} | traits | sizes)
     return pd.DataFrame(rows)
@@ -207,7 +207,7 @@ def _tabulate_bias(saved: Saved) -> pd.DataFrame:
     for run, result in _iterate_results(saved, "blind_test"):
         confusion = result.tables["confusion"].drop(columns="target").to_numpy(dtype=float)
         excess = (confusion.sum(axis=0) - confusion.sum(axis=1)) / confusion.sum()
-        rows += [(run.label, "domain", *each) for each in zip(result.classes, excess.tolist(), strict=True)]
+        rows += [(run.label, "domain", *row) for row in zip(result.classes, excess.tolist(), strict=True)]
     for run, result in _iterate_results(saved, "out_of_domain"):
         sets = result.tables["sets"]
         outside = sets[sets["kind"].isin(["near", "far"])]
@@ -263,13 +263,13 @@ def _tabulate_devices(saved: Saved, names: Sequence[str]) -> pd.DataFrame:
     """Return metrics of efficiency by run and device; those of time have intervals."""
     rows = []
     for run, result in _iterate_results(saved, "efficiency"):
-        own = str(result.tables["latency"]["device"].iloc[0])
-        for device, before in {own: "", "cpu": "" if own == "cpu" else "cpu/"}.items():
+        name_of_device = str(result.tables["latency"]["device"].iloc[0])
+        for device, before in {name_of_device: "", "cpu": "" if name_of_device == "cpu" else "cpu/"}.items():
             row: dict[str, object] = {"run": run.label, "device": device}
             for name in names:
                 timed = name in ("latency_ms", "images_per_second")
-                found = result.metrics.get(f"{before}{name}/b1" if timed else name, _MISSING)
-                row |= make_columns(name, found, f"{name}_") if timed else {name: found.value}
+                metric = result.metrics.get(f"{before}{name}/b1" if timed else name, _MISSING)
+                row |= make_columns(name, metric, f"{name}_") if timed else {name: metric.value}
             if all(row[name] is not None for name in names):
                 rows.append(row)
     table = pd.DataFrame(rows or None, columns=None if rows else ["run", "device"])

@@ -42,20 +42,20 @@ def draw_architectures(table: pd.DataFrame, looks: RunStyles) -> Figure:
     labels = list(table["run"])
     shown = table.astype(object).fillna("")
     columns = {
-        find_heading(name, "overview"): [_format_trait(name, each) for each in shown[name]] for name in _COMPONENTS
+        find_heading(name, "overview"): [_format_trait(name, trait) for trait in shown[name]] for name in _COMPONENTS
     }
     lines = {head: "\n".join([fill(head, 14), *cells]).split("\n") for head, cells in columns.items()}
-    widths = [3 + max(map(len, own)) for own in lines.values()]
+    widths = [3 + max(map(len, column_lines)) for column_lines in lines.values()]
     tallest = 1 + max(text.count("\n") for cells in columns.values() for text in cells)
     width = 0.062 * sum(widths)
     figure = plots.create_figure(width + 5.2, 1.1 + (0.14 + 0.14 * tallest) * len(labels))
     left, *bars = figure.subplots(1, 3, sharey=True, width_ratios=[width, 1.3, 1.3])
     places = 0.01 + np.cumsum([0, *widths[:-1]]) / sum(widths)
-    for place, (head, cells) in zip(places, columns.items(), strict=True):
-        above = (place, 1), (0, 4), left.get_xaxis_transform(), "offset points"
+    for position, (head, cells) in zip(places, columns.items(), strict=True):
+        above = (position, 1), (0, 4), left.get_xaxis_transform(), "offset points"
         left.annotate(fill(head, 14), *above, va="bottom", fontsize=7.5)
         for row, text in enumerate(cells):
-            left.text(place, row, text, va="center", fontsize=7.5)
+            left.text(position, row, text, va="center", fontsize=7.5)
         left.axhline(-0.5, color=plots.GREY, linewidth=0.8)
     left.set_yticks(range(len(labels)), [looks.word(label) for label in labels])
     left.set(xlim=(0, 1), ylim=(len(labels) - 0.5, -0.5), xticks=[])
@@ -65,8 +65,8 @@ def draw_architectures(table: pd.DataFrame, looks: RunStyles) -> Figure:
     for axes, (name, title) in zip(bars, titles.items(), strict=True):
         for row, (label, value) in enumerate(zip(labels, table[name], strict=True)):
             axes.barh(row, value, 0.6, color=looks.of(label)["color"], alpha=0.75)
-            place = (value, row), (3, 0), "data", "offset points"
-            axes.annotate(f"{value:.3g}", *place, va="center", fontsize=7.5)
+            position = (value, row), (3, 0), "data", "offset points"
+            axes.annotate(f"{value:.3g}", *position, va="center", fontsize=7.5)
         charts.label_axis(axes.xaxis, title, unit="")
         axes.set_xlim(0, 1.2 * axes.dataLim.xmax)
         axes.tick_params(axis="y", length=0)

@@ -67,13 +67,13 @@ class PriorShift(IntervalOptions):
     def evaluate(self, run: Run, dataset: Dataset) -> Result:
         """Compute accuracy and macro-F1 under each mix, uncorrected and corrected by true or estimated proportions."""
         __, predictions, unlabelled = read_labelled(run, dataset)
-        if absent := sorted(set(predictions.classes) - {predictions.classes[each] for each in predictions.targets}):
+        if absent := sorted(set(predictions.classes) - {predictions.classes[label] for label in predictions.targets}):
             raise BlockError(
                 f"{dataset.name} has no image of class {absent[0]!r}, so it cannot be weighted to include that class."
             )
         mixes = self._select_mixes(run)
         training, origin = self._read_training_shares(run)
-        found = {name: self._compute_metrics(predictions, training, prior) for name, prior in mixes.items()}
+        by_mix = {name: self._compute_metrics(predictions, training, prior) for name, prior in mixes.items()}
         varied = []
         for (index, frequent), share in product(enumerate(run.classes), self.shares):
             prior = prior_shift.make_prior(index, share, len(run.classes))
@@ -81,12 +81,12 @@ class PriorShift(IntervalOptions):
             varied.append(_build_row(f"{frequent} {share:g}", frequent, prior, metrics, run.classes))
         result = Result("prior_shift", dataset.name, len(predictions), run.classes)
         keys = product(prior_shift.PRIOR_SHIFT_COLUMNS, mixes)
-        result.metrics = {f"{column}/{name}": found[name][column] for column, name in keys}
-        rows = [_build_row(name, "", mixes[name], found[name], run.classes) for name in mixes]
+        result.metrics = {f"{column}/{name}": by_mix[name][column] for column, name in keys}
+        rows = [_build_row(name, "", mixes[name], by_mix[name], run.classes) for name in mixes]
         priors = []
         for name, prior in mixes.items():
             shares = pd.DataFrame({"mix": name, "class": run.classes, "share": prior, "training": training})
-            estimated = [make_columns("estimated", found[name][f"estimate/{each}"]) for each in run.classes]
+            estimated = [make_columns("estimated", by_mix[name][f"estimate/{label}"]) for label in run.classes]
             priors.append(shares.join(pd.DataFrame(estimated)))
         images = tabulate_predictions(predictions, with_probabilities=True)
         result.tables = {
@@ -110,7 +110,7 @@ class PriorShift(IntervalOptions):
                 name: mix if set(mix) <= set(classes) else run.view.merge_shares(mix) for name, mix in named.items()
             }
         fitting = {
-            name: np.array([mix.get(one, 0.0) for one in classes])
+            name: np.array([mix.get(label, 0.0) for label in classes])
             for name, mix in named.items()
             if mix and set(mix) <= set(classes)
         }
@@ -136,7 +136,7 @@ class PriorShift(IntervalOptions):
                 raise BlockError(f"block.prior_shift.training: expected exactly one proportion for each of {names}.")
             return np.array([self.training[name] for name in run.classes]), "option"
         if run.record.balance in ("sampler", "source", "loss"):  # each weights all classes equally
-            equal = {own: 1.0 for merged in run.merged_classes.values() for own in merged}
+            equal = {label: 1.0 for merged in run.merged_classes.values() for label in merged}
             return _sum_by_class(run, equal), "balance"
         counts = run.record.split.get("train_counts")
         if counts:
@@ -157,18 +157,18 @@ class PriorShift(IntervalOptions):
 
 def _sum_by_class(run: Run, values: Mapping[str, float]) -> Floats:
     """Return the proportion (C,) of each class of the run, from the values of the network's classes."""
-    found = np.array([sum(values[own] for own in merged) for merged in run.merged_classes.values()], dtype=np.float64)
-    return np.asarray(found / found.sum())
+    sums = np.array([sum(values[key] for key in merged) for merged in run.merged_classes.values()], dtype=np.float64)
+    return np.asarray(sums / sums.sum())
 
 
 def _build_row(
-    mix: str, frequent: str, prior: Floats, found: dict[str, Metric], classes: tuple[str, ...]
+    mix: str, frequent: str, prior: Floats, metrics: dict[str, Metric], classes: tuple[str, ...]
 ) -> dict[str, Any]:
     shares = {f"share_{name}": float(share) for name, share in zip(classes, prior, strict=True)}
     row: dict[str, Any] = {"mix": mix, "frequent": frequent, **shares}
     for column in prior_shift.PRIOR_SHIFT_COLUMNS:
         name = column.replace("/", "_")
-        row |= make_columns(name, found[column], f"{name}_")
+        row |= make_columns(name, metrics[column], f"{name}_")
     for figure in ("accuracy", "macro_f1"):
         row[f"majority_{figure}"] = prior_shift.guessing_floor(f"corrected/{figure}", prior, prior)
     return row

@@ -59,9 +59,9 @@ def _draw_shares(table: pd.DataFrame, classes: Sequence[str], training: pd.Serie
     grid_shares = np.linspace(0.01, 0.99, 99)  # at 0 and 1 a class is absent, so macro-F1 would have fewer classes
     for row, (measure, title) in zip(grid, _name_measures().items(), strict=True):
         for index, (axes, name) in enumerate(zip(row, shown, strict=True)):
-            own = table[table["frequent"] == name].sort_values(f"share_{name}")
+            of_mix = table[table["frequent"] == name].sort_values(f"share_{name}")
             for way in PRIOR_PREFIXES:
-                curve = _read_columns(own, way, measure).assign(share=own[f"share_{name}"])
+                curve = _read_columns(of_mix, way, measure).assign(share=of_mix[f"share_{name}"])
                 ink = plots.GREY if way == PRIOR_PREFIXES[0] else plots.get_colour(index)
                 alpha = 0 if way == PRIOR_PREFIXES[-1] else 0.18  # a third band would hide the others
                 charts.draw_band(axes, curve, "share", "value", color=ink, alpha=alpha, markersize=3.5, **_STYLES[way])
@@ -91,8 +91,8 @@ def _read_columns(table: pd.DataFrame, way: str, measure: str) -> pd.DataFrame:
     """Return value, low and high of a measure; both ends are equal to the value if there is no interval."""
     name = f"{way}{measure}".replace("/", "_")
     columns = {name: "value", f"{name}_low": "low", f"{name}_high": "high"}
-    found = table[list(columns)].rename(columns=columns).astype(float)
-    return found.assign(**{end: found[end].fillna(found["value"]) for end in ("low", "high")})
+    renamed = table[list(columns)].rename(columns=columns).astype(float)
+    return renamed.assign(**{end: renamed[end].fillna(renamed["value"]) for end in ("low", "high")})
 
 
 def _build_handles() -> list[Line2D]:

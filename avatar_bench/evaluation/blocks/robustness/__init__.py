@@ -88,11 +88,14 @@ class Robustness(IntervalOptions):
         rows, clean, unlabelled = read_labelled(run, dataset)
         variations = self.list_variations()
         varied = run.variations(dataset, list(variations.values()))
-        found = {"clean": clean, **{name: one.take(rows) for name, one in zip(variations, varied, strict=True)}}
-        accuracies = self._compute_accuracies(found, floor=1 / len(clean.classes))
-        one_class = self._compute_one_class(found)
+        by_variation = {
+            "clean": clean,
+            **{name: part.take(rows) for name, part in zip(variations, varied, strict=True)},
+        }
+        accuracies = self._compute_accuracies(by_variation, floor=1 / len(clean.classes))
+        one_class = self._compute_one_class(by_variation)
         result = Result("robustness", dataset.name, len(rows), clean.classes)
-        result.metrics = self._collect_metrics(accuracies, self._compute_paired(found), one_class)
+        result.metrics = self._collect_metrics(accuracies, self._compute_paired(by_variation), one_class)
         resembled = run.record.resembles
         by_class = [
             {
@@ -106,16 +109,17 @@ class Robustness(IntervalOptions):
         by_kind = _tabulate_variations(result.metrics, accuracies, variations, len(rows), resembled)
         result.tables = {
             "severities": pd.DataFrame(by_kind["severities"]),
-            "recalls": self._tabulate_recalls(found),
+            "recalls": self._tabulate_recalls(by_variation),
             "bias": pd.DataFrame(by_class),
-            "one_class": _count_moved_predictions(found, self.kinds),
+            "one_class": _count_moved_predictions(by_variation, self.kinds),
             "predictions": pd.concat(
-                [tabulate_predictions(one).assign(variation=name) for name, one in found.items()], ignore_index=True
+                [tabulate_predictions(part).assign(variation=name) for name, part in by_variation.items()],
+                ignore_index=True,
             ).drop(columns="source"),
         }
         if self.delivery:
             result.tables["delivery"] = pd.DataFrame(by_kind["delivery"])
-        result.arrays["images"] = _select_images(run, dataset, rows, found, variations)
+        result.arrays["images"] = _select_images(run, dataset, rows, by_variation, variations)
         result.warnings = unlabelled
         counts = np.bincount(clean.targets, minlength=len(clean.classes))
         absent = [name for name, n in zip(clean.classes, counts, strict=True) if not n]
@@ -138,9 +142,9 @@ class Robustness(IntervalOptions):
     def _has_standard_corruptions(self) -> bool:
         return set(STANDARD_CORRUPTIONS) <= set(self.kinds)
 
-    def _compute_accuracies(self, found: PredictionsByVariation, floor: float | None = None) -> dict[str, Metric]:
-        hits = np.column_stack([one.correct for one in found.values()]).astype(np.float64)
-        return dict(zip(found, compute_proportions(self, hits, found["clean"].units, floor=floor), strict=True))
+    def _compute_accuracies(self, varied: PredictionsByVariation, floor: float | None = None) -> dict[str, Metric]:
+        hits = np.column_stack([part.correct for part in varied.values()]).astype(np.float64)
+        return dict(zip(varied, compute_proportions(self, hits, varied["clean"].units, floor=floor), strict=True))
 
     def _collect_metrics(
         self,
@@ -157,27 +161,27 @@ class Robustness(IntervalOptions):
             **{name: metric for name, metric in paired.items() if name not in MEAN_METRICS},
             **{name: metric for name, metric in accuracies.items() if name.startswith("delivery/")},
             **{
-                f"{what}/{c}": one_class.get((what, "", c), replace(lacking, higher_is_better=one.higher_is_better))
-                for (what, kind, c), one in one_class.items()
+                f"{what}/{c}": one_class.get((what, "", c), replace(lacking, higher_is_better=value.higher_is_better))
+                for (what, kind, c), value in one_class.items()
                 if kind == self.kinds[0]
             },
         }
 
-    def _compute_paired(self, found: PredictionsByVariation) -> dict[str, Metric]:
+    def _compute_paired(self, varied: PredictionsByVariation) -> dict[str, Metric]:
         """Compute the metrics that compare or average accuracies of the same images."""
-        accuracies = stats.build_mean_statistic(np.column_stack([one.correct for one in found.values()]))
+        accuracies = stats.build_mean_statistic(np.column_stack([part.correct for part in varied.values()]))
 
         def derive(accuracy: Floats) -> Floats:
-            return np.column_stack(list(self._derive_metrics(dict(zip(found, accuracy.T, strict=True))).values()))
+            return np.column_stack(list(self._derive_metrics(dict(zip(varied, accuracy.T, strict=True))).values()))
 
-        names = list(self._derive_metrics(dict.fromkeys(found, np.ones(1))))
+        names = list(self._derive_metrics(dict.fromkeys(varied, np.ones(1))))
         return bootstrap_metrics(
             self,
             names,
             accuracies.then(derive),
-            found["clean"].units,
+            varied["clean"].units,
             higher_is_better={name: not name.startswith("drop/") for name in names},
-            floors=dict.fromkeys(MEAN_METRICS, 1 / len(found["clean"].classes)),
+            floors=dict.fromkeys(MEAN_METRICS, 1 / len(varied["clean"].classes)),
             reason=Reason("never_correct"),
             bounds=(
                 np.array([-1.0 if name.startswith("drop/") else 0.0 for name in names]),
@@ -201,16 +205,16 @@ class Robustness(IntervalOptions):
         some = np.where(clean > 0, clean, np.nan)
         return figures | {f"relative/{name}": share / some for name, share in kept.items()}
 
-    def _compute_one_class(self, found: PredictionsByVariation) -> dict[tuple[str, str, str], Metric]:
+    def _compute_one_class(self, varied: PredictionsByVariation) -> dict[tuple[str, str, str], Metric]:
         """Return the metrics of the one-class test by ("bias" or "fragility", corruption or "" for the mean, class)."""
-        clean = found["clean"]
-        pairs = [(clean.targets, found[name].predicted) for name in ("clean", *(f"{kind}/3" for kind in self.kinds))]
+        clean = varied["clean"]
+        pairs = [(clean.targets, varied[name].predicted) for name in ("clean", *(f"{kind}/3" for kind in self.kinds))]
 
         def measure(tables: Floats) -> Floats:
             columns = list[Floats]()
             moved = {kind: prediction_shifts(tables[:, 0], tables[:, n]) for n, kind in enumerate(self.kinds, start=1)}
             for what in (bias, fragility):
-                by_kind = {kind: what(one) for kind, one in moved.items()}
+                by_kind = {kind: what(part) for kind, part in moved.items()}
                 columns += by_kind.values()
                 if self._has_standard_corruptions:
                     columns.append(np.mean([by_kind[kind] for kind in STANDARD_CORRUPTIONS], axis=0))
@@ -225,14 +229,14 @@ class Robustness(IntervalOptions):
         metrics = bootstrap_metrics(self, names, statistic, clean.units, better, floors, bounds=DIFFERENCE)
         return dict(zip(keys, metrics.values(), strict=True))
 
-    def _tabulate_recalls(self, found: PredictionsByVariation) -> pd.DataFrame:
+    def _tabulate_recalls(self, varied: PredictionsByVariation) -> pd.DataFrame:
         """Return the recall of each class under each variation; absent classes have no row."""
-        rows, clean = [], found["clean"]
+        rows, clean = [], varied["clean"]
         for index, name in enumerate(clean.classes):
-            if len(own := np.flatnonzero(clean.targets == index)):
-                recalls = self._compute_accuracies({kind: one.take(own) for kind, one in found.items()})
+            if len(of_class := np.flatnonzero(clean.targets == index)):
+                recalls = self._compute_accuracies({kind: part.take(of_class) for kind, part in varied.items()})
                 rows += [
-                    {"variation": variation, "class": name, **_make_cells("recall", metric, len(own))}
+                    {"variation": variation, "class": name, **_make_cells("recall", metric, len(of_class))}
                     for variation, metric in recalls.items()
                 ]
         return pd.DataFrame(rows)
@@ -242,16 +246,16 @@ def _select_images(
     run: Run,
     dataset: Dataset,
     rows: NDArray[np.intp],
-    found: PredictionsByVariation,
+    by_variation: PredictionsByVariation,
     variations: Mapping[str, Variation],
 ) -> dict[str, NDArray[Any]]:
     """Return the image whose error rate is closest to the mean, clean and under all variations."""
-    wrong = np.mean([~found[name].correct for name in variations], axis=0)
+    wrong = np.mean([~by_variation[name].correct for name in variations], axis=0)
     typical = int(np.abs(wrong - wrong.mean()).argmin())
     image, seed = dataset.image(int(rows[typical])), derive_seed(str(dataset.frame["sha256"].iat[rows[typical]]))
-    varied = (apply_variation(one, image, run.predictor.prepare, seed) for one in variations.values())
+    varied = (apply_variation(variation, image, run.predictor.prepare, seed) for variation in variations.values())
     shown = plots.make_thumbnails([run.predictor.prepare(image), *varied])
-    return {"rows": typical + len(rows) * np.arange(len(found)), **shown}
+    return {"rows": typical + len(rows) * np.arange(len(by_variation)), **shown}
 
 
 def _tabulate_variations(
@@ -264,11 +268,11 @@ def _tabulate_variations(
     """Return accuracy by corruption and severity, clean as severity 0, and by tier of delivery with its drop."""
     clean = {"corruption": "clean", "severity": 0, "parameter": "", **_make_cells("accuracy", accuracies["clean"], n)}
     severities, tiers = [clean], list[dict[str, Any]]()
-    for name, one in variations.items():
-        cells, key = _make_cells("accuracy", accuracies[name], n), one.kind if isinstance(one, Corruption) else name
+    for name, case in variations.items():
+        cells, key = _make_cells("accuracy", accuracies[name], n), case.kind if isinstance(case, Corruption) else name
         mark = {"resembled": None if resembled is None else key in resembled}
-        if isinstance(one, Corruption):
-            row = {"corruption": one.kind, "severity": one.severity, "parameter": str(one.parameter)}
+        if isinstance(case, Corruption):
+            row = {"corruption": case.kind, "severity": case.severity, "parameter": str(case.parameter)}
             severities.append(row | cells | mark)
         else:
             drop = make_columns("drop", metrics[f"drop/{name}"], "drop_")
@@ -276,13 +280,13 @@ def _tabulate_variations(
     return {"severities": severities, "delivery": tiers}
 
 
-def _count_moved_predictions(found: PredictionsByVariation, kinds: Sequence[str]) -> pd.DataFrame:
+def _count_moved_predictions(varied: PredictionsByVariation, kinds: Sequence[str]) -> pd.DataFrame:
     """Count the predictions for each class's images, clean and when that class is corrupted at severity 3."""
-    clean, rows = found["clean"], []
+    clean, rows = varied["clean"], []
     for kind in kinds:
         before, after = (
-            classification.confusion_matrix(clean.targets, one.predicted, len(clean.classes)).astype(int)
-            for one in (clean, found[f"{kind}/3"])
+            classification.confusion_matrix(clean.targets, predictions.predicted, len(clean.classes)).astype(int)
+            for predictions in (clean, varied[f"{kind}/3"])
         )
         for target, prediction in np.ndindex(before.shape):
             names = clean.classes[target], clean.classes[prediction]

@@ -38,12 +38,12 @@ def draw_severities(table: pd.DataFrame, recalls: pd.DataFrame, classes: Sequenc
     for axes, kind in zip(grid.flat, kinds, strict=False):
         rows = table[table["corruption"].isin(["clean", kind])]
         levels = {f"{kind}/{level}" if level else "clean": level for level in rows["severity"]}
-        for name, own in recalls[recalls["variation"].isin(levels)].groupby("class", sort=False):
+        for name, of_class in recalls[recalls["variation"].isin(levels)].groupby("class", sort=False):
             colour, label = (
                 plots.get_colour(classes.index(str(name))),
                 _("recall of {name}", name=plots.shorten_name(str(name))),
             )
-            axes.plot(own["variation"].map(levels), own["recall"], color=colour, linewidth=1.2, label=label)
+            axes.plot(of_class["variation"].map(levels), of_class["recall"], color=colour, linewidth=1.2, label=label)
         style: dict[str, Any] = {"color": "black", "marker": "o", "markersize": 3.5, "label": _("accuracy")}
         charts.draw_band(axes, rows.astype({"low": float, "high": float}), "severity", "accuracy", **style)
         axes.axhline(1 / len(classes), color="black", linestyle="--", linewidth=1, label=_("chance"))

@@ -34,38 +34,43 @@ class Shots(IntervalOptions):
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Compute the learning curve of each recipe; runs trained on all images are left out."""
-        places = [place for place, run in enumerate(runs) if _read_shots(run)]
-        numbers = {_read_shots(runs[place]) for place in places}
+        places = [index for index, run in enumerate(runs) if _read_shots(run)]
+        numbers = {_read_shots(runs[index]) for index in places}
         if len(numbers) < 2:
             raise BlockError(
                 f"A learning curve needs runs with at least two numbers of shots; these have {len(numbers)}.",
                 "Train them with: avatar-bench train sweep=shots",
             )
-        used, sets = [runs[place] for place in places], [datasets[place] for place in places]
-        found = align_predictions(used, sets)
+        used, sets = [runs[index] for index in places], [datasets[index] for index in places]
+        predictions = align_predictions(used, sets)
         points: Points = {}
-        for recipe, own in seeds.group_across_options(used, "mode.shots").items():
-            for place in sorted(own, key=lambda place: _read_shots(used[place])):
-                points.setdefault((recipe, _read_shots(used[place])), []).append(place)
-        members = {f"{recipe}/{shots}": own for (recipe, shots), own in points.items()}
-        recipes = seeds.Recipes.of(members, used, found)
-        f1 = seeds.build_statistic_of_runs(found, classification.macro_f1)
+        for recipe, indices in seeds.group_across_options(used, "mode.shots").items():
+            for index in sorted(indices, key=lambda index: _read_shots(used[index])):
+                points.setdefault((recipe, _read_shots(used[index])), []).append(index)
+        members = {f"{recipe}/{shots}": indices for (recipe, shots), indices in points.items()}
+        recipes = seeds.Recipes.of(members, used, predictions)
+        f1 = seeds.build_statistic_of_runs(predictions, classification.macro_f1)
         drawn = {"accuracy": recipes.draw(self), "macro_f1": recipes.draw(self, f1)}
-        result = Result("shots", sets[0].name, len(found[0]), found[0].classes)
-        point_of = {place: point for point, own in points.items() for place in own}
-        of_runs = f1(np.ones((1, len(found[0]))))[0]
-        rows = [(*point_of[k], run.label, run.seed, found[k].correct.mean(), of_runs[k]) for k, run in enumerate(used)]
+        result = Result("shots", sets[0].name, len(predictions[0]), predictions[0].classes)
+        point_of = {index: point for point, indices in points.items() for index in indices}
+        of_runs = f1(np.ones((1, len(predictions[0]))))[0]
+        rows = [
+            (*point_of[k], run.label, run.seed, predictions[k].correct.mean(), of_runs[k]) for k, run in enumerate(used)
+        ]
         by_run = pd.DataFrame(rows, columns=["recipe", "shots", "run", "seed", "accuracy", "macro_f1"])
         result.tables["runs"] = by_run
         curve = result.tables["curve"] = self._build_curve(points, recipes, drawn, by_run)
         # the expected accuracy of a uniform guess, and the macro-F1 of its expected confusion matrix
-        classes, mix = result.classes, np.unique(found[0].targets, return_counts=True)[1] / result.n
+        classes, mix = result.classes, np.unique(predictions[0].targets, return_counts=True)[1] / result.n
         guessing = 1 / len(classes), float(np.mean(2 * mix / (len(classes) * mix + 1)))
         result.metrics = _build_metrics(curve, guessing, recipes)
         result.metrics |= self._compute_gains(curve, drawn["accuracy"], recipes)
         # a row for each run, in the order of the table of runs, a column for each image
-        answers = {"predicted": np.stack([one.predicted for one in found]), "target": found[0].targets}
-        result.arrays["answers"] = answers | {"path": found[0].paths, "group": found[0].groups}
+        answers = {
+            "predicted": np.stack([of_run.predicted for of_run in predictions]),
+            "target": predictions[0].targets,
+        }
+        result.arrays["answers"] = answers | {"path": predictions[0].paths, "group": predictions[0].groups}
         result.warnings = warn_unlabelled(len(sets[0]) - result.n, len(sets[0]))
         result.warnings += seeds.warn_about_seeds(recipes.seeds_by_recipe)
         if left := len(runs) - len(places):
@@ -78,18 +83,18 @@ class Shots(IntervalOptions):
         accuracies = recipes.accuracies(self, drawn["accuracy"]).values()
         rows = []
         for (point, runs), accuracy, f1s in zip(points.items(), accuracies, drawn["macro_f1"].T, strict=True):
-            own = by_run.iloc[list(runs)]
-            low, high = recipes.find_ends(own["macro_f1"].mean(), f1s, self.level)
+            part = by_run.iloc[list(runs)]
+            low, high = recipes.find_ends(part["macro_f1"].mean(), f1s, self.level)
             sizes = (len(runs), recipes.right.shape[1], *accuracy.inference.values())
             values = (accuracy.value, accuracy.low, accuracy.high, accuracy.interval)
-            rows.append((*point, *sizes, *values, own["macro_f1"].mean(), low, high, own["accuracy"].std(ddof=1)))
+            rows.append((*point, *sizes, *values, part["macro_f1"].mean(), low, high, part["accuracy"].std(ddof=1)))
         columns = ["recipe", "shots", "seeds", "n", *INFERENCE_COLUMNS, "accuracy", "low", "high", "interval"]
         columns += ["macro_f1", "macro_f1_low", "macro_f1_high", "spread_over_seeds"]
         return pd.DataFrame(rows, columns=columns)
 
     def _compute_gains(self, curve: pd.DataFrame, drawn: Floats, recipes: seeds.Recipes) -> dict[str, Metric]:
         """Compute the gain in accuracy per doubling of the images for each recipe with two numbers or more."""
-        found = {}
+        gains = {}
         for recipe, rows in curve.groupby("recipe", sort=False).indices.items():
             if len(rows) > 1:
                 slope = seeds.weigh_doublings(curve["shots"].to_numpy()[rows])
@@ -97,8 +102,8 @@ class Shots(IntervalOptions):
                 value, n = float(curve["accuracy"].to_numpy()[rows] @ slope), int(curve["n"].iloc[0])
                 ends = recipes.find_ends(value, drawn[:, rows] @ slope, self.level, DIFFERENCE)
                 method = f"bootstrap by seed and {recipes.unit}"
-                found[name] = recipes.state(metric_with_interval(value, *ends, n, method))
-        return found
+                gains[name] = recipes.state(metric_with_interval(value, *ends, n, method))
+        return gains
 
 
 def _read_shots(run: Run) -> int:
@@ -106,7 +111,7 @@ def _read_shots(run: Run) -> int:
 
 
 def _build_metrics(curve: pd.DataFrame, guessing: tuple[float, float], recipes: seeds.Recipes) -> dict[str, Metric]:
-    found = {}
+    metrics = {}
     for __, row in curve.iterrows():
         name = str(row["shots"]) if _has_one_recipe(curve) else f"{row['recipe']}/{row['shots']}"
         several = row["seeds"] > 1
@@ -116,10 +121,12 @@ def _build_metrics(curve: pd.DataFrame, guessing: tuple[float, float], recipes: 
             ("macro_f1", "macro_f1_", method, guessing[1]),
         ):
             value, low, high = row[[kind, f"{before}low", f"{before}high"]].astype(float)
-            found[f"{kind}/{name}"] = recipes.state(metric_with_interval(value, low, high, row["n"], how, floor=floor))
+            metrics[f"{kind}/{name}"] = recipes.state(
+                metric_with_interval(value, low, high, row["n"], how, floor=floor)
+            )
         spread, why = (row["spread_over_seeds"], None) if several else (None, Reason("trained_with_one_seed"))
-        found[f"spread_over_seeds/{name}"] = Metric(spread, row["seeds"], higher_is_better=False, reason=why)
-    return found
+        metrics[f"spread_over_seeds/{name}"] = Metric(spread, row["seeds"], higher_is_better=False, reason=why)
+    return metrics
 
 
 def _has_one_recipe(curve: pd.DataFrame) -> bool:

@@ -41,22 +41,22 @@ class Significance(recipe_pairs.PairwiseOptions):
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Compute p-values, differences and a ranking with its ties; of single runs if all share one recipe."""
-        found = align_predictions(runs, datasets)
+        predictions = align_predictions(runs, datasets)
         members = group_by_recipe(runs)
         if len(members) == 1:
-            members = {run.label: [place] for place, run in enumerate(runs)}
-        recipes = Recipes.of(members, runs, found)
+            members = {run.label: [index] for index, run in enumerate(runs)}
+        recipes = Recipes.of(members, runs, predictions)
         drawn = recipes.draw(self)
-        result = Result("significance", datasets[0].name, len(found[0]), found[0].classes)
+        result = Result("significance", datasets[0].name, len(predictions[0]), predictions[0].classes)
         accuracies = recipes.accuracies(self, drawn)
-        order = sorted(range(len(members)), key=lambda place: -_round_value(accuracies[recipes.names[place]]))
+        order = sorted(range(len(members)), key=lambda index: -_round_value(accuracies[recipes.names[index]]))
         rows = [
             recipe_pairs.compare_pair(recipes, drawn, a, b, self.level, self.power, self.alpha)
             for a, b in combinations(order, 2)  # the better one first
         ]
         pairs = result.tables["pairs"] = recipe_pairs.mark_significant(pd.DataFrame(rows), self.alpha)
         ranking = _build_ranking(recipes, accuracies, drawn, pairs, order, self.level)
-        ranking = result.tables["ranking"] = self._compare_with_guessing(ranking, recipes, found)
+        ranking = result.tables["ranking"] = self._compare_with_guessing(ranking, recipes, predictions)
         result.metrics = {"best_accuracy": accuracies[recipes.names[order[0]]]}
         result.metrics |= self._build_metrics(pairs, ranking, recipes)
         result.metrics |= {f"accuracy/{name}": metric for name, metric in accuracies.items()}
@@ -64,38 +64,38 @@ class Significance(recipe_pairs.PairwiseOptions):
         # behind all metrics: a row for each run, a column for each image
         result.arrays["answers"] = {
             "right": recipes.right,
-            "recipe": np.array([recipe[place] for place in range(len(runs))], dtype=np.str_),
+            "recipe": np.array([recipe[index] for index in range(len(runs))], dtype=np.str_),
             "seed": np.array(recipes.seeds),
-            "path": found[0].paths,
-            "group": found[0].groups,
+            "path": predictions[0].paths,
+            "group": predictions[0].groups,
         }
-        result.warnings = warn_unlabelled(len(datasets[0]) - len(found[0]), len(datasets[0]))
+        result.warnings = warn_unlabelled(len(datasets[0]) - len(predictions[0]), len(datasets[0]))
         result.warnings += warn_about_seeds(recipes.seeds_by_recipe) + _warn_about_guessing(ranking)
         result.warnings += recipe_pairs.warn_of_units(recipes.units, len(pairs), self.alpha)
         return result
 
     def _compare_with_guessing(
-        self, ranking: pd.DataFrame, recipes: Recipes, found: Sequence[Predictions]
+        self, ranking: pd.DataFrame, recipes: Recipes, predictions: Sequence[Predictions]
     ) -> pd.DataFrame:
         """Add the balanced accuracy of each recipe with its interval, and whether it is above guessing, by Holm."""
-        statistic = build_statistic_of_runs(found, classification.balanced_accuracy)
-        guessing = guessing_level(found[0].targets)
-        each, units = statistic(np.ones((1, len(found[0]))))[0], recipes.units.usable.count
-        values = [float(each[list(runs)].mean()) for runs in recipes.members.values()]
+        statistic = build_statistic_of_runs(predictions, classification.balanced_accuracy)
+        guessing = guessing_level(predictions[0].targets)
+        observed, units = statistic(np.ones((1, len(predictions[0]))))[0], recipes.units.usable.count
+        values = [float(observed[list(runs)].mean()) for runs in recipes.members.values()]
         drawn = recipes.draw(self, statistic).T
 
-        def find_ends(place: int, level: float) -> tuple[float, float]:
-            if recipes.units.usable.sources is not None and recipes.sizes[place] == 1:
-                return stats.balanced_interval_of_sources(recipes.counts[place], recipes.units, level)[:2]
-            return recipes.find_ends(values[place], drawn[place], level)
+        def find_ends(index: int, level: float) -> tuple[float, float]:
+            if recipes.units.usable.sources is not None and recipes.sizes[index] == 1:
+                return stats.balanced_interval_of_sources(recipes.counts[index], recipes.units, level)[:2]
+            return recipes.find_ends(values[index], drawn[index], level)
 
-        def is_better(place: int, level: float) -> bool | None:
-            low = find_ends(place, level)[0]
-            return beats_guessing(values[place], None if np.isnan(low) else low, units, guessing, level)
+        def is_better(index: int, level: float) -> bool | None:
+            low = find_ends(index, level)[0]
+            return beats_guessing(values[index], None if np.isnan(low) else low, units, guessing, level)
 
         places = range(len(values))
-        better = find_better_than_guessing([partial(is_better, place) for place in places], self.level)
-        ends = [find_ends(place, self.level) for place in places]
+        better = find_better_than_guessing([partial(is_better, index) for index in places], self.level)
+        ends = [find_ends(index, self.level) for index in places]
         columns = ["balanced_accuracy", "balanced_accuracy_low", "balanced_accuracy_high"]
         added = pd.DataFrame(np.column_stack([values, ends]), recipes.names, columns)
         added["guessing"], added["better_than_guessing"] = guessing, better
@@ -130,7 +130,7 @@ def _round_value(metric: Metric) -> float:
 def _build_ranking(
     recipes: Recipes, accuracies: dict[str, Metric], drawn: Floats, pairs: pd.DataFrame, order: list[int], level: float
 ) -> pd.DataFrame:
-    names = [recipes.names[place] for place in order]
+    names = [recipes.names[index] for index in order]
     metrics = [accuracies[name] for name in names]
     places = np.quantile(paired_tests.ranks(drawn), [(1 - level) / 2, (1 + level) / 2], axis=0, method="inverted_cdf")
     significant = np.zeros((len(names), len(names)), dtype=bool)
