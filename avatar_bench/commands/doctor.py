@@ -83,21 +83,23 @@ def _describe_packages(problems: Problems) -> Facts:
     installed: dict[str, str | None] = {}
     lacking: dict[str, list[str]] = {}
     for extra in extras:
-        for each in required:
-            of_extra, of_all = (each.marker is None or each.marker.evaluate({"extra": name}) for name in (extra, ""))
-            if each.name == "avatar-bench" or not of_extra or (extra and of_all):
+        for requirement in required:
+            of_extra, of_all = (
+                requirement.marker is None or requirement.marker.evaluate({"extra": name}) for name in (extra, "")
+            )
+            if requirement.name == "avatar-bench" or not of_extra or (extra and of_all):
                 continue
             version = None
             with suppress(metadata.PackageNotFoundError):
-                version = metadata.version(each.name)
+                version = metadata.version(requirement.name)
             if extra:
-                lacking.setdefault(extra, []).extend([] if version else [each.name])
-            is_accepted = each.specifier.contains(version, prereleases=True) if version else bool(extra)
-            if each.name not in installed and not is_accepted:
+                lacking.setdefault(extra, []).extend([] if version else [requirement.name])
+            is_accepted = requirement.specifier.contains(version, prereleases=True) if version else bool(extra)
+            if requirement.name not in installed and not is_accepted:
                 state = f"{version} is installed" if version else "it is missing"
-                reason = f"{each.name}: {state}, and {each.specifier or 'any version'} is required."
-                problems.append(ConfigError(reason, f"pip install '{each.name}{each.specifier}'"))
-            installed.setdefault(each.name, version)
+                reason = f"{requirement.name}: {state}, and {requirement.specifier or 'any version'} is required."
+                problems.append(ConfigError(reason, f"pip install '{requirement.name}{requirement.specifier}'"))
+            installed.setdefault(requirement.name, version)
     system = {"python": platform.python_version(), "system": platform.platform(terse=True)}
     shown = {name: installed[name] or "missing" for name in _SHOWN if name in installed}
     return {
@@ -147,22 +149,22 @@ def _describe_folders(problems: Problems) -> Facts:
         advice = "Processes that load images need it: make it a tmpfs of mode 1777."
         places["shared memory"] = (_SHARED_MEMORY, advice)
     facts = {}
-    for name, (place, advice) in places.items():
-        there = next(folder for folder in (place, *place.parents) if folder.exists())
+    for name, (path, advice) in places.items():
+        there = next(folder for folder in (path, *path.parents) if folder.exists())
         free = round(shutil.disk_usage(there).free / 1e9, 1)
         if not (there.is_dir() and os.access(there, os.W_OK)):
-            problems.append(OutputError(f"{place} cannot be written.", advice))
+            problems.append(OutputError(f"{path} cannot be written.", advice))
         elif name == "shared memory" and free < _SHARED_GB:
             needs = "Loading images in processes needs it: use data.workers=0, or docker run --shm-size=2g."
-            problems.append(OutputError(f"{place}, the shared memory, has only {free} GB free.", needs))
+            problems.append(OutputError(f"{path}, the shared memory, has only {free} GB free.", needs))
         elif name != "shared memory" and free < _FREE_GB:
-            problems.append(OutputError(f"{place}: only {free} GB are free.", "Free some space, or use another disk."))
+            problems.append(OutputError(f"{path}: only {free} GB are free.", "Free some space, or use another disk."))
         size = 0
-        for file in place.rglob("*") if "cache" in name else ():
+        for file in path.rglob("*") if "cache" in name else ():
             with suppress(OSError):  # deleted meanwhile
                 size += file.lstat().st_size * (file.is_file() and not file.is_symlink())
         sizes = {"size GB": round(size / 1e9, 1)} if "cache" in name else {}
-        facts[name] = {"path": str(place), **sizes, "free GB": free}
+        facts[name] = {"path": str(path), **sizes, "free GB": free}
     return facts
 
 
@@ -171,11 +173,13 @@ def _describe_weights(ask_hub: bool, problems: Problems) -> dict[str, Any]:
     models = {name: read_yaml(file).get("model", {}) for name, file in find_choices("model").items()}
     packages = {name: model["package"] for name, model in models.items() if model.get("package")}
     is_cached = {
-        name: find_archive_folder(one["distribution"], one["version"]).is_dir() for name, one in packages.items()
+        name: find_archive_folder(about["distribution"], about["version"]).is_dir() for name, about in packages.items()
     }
     from_hub: list[str] = []
     with suppress(huggingface_hub.CacheNotFound):
-        from_hub = sorted(one.repo_id for one in huggingface_hub.scan_cache_dir().repos if one.repo_type == "model")
+        from_hub = sorted(
+            about.repo_id for about in huggingface_hub.scan_cache_dir().repos if about.repo_type == "model"
+        )
     hub = "not asked (hub=true asks it)"
     if ask_hub:
         try:

@@ -76,7 +76,7 @@ def execute(settings: ExportConfig) -> None:
     run = open_run(path, accelerator="cpu")
     known = {name: getattr(run.record, name) for name in ("name", "finished", "best_epoch", "metrics", "allow")}
     known["ancestors"] = run.ancestors
-    provenance = {"checkpoint_sha256": run.checkpoint_sha256} | {name: each for name, each in known.items() if each}
+    provenance = {"checkpoint_sha256": run.checkpoint_sha256} | {name: value for name, value in known.items() if value}
     exporter = entry.load()
     if not (hasattr(exporter, "prepare") or hasattr(exporter, "encode")):
         raise ConfigError(f"{entry.module} must define encode(classifier, texts), or prepare(run, options).")
@@ -89,8 +89,8 @@ def execute(settings: ExportConfig) -> None:
     files = {file if ending == suffix else file.with_suffix(ending): data for ending, data in contents.items()}
     files[card] = describe_export(classifier, provenance, file, contents).encode()
     try:
-        for place, data in files.items():
-            with atomic_write(place, alone=False) as part:
+        for target, data in files.items():
+            with atomic_write(target, alone=False) as part:
                 part.write_bytes(data)
     except OSError as error:
         reason = f"out={file} cannot be written: {error.strerror or error}."

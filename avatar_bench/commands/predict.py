@@ -124,9 +124,9 @@ def execute(settings: PredictConfig) -> None:
     from avatar_bench.inference.input_files import find_input_files
     from avatar_bench.inference.prediction_writer import MAX_PAGE_IMAGES
 
-    for place in settings.input if isinstance(settings.input, list) else [settings.input]:
-        if os.path.isfile(os.path.join(place, RECORD)):
-            raise ConfigError(f"input={place} is a run, not a folder of images.", f"To predict with it: ckpt={place}")
+    for source in settings.input if isinstance(settings.input, list) else [settings.input]:
+        if os.path.isfile(os.path.join(source, RECORD)):
+            raise ConfigError(f"input={source} is a run, not a folder of images.", f"To predict with it: ckpt={source}")
     path = choose_run(settings.ckpt)
     imported = is_imported(path)
     if imported and (settings.runtime not in ("auto", "torch") or settings.precision not in ("auto", "32")):

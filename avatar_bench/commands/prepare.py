@@ -100,12 +100,12 @@ def execute(settings: PrepareConfig) -> Dataset:
     options = settings.block[AUDIT_BLOCK]
     audit = build_block(AUDIT_BLOCK, options)  # invalid options fail before the data set is built
     assert isinstance(audit, DataAudit)
-    place = settings.out or settings.data.get("root")
-    out = Path(place or demo_root()).expanduser()
+    folder = settings.out or settings.data.get("root")
+    out = Path(folder or demo_root()).expanduser()
     with use_table_format(settings.tables):
         allow_removed = "removed" in settings.allow
         summary = build_dataset(
-            _make_recipe(settings), out, update=settings.update, afresh=not place, allow_removed=allow_removed
+            _make_recipe(settings), out, update=settings.update, afresh=not folder, allow_removed=allow_removed
         )
     dataset = read_manifest(out / "manifest.csv", out.name)
     external = read_manifest(out / "blind.csv", "blind") if summary.blind else None

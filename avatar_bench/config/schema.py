@@ -82,7 +82,7 @@ _UNFREEZE = accept(
 )
 _SOURCES_OF = accept(
     "every source in one unit only",
-    lambda units: len(each := [name for names in units.values() for name in names]) == len(set(each)),
+    lambda units: len(sources := [name for names in units.values() for name in names]) == len(set(sources)),
     is_open=True,
 )
 _SET_NAMES = accept(

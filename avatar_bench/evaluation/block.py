@@ -134,11 +134,11 @@ def align_predictions(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[
             )
     refuse_other_classes(runs)
     predictions = [run.predictions(dataset) for run, dataset in zip(runs, datasets, strict=True)]
-    for run, own in zip(runs, predictions, strict=True):
-        check_class_order(own, run.allow)
-    reordered = [own.reorder(runs[0].classes) for own in predictions]
+    for run, answers in zip(runs, predictions, strict=True):
+        check_class_order(answers, run.allow)
+    reordered = [answers.reorder(runs[0].classes) for answers in predictions]
     rows = labelled_rows(reordered[0], first)
-    return [_align_rows(own, first, dataset, rows) for own, dataset in zip(reordered, datasets, strict=True)]
+    return [_align_rows(answers, first, dataset, rows) for answers, dataset in zip(reordered, datasets, strict=True)]
 
 
 def refuse_other_classes(runs: Sequence[Run]) -> None:
@@ -146,7 +146,7 @@ def refuse_other_classes(runs: Sequence[Run]) -> None:
     first, *others = runs
     for run in others:
         if set(run.classes) != set(first.classes):
-            theirs, ours = (", ".join(one.classes) for one in (run, first))
+            theirs, ours = (", ".join(labelled.classes) for labelled in (run, first))
             reason = f"{run.label} has the classes {theirs}, {first.label} {ours}."
             raise BlockError(reason, "Compare runs with the same classes.")
 

@@ -184,10 +184,10 @@ def _draw_histograms(data: ChartData, others: Sequence[Line2D]) -> Figure:
     figure, grid = _create_grid(data, len(panels), (3.2, 3.0, 1.2), others, sharex=True, sharey=True)
     edges = np.linspace(data.table["value"].min(), data.table["value"].max(), _BINS + 1)
     for axes, panel in zip(grid, panels, strict=False):
-        for colour, own in panel.table.groupby("colour", sort=False):
+        for colour, rows in panel.table.groupby("colour", sort=False):
             style: dict[str, Any] = {"color": data.style_mark(colour)["color"]}
-            draw_histogram(axes, own["value"], edges, alpha=0.6, edgecolor="white", **style)
-            axes.axvline(own["value"].mean(), linestyle="--", linewidth=1.4, **style)
+            draw_histogram(axes, rows["value"], edges, alpha=0.6, edgecolor="white", **style)
+            axes.axvline(rows["value"].mean(), linestyle="--", linewidth=1.4, **style)
         label_axis(axes.xaxis, panel.label, panel.unit)
         label_axis(axes.yaxis, _("share within each group (%)") if axes is grid[0] else "")
         axes.set_title(panel.title, fontsize=9)

@@ -162,10 +162,10 @@ class ResultWriter:
     def _print_warnings(self) -> None:
         """Print each warning once, with the runs in which the same blocks raised it; of many, those of leakage."""
         few = len(self._warnings) <= _MAX_PRINTED_WARNINGS
-        printed = {text: found for text, found in self._warnings.items() if few or text in self._leakage}
-        for text, found in printed.items():
+        printed = {text: labels for text, labels in self._warnings.items() if few or text in self._leakage}
+        for text, labels in printed.items():
             runs: dict[str, list[str]] = {}
-            for run, blocks in found.items():
+            for run, blocks in labels.items():
                 runs.setdefault(", ".join(dict.fromkeys(blocks)), []).append(run)
             for theirs, names in runs.items():
                 print_note(f"warning: {format_names(names, 3)}: {theirs}: {text}")

@@ -96,15 +96,15 @@ class BlockRunner:
     def _list_leakage(self, result: Result) -> list[Reason]:
         """Return the warnings that are always printed, however many others there are."""
         pairs = list(zip(self.runs, self.datasets, strict=False))  # a data set alone has no runs
-        found = _warn_of_overlap(pairs)
-        found += dict.fromkeys(warning for run in self.runs for warning in _warn_of_unchecked(run))
-        found += dict.fromkeys(each for run, dataset in pairs for each in run.leakage.list_warnings(dataset.whole))
+        warnings = _warn_of_overlap(pairs)
+        warnings += dict.fromkeys(warning for run in self.runs for warning in _warn_of_unchecked(run))
+        warnings += dict.fromkeys(text for run, dataset in pairs for text in run.leakage.list_warnings(dataset.whole))
         for run, dataset in pairs:
             if missing := run.unanswered.get(dataset.name):
-                found.append(Reason("missing_rows", run=run.label or run.name, n=missing))
-        found += _warn_of_population(self.runs, self.datasets, result)
+                warnings.append(Reason("missing_rows", run=run.label or run.name, n=missing))
+        warnings += _warn_of_population(self.runs, self.datasets, result)
         undecided = [run for run in self.runs if "decisions" not in run.provides]
-        return found + [Reason("no_threshold", run=run.label or run.name) for run in undecided]
+        return warnings + [Reason("no_threshold", run=run.label or run.name) for run in undecided]
 
     def _find_places(self) -> list[str]:
         """Find the place of each set: its folder, manifest or run."""

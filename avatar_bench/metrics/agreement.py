@@ -71,7 +71,7 @@ def compute_measures(
 ) -> Floats:
     """Compute the MEASURES of two classifiers from their predictions (N,): (6,), or (B, 6) for weights (B, N)."""
     predictions = confusion_matrix(*predicted, classes, weights)
-    right, other = ((one == targets).astype(np.int64) for one in predicted)
+    right, other = ((labels == targets).astype(np.int64) for labels in predicted)
     hits = confusion_matrix(right, other, 2, weights)
     parts = [measure(predictions) for measure in PREDICTION_MEASURES.values()]
     return np.stack([*parts, *(measure(hits) for measure in CORRECTNESS_MEASURES.values())], axis=-1)

@@ -184,8 +184,8 @@ def draw_training_curves(table: pd.DataFrame, best: int | None = None) -> Figure
     for axes in (left, right):
         for row in np.flatnonzero(stages[1:] != stages[:-1]):
             axes.axvline(row + 1.5, color=GREY, linewidth=1)
-            text, place = _("stage {k}", k=stages[row + 1]), axes.get_xaxis_transform()
-            axes.text(row + 1.55, 0.02, text, transform=place, fontsize=8, color=GREY)
+            text, transform = _("stage {k}", k=stages[row + 1]), axes.get_xaxis_transform()
+            axes.text(row + 1.55, 0.02, text, transform=transform, fontsize=8, color=GREY)
         for row in np.flatnonzero(table["epoch"] == best):
             axes.axvline(row + 1, **_MARKED)
     handles: list[Artist] = [
@@ -223,10 +223,10 @@ def shorten_names(names: Iterable[str], width: int = 24) -> list[str]:
 
     If no cut keeps them distinct, their common prefix is dropped, and as a last resort they are numbered.
     """
-    given = list(names)
-    distinct = list(dict.fromkeys(given))
+    full = list(names)
+    distinct = list(dict.fromkeys(full))
     labels = dict(zip(distinct, _cut_distinctly(distinct, width), strict=True))
-    return [labels[name] for name in given]
+    return [labels[name] for name in full]
 
 
 def _cut_distinctly(names: Sequence[str], width: int) -> list[str]:
@@ -250,7 +250,7 @@ def _cut(name: str, width: int, head: int) -> str:
 
 def make_thumbnails(images: Iterable[NDArray[np.uint8]]) -> dict[str, NDArray[np.uint8]]:
     """Return the thumbnails of images by names for arrays of a result, from which `list_thumbnails` reads them."""
-    return {f"image_{place:03}": make_thumbnail(image) for place, image in enumerate(images)}
+    return {f"image_{index:03}": make_thumbnail(image) for index, image in enumerate(images)}
 
 
 def list_thumbnails(arrays: Mapping[str, NDArray[Any]]) -> list[NDArray[np.uint8]]:

@@ -185,13 +185,13 @@ def resample_statistic(statistic: Statistic, units: Units | ArrayLike, resamples
     if sampled.strata_of_units is not None:  # the units of a stratum are neighbours
         ends = np.append(0, np.bincount(sampled.strata_of_units).cumsum())
         lows, highs = ends[sampled.strata_of_units], ends[sampled.strata_of_units + 1]
-    found = []
+    parts = []
     for start in range(0, resamples, step):
         # one at a time, so that the counts of many units stay in the processor's cache
         drawn = (generator.integers(lows, highs, count) for _ in range(min(step, resamples - start)))
-        counts = np.stack([np.bincount(each, minlength=count) for each in drawn])
-        found.append(grouped(counts.astype(np.float64)))
-    return np.concatenate(found)
+        counts = np.stack([np.bincount(row, minlength=count) for row in drawn])
+        parts.append(grouped(counts.astype(np.float64)))
+    return np.concatenate(parts)
 
 
 def percentiles(drawn: Floats, level: float = 0.95) -> tuple[Floats, Floats]:

@@ -207,12 +207,12 @@ def _trace_shapes(net: nn.Module, size: int) -> tuple[dict[str, Shape], dict[str
     inputs: dict[str, Shape] = {}
     shapes: dict[str, Shape] = {}
 
-    def record_input(module: nn.Module, given: Any) -> None:
-        tensors = [leaf for leaf in tree_leaves(given) if isinstance(leaf, Tensor)]
+    def record_input(module: nn.Module, passed: Any) -> None:
+        tensors = [leaf for leaf in tree_leaves(passed) if isinstance(leaf, Tensor)]
         if module in names:  # not one that the network makes while it runs
             inputs.setdefault(names[module], tuple(tensors[0].shape[1:]) if tensors else ())
 
-    def record_output(module: nn.Module, given: Any, output: Any) -> None:
+    def record_output(module: nn.Module, passed: Any, output: Any) -> None:
         if module in names:
             tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
             shapes[names[module]] = tuple(tensors[-1].shape[1:])

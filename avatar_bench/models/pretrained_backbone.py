@@ -120,13 +120,13 @@ def refuse_other_network(weights: PretrainedWeights, name: str, options: Mapping
     refuse_other_options(f"model.weights={weights.file}", card.options, options)
 
 
-def refuse_other_options(what: str, saved: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+def refuse_other_options(what: str, saved: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """Raise ConfigError if the weights of `what` belong to a network with other options than the given ones."""
-    saved, given = _select_relevant(saved), _select_relevant(given)
-    surplus = [name for name in given if name not in saved]
-    if saved != given:
+    saved, options = _select_relevant(saved), _select_relevant(options)
+    surplus = [name for name in options if name not in saved]
+    if saved != options:
         raise ConfigError(
-            f"{what} belongs to a network with model.options={_format_options(saved)}, not {_format_options(given)}.",
+            f"{what} belongs to a network with model.options={_format_options(saved)}, not {_format_options(options)}.",
             f"Use the same: 'model.options={_format_options(saved)}'"
             + f", without {', '.join(surplus)}" * bool(surplus),
         )

@@ -77,13 +77,15 @@ def build_result_table(study: Study) -> Table:
 
 def build_warning_table(study: Study) -> Table:
     """Return a table of the warnings of the blocks, each text once per block and set."""
-    found: dict[tuple[str, str, str], list[str]] = {}
+    labels: dict[tuple[str, str, str], list[str]] = {}
     for model, saved in study.saved:
         for text in study.split_warnings(saved)[0]:
             key = (saved.result.block, saved.result.set, text)
-            found.setdefault(key, []).append(model.label if model else _("all"))
+            labels.setdefault(key, []).append(model.label if model else _("all"))
     columns = make_columns(_("warning"), _("block"), _("set"), _("models"))
-    rows = [TableRow([words, block, name, ", ".join(models)]) for (block, name, words), models in sorted(found.items())]
+    rows = [
+        TableRow([words, block, name, ", ".join(models)]) for (block, name, words), models in sorted(labels.items())
+    ]
     return Table("warnings", _("Warnings of the blocks"), columns, rows)
 
 

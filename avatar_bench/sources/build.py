@@ -166,9 +166,11 @@ def _check_earlier_recipe(out: Path, wanted: dict[str, Any], update: bool, afres
     known = set(before.get("sources", {}))
     plans = ({key: plan.get(key) for key in PLAN_FIELDS} for plan in (before.get("plan", {}), now["plan"]))
     blind = (sorted(known & set(recipe.get("blind", ()))) for recipe in (before, now))
-    for option, (then, given) in (("split", plans), ("blind", blind)):
-        if then != given:
-            stated = ", ".join(f"{key}={value}" for key, value in then.items()) if isinstance(then, dict) else then
+    for option, (former, now) in (("split", plans), ("blind", blind)):
+        if former != now:
+            stated = (
+                ", ".join(f"{key}={value}" for key, value in former.items()) if isinstance(former, dict) else former
+            )
             reason = f"update=true moves no image to another side, so {option} must stay unchanged: {stated}."
             raise OutputError(f"{out}: {reason}", "Choose a new folder: out=DIR")
     if not (out / SIDES_FILE).is_file():

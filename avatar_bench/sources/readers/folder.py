@@ -105,7 +105,7 @@ def _walk_readable(root: Path) -> Iterator[tuple[str, list[str], list[str]]]:
 
 def _walk(job: SourceJob, root: Path) -> Iterator[str]:
     """Return the relative paths of possible images, sorted; quarantine all other paths."""
-    found: list[str] = []
+    listed: list[str] = []
     for folder, folders, files in _walk_readable(root):
         folders[:] = [name for name in folders if not name.startswith(".")]
         paths = [Path(folder, name) for name in files if not name.startswith(".") and name.lower() not in IGNORED_FILES]
@@ -114,8 +114,8 @@ def _walk(job: SourceJob, root: Path) -> Iterator[str]:
             if reason := _explain_unusable(path, below, root):
                 job.quarantine.append((below.encode(errors="backslashreplace").decode(), reason))
             else:
-                found.append(below)
-    return iter(sorted(found))
+                listed.append(below)
+    return iter(sorted(listed))
 
 
 def _explain_unusable(path: Path, below: str, root: Path) -> str:

@@ -90,8 +90,8 @@ def draw_feature_maps(images: NDArray[np.uint8], labels: Sequence[str], maps: Se
     for layer in maps:
         for channel, number in enumerate(layer.channels):
             low, high = layer.maps[:, channel].min(), layer.maps[:, channel].max()
-            for row, one in enumerate(layer.maps[:, channel]):
-                grid[row, column + channel].imshow(one, cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
+            for row, pixels in enumerate(layer.maps[:, channel]):
+                grid[row, column + channel].imshow(pixels, cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
             grid[0, column + channel].set_title(f"{number}", fontsize=7, pad=2)
         height, width = layer.maps.shape[2:]
         words = f"{plots.shorten_name(layer.layer, 22)}, {height} × {width}"

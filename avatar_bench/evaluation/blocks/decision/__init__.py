@@ -123,9 +123,9 @@ class Decision(IntervalOptions):
         """Add thresholds, coverage and error of each set at each target, and what these do not keep, to the result."""
         rows_by_kind: dict[str, list[pd.DataFrame]] = {"sets": [], "slices": [], "gaps": []}
         for target, rule in rules.items():
-            for name, (__, one) in sets.items():
-                parts = tables.list_parts(one, columns[name])
-                decided, metrics = tables.decide(self, name, one, rule, target, parts)
+            for name, (__, answers) in sets.items():
+                parts = tables.list_parts(answers, columns[name])
+                decided, metrics = tables.decide(self, name, answers, rule, target, parts)
                 end = "" if name == result.set else f"/{name}"
                 result.metrics |= {f"{key}{end}": metric for key, metric in metrics.items()}
                 result.warnings += tables.warn_of_set(decided["sets"], is_further=bool(end))

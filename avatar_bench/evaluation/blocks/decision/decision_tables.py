@@ -123,13 +123,13 @@ def describe_thresholds(rules: Mapping[float, DecisionRule]) -> tuple[pd.DataFra
     """Return the confidence threshold of each target, with the images of its fit and the bound of the error there."""
     rows, metrics = [], {}
     for target, rule in rules.items():
-        one = rule.thresholds[""]
-        value, bound, metric = one.value, one.bound, Metric(one.bound, one.answered, higher_is_better=False)
-        if np.isinf(one.value):
+        fit = rule.thresholds[""]
+        value, bound, metric = fit.value, fit.bound, Metric(fit.bound, fit.answered, higher_is_better=False)
+        if np.isinf(fit.value):
             value, bound = np.nan, np.nan
-            metric = Metric(None, one.n, higher_is_better=False, reason=explain_unmet(one, target))
+            metric = Metric(None, fit.n, higher_is_better=False, reason=explain_unmet(fit, target))
         metrics[f"bound/{target:g}"] = metric
-        rows.append((target, value, one.n, one.n_errors, one.answered, one.errors, bound, rule.reference is not None))
+        rows.append((target, value, fit.n, fit.n_errors, fit.answered, fit.errors, bound, rule.reference is not None))
     columns = ["target_error", "threshold", "n", "n_errors", "answered", "errors", "bound", "unlike_rule"]
     return pd.DataFrame(rows, columns=columns), metrics
 

@@ -247,18 +247,18 @@ def compute_overlap(
 ) -> Overlap:
     """Compare the raw maps (n, h, w) of each two runs; permute them `times` times within classes."""
     pairs = list(combinations(range(len(maps)), 2))
-    found = [list(attribution_maps.overlaps(maps[a], maps[b]).values()) for a, b in pairs]
+    measured = [list(attribution_maps.overlaps(maps[a], maps[b]).values()) for a, b in pairs]
     rng = np.random.default_rng(seed)
     places = [attribution_maps.shuffle_within_strata(targets, times, rng) for _ in maps]
     chances = [list(attribution_maps.chance_overlaps(maps[a], maps[b]).values()) for a, b in pairs]
     masks = _build_class_masks(targets, classes)
-    apart = [[np.where(np.eye(len(table), dtype=np.bool_), np.nan, table) for table in tables] for tables in found]
+    apart = [[np.where(np.eye(len(table), dtype=np.bool_), np.nan, table) for table in tables] for tables in measured]
     permuted = (
-        np.stack([_average_permuted(one, pairs, places, masks) for one in zip(*ways, strict=True)], axis=1)
-        for ways in (found, apart)
+        np.stack([_average_permuted(way, pairs, places, masks) for way in zip(*ways, strict=True)], axis=1)
+        for ways in (measured, apart)
     )
-    values = [[np.diag(table) for table in tables] for tables in found]
-    others = [[attribution_maps.overlap_with_other_images(table, targets) for table in tables] for tables in found]
+    values = [[np.diag(table) for table in tables] for tables in measured]
+    others = [[attribution_maps.overlap_with_other_images(table, targets) for table in tables] for tables in measured]
     # the last of each is the mean over pairs
     kinds = (np.array([*kind, nan_mean(np.array(kind), axis=0)]) for kind in (values, others, chances))
     return Overlap(pairs, *kinds, *permuted)
@@ -311,13 +311,13 @@ def _average_permuted(
     masks: list[NDArray[np.bool_]],
 ) -> Floats:
     """Compute the means (P + 1, C + 1, B) of one metric; a run's maps are permuted alike in all its pairs."""
-    total, counts, found = np.zeros(places[0].shape), np.zeros(places[0].shape), []
+    total, counts, averages = np.zeros(places[0].shape), np.zeros(places[0].shape), []
     for table, (a, b) in zip(tables, pairs, strict=True):
         values = table[places[a], places[b]]
         total, counts = total + np.nan_to_num(values), counts + ~np.isnan(values)
-        found.append([nan_mean(values[:, mask], axis=1) for mask in masks])
+        averages.append([nan_mean(values[:, mask], axis=1) for mask in masks])
     mean = np.divide(total, counts, out=np.full(total.shape, np.nan), where=counts > 0)
-    return np.array([*found, [nan_mean(mean[:, mask], axis=1) for mask in masks]])
+    return np.array([*averages, [nan_mean(mean[:, mask], axis=1) for mask in masks]])
 
 
 def _build_class_masks(targets: NDArray[np.int64], classes: int) -> list[NDArray[np.bool_]]:

@@ -98,7 +98,7 @@ def _read_quality(key: str, quality: QualityDeclaration, result: Result | None, 
         basis = json.dumps([about.get("machine"), options.get("threads")]) if key == "speed" else ""
     # efficiency uses no labels, and the noise of its timings is not that of images
     fingerprint = "" if quality.block == "efficiency" else str(about.get("data_fingerprint", ""))
-    low, high, units = np.array([_find_ends(each, bool(fingerprint)) for each in metrics.values()], dtype=np.float64).T
+    low, high, units = np.array([_find_ends(read, bool(fingerprint)) for read in metrics.values()], dtype=np.float64).T
     return SavedQuality(
         value=float(np.mean(values)),
         higher_is_better=directions.pop() if len(directions) == 1 else None,

@@ -36,10 +36,10 @@ def draw(result: Result) -> dict[str, Figure]:
         wide = low > 0 and high > _WIDE * low
         edges = (np.geomspace if wide else np.linspace)(low, high if high > low else low + 1, _BINS + 1)
         for axes, name in zip(line, shown, strict=True):
-            own = table[(table["set"] == name) & (table["kind"] != "in_domain")]
+            rows = table[(table["set"] == name) & (table["kind"] != "in_domain")]
             style = {"color": OOD_COLOUR, "histtype": "step", "label": _("out of domain")}
             charts.draw_histogram(axes, domain[score], edges, color=plots.GREY, alpha=0.6, label=_("in domain"))
-            charts.draw_histogram(axes, own[score], edges, **style)
+            charts.draw_histogram(axes, rows[score], edges, **style)
             axes.tick_params(labelsize=7)
             if wide:
                 axes.set_xscale("log")
