@@ -27,7 +27,9 @@ def render_index() -> str:
     parts = [f"# Blocks\n\n{_NOTE}"]
     for kind, title in _KINDS.items():
         blocks = [declare_block(name) for name in list_blocks([kind])]
-        rows = "".join(f"| [{one.name}]({one.name}.md) | {one.question} | {one.summary} |\n" for one in blocks)
+        rows = "".join(
+            f"| [{block.name}]({block.name}.md) | {block.question} | {block.summary} |\n" for block in blocks
+        )
         parts.append(f"## {title}\n\n| block | question | what it computes |\n|---|---|---|\n{rows}")
     return "\n".join(parts)
 

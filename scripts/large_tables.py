@@ -65,7 +65,7 @@ def bootstrap(rows: int, _part: int) -> dict[str, float]:
     groups, targets = rng.integers(0, rows // A_GROUP, rows), rng.integers(0, 3, rows)
     predicted = np.where(rng.random(rows) < 0.8, targets, rng.integers(0, 3, rows))
     scores = rng.random(rows) + 0.3 * (targets == 0)
-    found = {}
+    collected = {}
     for name, statistic in {
         "accuracy": classification.build_confusion_statistic([(targets, predicted)], 3, classification.accuracy),
         "macro-F1": classification.build_confusion_statistic([(targets, predicted)], 3, classification.macro_f1),
@@ -73,8 +73,8 @@ def bootstrap(rows: int, _part: int) -> dict[str, float]:
     }.items():
         start = time.process_time()
         stats.bootstrap_interval(statistic, groups)
-        found[f"{name}, processor seconds"] = time.process_time() - start
-    return found
+        collected[f"{name}, processor seconds"] = time.process_time() - start
+    return collected
 
 
 def evaluate(rows: int, _part: int) -> dict[str, float]:
@@ -83,12 +83,12 @@ def evaluate(rows: int, _part: int) -> dict[str, float]:
     groups, targets = rng.integers(0, rows // A_GROUP, rows), rng.integers(0, 3, rows)
     logits = (rng.normal(size=(rows, 3)) + 2 * np.eye(3)[targets]).astype(np.float32)
     paths = np.array([f"images/generated/part-{row // 1000:04d}/avatar-{row:08d}.jpg" for row in range(rows)])
-    owners, sources = (np.array([f"name-{one:07d}" for one in groups % most]) for most in (rows, 40))
+    owners, sources = (np.array([f"name-{group:07d}" for group in groups % most]) for most in (rows, 40))
     classes = ("drawing", "generated", "real")
-    found = Predictions(classes, logits, logits[:, :0], targets, paths, groups=owners, sources=sources)
+    predictions = Predictions(classes, logits, logits[:, :0], targets, paths, groups=owners, sources=sources)
     frame = pd.DataFrame({"sha256": [f"{row:064x}" for row in range(rows)]})
     dataset: Any = SimpleNamespace(name="blind", frame=frame, image=lambda row: np.zeros((64, 64, 3), np.uint8))
-    run: Any = SimpleNamespace(predictions=lambda _: found, provides={"decisions"}, allow=[])
+    run: Any = SimpleNamespace(predictions=lambda _: predictions, provides={"decisions"}, allow=[])
     tracemalloc.start()
     start = time.process_time()
     BlindTest().evaluate(run, dataset)

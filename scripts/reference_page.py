@@ -84,9 +84,9 @@ def _render_errors() -> str:
 def _render_callable(function: Any, name: str) -> str:
     signature = inspect.signature(function)
     shown = [
-        each.replace(annotation=_Annotation(each.annotation))
-        for each in signature.parameters.values()
-        if each.name != "self"
+        parameter.replace(annotation=_Annotation(parameter.annotation))
+        for parameter in signature.parameters.values()
+        if parameter.name != "self"
     ]
     bare = signature.replace(parameters=shown, return_annotation=_Annotation(signature.return_annotation))
     unbroken = re.sub("(?<!,) ", "\N{NO-BREAK SPACE}", f"{name}{bare}")  # lines break after a comma

@@ -70,14 +70,14 @@ class Comparison:
 
 def measure(comparison: Comparison, rounds: int, folder: Path, variables: Mapping[str, str]) -> dict[str, Any]:
     """Run all alternatives in turn and return medians and spread; one that fails is left out and reported."""
-    found: dict[str, list[Figures]] = {way.name: [] for way in comparison.ways}
+    collected: dict[str, list[Figures]] = {way.name: [] for way in comparison.ways}
     failed: list[str] = []
 
     def complete(way: Way, command: Sequence[str | Path]) -> Ended | None:
         ended = run(command, folder, variables, way.memory)
         if ended.code == way.code:
             return ended
-        del found[way.name]
+        del collected[way.name]
         failed.append(f"{way.name} failed with {ended.code}: {ended.lines[-1][1] if ended.lines else ''}")
         return None
 
@@ -85,10 +85,10 @@ def measure(comparison: Comparison, rounds: int, folder: Path, variables: Mappin
         if way.first:
             complete(way, way.first)
     for _ in range(rounds):
-        for way in (way for way in comparison.ways if way.name in found):
+        for way in (way for way in comparison.ways if way.name in collected):
             way.before()
             if ended := complete(way, way.command):
-                found[way.name].append(figures_of(ended) | way.read(ended))
+                collected[way.name].append(figures_of(ended) | way.read(ended))
     return {
         "title": comparison.title,
         "rounds": rounds,
@@ -97,12 +97,16 @@ def measure(comparison: Comparison, rounds: int, folder: Path, variables: Mappin
                 "way": name,
                 "figures": {figure: spread([one[figure] for one in each]) for figure in each[0]},
                 "ratios": {
-                    figure: {other: ratio(found[other], each, figure) for other in comparison.beside if other in found}
+                    figure: {
+                        other: ratio(collected[other], each, figure)
+                        for other in comparison.beside
+                        if other in collected
+                    }
                     for figure in comparison.of
                     if figure in each[0]
                 },
             }
-            for name, each in found.items()
+            for name, each in collected.items()
         ],
         "left out": list(comparison.left_out),
         "failed": failed,
@@ -159,10 +163,10 @@ def tree(root: int) -> list[int]:
         except OSError:  # ended meanwhile
             continue
         parents[int(folder.name)] = int(after_name.split()[1])
-    found = [root]
-    for process in found:  # grows as it goes
-        found.extend(child for child, parent in parents.items() if parent == process)
-    return found
+    collected = [root]
+    for process in collected:  # grows as it goes
+        collected.extend(child for child, parent in parents.items() if parent == process)
+    return collected
 
 
 def proportional(process: int) -> int:

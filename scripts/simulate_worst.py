@@ -40,15 +40,15 @@ def simulate_worst(draws: int = 2000, seed: int = 0) -> pd.DataFrame:
 
 def cover_worst(counts: NDArray[np.int64], truth: NDArray[np.float64], level: float = 0.95) -> tuple[bool, bool]:
     """Return whether the truly lowest recall is inside the interval of the source that looks worst, and of `worst`."""
-    own = stats.wilson(int(counts.min()), IMAGES, level)
+    wilson = stats.wilson(int(counts.min()), IMAGES, level)
     strict = 1 - (1 - level) / len(counts)
     joint = np.array([stats.wilson(int(count), IMAGES, strict) for count in counts]).min(axis=0)
-    return own[0] <= truth.min() <= own[1], bool(joint[0] <= truth.min() <= joint[1])
+    return wilson[0] <= truth.min() <= wilson[1], bool(joint[0] <= truth.min() <= joint[1])
 
 
 def evaluate(hits: NDArray[np.bool_], targets: Sequence[str] | NDArray[np.str_], resamples: int) -> Any:
     """Return the result of the block for sources (S, N) of which these images are predicted correctly."""
-    pairs = [make_run(f"source{place}", CLASSES.index(target), hits[place]) for place, target in enumerate(targets)]
+    pairs = [make_run(f"source{index}", CLASSES.index(target), hits[index]) for index, target in enumerate(targets)]
     return LeaveOneSourceOut(resamples=resamples).compare(*zip(*pairs, strict=True))  # type: ignore[arg-type]
 
 

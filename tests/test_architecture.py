@@ -138,27 +138,27 @@ def within(name: str, entries: tuple[str, ...]) -> bool:
 
 def wrong_imports(package: Path) -> list[str]:
     """Return a sentence for each import that breaks a rule."""
-    found = []
+    collected = []
     known = modules(package)
     for name, file in known.items():
         for imported in imports(file):
             words = imported.split(".")
             is_command = re.match(r"plugins/\w+/command/", name) is not None
             if words[0] in ("hydra", "omegaconf") and not (within(name, HYDRA_USERS) or is_command):
-                found.append(f"{name} imports {words[0]}")
+                collected.append(f"{name} imports {words[0]}")
             is_slow = words[0] in ("torch", "torchvision", "timm", "pytorch_lightning")
             if is_slow and within(name, NO_TORCH) and not within(name, TORCH_USERS):
-                found.append(f"{name} imports {words[0]}")
+                collected.append(f"{name} imports {words[0]}")
             if words[0] == "pathlib" and within(name, PURE):
-                found.append(f"{name} knows of paths")
+                collected.append(f"{name} knows of paths")
             if words[0] == "lightning":
-                found.append(f"{name} imports lightning beside pytorch_lightning")
+                collected.append(f"{name} imports lightning beside pytorch_lightning")
             if words[0] != package.name or name == "__init__":
                 continue
             target = next((t for end in (4, 3, 2, 1) if (t := "/".join(words[1 : 1 + end])) in known), "")
             if target and not _is_allowed(name, target):
-                found.append(f"{name} imports {target}, which is not below it")
-    return found
+                collected.append(f"{name} imports {target}, which is not below it")
+    return collected
 
 
 def _is_allowed(name: str, target: str) -> bool:
@@ -180,18 +180,18 @@ def _is_allowed(name: str, target: str) -> bool:
 def wrong_names(package: Path) -> list[str]:
     """Return a sentence for each name that breaks a rule."""
     known = modules(package)
-    found, places = [], defaultdict(list)
+    collected, places = [], defaultdict(list)
     for name in known:
         folder, _, last = name.rpartition("/")
         if folder not in FOUND_BY_KIND and not re.match(rf"plugins(/\w+/({'|'.join(KINDS)}))?$", folder):
             places[last].append(name)
         if last.startswith("_") and not last.startswith("__"):
-            found.append(f"{name} is named like a private module")
+            collected.append(f"{name} is named like a private module")
         if last in DRAWERS:
-            found.append(f"{name} is a drawer of odds and ends")
+            collected.append(f"{name} is a drawer of odds and ends")
     for last, names in places.items():
         if len(names) > 1 and not _may_repeat(last, names):
-            found.append(f"modules of one name: {', '.join(names)}")
+            collected.append(f"modules of one name: {', '.join(names)}")
     classes, constants = defaultdict(set), defaultdict(lambda: defaultdict(set))
     for name, file in known.items():
         for node in parse(file).body:
@@ -199,12 +199,14 @@ def wrong_names(package: Path) -> list[str]:
                 classes[node.name].add(name)
             for constant, value in _constants(node):
                 constants[constant][ast.dump(value)].add(name)
-    found += [f"classes of one name, {name}: {', '.join(sorted(at))}" for name, at in classes.items() if len(at) > 1]
+    collected += [
+        f"classes of one name, {name}: {', '.join(sorted(at))}" for name, at in classes.items() if len(at) > 1
+    ]
     for name, contents in constants.items():
         if len(contents) > 1 and name not in STATED_BY_EACH:
             at = sorted(module for each in contents.values() for module in each)
-            found.append(f"constants of one name and different contents, {name}: {', '.join(at)}")
-    return found
+            collected.append(f"constants of one name and different contents, {name}: {', '.join(at)}")
+    return collected
 
 
 def _may_repeat(last: str, names: list[str]) -> bool:

@@ -87,9 +87,9 @@ def test_parts_tell_the_same_in_the_table_and_in_json_and_every_planted_copy_is_
 
 def test_ways_are_taken_in_turn_and_set_in_relation_by_their_medians(rounds: ModuleType, tmp_path: Path) -> None:
     note = "import pathlib, sys; file = pathlib.Path('order'); file.open('a').write(sys.argv[1])"
-    told = {"a": iter((2.0, 6.0, 4.0)), "b": iter((1.0, 2.0, 8.0))}
+    printed = {"a": iter((2.0, 6.0, 4.0)), "b": iter((1.0, 2.0, 8.0))}
     ways = [
-        rounds.Way(name, [sys.executable, "-c", note, name], lambda ended, name=name: {"seconds": next(told[name])})
+        rounds.Way(name, [sys.executable, "-c", note, name], lambda ended, name=name: {"seconds": next(printed[name])})
         for name in "ab"
     ]
     ways.append(rounds.Way("c", [sys.executable, "-c", "raise SystemExit('no such thing')"]))

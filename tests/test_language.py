@@ -49,19 +49,19 @@ def openings(source: str) -> list[str]:
 
 
 def test_no_forbidden_word_is_used() -> None:
-    found = {}
+    collected = {}
     for file in texts():
         name = file.relative_to(ROOT).as_posix()
         text = file.read_text(encoding="utf-8").replace(FOREIGN.get(name, "\0"), "")
         if lines := forbidden(f"{name}\n{text}"):
-            found[name] = lines
-    assert found == {}
+            collected[name] = lines
+    assert collected == {}
 
 
 def test_no_docstring_begins_with_give_say_tell_or_hold() -> None:
     sources = [file for file in texts() if file.suffix == ".py"]
-    found = {file.relative_to(ROOT).as_posix(): openings(file.read_text(encoding="utf-8")) for file in sources}
-    assert {name: lines for name, lines in found.items() if lines} == {}
+    collected = {file.relative_to(ROOT).as_posix(): openings(file.read_text(encoding="utf-8")) for file in sources}
+    assert {name: lines for name, lines in collected.items() if lines} == {}
 
 
 @pytest.mark.parametrize("text", ["Pictures", "told_apart", "verdict_rows", "class Judge:", "wake()"])

@@ -91,18 +91,18 @@ def test_help_and_lists_load_no_heavy_library(words: list[str]) -> None:
 
 def test_help_lists_the_commands_and_version_is_the_packages_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
-    told = capsys.readouterr().out
-    assert all(command in told for command in ("train", "evaluate", "predict", "list"))
+    out = capsys.readouterr().out
+    assert all(command in out for command in ("train", "evaluate", "predict", "list"))
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"avatar-bench {__version__}\n"
 
 
 def test_the_help_of_predict_lists_each_option_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "--help"]) == 0
-    told = capsys.readouterr().out
-    assert "\n  input=...  " in told
-    assert re.search(r"\n  batch_size=64 +images per batch; at least 1\n", told)
-    assert re.search(r"\n  accelerator=auto +auto \| cpu \| gpu; device\n", told)
+    out = capsys.readouterr().out
+    assert "\n  input=...  " in out
+    assert re.search(r"\n  batch_size=64 +images per batch; at least 1\n", out)
+    assert re.search(r"\n  accelerator=auto +auto \| cpu \| gpu; device\n", out)
 
 
 def test_the_help_of_evaluate_lists_the_options_of_the_blocks_that_are_chosen(

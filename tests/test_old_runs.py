@@ -50,9 +50,9 @@ def test_a_run_predicts_the_same(run: str, old: Path, tmp_path: Path) -> None:
 def test_a_run_is_evaluated_to_the_same_values(run: str, old: Path, tmp_path: Path) -> None:
     words = ["split=blind"] if run != "imported" else ["data=manifest", "data.manifest=images/blind.csv"]
     assert main(["evaluate", f"ckpt=runs/{run}", "block=blind_test", f"out={tmp_path / 'now'}", *words]) == 0
-    then = read_values(old / "runs" / run / "evaluation/blind/blind_test/metrics.json")
+    values = read_values(old / "runs" / run / "evaluation/blind/blind_test/metrics.json")
     now = read_values(next((tmp_path / "now").rglob("metrics.json")))
-    assert {name: now[name] for name in then} == pytest.approx(then, abs=1e-5, nan_ok=True)
+    assert {name: now[name] for name in values} == pytest.approx(values, abs=1e-5, nan_ok=True)
 
 
 def read_values(file: Path) -> dict[str, float]:
@@ -86,6 +86,6 @@ def test_a_data_set_is_recognised_and_updated(old: Path, capsys: pytest.CaptureF
     assert main(["prepare", *words]) == 0
     assert (old / "dataset/manifest.csv").read_bytes() == before
     assert main(["prepare", *words, "update=true"]) == 0
-    then = pd.read_csv(old / "dataset/manifest.csv")
-    assert {"path", "label", "source", "group", "split"} <= set(then)
-    assert len(then) == 36
+    table = pd.read_csv(old / "dataset/manifest.csv")
+    assert {"path", "label", "source", "group", "split"} <= set(table)
+    assert len(table) == 36

@@ -70,17 +70,17 @@ def is_composed_alone(line: str, of_readme: list[str]) -> bool:
 def made_quick(words: list[str]) -> list[str]:
     """Add fewer resamples and shorter timings of the blocks, and no worker processes, unless the command sets them."""
     blocks = next((word.removeprefix("block=") for word in words if word.startswith("block=")), "blind_test")
-    given = {word.partition("=")[0] for word in words}
+    parts = {word.partition("=")[0] for word in words}
     names = blocks.strip("[]").split(",")
     quick = [word for word in (*QUICK, *QUICK_COMPARISONS, *QUICK_AUDIT) if word.split(".")[1] in names]
-    return words + [word for word in ("data.workers=0", *quick) if word.partition("=")[0] not in given]
+    return words + [word for word in ("data.workers=0", *quick) if word.partition("=")[0] not in parts]
 
 
 def made_small(words: list[str]) -> list[str]:
-    given = {word.partition("=")[0] for word in words}
-    if "data" in given:
-        given.add("data.root")
-    return words + [word for word in SMALL if word.partition("=")[0] not in given]
+    parts = {word.partition("=")[0] for word in words}
+    if "data" in parts:
+        parts.add("data.root")
+    return words + [word for word in SMALL if word.partition("=")[0] not in parts]
 
 
 @pytest.fixture(scope="module")

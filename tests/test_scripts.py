@@ -86,8 +86,8 @@ def test_the_demo_runs_and_a_second_time_does_not_train_again(checkout: Path, tm
     for run in DEMO:
         saved = json.loads((checkout / run / "evaluation/blind/blind_test/metrics.json").read_text())
         accuracy = saved["metrics"]["accuracy"]
-        told = f"{run}: accuracy {accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}]"
-        assert told in first.stdout
+        text = f"{run}: accuracy {accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}]"
+        assert text in first.stdout
         assert accuracy["population"] == "new sources"
         assert accuracy["units"] >= 8
         balanced = saved["metrics"]["balanced_accuracy"]["value"]

@@ -33,9 +33,9 @@ def test_a_run_its_figures_and_its_report_hold_no_secret(
     run = train(tmp_path / "runs" / "one", "logger=csv")
     assert main(["evaluate", f"ckpt={run}", "block=blind_test", "data.workers=0", "accelerator=cpu"]) == 0
     assert main(["report", f"runs={tmp_path / 'runs'}"]) == 0
-    told = capfd.readouterr()
+    printed = capfd.readouterr()
     assert holds_canary(tmp_path) == []
-    assert CANARY not in told.out + told.err
+    assert CANARY not in printed.out + printed.err
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_a_source_that_cannot_be_had_tells_no_secret(
     name = words[0].partition("=")[2]
     said = [f"source.{name}.{key}=x" for key in ("label", "licence", "author")] if name != "tabler" else []
     assert main(["prepare", *words, *said, f"out={tmp_path / 'set'}"]) in (2, 3)
-    told = capfd.readouterr()
-    assert told.err
-    assert CANARY not in told.out + told.err
+    printed = capfd.readouterr()
+    assert printed.err
+    assert CANARY not in printed.out + printed.err
     assert holds_canary(tmp_path) == []

@@ -60,13 +60,13 @@ def address(site: Path) -> Iterator[str]:
 
 def find_missing(site: Path, address: str, links: list[str]) -> list[str]:
     """Return the links into the site that lead to no file, or to no place in it."""
-    found = []
+    collected = []
     for link in {link for link in links if link.startswith(address)}:
         place, _, name = link.removeprefix(address).partition("#")
         file = site / place / "index.html" if (site / place).is_dir() else site / place
         if not file.is_file() or (name and f'id="{name}"' not in file.read_text(encoding="utf-8")):
-            found.append(link)
-    return found
+            collected.append(link)
+    return collected
 
 
 @pytest.mark.slow

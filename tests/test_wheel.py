@@ -34,10 +34,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def program(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Command of a new environment with the wheel, which also sees the packages installed here."""
-    place = tmp_path_factory.mktemp("venv")
-    venv.create(place, with_pip=False)
-    bin_folder = place / ("Scripts" if os.name == "nt" else "bin")
-    paths = {"base": str(place), "platbase": str(place)}
+    folder = tmp_path_factory.mktemp("venv")
+    venv.create(folder, with_pip=False)
+    bin_folder = folder / ("Scripts" if os.name == "nt" else "bin")
+    paths = {"base": str(folder), "platbase": str(folder)}
     packages = Path(sysconfig.get_path("purelib", vars=paths))
     seen = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), *site.getsitepackages()}
     install = [sys.executable, "-m", "pip", "--python", str(bin_folder / "python"), "install", "--no-deps", "--quiet"]
@@ -71,8 +71,8 @@ def test_the_installed_command_is_the_wheels_own(program: Path, tmp_path: Path) 
     done = run(program, tmp_path, "--version")
     assert (done.returncode, done.stdout) == (0, f"avatar-bench {__version__}\n")
     where = [str(program.with_name("python")), "-c", "import avatar_bench; print(avatar_bench.__file__)"]
-    found = subprocess.run(where, cwd=tmp_path, env={"PATH": ""}, capture_output=True, text=True, check=True).stdout
-    assert Path(found.strip()).is_relative_to(program.parents[1])
+    stdout = subprocess.run(where, cwd=tmp_path, env={"PATH": ""}, capture_output=True, text=True, check=True).stdout
+    assert Path(stdout.strip()).is_relative_to(program.parents[1])
 
 
 def test_it_lists_prepares_trains_evaluates_and_predicts_from_another_folder(

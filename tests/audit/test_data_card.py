@@ -261,12 +261,12 @@ SPLITS = ["train", "val", "test", "out of domain"]
 def bars(axes: Axes) -> dict[str, dict[str, float]]:
     """Return the lengths of the bars by row and colour."""
     names = [label.get_text() for label in axes.get_yticklabels()]
-    found: dict[str, dict[str, float]] = {name: {} for name in names}
+    collected: dict[str, dict[str, float]] = {name: {} for name in names}
     for patch in axes.patches:
         row = round(patch.get_y() + patch.get_height() / 2)
         if patch.get_width():
-            found[names[row]][to_hex(patch.get_facecolor()).upper()] = patch.get_width()
-    return found
+            collected[names[row]][to_hex(patch.get_facecolor()).upper()] = patch.get_width()
+    return collected
 
 
 def test_every_image_is_counted_in_each_panel_in_the_colour_of_its_class() -> None:

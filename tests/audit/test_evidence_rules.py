@@ -58,5 +58,5 @@ def test_the_strongest_evidence_decides_and_a_contradiction_says_nothing() -> No
 
 
 def test_the_camera_is_not_named_beside_a_generator() -> None:
-    found = find_evidence({"exif:Camera": "prompt: a portrait", "png:parameters": "Steps: 20"})
-    assert [each.rule.name for each in found] == ["stable_diffusion"]
+    evidence = find_evidence({"exif:Camera": "prompt: a portrait", "png:parameters": "Steps: 20"})
+    assert [each.rule.name for each in evidence] == ["stable_diffusion"]

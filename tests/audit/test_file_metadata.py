@@ -63,17 +63,17 @@ def test_a_plain_image_says_nothing(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_a_manifest_is_found_without_a_package(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "c2pa", None)
-    found = find_evidence(read_metadata(with_store(kind)))
-    assert [each.rule.name for each in found] == ["c2pa_unverified_generated"]
-    assert (conclude(found), found[0].strength) == ("generated", "weak")
+    evidence = find_evidence(read_metadata(with_store(kind)))
+    assert [each.rule.name for each in evidence] == ["c2pa_unverified_generated"]
+    assert (conclude(evidence), evidence[0].strength) == ("generated", "weak")
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
 def test_a_broken_manifest_is_found_and_says_nothing(kind: str) -> None:
     pytest.importorskip("c2pa", reason="c2pa-python is not installed")
-    found = find_evidence(read_metadata(with_store(kind)))
-    assert [each.value for each in found] == ["c2pa:invalid: unreadable"]
-    assert conclude(found) == ""
+    evidence = find_evidence(read_metadata(with_store(kind)))
+    assert [each.value for each in evidence] == ["c2pa:invalid: unreadable"]
+    assert conclude(evidence) == ""
 
 
 @pytest.mark.parametrize("term", ["trainedAlgorithmicMedia", "compositeWithTrainedAlgorithmicMedia", "digitalCapture"])
@@ -87,8 +87,8 @@ def test_a_broken_manifest_is_found_and_says_nothing(kind: str) -> None:
 )
 @pytest.mark.parametrize("prefix", [NEWSCODES, ""])
 def test_the_source_type_is_read_however_xmp_writes_it(form: str, prefix: str, term: str) -> None:
-    found = read_metadata(saved("JPEG", xmp=xmp(form.format(prefix + term))))
-    assert found["xmp:DigitalSourceType"] == term
+    metadata = read_metadata(saved("JPEG", xmp=xmp(form.format(prefix + term))))
+    assert metadata["xmp:DigitalSourceType"] == term
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])
@@ -100,8 +100,8 @@ def test_xmp_is_read_in_every_format(kind: str) -> None:
         info.add_itxt("XML:com.adobe.xmp", packet.decode(), zip=True)
     elif kind == "TIFF":
         options = {"tiffinfo": {700: packet}}
-    found = read_metadata(saved(kind, **options))
-    assert (found["xmp:DigitalSourceType"], found["xmp:CreatorTool"]) == ("digitalArt", "Krita 5")
+    metadata = read_metadata(saved(kind, **options))
+    assert (metadata["xmp:DigitalSourceType"], metadata["xmp:CreatorTool"]) == ("digitalArt", "Krita 5")
 
 
 @pytest.mark.parametrize(
@@ -121,19 +121,19 @@ def test_texts_of_a_png_are_read_even_behind_its_pixels(kind: bytes, content: by
 def test_exif_is_read_in_every_format(kind: str) -> None:
     exif = Image.Exif()
     exif.update({271: "Canon\0\n", 272: "EOS 5D", 305: "darktable 4"})
-    found = read_metadata(saved(kind, exif=exif))
-    assert [found[f"exif:{name}"].strip("\0\n") for name in ("Make", "Model", "Software")] == [
+    metadata = read_metadata(saved(kind, exif=exif))
+    assert [metadata[f"exif:{name}"].strip("\0\n") for name in ("Make", "Model", "Software")] == [
         "Canon",
         "EOS 5D",
         "darktable 4",
     ]
-    assert "exif:Camera" not in found
+    assert "exif:Camera" not in metadata
 
 
 def check(data: bytes) -> None:
-    found = read_metadata(data)
-    assert all(0 < len(text) <= file_metadata.MAX_TEXT for text in found.values())
-    assert all(each.value.isprintable() for each in find_evidence(found))
+    metadata = read_metadata(data)
+    assert all(0 < len(text) <= file_metadata.MAX_TEXT for text in metadata.values())
+    assert all(each.value.isprintable() for each in find_evidence(metadata))
 
 
 def samples() -> dict[str, bytes]:
@@ -189,8 +189,8 @@ def test_a_packed_text_is_unpacked_to_its_first_bytes_alone() -> None:
 def test_many_packed_texts_are_unpacked_to_a_limit() -> None:
     data, bomb = saved(), zlib.compress(b"a" * 100_000)
     many = b"".join(chunk(b"zTXt", b"key%d\0\0" % number + bomb) for number in range(2000))
-    found = read_metadata(data[:-12] + many + data[-12:])
-    assert sum(map(len, found.values())) == file_metadata.MAX_TEXTS == 16 * file_metadata.MAX_TEXT
+    metadata = read_metadata(data[:-12] + many + data[-12:])
+    assert sum(map(len, metadata.values())) == file_metadata.MAX_TEXTS == 16 * file_metadata.MAX_TEXT
 
 
 def test_an_entity_is_never_expanded() -> None:
@@ -210,17 +210,17 @@ def test_a_file_without_metadata_has_no_hint() -> None:
 
 
 def test_texts_of_generators_come_first_and_unknown_ones_not_at_all() -> None:
-    found = select_hints({"png:software": "x" * 500, "png:mood": "good", "png:prompt": '{"3": {}}'})
-    assert found["png_text"] == 'prompt: {"3": {}}; software: ' + "x" * 80
+    hints = select_hints({"png:software": "x" * 500, "png:mood": "good", "png:prompt": '{"3": {}}'})
+    assert hints["png_text"] == 'prompt: {"3": {}}; software: ' + "x" * 80
 
 
 def test_markup_and_control_characters_come_out_as_one_short_line() -> None:
-    found = select_hints({"png:comment": "<b>\x1b[31m\r\n\tred\0" + "!" * 500, "exif:Make": "Canon\0\n"})
-    assert found["png_text"].startswith("comment: <b> [31m red !!!")
-    assert len(found["png_text"]) == len("comment: ") + 80
-    assert found["exif_make"] == "Canon"
+    hints = select_hints({"png:comment": "<b>\x1b[31m\r\n\tred\0" + "!" * 500, "exif:Make": "Canon\0\n"})
+    assert hints["png_text"].startswith("comment: <b> [31m red !!!")
+    assert len(hints["png_text"]) == len("comment: ") + 80
+    assert hints["exif_make"] == "Canon"
 
 
 def test_the_state_of_a_manifest_is_told_with_what_it_states() -> None:
-    found = select_hints({"c2pa:valid": "digitalArt; Image Maker; signed by Test Press"})
-    assert found["c2pa"] == "valid: digitalArt; Image Maker; signed by Test Press"
+    hints = select_hints({"c2pa:valid": "digitalArt; Image Maker; signed by Test Press"})
+    assert hints["c2pa"] == "valid: digitalArt; Image Maker; signed by Test Press"

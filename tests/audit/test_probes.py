@@ -69,11 +69,11 @@ def test_figures_equal_those_of_sklearn_on_the_same_scores() -> None:
     targets = rng.integers(0, 3, 90)
     scores = rng.dirichlet(np.ones(3), 90) + 0.3 * np.eye(3)[targets]
     groups = np.arange(90).astype(str)
-    found = probes._score_predictions(scores, targets, groups, ["a", "b", "c"], PLAN)
+    predictions = probes._score_predictions(scores, targets, groups, ["a", "b", "c"], PLAN)
     aurocs = [roc_auc_score(targets == index, scores[:, index]) for index in range(3)]
-    assert found.auroc.value == pytest.approx(max(aurocs))
-    assert [one.value for one in found.by_class.values()] == pytest.approx(aurocs)
-    assert found.balanced_accuracy.value == pytest.approx(balanced_accuracy_score(targets, scores.argmax(axis=1)))
+    assert predictions.auroc.value == pytest.approx(max(aurocs))
+    assert [one.value for one in predictions.by_class.values()] == pytest.approx(aurocs)
+    assert predictions.balanced_accuracy.value == pytest.approx(balanced_accuracy_score(targets, scores.argmax(axis=1)))
 
 
 def test_no_group_is_in_both_training_and_test_folds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,9 +126,9 @@ def test_sharpness_falls_with_blur_and_hardly_with_size() -> None:
     large = Image.fromarray(np.interp(smooth, (smooth.min(), smooth.max()), (0, 255)).astype(np.uint8))
     small = large.resize((128, 128), Image.Resampling.BOX)
     soft = Image.fromarray(ndimage.gaussian_filter(np.asarray(large), (8, 8, 0)))
-    found = [float(measure(saved(image))["sharpness"]) for image in (large, small, soft)]
-    assert abs(found[0] - found[1]) < 0.15
-    assert found[0] - found[2] > 0.7
+    sharpness = [float(measure(saved(image))["sharpness"]) for image in (large, small, soft)]
+    assert abs(sharpness[0] - sharpness[1]) < 0.15
+    assert sharpness[0] - sharpness[2] > 0.7
 
 
 def test_colour_is_the_histogram_of_each_channel() -> None:
@@ -154,8 +154,8 @@ def test_the_spectrum_falls_for_smooth_noise_alone() -> None:
     smooth = (ndimage.gaussian_filter(white, (1, 1, 0)) - 128) * 3 + 128
     falls = []
     for image in (white, smooth):
-        found = properties.measure_residual(image.astype(np.uint8))
-        falls.append(float(found["spectrum_08"]) - float(found["spectrum_15"]))
+        residual = properties.measure_residual(image.astype(np.uint8))
+        falls.append(float(residual["spectrum_08"]) - float(residual["spectrum_15"]))
     assert falls[0] < 0 < 0.5 < falls[1]
 
 
@@ -166,9 +166,9 @@ def test_the_spectrum_is_the_mean_power_of_rings() -> None:
     power = np.abs(np.fft.fft2(left * window)) ** 2 / (window**2).sum()
     radius = np.hypot(*np.meshgrid(np.fft.fftfreq(64), np.fft.fftfreq(96), indexing="ij"))
     rings = [power[(radius >= band / 32) & (radius < (band + 1) / 32)].mean() for band in range(16)]
-    found = properties.measure_residual(grey[..., None].repeat(3, axis=2))
+    residual = properties.measure_residual(grey[..., None].repeat(3, axis=2))
     # half of the plane is read, in which the pairs of its edge weigh double
-    np.testing.assert_allclose([found[name] for name in RESIDUAL[2:16]], np.log10(rings[2:]), atol=0.05)
+    np.testing.assert_allclose([residual[name] for name in RESIDUAL[2:16]], np.log10(rings[2:]), atol=0.05)
 
 
 @pytest.mark.parametrize(("u", "v"), [(0, 1), (3, 2), (7, 7)])
@@ -176,8 +176,8 @@ def test_the_energy_of_one_dct_coefficient_lies_on_its_diagonal(u: int, v: int) 
     steps = (2 * np.arange(8) + 1) * np.pi / 16
     block = 128 + 100 * np.outer(np.cos(u * steps), np.cos(v * steps))
     image = np.tile(block.round().astype(np.uint8), (5, 6))[..., None].repeat(3, axis=2)
-    found = properties.measure_residual(image)
-    energies = [found[f"dct_{diagonal:02}"] for diagonal in range(1, 15)]
+    residual = properties.measure_residual(image)
+    energies = [residual[f"dct_{diagonal:02}"] for diagonal in range(1, 15)]
     assert int(np.argmax(energies)) + 1 == u + v
 
 
@@ -209,11 +209,11 @@ def test_every_value_is_finite_whatever_the_size(size: tuple[int, int], flat: bo
 
 
 def test_a_flat_image_has_no_noise() -> None:
-    found = properties.measure_residual(np.full((40, 40, 3), 90, np.uint8))
-    assert {found[name] for name in RESIDUAL if name.startswith(("kurtosis", "correlation", "neighbour", "block"))} == {
-        0
-    }
-    assert [found[name] for name in RESIDUAL[:16]] == pytest.approx([-3] * 16)
+    residual = properties.measure_residual(np.full((40, 40, 3), 90, np.uint8))
+    assert {
+        residual[name] for name in RESIDUAL if name.startswith(("kurtosis", "correlation", "neighbour", "block"))
+    } == {0}
+    assert [residual[name] for name in RESIDUAL[:16]] == pytest.approx([-3] * 16)
 
 
 def test_a_file_that_is_no_image_is_named() -> None:

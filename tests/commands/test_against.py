@@ -111,9 +111,9 @@ def test_every_paired_difference_is_that_of_the_figures_of_sklearn(good, poor):
             "macro_f1": sk.f1_score(truth, guess, average="macro"),
             "mcc": sk.matthews_corrcoef(truth, guess),
         }
-        for place, label in enumerate(CLASSES):
-            own[f"recall/{label}"] = sk.recall_score(truth, guess, labels=CLASSES, average=None)[place]
-            own[f"f1/{label}"] = sk.f1_score(truth, guess, labels=CLASSES, average=None)[place]
+        for index, label in enumerate(CLASSES):
+            own[f"recall/{label}"] = sk.recall_score(truth, guess, labels=CLASSES, average=None)[index]
+            own[f"f1/{label}"] = sk.f1_score(truth, guess, labels=CLASSES, average=None)[index]
             own[f"auroc/{label}"] = sk.roc_auc_score(truth == label, rows[f"prob_{label}"])
     for metric, value in scores["new"].items():
         row = table.loc[metric]
@@ -135,8 +135,8 @@ def test_images_are_matched_by_content_and_their_number_is_stated(good, images, 
     rows.assign(path=[f"./{path}" for path in rows["path"]]).to_csv(tmp_path / "moved" / "june.csv", index=False)
     words = ["data=manifest", f"data.manifest={tmp_path / 'moved' / 'june.csv'}", *QUICK]
     assert evaluate(good, *words, f"against={good / 'evaluation' / 'blind' / 'blind_test'}") == 0
-    told = "Paired differences cover the 37 common images; the new result has 37, the earlier one 42."
-    assert told in capsys.readouterr().err
+    printed = "Paired differences cover the 37 common images; the new result has 37, the earlier one 42."
+    assert printed in capsys.readouterr().err
     result = found(good, "june")
     assert (result.n, result.metrics["blind_test/images_in_common"].value) == (37, 37)
     assert result.metrics["blind_test/accuracy"].value == 0

@@ -229,15 +229,15 @@ def test_a_score_has_a_threshold_once_it_is_calibrated(sets, tiny_run, tmp_path,
         expected = {"auroc/generated": roc_auc_score(is_generated[24:], scores[24:])}
         if own is None:
             expected["average_precision/generated"] = average_precision_score(is_generated[24:], scores[24:])
-        found = {name: metrics[name]["value"] for name in expected}
-        assert found == pytest.approx(expected, abs=1e-9)
+        collected = {name: metrics[name]["value"] for name in expected}
+        assert collected == pytest.approx(expected, abs=1e-9)
         assert (metrics["accuracy"]["value"] is None) == (own is None)
         saved = calibrate(run, sets / "fit.csv", view)
         threshold = dict(saved["threshold"])
         intercept, slope = Logit(is_generated[:24], np.column_stack([np.ones(24), scores[:24]])).fit(disp=False).params
         assert threshold["value"] == pytest.approx(-intercept / slope, rel=1e-3)
-        found = balanced_accuracy_score(is_generated[:24], scores[:24] >= threshold["value"])
-        assert threshold["balanced_accuracy"] == pytest.approx(found, abs=1e-12)
+        collected = balanced_accuracy_score(is_generated[:24], scores[:24] >= threshold["value"])
+        assert threshold["balanced_accuracy"] == pytest.approx(collected, abs=1e-12)
         assert threshold["own"] == own
         evaluate(run, sets / "new.csv", view, "block=[blind_test,error_bias]", QUICK[1])
         metrics = read_result(run, f"new--{view[5:]}")["metrics"]

@@ -160,8 +160,8 @@ def test_a_comparison_on_another_split_replaces_nothing(tiny_run, train, tmp_pat
     for block in ("ensemble", "overview"):
         assert compare(2, 3, block=block) == 2
         many = tmp_path / "many"
-        told = f"already contains results for other images, from {many / 'r0'}, {many / 'r1'}."
-        assert told in capsys.readouterr().err
+        text = f"already contains results for other images, from {many / 'r0'}, {many / 'r1'}."
+        assert text in capsys.readouterr().err
     assert file.read_bytes() == before
     assert [folder.name for folder in file.parent.parent.iterdir()] == ["ensemble"]
     few = ["block.gradcam.images=3", "block.gradcam.steps=2", "block.gradcam.random_weights=1"]

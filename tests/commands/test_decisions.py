@@ -146,8 +146,8 @@ def test_decisions_follow_threshold_percentile_and_conformal_set_in_every_format
     assert binomtest(errors, int(is_answered.sum()), 0.1, alternative="less").pvalue <= 0.1
     # sets by the quantile of split conformal prediction
     _, probabilities, drawn = read_fit(calibrated)
-    own = probabilities[np.arange(192), images_of_fit["label"].map(CLASSES.index)][drawn]
-    quantile = np.sort(1 - own)[int(np.ceil((drawn.sum() + 1) * 0.8)) - 1]
+    probability = probabilities[np.arange(192), images_of_fit["label"].map(CLASSES.index)][drawn]
+    quantile = np.sort(1 - probability)[int(np.ceil((drawn.sum() + 1) * 0.8)) - 1]
     chances = table[PROBABILITIES].astype(float).to_numpy()
     is_in = (1 - chances <= quantile) | (chances == chances.max(axis=1, keepdims=True))
     expected = ["|".join(name for name, one in zip(CLASSES, row, strict=True) if one) for row in is_in]

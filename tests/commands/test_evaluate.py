@@ -193,9 +193,9 @@ def test_a_missing_class_gives_null_figures_and_a_warning(tiny_run, images, tmp_
     two = manifest(tmp_path / "two.csv", table[table["label"] != "generated"], images)
     assert evaluate(tiny_run, "data=manifest", f"data.manifest={two}") == 0
     assert "no image of class 'generated'" in capsys.readouterr().err
-    found = result(tiny_run, "two").metrics
-    assert found["recall/generated"].value is None
-    assert found["recall/real"].value > 0.9
+    metrics = result(tiny_run, "two").metrics
+    assert metrics["recall/generated"].value is None
+    assert metrics["recall/real"].value > 0.9
 
 
 def test_an_unknown_class_is_refused_by_name(tiny_run, images, tmp_path, capsys):
@@ -381,8 +381,8 @@ def test_several_runs_and_a_folder_of_runs_are_evaluated_one_by_one(tiny_run, we
     for name, run in (("a", tiny_run), ("b", weak_run)):
         shutil.copytree(run, tmp_path / "runs" / name, ignore=shutil.ignore_patterns("evaluation", "predictions"))
     assert main([*words, f"ckpt={tmp_path / 'runs'}"]) == 0
-    found = {file.relative_to(tmp_path / "runs").parts[0] for file in (tmp_path / "runs").rglob("metrics.json")}
-    assert found == {"a", "b"}
+    parts = {file.relative_to(tmp_path / "runs").parts[0] for file in (tmp_path / "runs").rglob("metrics.json")}
+    assert parts == {"a", "b"}
 
 
 def test_without_ckpt_the_newest_run_is_taken_and_named(tiny_run, tmp_path, monkeypatch, capsys):
@@ -625,8 +625,8 @@ def test_a_list_of_blocks_runs_to_its_end_and_then_ends_with_three(run_copy, cap
 def test_a_warning_is_told_once_with_the_runs_and_blocks_that_it_is_of(run_copy, weak_run, tmp_path, capsys):
     words = [f"ckpt=[{run_copy},{weak_run}]", "split=blind", f"out={tmp_path / 'out'}", FEW, "data.workers=0"]
     assert main(["evaluate", *words, "allow=[permutation]"]) == 0
-    told = [line for line in capsys.readouterr().err.splitlines() if "14 images of class 'real'" in line]
-    (line,) = told
+    err = [line for line in capsys.readouterr().err.splitlines() if "14 images of class 'real'" in line]
+    (line,) = err
     assert line.startswith(f"warning: {run_copy}, {weak_run}: blind_test: The set has only 14 images")
 
 
@@ -645,9 +645,9 @@ def test_out_mirrors_the_folders_of_the_runs_and_the_report_finds_what_is_there(
     assert main(["evaluate", f"ckpt={runs[0]}", "block=architecture", f"out={tmp_path / 'one'}"]) == 0
     assert (tmp_path / "one" / "evaluation" / "test" / "architecture" / "metrics.json").is_file()
     capsys.readouterr()
-    for place, told in ((out, "2 runs, nothing missing"), (tmp_path / "one", "1 run, nothing missing")):
+    for place, printed in ((out, "2 runs, nothing missing"), (tmp_path / "one", "1 run, nothing missing")):
         assert main(["report", f"runs={place}"]) == 0
-        assert told in capsys.readouterr().out
+        assert printed in capsys.readouterr().out
 
 
 def test_two_checkpoints_of_one_run_are_refused_where_they_would_write_to_one_folder(run_copy, tmp_path, capsys):
@@ -714,9 +714,9 @@ def test_a_kept_result_does_not_hide_that_a_set_has_gone(run_copy, tmp_path, cap
     assert main(["evaluate", f"ckpt={run_copy}", *words, *few]) == 0
     shutil.rmtree(faces)
     assert main(["evaluate", f"ckpt={run_copy}", *words, *few]) == 0
-    told = capsys.readouterr()
-    assert "skipped" in told.err
-    assert "faces" in told.err
+    printed = capsys.readouterr()
+    assert "skipped" in printed.err
+    assert "faces" in printed.err
 
 
 def test_a_renamed_source_is_evaluated_again(run_copy, images, tmp_path):

@@ -31,8 +31,8 @@ def record(run):
 
 
 def words(small, out, *more):
-    given = {word.partition("=")[0] for word in more}
-    return ["train", *(word for word in small if word.partition("=")[0] not in given), f"out={out}", *more]
+    parts = {word.partition("=")[0] for word in more}
+    return ["train", *(word for word in small if word.partition("=")[0] not in parts), f"out={out}", *more]
 
 
 def steps(run):
@@ -202,8 +202,8 @@ def test_an_image_that_changed_since_prepare_is_refused_by_train_and_evaluate(im
         ["evaluate", f"ckpt={run}", "block=blind_test"],
     ):
         assert main(again) == 3
-        told = capsys.readouterr().err.splitlines()
-        assert any(str(Path(name)) in text and "has changed: its SHA-256" in text for text in told), told
+        err = capsys.readouterr().err.splitlines()
+        assert any(str(Path(name)) in text and "has changed: its SHA-256" in text for text in err), err
     assert not (tmp_path / "other").exists()
 
 
@@ -233,9 +233,9 @@ def test_an_empty_class_is_refused(images, small, tmp_path, capsys):
     base = [word for word in small if not word.startswith("data.manifest") and word != "data=manifest"]
     line = ["train", *base, "data=folder", f"data.root={data}", f"out={tmp_path / 'run'}"]
     assert main(line) == 3
-    told = capsys.readouterr().err
-    assert "painting" in told
-    assert "no image" in told
+    err = capsys.readouterr().err
+    assert "painting" in err
+    assert "no image" in err
     assert not (tmp_path / "run").exists()
 
 
@@ -256,8 +256,8 @@ def test_a_disk_too_small_is_found_before_the_work(small, small_disk, capsys):
     filled = small_disk / "filling"
     filled.write_bytes(bytes(12 * 2**20))
     assert main(words(small, small_disk / "run", *LONG)) == 5
-    told = capsys.readouterr().err.splitlines()[-2:]
-    assert "MiB are free; the checkpoints of this run need" in told[0]
+    err = capsys.readouterr().err.splitlines()[-2:]
+    assert "MiB are free; the checkpoints of this run need" in err[0]
     assert list(small_disk.rglob("*.ckpt*")) == []
 
 

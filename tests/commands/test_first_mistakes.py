@@ -67,5 +67,5 @@ def test_a_mistake_is_answered_with_what_to_do(words, code, advice, mistaken, ti
     # the last value of an option counts
     given = {word.partition("=")[0]: word.replace("{run}", str(tiny_run)) for word in words}
     assert main(list(given.values())) == code
-    told = capsys.readouterr().err.splitlines()
-    assert any(advice in line for line in told[-3:])
+    err = capsys.readouterr().err.splitlines()
+    assert any(advice in line for line in err[-3:])

@@ -50,9 +50,9 @@ def evaluate(run, own, *words):
 @pytest.mark.parametrize("value", ["tally", "[tally, count,sum_of_images]"])
 def test_a_former_name_runs_the_block_once_and_names_it(value, run_copy, own, capsys):
     assert evaluate(run_copy, own, f"block={value}", "block.count.add=2") == 0
-    told = [line for line in capsys.readouterr().err.splitlines() if "is now" in line]
-    assert told[0] == "warning: block 'tally' is now 'count'"
-    assert len(told) == value.count("tally") + value.count("sum_of")
+    err = [line for line in capsys.readouterr().err.splitlines() if "is now" in line]
+    assert err[0] == "warning: block 'tally' is now 'count'"
+    assert len(err) == value.count("tally") + value.count("sum_of")
     assert [folder.name for folder in (run_copy / "evaluation/test").iterdir()] == ["count"]
 
 

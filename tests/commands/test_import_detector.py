@@ -47,14 +47,14 @@ def assert_same(ours, theirs, tolerance, before=""):
 @pytest.fixture(scope="module")
 def exported(tiny_run, images, tmp_path_factory):
     """Return the predictions of the tiny run on the blind set, calibrated or not, with paths relative to `images`."""
-    found = {}
+    collected = {}
     for calibrated in (True, False):
         file = tmp_path_factory.mktemp("exported") / "predictions.parquet"
         words = [f"input={images / 'blind'}", f"output={file}", "precision=32", f"calibrated={calibrated}"]
         assert main(["predict", f"ckpt={tiny_run}", *words, "workers=0"]) == 0
         table = pd.read_parquet(file)
-        found[calibrated] = table.assign(path=[str(Path(path).relative_to(images)) for path in table["path"]])
-    return found
+        collected[calibrated] = table.assign(path=[str(Path(path).relative_to(images)) for path in table["path"]])
+    return collected
 
 
 @pytest.fixture(scope="module")
@@ -147,9 +147,9 @@ def test_predictions_of_files_are_those_imported(run, exported, images, tmp_path
     (tmp_path / "list.txt").write_text(f"{images / 'blind.csv'}\n{other}\n{images / exported[True]['path'][0]}\n")
     words = [f"ckpt={run()}", f"input=@{tmp_path / 'list.txt'}", f"output={output}"]
     assert main(["predict", *words]) == 3
-    found = pd.read_csv(output)
-    assert found["reason"].tolist()[:2] == ["not among the imported predictions"] * 2
-    np.testing.assert_allclose(found[COLUMNS].iloc[2], exported[True][COLUMNS].iloc[0].astype(float), atol=1e-7)
+    table = pd.read_csv(output)
+    assert table["reason"].tolist()[:2] == ["not among the imported predictions"] * 2
+    np.testing.assert_allclose(table[COLUMNS].iloc[2], exported[True][COLUMNS].iloc[0].astype(float), atol=1e-7)
 
 
 def test_missing_rows_are_refused_or_counted(run, own, images, tmp_path, capsys):
@@ -162,12 +162,14 @@ def test_missing_rows_are_refused_or_counted(run, own, images, tmp_path, capsys)
     evaluate(images, str(runs), "block=[blind_test,significance]", "allow=[missing_rows]", *QUICK[:1])
     for folder, n in ((runs / "half", 21), (runs / "own", 42), (runs, 21)):
         block = "significance" if folder == runs else "blind_test"
-        found = json.loads((folder / "evaluation" / "new" / block / "metrics.json").read_text())
-        assert found["n"] == n
-        assert any(one["code"] == "missing_rows" and one["n"] == 21 for one in found["warnings"]) == (n == 21)
+        values = json.loads((folder / "evaluation" / "new" / block / "metrics.json").read_text())
+        assert values["n"] == n
+        assert any(warning["code"] == "missing_rows" and warning["n"] == 21 for warning in values["warnings"]) == (
+            n == 21
+        )
     evaluate(images, str(runs), "block=significance", "allow=[missing_rows]", "view=photo_or_art")
-    found = json.loads((runs / "evaluation" / "new--photo_or_art" / "significance" / "metrics.json").read_text())
-    left_out = [one for one in found["warnings"] if one["code"] == "left_out_of_view"]
+    values = json.loads((runs / "evaluation" / "new--photo_or_art" / "significance" / "metrics.json").read_text())
+    left_out = [warning for warning in values["warnings"] if warning["code"] == "left_out_of_view"]
     assert left_out == [{"code": "left_out_of_view", "n": 7, "all": 21, "view": "photo_or_art"}]
 
 
@@ -177,7 +179,7 @@ def test_training_images_of_a_detector_are_guarded(run, images, tmp_path):
     evaluate(images, str(known), "block=blind_test", code=3)
     evaluate(images, str(known), "block=blind_test", "allow=[overlap]")
     saved = json.loads((known / "evaluation" / "new" / "blind_test" / "metrics.json").read_text())
-    assert "training_data_unknown" not in {one["code"] for one in saved["warnings"]}
+    assert "training_data_unknown" not in {warning["code"] for warning in saved["warnings"]}
     (known / "trained_on.csv").write_text("path,sha256\n")
     evaluate(images, str(known), "block=blind_test", code=4)
 
@@ -249,7 +251,7 @@ def test_a_score_without_threshold_is_warned_of(run, exported, images, tmp_path,
     data = ["data=manifest", f"data.manifest={tmp_path / 'two.csv'}", "data.workers=0"]
     assert main(["evaluate", f"ckpt={folder}", "block=blind_test", *QUICK[:1], *data]) == 0
     saved = json.loads((folder / "evaluation" / "two" / "blind_test" / "metrics.json").read_text())
-    assert "no_threshold" in {one["code"] for one in saved["warnings"]}
+    assert "no_threshold" in {warning["code"] for warning in saved["warnings"]}
     frame = exported[True].set_index("path").loc[pd.read_csv(images / "blind.csv").query("label != 'drawing'")["path"]]
     is_generated = [path.split("/")[1] == "generated" for path in frame.index]
     assert saved["metrics"]["auroc/generated"]["value"] == pytest.approx(

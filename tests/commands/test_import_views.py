@@ -43,9 +43,9 @@ def test_a_binary_detector_is_compared_with_a_run_in_the_view_of_both(images, ru
     data = ["data=manifest", f"data.manifest={images / 'blind.csv'}", "data.name=new"]
     assert main(["evaluate", f"ckpt={runs}", "block=[blind_test,significance]", *data, *QUICK]) == 0
     folder = runs / "binary" / "evaluation" / "new--generated_or_not" / "blind_test"
-    found = json.loads((folder / "metrics.json").read_text())["metrics"]
-    assert found["accuracy"]["value"] == pytest.approx(accuracy_score(is_generated, chance > 0.5), abs=1e-9)
-    assert found["auroc/generated"]["value"] == pytest.approx(roc_auc_score(is_generated, chance), abs=1e-9)
+    metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
+    assert metrics["accuracy"]["value"] == pytest.approx(accuracy_score(is_generated, chance > 0.5), abs=1e-9)
+    assert metrics["auroc/generated"]["value"] == pytest.approx(roc_auc_score(is_generated, chance), abs=1e-9)
     assert (runs / "evaluation" / "new--generated_or_not" / "significance" / "metrics.json").is_file()
     assert main(["report", f"runs={runs}", f"out={tmp_path / 'report.html'}"]) == 0
     assert "imported: predictions, training data: unknown" in (tmp_path / "report.html").read_text()

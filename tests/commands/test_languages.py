@@ -103,7 +103,7 @@ def find_english(runs, *tables):
     page = Texts()
     page.feed((runs / "report.html").read_text(encoding="utf-8").replace("<wbr>", ""))
     names = dict.fromkeys(sorted(collect_names(runs, *tables), key=len, reverse=True))
-    found: dict[str, list[str]] = {}
+    collected: dict[str, list[str]] = {}
     for text in page.found:
         if text in names or "/" in text.split(" ")[0]:
             continue
@@ -112,8 +112,8 @@ def find_english(runs, *tables):
             plain = re.sub(rf"(?<![A-Za-z]){re.escape(name)}(?![A-Za-z])", " ", plain)
         words = [word for word in WORD.findall(plain) if word not in KEPT]
         if words:
-            found[text] = words
-    return found
+            collected[text] = words
+    return collected
 
 
 def collect_names(runs, *tables):

@@ -13,8 +13,8 @@ from avatar_bench.errors import ConfigError, DataError
 
 def test_list_alone_tells_what_can_be_listed(capsys):
     list_([])
-    told = capsys.readouterr().out
-    assert all(kind in told for kind in [*LISTED_GROUPS, "runs"])
+    out = capsys.readouterr().out
+    assert all(kind in out for kind in [*LISTED_GROUPS, "runs"])
 
 
 def test_every_kind_is_listed_by_both_of_its_names(capsys):

@@ -30,8 +30,8 @@ def evaluate(run_copy, manifest):
         change(pd.read_csv(manifest, keep_default_na=False)).to_csv(changed, index=False)
         data = ["data=manifest", f"data.manifest={changed}", *QUICK[:2]]
         assert main(["evaluate", f"ckpt={run_copy}", "block=blind_test", *data, *words]) == 0
-        found: dict[str, Any] = json.loads((run_copy / "evaluation/changed/blind_test/metrics.json").read_text())
-        return found
+        values: dict[str, Any] = json.loads((run_copy / "evaluation/changed/blind_test/metrics.json").read_text())
+        return values
 
     return build
 
@@ -73,6 +73,6 @@ def test_seen_single_and_unknown_sources_are_said_once(evaluate):
 
 def test_the_own_splits_of_a_run_are_of_these_sources(run_copy):
     assert main(["evaluate", f"ckpt={run_copy}", "block=blind_test", *QUICK[:2]]) == 0
-    found = json.loads((run_copy / "evaluation/test/blind_test/metrics.json").read_text())
-    assert found["metrics"]["accuracy"]["population"] == "these sources"
-    assert "these_sources" not in found["metrics"]["accuracy"]
+    values = json.loads((run_copy / "evaluation/test/blind_test/metrics.json").read_text())
+    assert values["metrics"]["accuracy"]["population"] == "these sources"
+    assert "these_sources" not in values["metrics"]["accuracy"]

@@ -70,8 +70,8 @@ def test_what_a_block_is_fitted_on_is_refused_and_so_are_its_near_duplicates(is_
     manifest = mix(f"{block}{is_near}", "calibration", 3, is_near)
     assert evaluate(run, manifest, block) == 3
     error = capsys.readouterr().err
-    told = "are near-duplicates of calibration images" if is_near else "also in the set that this block is fitted on"
-    assert f"3 of 45 images of {manifest.stem} {told}" in error.replace("are also", "also")
+    printed = "are near-duplicates of calibration images" if is_near else "also in the set that this block is fitted on"
+    assert f"3 of 45 images of {manifest.stem} {printed}" in error.replace("are also", "also")
     assert len(error.splitlines()) <= 3
     assert evaluate(run, manifest, block, "allow=[near_duplicates]") == (0 if is_near else 3)
 

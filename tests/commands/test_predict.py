@@ -241,9 +241,9 @@ def test_a_score_that_is_not_finite_costs_its_row_alone(tiny_run, images, tmp_pa
     ]
     assert table[~bad].astype(str).equals(whole[~bad].astype(str))
     again = pd.concat(run.predict_files(files, embedded=True))["embedding"]
-    assert [found is None or np.array_equal(found, one) for found, one in zip(again, embedded, strict=True)] == [
-        True
-    ] * len(files)
+    assert [
+        collected is None or np.array_equal(collected, one) for collected, one in zip(again, embedded, strict=True)
+    ] == [True] * len(files)
     assert again.isna().tolist() == bad.tolist()
 
 

@@ -51,9 +51,9 @@ def begin(tmp_path):
             begun.append(pid)
             return pid
         os.setsid()
-        with (tmp_path / "told").open("wb") as told:
-            os.dup2(told.fileno(), 1)
-            os.dup2(told.fileno(), 2)
+        with (tmp_path / "told").open("wb") as printed:
+            os.dup2(printed.fileno(), 1)
+            os.dup2(printed.fileno(), 2)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
         signal.signal(signal.SIGINT, signal.default_int_handler)
         code: Any = 1
@@ -153,11 +153,11 @@ def test_a_killed_worker_ends_the_command_with_two_lines_and_keeps_the_rows(word
     until(cut, 40)
     os.kill(workers_of(process)[0], signal.SIGKILL)
     code = end(process)
-    told = (tmp_path / "told").read_text().splitlines()
-    assert code == 5, told
-    assert told[0].startswith(f"{cut}: {cut.read_bytes().count(10) - 1} rows are written; ")
-    assert told[1] == "An image-loading process was killed from outside."
-    assert len(told) == 3
+    printed = (tmp_path / "told").read_text().splitlines()
+    assert code == 5, printed
+    assert printed[0].startswith(f"{cut}: {cut.read_bytes().count(10) - 1} rows are written; ")
+    assert printed[1] == "An image-loading process was killed from outside."
+    assert len(printed) == 3
 
 
 def test_a_replacement_that_was_cut_short_leaves_the_earlier_output_and_is_gone_on_with(words, whole, begin, tmp_path):
@@ -249,8 +249,8 @@ def test_update_takes_names_that_are_hard_to_write_for_what_they_are(tiny_run, i
         assert output.read_bytes() == before
     paths = read_csv(tmp_path / "out.csv", encoding_errors="surrogateescape", dtype=object)["path"]
     assert {os.path.basename(os.fsencode(path)) for path in paths} == set(names)
-    told = pd.read_parquet(tmp_path / "out.parquet")["path"]
-    assert str(tmp_path / "odd" / "g\\xff.jpg") in set(told)
+    printed = pd.read_parquet(tmp_path / "out.parquet")["path"]
+    assert str(tmp_path / "odd" / "g\\xff.jpg") in set(printed)
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="mounts a small disk, as root")
@@ -263,9 +263,9 @@ def test_a_full_disk_ends_with_5_and_whole_rows(words, whole, tmp_path, capsys):
     try:
         output = disk / "out.csv"
         assert main([*words, f"output={output}"]) == 5
-        told = capsys.readouterr().err.splitlines()
+        err = capsys.readouterr().err.splitlines()
         rows = output.read_bytes().count(b"\n") - 1
-        assert told == [
+        assert err == [
             f"{output}: {rows} rows are written; continue with the same command and update=true.",
             f"output={output} cannot be written: No space left on device.",
             "Free some space, or choose another file: output=FILE",

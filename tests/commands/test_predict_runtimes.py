@@ -25,10 +25,10 @@ PROBABILITIES = ["prob_drawing", "prob_generated", "prob_real"]
 @pytest.fixture(scope="module", autouse=True)
 def cache(tmp_path_factory):
     """A cache of their own, for all tests here."""
-    place = tmp_path_factory.mktemp("cache")
+    folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AVATAR_BENCH_CACHE", str(place))
-        yield place
+        patch.setenv("AVATAR_BENCH_CACHE", str(folder))
+        yield folder
 
 
 def predict_table(ckpt, images, output, *words):
@@ -50,26 +50,26 @@ def plain(tiny_run, images, tmp_path_factory):
 
 @pytest.mark.parametrize("words", [["runtime=onnx"], ["runtime=openvino", "threads=1"]])
 def test_an_exported_runtime_predicts_like_torch(words, plain, tiny_run, images, tmp_path):
-    found = predict_table(tiny_run, images, tmp_path / "other.csv", "precision=32", "batch_size=5", *words)
-    assert apart(found, plain) < 1e-4
+    table = predict_table(tiny_run, images, tmp_path / "other.csv", "precision=32", "batch_size=5", *words)
+    assert apart(table, plain) < 1e-4
 
 
 def test_bf16_is_close(plain, tiny_run, images, tmp_path):
-    found = predict_table(tiny_run, images, tmp_path / "bf16.csv", "runtime=openvino", "precision=bf16")
-    assert 0 < apart(found, plain) < 0.05
+    table = predict_table(tiny_run, images, tmp_path / "bf16.csv", "runtime=openvino", "precision=bf16")
+    assert 0 < apart(table, plain) < 0.05
 
 
 def test_int8_says_each_time_how_often_it_agrees(tiny_run, images, tmp_path, capsys):
     n = len(Run.open(tiny_run).dataset("calibration"))
-    tables, told = [], []
+    tables, printed = [], []
     for name in ("first.csv", "second.csv"):
         tables.append(predict_table(tiny_run, images, tmp_path / name, "runtime=openvino", "precision=int8"))
         out, err = capsys.readouterr()
         assert len(out.splitlines()) == 1
-        told.append([line for line in err.splitlines() if line.startswith("precision=int8: ")])
+        printed.append([line for line in err.splitlines() if line.startswith("precision=int8: ")])
     assert tables[0].equals(tables[1])
-    assert told[0] == told[1]
-    assert f" of {n} predictions" in told[0][0]
+    assert printed[0] == printed[1]
+    assert f" of {n} predictions" in printed[0][0]
 
 
 def test_a_network_that_is_kept_needs_neither_timm_nor_lightning(tiny_run, images, tmp_path, cache):
@@ -127,19 +127,19 @@ def test_auto_compares_the_runtimes_once_and_takes_none_that_disagrees(tiny_run,
     given = (tiny_run, images, tmp_path / "o.csv", "-cd", str(tmp_path / "my"), "precision=32")
 
     def predict_and_tell():
-        found, told = predict_table(*given), capsys.readouterr().err
+        table, err = predict_table(*given), capsys.readouterr().err
         return (
-            found,
-            "comparing torch, onnx, openvino, wrong" in told,
-            told.partition("Computed with runtime=")[2].split()[0],
+            table,
+            "comparing torch, onnx, openvino, wrong" in err,
+            err.partition("Computed with runtime=")[2].split()[0],
         )
 
     few, has_compared, chosen = predict_and_tell()
     assert (has_compared, chosen) == (False, "torch")
     monkeypatch.setattr(autotune, "FEWEST_FILES", 2)
-    found, has_compared, chosen = predict_and_tell()
+    table, has_compared, chosen = predict_and_tell()
     assert has_compared
-    assert apart(found, few) < 1e-4
+    assert apart(table, few) < 1e-4
     (trial,) = (file for file in (tmp_path / "cache/trials").glob("*.json") if "seen" in file.read_text())
     kept = json.loads(trial.read_text())
     assert kept["runtime"] == chosen != "wrong"

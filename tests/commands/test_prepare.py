@@ -86,9 +86,9 @@ def composed(command, *overrides):
 def test_prepare_says_in_one_line_what_it_wrote_and_then_that_it_is_there(tiny, capsys):
     out = tiny / "a folder, with (odd) name=1"
     assert main(["prepare", "data=tiny", f"out={out}", *QUICK]) == 0
-    told = capsys.readouterr()
-    assert told.out == f"wrote {out}: 2 real; blind set: none; card: {out / 'card.html'}\n"
-    assert "tiny: real, a test; licence: CC0" in told.err
+    printed = capsys.readouterr()
+    assert printed.out == f"wrote {out}: 2 real; blind set: none; card: {out / 'card.html'}\n"
+    assert "tiny: real, a test; licence: CC0" in printed.err
     assert main(["prepare", "data=tiny", f"out={out}", *QUICK]) == 0
     assert capsys.readouterr().out.startswith(f"already complete: {out}: 2 real; blind set: none")
 
@@ -206,8 +206,8 @@ def test_what_training_and_external_set_share_is_named(tmp_path, capsys):
     pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "all.csv", index=False)
     words = ["prepare", "source=manifest", f"source.manifest.file={tmp_path / 'all.csv'}", "blind=[theirs]", *QUICK]
     assert main([*words, f"out={tmp_path / 'set'}", "allow=[shortcut]"]) == 0
-    told = [line for line in capsys.readouterr().err.splitlines() if "both sides" in line]
-    assert told == [
+    err = [line for line in capsys.readouterr().err.splitlines() if "both sides" in line]
+    assert err == [
         "warning: real: url https://a.example on both sides: 6 images of training, 4 of blind",
         "warning: drawing: author Bo Xu on both sides: 7 images of training, 3 of blind",
     ]
@@ -337,9 +337,9 @@ def test_adding_a_source_reads_that_source_alone(images, tmp_path, capsys):
     words = folder(images / "blind", out, "-cd", str(tmp_path / "conf"), "update=true", "allow=[shortcut]")
     words[1] = "source=[folder,more]"
     assert main(words) == 0
-    told = capsys.readouterr().err
-    assert "more: real" in told
-    assert "folder:" not in told
+    err = capsys.readouterr().err
+    assert "more: real" in err
+    assert "folder:" not in err
     assert len(pd.read_csv(out / "manifest.csv")) == 3 * 14 + 64
 
 
@@ -411,9 +411,9 @@ def test_every_planted_fault_is_found_among_faces_and_no_face_is_taken_for_anoth
     ImageOps.mirror(images["mirrored"]).save(root / "real" / "planted mirrored.jpg", quality=90)
     assert main(folder(root, out)) == 0
     pairs = pd.read_csv(out / "duplicates.csv", keep_default_na=False)
-    found = {tuple(sorted((row.left_origin, row.right_origin))): row for row in pairs.itertuples()}
-    assert len(found) == len(pairs) == 5  # so none of 300 faces is taken for another
-    kinds = {key[1].removeprefix("folder: real/") if "planted" in key[1] else "copy": row for key, row in found.items()}
+    rows = {tuple(sorted((row.left_origin, row.right_origin))): row for row in pairs.itertuples()}
+    assert len(rows) == len(pairs) == 5  # so none of 300 faces is taken for another
+    kinds = {key[1].removeprefix("folder: real/") if "planted" in key[1] else "copy": row for key, row in rows.items()}
     assert {name: (row.kind, row.turned) for name, row in kinds.items()} == {
         "copy": ("bytes", ""),
         "planted png.png": ("pixels", ""),
@@ -496,12 +496,12 @@ def test_killed_at_random_moments_it_ends_up_as_if_undisturbed(tmp_path):
 @pytest.mark.slow
 def test_the_true_demo_shares_nothing_between_its_sides(tmp_path, capsys):
     code = main(["prepare", "data=demo", f"out={tmp_path / 'demo'}"])
-    told = capsys.readouterr().err
-    if code == 3 and "pip could not download" in told:
+    err = capsys.readouterr().err
+    if code == 3 and "pip could not download" in err:
         pytest.skip("the package index cannot be reached")
-    assert code == 0, told
+    assert code == 0, err
     manifest, blind = (pd.read_csv(tmp_path / "demo" / name) for name in ("manifest.csv", "blind.csv"))
-    assert "both sides" not in told
+    assert "both sides" not in err
     assert not pd.read_csv(tmp_path / "demo" / "audit" / "shared_provenance.csv").size
     assert manifest["label"].value_counts().min() >= 40
     assert blind["source"].nunique() >= 8

@@ -47,8 +47,8 @@ def test_two_processes_learn_as_one_with_batches_of_twice_the_size(two, train, t
 
 
 def test_a_killed_process_ends_the_run_which_goes_on_as_if_uninterrupted(two, small, fork, tmp_path):
-    run, given = tmp_path / "run", {word.partition("=")[0] for word in (*PLAIN, *TWO)}
-    kept = [word for word in small if word.partition("=")[0] not in given]
+    run, parts = tmp_path / "run", {word.partition("=")[0] for word in (*PLAIN, *TWO)}
+    kept = [word for word in small if word.partition("=")[0] not in parts]
     child = fork("train", *kept, *PLAIN, *TWO, f"out={run}", "callbacks.save_minutes=0")
     child.until(lambda: count_steps(run) >= 3)
     ranks = find_ranks(child)

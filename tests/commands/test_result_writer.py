@@ -48,13 +48,13 @@ def curve(monkeypatch):
 def content(folder):
     """Return each file of the results below a folder by its name; metrics.json without times and places."""
     files = sorted(folder.glob("evaluation/*/*/**/*.*"))
-    found: dict[str, Any] = {str(file.relative_to(folder)): file.read_bytes() for file in files}
-    for name in [name for name in found if name.endswith("metrics.json")]:
-        found[name] = json.loads(found[name])
-        found[name]["provenance"] = {
-            key: value for key, value in found[name]["provenance"].items() if not key.startswith("seconds")
+    collected: dict[str, Any] = {str(file.relative_to(folder)): file.read_bytes() for file in files}
+    for name in [name for name in collected if name.endswith("metrics.json")]:
+        collected[name] = json.loads(collected[name])
+        collected[name]["provenance"] = {
+            key: value for key, value in collected[name]["provenance"].items() if not key.startswith("seconds")
         }
-    return found
+    return collected
 
 
 def test_the_files_are_those_that_the_evaluation_itself_would_write(tiny_run, tmp_path, monkeypatch):
@@ -78,7 +78,7 @@ def test_the_files_are_those_that_the_evaluation_itself_would_write(tiny_run, tm
 @pytest.mark.usefixtures("curve")
 def test_results_are_told_in_order_and_once_they_are_there(tmp_path, monkeypatch):
     draw = results._save_figure
-    told = []
+    printed = []
 
     def slowly(figure, stem):
         time.sleep(0.5 * ("first" in stem.parent.name))
@@ -87,7 +87,7 @@ def test_results_are_told_in_order_and_once_they_are_there(tmp_path, monkeypatch
     def print_line(line, **options):
         name = next(name for name in names if f"{name}:" in line)
         assert Result.load_if_complete(tmp_path / name)
-        told.append(name)
+        printed.append(name)
 
     monkeypatch.setattr(results, "_save_figure", slowly)
     monkeypatch.setattr(result_writer, "print_line", print_line)
@@ -97,7 +97,7 @@ def test_results_are_told_in_order_and_once_they_are_there(tmp_path, monkeypatch
         for name in names:
             saving.begin()
             saving.add(result(name), tmp_path / name, there=name == "there")
-    assert told == names
+    assert printed == names
 
 
 @pytest.mark.usefixtures("curve")
@@ -145,8 +145,8 @@ def test_a_signal_leaves_no_half_written_result_and_no_process(tiny_run, fork, t
     assert child.end() == 130
     assert time.monotonic() - begun < 5
     assert "Traceback" not in child.said
-    told = "the results above are saved; run the command again, without again=true, for the rest"
-    assert f"interrupted: {told}" in child.said
+    printed = "the results above are saved; run the command again, without again=true, for the rest"
+    assert f"interrupted: {printed}" in child.said
     assert list((out / "evaluation" / "test").iterdir()) == []
     with pytest.raises(ProcessLookupError):
         os.killpg(child.pid, 0)

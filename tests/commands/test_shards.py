@@ -39,7 +39,7 @@ def from_files(prepared, train, tmp_path_factory):
 def test_shards_hold_the_prepared_images_with_their_splits_and_groups(prepared):
     files, shards = (pd.read_csv(folder / "manifest.csv") for folder in (prepared, prepared / "shards"))
     assert files.drop(columns=["path", "group"]).equals(shards[files.columns].drop(columns=["path", "group"]))
-    names = {place.name for place in (prepared / "shards").glob("*.tar")}
+    names = {file.name for file in (prepared / "shards").glob("*.tar")}
     assert len(names) > 5
     for number, (path, label) in enumerate(zip(shards["path"], shards["label"], strict=True)):
         shard, _, name = path.partition("/")
@@ -120,8 +120,8 @@ def test_shards_without_what_the_guards_need_are_refused(prepared, train, tmp_pa
 def test_a_run_killed_within_a_shard_goes_on_to_what_it_would_have_been(prepared, train, fork, small, tmp_path):
     words = (*SHARDS, f"data.shards={prepared / 'shards'}", "data.shuffle_shards=2", "data.batch_size=4", "epochs=2")
     whole = train(tmp_path / "whole", *words)
-    given = {word.partition("=")[0] for word in words}
-    kept = [word for word in small if word.partition("=")[0] not in given]
+    parts = {word.partition("=")[0] for word in words}
+    kept = [word for word in small if word.partition("=")[0] not in parts]
     run = tmp_path / "run"
     last = run / "checkpoints" / "last.ckpt"
     child = fork("train", *kept, *words, f"out={run}", "callbacks.save_minutes=0")

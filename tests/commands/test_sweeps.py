@@ -47,10 +47,10 @@ def sweep(small, tmp_path):
     """Run a sweep of small trainings into tmp_path/sweep, and give its exit code."""
 
     def run(*words):
-        given = {word.partition("=")[0] for word in words}
-        kept = [word for word in small if word.partition("=")[0] not in given]
+        parts = {word.partition("=")[0] for word in words}
+        kept = [word for word in small if word.partition("=")[0] not in parts]
         probes = {"sweep=leave_one_source_out", "sweep=leave_one_generator_out", "sweep=sources"} & set(words)
-        kept += ["mode=frozen"] * bool(probes and "mode" not in given)  # `small` trains by epochs
+        kept += ["mode=frozen"] * bool(probes and "mode" not in parts)  # `small` trains by epochs
         return main(["train", *kept, "data.limit=96", f"out={tmp_path / 'sweep'}", *words])
 
     return run
@@ -59,15 +59,15 @@ def sweep(small, tmp_path):
 @pytest.fixture
 def calls(monkeypatch):
     """Put a function in the place of train that keeps the options of each job."""
-    found: list[dict[str, Any]] = []
+    collected: list[dict[str, Any]] = []
 
     def execute(given):
         options: Any = OmegaConf.to_container(OmegaConf.structured(given))
-        found.append(options)
+        collected.append(options)
         return 0.5
 
     monkeypatch.setattr("avatar_bench.commands.train.execute", execute)
-    return found
+    return collected
 
 
 def cut(monkeypatch, seed, epoch, error):
@@ -176,10 +176,10 @@ def test_another_configuration_in_a_jobs_folder_is_refused_and_the_difference_na
     assert sweep("-m", "seed=1,2") == 0
     before = (tmp_path / "sweep" / "seed1" / "run.json").read_bytes()
     assert sweep("-m", "seed=1,3", "epochs=2", "label_smoothing=0.1") == 3
-    told = jobs(tmp_path / "sweep")
-    assert told["seed3"] == ("finished", "")
-    assert told["seed1"][0] == "refused"
-    assert "epochs is 1 there, 2 here; label_smoothing is 0.0 there, 0.1 here" in told["seed1"][1]
+    printed = jobs(tmp_path / "sweep")
+    assert printed["seed3"] == ("finished", "")
+    assert printed["seed1"][0] == "refused"
+    assert "epochs is 1 there, 2 here; label_smoothing is 0.0 there, 0.1 here" in printed["seed1"][1]
     assert (tmp_path / "sweep" / "seed1" / "run.json").read_bytes() == before
     assert sweep("-m", "seed=1,2", "data.workers=1", "lang=ru") == 0  # they change no weight
     (tmp_path / "sweep" / "seed1" / "config.yaml").write_text("epochs: [1")
@@ -206,9 +206,9 @@ def test_a_folder_in_which_another_process_trains_is_left_alone(sweep, tmp_path)
     with FileLock(tmp_path / "sweep" / "seed1" / "run.lock"):
         assert sweep("-m", "seed=1,2") == 3
         assert (tmp_path / "sweep" / "seed1" / "run.lock").exists()
-    told = jobs(tmp_path / "sweep")
-    assert told["seed2"][0] == "finished"
-    assert "another process is training there" in told["seed1"][1]
+    printed = jobs(tmp_path / "sweep")
+    assert printed["seed2"][0] == "finished"
+    assert "another process is training there" in printed["seed1"][1]
     assert not (tmp_path / "sweep" / "seed1" / "run.json").exists()
     assert not (tmp_path / "sweep" / "seed2" / "run.lock").exists()
 
@@ -235,8 +235,8 @@ def test_sources_that_cannot_be_held_out_are_named(calls, sweep, images, tmp_pat
         ["gan"],
         ["ink, 'old' [1]"],
     ]
-    told = "not held out: vector (20 images), studio (all of class real)"
-    assert capsys.readouterr().err.count(told) == 1
+    printed = "not held out: vector (20 images), studio (all of class real)"
+    assert capsys.readouterr().err.count(printed) == 1
     assert len(jobs(tmp_path / "sweep")) == 4
 
 
@@ -338,8 +338,8 @@ def test_a_launcher_that_is_not_installed_names_its_extra(calls, sweep, monkeypa
 
     monkeypatch.setitem(ConfigStore.instance().repo["hydra"], "launcher", {})
     assert sweep("-m", "seed=1,2", "hydra/launcher=joblib") == 2
-    told = 'hydra/launcher=joblib: its package is not installed\ninstall it: pip install "avatar-bench[sweeps]"\n'
-    assert capsys.readouterr().err == told
+    printed = 'hydra/launcher=joblib: its package is not installed\ninstall it: pip install "avatar-bench[sweeps]"\n'
+    assert capsys.readouterr().err == printed
 
 
 def test_slurm_is_refused_where_there_is_none(calls, sweep, monkeypatch, capsys):
@@ -389,8 +389,8 @@ def test_a_job_that_is_over_without_a_result_is_told_as_killed(tmp_path, monkeyp
 
 
 def command(small, out, *words):
-    given = {word.partition("=")[0] for word in words}
-    kept = [word for word in small if word.partition("=")[0] not in given]
+    parts = {word.partition("=")[0] for word in words}
+    kept = [word for word in small if word.partition("=")[0] not in parts]
     return [sys.executable, "-m", "avatar_bench", "train", *kept, "data.limit=96", f"out={out}", *words]
 
 
@@ -477,9 +477,9 @@ def test_a_real_lack_of_memory_costs_its_job_alone(small, tmp_path):
         pytest.skip("needs prlimit")
     out = end(begin([*limited, *command(small, tmp_path, *grid)]), 3)
     assert "Traceback" not in out
-    told = list(jobs(tmp_path).values())
-    assert [status for status, _ in told] == ["failed", "finished"]
-    assert told[0][1].startswith("Out of memory. Use smaller batches: data.batch_size=N")
+    printed = list(jobs(tmp_path).values())
+    assert [status for status, _ in printed] == ["failed", "finished"]
+    assert printed[0][1].startswith("Out of memory. Use smaller batches: data.batch_size=N")
 
 
 @pytest.mark.slow
@@ -491,10 +491,10 @@ def test_submitit_runs_jobs_on_this_machine_and_a_killed_one_costs_itself_alone(
     until(lambda: trains(tmp_path / f"{BACKBONE}-seed2"), process)
     [os.kill(pid, signal.SIGKILL) for pid in _job_processes(tmp_path, f"{BACKBONE}-seed2")]
     end(process, 3)
-    told = jobs(tmp_path)
-    assert [status for status, _ in told.values()] == ["finished", "interrupted", "failed", "failed"]
-    assert told[f"{BACKBONE}-seed2"][1].startswith("Its process was killed or died (FAILED); log: ")
-    assert {file.name for file in tmp_path.iterdir()} == {".submitit", "multirun.yaml", "jobs.csv", *told}
+    printed = jobs(tmp_path)
+    assert [status for status, _ in printed.values()] == ["finished", "interrupted", "failed", "failed"]
+    assert printed[f"{BACKBONE}-seed2"][1].startswith("Its process was killed or died (FAILED); log: ")
+    assert {file.name for file in tmp_path.iterdir()} == {".submitit", "multirun.yaml", "jobs.csv", *printed}
 
 
 def _job_processes(folder, name):
@@ -563,12 +563,12 @@ def test_optuna_tries_what_it_tried_before_and_trains_nothing_twice(small, tmp_p
     words = [word for word in small if not word.startswith("lr=")]
     words = command(words, tmp_path, "sweep=search", "hydra.sweeper.n_trials=2")
     out = end(begin(words), 0)
-    told = pd.read_csv(tmp_path / "jobs.csv")
-    assert len(told) == 2
-    best = told["job"][told["val macro-F1"].idxmax()]
-    assert f"best of 2 by val macro-F1, {told['val macro-F1'].max():.4f}: {tmp_path / best}" in out
+    table = pd.read_csv(tmp_path / "jobs.csv")
+    assert len(table) == 2
+    best = table["job"][table["val macro-F1"].idxmax()]
+    assert f"best of 2 by val macro-F1, {table['val macro-F1'].max():.4f}: {tmp_path / best}" in out
     found = OmegaConf.load(tmp_path / "optimization_results.yaml")
-    assert found.best_value == pytest.approx(told["val macro-F1"].max(), abs=1e-4)
+    assert found.best_value == pytest.approx(table["val macro-F1"].max(), abs=1e-4)
     assert len(found.best_params) == 5
     end(begin(words), 0)
     assert {reason for _, reason in jobs(tmp_path).values()} == {"already finished"}

@@ -13,25 +13,25 @@ from avatar_bench.results.result import Result
 @pytest.fixture(scope="module")
 def run(images, train, tmp_path_factory):
     """Return a run whose manifest and split are Parquet files."""
-    place = tmp_path_factory.mktemp("tables")
-    shutil.copytree(images, place / "images")
-    manifest = place / "images" / "all.csv"
+    folder = tmp_path_factory.mktemp("tables")
+    shutil.copytree(images, folder / "images")
+    manifest = folder / "images" / "all.csv"
     pd.read_csv(manifest, dtype=str).to_parquet(manifest.with_suffix(".parquet"), index=False)
     manifest.unlink()
-    return train(place / "run", "tables=parquet", f"data.manifest={manifest.with_suffix('.parquet')}")
+    return train(folder / "run", "tables=parquet", f"data.manifest={manifest.with_suffix('.parquet')}")
 
 
 def test_results_and_report_from_parquet_are_those_from_csv(run, tmp_path, capsys):
     assert not (run / "split.csv").exists()
-    found = {}
+    collected = {}
     for kind in ("csv", "parquet"):
         place = shutil.copytree(run, tmp_path / "runs" / kind)
         assert main(["evaluate", f"ckpt={place}", "block=blind_test", f"tables={kind}"]) == 0
         folder = next((place / "evaluation").rglob("metrics.json")).parent
         assert (folder / f"predictions.{kind}").is_file()
         assert f"predictions.{kind}" in json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["files"]
-        found[kind] = Result.load_if_complete(folder)
-    ours, theirs = found.values()
+        collected[kind] = Result.load_if_complete(folder)
+    ours, theirs = collected.values()
     assert ours is not None
     assert theirs is not None
     assert ours.metrics == theirs.metrics

@@ -154,7 +154,7 @@ def test_the_temperature_of_the_checkpoint_is_that_of_the_record(tiny_run):
 
 def test_stage_two_trains_through_both_stages(stage2):
     stages = record(stage2)["stages"]
-    assert [(one["stage"], one["unfreeze"], one["epochs"]) for one in stages] == [(1, 1, 1), (2, 2, 2)]
+    assert [(stage["stage"], stage["unfreeze"], stage["epochs"]) for stage in stages] == [(1, 1, 1), (2, 2, 2)]
     assert stages[0]["trained_parameters"] < stages[1]["trained_parameters"]
     assert history(stage2)[["epoch", "stage"]].to_numpy().tolist() == [[1, 1], [2, 2], [3, 2]]
 
@@ -162,7 +162,7 @@ def test_stage_two_trains_through_both_stages(stage2):
 def test_init_from_stage_one_gives_what_stage_two_gives_at_once(stage1, stage2, train, tmp_path):
     later = train(tmp_path / "later", *STAGED, "stage=2", f"init_from={stage1}", "model.weights=hub")
     assert history(later)["stage"].tolist() == [2, 2]
-    assert [one["stage"] for one in record(later)["stages"]] == [2]
+    assert [stage["stage"] for stage in record(later)["stages"]] == [2]
     assert (later / "split.csv").read_bytes() == (stage1 / "split.csv").read_bytes()
     assert record(later)["weights_sha256"] == record(stage2)["weights_sha256"] != record(stage1)["weights_sha256"]
 
@@ -183,8 +183,8 @@ def test_init_from_prepares_images_as_the_earlier_run_did_or_says_so(run_copy, r
     same = train(tmp_path / "same", f"init_from={run_copy}")
     assert "otherwise" not in capsys.readouterr().err
     larger = train(tmp_path / "larger", f"init_from={run_copy}", "data.image_size=48", "data.equalise=jpeg")
-    told = "used other preprocessing: data.image_size=48 instead of 32, data.equalise=jpeg instead of None"
-    assert told in capsys.readouterr().err
+    printed = "used other preprocessing: data.image_size=48 instead of 32, data.equalise=jpeg instead of None"
+    assert printed in capsys.readouterr().err
     for run in (same, larger):
         kept = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)["avatar_bench"]["preprocessing"]
         assert (kept["mean"], kept["std"]) == ([0.1, 0.2, 0.3], [0.4, 0.5, 0.6])
@@ -256,19 +256,19 @@ def test_the_same_seed_gives_the_same_run_for_any_number_of_workers(train, tmp_p
 
 
 def test_a_run_records_its_augmentation_and_what_that_resembles(train, tmp_path):
-    told = {}
+    printed = {}
     for name, words in {"study": [], "delivery": [], "none": ["mode=frozen"]}.items():
         chosen = [] if name == "none" else [f"augmentation={name}", "data.augment.rotation=10"]
-        told[name] = record(train(tmp_path / name, "trainer=debug", *chosen, *words))
-        assert told[name]["augmentation"] == name
-    assert told["study"]["resembles"] == ["brightness", "noise", "rotation"]
-    assert {"blur", "jpeg", "rotation", "delivery/web"} < set(told["delivery"]["resembles"])
-    assert f"delivery/{UNTRAINED_TIER}" not in told["delivery"]["resembles"]
-    assert told["none"]["resembles"] == []
+        printed[name] = record(train(tmp_path / name, "trainer=debug", *chosen, *words))
+        assert printed[name]["augmentation"] == name
+    assert printed["study"]["resembles"] == ["brightness", "noise", "rotation"]
+    assert {"blur", "jpeg", "rotation", "delivery/web"} < set(printed["delivery"]["resembles"])
+    assert f"delivery/{UNTRAINED_TIER}" not in printed["delivery"]["resembles"]
+    assert printed["none"]["resembles"] == []
     after = record(
         train(tmp_path / "after", "trainer=debug", "augmentation=none", f"init_from={tmp_path / 'delivery'}")
     )
-    assert after["resembles"] == told["delivery"]["resembles"]
+    assert after["resembles"] == printed["delivery"]["resembles"]
 
 
 def test_another_seed_gives_other_weights_on_the_same_split(tiny_run, train, tmp_path):
@@ -355,10 +355,10 @@ def test_resume_refuses_other_options_and_other_folders(tiny_run, tmp_path, caps
 )
 def test_a_loss_that_is_not_finite_ends_with_6_and_spoils_no_checkpoint(words, train, tmp_path, capsys):
     run = train(tmp_path / "run", "lr=1e30", "optimizer=sgd", *words, code=6)
-    told = capsys.readouterr().err.splitlines()[-3:]
-    assert "not a finite number" in told[0]
-    assert "at step 1 (epoch 1)" in told[0] or len(words) > 1
-    assert told[1].startswith("Images of that batch: all/")
+    err = capsys.readouterr().err.splitlines()[-3:]
+    assert "not a finite number" in err[0]
+    assert "at step 1 (epoch 1)" in err[0] or len(words) > 1
+    assert err[1].startswith("Images of that batch: all/")
     assert record(run)["status"] == "diverged"
     assert list(run.rglob("*.ckpt*")) == []
 
@@ -558,8 +558,8 @@ def test_a_mistake_is_told_in_three_lines_at_most(words, code, told, images, tmp
     table.loc[3, "label"] = ""
     table.to_csv(tmp_path / "some.csv", index=False)
     small = ["model=timm", "model.backbone=test_resnet", "model.weights=none", "out=run", "logger=none"]
-    given = {word.partition("=")[0] for word in words}
-    kept = [word for word in small if word.partition("=")[0] not in given]
+    parts = {word.partition("=")[0] for word in words}
+    kept = [word for word in small if word.partition("=")[0] not in parts]
     assert main(["train", *kept, *(word.replace("IMAGES", str(images)) for word in words)]) == code
     err = capsys.readouterr().err.splitlines()
     said = [line for line in err if "images of" not in line and not line.startswith("  ")]
@@ -627,8 +627,8 @@ def test_a_label_that_looks_misspelt_is_named_with_its_rows(train, images, tmp_p
     run = train(tmp_path / "run", f"data.manifest={tmp_path / 'mine.csv'}", "trainer=debug")
     rows = ", ".join(str(row + 1) for row in wrong)
     where = f"warning: {tmp_path / 'mine.csv'}, rows {rows}"
-    told = f"{where}: label 'reall' (4 images) is a separate class; did you mean 'real'"
-    assert capsys.readouterr().err.count(told) == 1
+    text = f"{where}: label 'reall' (4 images) is a separate class; did you mean 'real'"
+    assert capsys.readouterr().err.count(text) == 1
     assert "reall" in record(run)["classes"]
 
 
@@ -704,11 +704,11 @@ def test_what_is_advised_where_calibration_is_too_small_helps(train, tmp_path, c
     assert "too few images to fit a temperature" in trained
     advice = re.search(r"To fit one, train with (data.split.by=\S+) (data.split.folds=\d+)", trained)
     assert advice is not None
-    told = f"For more, train with {advice[1]} {advice[2]}, with the same split for all runs."
-    assert told in combined
+    text = f"For more, train with {advice[1]} {advice[2]}, with the same split for all runs."
+    assert text in combined
     trained, combined = ensemble("more", advice[1], advice[2])
     assert "too few images to fit a temperature" not in trained
-    assert told not in combined
+    assert text not in combined
 
 
 @pytest.mark.parametrize(

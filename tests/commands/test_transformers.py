@@ -77,10 +77,10 @@ def test_a_foundation_model_passes_every_command(model, small, images, tmp_path)
 def test_a_size_that_does_not_fit_ends_in_two_lines_that_name_near_ones(small, tmp_path, capsys):
     words = [word for word in words_for("dinov2_small", small) if not word.startswith("data.image_size")]
     assert main([*words, "data.image_size=100", f"out={tmp_path / 'run'}"]) == 2
-    told = capsys.readouterr().err
-    assert "data.image_size=100" in told
-    assert "98, 112, 518" in told
-    assert "Traceback" not in told
+    err = capsys.readouterr().err
+    assert "data.image_size=100" in err
+    assert "98, 112, 518" in err
+    assert "Traceback" not in err
 
 
 @pytest.fixture(scope="module")
@@ -116,14 +116,14 @@ def test_blocks_that_read_the_network_evaluate_a_vit(deit, tmp_path):
 def test_an_exported_vit_makes_the_same_predictions(deit, images, tmp_path):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("openvino")
-    found = []
+    collected = []
     for name in ("torch", "onnx", "openvino"):
         file = tmp_path / f"{name}.csv"
         words = [f"ckpt={deit}", f"input={images / 'blind'}", f"output={file}", "workers=0", "precision=32"]
         assert main(["predict", *words, f"runtime={name}"]) == 0
-        found.append(pd.read_csv(file).filter(like="prob_").to_numpy())
-    for other in found[1:]:
-        np.testing.assert_allclose(other, found[0], atol=1e-4)
+        collected.append(pd.read_csv(file).filter(like="prob_").to_numpy())
+    for other in collected[1:]:
+        np.testing.assert_allclose(other, collected[0], atol=1e-4)
 
 
 @pytest.mark.slow

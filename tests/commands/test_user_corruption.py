@@ -40,8 +40,8 @@ def test_it_is_in_every_table_and_in_the_report_under_its_title(runs, tmp_path):
         "evaluation/test/overview/robustness.csv": "metric",
     }
     for file, column in rows.items():
-        found = set(pd.read_csv(runs / file)[column])
-        assert {"upside", "sticker", "noise"} <= found, file
+        table = set(pd.read_csv(runs / file)[column])
+        assert {"upside", "sticker", "noise"} <= table, file
     assert main(["report", *mine, f"runs={runs}"]) == 0
     assert "turned over" in (runs / "report.html").read_text(encoding="utf-8")
     assert main(["report", *mine, f"runs={runs}", "lang=ru"]) == 0

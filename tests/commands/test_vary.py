@@ -164,18 +164,18 @@ def test_robustness_of_imported_predictions_is_that_of_their_run(images, run_cop
     assert "lacks a prediction of some variation of 1 image of vary" in capsys.readouterr().err
     assert main(["import", *given, f"file={tmp_path / 'scores.csv'}", f"out={runs['theirs']}"]) == 0
     data = ["data=manifest", f"data.manifest={images / 'blind.csv'}", "data.name=new", "data.workers=0"]
-    found = {}
+    collected = {}
     for name, run in runs.items():
         block = ["block=robustness", "block.robustness.resamples=100", *few]
         assert main(["evaluate", f"ckpt={run}", *data, *block]) == 0
         text = (run / "evaluation" / "new" / "robustness" / "metrics.json").read_text(encoding="utf-8")
-        found[name] = json.loads(text)["metrics"]
-    assert len(found["own"]) == 18
-    assert found["own"].keys() == found["theirs"].keys()
-    for metric, own in found["own"].items():
+        collected[name] = json.loads(text)["metrics"]
+    assert len(collected["own"]) == 18
+    assert collected["own"].keys() == collected["theirs"].keys()
+    for metric, own in collected["own"].items():
         for key in ("value", "low", "high", "n"):
-            assert found["theirs"][metric].get(key) == pytest.approx(own.get(key), abs=1e-6), (metric, key)
-    assert found["own"]["round_crop"]["value"] != found["own"]["clean"]["value"]
+            assert collected["theirs"][metric].get(key) == pytest.approx(own.get(key), abs=1e-6), (metric, key)
+    assert collected["own"]["round_crop"]["value"] != collected["own"]["clean"]["value"]
     capsys.readouterr()
     assert main(["evaluate", f"ckpt={runs['theirs']}", *data, "block=robustness"]) == 3
     assert "which were not imported" in capsys.readouterr().err

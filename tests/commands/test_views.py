@@ -285,9 +285,9 @@ def test_a_binary_detector_and_a_run_share_a_leaderboard(images, run_copy, tmp_p
     scores = {"three": whole[:, 1], "two": detector.predict(pixels)[:, 0]}
     (board,) = build_leaderboards(read_study(folder))
     assert board.ranked_by == "balanced_accuracy"
-    found = [metric.value for row in board.rows if (metric := row.metrics["balanced_accuracy"]) and metric.value]
-    assert found == sorted(found, reverse=True)
-    assert len(found) == 2
+    values = [metric.value for row in board.rows if (metric := row.metrics["balanced_accuracy"]) and metric.value]
+    assert values == sorted(values, reverse=True)
+    assert len(values) == 2
     assert {row.model.label.split()[0] for row in board.rows} == {"three", "two"} or len(board.rows) == 2
     correct = {}
     for label, score in scores.items():

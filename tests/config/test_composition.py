@@ -20,9 +20,9 @@ from avatar_bench.cli.app import main
 )
 def test_what_has_no_end_is_refused(words: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "data=folder", "data.root=none", *words]) == 2
-    told = capfd.readouterr().err
-    assert 1 <= len(told.splitlines()) <= 3
-    assert len(told) < 1000
+    err = capfd.readouterr().err
+    assert 1 <= len(err.splitlines()) <= 3
+    assert len(err) < 1000
 
 
 def test_an_option_may_refer_to_another(capfd: pytest.CaptureFixture[str]) -> None:

@@ -177,14 +177,14 @@ def test_a_broken_class_is_one_error_that_names_its_option(
 
 
 def test_choices_of_users_are_listed_beside_the_built_in_ones(my: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = {}
+    collected = {}
     for kind in ("schedules", "loggers", "callbacks"):
         assert main(["list", kind, "-cd", str(my)]) == 0
-        found[kind] = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert found["schedules"]["stairs"] == "a rate that falls by a factor after each epoch"
-    assert {"cosine", "none", "plateau"} <= found["schedules"].keys()
-    assert {"csv", "lines"} <= found["loggers"].keys()
-    assert {"ema", "rate"} <= found["callbacks"].keys()
+        collected[kind] = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    assert collected["schedules"]["stairs"] == "a rate that falls by a factor after each epoch"
+    assert {"cosine", "none", "plateau"} <= collected["schedules"].keys()
+    assert {"csv", "lines"} <= collected["loggers"].keys()
+    assert {"ema", "rate"} <= collected["callbacks"].keys()
 
 
 def test_an_argument_stands_for_a_value_of_the_run_and_for_no_variable() -> None:

@@ -43,6 +43,6 @@ def test_an_invalid_value_is_refused_with_what_is_expected(given: dict[str, obje
 
 
 def test_what_is_known_of_options_is_read_from_the_class() -> None:
-    found = {each.name: (known.help, get_default(each)) for each, known in iterate_options(Some)}
-    assert found["kinds"] == ("which", ["a"])
-    assert list(found) == ["at", "kinds", "count", "share", "level"]
+    collected = {each.name: (known.help, get_default(each)) for each, known in iterate_options(Some)}
+    assert collected["kinds"] == ("which", ["a"])
+    assert list(collected) == ["at", "kinds", "count", "share", "level"]

@@ -59,13 +59,17 @@ def test_the_index_names_what_the_folders_provide() -> None:
     names = {file.parent.name for file in PLUGINS.glob("*/about.yaml")}
     provided = {
         name: {
-            kind: sorted(found)
+            kind: sorted(collected)
             for kind in KINDS
-            if (found := [each for each, entry in find_entries(kind).items() if PLUGINS / name in entry.module.parents])
+            if (
+                collected := [
+                    each for each, entry in find_entries(kind).items() if PLUGINS / name in entry.module.parents
+                ]
+            )
         }
         for name in names
     }
-    stated = {name: {kind: found for kind, found in index[name].items() if kind != "option"} for name in names}
+    stated = {name: {kind: collected for kind, collected in index[name].items() if kind != "option"} for name in names}
     assert provided == stated
 
 

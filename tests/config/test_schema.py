@@ -25,13 +25,13 @@ COMMANDS = [name for name in find_commands() if name not in PLAIN_COMMANDS]
 
 def unstated(schema: type, place: str) -> Iterator[str]:
     """Yield the fields that are no options and hold none."""
-    stated = {each.name for each, _ in iterate_options(schema)}
-    for each in fields(schema):
-        nested = get_nested(each)
+    stated = {member.name for member, _ in iterate_options(schema)}
+    for member in fields(schema):
+        nested = get_nested(member)
         if nested is not None:
-            yield from unstated(nested, f"{place}.{each.name}")
-        elif each.name not in stated:
-            yield f"{place}.{each.name}"
+            yield from unstated(nested, f"{place}.{member.name}")
+        elif member.name not in stated:
+            yield f"{place}.{member.name}"
 
 
 def test_every_option_is_stated_with_its_help() -> None:
@@ -91,8 +91,8 @@ def test_the_yaml_of_commands_and_groups_repeats_no_default() -> None:
         for file in [*([recipe] if recipe else []), *files]:
             at_top = file == recipe or "@package _global_" in file.read_text(encoding="utf-8")
             for key, value in list_values(read_yaml(file) or {}, "" if at_top else f"{file.parent.name}."):
-                found = find_option(find_schema(command), key)
-                if found is not None and get_default(found[0]) == value:
+                option = find_option(find_schema(command), key)
+                if option is not None and get_default(option[0]) == value:
                     repeated.append(f"{file.name}: {key}={value}")
     assert repeated == []
 
@@ -108,5 +108,5 @@ def test_the_yaml_of_commands_and_groups_repeats_no_default() -> None:
     ],
 )
 def test_an_option_is_found_by_its_key(command: str, key: str, name: str | None) -> None:
-    found = find_option(find_schema(command), key)
-    assert (found and found[0].name) == name
+    option = find_option(find_schema(command), key)
+    assert (option and option[0].name) == name

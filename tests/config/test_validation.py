@@ -27,9 +27,9 @@ def test_what_the_environment_holds_is_never_told(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CANARY", "tweet-7f3a")
     assert main(["train", "data=folder", "data.root=none", *word.split()]) in (2, 3)
-    told = capfd.readouterr()
-    assert "tweet-7f3a" not in told.out + told.err
-    assert len(told.err.splitlines()) <= 3
+    printed = capfd.readouterr()
+    assert "tweet-7f3a" not in printed.out + printed.err
+    assert len(printed.err.splitlines()) <= 3
     assert not any("tweet" in str(path) for path in tmp_path.rglob("*"))
 
 

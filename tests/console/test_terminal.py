@@ -57,10 +57,10 @@ def test_the_table_of_runs_shows_hostile_names(tmp_path: Path, capfd: pytest.Cap
     run.mkdir()
     (run / "run.json").write_text(json.dumps({"status": "fin\x1b[31mished", "model": "\x9b5m"}))
     assert main(["list", "runs", str(tmp_path)]) == 0
-    told = capfd.readouterr().out
-    assert len(told.splitlines()) == 2
-    assert is_shown(told)
-    assert r"run\x1b[2J\u202e\nx" in told
+    out = capfd.readouterr().out
+    assert len(out.splitlines()) == 2
+    assert is_shown(out)
+    assert r"run\x1b[2J\u202e\nx" in out
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "utf-8", "latin-1"])

@@ -126,7 +126,7 @@ def _lzw(indices: Pixels) -> bytes:
     flat = indices.reshape(-1).tolist()
     for start in range(0, len(flat), 100):
         codes += [256, *flat[start : start + 100]]
-    bits = sum(code << 9 * place for place, code in enumerate([*codes, 257]))
+    bits = sum(code << 9 * index for index, code in enumerate([*codes, 257]))
     data = bits.to_bytes(-(-9 * (len(codes) + 1) // 8), "little")
     blocks = (data[i : i + 255] for i in range(0, len(data), 255))
     return b"\x08" + b"".join(bytes([len(block)]) + block for block in blocks) + b"\0"

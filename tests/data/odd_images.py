@@ -72,15 +72,15 @@ def encoded(*options: int, pixels: Pixels = RGB) -> bytes:
 @cache
 def corpus() -> dict[str, Odd]:
     """Return the whole corpus by kind; no name of a kind or of a file occurs twice."""
-    found: dict[str, Odd] = {}
+    collected: dict[str, Odd] = {}
     for make in (_png, _jpeg, _jpeg_structure, _gif, _bmp, _tiff, _tiff_wide, _webp, _avif, _foreign):
         for name, (data, outcome, *tolerance) in make().items():
-            assert name not in found
+            assert name not in collected
             given = {"reason": outcome} if isinstance(outcome, str) else {"pixels": outcome}
-            found[name] = Odd(name, data, **given, tolerance=tolerance[0] if tolerance else 0)  # type: ignore[arg-type]
-    for name, odd in _damaged(found).items():
-        found[name] = odd
-    return found
+            collected[name] = Odd(name, data, **given, tolerance=tolerance[0] if tolerance else 0)  # type: ignore[arg-type]
+    for name, odd in _damaged(collected).items():
+        collected[name] = odd
+    return collected
 
 
 Cases = dict[str, tuple[Any, ...]]
@@ -170,8 +170,8 @@ def _jpeg() -> Cases:
 
 
 def _forged(data: bytes, after: bytes, skip: int, new: bytes) -> bytes:
-    place = data.index(after) + skip
-    return data[:place] + new + data[place + len(new) :]
+    index = data.index(after) + skip
+    return data[:index] + new + data[index + len(new) :]
 
 
 def _jpeg_structure() -> Cases:

@@ -121,9 +121,9 @@ def test_more_than_the_limit_or_the_disk_holds_is_not_begun(
 def test_a_full_disk_ends_the_filling_and_not_the_reading(files: dict[str, Path], root: Path) -> None:
     cache = ImageCache(PREPROCESSING)
     digest, file = next(iter(files.items()))
-    place = cache.folder / digest[:2]
-    place.mkdir(parents=True)
-    (place / f"{digest}.{os.getpid()}-{get_ident()}.part").symlink_to("/dev/full")
+    folder = cache.folder / digest[:2]
+    folder.mkdir(parents=True)
+    (folder / f"{digest}.{os.getpid()}-{get_ident()}.part").symlink_to("/dev/full")
     assert np.array_equal(cache.read(file, digest), PREPROCESSING(decode(file)))
     assert not cache.is_writable
     assert kept(root) == []

@@ -193,8 +193,8 @@ def test_near_pairs_are_those_that_a_count_of_bits_finds(distance: int) -> None:
         for left in range(right)
         if (numbers[left] ^ numbers[right]).bit_count() <= distance
     ]
-    found = find_matches(ImageSet.of([str(row) for row in range(120)], hashed(*numbers), blank), distance)
-    assert [(match.left, match.right, match.distance) for match in found] == expected
+    matches = find_matches(ImageSet.of([str(row) for row in range(120)], hashed(*numbers), blank), distance)
+    assert [(match.left, match.right, match.distance) for match in matches] == expected
 
 
 @pytest.mark.usefixtures("_size")
@@ -210,9 +210,9 @@ def test_near_pairs_are_those_of_which_either_is_near_at_a_turn_of_the_other(dis
     digests = [str(row) for row in range(90)]
     bits = {(one, other): turned_bits(prints[one], prints[other]) for one, other in combinations(range(90), 2)}
     expected = {pair: min(turns.values()) for pair, turns in bits.items() if min(turns.values()) <= distance}
-    found = find_matches(ImageSet.of(digests, prints, blank), distance)
-    assert {(match.left, match.right): match.distance for match in found} == expected
-    assert all(bits[match.left, match.right][match.turned] == match.distance for match in found)
+    matches = find_matches(ImageSet.of(digests, prints, blank), distance)
+    assert {(match.left, match.right): match.distance for match in matches} == expected
+    assert all(bits[match.left, match.right][match.turned] == match.distance for match in matches)
     first, second = (ImageSet.of(digests[part], prints[part], blank) for part in (slice(45), slice(45, 90)))
     across = {pair for pair in expected if pair[0] < 45 <= pair[1]}
     assert {(left, right + 45) for left, right in pairs(find_matches_between(first, second, distance))} == across

@@ -46,8 +46,8 @@ def test_what_the_manifest_does_not_say_is_read_from_the_files(folder):
 def test_what_the_manifest_says_is_believed_and_needs_no_file(folder):
     stored = {"width": "64", "height": "2000", "format": "JPEG", "jpeg_quality": "88", "generator": "gan"}
     dataset = read_dataset(folder / "images.csv")
-    told = type(dataset)("told", folder / "nowhere", dataset.frame.assign(**stored))
-    found = image_slices.assign_slices(told)
+    printed = type(dataset)("told", folder / "nowhere", dataset.frame.assign(**stored))
+    found = image_slices.assign_slices(printed)
     assert found.iloc[0].tolist() == ["camera", "gan", "< 128 px", "JPEG", "85-89"]
     assert len(found.drop_duplicates()) == 1
 

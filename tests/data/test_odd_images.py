@@ -59,10 +59,10 @@ def decode_apart(folder: Path) -> dict[str, tuple[list[int] | list[str], float, 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The corpus in a folder; never write into it."""
-    place = tmp_path_factory.mktemp("odd")
+    folder = tmp_path_factory.mktemp("odd")
     for name, odd in corpus().items():
-        (place / name).write_bytes(odd.data)
-    return place
+        (folder / name).write_bytes(odd.data)
+    return folder
 
 
 @pytest.mark.parametrize("kind", corpus())

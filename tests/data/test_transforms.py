@@ -237,9 +237,9 @@ def test_noise_is_that_of_albumentations_bit_by_bit(share: float, value: int | N
 def test_randaugment_is_that_of_torchvision_and_leaves_the_random_state_of_torch(sample: Pixels) -> None:
     theirs, ours = v2.RandAugment(num_ops=2, magnitude=9, fill=128), Augmentation(randaugment=9)
     before = torch.get_rng_state()
-    found = [ours(sample, seed) for seed in range(10)]
+    collected = [ours(sample, seed) for seed in range(10)]
     assert torch.equal(torch.get_rng_state(), before)
-    for seed, image in enumerate(found):
+    for seed, image in enumerate(collected):
         with torch.random.fork_rng():
             torch.manual_seed(random.Random(seed).getrandbits(31))
             assert np.array_equal(image, np.asarray(theirs(Image.fromarray(sample))))

@@ -88,13 +88,13 @@ def test_every_block_of_one_run_refuses_a_wrong_class_order(
 def test_every_block_of_several_runs_refuses_a_wrong_class_order(
     name: str, oracle: Build, fake_run: Build, dataset_of: Build
 ) -> None:
-    found = [oracle("noisy"), oracle(("permuted", (1, 2, 0)))]
+    collected = [oracle("noisy"), oracle(("permuted", (1, 2, 0)))]
     runs = [
         fake_run(one, label=f"{shots}", images=None, config={"seed": 0, "mode": {"name": "few_shot", "shots": shots}})
-        for shots, one in enumerate(found, 5)
+        for shots, one in enumerate(collected, 5)
     ]
     with pytest.raises(GuardError, match="wrong order"):
-        build_block(name).compare(runs, [dataset_of(one) for one in found])
+        build_block(name).compare(runs, [dataset_of(one) for one in collected])
 
 
 @pytest.mark.parametrize(

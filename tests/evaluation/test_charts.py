@@ -89,7 +89,7 @@ def test_the_floor_is_a_column_or_that_of_the_metric(draw) -> None:
 
 @pytest.mark.parametrize("size", [2, 12])
 def test_cells_of_any_size_show_counts_and_shares_of_the_row(size, draw, inside) -> None:
-    names = [*CLASSES, *(f"a class name that goes on and on {place}" for place in range(9))][:size]
+    names = [*CLASSES, *(f"a class name that goes on and on {number}" for number in range(9))][:size]
     counts = np.eye(size, dtype=int) * 3
     counts[0, 1], counts[1] = 1, 0
     confusion = pd.DataFrame(counts, columns=names).assign(target=names)

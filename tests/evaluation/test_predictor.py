@@ -93,13 +93,13 @@ def test_a_predictor_with_embeddings_is_clustered(images: Path, tmp_path: Path) 
 def test_predictions_are_those_of_the_predictor_and_saved(images: Path, tmp_path: Path) -> None:
     blind, predictor = read_manifest(images / "blind.csv", "blind"), ColourPredictor()
     run = Run.from_predictor(predictor, tmp_path / "run", batch_size=5)
-    found, pixels = run.predictions(blind), [blind.image(row) for row in range(len(blind))]
-    np.testing.assert_allclose(found.probabilities, predictor.predict(pixels), atol=1e-6)
-    np.testing.assert_allclose(found.embeddings, predictor.embed(pixels), atol=1e-6)
-    assert not found.has_logits
+    predictions, pixels = run.predictions(blind), [blind.image(row) for row in range(len(blind))]
+    np.testing.assert_allclose(predictions.probabilities, predictor.predict(pixels), atol=1e-6)
+    np.testing.assert_allclose(predictions.embeddings, predictor.embed(pixels), atol=1e-6)
+    assert not predictions.has_logits
     again = Run.from_predictor(predictor, tmp_path / "run")
     predictor.predict = None  # type: ignore[assignment,method-assign]  # saved predictions are used
-    np.testing.assert_array_equal(again.predictions(blind).logits, found.logits)
+    np.testing.assert_array_equal(again.predictions(blind).logits, predictions.logits)
 
 
 def test_a_run_predicts_decoded_images_like_its_data_set(tiny_run: Path) -> None:

@@ -17,8 +17,8 @@ def make_hits(*counts):
     """Return the hits of slices of (hits, images) each."""
     hits = np.full((sum(n for __, n in counts), len(counts)), np.nan)
     start = 0
-    for place, (k, n) in enumerate(counts):
-        hits[start : start + n, place] = np.arange(n) < k
+    for index, (k, n) in enumerate(counts):
+        hits[start : start + n, index] = np.arange(n) < k
         start += n
     return hits
 

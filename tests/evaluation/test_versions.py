@@ -50,16 +50,16 @@ def read_pins() -> dict[str, str]:
 def evaluate(name: str, oracle: Any, fake_run: Any, dataset_of: Any) -> Result:
     """Compute the result of a block on predictions of three runs, two of them seeds of one recipe."""
     predictions = [oracle("noisy", n=120, seed=seed) for seed in (1, 2, 3)]
-    datasets = [dataset_of(one, **STORED) for one in predictions]
+    datasets = [dataset_of(prediction, **STORED) for prediction in predictions]
     other, held_out = oracle("uniform", n=40, seed=4), ("s00", "s11", "s22")
     runs = []
-    for k, one in enumerate(predictions):
+    for k, prediction in enumerate(predictions):
         held = oracle("noisy", n=90, seed=10 + k)
         keys = [f"{row + 10_000:064x}" for row in range(len(held))]
         split = {"by": "source", "held_out": [held_out[k]], "seed": 0}
         runs.append(
             fake_run(
-                one,
+                prediction,
                 calibration=held,
                 training=oracle("noisy", n=90, seed=20 + k),
                 variations=lambda variation, k=k: oracle("noisy", n=120, seed=30 + k + len(variation.key)),
@@ -71,7 +71,7 @@ def evaluate(name: str, oracle: Any, fake_run: Any, dataset_of: Any) -> Result:
                 preprocessing=Preprocessing(16, "squash", (0.5,) * 3, (0.5,) * 3),
                 checkpoint=Path(f"run{k}/checkpoints/best.ckpt"),
                 checkpoint_sha256=f"{k:064x}",
-                card=Card(one.classes, f"net{k}", {}),
+                card=Card(prediction.classes, f"net{k}", {}),
                 record={"name": "x", "mode": "frozen", "metrics": {"val/accuracy": 0.9}, "train_seconds": 10.0 + k},
                 config={"seed": k, "model": {"backbone": "x"}, "data": {"split": split}, "mode": {"shots": 5 + 15 * k}},
             )
@@ -135,11 +135,11 @@ def write() -> None:
     import conftest as fixtures  # beside this file
 
     made = [getattr(fixtures, name).__wrapped__() for name in ("oracle", "fake_run", "dataset_of")]
-    found = {
+    collected = {
         name: {"version": build_block(name).version, "digest": digest(evaluate(name, *made))}
         for name in sorted(set(list_blocks()) - NOT_OF_PREDICTIONS)
     }
-    NUMBERS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    NUMBERS.write_text(json.dumps(collected, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -63,8 +63,8 @@ def test_records_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
         start, records = archive.start_dir, archive.infolist()
     size = next(record.file_size for record in records if record.filename.endswith("data/0"))
     directory = bytearray(data[start:])
-    place = directory.index(b"x/version") - 46  # whose entry names the tensor's bytes too
-    directory[place + 20 : place + 28] = size.to_bytes(4, "little") * 2
+    index = directory.index(b"x/version") - 46  # whose entry names the tensor's bytes too
+    directory[index + 20 : index + 28] = size.to_bytes(4, "little") * 2
     (tmp_path / "y.ckpt").write_bytes(data[:start] + directory)
     with pytest.raises(CheckpointError, match="overlap"):
         read_checkpoint(tmp_path / "y.ckpt")

@@ -168,9 +168,9 @@ def test_every_csv_of_a_run_is_neutral_and_read_back(tmp_path: Path, train: Call
             for cell in row:
                 assert not cell.startswith(("=", "+", "@")), (file, cell)
                 assert not (cell.startswith("-") and cell != "-" and not is_number(cell)), (file, cell)
-    told = read_csv(run / "split.csv")
-    assert set(told["label"]) == set(HOSTILE_CLASSES)
-    assert all((tmp_path / "set" / path).is_file() for path in told["path"])
+    printed = read_csv(run / "split.csv")
+    assert set(printed["label"]) == set(HOSTILE_CLASSES)
+    assert all((tmp_path / "set" / path).is_file() for path in printed["path"])
 
 
 def is_number(text: str) -> bool:

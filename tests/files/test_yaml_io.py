@@ -108,9 +108,9 @@ def test_what_is_no_yaml_in_a_folder_of_ones_own_ends_the_command(
     (tmp_path / "conf" / "mode").mkdir(parents=True)
     make(tmp_path / "conf" / "mode" / "bomb.yaml")
     assert main(["train", "data=folder", "data.root=none", "-cd", "conf", "mode=bomb"]) == 2
-    told = capfd.readouterr().err
-    assert "bomb" in told
-    assert len(told.splitlines()) <= 3
+    err = capfd.readouterr().err
+    assert "bomb" in err
+    assert len(err.splitlines()) <= 3
     assert not (tmp_path / "it-ran").exists()
 
 
@@ -124,9 +124,9 @@ def test_a_bomb_in_a_run_folder_is_refused_by_resume_and_unread_by_others(
     assert read_config(tmp_path / "run") == {}
     if make is not special:
         assert main(["train", f"resume={tmp_path / 'run'}"]) == 2
-        told = capfd.readouterr().err
-        assert "config.yaml" in told
-        assert len(told.splitlines()) <= 3
+        err = capfd.readouterr().err
+        assert "config.yaml" in err
+        assert len(err.splitlines()) <= 3
 
 
 def test_what_a_person_writes_is_read(tmp_path: Path) -> None:

@@ -36,9 +36,9 @@ def sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Dataset, Data
 
 
 def hashed(folder: Path) -> Dataset:
-    found = read_images(folder)
-    groups = found.name + found.frame["path"]
-    return Dataset(found.name, found.root, found.frame.assign(label="a", group=groups, stated_group=groups))
+    images = read_images(folder)
+    groups = images.name + images.frame["path"]
+    return Dataset(images.name, images.root, images.frame.assign(label="a", group=groups, stated_group=groups))
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_crops_are_found_and_identical_files_left_to_others(sets: tuple[Dataset, Dataset]) -> None:
     matches = search_aligned_copies(*sets)
     assert isinstance(matches, list)
-    names = [(sets[0].frame["path"][one.left], sets[1].frame["path"][one.right]) for one in matches]
+    names = [(sets[0].frame["path"][match.left], sets[1].frame["path"][match.right]) for match in matches]
     assert names == [("1.png", "crop-1.png"), ("4.png", "crop-4.png")]
 
 
@@ -103,9 +103,9 @@ def test_crops_across_the_runs_own_split_are_a_warning(sets: tuple[Dataset, Data
     frames = [images.frame.assign(path=f"{images.name}/" + images.frame["path"]) for images in sets]
     other = frames[1][frames[1]["path"] != "other/same.png"]
     whole = pd.concat([frames[0].assign(split="train"), other.assign(split="test")], ignore_index=True)
-    own = Dataset("run", sets[0].root.parent, whole)
-    guard = Leakage([UsedImages(("a",), own)], [own], (), search_aligned_copies)
-    guard.refuse(own.select_split("test"))
-    (warning,) = guard.list_warnings(own.select_split("test"))
+    dataset = Dataset("run", sets[0].root.parent, whole)
+    guard = Leakage([UsedImages(("a",), dataset)], [dataset], (), search_aligned_copies)
+    guard.refuse(dataset.select_split("test"))
+    (warning,) = guard.list_warnings(dataset.select_split("test"))
     values = {"n": 2, "all": 3, "first": "other/crop-1.png", "other": "known/1.png"}
     assert warning == Reason("copies_across_split", **values)

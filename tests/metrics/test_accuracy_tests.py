@@ -94,14 +94,14 @@ def test_images_of_a_group_are_one_finding():
 
 def test_chance_finds_a_slice_among_many_no_more_often_than_it_may():
     rng = np.random.default_rng(0)
-    found = []
+    collected = []
     for trial in range(200):
         correct, members = rng.random(120) < 0.8, rng.random((120, 12)) < 0.3
         p, adjusted = accuracy_tests.max_t_p_values(
             accuracy_tests.slice_accuracies(correct, np.arange(120) % 3, np.arange(120), members, 199, trial)
         )
-        found.append((p.min() <= 0.05, adjusted.min() <= 0.05))
-    plain, adjusted = np.mean(found, axis=0)
+        collected.append((p.min() <= 0.05, adjusted.min() <= 0.05))
+    plain, adjusted = np.mean(collected, axis=0)
     assert plain > 0.3
     assert adjusted == pytest.approx(0.05, abs=0.04)
 

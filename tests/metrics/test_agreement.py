@@ -58,34 +58,39 @@ def test_all_figures_of_eight_images_by_hand():
     targets = np.array([0, 0, 0, 0, 1, 1, 1, 1])
     first = np.array([0, 0, 0, 1, 1, 1, 1, 0])  # wrong on the fourth and the last
     second = np.array([0, 0, 1, 1, 1, 1, 0, 1])  # wrong on the third, the fourth and the seventh
-    found = dict(zip(agreement.MEASURES, agreement.compute_measures((first, second), targets, 2), strict=True))
-    assert found["agreement"] == 5 / 8
-    assert found["kappa"] == pytest.approx((5 / 8 - 0.5) / 0.5)
-    assert found["disagreement"] == 3 / 8
-    assert found["double_fault"] == 1 / 8
-    assert found["q_statistic"] == pytest.approx((1 * 4 - 2 * 1) / (1 * 4 + 2 * 1))
-    assert found["error_correlation"] == pytest.approx((1 * 4 - 2 * 1) / np.sqrt(2 * 6 * 3 * 5))
+    measures = dict(zip(agreement.MEASURES, agreement.compute_measures((first, second), targets, 2), strict=True))
+    assert measures["agreement"] == 5 / 8
+    assert measures["kappa"] == pytest.approx((5 / 8 - 0.5) / 0.5)
+    assert measures["disagreement"] == 3 / 8
+    assert measures["double_fault"] == 1 / 8
+    assert measures["q_statistic"] == pytest.approx((1 * 4 - 2 * 1) / (1 * 4 + 2 * 1))
+    assert measures["error_correlation"] == pytest.approx((1 * 4 - 2 * 1) / np.sqrt(2 * 6 * 3 * 5))
 
 
 def test_two_perfect_networks_have_no_q_and_no_error_correlation():
     targets = np.arange(30) % 3
-    found = dict(zip(agreement.MEASURES, agreement.compute_measures((targets, targets), targets, 3), strict=True))
-    assert (found["agreement"], found["kappa"], found["disagreement"], found["double_fault"]) == (1, 1, 0, 0)
-    assert np.isnan([found["q_statistic"], found["error_correlation"]]).all()
+    measures = dict(zip(agreement.MEASURES, agreement.compute_measures((targets, targets), targets, 3), strict=True))
+    assert (measures["agreement"], measures["kappa"], measures["disagreement"], measures["double_fault"]) == (
+        1,
+        1,
+        0,
+        0,
+    )
+    assert np.isnan([measures["q_statistic"], measures["error_correlation"]]).all()
 
 
 def test_networks_that_are_always_wrong_fail_together():
     targets = np.arange(30) % 3
-    found = dict(
+    measures = dict(
         zip(
             agreement.MEASURES,
             agreement.compute_measures(((targets + 1) % 3, (targets + 2) % 3), targets, 3),
             strict=True,
         )
     )
-    assert (found["double_fault"], found["agreement"], found["disagreement"]) == (1, 0, 0)
-    assert found["kappa"] == pytest.approx(-0.5)
-    assert np.isnan(found["q_statistic"])
+    assert (measures["double_fault"], measures["agreement"], measures["disagreement"]) == (1, 0, 0)
+    assert measures["kappa"] == pytest.approx(-0.5)
+    assert np.isnan(measures["q_statistic"])
 
 
 def test_networks_that_say_one_class_have_no_kappa():
@@ -97,17 +102,21 @@ def test_networks_that_say_one_class_have_no_kappa():
 def test_opposite_errors_have_a_q_of_minus_one():
     targets = np.zeros(10, int)
     first, second = (np.arange(10) < 5).astype(int), (np.arange(10) >= 5).astype(int)
-    found = dict(zip(agreement.MEASURES, agreement.compute_measures((first, second), targets, 2), strict=True))
-    assert (found["q_statistic"], found["error_correlation"], found["disagreement"]) == (-1, pytest.approx(-1), 1)
+    measures = dict(zip(agreement.MEASURES, agreement.compute_measures((first, second), targets, 2), strict=True))
+    assert (measures["q_statistic"], measures["error_correlation"], measures["disagreement"]) == (
+        -1,
+        pytest.approx(-1),
+        1,
+    )
 
 
 def test_weights_count_images_as_often_as_they_are_drawn(pair):
     targets, first, second = pair
     drawn = np.random.default_rng(1).integers(0, 400, (5, 400))
     weights = np.stack([np.bincount(rows, minlength=400) for rows in drawn])
-    found = agreement.compute_measures((first, second), targets, 3, weights)
+    measures = agreement.compute_measures((first, second), targets, 3, weights)
     expected = [agreement.compute_measures((first[rows], second[rows]), targets[rows], 3) for rows in drawn]
-    np.testing.assert_allclose(found, expected)
+    np.testing.assert_allclose(measures, expected)
 
 
 def test_probabilities_of_the_true_class_are_correlated_as_numpy_does():

@@ -24,22 +24,22 @@ def rectified(n, side=7, seed=0):
 def test_a_hand_counted_pair_has_its_overlap():
     one = np.array([[[9.0, 8, 1, 0, 2], [0.5, 0.1, 0.2, 0.3, 0.4]]])  # 10 cells: the top 20 % are two
     other = np.array([[[9.0, 1, 8, 5, 2], [0.5, 0.1, 0.2, 0.3, 0.4]]])
-    found = attribution_maps.overlaps(one, other)
-    assert found["iou_top20"] == pytest.approx(1 / 3)  # {0, 1} and {0, 2}
-    assert found["iou_half"] == pytest.approx(1 / 4)  # {0, 1} and {0, 2, 3}
+    overlaps = attribution_maps.overlaps(one, other)
+    assert overlaps["iou_top20"] == pytest.approx(1 / 3)  # {0, 1} and {0, 2}
+    assert overlaps["iou_half"] == pytest.approx(1 / 4)  # {0, 1} and {0, 2, 3}
 
 
 def test_every_pair_of_maps_is_compared_as_scipy_and_sklearn_do():
     first, second = rectified(4), rectified(3, seed=1)
-    found = attribution_maps.overlaps(first, second)
-    assert tuple(found) == attribution_maps.OVERLAP_MEASURES
+    overlaps = attribution_maps.overlaps(first, second)
+    assert tuple(overlaps) == attribution_maps.OVERLAP_MEASURES
     for (i, one), (j, other) in ((a, b) for a in enumerate(first) for b in enumerate(second)):
         hot = [(shown / shown.max() >= 0.5).ravel() for shown in (one, other)]
         top = [np.isin(np.arange(49), np.argsort(-shown.ravel())[:10]) for shown in (one, other)]
-        assert found["iou_half"][i, j] == pytest.approx(jaccard_score(*hot))
-        assert found["iou_top20"][i, j] == pytest.approx(jaccard_score(*top))
-        assert found["pearson"][i, j] == pytest.approx(pearsonr(one.ravel(), other.ravel()).statistic)
-        assert found["spearman"][i, j] == pytest.approx(spearmanr(one.ravel(), other.ravel()).statistic)
+        assert overlaps["iou_half"][i, j] == pytest.approx(jaccard_score(*hot))
+        assert overlaps["iou_top20"][i, j] == pytest.approx(jaccard_score(*top))
+        assert overlaps["pearson"][i, j] == pytest.approx(pearsonr(one.ravel(), other.ravel()).statistic)
+        assert overlaps["spearman"][i, j] == pytest.approx(spearmanr(one.ravel(), other.ravel()).statistic)
 
 
 def test_the_top_has_as_many_cells_in_every_map_however_many_are_zero():

@@ -67,7 +67,7 @@ def test_scaled_vote_is_the_mean_of_probabilities_scaled_where_the_interval_excl
     mix = apply("scaled_vote", logits, targets)
     assert fitted[0] != 1
     np.testing.assert_allclose(mix.temperatures, [1, *fitted[1:]], rtol=1e-6)
-    expected = np.mean([softmax(one / t, axis=1) for one, t in zip(logits, mix.temperatures, strict=True)], axis=0)
+    expected = np.mean([softmax(logit / t, axis=1) for logit, t in zip(logits, mix.temperatures, strict=True)], axis=0)
     np.testing.assert_allclose(np.exp(average_probabilities(logits, mix)), expected, atol=1e-12)
 
 
@@ -107,7 +107,7 @@ def test_greedy_is_the_best_prefix_of_a_naive_selection():
     logits, targets = members(4)
     shares, picked, best = softmax(logits, axis=2), [], (np.inf, [])
     for _ in range(averaging.GREEDY_ROUNDS):
-        losses = [sk.log_loss(targets, shares[[*picked, one]].mean(axis=0)) for one in range(4)]
+        losses = [sk.log_loss(targets, shares[[*picked, number]].mean(axis=0)) for number in range(4)]
         picked.append(int(np.argmin(losses)))
         best = min(best, (min(losses), list(picked)), key=lambda pair: pair[0])
     expected = np.bincount(best[1], minlength=4) / len(best[1])
@@ -169,7 +169,9 @@ def test_averaged_logits_give_the_mean_probability_and_the_weighted_mean_energy(
     logits, _ = members()
     mix = AveragingWeights(np.array([0.2, 0.3, 0.5]), np.array([0.5, 1.0, 3.0]))
     found = averaging.average_logits(logits, mix)
-    shares = [softmax(member / own, axis=1) for member, own in zip(logits, mix.temperatures, strict=True)]
+    shares = [
+        softmax(member / temperature, axis=1) for member, temperature in zip(logits, mix.temperatures, strict=True)
+    ]
     np.testing.assert_allclose(softmax(found, axis=1), np.tensordot(mix.weights, shares, 1), atol=1e-12)
     energies = [-np.log(np.exp(member).sum(axis=1)) for member in logits]
     np.testing.assert_allclose(-logsumexp(found, axis=1), mix.weights @ energies, atol=1e-12)

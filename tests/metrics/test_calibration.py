@@ -332,28 +332,28 @@ SCORES = RNG.normal(size=400) + 2 * POSITIVE
 def test_slope_and_intercept_are_those_of_statsmodels_on_any_scale(factor: float, centre: float) -> None:
     scores = factor * SCORES + centre
     intercept, slope = Logit(POSITIVE, np.column_stack([np.ones(400), SCORES])).fit(disp=False).params
-    found = fit_platt(scores, POSITIVE)
-    assert found.slope * factor == pytest.approx(slope, rel=1e-4)
-    np.testing.assert_allclose(found.slope * scores + found.intercept, slope * SCORES + intercept, atol=1e-3)
+    platt = fit_platt(scores, POSITIVE)
+    assert platt.slope * factor == pytest.approx(slope, rel=1e-4)
+    np.testing.assert_allclose(platt.slope * scores + platt.intercept, slope * SCORES + intercept, atol=1e-3)
     quarters = np.quantile(SCORES, [0.25, 0.75])
-    assert found.steepness == pytest.approx(slope * (quarters[1] - quarters[0]), rel=1e-4)
+    assert platt.steepness == pytest.approx(slope * (quarters[1] - quarters[0]), rel=1e-4)
 
 
 @pytest.mark.parametrize("prevalence", [0.05, 0.5])
 def test_the_mean_probability_is_the_prevalence(prevalence: float) -> None:
     positive = np.arange(400) < 400 * prevalence
     scores = np.random.default_rng(1).normal(size=400) + positive
-    found = fit_platt(scores, positive)
-    assert expit(found.slope * scores + found.intercept).mean() == pytest.approx(prevalence, abs=1e-5)
+    platt = fit_platt(scores, positive)
+    assert expit(platt.slope * scores + platt.intercept).mean() == pytest.approx(prevalence, abs=1e-5)
 
 
 @pytest.mark.parametrize("outlier", [1e4, -1e4, 1e30])
 def test_an_outlier_counts_as_a_score_at_the_fence(outlier: float) -> None:
     low, high = find_fences(np.append(SCORES, outlier))
-    found = fit_platt(np.append(SCORES, outlier), np.append(POSITIVE, True))
-    assert found == fit_platt(np.append(SCORES, np.clip(outlier, low, high)), np.append(POSITIVE, True))
+    platt = fit_platt(np.append(SCORES, outlier), np.append(POSITIVE, True))
+    assert platt == fit_platt(np.append(SCORES, np.clip(outlier, low, high)), np.append(POSITIVE, True))
     without = fit_platt(SCORES, POSITIVE)
-    before, now = (expit(one.slope * SCORES + one.intercept) for one in (without, found))
+    before, now = (expit(one.slope * SCORES + one.intercept) for one in (without, platt))
     assert np.abs(now - before).max() < 0.1
 
 

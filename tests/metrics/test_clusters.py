@@ -120,9 +120,9 @@ def test_silhouettes_within_look_at_images_of_one_kind_alone():
     x, labels = two_scales()
     kind = np.repeat([0, 1, 2], 30)
     labels[kind == 2] = 0
-    found = clusters.silhouettes_within(distances(x), labels, kind)
-    np.testing.assert_allclose(found[:30], sk.silhouette_samples(x[:30], labels[:30]), atol=1e-6)
-    assert np.isnan(found[60:]).all()  # one label there
+    silhouettes_within = clusters.silhouettes_within(distances(x), labels, kind)
+    np.testing.assert_allclose(silhouettes_within[:30], sk.silhouette_samples(x[:30], labels[:30]), atol=1e-6)
+    assert np.isnan(silhouettes_within[60:]).all()  # one label there
 
 
 def test_the_probe_never_trains_on_the_group_that_it_predicts():

@@ -71,11 +71,11 @@ def test_sets_equal_those_of_mapie(method, alpha):
 @pytest.mark.parametrize("method", conformal.CONFORMAL_SCORES)
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 def test_coverage_is_as_promised_whether_or_not_the_network_is_calibrated(method, scale):
-    found = []
+    collected = []
     for seed in range(200):
         fitted, evaluated = exchangeable(200, seed, scale), exchangeable(200, 1000 + seed, scale)
-        found.append(conformal.select_targets(sets_of(method, fitted, evaluated), evaluated[1]).mean())
-    assert np.mean(found) == pytest.approx(0.9, abs=0.01)
+        collected.append(conformal.select_targets(sets_of(method, fitted, evaluated), evaluated[1]).mean())
+    assert np.mean(collected) == pytest.approx(0.9, abs=0.01)
 
 
 @pytest.mark.parametrize("method", conformal.CONFORMAL_SCORES)

@@ -14,7 +14,7 @@ from avatar_bench.metrics.plots import create_axes
 def draw(names: int) -> Figure:
     figure, axes = create_axes(7, 3)
     axes.bar(range(names), range(names))
-    axes.set_xticks(range(names), [f"a name {place}" for place in range(names)])
+    axes.set_xticks(range(names), [f"a name {number}" for number in range(names)])
     return figure
 
 

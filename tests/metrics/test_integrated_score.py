@@ -79,8 +79,8 @@ def test_rank_shares_divide_what_is_tied() -> None:
 def test_the_front_equals_a_search_of_all_pairs() -> None:
     values = np.random.default_rng(1).integers(0, 4, (12, 3)) / 3
     expected = [
-        not any(all(b >= a for a, b in zip(one, two, strict=True)) and tuple(two) != tuple(one) for two in values)
-        for one in values
+        not any(all(b >= a for a, b in zip(value, two, strict=True)) and tuple(two) != tuple(value) for two in values)
+        for value in values
     ]
     assert integrated_score.pareto_front(values).tolist() == expected
     assert 0 < sum(expected) < 12

@@ -132,10 +132,10 @@ def test_ranks_put_the_largest_first_and_let_equals_share():
 
 
 def apart(size, *pairs):
-    told = np.zeros((size, size), dtype=bool)
+    values = np.zeros((size, size), dtype=bool)
     for a, b in pairs:
-        told[a, b] = told[b, a] = True
-    return told
+        values[a, b] = values[b, a] = True
+    return values
 
 
 def test_tie_groups_are_the_largest_without_a_significant_pair():

@@ -107,11 +107,11 @@ def test_bootstrap_leaves_out_resamples_without_a_figure():
 def draw_by_hand(compute, groups, resamples, seed):
     """Compute a function of the rows of images in each resample, drawn one group after the other."""
     generator, names = np.random.default_rng(seed), np.unique(groups)
-    found = []
+    collected = []
     for _ in range(resamples):
         drawn = names[generator.integers(0, len(names), len(names))]
-        found.append(compute(np.concatenate([np.flatnonzero(groups == name) for name in drawn])))
-    return np.array(found)
+        collected.append(compute(np.concatenate([np.flatnonzero(groups == name) for name in drawn])))
+    return np.array(collected)
 
 
 def test_sums_of_groups_give_the_resamples_of_their_images():
@@ -351,8 +351,8 @@ def test_required_images_find_the_difference_as_often_as_asked():
     rng = np.random.default_rng(0)
     pairs = rng.binomial(n, 0.2, 3000)
     wins = rng.binomial(pairs, (1 + 0.08 / 0.2) / 2)
-    found = [paired_tests.mcnemar(int(w), int(p - w)) <= 0.05 for w, p in zip(wins, pairs, strict=True)]
-    assert np.mean(found) == pytest.approx(0.8, abs=0.025)
+    collected = [paired_tests.mcnemar(int(w), int(p - w)) <= 0.05 for w, p in zip(wins, pairs, strict=True)]
+    assert np.mean(collected) == pytest.approx(0.8, abs=0.025)
 
 
 def test_required_images_grow_with_discordance_and_power_and_fall_with_the_difference():
@@ -395,9 +395,9 @@ def test_the_interval_of_a_difference_of_two_shares_is_newcombes(a, b, expected)
 def test_weighted_quantiles_equal_those_of_the_repeated_values() -> None:
     rng = np.random.default_rng(0)
     values, weights = rng.exponential(size=23), rng.integers(0, 4, (50, 23))
-    found = stats.quantiles(values, QUANTILES, weights)
+    quantiles = stats.quantiles(values, QUANTILES, weights)
     expected = [np.quantile(np.repeat(values, row), QUANTILES) for row in weights]
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    np.testing.assert_allclose(quantiles, expected, rtol=1e-12)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 20, 40])

@@ -56,14 +56,14 @@ def test_balanced_accuracy_adds_the_distances_of_classes_as_variances() -> None:
     hits, units = build()
     below, above, recalls = [], [], []
     for label, of_class in ((0, [0, 1]), (1, [2, 3, 4])):
-        own = hits[label == CLASSES]
-        totals = [float((hits[s == SOURCES] - own.mean()).sum()) for s in of_class]
-        variance = len(totals) * np.var(totals, ddof=1) / len(own) ** 2
-        n = min(len(own), own.mean() * (1 - own.mean()) / variance)
-        low, high = stats.wilson(n * own.mean(), n, 0.95, 3)
-        recalls.append(own.mean())
-        below.append(own.mean() - low)
-        above.append(high - own.mean())
+        hit = hits[label == CLASSES]
+        totals = [float((hits[s == SOURCES] - hit.mean()).sum()) for s in of_class]
+        variance = len(totals) * np.var(totals, ddof=1) / len(hit) ** 2
+        n = min(len(hit), hit.mean() * (1 - hit.mean()) / variance)
+        low, high = stats.wilson(n * hit.mean(), n, 0.95, 3)
+        recalls.append(hit.mean())
+        below.append(hit.mean() - low)
+        above.append(high - hit.mean())
     value = np.mean(recalls)
     expected = value - math.hypot(*below) / 2, value + math.hypot(*above) / 2
     assert stats.balanced_interval_of_sources(hits, units)[:2] == pytest.approx(expected)
@@ -121,7 +121,7 @@ def test_intervals_of_few_sources_cover_the_accuracy_on_new_ones(count: int) -> 
     inside = np.zeros(2)
     for _ in range(draws):
         hits = (rng.random(len(sources)) < rng.beta(3, 0.75, count)[sources]).astype(float)  # mean .8
-        for place, interval in enumerate((stats.proportion_interval_of_sources, stats.balanced_interval_of_sources)):
+        for index, interval in enumerate((stats.proportion_interval_of_sources, stats.balanced_interval_of_sources)):
             low, high = interval(hits, units)[:2]
-            inside[place] += low <= 0.8 <= high
+            inside[index] += low <= 0.8 <= high
     assert (inside / draws > 0.92 - 3 * math.sqrt(0.92 * 0.08 / draws)).all()

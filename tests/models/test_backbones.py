@@ -52,10 +52,10 @@ def test_another_librarys_layout_is_renamed_to_timms_weight_by_weight(network: C
     net = network("mobilenetv2")
     for number, value in enumerate(net.state_dict().values()):
         value.fill_(number)  # tells every weight from every other of its shape
-    own = {key: value for key, value in net.state_dict().items() if not key.startswith("classifier")}
+    values = {key: value for key, value in net.state_dict().items() if not key.startswith("classifier")}
     converted = convert_state(mobilenet_layout(net), "mobilenetv2_pytorch", net)
-    assert converted.keys() == own.keys()
-    assert all(torch.equal(converted[key], own[key]) for key in own)
+    assert converted.keys() == values.keys()
+    assert all(torch.equal(converted[key], values[key]) for key in values)
     sorted_by_name = dict(sorted(mobilenet_layout(net).items()))
     with pytest.raises(CheckpointError, match="mobilenetv2_pytorch: the weights stand in another order"):
         convert_state(sorted_by_name, "mobilenetv2_pytorch", net)
@@ -249,7 +249,7 @@ def test_every_model_is_built_as_its_yaml_states_with_timms_preprocessing(model:
         assert net(torch.zeros(1, 3, size, size)).shape == (1, 3)
     assert get_normalisation(net) == (stated.mean, stated.std)
     (millions,) = re.findall(r"\(([\d.]+) M parameters", text)
-    assert float(millions) == pytest.approx(sum(each.numel() for each in net.parameters()) / 1e6, abs=0.1)
+    assert float(millions) == pytest.approx(sum(parameter.numel() for parameter in net.parameters()) / 1e6, abs=0.1)
     if model.startswith(FOUNDATION):
         assert size == stated.input_size[-1]
         assert f"# licence of the weights: {stated.license}\n" in text

@@ -108,24 +108,24 @@ def damages(data: bytes, seed: int, flips: int) -> Iterator[bytes]:
 
 def what_loads(file: Path, spoilt: Iterator[bytes], read: Callable[[Path], Any]) -> Counter[str]:
     """Count the damaged files that are refused, that read as before, and that read otherwise."""
-    whole, told = read(file), Counter[str]()
+    whole, printed = read(file), Counter[str]()
     for data in spoilt:
         file.write_bytes(data)
         try:
-            told["same" if same(read(file), whole) else "silent"] += 1
+            printed["same" if same(read(file), whole) else "silent"] += 1
         except CheckpointError:
-            told["refused"] += 1
-    return told
+            printed["refused"] += 1
+    return printed
 
 
 def test_damage_is_refused_or_changes_nothing_without_a_checksum_beside(
     small_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     file = small_checkpoint(tmp_path / "x.ckpt")
-    told = what_loads(file, damages(file.read_bytes(), 0, 90), read_checkpoint)
-    assert told["silent"] == 0
-    assert told["refused"] > 90
-    assert told.total() == 150
+    printed = what_loads(file, damages(file.read_bytes(), 0, 90), read_checkpoint)
+    assert printed["silent"] == 0
+    assert printed["refused"] > 90
+    assert printed.total() == 150
 
 
 def test_no_damage_at_all_passes_the_checksum_beside(small_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
@@ -133,8 +133,8 @@ def test_no_damage_at_all_passes_the_checksum_beside(small_checkpoint: Callable[
     AtomicCheckpointIO().save_checkpoint(torch.load(small_checkpoint(file), weights_only=True), file)
     data = file.read_bytes()
     spoilt = (one for one in damages(data, 1, 60) if one != data)
-    told = what_loads(file, spoilt, AtomicCheckpointIO().load_checkpoint)
-    assert set(told) == {"refused"}
+    printed = what_loads(file, spoilt, AtomicCheckpointIO().load_checkpoint)
+    assert set(printed) == {"refused"}
 
 
 def write_until_killed(folder: Path, value: int, step: int) -> bool:

@@ -53,7 +53,7 @@ def test_published_networks_have_the_published_cost(model: str, giga: float, mil
     name = yaml.safe_load(find_choices("model")[model].read_text(encoding="utf-8"))["model"]["backbone"]
     net = timm.create_model(name, pretrained=False).eval()
     assert count_macs(net, 224) / 1e9 == pytest.approx(giga, rel=0.02)
-    assert sum(each.numel() for each in net.parameters()) / 1e6 == pytest.approx(millions, rel=0.002)
+    assert sum(parameter.numel() for parameter in net.parameters()) / 1e6 == pytest.approx(millions, rel=0.002)
 
 
 def test_attention_counts_its_matrix_products() -> None:
@@ -70,7 +70,7 @@ def test_attention_counts_its_matrix_products() -> None:
 
 def test_weights_are_counted_with_the_statistics_kept_beside_them() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
-    assert sum(each.numel() for each in net.parameters()) == (12 + 4) + (4 + 4)
+    assert sum(parameter.numel() for parameter in net.parameters()) == (12 + 4) + (4 + 4)
     assert profiling.count_weight_bytes(net) == 4 * (24 + 8) + 8  # the last: how many batches it has seen
     assert profiling.count_weight_bytes(net.half()) == 2 * (24 + 8) + 8
 

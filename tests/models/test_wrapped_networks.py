@@ -134,7 +134,7 @@ def test_the_feature_layer_is_the_one_of_grad_cam_and_a_stage(name: str, layer: 
     assert find_spatial_layer(classifier, images()) == layer
     stages = inspect_network(classifier.net, 32).stages
     assert layer.name in " ".join(stages["module"])
-    assert stages["params"].sum() == sum(each.numel() for each in classifier.net.parameters())
+    assert stages["params"].sum() == sum(parameter.numel() for parameter in classifier.net.parameters())
 
 
 @pytest.mark.usefixtures("write")
@@ -247,9 +247,9 @@ def test_a_run_names_the_backbone_that_it_lacks(write: Write, tmp_path: Path, mo
         torch.testing.assert_close(Classifier.load(file)(images())[0], classifier(images())[0])
     empty = tmp_path / "empty"
     empty.mkdir()
-    for folders, told in ("", "-cd DIR"), (str(empty), f"Searched {empty / 'backbone'}.*-cd DIR"):
+    for folders, printed in ("", "-cd DIR"), (str(empty), f"Searched {empty / 'backbone'}.*-cd DIR"):
         monkeypatch.setenv(FOLDERS_VARIABLE, folders)
-        with pytest.raises(CheckpointError, match=f"(?s)named 'plain'.*{told}") as caught:
+        with pytest.raises(CheckpointError, match=f"(?s)named 'plain'.*{printed}") as caught:
             Classifier.load(file)
         assert len(caught.value.lines) == 3
 

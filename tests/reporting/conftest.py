@@ -31,7 +31,7 @@ def write_run(root: Path, name: str, seed: int = 1, **record: Any) -> Path:
     """Write run.json, config.yaml and split.csv of a run whose experiment is its name."""
     folder = root / name
     folder.mkdir(parents=True)
-    found = {
+    collected = {
         "status": "finished",
         "experiment": name,
         "seed": seed,
@@ -43,7 +43,7 @@ def write_run(root: Path, name: str, seed: int = 1, **record: Any) -> Path:
         "data": {"fingerprint": "data0"},
         "metrics": {"val/macro_f1": 0.5},
     }
-    (folder / "run.json").write_text(json.dumps(found | record), encoding="utf-8")
+    (folder / "run.json").write_text(json.dumps(collected | record), encoding="utf-8")
     (folder / "config.yaml").write_text(yaml.safe_dump({"model": {"backbone": name}, "seed": seed}), encoding="utf-8")
     rows = [
         (f"{label}/{k}.png", label, f"{label}-src", ("train", "val", "test")[k % 3])

@@ -44,8 +44,8 @@ def evaluated(tmp_path: Path, make: SimpleNamespace) -> Any:
 
 @pytest.mark.parametrize("tested", [False, True], ids=["untested", "tested"])
 def test_nine_that_guess_are_not_crowned(evaluated: Any, tested: bool) -> None:
-    names = [f"net{place}" for place in range(9)]
-    figures = {name: (0.32 + 0.005 * place, 0.32 + 0.005 * place) for place, name in enumerate(names)}
+    names = [f"net{number}" for number in range(9)]
+    figures = {name: (0.32 + 0.005 * number, 0.32 + 0.005 * number) for number, name in enumerate(names)}
     board = evaluated(figures, dict.fromkeys(names, "a") if tested else None)
     assert format_headline(board) == (
         "None of 9 models on test is significantly better than guessing: the highest balanced accuracy is 0.360 "
@@ -57,7 +57,7 @@ def test_nine_that_guess_are_not_crowned(evaluated: Any, tested: bool) -> None:
 
 @pytest.mark.parametrize("others", [0, 8])
 def test_an_interval_a_hair_above_guessing_is_no_success_among_nine(evaluated: Any, others: int) -> None:
-    figures = {f"net{place}": (0.33, 0.33) for place in range(others)} | {"lucky": (0.385, 0.385)}  # [0.335, 0.435]
+    figures = {f"net{number}": (0.33, 0.33) for number in range(others)} | {"lucky": (0.385, 0.385)}  # [0.335, 0.435]
     assert ("lucky" in evaluated(figures).guessing) == (others > 0)
 
 

@@ -15,8 +15,8 @@ from avatar_bench.reporting.study import read_study
 
 
 def board_of(runs: Path, name: str = "test") -> Leaderboard:
-    (found,) = [board for board in build_leaderboards(read_study(runs)) if board.name == name]
-    return found
+    (collected,) = [board for board in build_leaderboards(read_study(runs)) if board.name == name]
+    return collected
 
 
 def test_the_blind_set_stands_first(runs: Path) -> None:

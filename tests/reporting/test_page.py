@@ -242,7 +242,7 @@ def test_names_stay_text(language: str, runs: Path, make: SimpleNamespace) -> No
 def test_what_was_not_evaluated_is_one_line_at_the_end_of_overview(runs: Path, make: SimpleNamespace) -> None:
     labels = ("efficiency", "poor")  # a run may be called like a block
     make.result(runs / "good", "calibration", "test", {"ece_15": make.accuracy(0.1)})
-    folder = make.result(runs, "overview", "test", {f"accuracy/{one}": make.accuracy(0.7) for one in labels})
+    folder = make.result(runs, "overview", "test", {f"accuracy/{label}": make.accuracy(0.7) for label in labels})
     saved = json.loads((folder / "metrics.json").read_text())
     saved["warnings"] = [
         {"code": "different_images", "groups": "efficiency | poor"},
@@ -359,7 +359,10 @@ def test_evaluations_of_an_external_set_are_counted_over_runs_and_comparisons(
     make.result(runs / "good", "blind_test", "blind", {"accuracy": make.accuracy(0.9)}, evaluated={"f": "blind"})
     logged = {"good": ["1a", "1a", "2a"], "poor": ["1b"], ".": ["1a", "3b"]}  # a command and a checkpoint each
     for folder, evaluations in logged.items():
-        rows = [{"fingerprint": "f", "command": one[0], "runs": [{"checkpoint_sha256": one[1]}]} for one in evaluations]
+        rows = [
+            {"fingerprint": "f", "command": evaluation[0], "runs": [{"checkpoint_sha256": evaluation[1]}]}
+            for evaluation in evaluations
+        ]
         file = runs / folder / "evaluation" / "log.jsonl"
         file.parent.mkdir(exist_ok=True)
         file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")

@@ -45,11 +45,11 @@ class Cards(HTMLParser):
         self.texts += shown.found
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = {name: value or "" for name, value in attrs}
-        if found.get("class") == "card":
-            self.cards.append(found)
-        self.texts += [found[name] for name in SPOKEN if name in found]
-        self.sources += [found[name] for name in ("src", "href", "srcset", "poster") if name in found]
+        values = {name: value or "" for name, value in attrs}
+        if values.get("class") == "card":
+            self.cards.append(values)
+        self.texts += [values[name] for name in SPOKEN if name in values]
+        self.sources += [values[name] for name in ("src", "href", "srcset", "poster") if name in values]
 
 
 @pytest.fixture(scope="module")
@@ -91,28 +91,28 @@ def page(run: Path, batch: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def test_the_page_shows_each_image_in_order_of_need_and_loads_nothing(page: Path, batch: Path) -> None:
-    found, table = Cards(page), pd.read_csv(page.with_suffix(".csv"), keep_default_na=False)
+    cards, table = Cards(page), pd.read_csv(page.with_suffix(".csv"), keep_default_na=False)
     good = table[table["status"] == "ok"]
-    assert len(found.cards) == len(good) == 42
+    assert len(cards.cards) == len(good) == 42
     ranks = {"abstained": 0, "unlike": 1, "contradicted": 2, "": 3}
-    order = [(ranks[one["data-needs"].split(" ")[0]], float(one["data-confidence"])) for one in found.cards]
+    order = [(ranks[card["data-needs"].split(" ")[0]], float(card["data-confidence"])) for card in cards.cards]
     assert order == sorted(order)
-    needs = pd.Series([set(one["data-needs"].split()) for one in found.cards])
+    needs = pd.Series([set(card["data-needs"].split()) for card in cards.cards])
     assert sum("abstained" in each for each in needs) == (good["decision"] == "abstain").sum()
     contradicted = (good["evidence_says"] != "") & (good["evidence_says"] != good["prediction"])
     assert sum("contradicted" in each for each in needs) == contradicted.sum() == 1
-    assert sorted(int(one["data-draw"]) for one in found.cards) == list(range(1, 43))
-    assert all(source.startswith(("data:", "#")) for source in found.sources)
-    assert "default-src 'none'" in found.text
-    assert found.text.count('<figure class="cam">') == 42
-    assert found.text.count('alt="training image: ') == 42 * NEAREST
-    assert "broken.png" in found.text
+    assert sorted(int(card["data-draw"]) for card in cards.cards) == list(range(1, 43))
+    assert all(source.startswith(("data:", "#")) for source in cards.sources)
+    assert "default-src 'none'" in cards.text
+    assert cards.text.count('<figure class="cam">') == 42
+    assert cards.text.count('alt="training image: ') == 42 * NEAREST
+    assert "broken.png" in cards.text
     for caution in ("does not prove its origin", "can be far less accurate", "metadata can be forged or stripped"):
-        assert found.text.count(caution) == 1
+        assert cards.text.count(caution) == 1
 
 
 def test_a_start_of_a_row_is_read_as_path_and_sha256(page: Path, batch: Path) -> None:
-    rows = list(csv.reader([one["data-start"] for one in Cards(page).cards]))
+    rows = list(csv.reader([card["data-start"] for card in Cards(page).cards]))
     assert {Path(path) for path, _ in rows if "'" not in path} <= set(batch.rglob("*.*"))
     assert all(sha256_of_file(Path(path)) == digest for path, digest in rows if Path(path).exists())
     (odd,) = [path for path, _ in rows if "onerror" in path]
@@ -124,7 +124,7 @@ def test_another_page_on_the_same_images_keeps_their_random_order(
 ) -> None:
     plain = tmp_path / "plain.html"
     assert main(["predict", f"ckpt={run}", f"input={batch}", f"output={plain}", "workers=0"]) == 3
-    first, second = ({one["data-start"]: one["data-draw"] for one in Cards(file).cards} for file in (page, plain))
+    first, second = ({card["data-start"]: card["data-draw"] for card in Cards(file).cards} for file in (page, plain))
     assert first == second
     assert "Nearest training images" not in plain.read_text(encoding="utf-8")
     assert "No decisions were asked for" in plain.read_text(encoding="utf-8")
@@ -139,8 +139,8 @@ def test_a_russian_page_holds_no_english(run: Path, batch: Path, page: Path, tmp
     names = [str(batch), batch.name, ODD, "calibrated0/run", "Enter"]
     names += [name for label in CLASSES for name in (f"new-{label}", f"{label}/", *SOURCES[label])]
     assert main(["predict", *words, *decided]) == 3
-    found, left = Cards(page), {}
-    for text in found.texts:
+    cards, left = Cards(page), {}
+    for text in cards.texts:
         plain = text
         for name in names:
             plain = plain.replace(name, " ")
@@ -302,6 +302,6 @@ def test_axe_finds_no_serious_violation(page: Path, visit: Any, axe: str) -> Non
             opened.get_by_role("button", name="Start with a random sample of 42").click()
             for key in "c1s":
                 opened.keyboard.press(key)
-        found = opened.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
-        serious = [one for one in found if one["impact"] in ("serious", "critical")]
+        violations = opened.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+        serious = [one for one in violations if one["impact"] in ("serious", "critical")]
         assert [(one["id"], [node["html"][:200] for node in one["nodes"][:3]]) for one in serious] == []

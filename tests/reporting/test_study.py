@@ -16,7 +16,7 @@ from avatar_bench.reporting.study import Study, read_study
 
 
 def told(study: Study) -> set[tuple[str, str]]:
-    return {(one.kind, one.locate(study.root)) for one in study.problems}
+    return {(problem.kind, problem.locate(study.root)) for problem in study.problems}
 
 
 def test_runs_are_found_in_the_order_in_which_they_started_with_their_results(runs: Path) -> None:

@@ -159,7 +159,7 @@ def test_a_table_of_the_reports_own_carries_its_csv_and_a_saved_one_links_to_it(
 def test_a_wide_table_of_few_models_is_turned() -> None:
     table = pd.DataFrame({"run": ["m", "n"], "x": [1, 2], "y": [0.5, math.nan]})
     found = transpose(lay_out(table, "blind_test", "t", "t", {"m": {"color": "#123456", "marker": "o"}}))
-    assert [one["text"] for one in found.columns] == ["run", "m", "n"]
+    assert [column["text"] for column in found.columns] == ["run", "m", "n"]
     assert found.texts == [["x", "1", "2"], ["y", "0.500", "–"]]
 
 
@@ -167,7 +167,7 @@ def test_intervals_are_drawn_where_the_scale_fits() -> None:
     columns = [make_column("a", True), make_column("b", True), make_column("c", True)]
     rows = [TableRow([{"value": 0.5, "low": 0.4, "high": 0.6}, {"value": 5.0, "low": 4.0, "high": 6.0}, None])]
     fit_scale(columns, rows)
-    assert [one["bars"] for one in columns] == [True, False, False]
+    assert [column["bars"] for column in columns] == [True, False, False]
 
 
 def test_intervals_of_saved_tables_stand_beside_their_values_and_models_bear_their_looks() -> None:
@@ -178,12 +178,12 @@ def test_intervals_of_saved_tables_stand_beside_their_values_and_models_bear_the
     )
     look = {"color": "#123456", "marker": "o"}
     found = lay_out(table, "blind_test", "t", "t", {"m": look})
-    assert [one["key"] for one in found.columns] == ["run", "score", "rank", "difference"]
+    assert [column["key"] for column in found.columns] == ["run", "score", "rank", "difference"]
     assert found.rows[0].cells[0] == {"text": "m"} | look
     assert [row.model for row in found.rows] == ["m", None]
     assert found.texts[0] == ["m", "0.500 [0.400, 0.600]", "1 [1, 2]", "0.200 [0.100, 0.300]"]
     assert found.texts[1][1] == "0.100"
-    assert [one["key"] for one in lay_out(table, "blind_test", "t", "t", {}, ["run", "rank"]).columns] == [
+    assert [column["key"] for column in lay_out(table, "blind_test", "t", "t", {}, ["run", "rank"]).columns] == [
         "run",
         "rank",
     ]
@@ -195,7 +195,7 @@ def test_an_empty_cell_of_a_saved_table_bears_its_reason() -> None:
     )
     for only in ([], ["a", "least"]):
         found = lay_out(table, "blind_test", "t", "t", {}, only)
-        assert [one["key"] for one in found.columns] == ["a", "least"]
+        assert [column["key"] for column in found.columns] == ["a", "least"]
         assert found.texts == [["m", "0.100"], ["n", "none: the class is never predicted"]]
     none = lay_out(table.iloc[1:], "blind_test", "t", "t", {}, ["a", "least"])
     assert none.texts == [["n", "none: the class is never predicted"]]  # not left out as if nobody had asked
@@ -206,7 +206,7 @@ def test_the_size_of_a_network_stands_below_its_name() -> None:
     table = pd.DataFrame({"a": ["m", "n"], "b": ["n", "o"], "p": [0.2, 0.3]})
     sizes = {"params_m_a": [27.82, 5.5], "macs_g_a": [4.5, 1.1], "params_m_b": [5.5, math.nan]}
     found = lay_out(table.assign(**sizes), "blind_test", "t", "t", {"m": look}, ["a", "b", "p"])
-    assert [one["key"] for one in found.columns] == ["a", "b", "p"]
+    assert [column["key"] for column in found.columns] == ["a", "b", "p"]
     assert found.rows[0].cells[0] == {"text": "m", "soft": "27.8 M parameters"} | look
     assert found.texts == [
         ["m (27.8 M parameters)", "n (5.50 M parameters)", "0.200"],

@@ -54,9 +54,9 @@ def test_the_probabilities_are_the_weighted_mean_of_the_members_scaled(runs: lis
         logits = Run.open(run).predictions(dataset).logits.astype(float) / temperature
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
         parts.append(weight * shares / shares.sum(axis=1, keepdims=True))
-    found = ensemble.predictions(dataset)
-    np.testing.assert_allclose(found.probabilities, sum(parts), atol=1e-6)
-    assert (found.predicted == sum(parts).argmax(axis=1)).all()
+    predictions = ensemble.predictions(dataset)
+    np.testing.assert_allclose(predictions.probabilities, sum(parts), atol=1e-6)
+    assert (predictions.predicted == sum(parts).argmax(axis=1)).all()
     assert ensemble.name == "ensembles/a"
     assert type(ensemble) is EnsembleRun
 
@@ -67,9 +67,9 @@ def test_the_energy_is_the_weighted_mean_of_the_members_energies_before_temperat
     ensemble = open_run(write(tmp_path / "a", runs, [0.3, 0.7], [2.0, 0.5], t=1.7))
     dataset = ensemble.dataset("test")
     own = [logsumexp(Run.open(run).predictions(dataset).logits, axis=1) for run in runs]
-    found = ensemble.predictions(dataset)
-    np.testing.assert_allclose(logsumexp(found.logits, axis=1), 0.3 * own[0] + 0.7 * own[1], atol=1e-5)
-    assert found.has_logits
+    predictions = ensemble.predictions(dataset)
+    np.testing.assert_allclose(logsumexp(predictions.logits, axis=1), 0.3 * own[0] + 0.7 * own[1], atol=1e-5)
+    assert predictions.has_logits
 
 
 def test_the_temperature_divides_the_logarithm_of_the_mean(runs: list[Path], tmp_path: Path) -> None:
@@ -88,9 +88,9 @@ def test_two_copies_of_one_run_change_nothing(tiny_run: Path, tmp_path: Path) ->
     alone = run.predictions(dataset)
     for kind in ("ensemble", "soup"):
         twice = open_run(write(tmp_path / kind, [tiny_run, tiny_run], kind=kind, t=run.temperature))
-        found = twice.predictions(dataset)
-        np.testing.assert_allclose(found.probabilities, alone.probabilities, atol=1e-6)
-        np.testing.assert_array_equal(found.predicted, alone.predicted)
+        predictions = twice.predictions(dataset)
+        np.testing.assert_allclose(predictions.probabilities, alone.probabilities, atol=1e-6)
+        np.testing.assert_array_equal(predictions.predicted, alone.predicted)
 
 
 def test_embeddings_are_the_members_at_length_one_side_by_side(runs: list[Path], tmp_path: Path) -> None:
@@ -105,10 +105,10 @@ def test_variations_are_averaged_like_the_images_themselves(runs: list[Path], tm
     ensemble = open_run(write(tmp_path / "a", runs, t=1.0))
     dataset, noise = ensemble.dataset("test"), [Corruption("noise", 3), Corruption("blur", 5)]
     made = [Run.open(run).variations(dataset, noise) for run in runs]
-    for index, found in enumerate(ensemble.variations(dataset, noise)):
-        shares = [np.exp(one[index].logits - one[index].logits.max(axis=1, keepdims=True)) for one in made]
-        expected = np.mean([one / one.sum(axis=1, keepdims=True) for one in shares], axis=0)
-        np.testing.assert_allclose(found.probabilities, expected, atol=1e-5)
+    for index, variation in enumerate(ensemble.variations(dataset, noise)):
+        shares = [np.exp(share[index].logits - share[index].logits.max(axis=1, keepdims=True)) for share in made]
+        expected = np.mean([share / share.sum(axis=1, keepdims=True) for share in shares], axis=0)
+        np.testing.assert_allclose(variation.probabilities, expected, atol=1e-5)
 
 
 def test_predictions_are_kept_in_the_ensembles_folder(
@@ -196,10 +196,10 @@ def test_an_ensemble_has_no_single_network(runs: list[Path], tmp_path: Path) -> 
 def test_a_soup_is_the_network_of_mean_weights(runs: list[Path], tmp_path: Path) -> None:
     soup = open_run(write(tmp_path / "a", runs, kind="soup", t=1.1))
     states = [read_checkpoint(run / "checkpoints" / "best.ckpt")["state_dict"] for run in runs]
-    found = soup.predictor.module.state_dict()
+    state_dict = soup.predictor.module.state_dict()
     for name, tensor in states[0].items():
         expected = (tensor + states[1][name]) / 2 if tensor.is_floating_point() else tensor
-        torch.testing.assert_close(found[name], expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(state_dict[name], expected, rtol=1e-5, atol=1e-6)
     predictions = soup.predictions(soup.dataset("test"))
     assert predictions.temperature == soup.temperature == 1.1
     assert type(soup) is WeightSoup

@@ -50,8 +50,8 @@ def test_a_record_gives_its_figures_or_a_dash(tmp_path: Path) -> None:
     write(tmp_path / "a", json.dumps({"status": "finished", "metrics": {"val/macro_f1": 0.91239}, "seconds": 61.7}))
     write(tmp_path / "b", json.dumps({"status": "running", "metrics": None}))
     write(tmp_path / "c", '{"status": "run')
-    told = [(one.status, one.macro_f1, one.seconds) for one in read_records(tmp_path)]
-    assert told == [("finished", "0.9124", "62"), ("running", "-", "-"), ("unreadable", "-", "-")]
+    printed = [(record.status, record.macro_f1, record.seconds) for record in read_records(tmp_path)]
+    assert printed == [("finished", "0.9124", "62"), ("running", "-", "-"), ("unreadable", "-", "-")]
 
 
 def test_a_name_comes_from_the_record_else_from_the_config(tmp_path: Path) -> None:
@@ -176,9 +176,9 @@ def test_an_address_is_refused_and_never_asked(
     ]
     for command in commands:
         assert main(command) == 4, command
-        told = capsys.readouterr().err
-        assert "Download it first" in told, (command, told)
-        assert len(told.splitlines()) <= 3
+        err = capsys.readouterr().err
+        assert "Download it first" in err, (command, err)
+        assert len(err.splitlines()) <= 3
     assert requests == []
 
 

@@ -409,12 +409,12 @@ def test_a_run_out_of_its_folder_makes_its_predictions_once(tiny_run: Path, imag
 def test_nothing_is_fitted_and_evaluated_on_the_same_images(tiny_run: Path) -> None:
     run = Run.open(tiny_run)
     fitted = run.calibration(run.dataset("test"))
-    own = run.images.select_split("calibration").frame
-    assert list(fitted.paths) == list(own["path"])
+    frame = run.images.select_split("calibration").frame
+    assert list(fitted.paths) == list(frame["path"])
     with pytest.raises(GuardError, match="fitted on"):
         run.calibration(run.dataset("calibration"))
     test = run.dataset("test")
-    groups = test.frame["group"].where(np.arange(len(test)) > 0, own["group"].iat[0])
+    groups = test.frame["group"].where(np.arange(len(test)) > 0, frame["group"].iat[0])
     with pytest.raises(GuardError, match="1 of"):
         run.calibration(replace(test, frame=test.frame.assign(group=groups)))
 

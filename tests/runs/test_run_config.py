@@ -84,12 +84,12 @@ def nothing_ran(here: Path) -> bool:
 def refused(words: list[str], here: Path, capfd: pytest.CaptureFixture[str]) -> str:
     """Check that a command ends with 2, in three lines, and ran nothing; return what it said."""
     assert main(words) == 2
-    told = capfd.readouterr()
-    assert told.out == ""
-    assert 1 <= len(told.err.splitlines()) <= 3, told.err
-    assert "Traceback" not in told.err
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert 1 <= len(printed.err.splitlines()) <= 3, printed.err
+    assert "Traceback" not in printed.err
     assert nothing_ran(here)
-    return told.err
+    return printed.err
 
 
 COMMANDS = (
@@ -105,8 +105,8 @@ def test_a_run_folder_that_names_code_is_refused_by_its_name(
     target: str, place: str, here: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write_run(place, target)
-    told = refused(["train", "resume=run"], here, capfd)
-    assert any(f"_target_={name}: a run folder cannot name code" in told for name in (target, "pathlib.Path"))
+    printed = refused(["train", "resume=run"], here, capfd)
+    assert any(f"_target_={name}: a run folder cannot name code" in printed for name in (target, "pathlib.Path"))
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words[:2]))
@@ -175,11 +175,11 @@ def test_options_that_a_run_folder_cannot_choose_are_repeated_to_resume_it(
     write_run("logger.csv", "os.system")
     Path("run/config.yaml").write_text(json.dumps({"logger": {"csv": CSV | {"save_dir": "/tmp"}}}))
     assert "logger.csv.save_dir=/tmp: a run folder cannot choose it" in refused(["train", "resume=run"], here, capfd)
-    told = refused(["train", "resume=run", "logger.csv.save_dir=/tmp"], here, capfd)
-    assert "cannot choose it" not in told  # but it lacks other options
-    assert "needs a value" in told
-    told = refused(["train", "resume=run", "logger.csv.save_dir=/"], here, capfd)
-    assert "logger.csv.save_dir=/ cannot change it" in told
+    printed = refused(["train", "resume=run", "logger.csv.save_dir=/tmp"], here, capfd)
+    assert "cannot choose it" not in printed  # but it lacks other options
+    assert "needs a value" in printed
+    printed = refused(["train", "resume=run", "logger.csv.save_dir=/"], here, capfd)
+    assert "logger.csv.save_dir=/ cannot change it" in printed
 
 
 def test_the_options_of_an_earlier_version_are_those_of_now() -> None:

@@ -71,8 +71,8 @@ def make_sdist(folder, contents):
 
 def source(distribution, label, archive="wheel", **more):
     known = {"licence": "CC0", "author": "a test", "generator": "", "homepage": "about:blank"}
-    found = {"distribution": distribution, "version": "1.0", "archive": archive, "files": {"*.png": None}}
-    return {"kind": "package", "label": label, **known, **found, **more}
+    collected = {"distribution": distribution, "version": "1.0", "archive": archive, "files": {"*.png": None}}
+    return {"kind": "package", "label": label, **known, **collected, **more}
 
 
 @pytest.fixture
@@ -139,8 +139,8 @@ def test_a_table_that_is_read_in_parts_is_the_same(index, tmp_path, two, monkeyp
 
 def test_an_sdist_is_read_like_a_wheel(index, tmp_path):
     make_sdist(index, {"static/avatars/f1.png": photo(1), "static/logo.png": photo(2)})
-    found = {"s": source("face-sdist", "real", archive="sdist", files={"*/avatars/*.png": None})}
-    assert build_dataset(DatasetRecipe(sources=found), tmp_path / "out").counts == {"real": 1}
+    collected = {"s": source("face-sdist", "real", archive="sdist", files={"*/avatars/*.png": None})}
+    assert build_dataset(DatasetRecipe(sources=collected), tmp_path / "out").counts == {"real": 1}
 
 
 def test_a_package_that_cannot_be_had_is_named_and_leaves_nothing(index, tmp_path):

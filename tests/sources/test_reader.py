@@ -36,15 +36,17 @@ def test_every_source_is_complete_and_goes_under_its_own_name(file):
 
 @pytest.mark.parametrize("name", YOURS)
 def test_a_source_of_yours_names_every_option_of_its_kind(name):
-    options = {each.name for each in fields(find_entry("source", name).load_class())}
+    options = {member.name for member in fields(find_entry("source", name).load_class())}
     assert options - set(load(FOLDER / f"{name}.yaml")) == set()
 
 
 @pytest.mark.parametrize("name", YOURS)
 def test_a_source_of_yours_has_the_defaults_of_its_kind(name):
-    told = load(FOLDER / f"{name}.yaml")
-    optional = [each for each in fields(find_entry("source", name).load_class()) if each.default is not MISSING]
-    assert {each.name: told[each.name] for each in optional} == {each.name: each.default for each in optional}
+    printed = load(FOLDER / f"{name}.yaml")
+    optional = [member for member in fields(find_entry("source", name).load_class()) if member.default is not MISSING]
+    assert {member.name: printed[member.name] for member in optional} == {
+        member.name: member.default for member in optional
+    }
 
 
 def test_drawings_are_rasterised():

@@ -97,16 +97,16 @@ def test_a_run_cut_twice_moved_and_damaged_goes_on_from_the_checkpoint_before(
     best = without_best / "checkpoints" / "best.ckpt"
     capsys.readouterr()
     assert plug.run(["train", f"resume={run}"]) == 0
-    told = capsys.readouterr().err
-    assert "last.ckpt is damaged" in told
-    assert "Resuming from before.ckpt" in told
+    err = capsys.readouterr().err
+    assert "last.ckpt is damaged" in err
+    assert "Resuming from before.ckpt" in err
     assert record(run)["weights_sha256"] == record(whole)["weights_sha256"]
     assert not first.exists()
     (spoilt / "checkpoints" / before.name).write_bytes(b"")
     assert plug.run(["train", f"resume={spoilt}"]) == 4
-    told = capsys.readouterr().err.splitlines()
-    assert "last.ckpt is damaged" in told[-2]
-    assert "before.ckpt is damaged or missing too: train again" in told[-1]
+    err = capsys.readouterr().err.splitlines()
+    assert "last.ckpt is damaged" in err[-2]
+    assert "before.ckpt is damaged or missing too: train again" in err[-1]
     best.write_bytes(best.read_bytes()[:-100])
     assert plug.run(["train", f"resume={without_best}"]) == 4
     assert "best.ckpt is damaged" in capsys.readouterr().err

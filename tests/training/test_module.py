@@ -83,13 +83,13 @@ def test_val_metrics_equal_those_of_sklearn() -> None:
     classifier, targets, logits = tiny(), rng.integers(0, 3, 100), rng.normal(size=(100, 3)).astype(np.float32)
     for part in np.array_split(np.arange(100), 7):
         classifier.val_metrics.update(torch.from_numpy(logits[part]), torch.from_numpy(targets[part]))
-    found = {name: float(value) for name, value in classifier.val_metrics.compute().items()}
+    values = {name: float(value) for name, value in classifier.val_metrics.compute().items()}
     guess = logits.argmax(axis=1)
     expected = {
         "val/accuracy": accuracy_score(targets, guess),
         "val/macro_f1": f1_score(targets, guess, average="macro"),
     }
-    assert found == pytest.approx(expected, abs=1e-6)
+    assert values == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.parametrize(

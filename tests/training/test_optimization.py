@@ -13,11 +13,11 @@ from avatar_bench.training.optimization import TrainingOptions, build_optimizer,
 
 def found(net: Any, **options: Any) -> dict[str, tuple[float, float]]:
     """Return the learning rate and weight decay of each trained parameter by name, for a base rate of 1."""
-    given = TrainingOptions(seed=0, weight_decay=0.3, **options)
-    groups = build_parameter_groups(net, given, 1.0)
-    groups = build_optimizer(groups, given, 1.0, fused=False).param_groups
+    training_options = TrainingOptions(seed=0, weight_decay=0.3, **options)
+    groups = build_parameter_groups(net, training_options, 1.0)
+    groups = build_optimizer(groups, training_options, 1.0, fused=False).param_groups
     names = {id(parameter): name for name, parameter in net.named_parameters()}
-    rates = [(names[id(one)], (group["lr"], group["weight_decay"])) for group in groups for one in group["params"]]
+    rates = [(names[id(param)], (group["lr"], group["weight_decay"])) for group in groups for param in group["params"]]
     assert len(dict(rates)) == len(rates)
     return dict(rates)
 

@@ -138,8 +138,8 @@ def reference(
 
     def gradients(model: nn.Module, step: int, batches: Iterable[dict[str, Tensor]]) -> list[Tensor]:
         model.train().zero_grad()
-        for place, batch in enumerate(batches):
-            torch.manual_seed(3 * 1_000_003 + step * accumulate + place)
+        for index, batch in enumerate(batches):
+            torch.manual_seed(3 * 1_000_003 + step * accumulate + index)
             mixed, targets = MixUp(alpha=0.4, num_classes=3)(normalised(batch["image"]), batch["target"])
             with torch.autocast("cpu", dtype or torch.bfloat16, enabled=dtype is not None, cache_enabled=False):
                 loss = functional.cross_entropy(model(mixed), targets)

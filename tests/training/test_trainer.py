@@ -116,10 +116,10 @@ def test_ema_begins_with_the_first_step_and_keeps_its_share(train: Train, tmp_pa
 def test_the_best_checkpoint_holds_the_weights_evaluated_on_val(words: list[str], train: Train, tmp_path: Path) -> None:
     run = train(tmp_path / "run", "epochs=2", "lr=1e-3", *words)
     assert main(["evaluate", f"ckpt={run}", "split=val", "allow=[permutation]", "block.blind_test.resamples=100"]) == 0
-    found = Result.load(run / "evaluation" / "val" / "blind_test").metrics
+    metrics = Result.load(run / "evaluation" / "val" / "blind_test").metrics
     said = json.loads((run / "run.json").read_text())["metrics"]
-    assert found["accuracy"].value == pytest.approx(said["val/accuracy"], abs=1e-6)
-    assert found["macro_f1"].value == pytest.approx(said["val/macro_f1"], abs=1e-6)
+    assert metrics["accuracy"].value == pytest.approx(said["val/accuracy"], abs=1e-6)
+    assert metrics["macro_f1"].value == pytest.approx(said["val/macro_f1"], abs=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -164,25 +164,25 @@ def test_on_new_sources_intervals_are_by_source_with_those_of_these_sources_besi
     good = np.repeat(np.arange(8) % 4 > 0, 50)  # a source is recognised whole or not at all
     seen = predictions(targets, 5 * np.eye(3)[np.where(good, targets, 2)], sources=sources)
     new = replace(seen, origins=encode(sources))
-    these, found = (evaluate(one)[0].metrics for one in (seen, new))
-    assert found["accuracy"].value == these["accuracy"].value
-    assert found["accuracy"].inference == {"unit": "source", "units": 16, "population": "new sources"}
+    these, metrics = (evaluate(one)[0].metrics for one in (seen, new))
+    assert metrics["accuracy"].value == these["accuracy"].value
+    assert metrics["accuracy"].inference == {"unit": "source", "units": 16, "population": "new sources"}
     assert these["accuracy"].inference == {"unit": "image", "units": 400, "population": "these sources"}
     for name in ("accuracy", "macro_f1", "recall/drawing"):
-        plain, beside = these[name], found[name].these_sources
+        plain, beside = these[name], metrics[name].these_sources
         assert (beside["low"], beside["high"]) == (plain.low, plain.high)
-        assert found[name].high - found[name].low > 2 * (plain.high - plain.low)
-    assert found["balanced_accuracy"].low == pytest.approx(
+        assert metrics[name].high - metrics[name].low > 2 * (plain.high - plain.low)
+    assert metrics["balanced_accuracy"].low == pytest.approx(
         stats.balanced_interval_of_sources(new.correct, new.units).low
     )
     assert these["detectable_difference"].value < 0.2
-    assert found["detectable_difference"].value is None  # the errors are those of four sources
+    assert metrics["detectable_difference"].value is None  # the errors are those of four sources
     # a class of one source shows nothing of new ones
     single = replace(seen, origins=np.where(targets == 1, 0, encode(sources)))
-    found = evaluate(single)[0].metrics
-    assert found["accuracy"].reason == Reason("one_source")
-    assert (found["accuracy"].low, found["accuracy"].population) == (these["accuracy"].low, "these sources")
-    assert found["recall/drawing"].population == "new sources"
+    metrics = evaluate(single)[0].metrics
+    assert metrics["accuracy"].reason == Reason("one_source")
+    assert (metrics["accuracy"].low, metrics["accuracy"].population) == (these["accuracy"].low, "these sources")
+    assert metrics["recall/drawing"].population == "new sources"
 
 
 def test_an_absent_class_gives_null_and_means_are_over_the_others():

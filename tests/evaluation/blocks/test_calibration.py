@@ -117,8 +117,8 @@ def test_every_error_can_be_recomputed_from_the_saved_logits(saved):
     assert said["n"] == len(arrays["targets"]) == 792
     for prefix, divisor in (("", 1), ("scaled/", temperature)):
         expected = by_libraries(softmax(arrays["logits"].astype(float) / divisor, axis=1), arrays["targets"])
-        found = {name: said["metrics"][prefix + name]["value"] for name in expected}
-        assert found == pytest.approx(expected, abs=1e-6)
+        values = {name: said["metrics"][prefix + name]["value"] for name in expected}
+        assert values == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_floors_are_those_of_outcomes_drawn_by_numpy(saved):
@@ -138,12 +138,12 @@ def test_the_floors_are_those_of_outcomes_drawn_by_numpy(saved):
 
 def test_the_saved_temperature_is_the_best_of_a_grid_on_the_saved_calibration_logits(saved):
     folder, said = saved
-    arrays, found = np.load(folder / "calibration.npz"), said["metrics"]["temperature"]
+    arrays, temperature = np.load(folder / "calibration.npz"), said["metrics"]["temperature"]
     grid = np.linspace(2.8, 3.1, 301)
     losses = [sk.log_loss(arrays["targets"], softmax(arrays["logits"].astype(float) / t, axis=1)) for t in grid]
-    assert found["value"] == pytest.approx(grid[np.argmin(losses)], abs=1e-3)
-    assert found["low"] < found["value"] < found["high"]
-    assert found["n"] == 2000
+    assert temperature["value"] == pytest.approx(grid[np.argmin(losses)], abs=1e-3)
+    assert temperature["low"] < temperature["value"] < temperature["high"]
+    assert temperature["n"] == 2000
     assert said["metrics"]["scaled/temperature"]["value"] == pytest.approx(1, abs=1e-5)
 
 
@@ -331,14 +331,16 @@ def test_after_calibrate_sets_are_fitted_on_the_images_that_decisions_use(
     evaluate, overconfident, make_predictions, dataset_of
 ):
     evaluated, held_out = overconfident
-    given = make_predictions(*honest(300, 9, seed=6), groups=[f"new{i // 2}" for i in range(300)], temperature=3.0)
+    predictions = make_predictions(
+        *honest(300, 9, seed=6), groups=[f"new{i // 2}" for i in range(300)], temperature=3.0
+    )
     is_reference = np.arange(300) < 100
-    frame = dataset_of(given).frame.assign(sha256=[f"{10**6 + i:064x}" for i in range(300)])
-    decisions = DecisionImages(given.classes, given.probabilities, is_reference)
+    frame = dataset_of(predictions).frame.assign(sha256=[f"{10**6 + i:064x}" for i in range(300)])
+    decisions = DecisionImages(predictions.classes, predictions.probabilities, is_reference)
     saved = SavedCalibration("", "all", 3.0, None, {}, Dataset("mine", Path(), frame), "", decisions=decisions)
     result = evaluate(evaluated, held_out, decision_calibration=saved)
-    fit = draw_of_groups(given.groups) & ~is_reference
-    scores = 1 - given.probabilities[np.arange(300), given.targets][fit]
+    fit = draw_of_groups(predictions.groups) & ~is_reference
+    scores = 1 - predictions.probabilities[np.arange(300), predictions.targets][fit]
     expected = np.sort(scores)[int(np.ceil(101 * 0.9)) - 1]  # one of each of 100 groups
     table = result.tables["coverage"].set_index("method")
     np.testing.assert_allclose(table.loc["lac", "threshold"], expected)
@@ -407,10 +409,10 @@ def test_a_temperature_that_a_refit_contradicts_is_said(evaluate, overconfident)
 
 
 def test_a_blind_set_that_is_evaluated_or_bears_no_labels_is_no_row_of_shift(evaluate, oracle, dataset_of, draw_saved):
-    given = oracle("noisy")
-    unlabelled = replace(given, targets=np.full(240, -1))
-    for blind in ((dataset_of(given, "test"), given), (dataset_of(unlabelled, "blind"), unlabelled)):
-        result = evaluate(given, given, blind=blind)
+    predictions = oracle("noisy")
+    unlabelled = replace(predictions, targets=np.full(240, -1))
+    for blind in ((dataset_of(predictions, "test"), predictions), (dataset_of(unlabelled, "blind"), unlabelled)):
+        result = evaluate(predictions, predictions, blind=blind)
         assert result.tables["shift"]["set"].tolist() == ["test"]
         assert "shift" not in draw_saved(result)
 
@@ -445,9 +447,9 @@ def test_the_intervals_of_calibration_errors_hold_those_of_the_population(scale,
 
 def test_the_interval_of_a_network_without_an_error_allows_for_errors_to_come(evaluate, oracle):
     """Of 240 images that are all right, 1.6 % of the population may still be wrong, by Wilson."""
-    found = evaluate(oracle("perfect"), oracle("perfect", n=60)).metrics
+    metrics = evaluate(oracle("perfect"), oracle("perfect", n=60)).metrics
     for prefix, share in (("ece_15", 1), ("scaled/ece_adaptive", 1), ("ece_classwise", 2 / 3)):
-        metric = found[prefix]
+        metric = metrics[prefix]
         assert (metric.low, metric.n) == (0, 240)
         assert metric.high == pytest.approx(share * (1 - proportion_confint(240, 240, method="wilson")[0]), abs=1e-6)
 

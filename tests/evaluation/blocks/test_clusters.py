@@ -55,7 +55,7 @@ def saved(folder):
     with np.load(folder / "embeddings.npz") as arrays:
         embeddings = arrays["embeddings"].astype(np.float64)
     metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
-    return embeddings, pd.read_csv(folder / "images.csv"), {name: one["value"] for name, one in metrics.items()}
+    return embeddings, pd.read_csv(folder / "images.csv"), {name: metric["value"] for name, metric in metrics.items()}
 
 
 def test_silhouettes_and_indices_equal_sklearn_on_what_is_saved(saved):
@@ -113,16 +113,16 @@ def test_the_linear_probe_equals_sklearns_cross_validation_by_group(saved):
 
 
 def test_the_knn_probe_equals_a_count_of_votes_by_hand(evaluate_block, oracle):
-    training_set, asked = oracle("noisy", n=90, seed=1), oracle("noisy")
-    result = evaluate_block(asked, training=training_set)
-    near = np.argsort(cdist(asked.embeddings, training_set.embeddings, "cosine"), axis=1)[:, :20]
+    training_set, predictions = oracle("noisy", n=90, seed=1), oracle("noisy")
+    result = evaluate_block(predictions, training=training_set)
+    near = np.argsort(cdist(predictions.embeddings, training_set.embeddings, "cosine"), axis=1)[:, :20]
     votes = np.array([np.bincount(training_set.targets[row], minlength=3) for row in near])
     clear = np.sort(votes, axis=1)[:, -1] > np.sort(votes, axis=1)[:, -2]
     answers = np.array(training_set.classes)[votes.argmax(axis=1)]
     assert clear.mean() > 0.9
-    told = result.tables["images"]
-    assert (told["knn"][clear] == answers[clear]).all()
-    assert result.metrics["knn_accuracy"].value == (told["knn"] == told["target"]).mean()
+    images = result.tables["images"]
+    assert (images["knn"][clear] == answers[clear]).all()
+    assert result.metrics["knn_accuracy"].value == (images["knn"] == images["target"]).mean()
 
 
 def test_saved_distances_are_means_over_pairs(saved, folder):
@@ -152,9 +152,9 @@ def test_a_perfect_oracle_separates_all(evaluate_block, oracle):
 
 
 def test_a_shortcut_by_source_is_told_and_none_where_there_is_none(evaluate_block, make_predictions):
-    told = evaluate_block(by_source(make_predictions))
-    assert told.metrics["source_knn_purity"].low > told.metrics["source_knn_purity"].floor
-    purity = told.metrics["source_knn_purity"]
-    assert told.warnings == [Reason("sources_cluster", share=purity.value, chance=purity.floor)]
+    result = evaluate_block(by_source(make_predictions))
+    assert result.metrics["source_knn_purity"].low > result.metrics["source_knn_purity"].floor
+    purity = result.metrics["source_knn_purity"]
+    assert result.warnings == [Reason("sources_cluster", share=purity.value, chance=purity.floor)]
     silent = evaluate_block(by_source(make_predictions, spread=0.0))
     assert silent.metrics["source_knn_purity"].value == pytest.approx(0.25, abs=0.05)

@@ -57,8 +57,8 @@ def test_the_assessment_is_no_until_the_set_is_equalised(shortcut: Result) -> No
     assert shortcut.provenance["assessment"]["suitable"] == "no"
     assert shortcut.provenance["assessment"]["reasons"][0]["code"].startswith("file")
     assert shortcut.provenance["equalised/assessment"] == {"suitable": "yes", "reasons": []}
-    told = format_reason(shortcut.warnings[0], "data_audit")
-    assert told.startswith("is this set suitable for evaluating classifiers? no: the file alone, ")
+    reason = format_reason(shortcut.warnings[0], "data_audit")
+    assert reason.startswith("is this set suitable for evaluating classifiers? no: the file alone, ")
 
 
 def test_tables_are_saved_and_read_back(shortcut: Result, tmp_path: Path) -> None:

@@ -46,12 +46,12 @@ def calibrated(dataset_of):
         frame = dataset_of(held).frame.assign(sha256=[f"{i + 10**6:064x}" for i in range(len(held))])
         frame["group"] = "held " + frame["group"]
         known = held.embeddings[is_reference]
-        own = np.array(
+        distances = np.array(
             [compute_distances(np.delete(known, i, 0), known[[i]], NEIGHBOURS)[0] for i in range(len(known))]
         )
-        new = np.searchsorted(np.sort(own), compute_distances(known, held.embeddings, NEIGHBOURS), side="right")
-        percentiles = np.where(is_reference, 50.0, 100 * new / len(own))
-        reference = OodReference(known, own)
+        new = np.searchsorted(np.sort(distances), compute_distances(known, held.embeddings, NEIGHBOURS), side="right")
+        percentiles = np.where(is_reference, 50.0, 100 * new / len(distances))
+        reference = OodReference(known, distances)
         decisions = DecisionImages(held.classes, held.probabilities, is_reference, percentiles, reference)
         images = Dataset("held", Path(), frame)
         return {"decision_calibration": SavedCalibration("", "all", 1.0, None, {}, images, "", decisions=decisions)}
@@ -60,18 +60,18 @@ def calibrated(dataset_of):
 
 
 def test_decisions_are_counted_from_the_predictions(evaluate_block, oracle, calibrated, draw_saved, inside):
-    given, blind = oracle("noisy", n=300), oracle("noisy", n=120, seed=7)
+    predictions, blind = oracle("noisy", n=300), oracle("noisy", n=120, seed=7)
     harder = replace(blind, logits=np.where(np.arange(120)[:, None] < 40, blind.logits[:, [1, 2, 0]], blind.logits))
     far = replace(
         oracle("uniform", n=30, seed=2), targets=np.full(30, -1), embeddings=np.full((30, 8), -50, np.float32)
     )
     run = calibrated(oracle("noisy", n=400, seed=5))
-    result = evaluate_block(given, harder, {"things": far}, run, targets=[0.1])
+    result = evaluate_block(predictions, harder, {"things": far}, run, targets=[0.1])
     (fit,) = result.tables["thresholds"].to_dict("records")
     assert result.metrics["bound/0.1"].value == fit["bound"] <= 0.1
     assert fit["bound"] == pytest.approx(beta.ppf(0.9, fit["errors"] + 1, fit["answered"] - fit["errors"]))
     sets = result.tables["sets"].set_index(["set", "unlike_rule"])
-    for name, one in {"test": given, "blind": harder}.items():
+    for name, one in {"test": predictions, "blind": harder}.items():
         row, end = sets.loc[(name, False)], "" if name == "test" else "/blind"
         answered = one.confidence >= fit["threshold"]
         wrong = ~one.correct[answered]
@@ -101,10 +101,10 @@ def test_decisions_are_counted_from_the_predictions(evaluate_block, oracle, cali
 
 
 def test_answers_are_sliced_by_columns_of_the_manifest_with_gaps(evaluate_block, oracle, calibrated):
-    given, tone = oracle("noisy", n=300), np.array(["dark", "light"])[np.arange(300) % 2]
+    predictions, tone = oracle("noisy", n=300), np.array(["dark", "light"])[np.arange(300) % 2]
     run, blind = calibrated(oracle("noisy", n=400, seed=5)), oracle("noisy", n=60, seed=7)
     columns = {"other:skin_tone": tone}
-    result = evaluate_block(given, blind, run=run, columns=columns, targets=[0.05], slices=["skin_tone"])
+    result = evaluate_block(predictions, blind, run=run, columns=columns, targets=[0.05], slices=["skin_tone"])
     slices = result.tables["slices"].query("by == 'skin_tone'").set_index("slice")
     assert set(slices["set"]) == {"test"}  # the further set has no such column
     assert slices["n"].to_dict() == {"dark": 150, "light": 150}
@@ -129,18 +129,18 @@ def test_an_unmet_target_says_how_many_more_images_are_needed_in_both_languages(
 
 
 def test_targets_that_cannot_be_met_or_shown_answer_nothing(evaluate_block, oracle, calibrated, draw_saved):
-    given = oracle("noisy", n=90)
-    unmet = evaluate_block(given, run=calibrated(oracle("uniform", n=400)), targets=[0.05])
+    predictions = oracle("noisy", n=90)
+    unmet = evaluate_block(predictions, run=calibrated(oracle("uniform", n=400)), targets=[0.05])
     assert unmet.metrics["coverage/0.05"].value == 0
     assert unmet.metrics["error/0.05"].reason == Reason("nothing_answered")
     assert unmet.metrics["bound/0.05"].reason.code == "target_out_of_reach"
     assert "target_out_of_reach" in {warning.code for warning in unmet.warnings}
     assert "targets" in draw_saved(unmet)
-    few = evaluate_block(given, run=calibrated(oracle("noisy", n=60)), targets=[0.05, 0.2])
+    few = evaluate_block(predictions, run=calibrated(oracle("noisy", n=60)), targets=[0.05, 0.2])
     assert few.metrics["coverage/0.05"].reason.code == "no_rule"
     assert few.metrics["coverage/0.2"].value > 0
     assert set(few.tables["sets"]["target_error"]) == {0.2}
-    none = evaluate_block(given)
+    none = evaluate_block(predictions)
     assert none.metrics["error/0.1"].reason == Reason("no_calibration")
     assert none.metrics["cost"].value is not None
     assert {"sets", "thresholds"}.isdisjoint(none.tables)
@@ -154,11 +154,11 @@ def test_evaluating_on_the_images_of_the_thresholds_is_refused(evaluate_block, o
 
 
 def test_curves_and_points_are_those_of_scikit_learn(evaluate_block, oracle):
-    given = oracle("noisy", n=900)
-    result = evaluate_block(given, false_alarms=[0.01, 0.1])
+    predictions = oracle("noisy", n=900)
+    result = evaluate_block(predictions, false_alarms=[0.01, 0.1])
     points = result.tables["operating_points"].set_index(["class", "false_alarms"])
     for index, name in enumerate(CLASSES):
-        positive, scores = given.targets == index, given.probabilities[:, index]
+        positive, scores = predictions.targets == index, predictions.probabilities[:, index]
         alarms, recalls, _ = sk.roc_curve(positive, scores, drop_intermediate=False)
         for rate in (0.01, 0.1):
             metric, row = result.metrics[f"recall_at/{rate}/{name}"], points.loc[(name, rate)]
@@ -179,8 +179,8 @@ def test_curves_and_points_are_those_of_scikit_learn(evaluate_block, oracle):
 
 
 def test_few_false_alarms_are_claimed_only_with_enough_groups_of_other_classes(evaluate_block, oracle):
-    given = oracle("perfect", n=900)
-    result = evaluate_block(given)
+    predictions = oracle("perfect", n=900)
+    result = evaluate_block(predictions)
     assert result.metrics["recall_at/0.01/real"].value == 1
     assert result.metrics["recall_at/0.01/real"].interval == "wilson by group"
     assert result.metrics["recall_at/0.01/real"].low < 1
@@ -189,16 +189,16 @@ def test_few_false_alarms_are_claimed_only_with_enough_groups_of_other_classes(e
     assert format_reason(few.reason, "decision") == (
         "600 groups of other classes are too few to show false alarms of 0.10%; 2995 are required"
     )
-    pairs = replace(given, groups=np.array([f"g{i // 6}" for i in range(900)]))  # as many images, fewer groups
+    pairs = replace(predictions, groups=np.array([f"g{i // 6}" for i in range(900)]))  # as many images, fewer groups
     assert evaluate_block(pairs).metrics["recall_at/0.01/real"].reason.code == "few_others"
 
 
 def test_risk_and_cost_are_counted_from_the_predictions(evaluate_block, oracle):
-    given, blind = oracle("noisy", n=240), oracle("noisy", n=90, seed=7)
+    predictions, blind = oracle("noisy", n=240), oracle("noisy", n=90, seed=7)
     blind = replace(blind, targets=np.where(np.arange(90) < 10, -1, blind.targets))
-    result = evaluate_block(given, blind, {"things": replace(blind, targets=np.full(90, -1))})
+    result = evaluate_block(predictions, blind, {"things": replace(blind, targets=np.full(90, -1))})
     assert {name for name in result.metrics if name.startswith("cost")} == {"cost", "cost/blind"}
-    for name, one in {"test": given, "blind": blind.take(blind.targets >= 0)}.items():
+    for name, one in {"test": predictions, "blind": blind.take(blind.targets >= 0)}.items():
         confidence, wrong = one.confidence, ~one.correct
         tables = [result.tables[table] for table in ("risk_coverage", "cost_curve")]
         risk, costs = (table[table["set"] == name] for table in tables)
@@ -213,21 +213,21 @@ def test_risk_and_cost_are_counted_from_the_predictions(evaluate_block, oracle):
             assert row.best <= row.cost + 1e-12
         assert costs["answer_all"].iloc[-1] == pytest.approx(wrong.mean())
     cost = result.metrics["cost"]
-    answered = given.confidence >= 0.9
-    assert cost.value == pytest.approx((~given.correct & answered).mean() + 0.1 * (~answered).mean())
-    assert cost.floor == pytest.approx(min(0.1, (~given.correct).mean()))
+    answered = predictions.confidence >= 0.9
+    assert cost.value == pytest.approx((~predictions.correct & answered).mean() + 0.1 * (~answered).mean())
+    assert cost.floor == pytest.approx(min(0.1, (~predictions.correct).mean()))
 
 
 def test_a_set_without_a_class_or_of_one_class_has_reasons(evaluate_block, oracle, draw_saved):
-    given = oracle("noisy", n=240)
-    without = evaluate_block(given.take(given.targets != 2))
+    predictions = oracle("noisy", n=240)
+    without = evaluate_block(predictions.take(predictions.targets != 2))
     assert without.metrics["recall_at/0.01/real"].reason == Reason("class_absent", name="real")
     assert set(without.tables["roc"]["class"]) == {"drawing", "generated"}
-    alone = evaluate_block(given.take(given.targets == 2))
+    alone = evaluate_block(predictions.take(predictions.targets == 2))
     assert alone.metrics["recall_at/0.01/real"].reason == Reason("only_class", name="real")
     assert "roc" not in alone.tables
     assert set(draw_saved(alone)) == {"risk_coverage", "cost_curve"}
-    single = evaluate_block(given.take(np.arange(1)))
+    single = evaluate_block(predictions.take(np.arange(1)))
     assert single.tables["risk_coverage"]["answered"].eq(1).all()
 
 
@@ -242,13 +242,13 @@ def test_equal_probabilities_answer_all_or_none(evaluate_block, make_predictions
 
 
 def test_the_block_refuses_what_it_cannot_evaluate(evaluate_block, oracle):
-    given = oracle("noisy", n=90)
+    predictions = oracle("noisy", n=90)
     with pytest.raises(BlockError):
-        evaluate_block(replace(given, targets=np.full(90, -1)))
+        evaluate_block(replace(predictions, targets=np.full(90, -1)))
     with pytest.raises(GuardError):
         evaluate_block(oracle(("permuted", (1, 2, 0)), n=240))
     with pytest.raises(GuardError):
-        evaluate_block(given, oracle(("permuted", (1, 2, 0)), n=240))
+        evaluate_block(predictions, oracle(("permuted", (1, 2, 0)), n=240))
 
 
 def test_figures_show_the_tables(evaluate_block, oracle, draw_saved, inside):

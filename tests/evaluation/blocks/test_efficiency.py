@@ -167,8 +167,8 @@ def test_a_noisy_machine_is_told_in_warning_metrics_and_table(measured: Callable
 
 def test_a_busy_machine_is_told_in_warning_metrics_and_tables(measured: Callable[..., Result]) -> None:
     result = measured(slower=0.0, share=0.5)
-    (told,) = [format_reason(warning, "efficiency") for warning in result.warnings]
-    assert told.startswith("The machine is busy: the network had a processor for 50% of its time (90% needed)")
+    (printed,) = [format_reason(warning, "efficiency") for warning in result.warnings]
+    assert printed.startswith("The machine is busy: the network had a processor for 50% of its time (90% needed)")
     assert result.metrics["processor_share"].value == pytest.approx(0.5)
     timed = [name for name in result.metrics if "latency" in name or "images_per_second" in name]
     assert {result.metrics[name].reason for name in timed} == {Reason("busy_timings")}

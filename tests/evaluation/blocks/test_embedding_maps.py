@@ -39,16 +39,16 @@ def test_trustworthiness_of_each_map_equals_sklearn_on_what_is_saved(make_maps, 
 
 
 def test_pca_is_the_projection_on_the_first_two_singular_vectors(make_maps, oracle):
-    given = oracle("noisy")
-    points = make_maps(given).tables["points"][["x", "y"]].to_numpy()
-    centred = given.embeddings - given.embeddings.mean(axis=0, dtype=np.float64)
+    predictions = oracle("noisy")
+    points = make_maps(predictions).tables["points"][["x", "y"]].to_numpy()
+    centred = predictions.embeddings - predictions.embeddings.mean(axis=0, dtype=np.float64)
     left, spread, _ = np.linalg.svd(centred, full_matrices=False)
     np.testing.assert_allclose(np.abs(points), np.abs(left[:, :2] * spread[:2]), atol=1e-6)
 
 
 def test_tsne_puts_the_images_of_a_class_together_and_is_repeatable(make_maps, oracle):
-    given = oracle("perfect", n=90)
-    first, second = (make_maps(given, method="tsne", seed=4).tables["points"] for _ in range(2))
+    predictions = oracle("perfect", n=90)
+    first, second = (make_maps(predictions, method="tsne", seed=4).tables["points"] for _ in range(2))
     pd.testing.assert_frame_equal(first, second)
     near = np.linalg.norm(first[["x", "y"]].to_numpy()[:, None] - first[["x", "y"]].to_numpy(), axis=2)
     np.fill_diagonal(near, np.inf)

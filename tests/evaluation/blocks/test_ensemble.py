@@ -105,19 +105,19 @@ def saved(voters, tmp_path_factory):
 
 
 def test_every_figure_is_recomputed_from_the_saved_files(saved):
-    folder, told = saved
+    folder, printed = saved
     table, weights = pd.read_csv(folder / "predictions.csv"), pd.read_csv(folder / "weights.csv")
     members, held = np.load(folder / "members.npz"), np.load(folder / "calibration.npz")
-    classes, expected = told["classes"], {}
-    chosen = np.argmax([sk.accuracy_score(held["targets"], one.argmax(axis=1)) for one in held["logits"]])
+    classes, expected = printed["classes"], {}
+    chosen = np.argmax([sk.accuracy_score(held["targets"], logit.argmax(axis=1)) for logit in held["logits"]])
     single = members["logits"][chosen].argmax(axis=1) == members["targets"]
     for name, mix in weights.groupby("strategy"):
         parts = zip(mix["weight"], mix["temperature"], members["logits"].astype(float), strict=True)
         mean = sum(weight * softmax(logits / own, axis=1) for weight, own, logits in parts)
-        t = told["provenance"]["ensembles"][name]["temperature"]
+        t = printed["provenance"]["ensembles"][name]["temperature"]
         shares = mean ** (1 / t) / (mean ** (1 / t)).sum(axis=1, keepdims=True)
         own = table[table["strategy"] == name]
-        np.testing.assert_allclose(own[[f"prob_{one}" for one in classes]], shares, atol=1e-6)
+        np.testing.assert_allclose(own[[f"prob_{logit}" for logit in classes]], shares, atol=1e-6)
         guess = shares.argmax(axis=1)
         expected[f"accuracy/{name}"] = sk.accuracy_score(members["targets"], guess)
         expected[f"macro_f1/{name}"] = sk.f1_score(members["targets"], guess, average="macro")
@@ -131,8 +131,8 @@ def test_every_figure_is_recomputed_from_the_saved_files(saved):
         without = np.delete(everyone, run, axis=0).mean(axis=0).argmax(axis=1) == members["targets"]
         both = everyone.mean(axis=0).argmax(axis=1) == members["targets"]
         expected[f"contribution/run {run}"] = both.mean() - without.mean()
-    found = {name: told["metrics"][name]["value"] for name in expected}
-    assert found == pytest.approx(expected, abs=1e-6)
+    values = {name: printed["metrics"][name]["value"] for name in expected}
+    assert values == pytest.approx(expected, abs=1e-6)
     assert len(expected) == 6 * 4 + 3
 
 
@@ -147,25 +147,27 @@ def ece(shares, targets):
 
 
 def test_weights_and_temperatures_are_recomputed_from_the_saved_held_out_images(saved):
-    folder, told = saved
+    folder, printed = saved
     weights, held = pd.read_csv(folder / "weights.csv"), np.load(folder / "calibration.npz")
     scaled = weights[weights["strategy"] == "scaled_vote"]["temperature"].to_numpy()
-    np.testing.assert_allclose(scaled, [applied(one, held) for one in held["logits"]], rtol=1e-6)
+    np.testing.assert_allclose(scaled, [applied(share, held) for share in held["logits"]], rtol=1e-6)
     shares = softmax(held["logits"] / scaled[:, None, None], axis=2)
-    scores = [sk.accuracy_score(held["targets"], one.argmax(1)) * (1 - ece(one, held["targets"])) for one in shares]
+    scores = [
+        sk.accuracy_score(held["targets"], share.argmax(1)) * (1 - ece(share, held["targets"])) for share in shares
+    ]
     own = {name: rows["weight"].to_numpy() for name, rows in weights.groupby("strategy")}
     np.testing.assert_allclose(own["accuracy_ece"], np.array(scores) / sum(scores), atol=1e-9)
     np.testing.assert_allclose(own["soft_vote"], 1 / 3)
     table = pd.read_csv(folder / "members.csv")
     np.testing.assert_allclose(scores, table["calibration_accuracy"] * (1 - table["calibration_ece"]), atol=1e-9)
-    raw = [ece(one, held["targets"]) for one in softmax(held["logits"], axis=2)]
+    raw = [ece(share, held["targets"]) for share in softmax(held["logits"], axis=2)]
     np.testing.assert_allclose(raw, table["calibration_raw_ece"], atol=1e-9)
     for name in STRATEGIES:
         rows = weights[weights["strategy"] == name]
         parts = zip(rows["weight"], rows["temperature"], held["logits"], strict=True)
         mean = sum(weight * softmax(logits / t, axis=1) for weight, t, logits in parts)
         fitted = applied(np.log(mean), held)
-        assert told["provenance"]["ensembles"][name]["temperature"] == pytest.approx(fitted, rel=1e-5)
+        assert printed["provenance"]["ensembles"][name]["temperature"] == pytest.approx(fitted, rel=1e-5)
 
 
 def applied(logits, held):
@@ -180,13 +182,13 @@ def applied(logits, held):
 
 
 def test_the_gains_interval_is_a_paired_bootstrap_of_groups(saved):
-    folder, told = saved
+    folder, printed = saved
     table = pd.read_csv(folder / "predictions.csv")
     right = {name: rows["correct"].to_numpy(float) for name, rows in table.groupby("strategy")}
     pairs = (right["soft_vote"] - right["single"]).reshape(-1, 2).sum(axis=1)
     drawn = np.random.default_rng(5).choice(pairs, (4000, len(pairs))).sum(axis=1) / 240
     low, high = np.quantile(drawn, [0.025, 0.975])
-    found = told["metrics"]["gain/soft_vote"]
+    found = printed["metrics"]["gain/soft_vote"]
     assert (found["low"], found["high"]) == pytest.approx((low, high), abs=0.012)
     assert (found["n"], found["units"], found["interval"]) == (240, 120, "bootstrap by group")
     strategies = pd.read_csv(folder / "strategies.csv").set_index("strategy")
@@ -194,7 +196,7 @@ def test_the_gains_interval_is_a_paired_bootstrap_of_groups(saved):
     assert (row["only_strategy_correct"] - row["only_single_correct"]) / 240 == pytest.approx(found["value"])
     assert list(strategies.index) == ["single", *STRATEGIES]
     for kind in ("macro_f1", "gain_macro_f1"):
-        metric = told["metrics"][f"{kind}/soft_vote"]
+        metric = printed["metrics"][f"{kind}/soft_vote"]
         ends = [row[f"{kind}{end}"] for end in ("", "_low", "_high")]
         assert ends == pytest.approx([metric[end] for end in ("value", "low", "high")])
 
@@ -226,8 +228,8 @@ def test_oracles_score_one_and_chance(kind, score, oracle, voters):
         run.predictions = lambda dataset, known=known: known
     result = EnsembleBlock(**FAST).compare(runs, datasets)
     for name in STRATEGIES:
-        found = result.metrics[f"accuracy/{name}"]
-        assert found.low - 1e-9 <= score <= found.high + 1e-9
+        metric = result.metrics[f"accuracy/{name}"]
+        assert metric.low - 1e-9 <= score <= metric.high + 1e-9
     if kind == "perfect":
         assert result.metrics["accuracy/soft_vote"].value == 1
         assert result.metrics["ece/soft_vote"].value == pytest.approx(0, abs=1e-6)
@@ -241,8 +243,8 @@ def test_weights_are_fitted_on_what_all_hold_out_and_none_has_learned(voters):
     runs[1].images, runs[1].calibration = replace(runs[1].images, frame=turned), lambda dataset: held
     found = weight_fitting.read_held_out(runs, datasets)
     assert len(found.dataset) == 110
-    for one in found.predictions:
-        np.testing.assert_array_equal(one.targets, np.arange(110) % 3)
+    for prediction in found.predictions:
+        np.testing.assert_array_equal(prediction.targets, np.arange(110) % 3)
     np.testing.assert_array_equal(found.logits[1], held.logits[::-1])
 
 
@@ -269,8 +271,8 @@ def test_results_of_one_version_ago_are_drawn(voters, draw_saved):
     """Those of ensemble have no pairs, those of ensemble_diversity no strategies."""
     result = EnsembleBlock(**FAST).compare(*voters())
     of_pairs = ("pairs", "answers")
-    before = replace(result, tables={name: one for name, one in result.tables.items() if name not in of_pairs})
-    before.arrays = {name: one for name, one in result.arrays.items() if name != "runs"}
+    before = replace(result, tables={name: array for name, array in result.tables.items() if name not in of_pairs})
+    before.arrays = {name: array for name, array in result.arrays.items() if name != "runs"}
     assert set(draw_saved(before)) == STRATEGY_FIGURES
     tables = {name: result.tables[name] for name in of_pairs}
     other = replace(result, block="ensemble_diversity", tables=tables, arrays={"runs": result.arrays["runs"]})
@@ -291,20 +293,20 @@ def test_what_is_saved_of_real_runs_predicts_what_the_block_says(pair, tmp_path)
     assert set(result.provenance["ensembles"]) == {*STRATEGIES, "soup"}
     for name, description in result.provenance["ensembles"].items():
         run = open_run(save_ensemble(tmp_path / "ensembles" / name, json.loads(json.dumps(description))))
-        found = run.predictions(run.dataset("test"))
+        predictions = run.predictions(run.dataset("test"))
         expected = table[table["strategy"] == name][columns].to_numpy()
-        np.testing.assert_allclose(found.probabilities, expected, atol=1e-5)
-        assert found.correct.mean() == pytest.approx(result.metrics[f"accuracy/{name}"].value)
+        np.testing.assert_allclose(predictions.probabilities, expected, atol=1e-5)
+        assert predictions.correct.mean() == pytest.approx(result.metrics[f"accuracy/{name}"].value)
 
 
 def test_a_soup_keeps_a_run_only_where_the_held_out_accuracy_does_not_fall(pair):
     runs, datasets = pair
     held = weight_fitting.read_held_out(runs, datasets)
     soup = weight_fitting.average_weights(runs, held)
-    own = [one.correct.mean() for one in held.predictions]
+    own = [prediction.correct.mean() for prediction in held.predictions]
     assert soup.candidates == [0, 1]
     assert soup.averaged[0] == int(np.argmax(own))
     assert soup.run.predictions(held.dataset).correct.mean() >= max(own)
     assert soup.run.temperature != 1
-    told = soup.run.predictions(held.dataset)
-    assert soup.run.temperature == pytest.approx(fit_temperature(told.logits, told.targets))
+    predictions = soup.run.predictions(held.dataset)
+    assert soup.run.temperature == pytest.approx(fit_temperature(predictions.logits, predictions.targets))

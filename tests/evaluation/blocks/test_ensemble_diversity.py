@@ -25,8 +25,8 @@ def compare(fake_run, dataset_of):
     def call(predictions, **options):
         labels = [f"run {number}" for number in range(len(predictions))]
         pairs = zip(predictions, labels, strict=True)
-        runs = [fake_run(one, images=None, label=label, recipe=label) for one, label in pairs]
-        return EnsembleBlock(**FAST | options).compare(runs, [dataset_of(one) for one in predictions])
+        runs = [fake_run(prediction, images=None, label=label, recipe=label) for prediction, label in pairs]
+        return EnsembleBlock(**FAST | options).compare(runs, [dataset_of(prediction) for prediction in predictions])
 
     return call
 
@@ -80,13 +80,17 @@ def test_every_pair_is_recomputed_from_the_saved_answers(saved):
 
 
 def test_the_metrics_are_the_means_over_the_pairs_with_intervals_by_group(saved):
-    folder, told = saved
+    folder, printed = saved
     table = pd.read_csv(folder / "pairs.csv")
     for name in (*MEASURES, "probability_correlation"):
-        assert told[name]["value"] == pytest.approx(table[name].mean(), abs=1e-6)
+        assert printed[name]["value"] == pytest.approx(table[name].mean(), abs=1e-6)
     for name in MEASURES:
-        assert told[name]["low"] < told[name]["value"] < told[name]["high"]
-        assert (told[name]["n"], told[name]["units"], told[name]["interval"]) == (240, 120, "bootstrap by group")
+        assert printed[name]["low"] < printed[name]["value"] < printed[name]["high"]
+        assert (printed[name]["n"], printed[name]["units"], printed[name]["interval"]) == (
+            240,
+            120,
+            "bootstrap by group",
+        )
 
 
 def test_two_perfect_runs_agree_and_have_no_q(compare, oracle, tmp_path):

@@ -34,12 +34,15 @@ def evaluate_block(dataset_of, fake_run):
 @pytest.fixture(scope="module")
 def slanted(oracle):
     """Predictions in which one source of "real", sreal-like, is mostly taken for "generated"; groups of two."""
-    given = oracle("noisy", n=480)
-    logits = given.logits.copy()
-    logits[np.flatnonzero((given.sources == "s23") & (np.arange(480) % 7 > 1)), :] += (0, 9, 0)
+    predictions = oracle("noisy", n=480)
+    logits = predictions.logits.copy()
+    logits[np.flatnonzero((predictions.sources == "s23") & (np.arange(480) % 7 > 1)), :] += (0, 9, 0)
     pairs = [f"g{i // 24 * 12 + i % 12}" for i in range(480)]  # images of one class and source
     return replace(
-        given, logits=logits, groups=np.array(pairs), targets=np.where(np.arange(480) < 12, -1, given.targets)
+        predictions,
+        logits=logits,
+        groups=np.array(pairs),
+        targets=np.where(np.arange(480) < 12, -1, predictions.targets),
     )
 
 
@@ -129,10 +132,10 @@ def test_a_slanted_source_is_told_from_chance_and_the_others_are_not(saved):
 
 
 def test_the_p_value_of_a_source_of_single_images_is_close_to_fishers(oracle, evaluate_block):
-    given = oracle("noisy", n=300)
-    logits = given.logits.copy()
-    logits[np.flatnonzero(given.sources == "s00")[:6], :] = (0, 9, 0)
-    table = evaluate_block(replace(given, logits=logits), options={"resamples": 20_000}).tables["slices"]
+    predictions = oracle("noisy", n=300)
+    logits = predictions.logits.copy()
+    logits[np.flatnonzero(predictions.sources == "s00")[:6], :] = (0, 9, 0)
+    table = evaluate_block(replace(predictions, logits=logits), options={"resamples": 20_000}).tables["slices"]
     row = table[(table["slice"] == "s00") & (table["by"] == "source")].iloc[0]
     own, rest = row["n"], 100 - row["n"]
     hits = round(row["accuracy"] * own), round(row["rest"] * rest)
@@ -153,8 +156,10 @@ def test_a_perfect_oracle_misclassifies_nothing(oracle, evaluate_block):
 
 
 def test_a_uniform_oracle_has_no_bias_and_no_confidence(oracle, evaluate_block):
-    given = oracle("uniform", n=600)
-    result = evaluate_block(given, {"things": replace(oracle("uniform", n=600, seed=1), targets=np.full(600, -1))})
+    predictions = oracle("uniform", n=600)
+    result = evaluate_block(
+        predictions, {"things": replace(oracle("uniform", n=600, seed=1), targets=np.full(600, -1))}
+    )
     assert result.metrics["mean_confidence"].value == pytest.approx(1 / 3, abs=1e-3)
     assert result.metrics["unbias"].low <= 2 / 3
     assert result.metrics["unbias"].value == pytest.approx(result.metrics["unbias"].floor, abs=0.06)
@@ -181,16 +186,16 @@ def test_a_set_that_cannot_be_read_costs_unbias_alone(oracle, dataset_of, fake_r
 
 
 def test_small_slices_are_listed_but_never_the_weakest(oracle, evaluate_block, draw_saved):
-    given = oracle("noisy")
-    sources = given.sources.copy()
-    wrong = np.flatnonzero(~given.correct)[:2]
+    predictions = oracle("noisy")
+    sources = predictions.sources.copy()
+    wrong = np.flatnonzero(~predictions.correct)[:2]
     sources[wrong] = "odd"
-    result = evaluate_block(replace(given, sources=sources))
+    result = evaluate_block(replace(predictions, sources=sources))
     odd = result.tables["slices"].query("slice == 'odd'")
     assert (odd["accuracy"] == 0).all()
     assert odd["p"].isna().all()
     assert result.metrics["worst_slice"].value > 0
-    none = evaluate_block(given, options={"minimum": 200})
+    none = evaluate_block(predictions, options={"minimum": 200})
     assert none.metrics["worst_slice"].value is None
     assert none.metrics["worst_slice"].reason == Reason("no_comparable_slice", n=200)
     assert set(draw_saved(none)) == {"bias_map", "confidence"}
@@ -202,8 +207,8 @@ def test_gaps_are_those_of_the_saved_images(slanted, evaluate_block):
     result = evaluate_block(slanted, options={"slices": ["skin_tone", "rare"]}, **columns)
     images, gaps = result.tables["images"], result.tables["gaps"].set_index(["by", "target"])
     for target in ("", "drawing", "generated", "real"):
-        own = images[(images["target"] == target) | (target == "")]
-        means = own.groupby("skin_tone")["correct"].mean()
+        image = images[(images["target"] == target) | (target == "")]
+        means = image.groupby("skin_tone")["correct"].mean()
         row = gaps.loc[("skin_tone", target)]
         assert (row["highest"], row["lowest"]) == (means.idxmax(), means.idxmin())
         assert row["gap"] == pytest.approx(means.max() - means.min())

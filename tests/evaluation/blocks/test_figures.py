@@ -43,15 +43,15 @@ def whole(drawn, inside):
 def test_figures_of_seeds_of_similar_recipes_are_whole(block, fake_run, dataset_of, answered, inside, draw_saved):
     runs = [
         fake_run(
-            answered(3 * place + seed),
+            answered(3 * index + seed),
             images=None,
             label=f"{recipe} · seed {seed}",
             recipe=recipe,
             seed=seed,
-            config={"mode": {"shots": SHOTS[place]}},
+            config={"mode": {"shots": SHOTS[index]}},
             record={"name": "mobilenetv3_small", "mode": "few_shot"},
         )
-        for place, recipe in enumerate(RECIPES)
+        for index, recipe in enumerate(RECIPES)
         for seed in (1, 2, 3)
     ]
     sets = [dataset_of(run.predictions(dataset_of(answered(0)))) for run in runs]

@@ -64,11 +64,11 @@ def compare_maps(make_run, colour_finder, noise):
 
     def run(predictions, *colours, inputs=None, networks=None, fields=None, **options):
         shown = noise(len(predictions)) if inputs is None else inputs
-        nets = networks or [colour_finder(own) for own in colours]
+        nets = networks or [colour_finder(colour) for colour in colours]
         each = fields or [{} for _ in nets]
         pairs = [
-            make_run(predictions, net, shown, label=f"run {k}", **own)
-            for k, (net, own) in enumerate(zip(nets, each, strict=True))
+            make_run(predictions, net, shown, label=f"run {k}", **colour)
+            for k, (net, colour) in enumerate(zip(nets, each, strict=True))
         ]
         return measure_overlap(*zip(*pairs, strict=True), **options)
 

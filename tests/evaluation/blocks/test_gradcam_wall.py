@@ -27,7 +27,7 @@ def evaluate_block(fake_run, dataset_of, colour_finder, noise):
         images = noise(len(predictions[0]))
         runs = [
             fake_run(
-                one,
+                prediction,
                 label=f"run {k}",
                 recipe=f"run {k}",
                 allow=frozenset(allow),
@@ -39,9 +39,9 @@ def evaluate_block(fake_run, dataset_of, colour_finder, noise):
                 batch_size=32,
                 preprocessing=SimpleNamespace(resize="squash"),
             )
-            for k, one in enumerate(predictions)
+            for k, prediction in enumerate(predictions)
         ]
-        return make_wall(runs, [dataset_of(one) for one in predictions], **options)
+        return make_wall(runs, [dataset_of(prediction) for prediction in predictions], **options)
 
     return run
 

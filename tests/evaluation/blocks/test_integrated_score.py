@@ -50,7 +50,9 @@ def results(seed=0, right=0.8, speed=100.0, size=5.0, shift=0.8, **changes):
         },
     }
     about = {"data_fingerprint": "f1", "options": {"seed": 0}, "sets": {"cats": "c", "mugs": "m"}, "machine": "one"}
-    made = {name: Result(name, "test", N, CLASSES, found, provenance=dict(about)) for name, found in metrics.items()}
+    made = {
+        name: Result(name, "test", N, CLASSES, collected, provenance=dict(about)) for name, collected in metrics.items()
+    }
     return made | changes
 
 
@@ -167,8 +169,8 @@ def test_a_direction_of_a_quality_without_weight_does_not_matter():
 def test_another_model_moves_nobody_on_the_fixed_range():
     few, many = compare(*three()), compare(*three(), run_of(results(7, 0.95, 900, 1.1, 0.85), "wonder"))
     for name in ("good", "middling", "fast"):
-        one, other = few.metrics[f"score/{name}"], many.metrics[f"score/{name}"]
-        assert one == other
+        metric, other = few.metrics[f"score/{name}"], many.metrics[f"score/{name}"]
+        assert metric == other
     assert many.tables["scores"]["run"].iloc[0] == "wonder"
 
 
@@ -436,8 +438,8 @@ def test_figures_that_do_not_rest_on_the_same_are_named():
 def test_other_sets_out_of_the_domain_are_named():
     other = results(1)
     other["out_of_domain"].provenance["sets"] = {"cats": "changed", "mugs": "m"}
-    told = compare(run_of(results(), "a"), run_of(other, "b")).warnings
-    assert told == [Reason("other_basis", quality="ood", groups="a | b")]
+    warnings = compare(run_of(results(), "a"), run_of(other, "b")).warnings
+    assert warnings == [Reason("other_basis", quality="ood", groups="a | b")]
 
 
 def test_options_that_only_move_intervals_are_not_told():

@@ -31,24 +31,24 @@ def left_out(make_predictions, fake_run, dataset_of):
         right = np.asarray(right, dtype=bool)
         targets = np.full(len(right), CLASSES.index(target))
         logits = 5.0 * np.eye(3)[np.where(right, targets, (targets + 1) % 3)]
-        own = [f"{source}{g}" for g in (range(len(right)) if groups is None else groups)]
-        given = make_predictions(
+        texts = [f"{source}{g}" for g in (range(len(right)) if groups is None else groups)]
+        predictions = make_predictions(
             targets,
             logits,
-            groups=own,
+            groups=texts,
             sources=[source] * len(right),
             paths=[f"{source}/{i:03}.png" for i in range(len(right))],
         )
         split = {"by": by, "held_out": [source], "seed": 0}
         run = fake_run(
-            given,
+            predictions,
             label=f"{recipe} without {source}",
             recipe=f"{recipe} without {source}",
             seed=seed,
             config={"seed": seed, "model": {"backbone": recipe}, "data": {"split": split}},
             record={"name": recipe, "mode": "frozen", "metrics": {"val/accuracy": 0.9}} | fields,
         )
-        return run, dataset_of(given, **({by: column} if column else {by: [source] * len(right)}))
+        return run, dataset_of(predictions, **({by: column} if column else {by: [source] * len(right)}))
 
     return build
 

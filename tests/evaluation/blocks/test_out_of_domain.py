@@ -113,12 +113,12 @@ def test_every_detection_figure_can_be_recomputed_from_the_saved_scores(saved):
                 "aupr": sk.average_precision_score(beside, both[score]),
                 "fpr95": alarm[caught >= 0.95].min(),
             }
-            found = {figure: said["metrics"][f"{figure}/{name}/{score}"] for figure in DETECTION_METRICS}
-            assert {figure: metric["value"] for figure, metric in found.items()} == pytest.approx(expected, abs=1e-6)
-            assert found["auroc"]["floor"] == 0.5
-            assert found["aupr"]["floor"] == pytest.approx(beside.mean())
-            assert found["fpr95"]["floor"] == 0.95
-            assert [found[figure]["higher_is_better"] for figure in DETECTION_METRICS] == [True, True, False]
+            metrics = {figure: said["metrics"][f"{figure}/{name}/{score}"] for figure in DETECTION_METRICS}
+            assert {figure: metric["value"] for figure, metric in metrics.items()} == pytest.approx(expected, abs=1e-6)
+            assert metrics["auroc"]["floor"] == 0.5
+            assert metrics["aupr"]["floor"] == pytest.approx(beside.mean())
+            assert metrics["fpr95"]["floor"] == 0.95
+            assert [metrics[figure]["higher_is_better"] for figure in DETECTION_METRICS] == [True, True, False]
 
 
 def test_what_decisions_flag_is_measured_by_their_own_rule_and_comes_first(saved, world, calibrated):
@@ -141,9 +141,9 @@ def test_what_decisions_flag_is_measured_by_their_own_rule_and_comes_first(saved
         assert metric["value"] == pytest.approx((reasons == "unlike_training_data").mean())
         assert metric["low"] <= metric["value"] <= metric["high"]
         assert metric["higher_is_better"] is (name in ("animal_faces", "things"))
-        own = scores[(scores["set"] == name) & ((scores["kind"] == "in_domain") == (name == "test"))]
-        np.testing.assert_allclose(own["decision"], fifth, atol=1e-6)
-        assert ((own["ood_percentile"] > 99) == flagged).all()
+        score = scores[(scores["set"] == name) & ((scores["kind"] == "in_domain") == (name == "test"))]
+        np.testing.assert_allclose(score["decision"], fifth, atol=1e-6)
+        assert ((score["ood_percentile"] > 99) == flagged).all()
     metrics = said["metrics"]
     assert list(metrics)[:4] == [f"flagged/{name}" for name in ("animal_faces", "things", "simpsons", "test")]
     assert metrics["flagged/things"]["floor"] == metrics["flagged/test"]["value"] < 0.1
@@ -178,10 +178,10 @@ def test_confidence_can_be_recomputed_from_the_saved_scores_by_set_and_predicted
     assert table["class"].tolist() == 4 * ["", *said["classes"]]
     for row in table.to_dict("records"):
         beside = scores["kind"] == row["kind"] if row["kind"] == "in_domain" else scores["set"] == row["set"]
-        own = scores[beside & ((scores["prediction"] == row["class"]) | (row["class"] == ""))]["confidence"]
-        assert (row["n"], row["share"]) == (len(own), pytest.approx(len(own) / beside.sum()))
-        assert float(row["mean_confidence"]) == pytest.approx(own.mean(), abs=1e-9)
-        assert float(row["std_confidence"]) == pytest.approx(own.std(ddof=0), abs=1e-9)
+        confidence = scores[beside & ((scores["prediction"] == row["class"]) | (row["class"] == ""))]["confidence"]
+        assert (row["n"], row["share"]) == (len(confidence), pytest.approx(len(confidence) / beside.sum()))
+        assert float(row["mean_confidence"]) == pytest.approx(confidence.mean(), abs=1e-9)
+        assert float(row["std_confidence"]) == pytest.approx(confidence.std(ddof=0), abs=1e-9)
         for figure in ("mean_confidence", "std_confidence"):
             assert float(row[f"{figure}_low"]) < float(row[figure]) < float(row[f"{figure}_high"])
             if row["class"] == "":
@@ -216,8 +216,8 @@ def test_two_members_whose_energies_are_known_have_their_weighted_mean(make_pred
 
 def test_a_predictor_of_probabilities_alone_gets_no_score_of_logits_and_it_is_said(world):
     run, dataset = world()
-    given = run.predictions
-    run.predictions = lambda other: replace(given(other), has_logits=False)
+    predictions = run.predictions
+    run.predictions = lambda other: replace(predictions(other), has_logits=False)
     result = OutOfDomain(resamples=100).evaluate(run, dataset)
     for figure, score in product(DETECTION_METRICS, ("energy", "max_logit")):
         assert result.metrics[f"{figure}/things/{score}"].value is None
@@ -242,9 +242,9 @@ def test_aurocs_equal_those_of_pytorch_ood(world):
     }
     beside = np.arange(len(logits)) >= len(parts[0])
     for score, values in theirs.items():
-        found = metrics[f"auroc/animal_faces/{score}"]
-        assert found.value == pytest.approx(sk.roc_auc_score(beside, values), abs=1e-3)
-        assert found.low < found.value < found.high
+        metric = metrics[f"auroc/animal_faces/{score}"]
+        assert metric.value == pytest.approx(sk.roc_auc_score(beside, values), abs=1e-3)
+        assert metric.low < metric.value < metric.high
 
 
 def test_intervals_draw_whole_groups_and_keep_the_share_of_the_set(world):
@@ -313,14 +313,14 @@ def test_block_all_goes_on_where_a_set_is_broken_or_missing(run_copy, tmp_path, 
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "a.png").write_bytes(b"")
     chosen = ["evaluate", f"ckpt={run_copy}", "block=[out_of_domain,error_bias]", "skip_unusable=true"]
-    for folder, told in (("odd", "a.png: empty file"), ("gone", "gone")):
+    for folder, printed in (("odd", "a.png: empty file"), ("gone", "gone")):
         out = tmp_path / f"out_{folder}"
         assert main([*chosen, f"out={out}", f"data.ood={{odd: {tmp_path / folder}}}"]) == 0
         said = capsys.readouterr().err
         assert "skipped: " in said
-        assert told in said
+        assert printed in said
         metrics = json.loads((out / "evaluation" / "test" / "error_bias" / "metrics.json").read_text())["metrics"]
-        assert told in str(metrics["unbias"]["reason"])
+        assert printed in str(metrics["unbias"]["reason"])
 
 
 def test_a_score_of_a_user_is_computed_with_its_options_and_shown_by_its_title(world, draw_saved, tmp_path) -> None:

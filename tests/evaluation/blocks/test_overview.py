@@ -44,7 +44,7 @@ def results(value=0.8, fingerprint="f1"):
     confusion = pd.DataFrame(
         [["drawing", 4, 0, 0], ["generated", 2, 1, 0], ["real", 0, 0, 3]], columns=["target", *CLASSES]
     )
-    found = {
+    collected = {
         "blind_test": {"accuracy": shown(value), "macro_precision": shown(value), "macro_f1": shown(value)}
         | {f"{kind}/{name}": shown(value) for kind in ("recall", "precision", "f1") for name in CLASSES},
         "robustness": {kind: shown(value) for kind in kinds} | {f"bias/{name}": shown(0.1, None) for name in CLASSES},
@@ -73,7 +73,7 @@ def results(value=0.8, fingerprint="f1"):
     about = {"data_fingerprint": fingerprint}
     return {
         name: Result(name, "test", 10, CLASSES, metrics, tables.get(name, {}), provenance=dict(about))
-        for name, metrics in found.items()
+        for name, metrics in collected.items()
     }
 
 
@@ -136,12 +136,12 @@ def test_what_is_missing_is_null_and_listed():
     }
     ((run, reason),) = missing.loc[missing["metric"] == "mcc", ["run", "reason"]].to_numpy().tolist()
     assert run == "b"
-    told = Reason("of_block", block="blind_test", reason=Reason("too_few_classes"))
-    assert Reason.parse_cell(reason) == told
-    assert format_reason(told, "overview") == "the set has too few classes for this metric"
+    printed = Reason("of_block", block="blind_test", reason=Reason("too_few_classes"))
+    assert Reason.parse_cell(reason) == printed
+    assert format_reason(printed, "overview") == "the set has too few classes for this metric"
     assert set(result.tables["robustness"]["run"]) == {"a"}
     everywhere = ["clusters", "gradcam", "prior_shift"]
-    found = {tuple(each.values["runs"]): each.values["blocks"] for each in result.warnings}
+    found = {tuple(warning.values["runs"]): warning.values["blocks"] for warning in result.warnings}
     assert set(found) == {("a", "b"), ("b",)}
     assert (sorted(found["a", "b"]), found["b",]) == (sorted(everywhere), ["robustness"])
 

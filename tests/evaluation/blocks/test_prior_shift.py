@@ -40,8 +40,8 @@ def noisy(make_predictions, n=240, **fields):
 
 
 def test_every_metric_can_be_recomputed_from_the_saved_tables(evaluate_block, make_predictions, tmp_path):
-    given = noisy(make_predictions, groups=[f"g{i // 2}" for i in range(240)], temperature=0.7)
-    folder = evaluate_block(given).save(tmp_path / "prior_shift")
+    predictions = noisy(make_predictions, groups=[f"g{i // 2}" for i in range(240)], temperature=0.7)
+    folder = evaluate_block(predictions).save(tmp_path / "prior_shift")
     said = json.loads((folder / "metrics.json").read_text())["metrics"]
     table, priors = pd.read_csv(folder / "predictions.csv"), pd.read_csv(folder / "priors.csv")
     posteriors = table[[f"prob_{name}" for name in CLASSES]].to_numpy()
@@ -186,9 +186,9 @@ def test_mixes_of_other_classes_are_left_out_and_named(evaluate_block, oracle):
 
 
 def test_images_of_unknown_class_are_left_out_and_said(evaluate_block, make_predictions):
-    given = noisy(make_predictions)
-    given.targets[:6] = -1
-    result = evaluate_block(given)
+    predictions = noisy(make_predictions)
+    predictions.targets[:6] = -1
+    result = evaluate_block(predictions)
     assert result.n == 234
     assert result.warnings == [Reason("unlabelled", n=6, all=240)]
 

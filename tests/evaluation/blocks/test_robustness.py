@@ -101,7 +101,7 @@ def test_every_figure_can_be_recomputed_from_the_saved_tables(evaluate_block, sh
     for tier in DELIVERY_TIERS:
         assert value[f"delivery/{tier}"] == pytest.approx(accuracy[f"delivery/{tier}"], abs=1e-9)
 
-    found = {name: ([], []) for name in CLASSES}
+    collected = {name: ([], []) for name in CLASSES}
     for kind in STANDARD_CORRUPTIONS:
         clean, corrupted = table["clean"], table[f"{kind}/3"]
         gains = []
@@ -110,16 +110,16 @@ def test_every_figure_can_be_recomputed_from_the_saved_tables(evaluate_block, sh
             n = (clean["target"] == k).sum()
             gains.append({c: ((mixed == c).sum() - (clean["prediction"] == c).sum()) / n for c in CLASSES})
             before = sk.recall_score(clean["target"], clean["prediction"], labels=[k], average="macro")
-            found[k][1].append(before - sk.recall_score(clean["target"], mixed, labels=[k], average="macro"))
+            collected[k][1].append(before - sk.recall_score(clean["target"], mixed, labels=[k], average="macro"))
         for c in CLASSES:
-            found[c][0].append(np.mean([gain[c] for gain in gains]))
+            collected[c][0].append(np.mean([gain[c] for gain in gains]))
         bias = result.tables["bias"].query("corruption == @kind").set_index("class")
         for c in CLASSES:
-            assert bias.loc[c, "bias"] == pytest.approx(found[c][0][-1], abs=1e-9)
-            assert bias.loc[c, "fragility"] == pytest.approx(found[c][1][-1], abs=1e-9)
+            assert bias.loc[c, "bias"] == pytest.approx(collected[c][0][-1], abs=1e-9)
+            assert bias.loc[c, "fragility"] == pytest.approx(collected[c][1][-1], abs=1e-9)
     for c in CLASSES:
-        assert value[f"bias/{c}"] == pytest.approx(np.mean(found[c][0]), abs=1e-9)
-        assert value[f"fragility/{c}"] == pytest.approx(np.mean(found[c][1]), abs=1e-9)
+        assert value[f"bias/{c}"] == pytest.approx(np.mean(collected[c][0]), abs=1e-9)
+        assert value[f"fragility/{c}"] == pytest.approx(np.mean(collected[c][1]), abs=1e-9)
     assert value["bias/real"] > 0.1 > value["fragility/real"]
 
 
@@ -160,19 +160,19 @@ def test_a_corruption_of_a_user_has_its_title_in_figures(evaluate_block, shaky, 
 @pytest.mark.slow
 def test_workers_and_orders_change_no_digit(run_copy) -> None:
     """The prediction of each image under each variation, by 0 and 2 workers, in any order of either."""
-    kinds, found = ["noise", "rotation", "sticker"], []
+    kinds, collected = ["noise", "rotation", "sticker"], []
     for workers, step in ((0, 1), (2, -1)):
         run = Run.open(run_copy, accelerator="cpu", workers=workers, batch_size=4)
         dataset = run.dataset("test")
         shuffled = dataset.take(np.arange(len(dataset))[::step])
         assert run.predictor.count_workers(len(dataset)) == workers
         options = {"corruptions": kinds[::step], "severities": [3, 5], "delivery": ["hard"], "resamples": 100}
-        found.append(Robustness(**options).evaluate(run, shuffled))
+        collected.append(Robustness(**options).evaluate(run, shuffled))
         for file in (run_copy / "predictions").iterdir():
             file.unlink()
-    first, other = found
+    first, other = collected
     assert len(first.tables["predictions"]) == (1 + 3 * 2 + 1) * first.n
-    values = [{name: metric.value for name, metric in one.metrics.items()} for one in found]
+    values = [{name: metric.value for name, metric in one.metrics.items()} for one in collected]
     assert values[0] == values[1]
     tables = [one.tables["predictions"].sort_values(["variation", "path"]) for one in (first, other)]
     columns = ["variation", "path", "target", "prediction", "correct"]

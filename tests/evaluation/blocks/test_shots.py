@@ -43,14 +43,14 @@ def curve(make_predictions):
         rng = np.random.default_rng(0)
         targets = np.arange(n) % 3
         groups = [f"g{i // size}" for i in range(n)]
-        found = {}
-        for place, recipe in enumerate(recipes):
+        collected = {}
+        for index, recipe in enumerate(recipes):
             for number in shots:
                 for seed in seeds:
-                    signal = 0.5 + 0.8 * place + 0.5 * np.log2(number / 5) + 0.2 * rng.normal()
+                    signal = 0.5 + 0.8 * index + 0.5 * np.log2(number / 5) + 0.2 * rng.normal()
                     logits = rng.normal(size=(n, 3)) + signal * np.eye(3)[targets]
-                    found[recipe, number, seed] = make_predictions(targets, logits, groups=groups)
-        return found
+                    collected[recipe, number, seed] = make_predictions(targets, logits, groups=groups)
+        return collected
 
     return build
 
@@ -116,8 +116,8 @@ def test_several_recipes_have_a_curve_each(compare, curve):
 
 def test_the_level_of_guessing_is_stated_and_drawn(compare, make_predictions, draw_saved):
     targets = np.repeat([0, 1, 2], [120, 60, 20])
-    found = {("a", shots, 1): make_predictions(targets, np.eye(3)[targets]) for shots in (5, 10)}
-    result = compare(found)
+    predictions = {("a", shots, 1): make_predictions(targets, np.eye(3)[targets]) for shots in (5, 10)}
+    result = compare(predictions)
     guesses = np.tile(np.arange(3), len(targets))  # each image guessed once of each class: exactly what is expected
     expected = f1_score(np.repeat(targets, 3), guesses, average="macro")
     assert result.metrics["accuracy/5"].floor == pytest.approx(1 / 3)

@@ -142,32 +142,32 @@ def undrawn(monkeypatch):
 def test_a_lucky_seed_is_not_taken_for_a_better_recipe(compare, answers):
     """Recipes of one kind whose seeds differ by more than images explain: the p-value knows images alone."""
     rng = np.random.default_rng(0)
-    told, small_p = [], []
+    printed, small_p = [], []
     for _ in range(20):
         shares = np.clip(0.8 + 0.06 * rng.normal(size=(2, 5)), 0, 1)
-        found = {(r, s): answers(rng.random(200) < shares[i, s]) for i, r in enumerate("ab") for s in range(5)}
-        pair = compare(found, resamples=100).tables["pairs"].iloc[0]
-        told.append(pair["significant"])
+        collected = {(r, s): answers(rng.random(200) < shares[i, s]) for i, r in enumerate("ab") for s in range(5)}
+        pair = compare(collected, resamples=100).tables["pairs"].iloc[0]
+        printed.append(pair["significant"])
         small_p.append(pair["p"] < 0.05)
-    assert np.mean(told) < 0.1 < 0.2 < np.mean(small_p)
+    assert np.mean(printed) < 0.1 < 0.2 < np.mean(small_p)
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_equal_recipes_differ_significantly_at_most_as_often_as_alpha(compare, answers):
     rng = np.random.default_rng(0)
-    told = 0
+    printed = 0
     for _ in range(20):
         hard = rng.beta(3, 1, 90)
         result = compare({name: answers(rng.random(90) < hard) for name in "abc"}, resamples=100)
-        told += result.metrics["significant_pairs"].value > 0
-    assert told <= 3  # of 20: 1 is expected at most
+        printed += result.metrics["significant_pairs"].value > 0
+    assert printed <= 3  # of 20: 1 is expected at most
 
 
 def build_recipes(right):
     """Return recipes that are correct where {(recipe, seed): (N,)} is true, each image being its own group."""
     members = {}
-    for place, (name, _) in enumerate(right):
-        members.setdefault(name, []).append(place)
+    for index, (name, _) in enumerate(right):
+        members.setdefault(name, []).append(index)
     seeds = tuple(seed for _, seed in right)
     return Recipes(members, np.stack(list(right.values())), Units(np.arange(300)), seeds)
 
@@ -175,7 +175,7 @@ def build_recipes(right):
 def tries(gain, number):
     """Compare two recipes of five seeds often, one better by `gain`."""
     rng = np.random.default_rng(1)
-    found = []
+    collected = []
     for _ in range(number):
         hard = rng.beta(2, 1, 300)
         right = {
@@ -184,8 +184,8 @@ def tries(gain, number):
             for seed in range(5)
         }
         recipes = build_recipes(right)
-        found.append(recipe_pairs.compare_pair(recipes, np.zeros((2, 2)), 0, 1, 0.95, 0.8, 0.05))
-    return pd.DataFrame(found)
+        collected.append(recipe_pairs.compare_pair(recipes, np.zeros((2, 2)), 0, 1, 0.95, 0.8, 0.05))
+    return pd.DataFrame(collected)
 
 
 def stated(pairs):
@@ -203,8 +203,8 @@ def test_the_test_finds_what_is_called_detectable_as_often_as_power_says():
 def test_every_figure_can_be_recomputed_from_what_is_saved(compare, answers, tmp_path):
     rng = np.random.default_rng(5)
     kinds = [("a", 0.9, 1), ("a", 0.9, 2), ("b", 0.8, 1), ("b", 0.8, 2)]
-    found = {(r, s): answers(rng.random(150) < p, np.arange(150) // 2) for r, p, s in kinds}
-    folder = compare(found).save(tmp_path / "significance")
+    collected = {(r, s): answers(rng.random(150) < p, np.arange(150) // 2) for r, p, s in kinds}
+    folder = compare(collected).save(tmp_path / "significance")
     metrics, tables = (loaded := Result.load(folder)).metrics, loaded.tables
     with np.load(folder / "answers.npz") as stored:
         right, recipe = stored["right"], stored["recipe"]

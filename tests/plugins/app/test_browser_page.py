@@ -184,8 +184,8 @@ def predict(run: Path, files: list[Path], folder: Path, *words: str) -> pd.DataF
 def count_different(table: pd.DataFrame, cards: list[dict[str, str]]) -> int:
     """Return how many decisions differ from those of `predict`; fail where a probability does by more than 2e-2."""
     expected = table[[name for name in table if name.startswith("prob_")]].to_numpy(dtype=float)
-    found = np.array([json.loads(card["probabilities"]) for card in cards])
-    assert np.abs(found - expected).max() <= 2e-2
+    values = np.array([json.loads(card["probabilities"]) for card in cards])
+    assert np.abs(values - expected).max() <= 2e-2
     columns = {"decision": "decision", "decision_reason": "reason", "prediction_set": "set"}
     stated = pd.DataFrame([{name: card[key].replace(",", "|") for name, key in columns.items()} for card in cards])
     return int((stated != table[list(columns)]).any(axis=1).sum())
@@ -271,7 +271,7 @@ def test_fifty_images_are_decided_as_by_predict(visit: Callable[..., Any], tmp_p
     with (tmp_path / "calibration.csv").open("w", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(("path", "label", "source", "group"))
-        kept = [row for place, row in enumerate(rows) if place % 6 in (0, 3)]
+        kept = [row for index, row in enumerate(rows) if index % 6 in (0, 3)]
         writer.writerows((SHARED / row["path"], row["label"], row["source"], row["group"]) for row in kept)
     run, page = tmp_path / "run", tmp_path / "checker.html"
     data = ["data=manifest", f"data.manifest={SHARED / 'avatars.csv'}", "data.limit=150", "data.workers=0"]
@@ -280,7 +280,7 @@ def test_fifty_images_are_decided_as_by_predict(visit: Callable[..., Any], tmp_p
     assert main(["calibrate", f"ckpt={run}", *calibration]) == 0
     assert main(["export", f"ckpt={run}", f"out={page}", "target_error=.45"]) == 0
     assert page.stat().st_size < 35e6
-    files = [SHARED / row["path"] for place, row in enumerate(rows) if place % 6 == 5][:50]
+    files = [SHARED / row["path"] for index, row in enumerate(rows) if index % 6 == 5][:50]
     table = predict(run, files, tmp_path, "target_error=.45")
     assert len(files) == 50
     assert count_different(table, classify(visit, page, files)) <= 2

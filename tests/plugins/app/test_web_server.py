@@ -253,13 +253,13 @@ def test_the_page_answers_with_a_name_as_text(server: SimpleNamespace, images: P
 @pytest.mark.parametrize("path", ["../../../etc/passwd", "http://127.0.0.1:9/a.png", "{folder}/own.png"])
 @pytest.mark.parametrize("tab", ["images", "batch"])
 def test_the_page_reads_no_file_but_an_upload(path: str, tab: str, server: SimpleNamespace, images: Path) -> None:
-    own = server.folder / "own.png"
-    own.write_bytes(next((images / "blind" / "real").rglob("*.png")).read_bytes())
+    folder = server.folder / "own.png"
+    folder.write_bytes(next((images / "blind" / "real").rglob("*.png")).read_bytes())
     asked = path.format(folder=server.folder)
     assert server.client.post(f"/page/{tab}", json={"files": [asked]}).status_code == 422
     assert server.client.post(f"/page/{tab}", data={"files": asked}, files={"x": b""}).status_code == 400
     assert "webp" not in drop(server, b"", asked, tab)
-    own.unlink()
+    folder.unlink()
     assert find_left(server) == []
 
 
@@ -307,8 +307,8 @@ def test_the_folder_of_a_killed_app_is_deleted_by_the_next_and_that_of_a_living_
     with open_app_folder() as living:
         subprocess.run([sys.executable, "-c", code], env=os.environ | {"TMPDIR": str(tmp_path)}, check=False)
         assert len(list(tmp_path.rglob("upload.png"))) == 1
-        with open_app_folder() as own:
-            assert set(tmp_path.iterdir()) == {living, own}
+        with open_app_folder() as app_folder:
+            assert set(tmp_path.iterdir()) == {living, app_folder}
     assert list(tmp_path.iterdir()) == []
 
 
@@ -357,11 +357,11 @@ def test_what_would_wait_too_long_is_refused(server: SimpleNamespace, images: Pa
 def test_a_name_leads_nowhere_else(name: str, server: SimpleNamespace) -> None:
     from avatar_bench.plugins.app.uploads import make_name
 
-    place = server.folder / "uploads" / "own" / make_name(name)
-    place.parent.mkdir()
-    place.write_bytes(b"x")
-    assert place.resolve().parent == place.parent.resolve()
-    shutil.rmtree(place.parent)
+    folder = server.folder / "uploads" / "own" / make_name(name)
+    folder.parent.mkdir()
+    folder.write_bytes(b"x")
+    assert folder.resolve().parent == folder.parent.resolve()
+    shutil.rmtree(folder.parent)
 
 
 def test_a_taken_port_is_refused_in_one_sentence(server: SimpleNamespace) -> None:
@@ -401,8 +401,8 @@ def test_axe_finds_no_serious_violation(
         page.get_by_role("tab").nth(number).click()
         page.locator("input[type=file]").nth(number).set_input_files(files)
         page.locator(answered).first.wait_for()
-        found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
-        assert [each["id"] for each in found if each["impact"] in ("serious", "critical")] == []
+        violations = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+        assert [each["id"] for each in violations if each["impact"] in ("serious", "critical")] == []
     page.close()
 
 

@@ -164,12 +164,12 @@ def test_each_rule_finds_its_files_and_copies_nothing_private(
     assert predict(folder, "out.csv", "evidence=true") == 3
     assert "forged or stripped" in capsys.readouterr().err
     found = read(tmp_path / "out.csv")
-    assert {name: (says, tuple(each["rule"] for each in rows)) for name, (says, rows) in found.items()} == {
+    assert {name: (says, tuple(row["rule"] for row in rows)) for name, (says, rows) in found.items()} == {
         name: (says, rules) for name, (_, says, rules) in FILES.items()
     }
     text = (tmp_path / "out.csv").read_text(encoding="utf-8")
     assert not [secret for secret in SECRETS if secret in text]
-    assert max(len(each["value"]) for _, rows in found.values() for each in rows) < 100
+    assert max(len(row["value"]) for _, rows in found.values() for row in rows) < 100
     for ending in ("jsonl", "parquet"):
         assert predict(folder, f"out.{ending}", "evidence=true") == 3
     plain, table = (read_csv(tmp_path / name, keep_default_na=False) for name in ("plain.csv", "out.csv"))
@@ -182,8 +182,8 @@ def test_each_rule_finds_its_files_and_copies_nothing_private(
 
 
 def test_every_rule_has_a_file() -> None:
-    found = {rule for _, _, rules in FILES.values() for rule in rules}
-    assert {rule.name for rule in RULES if not rule.name.startswith("c2pa")} == found
+    collected = {rule for _, _, rules in FILES.values() for rule in rules}
+    assert {rule.name for rule in RULES if not rule.name.startswith("c2pa")} == collected
 
 
 def test_the_class_is_that_of_the_view_or_empty_with_the_rule_kept(
@@ -222,9 +222,9 @@ def test_update_continues_with_the_same_evidence_and_refuses_another(
     rows.to_csv(tmp_path / "other.csv", index=False)
     capsys.readouterr()
     assert predict(folder, "other.csv", "evidence=true", "update=true") == 2
-    told = capsys.readouterr().err.splitlines()
-    assert told[0].startswith("update=true: the evidence in the existing rows is another")
-    assert len(told) <= 3
+    err = capsys.readouterr().err.splitlines()
+    assert err[0].startswith("update=true: the evidence in the existing rows is another")
+    assert len(err) <= 3
 
 
 @needs_c2pa
@@ -269,9 +269,9 @@ def test_a_signature_is_valid_trusted_broken_or_gone(predict: Callable[..., int]
         (tmp_path / "trust.pem").write_bytes("# of a société\n".encode() + trusted.root)
         assert predict(place, "out.csv", "evidence=true", f"evidence.trust={tmp_path / 'trust.pem'}") == 0
         found = read(tmp_path / "out.csv")
-        assert {name: (says, [each["rule"] for each in rows]) for name, (says, rows) in found.items()} == expected
-        every = [each for _, rows in found.values() for each in rows]
-        strengths = {each["rule"]: (each["value"].split(": ")[0], each["strength"]) for each in every}
+        assert {name: (says, [row["rule"] for row in rows]) for name, (says, rows) in found.items()} == expected
+        every = [row for _, rows in found.values() for row in rows]
+        strengths = {row["rule"]: (row["value"].split(": ")[0], row["strength"]) for row in every}
         state = "c2pa:trusted" if trusted is signer else "c2pa:valid"
         assert strengths["c2pa_generated"] == (state, "strong" if trusted is signer else "moderate")
         assert strengths["c2pa_captured"] == (state, "strong" if trusted is signer else "weak")

@@ -112,10 +112,10 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._is_known():
             return self._refuse(401, "")
         if self.path == "/api/repos/create":
-            asked = json.loads(body)
-            name = f"{asked['organization']}/{asked['name']}"
+            values = json.loads(body)
+            name = f"{values['organization']}/{values['name']}"
             code = 409 if name in self.hub.repositories else 200
-            self.hub.repositories.setdefault(name, Repository(asked["visibility"] == "private"))
+            self.hub.repositories.setdefault(name, Repository(values["visibility"] == "private"))
             return self._answer({"url": f"{self.hub.address}/{name}"}, code)
         if self.path.endswith(".git/info/lfs/objects/batch"):
             objects = [

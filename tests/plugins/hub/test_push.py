@@ -85,11 +85,11 @@ def shared(evaluated: Path) -> dict[str, bytes]:
 def predict(ckpt: str, images: Path, out: Path) -> pd.DataFrame:
     """Return probabilities of the blind set by path, scaled and not: scaled ones are near 0 and 1."""
     words = ["predict", f"ckpt={ckpt}", f"input={images / 'blind.csv'}", f"output={out}", "precision=32", "workers=0"]
-    found = []
+    collected = []
     for calibrated in ("true", "false"):
         assert main([*words, f"calibrated={calibrated}"]) == 0
-        found.append(pd.read_csv(out).set_index("path").filter(like="prob_").add_suffix(calibrated))
-    return found[0].join(found[1])
+        collected.append(pd.read_csv(out).set_index("path").filter(like="prob_").add_suffix(calibrated))
+    return collected[0].join(collected[1])
 
 
 def test_what_is_pushed_is_private_and_names_no_path_host_or_user(
@@ -122,12 +122,12 @@ def test_the_card_states_the_saved_metrics_sources_failures_and_licences(
     for block in ("blind_test", "calibration"):
         saved |= json.loads((evaluated / "evaluation" / "blind" / block / "metrics.json").read_text())["metrics"]
     (index,) = metadata["model-index"]
-    (result,) = (one for one in index["results"] if one["dataset"]["name"] == "blind")
-    found = {one["type"]: (one["value"], one["args"].get("low")) for one in result["metrics"]}
-    assert found.keys() == {"accuracy", "balanced_accuracy", "macro_f1", "scaled/ece_15", "ece_15"}
-    names = {one["type"]: one["name"] for one in result["metrics"]}
+    (result,) = (metric for metric in index["results"] if metric["dataset"]["name"] == "blind")
+    collected = {metric["type"]: (metric["value"], metric["args"].get("low")) for metric in result["metrics"]}
+    assert collected.keys() == {"accuracy", "balanced_accuracy", "macro_f1", "scaled/ece_15", "ece_15"}
+    names = {metric["type"]: metric["name"] for metric in result["metrics"]}
     assert (names["scaled/ece_15"], names["ece_15"]) == ("ECE, 15 bins", "raw ECE, 15 bins")
-    assert found == {name: (saved[name]["value"], saved[name].get("low")) for name in found}
+    assert collected == {name: (saved[name]["value"], saved[name].get("low")) for name in collected}
     assert (metadata["license"], metadata["license_name"]) == ("other", "apache-2.0 and fair-use")
     assert {"drawing", "generated", "real"} <= set(metadata["tags"])
     for words in (
@@ -204,9 +204,9 @@ def test_a_pushed_run_predicts_the_same_and_knows_its_training_images(
     assert main(["push", str(folder), f"to={tmp_path / 'shared'}"]) == 0
     shared = predict(str(tmp_path / "shared"), images, tmp_path / "shared.csv")
     np.testing.assert_allclose(shared, again.loc[shared.index], atol=1e-6, rtol=0)
-    told = capsys.readouterr().err
-    assert "SHA-256 of 96 training images; of 42 calibration images SHA-256 and, apart from it, label" in told
-    assert "which a receiver cannot match" in told
+    err = capsys.readouterr().err
+    assert "SHA-256 of 96 training images; of 42 calibration images SHA-256 and, apart from it, label" in err
+    assert "which a receiver cannot match" in err
 
 
 def test_a_pushed_calibration_decides_the_same_and_tells_nothing_of_an_image(
@@ -304,9 +304,9 @@ def test_what_is_not_the_pushed_run_is_refused(
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     words = ["predict", f"ckpt={address}", f"input={images / 'blind.csv'}", f"output={tmp_path / 'out.csv'}"]
     assert main(words) == (2 if address == "hf:someone" else 4)
-    told = capsys.readouterr().err
-    assert reason in told
-    assert len(told.splitlines()) <= 3
+    err = capsys.readouterr().err
+    assert reason in err
+    assert len(err.splitlines()) <= 3
     assert not (tmp_path / "out.csv").exists()
 
 

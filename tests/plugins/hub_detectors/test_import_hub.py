@@ -77,7 +77,7 @@ def test_a_folder_of_timm_predicts_as_timm_does(timm_folder: Path, images: Path,
     np.testing.assert_allclose(table, expected, atol=1e-5)
     assert expected.std(dim=0).max() > 1e-3
     record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
-    assert record["detector"]["parameters"] == sum(each.numel() for each in net.parameters())
+    assert record["detector"]["parameters"] == sum(parameter.numel() for parameter in net.parameters())
     assert main(["report", f"runs={tmp_path / 'run'}"]) == 0
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert f"imported: timm, {record['detector']['parameters'] / 1e6:.3f} M parameters, training data: unknown" in page
@@ -91,8 +91,8 @@ def test_a_folder_of_transformers_predicts_as_its_pipeline(
     table = predict(transformers_folder, "transformers", images, tmp_path / "run")
     classify = pipeline("image-classification", model=str(transformers_folder), device="cpu")
     for path, row in table.iterrows():
-        found = {each["label"]: each["score"] for each in classify(str(path), top_k=3)}
-        np.testing.assert_allclose(row, [found[name] for name in CLASSES], atol=1e-5)
+        scores = {each["label"]: each["score"] for each in classify(str(path), top_k=3)}
+        np.testing.assert_allclose(row, [scores[name] for name in CLASSES], atol=1e-5)
     assert table.std().max() > 1e-3
 
 

@@ -79,8 +79,8 @@ def test_a_network_computes_as_it_is_stated(layout: str, outside: str, images: P
     assert main(importing(file, tmp_path / "run", *STATED, NAMES)) == 0
     shutil.rmtree(tmp_path / "there")  # the run folder is whole
     blind = read_manifest(images / "blind.csv")
-    found = open_run(tmp_path / "run").predictions(blind)
-    np.testing.assert_allclose(found.logits, compute(images), atol=1e-4)
+    predictions = open_run(tmp_path / "run").predictions(blind)
+    np.testing.assert_allclose(predictions.logits, compute(images), atol=1e-4)
     table = open_run(tmp_path / "run").predict([blind.file(row) for row in range(5)])
     probabilities = table[[f"prob_{name}" for name in CLASSES]].to_numpy(float)
     np.testing.assert_allclose(probabilities, softmax(compute(images), axis=1)[:5], atol=1e-5)
@@ -135,8 +135,8 @@ def test_a_network_with_a_fixed_batch_is_filled_up(images: Path, tmp_path: Path)
     file = build(tmp_path / "net.onnx", shape=(4, 3, 24, 24))
     words = [word for word in STATED if not word.startswith("size")]  # the shape states it
     assert main(importing(file, tmp_path / "run", *words, NAMES)) == 0
-    found = open_run(tmp_path / "run").predictions(read_manifest(images / "blind.csv"))
-    np.testing.assert_allclose(found.logits, compute(images), atol=1e-4)
+    predictions = open_run(tmp_path / "run").predictions(read_manifest(images / "blind.csv"))
+    np.testing.assert_allclose(predictions.logits, compute(images), atol=1e-4)
 
 
 def test_metadata_of_the_file_state_what_options_would(images: Path, tmp_path: Path) -> None:
@@ -148,8 +148,8 @@ def test_metadata_of_the_file_state_what_options_would(images: Path, tmp_path: P
         entry.value = entry.value.replace("[.", "[0.").replace(",.", ",0.")
     onnx.save(model, tmp_path / "net.onnx")
     assert main(importing(tmp_path / "net.onnx", tmp_path / "run")) == 0
-    found = open_run(tmp_path / "run").predictions(read_manifest(images / "blind.csv"))
-    np.testing.assert_allclose(found.logits, compute(images), atol=1e-4)
+    predictions = open_run(tmp_path / "run").predictions(read_manifest(images / "blind.csv"))
+    np.testing.assert_allclose(predictions.logits, compute(images), atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -202,11 +202,11 @@ def test_an_exported_network_of_ours_needs_no_option(exported: Path, tiny_run: P
     blind = read_manifest(images / "blind.csv")
     ours, theirs = Run.open(tiny_run), open_run(exported)
     assert theirs.classes == ours.classes
-    one, other = ours.predictions(blind), theirs.predictions(blind)
-    np.testing.assert_allclose(one.logits, other.logits, atol=1e-4)
-    np.testing.assert_allclose(one.embeddings, other.embeddings, atol=1e-4)
+    predictions, other = ours.predictions(blind), theirs.predictions(blind)
+    np.testing.assert_allclose(predictions.logits, other.logits, atol=1e-4)
+    np.testing.assert_allclose(predictions.embeddings, other.embeddings, atol=1e-4)
     assert other.has_logits
-    assert one.temperature == other.temperature != 1
+    assert predictions.temperature == other.temperature != 1
     words = [blind.file(row) for row in range(3)]
     for calibrated in (True, False):
         tables = [each.predict(words, calibrated, "32") for each in (ours, theirs)]
@@ -227,7 +227,7 @@ def test_an_exported_network_has_the_metrics_of_its_run(
         files = [tmp_path / name / "evaluation" / "new" / block / "metrics.json" for name in ("ours", "theirs")]
         metrics = [json.loads(file.read_text(encoding="utf-8"))["metrics"] for file in files]
         for name in metrics[0].keys() & metrics[1].keys():
-            one, other = (each[name]["value"] for each in metrics)
+            one, other = (metric[name]["value"] for metric in metrics)
             if one is not None and other is not None:
                 assert one == pytest.approx(other, abs=1e-4), (block, name)
                 compared += 1

@@ -23,9 +23,13 @@ OPTIONS = {
 
 def module_of(method: str, **options: object) -> Pretrainer:
     net = timm.create_model("test_vit", num_classes=0, img_size=64)
-    given = TrainingOptions(seed=3, weight_decay=0.3, **options)  # type: ignore[arg-type]
+    training_options = TrainingOptions(seed=3, weight_decay=0.3, **options)  # type: ignore[arg-type]
     return Pretrainer(
-        create_method(net, 64, OPTIONS[method]), Preprocessing(64, "squash", (0.5,) * 3, (0.5,) * 3), given, 1.0, 2
+        create_method(net, 64, OPTIONS[method]),
+        Preprocessing(64, "squash", (0.5,) * 3, (0.5,) * 3),
+        training_options,
+        1.0,
+        2,
     )
 
 
@@ -33,25 +37,27 @@ def module_of(method: str, **options: object) -> Pretrainer:
 def test_layers_far_from_the_head_learn_slower_and_norms_do_not_decay(method: str) -> None:
     module = module_of(method, layer_decay=0.5, decay_norms=False)
     groups = module.configure_optimizers().param_groups
-    told = {weight: (group["lr"], group["weight_decay"]) for group in groups for weight in group["params"]}
-    assert told.keys() == {weight for weight in module.parameters() if weight.requires_grad}
+    printed = {weight: (group["lr"], group["weight_decay"]) for group in groups for weight in group["params"]}
+    assert printed.keys() == {weight for weight in module.parameters() if weight.requires_grad}
     net = getattr(module.method, "student", module.method.backbone)
     student = dict(net.named_parameters())
     positions = net.no_weight_decay()
-    for weight, (_, decay) in told.items():
+    for weight, (_, decay) in printed.items():
         named = any(weight is student[name] for name in positions if name in student)
         assert decay == (0.0 if weight.ndim <= 1 or named else 0.3)
-    first, last = (told[student[name]][0] for name in ("patch_embed.proj.weight", "blocks.5.mlp.fc2.weight"))
+    first, last = (printed[student[name]][0] for name in ("patch_embed.proj.weight", "blocks.5.mlp.fc2.weight"))
     assert first == pytest.approx(last * 0.5**6)
     inside = set(student.values())
-    assert {rate for weight, (rate, _) in told.items() if weight not in inside} == {1.0}
+    assert {rate for weight, (rate, _) in printed.items() if weight not in inside} == {1.0}
 
 
 def test_by_default_all_that_learns_does_so_at_one_rate() -> None:
     module = module_of("dino")
     groups = module.configure_optimizers().param_groups
     assert {(group["lr"], group["weight_decay"]) for group in groups} == {(1.0, 0.3)}
-    assert sum(len(group["params"]) for group in groups) == sum(each.requires_grad for each in module.parameters())
+    assert sum(len(group["params"]) for group in groups) == sum(
+        parameter.requires_grad for parameter in module.parameters()
+    )
 
 
 def test_batches_whose_gradients_are_added_have_noise_of_their_own() -> None:

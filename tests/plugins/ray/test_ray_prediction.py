@@ -27,13 +27,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 @pytest.fixture(scope="module")
 def folder(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """498 links to images, a file that is none, and one that is empty."""
-    place = tmp_path_factory.mktemp("many")
+    folder = tmp_path_factory.mktemp("many")
     files = sorted((images / "all").rglob("*.*"))
     for number in range(498):
-        os.link(files[number % len(files)], place / f"{number:03}{files[number % len(files)].suffix}")
-    (place / "notes, 1.txt").write_text("no image")
-    (place / "empty.png").touch()
-    return place
+        os.link(files[number % len(files)], folder / f"{number:03}{files[number % len(files)].suffix}")
+    (folder / "notes, 1.txt").write_text("no image")
+    (folder / "empty.png").touch()
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -86,14 +86,14 @@ def wait(condition: Callable[[], Any]) -> Any:
 
 def processes(name: str, session: int) -> list[int]:
     """Return the processes of a session that Ray names so."""
-    found = []
-    for place in Path("/proc").glob("[0-9]*"):
+    collected = []
+    for file in Path("/proc").glob("[0-9]*"):
         try:
-            if os.getsid(int(place.name)) == session and name in (place / "cmdline").read_text(errors="replace"):
-                found.append(int(place.name))
+            if os.getsid(int(file.name)) == session and name in (file / "cmdline").read_text(errors="replace"):
+                collected.append(int(file.name))
         except OSError:  # ended meanwhile
             continue
-    return found
+    return collected
 
 
 def test_a_killed_actor_is_replaced_and_a_killed_command_is_gone_on_with_to_the_rows_of_the_local_one(

@@ -55,9 +55,9 @@ def test_nothing_scrolls_sideways_and_axe_finds_no_serious_violation(visit: Any,
         assert page.evaluate(SCROLLED) <= width
         page.evaluate(OPEN_ALL)
         assert page.evaluate(SCROLLED) <= width
-        found = page.evaluate("(rules) => axe.run(document, rules)", RULES)["violations"]
-        told = [(one["id"], one["impact"], [node["html"][:200] for node in one["nodes"][:3]]) for one in found]
-        assert [one for one in told if one[1] in ("serious", "critical")] == []
+        violations = page.evaluate("(rules) => axe.run(document, rules)", RULES)["violations"]
+        printed = [(one["id"], one["impact"], [node["html"][:200] for node in one["nodes"][:3]]) for one in violations]
+        assert [one for one in printed if one[1] in ("serious", "critical")] == []
 
 
 def test_names_stay_text_headings_go_down_by_one_and_links_lead_somewhere(visit: Any, file: Path) -> None:
@@ -82,7 +82,7 @@ def test_the_links_tables_and_models_of_a_report(visit: Any, report: Path) -> No
     page = visit(report)
     links = page.evaluate("[...document.querySelectorAll('main a:not([href^=\"#\"], [download])')].map((a) => a.href)")
     assert links
-    missing = [one for one in set(links) if not (one.startswith("file://") and path_of(one).exists())]
+    missing = [link for link in set(links) if not (link.startswith("file://") and path_of(link).exists())]
     assert missing == []
     for head in page.locator("thead th").all():
         assert head.get_attribute("aria-sort") == "none"

@@ -57,7 +57,7 @@ def read(tmp_path, file, done=(), **options):
 )
 def test_every_kind_of_archive_is_read_like_a_folder(tmp_path, make):
     images, quarantine = read(tmp_path, make(tmp_path / "packed.bin"), root="set")
-    assert [(one.name, one.label, one.content.read_bytes()) for one in images] == [
+    assert [(image.name, image.label, image.content.read_bytes()) for image in images] == [
         ("drawing/b.svg", "drawing", b"b"),
         ("real/a.jpg", "real", b"a"),
     ]
@@ -67,7 +67,7 @@ def test_every_kind_of_archive_is_read_like_a_folder(tmp_path, make):
 def test_a_manifest_within_says_more(tmp_path):
     files = {**FILES, "set/m.csv": b"path,label,group\nreal/a.jpg,real,anna\n../README,real,x\n"}
     images, quarantine = read(tmp_path, zipped(tmp_path / "packed.zip", files), root="set", manifest="m.csv")
-    assert [(one.name, one.shared_group) for one in images] == [("drawing/b.svg", ""), ("real/a.jpg", "anna")]
+    assert [(image.name, image.shared_group) for image in images] == [("drawing/b.svg", ""), ("real/a.jpg", "anna")]
     assert quarantine == []
 
 
@@ -76,7 +76,7 @@ def test_it_is_unpacked_once(tmp_path, monkeypatch):
     read(tmp_path, file, root="set")
     monkeypatch.setattr(archive, "_write", None)
     images, _ = read(tmp_path, file, root="set", done={"real/a.jpg"})
-    assert [one.name for one in images] == ["drawing/b.svg"]
+    assert [image.name for image in images] == ["drawing/b.svg"]
 
 
 def test_an_archive_that_changed_is_unpacked_anew(tmp_path):
@@ -88,7 +88,7 @@ def test_an_archive_that_changed_is_unpacked_anew(tmp_path):
 def test_a_tar_that_holds_a_zip_is_a_tar(tmp_path):
     inner = zipped(tmp_path / "inner.zip", {"real/evil.jpg": b""}).read_bytes()
     images, _ = read(tmp_path, tarred(tmp_path / "outer.tar", {"real/inner.zip": inner}, "w"))
-    assert [one.name for one in images] == ["real/inner.zip"]
+    assert [image.name for image in images] == ["real/inner.zip"]
 
 
 def encrypted(path):

@@ -56,9 +56,9 @@ def test_dicebear_names_style_licence_and_artist():
     pytest.importorskip("dicebear")
     pytest.importorskip("dicebear_styles")
     images = list(draw("dicebear", 2, ["lorelei", "micah"]))
-    assert [one.name for one in images] == ["lorelei_00.svg", "lorelei_01.svg", "micah_00.svg", "micah_01.svg"]
-    assert {one.group for one in images} == {"lorelei", "micah"}
-    assert all(one.licence and one.author and one.url for one in images)
+    assert [image.name for image in images] == ["lorelei_00.svg", "lorelei_01.svg", "micah_00.svg", "micah_01.svg"]
+    assert {image.group for image in images} == {"lorelei", "micah"}
+    assert all(image.licence and image.author and image.url for image in images)
 
 
 def test_drawing_leaves_the_global_random_numbers_alone():

@@ -39,7 +39,7 @@ def test_class_folders_give_class_and_source_in_the_order_of_paths(tmp_path):
     root = tmp_path / "set"
     plant(root, "real/b.jpg", "real/phone/deep/a.jpg", "drawing/c.svg")
     images, quarantine = read(tmp_path, root=str(root))
-    assert [(one.name, one.label, one.source) for one in images] == [
+    assert [(image.name, image.label, image.source) for image in images] == [
         ("drawing/c.svg", "drawing", ""),
         ("real/b.jpg", "real", ""),
         ("real/phone/deep/a.jpg", "real", "phone"),
@@ -51,14 +51,14 @@ def test_class_folders_give_class_and_source_in_the_order_of_paths(tmp_path):
 def test_nothing_is_guessed_of_a_file_outside_class_folders(tmp_path):
     plant(tmp_path / "set", "real/a.jpg", "ai_portrait.jpg")
     images, quarantine = read(tmp_path, root=str(tmp_path / "set"))
-    assert [one.name for one in images] == ["real/a.jpg"]
+    assert [image.name for image in images] == ["real/a.jpg"]
     assert quarantine == [("ai_portrait.jpg", "not in a class folder")]
 
 
 def test_split_folders_are_splits_and_not_classes(tmp_path):
     plant(tmp_path / "set", "train/real/a.jpg", "test/real/phone/b.jpg", "extra/real/c.jpg")
     images, quarantine = read(tmp_path, root=str(tmp_path / "set"))
-    assert [(one.split, one.label, one.source) for one in images] == [
+    assert [(image.split, image.label, image.source) for image in images] == [
         ("test", "real", "phone"),
         ("train", "real", ""),
     ]
@@ -68,7 +68,7 @@ def test_split_folders_are_splits_and_not_classes(tmp_path):
 def test_one_label_holds_for_all_files_of_several_roots(tmp_path):
     plant(tmp_path, "one/x/a.jpg", "two/a.jpg")
     images, _ = read(tmp_path, roots={"two": str(tmp_path / "two"), "one": str(tmp_path / "one")}, label="real")
-    assert [(one.name, one.source, one.label) for one in images] == [
+    assert [(image.name, image.source, image.label) for image in images] == [
         ("one/x/a.jpg", "one", ""),
         ("two/a.jpg", "two", ""),
     ]
@@ -77,7 +77,7 @@ def test_one_label_holds_for_all_files_of_several_roots(tmp_path):
 def test_stored_images_are_left_out(tmp_path):
     plant(tmp_path / "set", "real/a.jpg", "real/b.jpg")
     images, _ = read(tmp_path, done={"real/a.jpg"}, root=str(tmp_path / "set"))
-    assert [one.name for one in images] == ["real/b.jpg"]
+    assert [image.name for image in images] == ["real/b.jpg"]
 
 
 def test_clutter_is_skipped_and_what_is_no_file_is_named(tmp_path):
@@ -90,7 +90,7 @@ def test_clutter_is_skipped_and_what_is_no_file_is_named(tmp_path):
     (root / "real" / "loop").symlink_to(root)
     os.mkfifo(root / "real" / "pipe")
     images, quarantine = read(tmp_path, root=str(root))
-    assert [one.name for one in images] == ["real/a.jpg", "real/inside.jpg"]
+    assert [image.name for image in images] == ["real/a.jpg", "real/inside.jpg"]
     assert dict(quarantine) == {
         "real/out.jpg": "a link that leads out of the folder",
         "real/nothing.jpg": "a broken link",
@@ -106,7 +106,7 @@ def test_a_name_that_is_no_text_is_quarantined(tmp_path):
     except OSError:
         pytest.skip("this file system takes UTF-8 alone")
     images, quarantine = read(tmp_path, root=str(tmp_path / "set"))
-    assert [one.name for one in images] == ["real/a.jpg"]
+    assert [image.name for image in images] == ["real/a.jpg"]
     assert quarantine == [("real/\\udcff.jpg", "its name is not UTF-8")]
 
 
@@ -119,7 +119,7 @@ def test_rules_read_the_class_or_name_what_they_cannot_decide(tmp_path):
         {"glob": "**/*.jpg", "label": "generated"},
     ]
     images, quarantine = read(tmp_path, root=str(root), rules=[*rules[:2], {"glob": "gen/*", "label": "generated"}])
-    assert [(one.name, one.label, one.group) for one in images] == [
+    assert [(image.name, image.label, image.group) for image in images] == [
         ("faces/x/anna_1.jpg", "real", "anna"),
         ("faces/x/anna_2.jpg", "real", "anna"),
         ("gen/anna_9.jpg", "generated", ""),
@@ -151,7 +151,7 @@ def test_a_manifest_says_more_and_may_not_contradict(tmp_path):
         "set/real/gone.jpg,real,,,\nelsewhere/d.jpg,real,,,\n"
     )
     images, quarantine = read(tmp_path, root=str(root), manifest=str(tmp_path / "m.csv"))
-    assert [(one.name, one.source, one.shared_group, one.split) for one in images] == [
+    assert [(image.name, image.source, image.shared_group, image.split) for image in images] == [
         ("real/a.jpg", "phone", "anna", "test"),
         ("real/c.jpg", "", "", ""),
     ]
@@ -166,7 +166,7 @@ def test_a_manifest_is_understood_however_the_folder_is_written(tmp_path, monkey
     (tmp_path / "set" / "m.csv").write_text("path,group\nreal/a.jpg,anna\n")
     monkeypatch.chdir(tmp_path / "other")
     images, quarantine = read(tmp_path, root="../set", manifest="../other/../set/m.csv")
-    assert [(one.name, one.shared_group) for one in images] == [("real/a.jpg", "anna")]
+    assert [(image.name, image.shared_group) for image in images] == [("real/a.jpg", "anna")]
     assert quarantine == []
 
 
@@ -213,8 +213,8 @@ def test_the_shared_images_come_with_the_counts_sources_and_groups_of_their_mani
     table = pd.read_csv(SHARED / "manifest.csv", dtype=str)
     table = table[table["set"] == "avatars"]
     assert quarantine == []
-    assert Counter(one.label for one in images) == Counter(table["label"])
-    assert Counter((one.source, one.shared_group) for one in images) == Counter(
+    assert Counter(image.label for image in images) == Counter(table["label"])
+    assert Counter((image.source, image.shared_group) for image in images) == Counter(
         zip(table["source"], table["group"], strict=True)
     )
 

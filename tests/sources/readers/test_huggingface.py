@@ -35,7 +35,7 @@ def test_shards_are_read_by_name_with_the_classes_of_their_metadata(tmp_path):
     shard(tmp_path / "data/train-0.parquet", images, [0, 1], ["real", "fake"], person=["anna", None])
     shard(tmp_path / "data/test-0.parquet", images, [0, 1], ["real", "fake"])
     samples, quarantine = read(tmp_path, root=str(tmp_path), pattern="data/train-*.parquet")
-    assert [(one.name, one.label, one.content) for one in samples] == [
+    assert [(sample.name, sample.label, sample.content) for sample in samples] == [
         ("data/train-0/000000.jpg", "real", b"a"),
         ("data/train-0/000001.png", "fake", PNG + b"b"),
         ("data/train-1/000000.png", "fake", PNG),
@@ -48,7 +48,10 @@ def test_images_may_be_bytes_or_paths_beside_the_shard_and_no_others(tmp_path):
     shard(tmp_path / "bytes.parquet", [PNG], ["real"])
     shard(tmp_path / "paths.parquet", ["a.png", "../a.png", None], ["real"] * 3)
     samples, quarantine = read(tmp_path, files=[str(tmp_path / "bytes.parquet"), str(tmp_path / "paths.parquet")])
-    assert [(one.name, one.content) for one in samples] == [("bytes/000000.png", PNG), ("paths/000000.png", PNG)]
+    assert [(sample.name, sample.content) for sample in samples] == [
+        ("bytes/000000.png", PNG),
+        ("paths/000000.png", PNG),
+    ]
     assert quarantine == [("paths/000001", "../a.png is not a file beside the shard"), ("paths/000002", "has no image")]
 
 
@@ -56,32 +59,32 @@ def test_shards_of_one_name_in_several_folders_keep_apart(tmp_path):
     for folder in ("a", "b"):
         shard(tmp_path / folder / "0.parquet", [PNG], ["real"])
     samples, _ = read(tmp_path, files=[str(tmp_path / folder / "0.parquet") for folder in ("a", "b")])
-    assert [one.name.split("/")[-3:] for one in samples] == [["a", "0", "000000.png"], ["b", "0", "000000.png"]]
+    assert [sample.name.split("/")[-3:] for sample in samples] == [["a", "0", "000000.png"], ["b", "0", "000000.png"]]
 
 
 @pytest.mark.parametrize("labels", [{0: "real", 1: "generated"}, {"photo": "real", "ai": "generated"}])
 def test_labels_map_numbers_or_names_and_name_what_they_lack(tmp_path, labels):
     shard(tmp_path / "a.parquet", [PNG] * 3, [0, 1, 2], ["photo", "ai", "sketch"])
     samples, quarantine = read(tmp_path, root=str(tmp_path), labels=labels)
-    assert [one.label for one in samples] == ["real", "generated"]
+    assert [sample.label for sample in samples] == ["real", "generated"]
     assert quarantine == [("a/000002", "label sketch is missing from labels")]
 
 
 def test_minus_one_is_no_class_unless_it_is_named(tmp_path):
     shard(tmp_path / "a.parquet", [PNG] * 2, [0, -1], ["photo", "ai"])
     samples, quarantine = read(tmp_path, root=str(tmp_path))
-    assert [one.label for one in samples] == ["photo"]
+    assert [sample.label for sample in samples] == ["photo"]
     assert quarantine == [("a/000001", "label -1 is missing from labels")]
     samples, _ = read(tmp_path, root=str(tmp_path), labels={"0": "real", "-1": "none"})
-    assert [one.label for one in samples] == ["real", "none"]
+    assert [sample.label for sample in samples] == ["real", "none"]
 
 
 def test_the_count_holds_for_each_class_and_over_an_interruption(tmp_path):
     shard(tmp_path / "a.parquet", [PNG] * 200, ["real"] * 150 + ["drawing"] * 50)
     samples, _ = read(tmp_path, root=str(tmp_path), count=2)
-    assert [one.name[2:8] for one in samples] == ["000000", "000001", "000150", "000151"]
+    assert [sample.name[2:8] for sample in samples] == ["000000", "000001", "000150", "000151"]
     again, _ = read(tmp_path, {samples[0].name}, root=str(tmp_path), count=2)
-    assert [one.name for one in again] == [one.name for one in samples[1:]]
+    assert [sample.name for sample in again] == [sample.name for sample in samples[1:]]
 
 
 def test_columns_give_group_and_generator(tmp_path):
@@ -94,7 +97,7 @@ def test_columns_give_group_and_generator(tmp_path):
         group_column="person",
         generator_column="model",
     )
-    assert [(one.label, one.group, one.generator) for one in samples] == [
+    assert [(sample.label, sample.group, sample.generator) for sample in samples] == [
         ("generated", "anna", "SDXL"),
         ("generated", "", "FLUX"),
     ]
@@ -121,7 +124,7 @@ def test_a_repository_is_downloaded_at_its_revision(tmp_path, monkeypatch):
     hub = SimpleNamespace(snapshot_download=snapshot)
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     samples, _ = read(tmp_path, repo="ann/faces", revision="abc")
-    assert [one.name for one in samples] == ["data/a/000000.png"]
+    assert [sample.name for sample in samples] == ["data/a/000000.png"]
     assert (asked["repo"], asked["revision"], asked["repo_type"]) == ("ann/faces", "abc", "dataset")
 
 

@@ -23,7 +23,7 @@ def test_rows_give_images_in_their_order_with_all_they_say(tmp_path):
     text += f"{tmp_path}/a.jpg, real ,,,,,,,,\nc.jpg,real,,,,,,,,\n"
     images, quarantine = read(tmp_path, text, done={"c.jpg"})
     assert quarantine == []
-    assert [(one.name, one.content.read_bytes(), one.label) for one in images] == [
+    assert [(image.name, image.content.read_bytes(), image.label) for image in images] == [
         ("b.jpg", b"b.jpg", "generated"),
         (f"{tmp_path}/a.jpg", b"a.jpg", "real"),
     ]

@@ -31,7 +31,7 @@ def read(tmp_path, done=(), **options):
 def test_the_files_that_globs_name_come_as_they_are_each_by_the_first_glob_that_fits(tmp_path):
     files = {"*/anna-1.png": [0.1, 0.2, 0.5], "*.png": None, "*.svg": None, "*.gif": None}
     images, quarantine = read(tmp_path, files=files)
-    assert [(one.name, one.content, one.box) for one in images] == [
+    assert [(image.name, image.content, image.box) for image in images] == [
         ("faces/anna-1.png", b"faces/anna-1.png", (0.1, 0.2, 0.5)),
         ("faces/anna-2.png", b"faces/anna-2.png", None),
         ("faces/flux_bob.svg", b"faces/flux_bob.svg", None),
@@ -55,7 +55,7 @@ def test_a_tag_that_names_no_wheel_is_refused(change):
 def test_names_tell_group_and_generator(tmp_path):
     options = {"group": r"^(.+)-\d$", "groups": {"anna-2": "the_annas"}, "generators": {"*flux*": "FLUX"}}
     images, _ = read(tmp_path, files={"*.png": None, "*.svg": None}, **options)
-    assert [(one.group, one.shared_group, one.generator) for one in images] == [
+    assert [(image.group, image.shared_group, image.generator) for image in images] == [
         ("anna", "", ""),
         ("anna", "the_annas", ""),
         ("flux_bob", "", "FLUX"),
@@ -64,7 +64,7 @@ def test_names_tell_group_and_generator(tmp_path):
 
 def test_stored_images_are_left_out(tmp_path):
     images, _ = read(tmp_path, {"faces/anna-1.png"}, files={"*.png": None})
-    assert [one.name for one in images] == ["faces/anna-2.png"]
+    assert [image.name for image in images] == ["faces/anna-2.png"]
 
 
 def test_fetching_all_looks_at_packages_alone_and_tells_what_fails(monkeypatch):

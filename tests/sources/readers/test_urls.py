@@ -177,7 +177,7 @@ def test_images_come_in_the_order_of_their_names_however_the_downloads_end(tmp_p
     names = ["stalls/a.jpg", "good/{0..9}.jpg", "broken/z.jpg"]
     threading.Timer(0.3, server.release.set).start()
     images, quarantine = read(tmp_path, base=server.base, names=names)
-    assert [one.name for one in images] == ["stalls/a.jpg", *(f"good/{n}.jpg" for n in range(10)), "broken/z.jpg"]
+    assert [image.name for image in images] == ["stalls/a.jpg", *(f"good/{n}.jpg" for n in range(10)), "broken/z.jpg"]
     assert images[3].content.read_bytes() == b"/good/2.jpg"
     assert images[0].content.suffix == ".jpg"
     assert quarantine == []
@@ -264,7 +264,7 @@ def test_what_is_too_large_is_not_downloaded(tmp_path, server, kind):
 
 def test_redirects_are_followed_on_the_web_alone(tmp_path, server):
     images, quarantine = read(tmp_path, base=server.base, names=["moved/1", "tofile/1", "circle/1"])
-    assert [one.content.read_bytes() for one in images] == [b"/good/moved"]
+    assert [image.content.read_bytes() for image in images] == [b"/good/moved"]
     assert [name for name, _ in quarantine] == ["tofile/1", "circle/1"]
     assert quarantine[0][1] == "redirects to something that is not an http or https URL"
     assert "redirect" in quarantine[1][1]
@@ -282,14 +282,14 @@ def test_the_sha256_is_checked(tmp_path, server):
     right = hashlib.sha256(b"/good/1").hexdigest()
     urls = {f"{server.base}/good/1": right, f"{server.base}/good/2": right}
     images, ((_, reason),) = read(tmp_path, urls=urls)
-    assert [one.content.read_bytes() for one in images] == [b"/good/1"]
+    assert [image.content.read_bytes() for image in images] == [b"/good/1"]
     assert reason.endswith(f"expected {right}")
 
 
 def test_finished_files_and_stored_images_are_not_asked_for_again(tmp_path, server):
     read(tmp_path, base=server.base, names=["good/{0..2}"])
     images, _ = read(tmp_path, {"good/0", "good/4"}, base=server.base, names=["good/{0..4}"])
-    assert [one.name for one in images] == ["good/1", "good/2", "good/3"]
+    assert [image.name for image in images] == ["good/1", "good/2", "good/3"]
     assert server.seen == {f"/good/{n}": 1 for n in range(4)}
 
 
@@ -331,14 +331,14 @@ def test_a_list_gives_addresses_with_all_that_is_known(tmp_path, server):
     )
     images, _ = read(tmp_path, list=str(table))
     host = server.base[7:]
-    assert [(one.name, one.label, one.shared_group, one.split) for one in images] == [
+    assert [(image.name, image.label, image.shared_group, image.split) for image in images] == [
         (f"{host}/x=2/good/1", "drawing", "anna", "test"),
         ("b.jpg", "", "", ""),
     ]
     table.write_text(f"url,name\n{server.base}/good/1,a\n{server.base}/good/1,b\n{server.base}/good/2,a\n")
-    assert [one.name for one in read(tmp_path, list=str(table))[0]] == ["a"]
+    assert [image.name for image in read(tmp_path, list=str(table))[0]] == ["a"]
     table.write_text(f"{server.base}/good/1\n\n{server.base}/good/1\n# not this\n")
-    assert [one.name for one in read(tmp_path, list=str(table))[0]] == [f"{host}/good/1"]
+    assert [image.name for image in read(tmp_path, list=str(table))[0]] == [f"{host}/good/1"]
 
 
 def test_a_list_that_cannot_be_read_is_an_error(tmp_path):
@@ -373,8 +373,8 @@ def test_an_archive_is_downloaded_and_unpacked(tmp_path, server):
 def test_boxes_and_groups_come_from_the_names(tmp_path, server):
     names = {"good/{a-1,a-2}.jpg": [0.5, 0, 0.5], "good/b.jpg": None}
     images, _ = read(tmp_path, base=server.base, names=names, group="^(.)-")
-    assert [(one.box, one.group) for one in images] == [((0.5, 0, 0.5), "a"), ((0.5, 0, 0.5), "a"), (None, "")]
-    assert {one.group for one in read(tmp_path, base=server.base, names=names, group="all")[0]} == {"all"}
+    assert [(image.box, image.group) for image in images] == [((0.5, 0, 0.5), "a"), ((0.5, 0, 0.5), "a"), (None, "")]
+    assert {image.group for image in read(tmp_path, base=server.base, names=names, group="all")[0]} == {"all"}
 
 
 @pytest.mark.parametrize(

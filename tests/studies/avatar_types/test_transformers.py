@@ -218,16 +218,18 @@ def test_published_weights_of_two_networks_are_a_pair_where_the_same_data_and_la
 ):
     result = compare(
         {
-            name: (answers(share, place), {"net": name, "init": HUB, "backbone": f"test_{name}.{tag}"})
-            for place, (name, share, tag) in enumerate(zip(("resnet", "vit"), (0.7, 0.8), tags, strict=True))
+            name: (answers(share, index), {"net": name, "init": HUB, "backbone": f"test_{name}.{tag}"})
+            for index, (name, share, tag) in enumerate(zip(("resnet", "vit"), (0.7, 0.8), tags, strict=True))
         }
     )
     assert [tuple(row) for row in result.tables["pairs"][["changed", "a", "b"]].to_numpy()] == [
         ("family", "vit", "resnet")
     ] * paired
-    said = [format_reason(one, "transformers") for one in result.warnings if one.code == "unknown_pretraining"]
-    told = f"vit (published {tags[1]}) − resnet (published {tags[0]})."
-    assert [one.partition("difference: ")[2] for one in said] == [told] * warned
+    said = [
+        format_reason(warning, "transformers") for warning in result.warnings if warning.code == "unknown_pretraining"
+    ]
+    text = f"vit (published {tags[1]}) − resnet (published {tags[0]})."
+    assert [warning.partition("difference: ")[2] for warning in said] == [text] * warned
     table = result.tables["recipes"].set_index("recipe")
     assert table.loc["vit", ["start", "start_detail"]].tolist() == ["published", tags[1]]
     assert table["trained_with"].nunique() == 1 + (tags[0] != tags[1] and tags[1] != "augreg_in1k")
@@ -272,12 +274,12 @@ def test_the_batch_that_was_really_used_counts_and_not_what_was_written(compare,
 
 
 def test_differences_and_intervals_are_those_of_significance(compare, answers):
-    found = {
+    collected = {
         (r, s): (answers(p, 10 * s + i), {"optimizer": o})
         for i, (r, p, o) in enumerate((("plain", 0.65, ADAMW), ("sam", 0.85, SAM)))
         for s in (1, 2)
     }
-    result, other = compare(found), compare(found, Significance(resamples=200))
+    result, other = compare(collected), compare(collected, Significance(resamples=200))
     pair, theirs = result.tables["pairs"].iloc[0], other.tables["pairs"].iloc[0]
     assert (pair["a"], theirs["a"]) == ("sam", "sam")
     for column in (
@@ -293,7 +295,7 @@ def test_differences_and_intervals_are_those_of_significance(compare, answers):
     ):
         assert pair[column] == theirs[column], column
     assert pair["significant"]
-    right = {key: each.correct for key, (each, _) in found.items()}
+    right = {key: each.correct for key, (each, _) in collected.items()}
     sam, plain = (np.mean([right[name, seed].mean() for seed in (1, 2)]) for name in ("sam", "plain"))
     assert pair["difference"] == pytest.approx(sam - plain)
     assert result.metrics["accuracy/sam"] == other.metrics["accuracy/sam"]
@@ -301,19 +303,19 @@ def test_differences_and_intervals_are_those_of_significance(compare, answers):
     assert (metric.value, metric.low, metric.high) == (pair["difference"], pair["low"], pair["high"])
     expected = [
         calibration_errors(each.probabilities, each.targets)[1]
-        for (name, _), (each, _) in found.items()
+        for (name, _), (each, _) in collected.items()
         if name == "sam"
     ]
     assert result.metrics["ece/sam"].value == pytest.approx(np.mean(expected))
 
 
 def test_what_a_pair_could_have_shown_is_said_at_the_strictest_level_of_holm(compare, answers):
-    found = {
+    collected = {
         "plain": (answers(0.7), {}),
         "sam": (answers(0.7, 1), {"optimizer": SAM}),
         "simclr": (answers(0.7, 2), {"init": SIMCLR}),
     }
-    result = compare(found)
+    result = compare(collected)
     pairs = result.tables["pairs"]
     assert not pairs["significant"].any()
     for _, row in pairs.iterrows():
@@ -357,23 +359,23 @@ def test_a_pair_says_how_large_its_networks_are_and_warns_where_they_differ_much
 
 def test_what_sam_gains_in_one_family_beyond_another_is_the_difference_of_two_pairs(compare, answers, draw_saved):
     shares = {("resnet", ""): 0.7, ("resnet", "sam"): 0.72, ("vit", ""): 0.6, ("vit", "sam"): 0.8}
-    found = {
-        (f"{net} {sam}", seed): (answers(share, 10 * seed + place), {"net": net, "optimizer": SAM if sam else ADAMW})
-        for place, ((net, sam), share) in enumerate(shares.items())
+    collected = {
+        (f"{net} {sam}", seed): (answers(share, 10 * seed + index), {"net": net, "optimizer": SAM if sam else ADAMW})
+        for index, ((net, sam), share) in enumerate(shares.items())
         for seed in (1, 2)
     }
-    result = compare(found)
+    result = compare(collected)
     row = result.tables["interactions"].iloc[0]
     assert row[["a", "b", "a_sam", "b_sam", "fewest_seeds"]].tolist() == ["vit ", "resnet ", "vit sam", "resnet sam", 2]
-    mean = {name: np.mean([found[name, seed][0].correct.mean() for seed in (1, 2)]) for name, _ in found}
+    mean = {name: np.mean([collected[name, seed][0].correct.mean() for seed in (1, 2)]) for name, _ in collected}
     gains = [mean[f"{net} sam"] - mean[f"{net} "] for net in ("vit", "resnet")]
     assert row[["gain_a", "gain_b", "difference"]].tolist() == pytest.approx([*gains, gains[0] - gains[1]])
     metric = result.metrics["interaction/vit sam minus resnet sam"]
     assert (metric.value, metric.low, metric.high) == (row["difference"], row["low"], row["high"])
     assert metric.low < metric.value < metric.high
-    right = {key: each.correct for key, (each, _) in found.items()}
+    right = {key: each.correct for key, (each, _) in collected.items()}
     spread = (metric.high - metric.low) / 3.92
-    by_group = np.sum([(-1) ** (("resnet" in n) + n.endswith(" ")) * right[n, s] / 2 for n, s in found], axis=0)
+    by_group = np.sum([(-1) ** (("resnet" in n) + n.endswith(" ")) * right[n, s] / 2 for n, s in collected], axis=0)
     plain = np.std(by_group.reshape(-1, 2).mean(axis=1)) / np.sqrt(120)
     assert plain * 0.85 < spread < plain * 2.5  # of groups alone, and of seeds beside them
     assert Reason("few_seeds", n=2, enough=5) in result.warnings
@@ -419,13 +421,13 @@ def test_copies_have_nothing_to_tell_apart_and_nothing_is_claimed(compare, answe
 
 
 def test_the_frame_of_the_differences_holds_every_interval(compare, answers, draw_saved):
-    found = {
+    collected = {
         "cnn": (answers(0.6), {}),
         "cnn sam": (answers(0.9, 1), {"optimizer": SAM}),
         "vit": (answers(0.9, 2), {"net": "vit"}),
         "vit sam": (answers(0.6, 3), {"net": "vit", "optimizer": SAM}),
     }
-    result = compare(found)
+    result = compare(collected)
     tables = [result.tables[name][["low", "high"]] for name in ("pairs", "interactions")]
     ends = 100 * pd.concat(tables).to_numpy(float)
     low, high = draw_saved(result)["differences"].axes[0].get_xlim()
@@ -472,7 +474,7 @@ def test_figures_of_other_blocks_are_means_over_seeds_or_null_with_a_reason(comp
 @pytest.mark.parametrize("language", ["en", "ru"])
 def test_all_figures_are_drawn_whole(compare, answers, inside, language, draw_saved):
     tags = {"backbone": "resnet50.a1_in1k", "card": SimpleNamespace(backbone="resnet50.a1_in1k")}
-    found = {
+    collected = {
         "cnn": (answers(0.6), {}),
         "cnn sam": (answers(0.9, 1), {"optimizer": SAM}),
         "vit": (answers(0.9, 2), {"net": "vit"}),
@@ -480,7 +482,7 @@ def test_all_figures_are_drawn_whole(compare, answers, inside, language, draw_sa
         "a name of a recipe that goes on and on": (answers(0.7, 4), tags | {"init": {"weights": "hub"}}),
     }
     with use_language(language):
-        drawn = draw_saved(compare(found))
+        drawn = draw_saved(compare(collected))
     assert set(drawn) == {"accuracy", "cost", "differences", "history", "study"}
     assert [name for name, figure in drawn.items() if not inside(figure)] == []
 
@@ -503,7 +505,7 @@ def test_the_numbers_in_the_chart_of_cost_can_be_read_where_recipes_are_equal(eq
     others = np.linspace(0, 0.04, 20 - equal)
     accuracy = np.concatenate([np.full(equal, 0.85), 0.85 - others])
     rows = pd.DataFrame({"accuracy": accuracy, "accuracy_low": accuracy - 0.04, "accuracy_high": accuracy + 0.04})
-    rows = rows.assign(recipe=[f"r{place}" for place in range(20)], sam=rows.index % 2 == 0, family="transformer")
+    rows = rows.assign(recipe=[f"r{number}" for number in range(20)], sam=rows.index % 2 == 0, family="transformer")
     rows = rows.assign(train_seconds=[*[100.0] * equal, *(100 + 50 * others)])
     rows.loc[1, "train_seconds"] = np.nan  # its number, that of the other chart, is left out
     with use_language(language):
@@ -511,7 +513,7 @@ def test_the_numbers_in_the_chart_of_cost_can_be_read_where_recipes_are_equal(eq
     figure.canvas.draw()
     axes = figure.axes[0]
     texts = [text for text in axes.texts if text.get_text()]
-    assert [text.get_text() for text in texts] == [f"{place}" for place in range(1, 21) if place != 2]
+    assert [text.get_text() for text in texts] == [f"{number}" for number in range(1, 21) if number != 2]
     boxes = [text.get_window_extent() for text in texts]
     assert not any(one.overlaps(other) for one, other in combinations(boxes, 2))
     assert all(axes.bbox.contains(*corner) for box in boxes for corner in box.corners())

@@ -46,24 +46,24 @@ class Transformers(recipe_pairs.PairwiseOptions):
         """
         found = align_predictions(runs, datasets)
         recipes = Recipes.of(group_by_recipe(runs), runs, found)
-        own = [read_traits([runs[place] for place in members]) for members in recipes.members.values()]
-        pairs, drawn = find_pairs(own), recipes.draw(self)
-        measured = tables.compute_metrics(self, recipes, found, own, drawn)
+        traits = [read_traits([runs[member] for member in members]) for members in recipes.members.values()]
+        pairs, drawn = find_pairs(traits), recipes.draw(self)
+        measured = tables.compute_metrics(self, recipes, found, traits, drawn)
         saved, missing = tables.read_saved_metrics(recipes.members, runs, datasets[0].name)
         metrics = {name: measured[name] | saved[name] for name in recipes.names}
         result = Result("transformers", datasets[0].name, len(found[0]), found[0].classes)
         result.tables = {
-            "recipes": (table := tables.build_recipes_table(recipes, own, metrics)),
-            "pairs": tables.build_pairs_table(recipes, own, pairs, drawn, self),
+            "recipes": (table := tables.build_recipes_table(recipes, traits, metrics)),
+            "pairs": tables.build_pairs_table(recipes, traits, pairs, drawn, self),
             "interactions": tables.build_interactions_table(recipes, find_crossed_pairs(pairs), drawn, self.level),
-            "protocol": tabulate_protocol(recipes.names, own),
+            "protocol": tabulate_protocol(recipes.names, traits),
             "missing": missing,
             "history": tables.read_published("history"),
             "study": tables.build_study_table(table),
         }
         result.metrics = _build_metrics(metrics, result.tables, recipes)
         result.warnings = warn_unlabelled(len(datasets[0]) - len(found[0]), len(datasets[0]))
-        result.warnings += [*warn_about_seeds(recipes.seeds_by_recipe), *_collect_warnings(result.tables, own)]
+        result.warnings += [*warn_about_seeds(recipes.seeds_by_recipe), *_collect_warnings(result.tables, traits)]
         return result
 
 

@@ -48,10 +48,10 @@ def draw_accuracy(table: pd.DataFrame) -> Figure:
     """Draw the accuracy of each recipe with its interval, grouped by family; hollow with SAM."""
     rows = sort_by_family(table)
     figure, axes = plots.create_axes(7.0, 1.4 + 0.42 * len(rows))
-    for place, (__, row) in enumerate(rows.iterrows()):
+    for index, (__, row) in enumerate(rows.iterrows()):
         style = _style(row["family"], row["sam"])
-        axes.hlines(place, row["accuracy_low"], row["accuracy_high"], color=style["color"], linewidth=1.6)
-        axes.plot(row["accuracy"], place, **style)
+        axes.hlines(index, row["accuracy_low"], row["accuracy_high"], color=style["color"], linewidth=1.6)
+        axes.plot(row["accuracy"], index, **style)
     families = rows["family"].to_numpy()
     for last in np.flatnonzero(families[1:] != families[:-1]):
         axes.axhline(last + 0.5, color=plots.GREY, linewidth=0.8)
@@ -97,15 +97,15 @@ def draw_differences(pairs: pd.DataFrame, interactions: pd.DataFrame, recipes: p
     about, columns = recipes.set_index("recipe"), ["difference", "low", "high", "significant"]
     shown = 100 * pd.concat([pairs[columns], interactions.assign(significant=False)[columns]]).to_numpy(float)
     figure, axes = plots.create_axes(7.0, 1.5 + 0.46 * len(shown))
-    for place, width in enumerate(100 * pairs["detectable"]):
+    for index, width in enumerate(100 * pairs["detectable"]):
         if np.isnan(width):  # no difference is detectable
-            axes.axhspan(place - 0.35, place + 0.35, color=_SHADE, linewidth=0)
+            axes.axhspan(index - 0.35, index + 0.35, color=_SHADE, linewidth=0)
         else:
-            axes.barh(place, 2 * width, left=-width, height=0.7, color=_SHADE)
-    for place, (difference, low, high, significant) in enumerate(shown):
-        mark: dict[str, Any] = {"marker": "o"} if place < len(pairs) else {"marker": "D", "markersize": 5}
-        axes.hlines(place, low, high, color="black", linewidth=1.6 if significant else 1.0)
-        axes.plot(difference, place, color="black", fillstyle="full" if significant else "none", **mark)
+            axes.barh(index, 2 * width, left=-width, height=0.7, color=_SHADE)
+    for index, (difference, low, high, significant) in enumerate(shown):
+        mark: dict[str, Any] = {"marker": "o"} if index < len(pairs) else {"marker": "D", "markersize": 5}
+        axes.hlines(index, low, high, color="black", linewidth=1.6 if significant else 1.0)
+        axes.plot(difference, index, color="black", fillstyle="full" if significant else "none", **mark)
     axes.axvline(0, color=plots.GREY, linestyle="--", linewidth=1)
     grey = 100 * pairs["detectable"].max()
     # at least 2 points each way, so that a tiny difference does not fill the figure
@@ -137,11 +137,11 @@ def draw_differences(pairs: pd.DataFrame, interactions: pd.DataFrame, recipes: p
 def draw_history(table: pd.DataFrame) -> Figure:
     """Draw published top-1 accuracies on ImageNet-1k, a row per network by year; hollow if self-supervised."""
     figure, axes = plots.create_axes(6.8, 1.5 + 0.24 * len(table))
-    for place, (__, row) in enumerate(table.iterrows()):
+    for index, (__, row) in enumerate(table.iterrows()):
         style = _style(row["family"], row["training"].startswith("self-supervised"))
-        axes.plot(row["published_top1"], place, **style)
+        axes.plot(row["published_top1"], index, **style)
         millions, beside = _("{number} M", number=f"{row['published_params_m']:g}"), axes.get_yaxis_transform()
-        axes.text(1.02, place, millions, transform=beside, va="center", fontsize=8, color="#404040")
+        axes.text(1.02, index, millions, transform=beside, va="center", fontsize=8, color="#404040")
     years = table["year"].to_numpy()
     for last in np.flatnonzero(years[1:] != years[:-1]):
         axes.axhline(last + 0.5, color="#E3E3E3", linewidth=0.6)

@@ -144,9 +144,9 @@ def _are_comparable(one: StartingWeights, other: StartingWeights) -> bool:
 
 def _find_comparison(changed: str, first: Traits, second: Traits) -> str:
     """Return the trait that a pair compares; "" if its settings are unknown or differ otherwise."""
-    one, other = first.settings, second.settings
-    differing = {name for name in one if one[name] != other[name]} - set(_IGNORED_SETTINGS)
-    if UNKNOWN in (one["data_fingerprint"], one["epochs"]):
+    settings, other = first.settings, second.settings
+    differing = {name for name in settings if settings[name] != other[name]} - set(_IGNORED_SETTINGS)
+    if UNKNOWN in (settings["data_fingerprint"], settings["epochs"]):
         return ""
     at_cost = changed == SAM and first.cost == second.cost != [] and differing == {"epochs"}
     return SAM_AT_COST if at_cost else "" if differing else changed
@@ -177,7 +177,7 @@ def _read_settings(run: Run) -> dict[str, str]:
     # the parts that are on, so that a part added in a later version makes no difference
     parts = (data.get("augment") or {}).items()
     active = {name: each for name, each in parts if (any(each) if isinstance(each, list) else each)}
-    found: dict[str, Any] = {
+    collected: dict[str, Any] = {
         "data_fingerprint": record.data.get("fingerprint", UNKNOWN),
         "split_fingerprint": split.get("fingerprint", UNKNOWN),
         "train_images": (split.get("counts") or {}).get("train", UNKNOWN),
@@ -201,7 +201,7 @@ def _read_settings(run: Run) -> dict[str, str]:
         "init_from": "yes" if config.get("init_from") else None,
         "device": record.device or UNKNOWN,
     }
-    return {name: _format_value(value) for name, value in found.items()}
+    return {name: _format_value(value) for name, value in collected.items()}
 
 
 def _format_value(value: Any) -> str:
@@ -215,4 +215,4 @@ def _format_value(value: Any) -> str:
 
 
 def _average(values: Sequence[Any]) -> float | None:
-    return sum(values) / len(values) if values and all(isinstance(each, int | float) for each in values) else None
+    return sum(values) / len(values) if values and all(isinstance(value, int | float) for value in values) else None

@@ -83,17 +83,17 @@ def read_saved_metrics(
     """Return the mean of each saved metric over the runs of each recipe, and a table of missing ones."""
     blocks = {block for block, *_rest in SAVED_METRICS.values()}
     results = [{block: run.saved(block, of) for block in blocks} for run in runs]
-    found: dict[str, dict[str, Metric]] = {name: {} for name in members}
+    collected: dict[str, dict[str, Metric]] = {name: {} for name in members}
     missing = []
-    for name, own in members.items():
+    for name, member in members.items():
         for metric, (block, source, better) in SAVED_METRICS.items():
-            saved = [_read_metric(results[run][block], block, source) for run in own]
-            lacking = [(run, each.reason) for run, each in zip(own, saved, strict=True) if each.value is None]
+            saved = [_read_metric(results[run][block], block, source) for run in member]
+            lacking = [(run, each.reason) for run, each in zip(member, saved, strict=True) if each.value is None]
             # the other metrics of a recipe are means over all its seeds
             value = None if lacking else float(np.mean([each.value for each in saved if each.value is not None]))
-            found[name][metric] = _build_metric(value, len(own), lacking[-1][1] if lacking else None, better)
+            collected[name][metric] = _build_metric(value, len(member), lacking[-1][1] if lacking else None, better)
             missing += [(name, runs[run].label, metric, str(reason)) for run, reason in lacking]
-    return found, pd.DataFrame(missing, columns=["recipe", "run", "metric", "reason"])
+    return collected, pd.DataFrame(missing, columns=["recipe", "run", "metric", "reason"])
 
 
 def build_recipes_table(

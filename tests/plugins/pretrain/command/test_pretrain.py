@@ -39,13 +39,13 @@ METHODS = {
 
 
 def words(images: Path, out: Path, *more: str) -> list[str]:
-    given = {word.partition("=")[0] for word in more}
+    parts = {word.partition("=")[0] for word in more}
     small = [
         *("model=timm", "model.backbone=test_resnet", "data=manifest", f"data.manifest={images / 'all.csv'}"),
         *("data.image_size=32", "data.batch_size=32", "data.workers=0", "data.split.folds=4", "data.cache_gb=0"),
         *("trainer=cpu", "trainer.threads=1", "callbacks.progress=false", "logger=none", "epochs=2", "probe.every=1"),
     ]
-    return ["pretrain", *(word for word in small if word.partition("=")[0] not in given), f"out={out}", *more]
+    return ["pretrain", *(word for word in small if word.partition("=")[0] not in parts), f"out={out}", *more]
 
 
 def then_touched(read: Callable[[Path], Any]) -> Callable[[Path], Any]:
@@ -150,8 +150,8 @@ def test_labels_are_not_read(images: Path, tmp_path: Path) -> None:
     shuffled = table.assign(label=table["label"].sample(frac=1, random_state=0).to_numpy())
     for name, frame in {"shuffled": shuffled, "none": table.drop(columns="label")}.items():
         frame.to_csv(tmp_path / f"{name}.csv", index=False)
-        given = f"data.manifest={tmp_path / name}.csv"
-        assert main(words(images, tmp_path / name, given, "epochs=1", "data.split.folds=10")) == 0
+        text = f"data.manifest={tmp_path / name}.csv"
+        assert main(words(images, tmp_path / name, text, "epochs=1", "data.split.folds=10")) == 0
     assert same(tmp_path / "shuffled", tmp_path / "none")
     assert "before" not in record(tmp_path / "none")  # no label, no probe
 
@@ -207,8 +207,8 @@ def test_images_without_a_label_of_a_held_out_source_are_kept_out_with_their_cop
     assert main(words(images, tmp_path / "run", f"data.manifest={tmp_path / 'half.csv'}", *held)) == 0
     seen = set(read_csv(tmp_path / "run" / "images.csv")["path"])
     assert seen == set(table.loc[table["source"] != "ink", "path"])
-    told = "left out because unlabelled images join them to images of another side: 1 image"
-    assert told in capsys.readouterr().err
+    printed = "left out because unlabelled images join them to images of another side: 1 image"
+    assert printed in capsys.readouterr().err
 
 
 def test_evaluation_images_are_held_out(simclr: Path, images: Path, tmp_path: Path) -> None:
@@ -277,8 +277,8 @@ def test_a_pretraining_that_diverges_names_the_images_of_the_batch(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words(images, tmp_path / "run", "lr=1e30", "optimizer=sgd", "epochs=3")) == 6
-    told = capsys.readouterr().err.splitlines()[-3:]
-    assert re.fullmatch(r"Images of that batch: all/.* and 28 more\.", told[1])
+    err = capsys.readouterr().err.splitlines()[-3:]
+    assert re.fullmatch(r"Images of that batch: all/.* and 28 more\.", err[1])
     assert record(tmp_path / "run")["status"] == "diverged"
 
 
@@ -350,14 +350,14 @@ def test_an_exported_network_begins_a_pretraining_of_its_own_split_alone(
     given = [f"model.weights={file}", "model.backbone=test_resnet.r160_in1k", "epochs=1"]
     assert main(words(images, tmp_path / "same", *given)) == 0
     assert main(words(images, tmp_path / "other", *given, "data.split.seed=1")) == 3
-    told = capsys.readouterr().err
-    assert "was trained with labels on data other than" in told
-    assert {"data", "data.split", "allow"} <= options_in(told.splitlines()[-3:]) <= OPTIONS
+    err = capsys.readouterr().err
+    assert "was trained with labels on data other than" in err
+    assert {"data", "data.split", "allow"} <= options_in(err.splitlines()[-3:]) <= OPTIONS
     best = f"model.weights={tiny_run / 'checkpoints' / 'best.ckpt'}"
     assert main(words(images, tmp_path / "run's", best, *given[1:])) == 4
-    told = capsys.readouterr().err
-    assert "is a checkpoint of a run" in told
-    assert options_in(told.splitlines()[-2:]) == set()
+    err = capsys.readouterr().err
+    assert "is a checkpoint of a run" in err
+    assert options_in(err.splitlines()[-2:]) == set()
     assert main(words(images, tmp_path / "allowed", *given, "data.split.seed=1", "allow=[pretraining]")) == 0
     train(tmp_path / "run", f"model.weights={tmp_path / 'same' / 'backbone.safetensors'}")
     capsys.readouterr()
@@ -373,8 +373,8 @@ def test_val_used_in_pretraining_is_evaluated_as_the_runs_own_set_only(
     run = Path(shutil.copytree(with_val[1], tmp_path / "run"))
     capsys.readouterr()
     assert main(["evaluate", f"ckpt={run}", "split=val", "data.workers=0"]) == 0
-    told = "24 of 24 images overlap with the pretraining data (image, copy or group): metrics may be optimistic."
-    assert f"/run: blind_test: {told}" in capsys.readouterr().err
+    printed = "24 of 24 images overlap with the pretraining data (image, copy or group): metrics may be optimistic."
+    assert f"/run: blind_test: {printed}" in capsys.readouterr().err
     said = json.loads((run / "evaluation" / "val" / "blind_test" / "metrics.json").read_text(encoding="utf-8"))
     assert {"code": "overlap_with_pretraining", "n": 24, "all": 24} in said["warnings"]
     assert main(["evaluate", f"ckpt={run}", "data.workers=0"]) == 0
@@ -396,12 +396,12 @@ def test_an_ensemble_says_what_the_pretraining_of_a_member_had_seen(
     assert main(["evaluate", both, *blind, f"out={tmp_path / 'evaluated'}"]) == 0
     assert "overlap with the pretraining data" not in capsys.readouterr().err
     copy = shutil.copytree(run, tmp_path / "copy", ignore=shutil.ignore_patterns("evaluation", "predictions"))
-    told = "24 of 24 images overlap with the pretraining data (image, copy or group): metrics may be optimistic."
+    printed = "24 of 24 images overlap with the pretraining data (image, copy or group): metrics may be optimistic."
     for runs, who, name in (([run, copy], "", "one"), ([tiny_run, run], "test_resnet full from simclr: ", "many")):
         line = ["evaluate", f"ckpt=[{','.join(map(str, runs))}]", "block=significance", "split=val"]
         assert main([*line, "data.workers=0", f"out={tmp_path / name}"]) == 0
         said = [line for line in capsys.readouterr().err.splitlines() if "overlap with the pretraining data" in line]
-        assert said == [f"warning: {tmp_path / name}: significance: {who}{told}"]
+        assert said == [f"warning: {tmp_path / name}: significance: {who}{printed}"]
     vote = next(tmp_path.rglob("soft_vote"))
     assert main(["evaluate", f"ckpt={vote}", "split=val", "data.workers=0"]) == 0
     assert "blind_test: 24 of 24 images overlap with" in capsys.readouterr().err
@@ -415,7 +415,7 @@ def test_figures_say_how_many_images_of_the_pretraining_are_gone(
     line = [word for word in words(images, tmp_path / "pre", *given) if not word.startswith("data.manifest")]
     assert main(line) == 0
     file = tmp_path / "pre" / "backbone.safetensors"
-    for count, lang, told in (
+    for count, lang, printed in (
         (1, "ru", "Отсутствует 1 изображение предобучения: его почти-дубликаты не ищутся"),
         (33, "en", "blind_test: 33 pretraining images are missing: their near-duplicates are not searched for"),
     ):
@@ -425,7 +425,7 @@ def test_figures_say_how_many_images_of_the_pretraining_are_gone(
         run = train(tmp_path / lang, "model.backbone=test_resnet", f"model.weights={file}")
         assert f"warning: {count} of 33 pretraining images of {file} " in capsys.readouterr().err
         assert main(["evaluate", f"ckpt={run}", "data.workers=0", f"lang={lang}"]) == 0
-        assert told in capsys.readouterr().err
+        assert printed in capsys.readouterr().err
         said = json.loads((run / "evaluation" / "test" / "blind_test" / "metrics.json").read_text(encoding="utf-8"))
         assert {"code": "pretraining_images_missing", "n": count} in said["warnings"]
 
