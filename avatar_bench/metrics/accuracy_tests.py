@@ -110,13 +110,13 @@ def find_better_than_guessing(
 
     Each test maps a level to whether the interval of a predictor at this level lies above guessing, None if unknown.
     """
-    verdicts: list[bool | None] = [False] * len(tests)
+    outcomes: list[bool | None] = [False] * len(tests)
     while True:
-        corrected = 1 - (1 - level) / max(1, verdicts.count(False))
+        corrected = 1 - (1 - level) / max(1, outcomes.count(False))
         better = [test(corrected) for test in tests]
-        if better == verdicts:
-            return verdicts
-        verdicts = better
+        if better == outcomes:
+            return outcomes
+        outcomes = better
 
 
 def widen_low(value: float, low: float, level: float) -> float:

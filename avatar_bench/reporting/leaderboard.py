@@ -175,9 +175,9 @@ def _is_tied_by_intervals(first: LeaderboardRow, row: LeaderboardRow, metric: st
 def _mark_guessing(rows: Sequence[LeaderboardRow], ranking: Ranking) -> list[LeaderboardRow]:
     """Mark rows that are not significantly better than guessing: as the ranking states, else by Holm over the rows."""
     better = [ranking.get(row.name, {}).get("better_than_guessing") for row in rows]
-    if not all(isinstance(verdict, bool) for verdict in better):
+    if not all(isinstance(is_better, bool) for is_better in better):
         better = find_better_than_guessing([partial(_is_better, row.metrics["balanced_accuracy"]) for row in rows])
-    return [replace(row, is_guessing=verdict is False) for row, verdict in zip(rows, better, strict=True)]
+    return [replace(row, is_guessing=is_better is False) for row, is_better in zip(rows, better, strict=True)]
 
 
 def _is_better(metric: Metric | None, level: float) -> bool | None:
