@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from avatar_bench.evaluation.blocks.leave_one_source_out import LeaveOneSourceOut
 from avatar_bench.metrics import stats
 from avatar_bench.results.predictions import Predictions
+from avatar_bench.runs.record import RunRecord
 
 CLASSES = ("drawing", "generated", "real")
 SOURCES = {"drawing": 14, "generated": 19, "real": 14}  # of a collection of avatars, those of 20 images or more
@@ -69,7 +70,7 @@ def make_run(source: str, target: int, hits: NDArray[np.bool_]) -> tuple[SimpleN
         label=source,
         recipe=source,
         seed=0,
-        record={"name": "probe", "mode": "probe"},
+        record=RunRecord(name="probe", mode="probe"),
         config={"data": {"split": {"by": "source", "held_out": [source]}}},
         predictions=lambda dataset: predictions,
     )

@@ -70,20 +70,20 @@ TORCH_USERS = ("reporting/grad_cam_overlays",)  # within NO_TORCH: imported only
 FOUND_BY_KIND = set(KINDS.values()) - {KINDS["block"]}
 # at most so many lines and statements of each package; a commit that raises one says why
 BUDGETS: dict[tuple[str, ...], tuple[int, int]] = {
-    ("commands", "cli", "console"): (2_630, 1_950),
+    ("commands", "cli", "console"): (2_620, 1_805),
     ("config",): (1_905, 1_320),
-    ("data",): (4_650, 3_210),
-    ("models",): (2_230, 1_470),
-    ("inference", "runs"): (5_710, 3_785),
-    ("reporting",): (2_650, 1_840),
-    ("results", "i18n", "files"): (2_025, 1_370),
-    ("metrics", "audit"): (4_690, 2_885),
-    ("sources",): (2_485, 1_830),
-    ("training",): (2_690, 1_885),
-    ("evaluation",): (9_690, 6_900),
-    ("plugins",): (3_770, 2_530),
+    ("data",): (4_660, 3_215),
+    ("models",): (2_235, 1_475),
+    ("inference", "runs"): (5_870, 3_870),
+    ("reporting",): (2_655, 1_835),
+    ("results", "i18n", "files"): (2_025, 1_365),
+    ("metrics", "audit"): (4_700, 2_885),
+    ("sources",): (2_520, 1_850),
+    ("training",): (2_715, 1_900),
+    ("evaluation",): (9_930, 7_040),
+    ("plugins",): (3_790, 2_530),
 }
-MOST_MODULES = 283  # outside plug-ins
+MOST_MODULES = 270  # outside plug-ins
 DRAWERS = {"utils", "util", "helpers", "common", "core", "misc", "shared"}
 # constants that every module of a kind states for itself
 STATED_BY_EACH = {"KIND", "PARAMETERS", "RESEMBLES", "__all__", "__version__"}

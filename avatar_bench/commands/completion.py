@@ -25,7 +25,8 @@ def execute(words: Sequence[str]) -> None:
     if not shell:
         print("avatar-bench completion bash|zsh|fish\nfor example, in ~/.bashrc: " + _EXAMPLE)
     elif shell == "query" and rest:
-        print("\n".join(complete(rest[1:] or [""], files=rest[0] == "fish")))
+        names = complete(rest[1:] or [""], files=rest[0] == "fish")
+        print(*names, sep="\n", end="\n" * bool(names))  # an empty line would be a candidate
     elif shell in SHELLS:
         print(Path(__file__).with_suffix(f".{shell}").read_text(encoding="utf-8").strip())
     else:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from avatar_bench.config.catalogue import find_choices, find_yaml_folders
+from avatar_bench.config.entries import find_user_folders
 from avatar_bench.config.validation import (
     TARGET,
     escape_interpolations,
@@ -34,17 +36,20 @@ _FOLDER_ARGUMENTS = ("dirpath", "save_dir")
 def check_run_config(stored: Mapping[str, Any], file: Path, typed: Any = ()) -> dict[str, Any]:
     """Return the configuration of a run, which somebody else may have written, with the names that options have now.
 
-    Raise ConfigError if it names other code than what the user has typed or what a yaml of the project or of his
-    folders names, and optimizers, schedules, callbacks and loggers of torch, timm and Lightning.
+    Raise ConfigError if it names other code than what the user has typed, what a yaml of the project or of his folders
+    names, classes of modules in his folders, and optimizers, schedules, callbacks and loggers of torch, timm and
+    Lightning.
     """
     values = rename_options(stored)
     nodes = list(find_nodes(values))
     own_targets = [node[TARGET] for node in _list_own_nodes(typed)] if nodes else []
     for option, node in nodes:
-        if (target := node[TARGET]) not in own_targets and not _list_kinds(target) & _KINDS:
+        is_known = (target := node[TARGET]) in own_targets or _is_own_class(target)
+        if not is_known and not _list_kinds(target) & _KINDS:
+            shown = f"{option}.{TARGET}".lstrip(".")
             raise ConfigError(
-                f"{file}: {option}.{TARGET}={truncate(target)}: a run folder cannot name code to run.",
-                "If it is yours, give the folder whose yaml names it: -cd DIR",
+                f"{file}: {shown}={truncate(target)}: a run folder cannot name code to run.",
+                "If it is yours, give the folder of its module, or whose yaml names it: -cd DIR",
             )
     return values
 
@@ -94,6 +99,14 @@ def _list_kinds(target: str) -> set[str]:
     if not isinstance(member, type) or not f"{member.__module__}.".startswith(libraries):
         return set()
     return {f"{kind.__module__}.{kind.__qualname__}" for kind in member.__mro__}
+
+
+def _is_own_class(target: str) -> bool:
+    """Return whether a module in a folder of the user defines a class, which is found without running the module."""
+    module, _, name = target.rpartition(".")
+    files = [folder.joinpath(*module.split(".")).with_suffix(".py") for folder in find_user_folders() if module]
+    statements = [part for file in files if file.is_file() for part in ast.parse(file.read_bytes()).body]
+    return any(isinstance(part, ast.ClassDef) and part.name == name for part in statements)
 
 
 def _list_own_nodes(typed: Any) -> list[Mapping[str, Any]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -32,7 +31,7 @@ from avatar_bench.training.checkpoints import (
 from avatar_bench.training.features import keep_features
 from avatar_bench.training.network import build_data, build_learner, build_network
 from avatar_bench.training.origin import open_origin
-from avatar_bench.training.run_folder import describe_data, keep_split, report_counts
+from avatar_bench.training.run_folder import describe_data, format_next_command, keep_split, report_counts
 
 if TYPE_CHECKING:
     from pytorch_lightning.loggers import Logger
@@ -161,7 +160,7 @@ class ClassifierJob:
         return (
             f"{self.folder}: val accuracy {record.metrics['val/accuracy']:.3f}, macro-F1 {record.metrics[METRIC]:.3f} "
             f"({self.describe_choice()}); "
-            f"next: avatar-bench evaluate {shlex.quote(f'ckpt={self.folder}')}"
+            f"next: {format_next_command(self.folder)}"
         )
 
     def describe_choice(self) -> str:

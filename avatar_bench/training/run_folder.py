@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -138,6 +139,13 @@ def _name_owner(folder: Path) -> str:
         return f"process {owner['pid']} on {owner['host']}"
     except (CheckpointError, KeyError):
         return "another process"
+
+
+def format_next_command(folder: Path) -> str:
+    """Return the command that evaluates a run, with the folder of -cd, whose classes the run may name."""
+    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else ()
+    flags = [f"-cd {shlex.quote(source.path)}" for source in sources if source.provider == "command-line"]
+    return " ".join(["avatar-bench evaluate", *flags, shlex.quote(f"ckpt={folder}")])
 
 
 def _refuse_other_options(folder: Path, cfg: DictConfig, schema_class: type) -> None:

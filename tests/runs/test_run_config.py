@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -130,9 +131,21 @@ def test_a_run_may_name_what_the_yaml_of_the_project_or_of_a_folder_of_the_user_
         check_run_config(own, file)
     (here / "schedules").mkdir()
     (here / "schedules" / "config.yaml").write_text("a: {_target_: evil.Class}\n")  # no group: may be a run folder
+    other = {"schedule": {"_target_": "other.Class"}}
     with use_folders([here]), pytest.raises(ConfigError, match="cannot name code"):
-        check_run_config(own, file)
+        check_run_config(other, file)
     assert "evil" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("target", "is_own"), [("evil.Class", True), ("evil.pathlib", False), ("evil.Class.mro", False), ("evil", False)]
+)
+def test_a_run_may_name_a_class_that_a_module_in_a_folder_of_the_user_defines(
+    target: str, is_own: bool, here: Path
+) -> None:
+    with use_folders([here]), nullcontext() if is_own else pytest.raises(ConfigError, match="cannot name code"):
+        check_run_config({"callbacks": {"others": {"mine": {"_target_": target}}}}, here / "config.yaml")
+    assert "evil" not in sys.modules  # it is read, not run
 
 
 CSV = {"_target_": "pytorch_lightning.loggers.CSVLogger", "save_dir": "{folder}", "name": "", "version": "{logs}"}

@@ -107,7 +107,7 @@ class Calibration(IntervalOptions):
         rows = [self._build_shift_row(name, predictions, sets) for name, predictions in shifted.items()]
         result.tables["shift"] = pd.DataFrame(rows)
         for row in rows if sets else []:
-            if max(row["coverage_lac_p"], row["coverage_aps_p"]) <= (1 - self.level) / 2:  # chance explains neither
+            if tables.has_lost_coverage(row, self.level):
                 name, lac, aps = row["set"], row["coverage_lac"], row["coverage_aps"]
                 of = Reason(name) if name in (self.corruptions or []) else name  # a Reason is shown by its title
                 result.warnings.append(Reason("lost_coverage", name=of, lac=lac, aps=aps, share=1 - self.alpha))

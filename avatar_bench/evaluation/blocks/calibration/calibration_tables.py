@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -95,6 +96,11 @@ class ConformalSets:
             cells[f"coverage_{method}_p"] = conformal.compute_loss_probability(counted, n, self.units, self.alpha)
             cells[f"set_size_{method}"] = float(size.mean())
         return cells
+
+
+def has_lost_coverage(row: Mapping[str, Any], level: float) -> bool:
+    """Return whether chance explains in no method the few sets of a row of table shift that contain the true class."""
+    return bool(max(row["coverage_lac_p"], row["coverage_aps_p"]) <= (1 - level) / 2)
 
 
 def tabulate_floors(block: IntervalOptions, predictions: Predictions, prefix: str = "") -> pd.DataFrame:
