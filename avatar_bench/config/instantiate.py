@@ -6,6 +6,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 from hydra.utils import instantiate
@@ -13,7 +14,7 @@ from hydra.utils import instantiate
 from avatar_bench.config.entries import find_user_folders
 from avatar_bench.config.options import refuse_unknown_options
 from avatar_bench.config.validation import INSTANTIATE_KEYS, TARGET
-from avatar_bench.errors import AvatarBenchError, ConfigError
+from avatar_bench.errors import AvatarBenchError, ConfigError, suggest_names
 
 
 def build(option: str, node: Mapping[str, Any], expected: type, *arguments: Any, **values: Any) -> Any:
@@ -84,9 +85,20 @@ def _explain(option: str, node: Mapping[str, Any]) -> Iterator[None]:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         hint = "AVATAR_BENCH_DEBUG=1 shows the traceback."
         if isinstance(error, ImportError):
+            reason = _find_nearest(node[TARGET]) or reason
             hint = "A module of yours is found in the folder of -cd DIR, or where Python finds it."
             if node[TARGET].startswith("pytorch_lightning.loggers."):
                 hint = f'Install its package: pip install "avatar-bench[{option.rpartition(".")[2]}]"'
         raise ConfigError(f"{option}.{TARGET}={node[TARGET]}: {reason}", hint) from error
     finally:
         sys.path[:] = before
+
+
+def _find_nearest(target: str) -> str:
+    """Return what to say of a name that its module lacks; "" for a module that cannot be imported."""
+    module, _, name = target.rpartition(".")
+    try:
+        known = [known for known, value in vars(import_module(module)).items() if isinstance(value, type)]
+    except (ImportError, ValueError):
+        return ""
+    return "" if name in known else f"{module} has no {name}{suggest_names(name, known, '')}"
