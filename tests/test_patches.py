@@ -7,16 +7,43 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import hydra._internal.hydra
 import pytest
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.utils import get_args_parser
 from hydra.core.plugins import Plugins
-from omegaconf import OmegaConf
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from avatar_bench.config.composition import keep_hydra_state
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="argparse refuses it there")
 def test_hydra_gives_argparse_a_help_that_is_no_string() -> None:
     """Replaced in cli/app.py."""
     assert [action.dest for action in get_args_parser()._actions if not isinstance(action.help, str | None)]
+
+
+def test_hydra_composes_a_configuration_twice_and_shows_it_to_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Replaced in config/composition.py."""
+    (tmp_path / "app.yaml").write_text("hydra: {run: {dir: .}, output_subdir: null, job: {chdir: false}}\n")
+    compositions = []
+
+    class CountingLoader(ConfigLoaderImpl):  # type: ignore[misc, unused-ignore]
+        def load_configuration(self, *given: Any, **options: Any) -> DictConfig:
+            compositions.append(options["run_mode"])
+            return super().load_configuration(*given, **options)
+
+    with keep_hydra_state():
+        monkeypatch.setattr(hydra._internal.hydra, "ConfigLoaderImpl", CountingLoader)
+        monkeypatch.setattr(sys, "argv", ["app"])
+        monkeypatch.chdir(tmp_path)
+        hydra.main(config_path=str(tmp_path), config_name="app", version_base="1.3")(lambda cfg: None)()
+    assert compositions == [RunMode.MULTIRUN, RunMode.RUN]
+    assert not hasattr(Callback, "on_before_compose_config")
 
 
 def test_hydra_takes_no_launcher_from_outside_its_namespace() -> None:

@@ -72,7 +72,8 @@ class FileRepository(ConfigRepository):  # type: ignore[misc, unused-ignore]
 class CheckedLoader(ConfigLoaderImpl):  # type: ignore[misc, unused-ignore]
     """Hydra's loader, with every composed configuration checked by check_values.
 
-    The processes of a sweep receive the loader by its class.
+    By a patch, as Hydra calls nothing between composing and writing a configuration (facebookresearch/hydra#3188), and
+    composes each twice (#3440). The processes of a sweep receive the loader by its class.
     """
 
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
