@@ -76,7 +76,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{file} cannot be read as a checkpoint: {weight_formats.describe_error(error)}.",
             "It is damaged, or contains more than tensors and plain values; nothing else is loaded.",
-            "Expected checkpoints/best.ckpt of a run folder; other detectors: avatar-bench import --help",
+            "Expected checkpoints/best.ckpt of a run folder, or a .safetensors file of export; else: import --help",
         ) from error
     if not isinstance(checkpoint, dict):
         raise CheckpointError(f"{file} is not a checkpoint.")
