@@ -72,7 +72,7 @@ FOUND_BY_KIND = set(KINDS.values()) - {KINDS["block"]}
 BUDGETS: dict[tuple[str, ...], tuple[int, int]] = {
     ("commands", "cli", "console"): (2_620, 1_805),
     ("config",): (1_920, 1_335),
-    ("data",): (4_660, 3_215),
+    ("data",): (4_675, 3_215),
     ("models",): (2_235, 1_475),
     ("inference", "runs"): (5_870, 3_870),
     ("reporting",): (2_655, 1_835),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import InitVar, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -106,27 +106,36 @@ def weigh_classes(counts: NDArray[np.integer]) -> NDArray[np.float64]:
     return np.asarray(counts.sum() / (len(counts) * counts))
 
 
-@dataclass(eq=False, repr=False)
 class DataModule(pl.LightningDataModule):
-    """Lightning data module of the train and val splits of one dataset."""
+    """Lightning data module of the train and val splits of one dataset.
 
-    dataset: InitVar[Dataset]
-    classes: tuple[str, ...]
-    preprocessing: Preprocessing
-    augmentation: Augmentation
-    seed: int
-    batch_size: int
-    workers: int
-    balance: str
-    augmented_copies: int | None = None  # of each training image, drawn once; None: new augmentations each epoch
-    cache: ImageCache | None = None
-    answers: NDArray[np.float32] | None = None  # probabilities (N, C) of training images, learned instead of labels
-    shuffle_shards: int = 1
+    No dataclass: Lightning would look into the fields of one when it hands it to a process.
+    """
 
-    def __post_init__(self, dataset: Dataset) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        classes: tuple[str, ...],
+        preprocessing: Preprocessing,
+        augmentation: Augmentation,
+        *,
+        seed: int,
+        batch_size: int,
+        workers: int,
+        balance: str,
+        augmented_copies: int | None = None,
+        cache: ImageCache | None = None,
+        answers: NDArray[np.float32] | None = None,
+        shuffle_shards: int = 1,
+    ) -> None:
         super().__init__()
         self.train_set, self.val_set = dataset.select_split("train"), dataset.select_split("val")
-        self.shards = number_shards(self.train_set)
+        self.classes, self.preprocessing, self.augmentation = classes, preprocessing, augmentation
+        self.seed, self.batch_size, self.workers, self.balance = seed, batch_size, workers, balance
+        self.augmented_copies = augmented_copies  # of each training image, drawn once; None: new ones each epoch
+        self.cache = cache
+        self.answers = answers  # probabilities (N, C) of training images, learned instead of labels
+        self.shards, self.shuffle_shards = number_shards(self.train_set), shuffle_shards
         # of train, (views, N, D), and val, (1, N, D), used in place of images
         self.embeddings: dict[str, NDArray[np.float32]] | None = None
         self.image_weights = self._weigh_images()  # in the draw of training images, (N,); None: each once an epoch
