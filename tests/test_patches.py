@@ -33,9 +33,9 @@ def test_hydra_composes_a_configuration_twice_and_shows_it_to_nobody(
     compositions = []
 
     class CountingLoader(ConfigLoaderImpl):  # type: ignore[misc, unused-ignore]
-        def load_configuration(self, *given: Any, **options: Any) -> DictConfig:
+        def load_configuration(self, *arguments: Any, **options: Any) -> DictConfig:
             compositions.append(options["run_mode"])
-            return super().load_configuration(*given, **options)
+            return super().load_configuration(*arguments, **options)
 
     with keep_hydra_state():
         monkeypatch.setattr(hydra._internal.hydra, "ConfigLoaderImpl", CountingLoader)
