@@ -105,7 +105,10 @@ def _is_own_class(target: str) -> bool:
     """Return whether a module in a folder of the user defines a class, which is found without running the module."""
     module, _, name = target.rpartition(".")
     files = [folder.joinpath(*module.split(".")).with_suffix(".py") for folder in find_user_folders() if module]
-    statements = [part for file in files if file.is_file() for part in ast.parse(file.read_bytes()).body]
+    try:
+        statements = [part for file in files if file.is_file() for part in ast.parse(file.read_bytes()).body]
+    except (SyntaxError, ValueError):  # of a broken module
+        return False
     return any(isinstance(part, ast.ClassDef) and part.name == name for part in statements)
 
 

@@ -148,6 +148,12 @@ def test_a_run_may_name_a_class_that_a_module_in_a_folder_of_the_user_defines(
     assert "evil" not in sys.modules  # it is read, not run
 
 
+def test_a_broken_module_defines_no_class(here: Path) -> None:
+    (here / "evil.py").write_text("class Class(:\n")
+    with use_folders([here]), pytest.raises(ConfigError, match="cannot name code"):
+        check_run_config({"schedule": {"_target_": "evil.Class"}}, here / "config.yaml")
+
+
 CSV = {"_target_": "pytorch_lightning.loggers.CSVLogger", "save_dir": "{folder}", "name": "", "version": "{logs}"}
 
 
