@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 import shutil
 import sys
 import traceback
@@ -27,6 +26,7 @@ from avatar_bench.console.terminal import print_line
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.table_io import write_csv
 from avatar_bench.runs.record import RECORD, UNFINISHED_STATUSES, ListedRun, format_table, read_record, read_records
+from avatar_bench.training.run_folder import format_next_command
 
 JOBS_COLUMNS = ("job", "status", "val macro-F1", "n", "seconds", "reason")
 JOBS_FILE, OPTUNA_RESULTS = "jobs.csv", "optimization_results.yaml"  # the second is Optuna's
@@ -47,6 +47,7 @@ class Sweep:
     def __init__(self, folder: Path, records: bool) -> None:
         self.folder, self.records = folder, records
         self.jobs: dict[str, _JobState] = {}
+        self.next_command = ""
 
     @contextmanager
     def track_launcher(self) -> Iterator[None]:
@@ -64,6 +65,7 @@ class Sweep:
                     "Start the sweep on a machine that submits to SLURM, or use hydra/launcher=joblib.",
                 )
             logging.getLogger("optuna").setLevel(logging.WARNING)  # it announces each study on stderr
+            self.next_command = format_next_command(self.folder, config.hydra)
             shared = config.hydra.job.config.override_dirname.exclude_keys
             return TrackedLauncher(plain(plugins, hydra_context, task_function, config), self, shared)
 
@@ -105,8 +107,7 @@ class Sweep:
         if (self.folder / OPTUNA_RESULTS).is_file() and done:
             best = max(done, key=lambda row: row[2])
             print_line(f"best of {len(done)} by val macro-F1, {best[2]}: {self.folder / best[0]}")
-        folder = shlex.quote(f"ckpt={self.folder}")
-        advice = f"; next: avatar-bench evaluate {folder} block=all" if len(done) > 1 else ""
+        advice = f"; next: {self.next_command} block=all" if len(done) > 1 else ""
         print_line(f"{len(done)} of {len(rows)} jobs are finished: {self.folder / JOBS_FILE}{advice}")
 
 

@@ -66,9 +66,10 @@ def _complete_option(command: str, before: Sequence[str], word: str, files: bool
     from avatar_bench.config.schema import find_schema
 
     option, equals, value = word.partition("=")
-    if equals and is_path_option(command, option.lstrip("+")):
+    schema = find_schema(command)
+    if equals and is_path_option(schema, option.lstrip("+")):
         return _complete_path(option, value) if files else []
-    stated = find_option(find_schema(command), option.lstrip("+"))
+    stated = find_option(schema, option.lstrip("+"))
     if equals and stated is not None and (known := stated[1].list_choices()):
         return _filter_by_prefix(word, [f"{option}={choice}" for choice in known])
     register(command, before)
@@ -76,7 +77,7 @@ def _complete_option(command: str, before: Sequence[str], word: str, files: bool
         plugin = DefaultCompletionPlugin(GlobalHydra.instance().config_loader())
         names = plugin._query(command, " ".join([*(part for part in before if "=" in part and " " not in part), word]))
     hidden = rf"({'|'.join(['hydra', 'schema', *catalogue.find_unused_groups(command)])})\b"
-    owned = {member.name for member in fields(find_schema(command))} | find_default_choices(command).keys()
+    owned = {member.name for member in fields(schema)} | find_default_choices(command).keys()
     return sorted(name for name in names if re.split("[=.@]", name)[0] in owned and not re.match(hidden, name))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from omegaconf import DictConfig
 
@@ -22,9 +22,6 @@ from avatar_bench.config.schema import (
 )
 from avatar_bench.errors import ConfigError
 from avatar_bench.runs.record import RESERVED_SET_NAMES
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass
@@ -86,17 +83,7 @@ def check(cfg: DictConfig) -> None:
 
 
 def execute(settings: EvaluateConfig) -> list[Path]:
-    """Run the blocks on each Run and data set, compare the Runs, save the Results and return their folders.
-
-    Results go to RUN/evaluation/<set>/<block>/, comparisons to FOLDER/evaluation/<set>/<block>/ where FOLDER contains
-    the runs, results on data without a Run to runs/evaluation/<set>/<block>/. out=DIR replaces FOLDER, and RUN if
-    there is only one; several runs lie below DIR as below FOLDER. Results that are up to date are kept. Ensembles go
-    to FOLDER/ensembles/<strategy>/ and are evaluated like a Run.
-
-    Raise after everything is saved: GuardError if an audit finds the data unsuitable; BlockError if a block could not
-    run, unless `skip_unusable` (block=all) skips it; RegressionError if a run is significantly worse than the Result
-    of against=.
-    """
+    """Evaluate as the options ask, and return the folders of the Results; see `evaluation.evaluate.evaluate`."""
     from avatar_bench.evaluation.evaluate import evaluate
 
     return evaluate(settings)

@@ -244,7 +244,7 @@ def find_renamed(kind: str) -> dict[str, str]:
 def find_entry(kind: str, name: str, shown: str = "") -> Entry:
     """Return an entry by name, or by a former name; raise ConfigError, with the folders searched, if there is none.
 
-    `asked` is the option that named it, KIND=NAME by default.
+    `shown` is the option that named it, KIND=NAME by default.
     """
     entries = find_entries(kind)
     name = name if name in entries else find_renamed(kind).get(name, name)

@@ -18,7 +18,7 @@ from avatar_bench.errors import AvatarBenchError, ConfigError, suggest_names
 
 
 def build(option: str, node: Mapping[str, Any], expected: type, *arguments: Any, **values: Any) -> Any:
-    """Build the object of a node {_target_: CLASS, argument: value, ...}, which `option` holds; `given` come first.
+    """Build the object of a node {_target_: CLASS, argument: value, ...}, which `option` holds; `arguments` come first.
 
     A text {name} in an argument stands for the value of that name in `values`. Raise ConfigError that names the option
     and the class if it cannot be built, or is not of the type expected.

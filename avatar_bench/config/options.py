@@ -143,7 +143,7 @@ def name_entry(owner: str, kind: str) -> str:
 
 
 def refuse_unknown_options(group: str, names: Iterable[str], known: Collection[str], owner: str) -> None:
-    """Raise ConfigError, with the nearest name, unless all names given are options of `owner`, which are at `place`."""
+    """Raise ConfigError, with the nearest name, unless all `names` are options of `owner`, which are in `group`."""
     for name in names:
         if name not in known:
             reason = f"{group}.{name}: there is no such option{suggest_names(name, known)}"

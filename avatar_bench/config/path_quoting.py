@@ -22,9 +22,9 @@ _SOURCE_PATH, _SOURCE_PATHS = r"source\.[^.=]+\.(root|file|list|manifest)", r"so
 _PLAIN = re.compile(r"[A-Za-z_./][\w./-]*$", re.ASCII)
 
 
-def is_path_option(command: str, key: str) -> bool:
-    """Return whether the value of an option of a command is a path, or a mapping of names to paths."""
-    stated = find_option(find_schema(command), key)
+def is_path_option(schema: type, key: str) -> bool:
+    """Return whether the value of an option of a command's schema is a path, or a mapping of names to paths."""
+    stated = find_option(schema, key)
     return (stated is not None and stated[1].is_path) or re.fullmatch(
         f"{_SOURCE_PATH}|{_SOURCE_PATHS}", key
     ) is not None
@@ -68,8 +68,8 @@ def name_bare_paths(command: str, words: Sequence[str]) -> list[str]:
 
 def make_words(command: str, options: Mapping[str, Any]) -> list[str]:
     """Return options as the words of a command line: Python's values, and names with __ or . between the levels."""
-    named = {key.replace("__", "."): value for key, value in options.items()}
-    return [f"{name}={_format_value(value, is_path_option(command, name))}" for name, value in named.items()]
+    schema, named = find_schema(command), {key.replace("__", "."): value for key, value in options.items()}
+    return [f"{name}={_format_value(value, is_path_option(schema, name))}" for name, value in named.items()]
 
 
 def _format_value(value: Any, is_path: bool) -> str:
@@ -107,16 +107,17 @@ def quote_paths(command: str, overrides: Sequence[str], multirun: bool = False) 
     A leading `~` is the home folder unless a file of that name exists. `null` stays null. In a multirun a value with
     commas is swept, unless it is an existing path; `out` is never swept.
     """
-    return [_quote_override(command, word, multirun) for word in overrides]
+    schema = find_schema(command)
+    return [_quote_override(schema, word, multirun) for word in overrides]
 
 
-def _quote_override(command: str, word: str, multirun: bool) -> str:
+def _quote_override(schema: type, word: str, multirun: bool) -> str:
     match = OVERRIDE.match(word)
     if match is None:
         return word
     prefix, key, value = match["prefix"], match["key"], match["value"]
-    stated, switch = (find_option(find_schema(command), name) for name in (key, f"{key}.{SWITCH}"))
-    is_path, is_mapping = is_path_option(command, key), value.startswith("{")
+    stated, switch = (find_option(schema, name) for name in (key, f"{key}.{SWITCH}"))
+    is_path, is_mapping = is_path_option(schema, key), value.startswith("{")
     if not is_mapping and switch and switch[0].name == SWITCH:
         return f"{prefix}{key}.{SWITCH}={value}"  # such as evidence=true
     opened = (stated and stated[1].is_open) or re.fullmatch(_SOURCE_PATHS, key)

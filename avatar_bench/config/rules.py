@@ -52,7 +52,7 @@ def check_config(command: str, cfg: DictConfig) -> None:
 def check_options(cfg: DictConfig, group: str = "") -> None:
     """Raise ConfigError for an option that is not in the schema, as Hydra accepts any by +, or an invalid value.
 
-    `place` is the option that holds `cfg`; empty for the configuration of a command.
+    `group` is the option that holds `cfg`; empty for the configuration of a command.
     """
     schema: Any = OmegaConf.get_type(cfg)
     known = [member.name for member in fields(schema)]
@@ -123,9 +123,10 @@ def _gather_others(cfg: DictConfig) -> None:
             raise ConfigError(f"{former}={value}: no such option", f"it is now {now}")
     for name in map(str, cfg):
         schema: Any = OmegaConf.get_type(cfg, name)
-        group, rest = cfg[name], getattr(schema, "others_in", None)
-        known = {member.name for member in fields(schema)} if rest else set()
-        for other in [other for other in group if other not in known] if rest else ():
+        if not hasattr(schema, "others_in"):
+            continue
+        group, rest, known = cfg[name], schema.others_in, {member.name for member in fields(schema)}
+        for other in [other for other in group if other not in known]:
             if rest == "others" and not isinstance(group[other], DictConfig | None):
                 raise ConfigError(f"{name}.{other}: no such option{suggest_names(str(other), known, '')}")
             with open_dict(group[rest]):

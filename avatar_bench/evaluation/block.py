@@ -156,15 +156,15 @@ def join_parts(*parts: Callable[[], Result]) -> Result:
 
     A warning gives the reason; raise the first BlockError if all are refused.
     """
-    parts_found, refused = [], []
+    results, refused = [], []
     for compute in parts:
         try:
-            parts_found.append(compute())
+            results.append(compute())
         except BlockError as error:
             refused.append(error)
-    if not parts_found:
+    if not results:
         raise refused[0]
-    result, *others = parts_found
+    result, *others = results
     for other in others:
         for name in ("metrics", "tables", "arrays", "provenance"):
             setattr(result, name, getattr(result, name) | getattr(other, name))

@@ -277,6 +277,9 @@ class ChartData:
             known = {self._runs.word(model): self._runs.of(model) for model in self._runs.models}
             return {name: style for name, style in known.items() if style in styles.values()}
         names = self.name_values(self.hue, self.colours, 44)
+        if self.spec.chart == "histograms":  # a row is an image
+            counts = self.table["colour"].value_counts() // len(self.list_panels())
+            names = {colour: f"{name} (n = {counts[colour]})" for colour, name in names.items()}
         return {names[colour]: style for colour, style in styles.items()}
 
     def name_values(self, column: str, values: Iterable[Any], width: int = 30) -> dict[Any, str]:

@@ -182,8 +182,6 @@ def _draw_histograms(data: ChartData, others: Sequence[Line2D]) -> Figure:
     """Draw the proportion of the rows of each colour by value, with their means as dashed lines."""
     panels = data.list_panels()
     figure, grid = _create_grid(data, len(panels), (3.2, 3.0, 1.2), others, sharex=True, sharey=True)
-    for colour, label in zip(data.colours, figure.legends[0].get_texts() if figure.legends else (), strict=False):
-        label.set_text(f"{label.get_text()} (n = {(data.table['colour'] == colour).sum() // len(panels)})")
     edges = np.linspace(data.table["value"].min(), data.table["value"].max(), _BINS + 1)
     for axes, panel in zip(grid, panels, strict=False):
         for colour, rows in panel.table.groupby("colour", sort=False):

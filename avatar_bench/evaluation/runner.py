@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 class BlockRunner:
     """Runner of blocks on Runs, each with its Dataset, or on a Dataset alone.
 
-    Results go to `place`/<set>/<block>/, those in a `view` to `place`/<set>--<view>/<block>/. Raise ConfigError if that
+    Results go to `folder`/<set>/<block>/, in a `view` to `folder`/<set>--<view>/<block>/. Raise ConfigError if that
     folder holds results of other images under the same name, which would be overwritten, or read as results of these.
     """
 
@@ -98,7 +98,7 @@ class BlockRunner:
         pairs = list(zip(self.runs, self.datasets, strict=False))  # a data set alone has no runs
         warnings = _warn_of_overlap(pairs)
         warnings += dict.fromkeys(warning for run in self.runs for warning in _warn_of_unchecked(run))
-        warnings += dict.fromkeys(text for run, dataset in pairs for text in run.leakage.list_warnings(dataset.whole))
+        warnings += dict.fromkeys(known for run, dataset in pairs for known in run.leakage.list_warnings(dataset.whole))
         for run, dataset in pairs:
             if missing := run.unanswered.get(dataset.name):
                 warnings.append(Reason("missing_rows", run=run.label or run.name, n=missing))

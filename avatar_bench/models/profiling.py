@@ -156,12 +156,12 @@ class _AllocatedBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Recorder, after each operation in a `with`, of the bytes of storages made in it and alive, plus `given`."""
+    """Recorder, after each operation in a `with`, of the bytes of storages made in it and alive, plus `start_bytes`."""
 
     def __init__(self, start_bytes: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.live: Any = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
-        self.given = start_bytes
+        self.start_bytes = start_bytes
         self.steps: list[tuple[str, int]] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -170,5 +170,5 @@ class _LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for leaf in tree_leaves(made):
             if isinstance(leaf, Tensor) and id(leaf.untyped_storage()) not in inputs:
                 self.live[leaf.untyped_storage()] = leaf.untyped_storage().nbytes()
-        self.steps.append((str(func.overloadpacket), self.given + sum(self.live.values())))
+        self.steps.append((str(func.overloadpacket), self.start_bytes + sum(self.live.values())))
         return made

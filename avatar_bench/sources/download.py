@@ -185,7 +185,7 @@ class Downloader:
 
 
 def download_file(address: Address, folder: Path, max_bytes: int) -> Path:
-    """Download one large file to the folder `place`; raise DataError on failure."""
+    """Download one large file to `folder`; raise DataError on failure."""
     try:
         return Downloader(folder, RequestOptions(max_bytes=max_bytes)).fetch(address)
     except DownloadError as error:

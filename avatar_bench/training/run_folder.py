@@ -141,9 +141,11 @@ def _name_owner(folder: Path) -> str:
         return "another process"
 
 
-def format_next_command(folder: Path) -> str:
-    """Return the command that evaluates a run, with the folder of -cd, whose classes the run may name."""
-    sources = HydraConfig.get().runtime.config_sources if HydraConfig.initialized() else ()
+def format_next_command(folder: Path, hydra: Any = None) -> str:
+    """Return the command that evaluates a run, or a sweep of which `hydra` is Hydra's configuration, with its -cd."""
+    if hydra is None and HydraConfig.initialized():
+        hydra = HydraConfig.get()
+    sources = hydra.runtime.config_sources if hydra else ()
     flags = [f"-cd {shlex.quote(source.path)}" for source in sources if source.provider == "command-line"]
     return " ".join(["avatar-bench evaluate", *flags, shlex.quote(f"ckpt={folder}")])
 

@@ -55,7 +55,7 @@ def run_trainer(
 ) -> None:
     """Train a module, whose layers are in `net`, deterministically; write checkpoints/last.ckpt into the run folder.
 
-    `own` are the callbacks of the command; those chosen by the settings come before them, new ones for each call.
+    `further` are the callbacks of the command; those chosen by the settings come before them, new ones for each call.
     `data` starts where the checkpoint of `progress` does. Raises DivergedError if the loss is not finite;
     KeyboardInterrupt or SystemExit(143) after a signal, once the step is saved; OutputError if a checkpoint cannot be
     written or a process was killed.

@@ -105,6 +105,7 @@ def test_a_sweep_under_joblib_builds_what_its_options_name(my: Path, small: list
     assert len(list((tmp_path / "sweep").glob("*/steps.jsonl"))) == 2
     names = {read_yaml(file)["optimizer"]["name"] for file in (tmp_path / "sweep").glob("*/config.yaml")}
     assert names == {"adamw", "lion"}
+    assert f"next: avatar-bench evaluate -cd {my} ckpt={tmp_path / 'sweep'} block=all" in done.stdout
 
 
 @pytest.mark.parametrize("flag", [["--cfg", "job"], ["--info", "defaults"]])

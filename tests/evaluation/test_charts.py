@@ -79,6 +79,17 @@ def test_bars_show_numbers_of_images_classes_and_the_level_of_guessing(draw, ins
     assert level.get_xdata()[0] == pytest.approx(1 / 3)
 
 
+def test_histograms_show_the_share_of_the_images_of_each_group_its_mean_and_their_number(draw, inside) -> None:
+    images = pd.DataFrame({"confidence": [0.5, 0.9, 0.9, 1.0, 0.6, 0.8], "group": ["right"] * 4 + ["wrong"] * 2})
+    histograms = {"chart": "histograms", "table": "images", "x": {"confidence": "confidence (%)"}, "hue": "group"}
+    figure = draw(histograms, images=images)
+    (axes,) = figure.axes
+    assert sum(patch.get_height() for patch in axes.patches) == pytest.approx(2)  # the shares of both groups
+    assert [line.get_xdata()[0] for line in axes.lines] == pytest.approx([0.825, 0.7])
+    assert {"right (n = 4)", "wrong (n = 2)"} <= set(list_texts(figure))
+    assert inside(figure)
+
+
 def test_the_floor_is_a_column_or_that_of_the_metric(draw) -> None:
     metrics = {"table": "metrics", "y": "metric", "x": {"value": "value (%)"}}
     for chart, table in ((DOTS | metrics, SOURCES), (DOTS, SOURCES.assign(accuracy_floor=0.25))):

@@ -189,14 +189,14 @@ def _collect_thumbnails(made: Sequence[RunMaps], rows: NDArray[np.integer], of: 
     return {"rows": np.asarray(rows), "of": np.array(of), "input": np.array(number), **images}
 
 
-def _select_spread(alike: NDArray[np.float64], targets: NDArray[np.int64], most: int) -> list[int]:
-    """Return `each` images of every class, evenly spread from the least to the most similar, or the first image."""
+def _select_spread(alike: NDArray[np.float64], targets: NDArray[np.int64], per_class: int) -> list[int]:
+    """Return `per_class` rows of every class, evenly spread from the least to the most similar, or the first image."""
     rows: list[int] = []
     for k in range(int(targets.max()) + 1):
         of_class = np.flatnonzero((targets == k) & ~np.isnan(alike))
         of_class = of_class[np.argsort(alike[of_class], kind="stable")]
         rows += (
-            of_class[np.unique((np.arange(most) + 0.5) / most * len(of_class)).astype(int)].tolist()
+            of_class[np.unique((np.arange(per_class) + 0.5) / per_class * len(of_class)).astype(int)].tolist()
             if len(of_class)
             else []
         )
