@@ -74,16 +74,16 @@ BUDGETS: dict[tuple[str, ...], tuple[int, int]] = {
     ("config",): (1_920, 1_335),
     ("data",): (4_675, 3_215),
     ("models",): (2_235, 1_475),
-    ("inference", "runs"): (5_870, 3_870),
+    ("inference", "runs"): (5_700, 3_770),
     ("reporting",): (2_655, 1_835),
     ("results", "i18n", "files"): (2_025, 1_365),
     ("metrics", "audit"): (4_700, 2_885),
     ("sources",): (2_520, 1_850),
     ("training",): (2_715, 1_900),
     ("evaluation",): (9_930, 7_040),
-    ("plugins",): (3_790, 2_530),
+    ("plugins",): (3_965, 2_640),
 }
-MOST_MODULES = 270  # outside plug-ins
+MOST_MODULES = 268  # outside plug-ins
 DRAWERS = {"utils", "util", "helpers", "common", "core", "misc", "shared"}
 # constants that every module of a kind states for itself
 STATED_BY_EACH = {"KIND", "PARAMETERS", "RESEMBLES", "__all__", "__version__"}

@@ -138,7 +138,9 @@ def test_a_runtime_of_a_user_computes_what_it_exports(classifier: Classifier, tm
 
 @needs_openvino
 def test_openvino_tells_its_makers_nothing() -> None:
-    code = "from avatar_bench.inference.runtimes.openvino import _import_openvino; _import_openvino(); import sys; "
+    code = (
+        "from avatar_bench.plugins.openvino.runtime.openvino import _import_openvino; _import_openvino(); import sys; "
+    )
     code += "assert sys.modules['openvino_telemetry'] is None; import openvino.tools.ovc as o; print(o.telemetry)"
     stdout = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "telemetry_stub" in stdout

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from avatar_bench.inference.export_formats import draw_images, refuse_different
-from avatar_bench.inference.runtimes import openvino
 from avatar_bench.models.classifier import Classifier
+from avatar_bench.plugins.openvino.runtime import openvino
 
 
 def encode(classifier: Classifier, texts: Mapping[str, str]) -> dict[str, bytes]:

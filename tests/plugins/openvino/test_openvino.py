@@ -20,7 +20,7 @@ from avatar_bench.models.model_card import Card
 if runtimes.find_missing_package("openvino"):
     pytest.skip("the extra openvino is not installed", allow_module_level=True)
 
-from avatar_bench.inference.runtimes import openvino
+from avatar_bench.plugins.openvino.runtime import openvino
 
 SIZE, COUNT = 32, 24
 
@@ -84,7 +84,8 @@ def test_texts_are_kept_as_they_are(network: ExportedNetwork) -> None:
 TWO_ENGINES = """
 import os, signal, sys
 import torch
-from avatar_bench.inference.runtimes import ExportedNetwork, openvino
+from avatar_bench.inference.runtimes import ExportedNetwork
+from avatar_bench.plugins.openvino.runtime import openvino
 
 network = ExportedNetwork(*(open(file, "rb").read() for file in sys.argv[1:]))
 engines = [openvino.load_engine(network, 1, precision) for precision in ("32", "bf16")]

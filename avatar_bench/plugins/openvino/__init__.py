@@ -1,0 +1,1 @@
+"""Prediction and export by OpenVINO, the fastest runtime on processors of Intel."""
