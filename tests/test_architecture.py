@@ -70,20 +70,20 @@ TORCH_USERS = ("reporting/grad_cam_overlays",)  # within NO_TORCH: imported only
 FOUND_BY_KIND = set(KINDS.values()) - {KINDS["block"]}
 # at most so many lines and statements of each package; a commit that raises one says why
 BUDGETS: dict[tuple[str, ...], tuple[int, int]] = {
-    ("commands", "cli", "console"): (2_620, 1_805),
+    ("commands", "cli", "console"): (2_625, 1_815),
     ("config",): (1_920, 1_335),
-    ("data",): (4_675, 3_215),
+    ("data",): (4_640, 3_190),
     ("models",): (2_235, 1_475),
     ("inference", "runs"): (5_700, 3_770),
     ("reporting",): (2_655, 1_835),
-    ("results", "i18n", "files"): (2_025, 1_365),
-    ("metrics", "audit"): (4_700, 2_885),
+    ("results", "i18n", "files"): (2_055, 1_385),
+    ("metrics", "audit"): (4_665, 2_860),
     ("sources",): (2_520, 1_850),
     ("training",): (2_715, 1_900),
     ("evaluation",): (9_930, 7_040),
     ("plugins",): (3_965, 2_640),
 }
-MOST_MODULES = 268  # outside plug-ins
+MOST_MODULES = 266  # outside plug-ins
 DRAWERS = {"utils", "util", "helpers", "common", "core", "misc", "shared"}
 # constants that every module of a kind states for itself
 STATED_BY_EACH = {"KIND", "PARAMETERS", "RESEMBLES", "__all__", "__version__"}

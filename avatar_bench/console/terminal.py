@@ -1,14 +1,16 @@
-"""Terminal output in which untrusted names cannot act as control sequences."""
+"""Terminal output in which untrusted names, which may contain any byte, cannot act as control sequences."""
 
 from __future__ import annotations
 
 import io
 import re
 import sys
+from collections.abc import Sequence
 from typing import TextIO
 
 from avatar_bench.console.progress import clear_bars
 
+MAX_NAME_LENGTH = 300  # characters displayed of a name
 _SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 # control characters (C0, DEL, C1), bidirectional marks, line separators, lone surrogates
 _CONTROL_CHARACTERS = re.compile(
@@ -20,6 +22,18 @@ _CREDENTIALS = re.compile(r"(\w://)[^/@\s'\"]+@")
 def escape_control_characters(text: object) -> str:
     r"""Return a text as one line with every control character escaped, such as \x1b."""
     return _CONTROL_CHARACTERS.sub(_escape, str(text))
+
+
+def format_name(name: str) -> str:
+    """Return a name on one line: unprintable characters escaped, the middle of a very long name omitted."""
+    line = escape_control_characters(name)
+    return line if len(line) <= MAX_NAME_LENGTH else f"{line[: MAX_NAME_LENGTH // 2]}...{line[-MAX_NAME_LENGTH // 2 :]}"
+
+
+def format_names(names: Sequence[str], most: int) -> str:
+    """Return the first names of a list on one line, and how many more there are."""
+    more = len(names) - most
+    return ", ".join(map(format_name, names[:most])) + f" and {more} more" * (more > 0)
 
 
 def hide_credentials(text: str) -> str:

@@ -16,10 +16,9 @@ import PIL
 from numpy.typing import DTypeLike, NDArray
 
 from avatar_bench import __version__
-from avatar_bench.console.terminal import print_note
+from avatar_bench.console.terminal import format_name, print_note
 from avatar_bench.data.decoding import decode_bytes, read_bytes
 from avatar_bench.data.equalise import ImageArray
-from avatar_bench.data.file_names import format_name
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.hashes import sha256_of_bytes, sha256_of_text

@@ -15,8 +15,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.console.progress import track
+from avatar_bench.console.terminal import format_name
 from avatar_bench.data.decoding import SUFFIXES, decode
-from avatar_bench.data.file_names import format_name
 from avatar_bench.data.folders import find_split_folders, list_class_folders, list_images, refuse_other_folders
 from avatar_bench.data.shard_files import locate_image
 from avatar_bench.data.user_tables import locate_rows, read_user_table

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError, _imaging
 
+from avatar_bench.console.terminal import format_name
 from avatar_bench.console.warning_filters import suppress_image_warnings
 from avatar_bench.data import file_structure
-from avatar_bench.data.file_names import format_name
 from avatar_bench.data.shard_files import locate_image, measure_size
 from avatar_bench.errors import DataError
 from avatar_bench.files.remote import is_remote, read_remote

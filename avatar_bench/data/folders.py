@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from avatar_bench.console.terminal import format_name
 from avatar_bench.data.decoding import SUFFIXES
-from avatar_bench.data.file_names import find_name_problem, format_name
 from avatar_bench.errors import DataError
 
 SPLIT_FOLDERS = ("train", "val", "test")
@@ -83,3 +83,10 @@ def list_images(folder: Path) -> list[Path]:
 def raise_unreadable(error: OSError) -> None:
     """Raise DataError for a folder that `os.walk` cannot read, of which it says nothing otherwise."""
     raise DataError(f"{format_name(str(error.filename))}: cannot be read: {error.strerror}.") from error
+
+
+def find_name_problem(name: str) -> str:
+    """Return why a UTF-8 CSV cannot store a name, or ""."""
+    if "\r" in name:
+        return "its name contains a carriage return"
+    return "its name is not UTF-8" if name.encode(errors="replace").decode() != name else ""

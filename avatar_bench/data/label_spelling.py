@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from avatar_bench.console.terminal import format_name
 from avatar_bench.data.dataset import Dataset
-from avatar_bench.data.file_names import format_name
 from avatar_bench.results.reasons import Reason
 
 MIN_COUNT_RATIO = 5  # images of the resembled class per image of the misspelt label, at least

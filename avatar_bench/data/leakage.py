@@ -15,11 +15,10 @@ from numpy.typing import NDArray
 
 from avatar_bench import __version__
 from avatar_bench.console.progress import open_bar
-from avatar_bench.console.terminal import format_count
+from avatar_bench.console.terminal import format_count, format_names
 from avatar_bench.data import fingerprints, selection
 from avatar_bench.data.dataset import Dataset, hash_files, list_files
 from avatar_bench.data.duplicates import ImageSet, Match, find_matches, find_matches_between, join_groups
-from avatar_bench.data.file_names import format_names
 from avatar_bench.data.fingerprints import ORIENTATIONS, Fingerprint
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import DataError, GuardError, suggest_names

@@ -11,9 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.console.terminal import format_count
+from avatar_bench.console.terminal import format_count, format_name
 from avatar_bench.data.dataset import Dataset
-from avatar_bench.data.file_names import format_name
 from avatar_bench.errors import CheckpointError, ConfigError, DataError, GuardError, suggest_names
 from avatar_bench.files.hashes import sha256_of_text
 

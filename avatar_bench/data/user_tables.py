@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from avatar_bench.data.file_names import format_name
+from avatar_bench.console.terminal import format_name
 from avatar_bench.errors import DataError
 from avatar_bench.files.table_io import read_csv, read_table
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from avatar_bench.config.entries import find_entry, find_renamed
-from avatar_bench.data.file_names import format_names
+from avatar_bench.console.terminal import format_names
 from avatar_bench.errors import DataError, RegressionError
 from avatar_bench.evaluation.result_writer import ResultWriter
 from avatar_bench.results.result import AGAINST_FOLDER, METRICS_FILE, Result

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from avatar_bench.audit.assessment import Assessment
 from avatar_bench.console.progress import open_bar
-from avatar_bench.console.terminal import format_count, print_line, print_note
-from avatar_bench.data.file_names import format_names
+from avatar_bench.console.terminal import format_count, format_names, print_line, print_note
 from avatar_bench.errors import BlockError, GuardError
 from avatar_bench.evaluation.block import Block, compares
 from avatar_bench.evaluation.evaluation_log import LOG_FILE, count_evaluations, find_logs

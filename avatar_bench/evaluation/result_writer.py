@@ -14,8 +14,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from avatar_bench.console.signals import TERMINATION_SIGNALS, ignore_termination
-from avatar_bench.console.terminal import print_line, print_note
-from avatar_bench.data.file_names import format_names
+from avatar_bench.console.terminal import format_names, print_line, print_note
 from avatar_bench.errors import OutputError
 from avatar_bench.evaluation.evaluation_log import list_external_sets, log_result
 from avatar_bench.i18n import use_language

@@ -16,8 +16,8 @@ import numpy as np
 
 import avatar_bench
 from avatar_bench.config.entries import find_entry
+from avatar_bench.console.terminal import format_names
 from avatar_bench.data.dataset import DATASET_SPLITS, Dataset
-from avatar_bench.data.file_names import format_names
 from avatar_bench.data.image_slices import assign_slices
 from avatar_bench.errors import AvatarBenchError, BlockError, ConfigError, GuardError
 from avatar_bench.evaluation.block import Block, DatasetBlock, RunBlock, SidesBlock, compares, hash_user_code

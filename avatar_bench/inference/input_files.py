@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
-from avatar_bench.data.file_names import format_name
+from avatar_bench.console.terminal import format_name
 from avatar_bench.errors import DataError
 from avatar_bench.files.remote import is_remote, list_remote, read_remote
 from avatar_bench.files.table_io import read_csv

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from avatar_bench.i18n import _
-from avatar_bench.metrics.rounding import format_number
 from avatar_bench.reporting.leaderboard import Leaderboard
 from avatar_bench.reporting.study import Study
 from avatar_bench.reporting.tables import format_metric, format_metric_with_units, format_names
 from avatar_bench.results.declaration import find_heading
+from avatar_bench.results.display import format_number
 from avatar_bench.results.view import SEPARATOR
 
 

@@ -24,7 +24,6 @@ from avatar_bench.files.table_io import find_table, read_csv
 from avatar_bench.i18n import _, get_language
 from avatar_bench.metrics import plots
 from avatar_bench.metrics.calibration import TemperatureFit
-from avatar_bench.metrics.rounding import format_number
 from avatar_bench.reporting import block_sections, provenance
 from avatar_bench.reporting.first_screen import find_alerts, format_headline
 from avatar_bench.reporting.inline_images import MAX_FIGURE_BYTES, InlineImage, inline_figures
@@ -32,6 +31,7 @@ from avatar_bench.reporting.leaderboard import Leaderboard, build_leaderboard_ta
 from avatar_bench.reporting.saved_result import Problem, SavedResult
 from avatar_bench.reporting.study import ReportedModel, Study
 from avatar_bench.reporting.tables import format_temperature
+from avatar_bench.results.display import format_number
 from avatar_bench.results.result import draw_figures, has_figures, redraw
 from avatar_bench.runs.record import flatten_options
 

@@ -16,7 +16,6 @@ from avatar_bench.evaluation.evaluation_log import LOG_FILE, count_evaluations, 
 from avatar_bench.files.table_io import read_table
 from avatar_bench.i18n import _, ngettext
 from avatar_bench.metrics.plots import CHART
-from avatar_bench.metrics.rounding import format_number
 from avatar_bench.reporting.inline_images import QUALITY_STEPS, InlineImage, shrink
 from avatar_bench.reporting.study import ReportedModel, Study
 from avatar_bench.reporting.tables import (
@@ -28,6 +27,7 @@ from avatar_bench.reporting.tables import (
     make_columns,
     make_value_cell,
 )
+from avatar_bench.results.display import format_number
 from avatar_bench.results.result import METRICS_FILE, Result
 
 _SHORT = 12  # digits shown of a hash; the CSV has all

@@ -19,10 +19,10 @@ from avatar_bench.config.entries import find_renamed
 from avatar_bench.errors import AvatarBenchError, DataError
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
-from avatar_bench.metrics.rounding import format_number
 from avatar_bench.reporting.saved_result import Problem, SavedResult, read_evaluation
 from avatar_bench.reporting.tables import RunStyles
 from avatar_bench.results.declaration import Declaration, declare_block
+from avatar_bench.results.display import format_number
 from avatar_bench.results.reasons import format_reason
 from avatar_bench.results.result import AGAINST_FOLDER
 from avatar_bench.results.view import ALL, SEPARATOR

@@ -13,9 +13,9 @@ import pandas as pd
 from avatar_bench.files.table_io import format_csv
 from avatar_bench.i18n import _, ngettext
 from avatar_bench.metrics.calibration import TemperatureFit
-from avatar_bench.metrics.rounding import count_digits, format_number, format_value
 from avatar_bench.metrics.units import SOURCE, THESE_SOURCES
 from avatar_bench.results.declaration import find_heading, find_word
+from avatar_bench.results.display import count_digits, format_number, format_value
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Metric
 

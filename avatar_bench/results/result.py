@@ -25,10 +25,9 @@ from avatar_bench.console.terminal import escape_control_characters
 from avatar_bench.errors import ConfigError, suggest_names
 from avatar_bench.files.table_io import name_table, read_table, write_table
 from avatar_bench.i18n import _, use_language
-from avatar_bench.metrics.rounding import format_value
 from avatar_bench.metrics.units import NEW_SOURCES, THESE_SOURCES
 from avatar_bench.results.declaration import declare_block, find_heading
-from avatar_bench.results.display import format_frame, format_pairs, format_text
+from avatar_bench.results.display import format_frame, format_pairs, format_text, format_value
 from avatar_bench.results.reasons import Reason, format_reason
 
 if TYPE_CHECKING:

@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from avatar_bench.console.terminal import format_count, print_note
+from avatar_bench.console.terminal import format_count, format_name, print_note
 from avatar_bench.data.dataset import OTHER_PREFIX, Dataset
-from avatar_bench.data.file_names import format_name
 from avatar_bench.data.leakage import group_copies, match_copies
 from avatar_bench.data.loaders import encode_targets
 from avatar_bench.data.selection import MIN_CALIBRATION_IMAGES, suggest_calibration_options

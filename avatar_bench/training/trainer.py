@@ -18,9 +18,8 @@ from torch import nn
 from avatar_bench.config.instantiate import build
 from avatar_bench.console.progress import open_bar
 from avatar_bench.console.signals import StopRequest
-from avatar_bench.console.terminal import print_note
+from avatar_bench.console.terminal import format_names, print_note
 from avatar_bench.data.dataset import Dataset
-from avatar_bench.data.file_names import format_names
 from avatar_bench.data.loaders import ManagedLoader
 from avatar_bench.errors import DivergedError
 from avatar_bench.files.atomic_write import atomic_write

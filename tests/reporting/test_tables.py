@@ -10,7 +10,6 @@ from urllib.parse import unquote
 import pandas as pd
 import pytest
 
-from avatar_bench.metrics.rounding import format_number, format_value
 from avatar_bench.reporting.tables import (
     Table,
     TableRow,
@@ -24,6 +23,7 @@ from avatar_bench.reporting.tables import (
     make_value_cell,
     transpose,
 )
+from avatar_bench.results.display import format_number, format_value
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
 

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory, gettempdir
 from fastapi import HTTPException, Request
 from starlette.datastructures import UploadFile
 
-from avatar_bench.data.file_names import format_name
+from avatar_bench.console.terminal import format_name
 from avatar_bench.files.output_folder import LockedError, exclusive_lock
 
 _FOLDER, _LOCK = "avatar-bench-app-", "lock"

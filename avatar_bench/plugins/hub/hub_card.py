@@ -19,13 +19,13 @@ from avatar_bench.files.paths import make_folder_name, parse_hub_address
 from avatar_bench.files.table_io import find_table, read_table
 from avatar_bench.i18n import _
 from avatar_bench.metrics.calibration import TemperatureFit
-from avatar_bench.metrics.rounding import format_value
 from avatar_bench.models.model_card import Card
 from avatar_bench.reporting.block_sections import select_metrics
 from avatar_bench.reporting.saved_result import SavedResult
 from avatar_bench.reporting.study import ReportedModel
 from avatar_bench.reporting.tables import format_metric_with_units
 from avatar_bench.results.declaration import declare_block, find_heading, find_interval_name
+from avatar_bench.results.display import format_value
 from avatar_bench.results.result import Metric
 from avatar_bench.runs.record import RunRecord, list_licences
 from avatar_bench.runs.saved_calibration import SavedCalibration

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import avatar_bench
+from avatar_bench.console.terminal import format_name
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.decoding import decode_bytes, read_bytes
-from avatar_bench.data.file_names import find_name_problem, format_name
+from avatar_bench.data.folders import find_name_problem
 from avatar_bench.errors import ConfigError, DataError, OutputError
 from avatar_bench.files.atomic_write import write_text
 from avatar_bench.files.hashes import sha256_of_bytes, sha256_of_text

@@ -104,7 +104,7 @@ class EvidenceColumns(PredictionColumns):
         """Return what the file says, and each piece of evidence, in the current language."""
         from markupsafe import Markup
 
-        from avatar_bench.data.file_names import format_name
+        from avatar_bench.console.terminal import format_name
         from avatar_bench.reporting.prediction_words import describe_class, translate_class
 
         if is_brief and row.get(_FOUND) is None:  # the file has gone since it was predicted
