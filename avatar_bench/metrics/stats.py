@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -179,19 +181,35 @@ def resample_statistic(statistic: Statistic, units: Units | ArrayLike, resamples
     """
     sampled = as_units(units)
     grouped, step = _by_group(statistic, sampled.codes), max(1, _CHUNK_ELEMENTS // len(sampled))
-    generator, count = np.random.default_rng(seed), sampled.count
+    strata = None if sampled.strata_of_units is None else tuple(sampled.strata_of_units.tolist())
+    if resamples * sampled.count <= _CHUNK_ELEMENTS:
+        rows = iter(_draw_once(sampled.count, strata, resamples, seed))
+    else:
+        rows = _draw_counts(sampled.count, strata, resamples, seed)
+    parts = []
+    while chunk := list(islice(rows, step)):
+        parts.append(grouped(np.stack(chunk).astype(np.float64)))
+    return np.concatenate(parts)
+
+
+def _draw_counts(
+    count: int, strata: tuple[int, ...] | None, resamples: int, seed: int
+) -> Iterator[NDArray[np.unsignedinteger]]:
+    """Yield how often each of `count` units is in each resample, (U,); the units of a stratum are neighbours."""
+    generator = np.random.default_rng(seed)
     lows: Any = 0
     highs: Any = count
-    if sampled.strata_of_units is not None:  # the units of a stratum are neighbours
-        ends = np.append(0, np.bincount(sampled.strata_of_units).cumsum())
-        lows, highs = ends[sampled.strata_of_units], ends[sampled.strata_of_units + 1]
-    parts = []
-    for start in range(0, resamples, step):
-        # one at a time, so that the counts of many units stay in the processor's cache
-        drawn = (generator.integers(lows, highs, count) for _ in range(min(step, resamples - start)))
-        counts = np.stack([np.bincount(row, minlength=count) for row in drawn])
-        parts.append(grouped(counts.astype(np.float64)))
-    return np.concatenate(parts)
+    if strata is not None:
+        ends = np.append(0, np.bincount(strata).cumsum())
+        lows, highs = ends[np.array(strata)], ends[np.array(strata) + 1]
+    # one at a time, so that the counts of many units stay in the processor's cache
+    for _ in range(resamples):
+        yield np.bincount(generator.integers(lows, highs, count), minlength=count).astype(np.min_scalar_type(count))
+
+
+@lru_cache(maxsize=8)  # blocks compute many statistics of the same images
+def _draw_once(count: int, strata: tuple[int, ...] | None, resamples: int, seed: int) -> NDArray[np.unsignedinteger]:
+    return np.stack(list(_draw_counts(count, strata, resamples, seed)))
 
 
 def percentiles(drawn: Floats, level: float = 0.95) -> tuple[Floats, Floats]:
