@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -27,10 +27,15 @@ from avatar_bench.config.schema import (
 )
 from avatar_bench.console.terminal import format_count, print_line, print_note
 from avatar_bench.errors import CheckpointError, ConfigError, OutputError
-from avatar_bench.runs.record import choose_run
+from avatar_bench.metrics.units import SOURCE
+from avatar_bench.runs.record import choose_run, find_runs
 
 if TYPE_CHECKING:
+    from avatar_bench.data.dataset import Dataset
     from avatar_bench.metrics.selective import AnsweringThreshold
+    from avatar_bench.runs.decisions import DecisionRule
+    from avatar_bench.runs.run import Run
+    from avatar_bench.runs.saved_calibration import SavedCalibration
 
 
 @dataclass
@@ -42,6 +47,14 @@ class CalibrateConfig:
     data: ImageSetConfig = field(default_factory=ImageSetConfig)
     target_error: float | None = option(None, help="end with 3 if the images are too few for it; null: any", **INSIDE)
     per_class: bool = option(False, **PER_CLASS)
+    unit: str = option(
+        "image", help="fit decisions for new images of known sources, or for new sources", choices=("image", "source")
+    )
+    beta: float = option(0.1, help="of unit=source: fraction of new sources that may exceed target_error", **INSIDE)
+    own_bound: bool = option(False, help="of unit=source: count the upper bound of each source's error, not the error")
+    folds: str | None = path_option(
+        "of unit=source: a sweep=leave_one_source_out, whose networks predict the sources that they lack; null: data="
+    )
     view: ViewConfig = field(default_factory=ViewConfig)
     allow: list[str] = guard_option(
         "overlap", "near_duplicates", "missing_rows", "upload", "detector_changed", "selected"
@@ -57,6 +70,10 @@ def check(cfg: DictConfig) -> None:
     check_decisions(cfg)
     if cfg.split == "train":
         raise ConfigError("split=train: a network is more certain of the images that it was trained on than of others")
+    if cfg.unit != SOURCE and (cfg.beta, cfg.own_bound, cfg.folds) != (0.1, False, None):
+        raise ConfigError("beta, own_bound and folds require unit=source", "for example: unit=source beta=.2 data=...")
+    if cfg.folds is not None and cfg.data.kind != "run":
+        raise ConfigError(f"folds={cfg.folds}: its networks have images of their own", f"remove data={cfg.data.kind}")
     if cfg.data.kind != "run" and cfg.split != CalibrateConfig().split:
         raise ConfigError(
             f"split={cfg.split} requires data=run, the run's own data; data={cfg.data.kind} is used as one set"
@@ -64,62 +81,117 @@ def check(cfg: DictConfig) -> None:
 
 
 def execute(settings: CalibrateConfig) -> None:
-    """Write calibration.json into the run folder, and print temperature and threshold; an earlier one is replaced.
+    """Write a calibration into the run folder, and print temperature and threshold; an earlier one is replaced.
 
     Raise DataError if the images are too few, GuardError if the run was trained on some of them, CheckpointError if the
     checkpoint is not the one of a run folder, OutputError if the file cannot be written.
     """
     path = choose_run(settings.ckpt)
     from avatar_bench.inference.autotune import set_threads
-    from avatar_bench.runs.calibration_fit import fit_calibration, select_random
-    from avatar_bench.runs.decisions import make_decision_rule
+    from avatar_bench.runs.decisions import make_decision_rule, make_source_rule
     from avatar_bench.runs.ensembles import open_run
-    from avatar_bench.runs.run_images import select_answered, set_view
-    from avatar_bench.runs.saved_calibration import CALIBRATION
-    from avatar_bench.sources.dataset_kinds import open_dataset
+    from avatar_bench.runs.run_images import set_view
 
     set_threads(settings.threads)
-    options = {name: getattr(settings, name) for name in ("accelerator", "workers", "batch_size")}
-    run = open_run(path, allow=frozenset(settings.allow), **options)
+    run = open_run(path, allow=frozenset(settings.allow), **_select_run_options(settings))
     if run.folder is None or run.is_other_checkpoint:
         raise CheckpointError(
             f"ckpt={path} is not the best checkpoint of a run folder, where the calibration would be saved.",
             "Expected a run folder, that of an imported detector, or an ensemble's.",
         )
-    run.saved_calibration = None  # the earlier one, perhaps fitted on the same images
+    by_source, rule = settings.unit == SOURCE, None
+    if not by_source:
+        run.saved_calibration = None  # the earlier one, perhaps fitted on the same images
     set_view([run], settings.view.name, settings.view.classes)
+    calibration = _calibrate_by_source(run, settings) if by_source else _fit(run, settings)
+    if by_source:
+        run.source_calibration = calibration
+        rule = None if settings.target_error is None else make_source_rule(run, settings.target_error)
+    else:
+        run.decision_calibration = calibration
+        if settings.target_error is not None:
+            rule = make_decision_rule(run, settings.target_error, per_class=settings.per_class)
+    file = run.folder / calibration.file_name
+    try:
+        calibration.write(run.folder)
+    except OSError as error:
+        raise OutputError(f"{file} cannot be written: {error.strerror or error}.") from error
+    print_line(f"{file}: {_describe(run, calibration)}; view={calibration.view}")
+    if calibration.fit is not None and not calibration.fit.is_applied:
+        print_note(f"warning: temperature {calibration.fit}")
+    for note in calibration.notes:
+        print_note(f"warning: {note}")
+    if rule is not None:
+        _print_rule(rule, run.folder, settings)
+
+
+def _select_run_options(settings: CalibrateConfig) -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in ("accelerator", "workers", "batch_size")}
+
+
+def _select_images(run: Run, settings: CalibrateConfig) -> Dataset:
+    """Return the images to calibrate on, in the view of the run."""
+    from avatar_bench.runs.calibration_fit import select_random
+    from avatar_bench.runs.run_images import select_answered
+    from avatar_bench.sources.dataset_kinds import open_dataset
+
     whole = run.dataset(settings.split).whole if settings.data.kind == "run" else open_dataset(settings.data)
     drawn = select_random(whole, run.allow)
     if len(drawn) < len(whole):
         left = format_count(len(whole) - len(drawn), "image")
         print_note(f"{left} of {whole.name} selected for review left out: no fair sample")
-    calibration = fit_calibration(run, select_answered(run, drawn).apply_view(run.view))
-    run.decision_calibration, rule = calibration, None
-    if settings.target_error is not None:
-        rule = make_decision_rule(run, settings.target_error, per_class=settings.per_class)
-    try:
-        calibration.write(run.folder)
-    except OSError as error:
-        raise OutputError(f"{run.folder / CALIBRATION} cannot be written: {error.strerror or error}.") from error
-    line = f"{run.folder / CALIBRATION}: temperature {calibration.temperature:.3g} (before: {run.card.temperature:.3g})"
+    return select_answered(run, drawn).apply_view(run.view)
+
+
+def _fit(run: Run, settings: CalibrateConfig) -> SavedCalibration:
+    from avatar_bench.runs.calibration_fit import fit_calibration
+
+    return fit_calibration(run, _select_images(run, settings))
+
+
+def _calibrate_by_source(run: Run, settings: CalibrateConfig) -> SavedCalibration:
+    from avatar_bench.runs.ensembles import open_run
+    from avatar_bench.runs.saved_calibration import SourceTerms
+    from avatar_bench.runs.source_calibration import calibrate_by_folds, calibrate_by_source
+
+    terms = SourceTerms(settings.beta, settings.own_bound)
+    if settings.folds is None:
+        return calibrate_by_source(run, _select_images(run, settings), terms)
+    folders = find_runs(Path(settings.folds))
+    if not folders:
+        raise ConfigError(f"folds={settings.folds}: there is no run in it.", "Expected the folder of a sweep.")
+    options = _select_run_options(settings)
+    return calibrate_by_folds(run, [open_run(folder, allow=run.allow, **options) for folder in folders], terms)
+
+
+def _describe(run: Run, calibration: SavedCalibration) -> str:
+    """Return what was fitted, and on how many images."""
+    n = sum(calibration.n.values())
+    if calibration.terms is not None:
+        count = format_count(calibration.images.frame["source"].nunique(), "source")
+        return f"{count}, {n} images of {calibration.images.name}, beta {calibration.terms.beta:g}"
+    line = f"temperature {calibration.temperature:.3g} (before: {run.card.temperature:.3g})"
     if calibration.threshold is not None:
         own_threshold = "none" if calibration.threshold.own is None else f"{calibration.threshold.own:.6g}"
         line += f", threshold {calibration.threshold.value:.6g} (its own: {own_threshold})"
-    n = sum(calibration.n.values())
     fitted = f"{n}" if calibration.decisions is None else f"{int(calibration.decisions.is_reference.sum())} of {n}"
-    print_line(f"{line}, fitted on {fitted} images of {calibration.images.name}; view={calibration.view}")
-    if calibration.fit is not None and not calibration.fit.is_applied:
-        print_note(f"warning: temperature {calibration.fit}")
-    for note in calibration.notes:
-        print_note(f"warning: {note}")
-    for name, threshold in rule.thresholds.items() if rule else ():
+    return f"{line}, fitted on {fitted} images of {calibration.images.name}"
+
+
+def _print_rule(rule: DecisionRule, folder: Path, settings: CalibrateConfig) -> None:
+    """Print what the thresholds answer, what they promise, and what to do where they answer nothing."""
+    target = f"target_error={settings.target_error:g}"
+    if (fit := rule.by_source) is not None:
+        larger = f"{fit.broken} of {fit.judged} sources of ten answers or more have a larger error"
+        print_line(f"{target}: {fit.coverage:.1%} of the images of a source answered; {larger}")
+    for name, threshold in rule.thresholds.items():
         of = f" of answers {name}" if name else ""
         seen = f"{threshold.answered} of {threshold.n} images for thresholds answered, {threshold.errors} incorrectly"
-        print_line(f"target_error={settings.target_error:g}{of}: {seen}")
-    for note in rule.notes if rule else ():
+        print_line(f"{target}{of}: {seen}")
+    for note in rule.notes:
         print_note(note)
-    if rule and (unmet := [threshold for threshold in rule.thresholds.values() if math.isinf(threshold.value)]):
-        print_note(_advise(unmet, run.folder, settings.per_class))
+    if unmet := [threshold for threshold in rule.thresholds.values() if math.isinf(threshold.value)]:
+        print_note(_advise(unmet, folder, settings.per_class))
 
 
 def _advise(unmet: Sequence[AnsweringThreshold], folder: Path, per_class: bool) -> str:

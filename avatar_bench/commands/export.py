@@ -10,7 +10,16 @@ from omegaconf import DictConfig
 from avatar_bench.config.entries import explain_missing, find_entries, find_entry
 from avatar_bench.config.options import get_default, option, path_option
 from avatar_bench.config.rules import check_decisions
-from avatar_bench.config.schema import ADDRESSES, COSTS, LANGUAGE, MISS_RATE, PER_CLASS, TARGET_ERROR, guard_option
+from avatar_bench.config.schema import (
+    ADDRESSES,
+    COSTS,
+    DECISION_UNIT,
+    LANGUAGE,
+    MISS_RATE,
+    PER_CLASS,
+    TARGET_ERROR,
+    guard_option,
+)
 from avatar_bench.console.progress import open_bar
 from avatar_bench.errors import ConfigError, OutputError
 from avatar_bench.files.atomic_write import atomic_write
@@ -39,6 +48,7 @@ class ExportConfig:
     lang: str = option("en", help="language of a page", **LANGUAGE)
     target_error: float | None = option(None, **TARGET_ERROR | {"help": _PAGE_TARGET_ERROR})
     per_class: bool = option(False, **PER_CLASS)
+    unit: str = option("image", **DECISION_UNIT)
     costs: str | None = path_option(COSTS)
     alpha: float = option(0.1, **MISS_RATE)
     web_runtime: str | None = path_option("folder of npm's onnxruntime-web, for a page; null: by npm, then the cache")

@@ -20,6 +20,7 @@ from avatar_bench.config.schema import (
     ADDRESSES,
     COSTS,
     COUNT,
+    DECISION_UNIT,
     LANGUAGE,
     MISS_RATE,
     PER_CLASS,
@@ -81,6 +82,7 @@ class PredictConfig:
     calibrated: bool = option(True, help="scale by the run's temperature")
     target_error: float | None = option(None, **TARGET_ERROR)
     per_class: bool = option(False, **PER_CLASS)
+    unit: str = option("image", **DECISION_UNIT)
     costs: str | None = path_option(COSTS)
     alpha: float = option(0.1, **MISS_RATE)
     runtime: str = option("auto", help="all but torch on the CPU; auto: the fastest that agrees with torch", **_RUNTIME)
@@ -197,3 +199,5 @@ def check_predictions(cfg: DictConfig) -> None:
                 raise ConfigError(f"{name}={cfg[name]}: {decides[0]} {why}", f"remove {name}, or set {usual[-1]}")
     elif cfg.alpha != PredictConfig().alpha:
         raise ConfigError(f"alpha={cfg.alpha}: requires target_error or costs")
+    if cfg.unit != PredictConfig().unit and cfg.target_error is None:
+        raise ConfigError(f"unit={cfg.unit}: requires target_error", "for example: target_error=.1 unit=source")

@@ -64,6 +64,10 @@ INSIDE = accept("between 0 and 1", lambda value: 0 < value < 1)
 TARGET_ERROR = INSIDE | {
     "help": "decide, or abstain so often that at most this fraction of the answers is incorrect; null: no decisions"
 }
+DECISION_UNIT: dict[str, Any] = {
+    "help": "target_error holds for new images of known sources, or for most new sources, see calibrate",
+    "choices": ("image", "source"),
+}
 PER_CLASS = {"help": "target_error holds for the answers of each class, not for all together"}
 MISS_RATE = INSIDE | {"help": "fraction of images whose prediction_set misses the true class"}
 COSTS = "yaml with the cost of each answer: decide by least expected cost; null: none"

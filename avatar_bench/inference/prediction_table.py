@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from avatar_bench.results.display import format_predictions
 from avatar_bench.results.predictions import Predictions, to_string_array
 
-DECISION_COLUMNS = ("decision", "decision_reason", "prediction_set", "ood_percentile")  # of runs/decisions
+# of runs/decisions
+DECISION_COLUMNS = ("decision", "decision_reason", "prediction_set", "ood_percentile", "decision_guarantee")
 NOT_FINITE = "the network returned a score that is not finite"
 EMBEDDING = "embedding"  # column with the vector of each image that was read, None elsewhere; never written
 

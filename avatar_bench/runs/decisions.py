@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 import pandas as pd
@@ -19,14 +19,24 @@ from avatar_bench.inference.prediction_table import DECISION_COLUMNS
 from avatar_bench.metrics.conformal import lac_scores, select_targets, threshold
 from avatar_bench.metrics.neighbours import compute_distances
 from avatar_bench.metrics.selective import (
+    CONFIDENCE,
+    MIN_JUDGED,
     AnsweringThreshold,
+    SourceThreshold,
     count_required,
     draw_of_groups,
     fit_answering_threshold,
+    fit_source_threshold,
 )
+from avatar_bench.metrics.units import SOURCE
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.view import View
-from avatar_bench.runs.saved_calibration import CALIBRATION, OodReference, SavedCalibration
+from avatar_bench.runs.saved_calibration import (
+    CALIBRATION,
+    SOURCE_CALIBRATION,
+    OodReference,
+    SavedCalibration,
+)
 
 if TYPE_CHECKING:
     from avatar_bench.runs.run import Run
@@ -41,9 +51,10 @@ MAX_OOD_PERCENTILE = 99.0  # beyond it, an image is unlike the reference images
 class DecisionRule:
     """Rule that decides on images by the probabilities of `classes`: by thresholds, or by costs.
 
-    `thresholds` has the fit of each predicted class, or of all together under "", for a `target_error`; `costs` are
-    (C + 1, C), see `read_costs`. `set_score` is the largest score of a class in the prediction set, None without a
-    calibration. Without a `reference`, no image is found unlike the training data.
+    `thresholds` has the fit of each predicted class, or of all together under "", for a `target_error`; in their place,
+    `by_source` is one whose promise is about new sources. `costs` are (C + 1, C), see `read_costs`. `set_score` is the
+    largest score of a class in the prediction set, None without a calibration. Without a `reference`, no image is found
+    unlike the training data. `guarantee` states what is promised and for which images, None for costs.
     """
 
     classes: tuple[str, ...]
@@ -51,13 +62,16 @@ class DecisionRule:
     reference: OodReference | None
     target_error: float | None = None
     thresholds: Mapping[str, AnsweringThreshold] = field(default_factory=dict)
+    by_source: SourceThreshold | None = None
     costs: NDArray[np.float64] | None = None
+    guarantee: Reason | None = None
 
     @property
     def notes(self) -> list[str]:
         """Return what a user must know: where nothing is answered and why, and whether no image is found unlike."""
         notes = []
-        for name, fit in self.thresholds.items():
+        fits = {"": self.by_source} if self.by_source else self.thresholds
+        for name, fit in fits.items():
             if math.isinf(fit.value):
                 assert self.target_error is not None
                 unmet = format_reason(explain_unmet(fit, self.target_error))
@@ -67,6 +81,18 @@ class DecisionRule:
         elif self.reference is None:
             notes.append("There are no embeddings of calibration images: no image is found unlike the training data.")
         return notes
+
+    def describe_guarantee(self) -> str:
+        """Return what is promised and for which images, in the current language; "" for costs."""
+        return format_reason(self.guarantee) if self.guarantee else ""
+
+    @property
+    def values(self) -> list[float]:
+        """Return the confidence from which each class is answered, inf for none; [] for costs."""
+        if self.by_source is not None:
+            return [self.by_source.value] * len(self.classes)
+        fits = [self.thresholds.get(name, self.thresholds.get("")) for name in self.classes]
+        return [fit.value for fit in fits if fit is not None]
 
     def decide(self, probabilities: NDArray[np.floating], embeddings: NDArray[np.floating] | None) -> pd.DataFrame:
         """Return the DECISION_COLUMNS of images with calibrated probabilities (N, C) and embeddings (N, D).
@@ -83,12 +109,11 @@ class DecisionRule:
             decision = names[(probabilities @ self.costs.T).argmin(axis=1)]
             reason = np.full(len(decision), COST, dtype=object)
         else:
-            values = [self.thresholds[name if name in self.thresholds else ""].value for name in self.classes]
-            is_sure = probabilities.max(axis=1) >= np.array(values)[predicted]
+            is_sure = probabilities.max(axis=1) >= np.array(self.values)[predicted]
             is_like = ~(percentiles > MAX_OOD_PERCENTILE)
             decision = np.where(is_sure & is_like, names[predicted], ABSTAIN)
             reason = np.where(is_like, np.where(is_sure, CONFIDENT, UNSURE), UNLIKE)
-        columns = decision, reason, self._name_sets(probabilities), percentiles
+        columns = decision, reason, self._name_sets(probabilities), percentiles, self.describe_guarantee()
         return pd.DataFrame(dict(zip(DECISION_COLUMNS, columns, strict=True)))
 
     def extend(self, table: pd.DataFrame, embeddings: pd.Series[Any] | None) -> pd.DataFrame:
@@ -115,7 +140,7 @@ class DecisionRule:
 
 @dataclass(frozen=True)
 class ScoredImages:
-    """Scored images (N,) of a calibration in a view: true class, group and part.
+    """Scored images (N,) of a calibration in a view: true class, group, source and part.
 
     `probabilities` are (N, C). `is_like` states whether an image is like the reference.
     """
@@ -124,6 +149,7 @@ class ScoredImages:
     probabilities: NDArray[np.float64]
     targets: NDArray[np.int64]
     groups: NDArray[np.str_]
+    sources: NDArray[np.str_]
     is_reference: NDArray[np.bool_]
     is_like: NDArray[np.bool_]
 
@@ -133,8 +159,23 @@ class ScoredImages:
         return draw_of_groups(self.groups) & ~self.is_reference
 
 
-def explain_unmet(fit: AnsweringThreshold, target: float) -> Reason:
-    """Return why nothing is answered at a target error, and how many more images are estimated to be needed."""
+class DecisionOptions(Protocol):
+    """Options of commands that decide."""
+
+    target_error: float | None
+    per_class: bool
+    unit: str
+    costs: str | None
+    alpha: float
+
+
+def explain_unmet(fit: AnsweringThreshold | SourceThreshold, target: float) -> Reason:
+    """Return why nothing is answered at a target error, and how many more images or sources are needed at least."""
+    if isinstance(fit, SourceThreshold):
+        values = {"target": target, "judged": fit.judged, "broken": fit.broken, "n": fit.n}
+        if fit.judged < fit.required:
+            return Reason("sources_missing", missing=fit.required - fit.judged, **values)
+        return Reason("sources_break", **values)
     values = {"target": target, "errors": fit.n_errors, "n": fit.n}
     if fit.n_missing is None:
         return Reason("target_out_of_reach", **values)
@@ -142,23 +183,23 @@ def explain_unmet(fit: AnsweringThreshold, target: float) -> Reason:
     return Reason("target_unmet", **values, missing=missing)
 
 
-def make_rule(
-    run: Run, target_error: float | None, costs: str | None, alpha: float, per_class: bool
-) -> DecisionRule | None:
+def make_rule(run: Run, options: DecisionOptions) -> DecisionRule | None:
     """Return the rule that is asked for: by a target error, of least expected cost by a file, or None for none.
 
     Without a calibration for it, a rule by costs has no prediction sets and no out-of-domain percentiles. Raise
     GuardError if the run was calibrated in another view.
     """
-    if target_error is not None:
-        return make_decision_rule(run, target_error, alpha, per_class)
-    if costs is None:
+    if options.target_error is not None and options.unit == SOURCE:
+        return make_source_rule(run, options.target_error, options.alpha)
+    if options.target_error is not None:
+        return make_decision_rule(run, options.target_error, options.alpha, options.per_class)
+    if options.costs is None:
         return None
-    values, saved = read_costs(Path(costs), run.classes), run.decision_calibration
+    values, saved = read_costs(Path(options.costs), run.classes), run.decision_calibration
     if saved is None or saved.decisions is None:
         return DecisionRule(run.classes, None, None, costs=values)
     scored = score_images(run, saved)
-    return DecisionRule(scored.classes, _fit_sets(scored, alpha), saved.decisions.reference, costs=values)
+    return DecisionRule(scored.classes, _fit_sets(scored, options.alpha), saved.decisions.reference, costs=values)
 
 
 def make_decision_rule(run: Run, target_error: float, alpha: float = 0.1, per_class: bool = False) -> DecisionRule:
@@ -190,12 +231,42 @@ def make_decision_rule(run: Run, target_error: float, alpha: float = 0.1, per_cl
         known, new = part & pilot, part & fit
         thresholds[name] = fit_answering_threshold(score[known], correct[known], score[new], correct[new], target_error)
     reference = saved.decisions.reference if saved.decisions else None
-    return DecisionRule(scored.classes, _fit_sets(scored, alpha), reference, target_error, thresholds)
+    guarantee = Reason("guarantee_by_class" if per_class else "guarantee", confidence=CONFIDENCE, target=target_error)
+    return DecisionRule(
+        scored.classes, _fit_sets(scored, alpha), reference, target_error, thresholds, guarantee=guarantee
+    )
 
 
-def _fit_sets(scored: ScoredImages, alpha: float) -> float:
+def make_source_rule(run: Run, target_error: float, alpha: float = 0.1) -> DecisionRule:
+    """Return the rule that answers as many images as possible while few sources have a larger error, as calibrated.
+
+    Prediction sets miss the true class of a fraction `alpha` of images that are drawn one from each new source. Where
+    no threshold can be shown to keep the promise, it answers nothing, and a note says so. Raise GuardError if the run
+    was not calibrated by source, or in another view.
+    """
+    saved = run.source_calibration
+    if saved is None or saved.terms is None:
+        raise GuardError(
+            f"{run.name} has no {SOURCE_CALIBRATION}, which unit=source needs.",
+            "Calibrate it on images of sources that training lacks: avatar-bench calibrate "
+            f"ckpt={run.folder or 'RUN'} unit=source data=...",
+        )
+    scored, terms = score_images(run, saved), saved.terms
+    scores = np.where(scored.is_like, scored.probabilities.max(axis=1), -np.inf)
+    correct = scored.probabilities.argmax(axis=1) == scored.targets
+    fit = fit_source_threshold(scores, correct, scored.sources, target_error, terms.beta, terms.own_bound)
+    reference = saved.decisions.reference if saved.decisions else None
+    values = {"confidence": CONFIDENCE, "target": target_error, "beta": terms.beta, "n": fit.n, "least": MIN_JUDGED}
+    guarantee = Reason("guarantee_of_sources", **values)
+    if terms.folds:
+        guarantee = Reason("guarantee_of_folds", folds=terms.folds, **values)
+    set_score = _fit_sets(scored, alpha, draw_of_groups(scored.sources))
+    return DecisionRule(scored.classes, set_score, reference, target_error, by_source=fit, guarantee=guarantee)
+
+
+def _fit_sets(scored: ScoredImages, alpha: float, drawn: NDArray[np.bool_] | None = None) -> float:
     scores = lac_scores(scored.probabilities, scored.probabilities.max(axis=1))
-    return threshold(select_targets(scores, scored.targets)[scored.is_fit], alpha)
+    return threshold(select_targets(scores, scored.targets)[scored.is_fit if drawn is None else drawn], alpha)
 
 
 def _refuse_few(run: Run, counts: Mapping[str, int], target: float) -> None:
@@ -220,8 +291,8 @@ def score_images(run: Run, saved: SavedCalibration) -> ScoredImages:
         raise ConfigError(f"{run.name} has the class {faults[0]!r}, which decisions and prediction sets cannot name.")
     decisions, frame = saved.decisions, saved.images.frame
     if decisions is None:
-        none, no_flags = np.zeros((0, len(run.classes))), np.zeros(0, dtype=bool)
-        return ScoredImages(run.classes, none, np.zeros(0, int), np.zeros(0, str), no_flags, no_flags)
+        none, no_flags, no_names = np.zeros((0, len(run.classes))), np.zeros(0, dtype=bool), np.zeros(0, str)
+        return ScoredImages(run.classes, none, np.zeros(0, int), no_names, no_names, no_flags, no_flags)
     probabilities, classes = decisions.probabilities, decisions.classes
     labels = frame["label"].to_numpy()
     if saved.view == View().name != run.view.name:
@@ -243,10 +314,9 @@ def score_images(run: Run, saved: SavedCalibration) -> ScoredImages:
     is_like = np.ones(len(known), dtype=bool)
     if decisions.ood_percentile is not None:
         is_like = ~(decisions.ood_percentile > MAX_OOD_PERCENTILE)
-    groups = frame["group"].to_numpy(dtype=np.str_)
-    return ScoredImages(
-        classes, probabilities[known], targets[known], groups[known], decisions.is_reference[known], is_like[known]
-    )
+    groups, sources = (frame[name].to_numpy(dtype=np.str_)[known] for name in ("group", "source"))
+    is_reference = decisions.is_reference[known]
+    return ScoredImages(classes, probabilities[known], targets[known], groups, sources, is_reference, is_like[known])
 
 
 def rank_embeddings(reference: OodReference, embeddings: NDArray[np.floating]) -> NDArray[np.float64]:

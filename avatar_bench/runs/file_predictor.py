@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from avatar_bench.console.machine import retain_freed_memory
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.table_io import unescape_formulas
+from avatar_bench.i18n import use_language
 from avatar_bench.inference.autotune import (
     MAX_LOG_DIFFERENCE,
     choose_runtime,
@@ -155,7 +156,8 @@ def open_file_predictor(path: Path, settings: PredictConfig, n_files: int) -> tu
         # not for every prediction: their statistics take as long to import as a third of all else
         from avatar_bench.runs.decisions import make_rule
 
-        rule = make_rule(run, settings.target_error, settings.costs, settings.alpha, settings.per_class)
+        with use_language(settings.lang):  # of a page
+            rule = make_rule(run, settings)
     return FilePredictor(run, settings, rule), rule.notes if rule else []
 
 

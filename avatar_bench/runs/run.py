@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
@@ -55,7 +56,13 @@ from avatar_bench.runs.record import (
     read_record,
 )
 from avatar_bench.runs.run_images import apply_view, select_viewed
-from avatar_bench.runs.saved_calibration import BY_TRAIN, CALIBRATION, SavedCalibration, read_calibration
+from avatar_bench.runs.saved_calibration import (
+    BY_TRAIN,
+    CALIBRATION,
+    SOURCE_CALIBRATION,
+    SavedCalibration,
+    read_calibration,
+)
 
 if TYPE_CHECKING:
     from avatar_bench import Option
@@ -240,15 +247,30 @@ class Run:
         """
         return self._read_calibration(with_decisions=True)
 
-    def _read_calibration(self, with_decisions: bool) -> SavedCalibration | None:
+    @cached_property
+    def source_calibration(self) -> SavedCalibration | None:
+        """Return the calibration that decisions by source are made of; None and errors as above.
+
+        Raise CheckpointError also if the run was calibrated anew since, so that its probabilities are others.
+        """
+        saved = self._read_calibration(with_decisions=True, name=SOURCE_CALIBRATION)
+        if saved is not None and not math.isclose(saved.temperature, self.temperature, rel_tol=1e-9):
+            raise CheckpointError(
+                f"{self.folder}/{SOURCE_CALIBRATION} was made at temperature {saved.temperature:.4g}; that of the run "
+                f"is now {self.temperature:.4g}.",
+                "Calibrate by source again: avatar-bench calibrate unit=source",
+            )
+        return saved
+
+    def _read_calibration(self, with_decisions: bool, name: str = CALIBRATION) -> SavedCalibration | None:
         if self.folder is None or self.is_other_checkpoint:
             return None
-        saved = read_calibration(self.folder, with_decisions)
+        saved = read_calibration(self.folder, with_decisions, name)
         if saved is None or (saved.by == BY_TRAIN and not with_decisions):
             return None
         if saved.checkpoint_sha256 != self.checkpoint_sha256:
             raise CheckpointError(
-                f"{self.folder}/{CALIBRATION} was fitted on another checkpoint than that of the run.",
+                f"{self.folder}/{name} was fitted on another checkpoint than that of the run.",
                 "Calibrate the run again (avatar-bench calibrate), or delete the file.",
             )
         return saved

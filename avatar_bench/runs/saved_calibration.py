@@ -21,9 +21,12 @@ from avatar_bench.errors import CheckpointError
 from avatar_bench.files.atomic_write import atomic_write, write_text
 from avatar_bench.files.hashes import sha256_of_bytes, sha256_of_file
 from avatar_bench.metrics.calibration import TemperatureFit
+from avatar_bench.metrics.selective import CONFIDENCE
+from avatar_bench.metrics.units import SOURCE
 from avatar_bench.runs.record import read_json
 
 CALIBRATION = "calibration.json"  # in a run folder
+SOURCE_CALIBRATION = "source_calibration.json"  # beside it: what decisions by unit=source are made of
 REFERENCE = "calibration.safetensors"  # beside it: embeddings of the reference images
 _NEW_REFERENCE = f"{REFERENCE}.new"  # of a calibration.json that is about to be written, or was before a kill
 BY_TRAIN, BY_CALIBRATE = "train", "calibrate"
@@ -72,13 +75,28 @@ class DecisionImages:
 
 
 @dataclass(frozen=True)
+class SourceTerms:
+    """Terms of a promise about new sources: at most a fraction `beta` of them exceeds the target error.
+
+    With `own_bound`, the upper bound of a source's error is to keep the target, not the observed error. `folds` is the
+    number of networks that predicted the sources, each trained without its own; 0 if the run itself predicted them.
+    """
+
+    beta: float
+    own_bound: bool = False
+    folds: int = 0
+
+
+@dataclass(frozen=True)
 class SavedCalibration:
     """Temperature and, of a score, threshold of a run, with the images that they were fitted on.
 
     `n` are the images by class of the view, `by` is the command that fitted them: train or calibrate. `fit` is that of
     the temperature, which is 1 where the fitted one is not applied; earlier versions recorded none. `decisions` is
     None if the images are too few to be divided, or if it was not asked for. `allow` are the guards that were switched
-    off. `notes` say what a user must know of the fit, and are not saved. `sha256` is that of the file.
+    off. With `terms`, sources are the units, temperature and reference are those that the run had, and `source` of the
+    images names their units. `notes` say what a user must know of the fit, and are not saved. `sha256` is that of the
+    file.
     """
 
     checkpoint_sha256: str
@@ -92,11 +110,17 @@ class SavedCalibration:
     fit: TemperatureFit | None = None
     decisions: DecisionImages | None = field(default=None, compare=False)
     allow: tuple[str, ...] = ()
+    terms: SourceTerms | None = None
     sha256: str = field(default="", compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
 
+    @property
+    def file_name(self) -> str:
+        """Return the name of its file in a run folder."""
+        return CALIBRATION if self.terms is None else SOURCE_CALIBRATION
+
     def write(self, folder: Path) -> None:
-        """Write the calibration.json of a run folder, and the tensors that belong to it.
+        """Write the file of a run folder, and the tensors that belong to it.
 
         At every moment the folder holds a whole calibration, the earlier one or this.
         """
@@ -131,22 +155,29 @@ class SavedCalibration:
                 "n": dict(self.n),
             },
             "allow": list(self.allow),
+            "by_source": self._describe_terms(),
             "decisions": stated,
             "images": rows,
         }
-        write_text(folder / CALIBRATION, json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        write_text(folder / self.file_name, json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         if reference is not None:
             (folder / _NEW_REFERENCE).replace(folder / REFERENCE)
-        else:
+        elif self.terms is None:
             (folder / REFERENCE).unlink(missing_ok=True)
 
+    def _describe_terms(self) -> dict[str, Any] | None:
+        if self.terms is None:
+            return None
+        sources = sorted(set(self.images.frame["source"]))
+        return {"unit": SOURCE, **asdict(self.terms), "confidence": CONFIDENCE, "sources": sources}
 
-def read_calibration(folder: Path, with_decisions: bool = False) -> SavedCalibration | None:
-    """Read the calibration.json of a run folder, None if there is none; raise CheckpointError if it is damaged.
+
+def read_calibration(folder: Path, with_decisions: bool = False, name: str = CALIBRATION) -> SavedCalibration | None:
+    """Read the calibration of a run folder, None if there is none; raise CheckpointError if it is damaged.
 
     What decisions are made of, which has a file of its own too, is left out unless it is asked for.
     """
-    file = folder / CALIBRATION
+    file = folder / name
     if not file.is_file():
         return None
     try:
@@ -176,10 +207,20 @@ def read_calibration(folder: Path, with_decisions: bool = False) -> SavedCalibra
             fit=TemperatureFit.parse(saved.get("temperature_fit")),
             decisions=_read_decisions(saved, folder) if with_decisions else None,
             allow=tuple(map(str, saved.get("allow", ()))),
+            terms=_read_terms(saved.get("by_source")),
             sha256=sha256_of_file(file),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         raise CheckpointError(f"{file} cannot be read: {type(error).__name__}: {error}.", _HINT) from error
+
+
+def _read_terms(stated: Mapping[str, Any] | None) -> SourceTerms | None:
+    if stated is None:
+        return None
+    terms = SourceTerms(float(stated["beta"]), stated["own_bound"] is True, int(stated["folds"]))
+    if not 0 < terms.beta < 1 or terms.folds < 0:
+        raise ValueError("a number is impossible")
+    return terms
 
 
 def _read_decisions(saved: Mapping[str, Any], folder: Path) -> DecisionImages | None:

@@ -110,11 +110,9 @@ def _collect_settings(run: Run, rule: DecisionRule | None) -> dict[str, Any]:
 
 
 def _describe_rule(rule: DecisionRule) -> dict[str, Any]:
-    values = [rule.thresholds.get(name, rule.thresholds.get("")) for name in rule.classes]
     return {
-        "thresholds": [
-            threshold.value if threshold and math.isfinite(threshold.value) else None for threshold in values
-        ],
+        "thresholds": [value if math.isfinite(value) else None for value in rule.values],
+        "guarantee": rule.describe_guarantee(),
         "costs": rule.costs.tolist() if rule.costs is not None else None,
         "set_score": rule.set_score if rule.set_score is None else min(rule.set_score, 1.0),  # infinite: all classes
         "distances": np.sort(rule.reference.distances).tolist() if rule.reference else None,

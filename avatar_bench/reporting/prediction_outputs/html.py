@@ -208,7 +208,11 @@ def render_page(
             start_row=start_row,
             cells=[_format_cells(name) for name in run.classes],
             sample=min(SAMPLE, len(images)),
-            cautions=[describe_model(run, predictor.is_calibrated), *list_cautions(settings.find_columns().values())],
+            cautions=[
+                describe_model(run, predictor.is_calibrated),
+                *([predictor.rule.describe_guarantee()] if predictor.rule and predictor.rule.guarantee else ()),
+                *list_cautions(settings.find_columns().values()),
+            ],
             needs={
                 "abstained": _("abstained"),
                 "unlike": _("unlike the training images"),

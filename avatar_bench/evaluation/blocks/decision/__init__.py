@@ -16,9 +16,10 @@ from avatar_bench.evaluation.block import check_class_order, read_labelled, read
 from avatar_bench.evaluation.blocks.decision import decision_tables as tables
 from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
 from avatar_bench.metrics import selective, stats
+from avatar_bench.metrics.units import IMAGE, SOURCE
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
-from avatar_bench.runs.decisions import DecisionRule, explain_unmet, make_decision_rule
+from avatar_bench.runs.decisions import DecisionRule, explain_unmet, make_decision_rule, make_source_rule
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
@@ -49,6 +50,11 @@ class Decision(IntervalOptions):
         check=lambda rates: all(0 < rate < 1 for rate in rates),
         expected="numbers above 0 and below 1",
     )
+    unit: str = option(
+        "image",
+        help="source: also count the sources whose error exceeds each target, where a run is calibrated by source",
+        choices=("image", "source"),
+    )
     slices: list[str] = option([], help="further columns of the manifest to slice answers by, such as [age,skin_tone]")
     minimum: int = option(20, help="images per slice that counts in a gap between slices", range=(1, None))
     abstain_cost: float = option(
@@ -78,6 +84,11 @@ class Decision(IntervalOptions):
             columns[name] = image_slices.assign_columns(images, names, "block.decision.slices")
         columns[dataset.name] = columns[dataset.name].iloc[labelled_rows]
         self._decide(result, sets, columns, rules)
+        if self.unit == SOURCE:
+            if run.source_calibration is not None:
+                for images, __ in sets.values():
+                    run.leakage.refuse_overlap_with_fit(images, run.source_calibration.images)
+            self._judge_sources(run, result, labelled, rules)
         result.metrics |= self._compute_costs(labelled) | recalls
         result.tables["risk_coverage"] = self._tabulate_risk(labelled)
         result.tables["cost_curve"] = self._tabulate_costs(labelled)
@@ -137,6 +148,25 @@ class Decision(IntervalOptions):
             result.tables["thresholds"], bounds = tables.describe_thresholds(rules)
             result.metrics |= bounds
         result.tables |= {kind: pd.concat(rows, ignore_index=True) for kind, rows in rows_by_kind.items() if rows}
+
+    def _judge_sources(
+        self, run: Run, result: Result, sets: Mapping[str, Predictions], rules: Mapping[float, DecisionRule]
+    ) -> None:
+        """Add the sources that exceed each target to the result, by the rule for new sources and by that for images."""
+        rows: list[dict[str, object]] = []
+        is_calibrated = run.source_calibration is not None
+        if not is_calibrated:
+            result.warnings.append(Reason("no_source_calibration"))
+        for target in self.targets:
+            by_source = {SOURCE: make_source_rule(run, target)} if is_calibrated else {}
+            by_image = {IMAGE: rules[target]} if target in rules else {}
+            for unit, rule in (by_source | by_image).items():
+                for name, predictions in sets.items():
+                    row, metric = tables.judge_sources(self, predictions, rule, target)
+                    rows.append({"target_error": target, "set": name, "rule": unit, **row})
+                    end = "" if name == result.set else f"/{name}"
+                    result.metrics |= {f"broken/{target:g}{end}": metric} if unit == SOURCE else {}
+        result.tables["new_sources"] = pd.DataFrame(rows)
 
     def _compute_costs(self, sets: Mapping[str, Predictions]) -> dict[str, Metric]:
         """Compute the mean cost on each set; its floor is that of the better of answering all or none."""

@@ -119,6 +119,24 @@ def _build_recalls(rates: Sequence[float]) -> list[partial[Floats]]:
     return [partial(detection.compute_recall_at, rate=rate) for rate in rates]
 
 
+def judge_sources(
+    block: intervals.IntervalOptions, predictions: Predictions, rule: DecisionRule, target: float
+) -> tuple[dict[str, Any], Metric]:
+    """Return how many sources of a set exceed a target error by a rule, and their fraction of the judged ones."""
+    decided = rule.decide(predictions.probabilities, predictions.embeddings)
+    answered = (decided["decision"] != ABSTAIN).to_numpy()
+    sources = predictions.sources if predictions.origins is None else predictions.origins
+    judged, broken = selective.judge_sources(answered, predictions.correct, sources, target)
+    n, hits = int(judged.sum()), int(broken.sum())
+    counts = {"sources": len(judged), "judged": n, "broken": hits, "coverage": float(answered.mean())}
+    if not n:
+        none = Metric(None, 0, higher_is_better=False, reason=Reason("no_source_judged", least=selective.MIN_JUDGED))
+        return counts | {"fraction": np.nan, "low": np.nan, "high": np.nan}, none
+    low, high = stats.wilson(hits, n, block.level)
+    metric = Metric(hits / n, n, low, high, "wilson by source", higher_is_better=False)
+    return counts | {"fraction": hits / n, "low": low, "high": high}, metric
+
+
 def describe_thresholds(rules: Mapping[float, DecisionRule]) -> tuple[pd.DataFrame, dict[str, Metric]]:
     """Return the confidence threshold of each target, with the images of its fit and the bound of the error there."""
     rows, metrics = [], {}

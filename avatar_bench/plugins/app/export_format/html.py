@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from avatar_bench.commands.export import ExportConfig
@@ -25,8 +26,7 @@ def prepare(run: Run, options: ExportConfig) -> Callable[[Classifier, Mapping[st
     rule = None
     is_asked = options.target_error is not None or options.costs is not None
     try:
-        target_error = options.target_error if is_asked else _DEFAULT_TARGET_ERROR
-        rule = make_rule(run, target_error, options.costs, options.alpha, options.per_class)
+        rule = make_rule(run, options if is_asked else replace(options, target_error=_DEFAULT_TARGET_ERROR))
     except GuardError as error:
         if is_asked:
             raise

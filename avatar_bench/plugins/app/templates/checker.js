@@ -188,7 +188,7 @@ one("thead", results).addEventListener("click", () => one(".cards").prepend(...[
 
 // The columns of `predict`.
 function listCells(file, probabilities, { prediction, confidence, decision, reason, set, percentile }) {
-  const decided = settings.rule ? [decision, reason, set?.join("|"), percentile] : [];
+  const decided = settings.rule ? [decision, reason, set?.join("|"), percentile, settings.rule.guarantee] : [];
   return [file.name, "ok", "", prediction, confidence, ...probabilities, ...decided];
 }
 
@@ -200,7 +200,7 @@ function quote(cell) {
 
 one("#save").addEventListener("click", () => {
   const columns = ["path", "status", "reason", "prediction", "confidence", ...settings.classes.map((name) => `prob_${name}`)];
-  if (settings.rule) columns.push("decision", "decision_reason", "prediction_set", "ood_percentile");
+  if (settings.rule) columns.push("decision", "decision_reason", "prediction_set", "ood_percentile", "decision_guarantee");
   const lines = [columns, ...[...body.rows].map((row) => columns.map((_, place) => rows.get(row).cells[place]))].map((row) => `${row.map(quote).join(",")}\n`);
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob(lines, { type: "text/csv" }));
