@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,19 @@ def blank_figures(request: pytest.FixtureRequest) -> Iterator[None]:
         if not getattr(request.module, "DRAWS", False):
             patch.setattr("matplotlib.figure.Figure.draw", lambda figure, renderer: None)
         yield
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+    """Return a function that types a command line, expects its exit code, and returns what it has printed."""
+
+    def run(*words: object, code: int = 0) -> Any:
+        capsys.readouterr()
+        exit_code, printed = main([str(word) for word in words]), capsys.readouterr()
+        assert exit_code == code, printed.err
+        return printed
+
+    return run
 
 
 class Child:

@@ -1,6 +1,5 @@
-"""import of a user's own detector: asked once for an image, refused if changed, and forgiven a failure."""
+"""import of a user's own detector: called once for an image, refused if changed, and forgiven a failure."""
 
-import json
 import re
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 
 from avatar_bench.cli.app import main
 from avatar_bench.data.dataset import read_manifest
+from tests.builders.commands import data_of, read_record, read_result
 
 CODE = '''
 """Brightness of an image, with a log of the images asked for."""
@@ -61,8 +61,8 @@ def run(my, tmp_path):
 
     def make(options="", *words, code=0):
         out = tmp_path / "run"
-        given = [f"options={{log: {tmp_path / 'log'}{options}}}", f"out={out}", *words]
-        assert main(["import", "-cd", str(my), "kind=brightness", *given]) == code
+        words = [f"options={{log: {tmp_path / 'log'}{options}}}", f"out={out}", *words]
+        assert main(["import", "-cd", str(my), "kind=brightness", *words]) == code
         assert out.exists() == (code == 0)
         assert not list(tmp_path.glob(".run*"))
         return out
@@ -70,113 +70,100 @@ def run(my, tmp_path):
     return make
 
 
-def evaluating(images, my, ckpt, *words):
-    data = ["data=manifest", f"data.manifest={images / 'blind.csv'}", "data.name=new", "data.workers=0"]
-    data.append("block.blind_test.resamples=100")
-    return [
-        "evaluate",
-        "-cd",
-        str(my),
-        f"ckpt={ckpt}",
-        "block=blind_test",
-        "block.blind_test.resamples=100",
-        *data,
-        *words,
-    ]
+@pytest.fixture
+def evaluate(images, my, tmp_path):
+    """Return the words of an evaluation of tmp_path/run on the blind set."""
+    data = [*data_of(images / "blind.csv"), "data.name=new", "data.workers=0"]
+    return ["evaluate", "-cd", str(my), f"ckpt={tmp_path / 'run'}", "block.blind_test.resamples=100", *data]
 
 
-def predict(images, my, ckpt, output, code=0):
-    words = [f"ckpt={ckpt}", f"input={images / 'blind'}", f"output={output}"]
-    assert main(["predict", "-cd", str(my), *words]) == code
+@pytest.fixture
+def predict(images, my, tmp_path, command):
+    """Return a function that predicts the blind set by tmp_path/run, and returns the table and what is printed."""
+    words = ["predict", "-cd", my, f"ckpt={tmp_path / 'run'}", f"input={images / 'blind'}"]
+
+    def run(code=0):
+        err = command(*words, f"output={tmp_path / 'out.csv'}", code=code).err
+        return pd.read_csv(tmp_path / "out.csv") if (tmp_path / "out.csv").exists() else None, err
+
+    return run
 
 
-def asked(tmp_path):
+def calls(tmp_path):
     return (tmp_path / "log").read_text().splitlines()
 
 
-def read_result(run):
-    text = (run / "evaluation" / "new" / "blind_test" / "metrics.json").read_text(encoding="utf-8")
-    return dict(json.loads(text))
-
-
-def test_a_detector_is_asked_once_for_each_image(run, my, images, tmp_path):
-    folder, output = run(), tmp_path / "out.csv"
-    record = json.loads((folder / "run.json").read_text())
-    known = [record[name] for name in ("status", "kind", "licence", "source")]
-    assert known == ["imported", "brightness", "MIT", "a test"]
+def test_a_detector_is_called_once_for_each_image(run, evaluate, predict, images, tmp_path, command):
+    record = read_record(run())
+    assert [record[name] for name in ("status", "kind", "licence", "source")] == [
+        *("imported", "brightness", "MIT", "a test")
+    ]
     assert re.fullmatch("[0-9a-f]{64}", record["detector"]["sha256"])
-    assert main(evaluating(images, my, folder)) == 0
-    assert main(evaluating(images, my, folder, "again=true")) == 0
-    predict(images, my, folder, output)
-    assert len(asked(tmp_path)) == len(set(asked(tmp_path))) == 42
+    command(*evaluate)
+    command(*evaluate, "again=true")
+    table = predict()[0].set_index("path")
+    assert len(calls(tmp_path)) == len(set(calls(tmp_path))) == 42
     blind = read_manifest(images / "blind.csv")
     means = np.array([blind.image(row).mean() / 255 for row in range(len(blind))])
     odds = np.exp(-20 * (means[:, None] - np.array([0.7, 0.5, 0.3])) ** 2)
-    expected = pd.DataFrame(odds / odds.sum(axis=1, keepdims=True), [str(blind.file(row)) for row in range(len(blind))])
-    table = pd.read_csv(output, index_col="path").loc[expected.index]
-    np.testing.assert_allclose(table[[f"prob_{name}" for name in blind.classes]], expected, atol=1e-6)
+    rows = table.loc[[str(blind.file(row)) for row in range(len(blind))], [f"prob_{name}" for name in blind.classes]]
+    np.testing.assert_allclose(rows, odds / odds.sum(axis=1, keepdims=True), atol=1e-6)
 
 
-def test_an_evaluation_that_was_killed_goes_on_where_it_was(run, my, images, tmp_path, fork):
-    folder = run(", stops: 15")
-    child = fork(*evaluating(images, my, folder))
-    child.until(lambda: (tmp_path / "log.stopped").exists())
+def test_an_evaluation_that_was_killed_continues_where_it_was(run, evaluate, tmp_path, fork):
+    folder, child = run(", stops: 15"), fork(*evaluate)
+    child.until((tmp_path / "log.stopped").exists)
     child.kill()
-    assert len(asked(tmp_path)) == 15
+    assert len(calls(tmp_path)) == 15
     with (tmp_path / "log").open("a") as log:
         log.write("killed\n")  # so that it does not stop again
-    assert main(evaluating(images, my, folder)) == 0
-    assert len(asked(tmp_path)) == len(set(asked(tmp_path))) == 42 + 1
-    assert read_result(folder)["n"] == 42
+    assert main(evaluate) == 0
+    assert len(calls(tmp_path)) == len(set(calls(tmp_path))) == 42 + 1
+    assert read_result(folder, "new")["n"] == 42
 
 
-def test_an_image_that_fails_costs_its_row(run, my, images, tmp_path, capsys):
-    folder, output = run(", fails: '7'"), tmp_path / "out.csv"
-    predict(images, my, folder, output, code=3)
-    table = pd.read_csv(output)
+def test_an_image_that_fails_costs_its_row(run, evaluate, predict, tmp_path, command):
+    folder = run(", fails: '7'")
+    table, _ = predict(code=3)
     assert (table["status"] == "error").sum() == 1
     assert table["reason"].dropna().tolist() == ["RuntimeError: no answer for 7"]
-    (tmp_path / "log").write_text("0\n" * 7)  # the failing image is asked for again, by a new command
-    assert main(evaluating(images, my, folder)) == 3
-    assert "has no predictions of 1 of 42 images" in capsys.readouterr().err
-    (tmp_path / "log").write_text("0\n" * 7)
-    assert main(evaluating(images, my, folder, "allow=[missing_rows]")) == 0
-    assert read_result(folder)["n"] == 41
+    for words, code in (((), 3), (("allow=[missing_rows]",), 0)):
+        (tmp_path / "log").write_text("0\n" * 7)  # a new command calls it again for the image that failed
+        err = command(*evaluate, *words, code=code).err
+        assert code == 0 or "has no predictions of 1 of 42 images" in err
+    assert read_result(folder, "new")["n"] == 41
 
 
-def test_twenty_failures_in_a_row_end_the_command_and_answers_are_kept(run, my, images, tmp_path, capsys):
-    folder, output = run(", fails: from 5"), tmp_path / "out.csv"
-    predict(images, my, folder, output, code=3)
-    assert "failed on 20 images in a row" in capsys.readouterr().err
-    assert len(asked(tmp_path)) == 25
-    predict(images, my, folder, output, code=3)
-    assert len(asked(tmp_path)) == 45
+def test_twenty_failures_in_a_row_end_the_command_and_predictions_are_kept(run, predict, tmp_path):
+    run(", fails: from 5")
+    assert "failed on 20 images in a row" in predict(code=3)[1]
+    assert len(calls(tmp_path)) == 25
+    predict(code=3)
+    assert len(calls(tmp_path)) == 45
 
 
-def test_a_changed_detector_is_refused_unless_allowed(run, my, images, capsys):
-    folder, file = run(), my / "detector" / "brightness.py"
+def test_a_changed_detector_is_refused_unless_allowed(run, my, evaluate, command):
+    run()
+    file = my / "detector" / "brightness.py"
     file.write_text(file.read_text() + "\n# changed\n")
-    assert main(evaluating(images, my, folder)) == 3
-    assert "has changed since it was imported" in capsys.readouterr().err
-    assert main(evaluating(images, my, folder, "allow=[detector_changed]")) == 0
-    assert main([word for word in evaluating(images, my, folder) if word not in ("-cd", str(my))]) == 2
-    assert "there is no detector named 'brightness'" in capsys.readouterr().err
+    assert "has changed since it was imported" in command(*evaluate, code=3).err
+    command(*evaluate, "allow=[detector_changed]")
+    without = [word for word in evaluate if word not in ("-cd", str(my))]
+    assert "there is no detector named 'brightness'" in command(*without, code=2).err
 
 
-def test_a_detector_that_sends_images_out_needs_leave(run, my, images, tmp_path, capsys):
+def test_a_detector_that_sends_images_out_needs_permission(run, my, evaluate, tmp_path, command, capsys):
     (my / "detector" / "brightness.yaml").write_text("uploads: true\n")
     run(code=3)
     assert "sends images to others" in capsys.readouterr().err
-    folder = run("", "allow=[upload]")
-    assert main(evaluating(images, my, folder)) == 3
+    run("", "allow=[upload]")
+    command(*evaluate, code=3)
     assert not (tmp_path / "log").exists()
-    capsys.readouterr()
-    assert main(evaluating(images, my, folder, "allow=[upload]")) == 0
-    assert "detector brightness sends images to others" in capsys.readouterr().err
+    assert "detector brightness sends images to others" in command(*evaluate, "allow=[upload]").err
 
 
 @pytest.mark.parametrize(
-    ("change", "by", "reason"),
+    ("change", "by", "message"),
     [
         ("import os\n", "import os\nraise RuntimeError('no key')\n", "cannot be imported: RuntimeError: no key"),
         ("    log: str\n", "    log: str\n\n    def __post_init__(self):\n        raise KeyError('key')\n", "KeyError"),
@@ -186,18 +173,17 @@ def test_a_detector_that_sends_images_out_needs_leave(run, my, images, tmp_path,
         ("    stops: int = -1\n", "    stops: int\n", "kind=brightness needs stops="),
     ],
 )
-def test_a_detector_that_raises_is_an_error_of_three_lines_and_nothing_is_written(change, by, reason, run, my, capsys):
+def test_a_detector_that_raises_is_an_error_of_three_lines_and_nothing_is_written(change, by, message, run, my, capsys):
     file = my / "detector" / "brightness.py"
     file.write_text(file.read_text().replace(change, by))
     run(code=2)
-    error = capsys.readouterr().err
-    assert reason in error
-    assert len(error.strip().splitlines()) <= 3
+    err = capsys.readouterr().err
+    assert message in err
+    assert len(err.strip().splitlines()) <= 3
 
 
-def test_values_that_are_no_probabilities_cost_their_rows(run, my, images, tmp_path):
+def test_values_that_are_no_probabilities_cost_their_rows(run, my, predict):
     file = my / "detector" / "brightness.py"
     file.write_text(file.read_text().replace("return np.array(found)", "return np.array(found) * (1 + (n == 3))"))
-    folder, output = run(), tmp_path / "out.csv"
-    predict(images, my, folder, output, code=3)
-    assert pd.read_csv(output)["reason"].dropna().tolist() == ["it returned no probabilities: their sum is 2"]
+    run()
+    assert predict(code=3)[0]["reason"].dropna().tolist() == ["it returned no probabilities: their sum is 2"]

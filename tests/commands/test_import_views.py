@@ -1,30 +1,28 @@
 """Imported detectors with other classes than the data sets, in views that they can answer."""
 
-import json
-import shutil
-
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import accuracy_score, roc_auc_score
+from sklearn import metrics as reference
+from statsmodels.stats.contingency_tables import mcnemar
 
-from avatar_bench.cli.app import main
 from avatar_bench.data.dataset import read_manifest
+from avatar_bench.reporting.leaderboard import build_leaderboards
+from avatar_bench.reporting.study import read_study
+from tests.builders.commands import copy_run, data_of, read_result, write_manifest
 
 QUICK = ("block.blind_test.resamples=100", "data.workers=0")
-
-
-def import_scores(images, out, columns, classes):
-    """Import probabilities of the blind images, by path."""
-    frame = read_manifest(images / "blind.csv").frame
-    pd.DataFrame({"path": frame["path"], **columns}).to_csv(out.with_suffix(".csv"), index=False, float_format="%.17g")
-    words = [f"file={out.with_suffix('.csv')}", f"root={images}", f"out={out}", f"classes={classes}"]
-    assert main(["import", "kind=predictions", *words]) == 0
+QUICK_LOSSES = ("block.calibration.resamples=100", "block.calibration.corruptions=[]")
 
 
 @pytest.fixture
-def is_generated(images):
-    return (read_manifest(images / "blind.csv").frame["label"] == "generated").to_numpy()
+def rows(images):
+    return read_manifest(images / "blind.csv").frame
+
+
+@pytest.fixture
+def is_generated(rows):
+    return (rows["label"] == "generated").to_numpy()
 
 
 @pytest.fixture
@@ -34,56 +32,97 @@ def chance(is_generated):
     return np.where(is_generated, 0.3 + noise, 0.7 - noise)
 
 
-def test_a_binary_detector_is_compared_with_a_run_in_the_view_of_both(images, run_copy, tmp_path, is_generated, chance):
-    runs = tmp_path / "runs"
-    runs.mkdir()
-    shutil.copytree(run_copy, runs / "own")
+@pytest.fixture
+def import_scores(images, rows, command):
+    """Return a function that imports probabilities of the blind images, by path."""
+
+    def run(out, columns, classes):
+        table = pd.DataFrame({"path": rows["path"], **columns})
+        table.to_csv(out.with_suffix(".csv"), index=False, float_format="%.17g")
+        words = [f"file={out.with_suffix('.csv')}", f"root={images}", f"out={out}", f"classes={classes}"]
+        command("import", "kind=predictions", *words)
+
+    return run
+
+
+@pytest.fixture
+def evaluate(images, command):
+    """Return a function that evaluates runs on the blind set, and returns what is printed."""
+    data = [*data_of(images / "blind.csv"), "data.name=new", *QUICK]
+    return lambda ckpt, *words, code=0: command("evaluate", f"ckpt={ckpt}", *data, *words, code=code)
+
+
+def test_a_binary_detector_and_a_run_share_a_leaderboard_in_the_view_of_both(
+    images, run_copy, tmp_path, is_generated, chance, import_scores, command
+):
+    runs, view = tmp_path / "runs", "blind--generated_or_not"
+    copy_run(run_copy, runs / "three")
     columns = {"prob_artificial": chance, "prob_human": 1 - chance}
-    import_scores(images, runs / "binary", columns, "{artificial: generated, human: [drawing, real]}")
-    data = ["data=manifest", f"data.manifest={images / 'blind.csv'}", "data.name=new"]
-    assert main(["evaluate", f"ckpt={runs}", "block=[blind_test,significance]", *data, *QUICK]) == 0
-    folder = runs / "binary" / "evaluation" / "new--generated_or_not" / "blind_test"
-    metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
-    assert metrics["accuracy"]["value"] == pytest.approx(accuracy_score(is_generated, chance > 0.5), abs=1e-9)
-    assert metrics["auroc/generated"]["value"] == pytest.approx(roc_auc_score(is_generated, chance), abs=1e-9)
-    assert (runs / "evaluation" / "new--generated_or_not" / "significance" / "metrics.json").is_file()
-    assert main(["report", f"runs={runs}", f"out={tmp_path / 'report.html'}"]) == 0
+    import_scores(runs / "two", columns, "{artificial: generated, human: [drawing, real]}")
+    table = pd.read_csv(images / "blind.csv").drop(columns="group")  # each image alone: the test is McNemar's
+    words = [*data_of(write_manifest(tmp_path / "blind.csv", table, images)), *QUICK, *QUICK_LOSSES]
+    command("evaluate", f"ckpt={runs}", "block=[blind_test,significance,calibration]", *words)
+    scores, truth, correct = {"two": chance}, is_generated, {}
+    predictions = pd.read_csv(runs / "three" / "evaluation" / view / "blind_test" / "predictions.csv")
+    paths = [str(images / path) for path in table["path"]]
+    scores["three"] = predictions.set_index("path").loc[paths, "prob_generated"].to_numpy()
+    for label, score in scores.items():
+        predicted = score >= 0.5
+        correct[label] = predicted == truth
+        columns = np.column_stack([score, 1 - score])
+        expected = {
+            "accuracy": reference.accuracy_score(truth, predicted),
+            "balanced_accuracy": reference.balanced_accuracy_score(truth, predicted),
+            "macro_f1": reference.f1_score(truth, predicted, average="macro"),
+            "mcc": reference.matthews_corrcoef(truth, predicted),
+            "auroc/generated": reference.roc_auc_score(truth, score),
+            "recall/generated": reference.recall_score(truth, predicted),
+            "precision/not_generated": reference.precision_score(~truth, ~predicted),
+            "scaled/nll": reference.log_loss(truth, score),
+            "scaled/brier": ((columns - np.column_stack([truth, ~truth])) ** 2).sum(axis=1).mean(),
+        }
+        metrics = {}
+        for block in ("blind_test", "calibration"):
+            metrics |= read_result(runs / label, view, block)["metrics"]
+        assert {name: metrics[name]["value"] for name in expected} == pytest.approx(expected, abs=1e-9)
+    assert not correct["two"].all()
+    counts = [[(correct["three"] == a)[correct["two"] == b].sum() for b in (True, False)] for a in (True, False)]
+    pair = pd.read_csv(runs / "evaluation" / view / "significance" / "pairs.csv").iloc[0]
+    assert (pair["test"], pair["p"]) == ("exact McNemar", pytest.approx(mcnemar(counts).pvalue, abs=1e-9))
+    (board,) = build_leaderboards(read_study(runs))
+    assert board.ranked_by == "balanced_accuracy"
+    values = [row.metrics["balanced_accuracy"].value for row in board.rows]
+    assert values == sorted(values, reverse=True)
+    assert {row.metrics["accuracy"].value for row in board.rows} == {float(hits.mean()) for hits in correct.values()}
+    command("report", f"runs={runs}", f"out={tmp_path / 'report.html'}")
     assert "imported: predictions, training data: unknown" in (tmp_path / "report.html").read_text()
-    assert main(["evaluate", f"ckpt={runs / 'binary'}", "view=all", *data, *QUICK]) == 2
+    command("evaluate", f"ckpt={runs / 'two'}", "view=all", *words, code=2)
 
 
-def test_classes_that_exchange_their_names_do_not_mix(images, tmp_path, is_generated, chance):
-    third = np.zeros(len(chance))
-    columns = {"prob_real": chance, "prob_generated": 1 - chance, "prob_drawing": third}
-    import_scores(images, tmp_path / "odd", columns, "{real: generated, generated: real, drawing: drawing}")
-    data = ["data=manifest", f"data.manifest={images / 'blind.csv'}", "data.name=new"]
-    assert main(["evaluate", f"ckpt={tmp_path / 'odd'}", "view=generated_or_not", *data, *QUICK]) == 0
-    saved = tmp_path / "odd" / "evaluation" / "new--generated_or_not" / "blind_test" / "metrics.json"
-    metrics = json.loads(saved.read_text())["metrics"]
-    assert metrics["accuracy"]["value"] == pytest.approx(accuracy_score(is_generated, chance > 0.5), abs=1e-9)
+def test_classes_that_exchange_their_names_do_not_mix(tmp_path, is_generated, chance, import_scores, evaluate):
+    columns = {"prob_real": chance, "prob_generated": 1 - chance, "prob_drawing": np.zeros(len(chance))}
+    import_scores(tmp_path / "odd", columns, "{real: generated, generated: real, drawing: drawing}")
+    evaluate(tmp_path / "odd", "view=generated_or_not")
+    accuracy = read_result(tmp_path / "odd", "new--generated_or_not")["metrics"]["accuracy"]["value"]
+    assert accuracy == pytest.approx(reference.accuracy_score(is_generated, chance > 0.5), abs=1e-9)
 
 
-def test_two_classes_that_stand_for_one_are_added_up(images, tmp_path, chance):
+def test_two_classes_that_stand_for_one_are_added_up(rows, tmp_path, chance, import_scores, evaluate):
     columns = {"prob_gan": chance / 4, "prob_diffusion": chance * 3 / 4, "prob_human": 1 - chance}
-    classes = "{gan: generated, diffusion: generated, human: [drawing, real]}"
-    import_scores(images, tmp_path / "fine", columns, classes)
-    data = ["data=manifest", f"data.manifest={images / 'blind.csv'}", "data.name=new"]
-    assert main(["evaluate", f"ckpt={tmp_path / 'fine'}", *data, *QUICK]) == 0
+    import_scores(tmp_path / "fine", columns, "{gan: generated, diffusion: generated, human: [drawing, real]}")
+    evaluate(tmp_path / "fine")
     folder = tmp_path / "fine" / "evaluation" / "new--generated_or_not" / "blind_test"
     table = pd.read_csv(folder / "predictions.csv").set_index("path")
-    expected = pd.Series(chance, read_manifest(images / "blind.csv").frame["path"])
-    np.testing.assert_allclose(table["prob_generated"], expected.loc[table.index], atol=1e-9)
+    np.testing.assert_allclose(table.loc[rows["path"], "prob_generated"], chance, atol=1e-9)
 
 
-def test_runs_of_other_classes_are_compared_in_a_view_by_default(images, run_copy, tmp_path, capsys):
+def test_runs_of_other_classes_are_compared_in_a_view_by_default(images, run_copy, tmp_path, import_scores, command):
     runs = tmp_path / "runs"
-    runs.mkdir()
-    shutil.copytree(run_copy, runs / "three")
+    copy_run(run_copy, runs / "three")
     likely = np.linspace(1, 0, 42)
-    import_scores(images, runs / "two", {"prob_drawing": likely, "prob_real": 1 - likely}, "{}")
+    import_scores(runs / "two", {"prob_drawing": likely, "prob_real": 1 - likely}, "{}")
     table = pd.read_csv(images / "blind.csv").query("label != 'generated'")
-    table.assign(path=[str(images / path) for path in table["path"]]).to_csv(tmp_path / "photos.csv", index=False)
-    data = ["data=manifest", f"data.manifest={tmp_path / 'photos.csv'}", "data.name=blind"]
-    assert main(["evaluate", f"ckpt={runs}", "block=[blind_test,significance]", *data, *QUICK]) == 0
-    assert "view=photo_or_art (the finest that every run can answer)" in capsys.readouterr().err
-    assert (runs / "evaluation" / "blind--photo_or_art" / "significance" / "metrics.json").is_file()
+    data = [*data_of(write_manifest(tmp_path / "photos.csv", table, images)), "data.name=blind", *QUICK]
+    err = command("evaluate", f"ckpt={runs}", "block=[blind_test,significance]", *data).err
+    assert "view=photo_or_art (the finest that every run can answer)" in err
+    assert read_result(runs, "blind--photo_or_art", "significance")

@@ -1,20 +1,16 @@
 """Copies of images that chose the epoch of a run, or that it is calibrated on, in an evaluated set."""
 
-import json
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from PIL import Image
 
-from avatar_bench.cli.app import main
 from avatar_bench.results.reasons import Reason, format_reason
+from tests.builders.commands import data_of, read_record, read_result
 from tests.conftest import SOURCES, draw_set
 
-QUICK = (
-    *("data.workers=0", "block.blind_test.resamples=100", "block.calibration.resamples=100"),
-    *("block.decision.resamples=100", "block.decision.targets=[0.2]"),
-)
+TARGETS = {"decision": ["block.decision.targets=[0.2]"]}
 
 
 @pytest.fixture(scope="module")
@@ -27,55 +23,45 @@ def run(train, tmp_path_factory):
 
 
 @pytest.fixture
-def mix(run, images, tmp_path):
-    """Return a function that writes a manifest of the blind images and of copies of some images of a split."""
+def evaluate(run, images, tmp_path, command):
+    """Return a function that evaluates the blind images and copies of some images of a split, and what it prints."""
 
-    def write(name, split, n, is_near):
+    def evaluate_copies(name, split, n, is_near, block, *words, code=0):
         rows = pd.read_csv(run / "split.csv").query("split == @split").iloc[::2].head(n)[["path", "label", "source"]]
-        root = Path(json.loads((run / "run.json").read_text())["data"]["root"])
-        for number, path in enumerate(rows["path"]):
-            copy = tmp_path / f"{name}{number}{Path(path).suffix}"
-            copy.write_bytes((root / path).read_bytes())
+        root, copies = Path(read_record(run)["data"]["root"]), []
+        for path in rows["path"]:
+            copies.append(tmp_path / f"{name}{len(copies)}{'.png' if is_near else Path(path).suffix}")
+            copies[-1].write_bytes((root / path).read_bytes())
             if is_near:
-                image = Image.open(copy).convert("RGB")
-                image.resize((image.width + 2, image.height + 2)).save(copy.with_suffix(".png"))
-        names = [f"{name}{i}{'.png' if is_near else Path(path).suffix}" for i, path in enumerate(rows["path"])]
+                image = Image.open(copies[-1]).convert("RGB")
+                image.resize((image.width + 2, image.height + 2)).save(copies[-1])
         blind = pd.read_csv(images / "blind.csv").drop(columns="group")
         blind["path"] = [str(images / path) for path in blind["path"]]
-        pd.concat([rows.assign(path=names), blind]).to_csv(tmp_path / f"{name}.csv", index=False)
-        return tmp_path / f"{name}.csv"
+        pd.concat([rows.assign(path=copies), blind]).to_csv(tmp_path / f"{name}.csv", index=False)
+        options = [f"block={block}", f"block.{block}.resamples=100", *TARGETS.get(block, []), "data.workers=0"]
+        return command("evaluate", f"ckpt={run}", *data_of(tmp_path / f"{name}.csv"), *options, *words, code=code).err
 
-    return write
-
-
-def evaluate(run, manifest, block, *words):
-    options = [word for word in QUICK if not word.startswith("block") or word.split(".")[1] == block]
-    data = ["data=manifest", f"data.manifest={manifest}"]
-    return main(["evaluate", f"ckpt={run}", f"block={block}", *data, *options, *words])
+    return evaluate_copies
 
 
 @pytest.mark.parametrize(("is_near", "n"), [(False, 5), (True, 4)])
-def test_copies_of_val_images_are_counted_in_a_warning(is_near, n, run, mix, capsys):
-    name = f"val{n}"
-    assert evaluate(run, mix(name, "val", n, is_near), "blind_test") == 0
-    saved = json.loads((run / "evaluation" / name / "blind_test" / "metrics.json").read_text())
+def test_copies_of_val_images_are_counted_in_a_warning(is_near, n, run, evaluate):
     warning = Reason("overlap_with_val", n=n, all=42 + n)
+    assert format_reason(warning) in evaluate(f"val{n}", "val", n, is_near, "blind_test")
+    saved = read_result(run, f"val{n}")
     assert warning.plain in saved["warnings"]
     assert warning.plain in saved["provenance"]["leakage"]  # printed however many warnings there are
-    assert format_reason(warning) in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("is_near", "block"), [(False, "decision"), (True, "calibration")])
-def test_what_a_block_is_fitted_on_is_refused_and_so_are_its_near_duplicates(is_near, block, run, mix, capsys):
-    manifest = mix(f"{block}{is_near}", "calibration", 3, is_near)
-    assert evaluate(run, manifest, block) == 3
-    error = capsys.readouterr().err
-    printed = "are near-duplicates of calibration images" if is_near else "also in the set that this block is fitted on"
-    assert f"3 of 45 images of {manifest.stem} {printed}" in error.replace("are also", "also")
-    assert len(error.splitlines()) <= 3
-    assert evaluate(run, manifest, block, "allow=[near_duplicates]") == (0 if is_near else 3)
+def test_what_a_block_is_fitted_on_is_refused_and_so_are_its_near_duplicates(is_near, block, evaluate):
+    words = (f"{block}{is_near}", "calibration", 3, is_near, block)
+    err = evaluate(*words, code=3)
+    text = "near-duplicates of calibration images" if is_near else "also in the set that this block is fitted on"
+    assert f"3 of 45 images of {block}{is_near} are {text}" in err
+    assert len(err.splitlines()) <= 3
+    evaluate(*words, "allow=[near_duplicates]", code=0 if is_near else 3)
 
 
-def test_neither_copies_of_test_images_nor_other_sets_are_warned_of(run, mix, capsys):
-    assert evaluate(run, mix("other", "test", 3, True), "blind_test") == 0
-    assert "val images" not in capsys.readouterr().err
+def test_neither_copies_of_test_images_nor_other_sets_are_warned_of(evaluate):
+    assert "val images" not in evaluate("other", "test", 3, True, "blind_test")

@@ -5,8 +5,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from avatar_bench.cli.app import main
-
 COLUMN = '''"""Stem of the file."""
 
 from dataclasses import dataclass
@@ -62,52 +60,42 @@ class Nothing:
 @pytest.fixture
 def words(tiny_run, images, tmp_path):
     """Return the words of predict with a folder of entries."""
-    for place, text in (
-        ("prediction_column/stem.py", COLUMN),
-        ("prediction_output/paths.py", OUTPUT),
-        ("engine/nothing.py", ENGINE),
-        ("engine/nothing.yaml", "name: nothing\n"),
-    ):
-        file = tmp_path / "my" / place
+    entries = {"prediction_column/stem.py": COLUMN, "prediction_output/paths.py": OUTPUT}
+    entries |= {"engine/nothing.py": ENGINE, "engine/nothing.yaml": "name: nothing\n"}
+    for path, text in entries.items():
+        file = tmp_path / "my" / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
     small = ["threads=1", "workers=0", "precision=32", "runtime=torch"]
     return ["predict", "-cd", str(tmp_path / "my"), f"ckpt={tiny_run}", f"input={images / 'blind' / 'real'}", *small]
 
 
-def test_a_column_is_added_and_compared_when_an_output_is_continued(words, tmp_path, capsys):
-    output = tmp_path / "rows.csv"
-    added = [*words, f"output={output}", "stem=true", "stem.prefix=a"]
-    assert main(added) == 0
-    table = pd.read_csv(output)
+def test_a_column_is_added_compared_when_an_output_is_continued_and_shown_for_review(words, tmp_path, command):
+    output, page = [f"output={tmp_path / name}" for name in ("rows.csv", "page.html")]
+    added = [*words, output, "stem=true", "stem.prefix=a"]
+    command(*added)
+    table = pd.read_csv(tmp_path / "rows.csv")
     assert list(table)[-1] == "stem"
     assert list(table["stem"]) == [f"a{Path(path).stem}" for path in table["path"]]
-    assert main([*added, "update=true"]) == 0
-    capsys.readouterr()
-    assert main([*words, f"output={output}", "stem=true", "update=true"]) == 2
-    assert "the stem in the existing rows is another: a file, stem.prefix or view has" in capsys.readouterr().err
-    assert main([*words, f"output={output}", "stem.prefix=a"]) == 2
-    assert capsys.readouterr().err.startswith("stem.prefix requires stem=true")
+    command(*added, "update=true")
+    err = command(*words, output, "stem=true", "update=true", code=2).err
+    assert "the stem in the existing rows is another: a file, stem.prefix or view has" in err
+    assert command(*words, output, "stem.prefix=a", code=2).err.startswith("stem.prefix requires stem=true")
+    command(*words, page, "stem=true", "stem.prefix='<b>'")
+    assert "<dt>stem</dt><dd>&lt;b&gt;" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
-def test_the_page_for_review_shows_a_column(words, tmp_path):
-    page = tmp_path / "page.html"
-    assert main([*words, f"output={page}", "stem=true", "stem.prefix='<b>'"]) == 0
-    assert "<dt>stem</dt><dd>&lt;b&gt;" in page.read_text(encoding="utf-8")
-
-
-def test_an_output_is_found_by_its_suffix(words, tmp_path, capsys):
+def test_an_output_is_found_by_its_suffix(words, tmp_path, command):
     output = tmp_path / "files.paths"
-    assert main([*words, f"output={output}"]) == 0
+    command(*words, f"output={output}")
     assert all(Path(line).is_file() for line in output.read_text().splitlines())
-    assert main([*words, f"output={output}", "update=true"]) == 2
-    assert main([*words, "output=files.txt"]) == 2
-    assert "a file that ends in .csv, .html, .jsonl, .parquet or .paths, or -" in capsys.readouterr().err
+    command(*words, f"output={output}", "update=true", code=2)
+    suffixes = "a file that ends in .csv, .html, .jsonl, .parquet or .paths, or -"
+    assert suffixes in command(*words, "output=files.txt", code=2).err
 
 
-def test_an_engine_has_options_of_its_own(words, capsys):
-    assert main([*words, "engine=nothing", "engine.count=7"]) == 0
-    assert "-: 7 predictions, 0 files" in capsys.readouterr().err
-    assert main([*words, "engine.count=7"]) == 2
-    assert "engine.count=7 requires engine=nothing, but engine.name is local" in capsys.readouterr().err
-    assert main([*words, "engine=nothing", "engine.count=70"]) == 2
+def test_an_engine_has_options_of_its_own(words, command):
+    assert "-: 7 predictions, 0 files" in command(*words, "engine=nothing", "engine.count=7").err
+    message = "engine.count=7 requires engine=nothing, but engine.name is local"
+    assert message in command(*words, "engine.count=7", code=2).err
+    command(*words, "engine=nothing", "engine.count=70", code=2)

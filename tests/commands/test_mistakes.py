@@ -1,0 +1,187 @@
+"""Mistakes of a user: each ends with its exit code and says what to do, in three lines at most, and writes nothing."""
+
+import shutil
+import sys
+
+import pandas as pd
+import pytest
+import torch
+from huggingface_hub import constants
+
+from avatar_bench.cli.app import main
+
+NET = ("train", "model=timm", "model.backbone=test_resnet", "model.weights=none", "out=run", "logger=none")
+TRAIN = ("train", "data=folder", "trainer=debug", "data.workers=0", "data.limit=60", "logger=none")
+ALL = (*NET, "data=folder", "data.root=high/photos")
+EVALUATE = ("evaluate", "ckpt={run}")
+OOD = (*EVALUATE, "block=out_of_domain")
+PREDICT = ("predict", "ckpt={run}", "input=.", "output=o.csv")
+RAY = ("predict", "ckpt={run}", "input=.", "output=o.parquet", "engine=ray")
+EXPORT = ("export", "ckpt={run}")
+VARY = ("vary", "data=manifest", "data.manifest={images}/blind.csv", "out=varied")
+REPORT = ("report", "runs=.")
+OWN_SPLIT = "Move or remove one of them, or split the images again: data.split.by=group"
+
+
+@pytest.fixture(scope="module")
+def mistaken(images, tmp_path_factory):
+    """A folder with images in wrong layouts, tables of them in wrong formats, and files of other kinds."""
+    root = tmp_path_factory.mktemp("mistaken")
+    shutil.copytree(images / "all", root / "high" / "photos")
+    for folder in ("beside", "beside/train", "parts/train", "parts/validation", "copies/train", "copies/val"):
+        shutil.copytree(images / "blind", root / folder)
+    shutil.copytree(images / "blind" / "real", root / "single" / "real")
+    for folder in ("empty", "flat", "weights.onnx", "odd/my cats", "taken/test", "few/test/drawing", "few/test/real"):
+        (root / folder).mkdir(parents=True)
+    for number, file in enumerate(sorted((root / "high").rglob("*.png"))):
+        shutil.copy(file, root / "flat" / f"{number}.png")
+    for label in ("drawing", "real"):
+        shutil.copy(next((images / "blind" / label).rglob("*.png")), root / "few" / "test" / label)
+    table = (images / "blind.csv").read_text(encoding="utf-8")
+    texts = {"semicolons.csv": table.replace(",", ";"), "windows.csv": table.replace("/", "\\"), "page.txt": ""}
+    texts |= {"list.txt": "page.txt\ns3://bucket/b.jpg\n", "taken.json": '{"name": "another"}', "weights.bin": "others"}
+    for name, text in texts.items():
+        (root / name).write_text(text, encoding="utf-8")
+    rows = pd.read_csv(images / "all.csv", keep_default_na=False)
+    rows["path"] = [str(images / path) for path in rows["path"]]
+    rows.loc[3, "label"] = ""
+    rows.to_csv(root / "some.csv", index=False)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ([*TRAIN, "data.root=flat"], 3, "Expected flat/<class>/<image>"),
+        ([*TRAIN, "data.root=high"], 3, "If the folders in it are the classes: data.root=high/photos"),
+        ([*TRAIN, r"data.root=.\high\photos"], 3, "Folders are separated by / here: ./high/photos"),
+        ([*TRAIN, "data.root=beside"], 3, "beside has images in drawing beside those of train."),
+        ([*TRAIN[:1], "data.root=high/photos"], 2, "Use both: data=folder data.root=high/photos"),
+        ([*TRAIN, "data.root=parts"], 3, "Rename it to val, take one of them alone (root=parts/validation)"),
+        ([*TRAIN, "data.root=copies"], 3, OWN_SPLIT),
+        ([*TRAIN, "data=manifest", "data.manifest=windows.csv"], 3, "separated by / here: blind/drawing/"),
+        ([*TRAIN, "data=manifest", "data.manifest=semicolons.csv"], 3, "path,label, with commas between columns"),
+        ([*TRAIN, "data.root=high/photos", "trainer=gpu"], 2, "use trainer=cpu"),
+        ([*TRAIN, "data.root=high/photos", "model=resnet18", "data.image_size=32"], 2, "choose model.weights=PATH"),
+        ([*ALL, "data.root=empty"], 3, "empty contains no images in class folders"),
+        ([*ALL, "data.root=nowhere"], 3, "nowhere is not a folder"),
+        ([*ALL, "data.root=some.csv"], 3, "a table of images is data=manifest"),
+        ([*ALL, "data.blind=nowhere"], 3, "data.blind: nowhere does not exist"),
+        ([*NET, "data=manifest", "data.manifest=empty"], 3, "empty is a folder"),
+        ([*ALL, "data.root=single"], 3, "single has only one class, 'real'"),
+        ([*NET, "data=manifest", "data.manifest=nowhere.csv"], 3, "nowhere.csv does not exist"),
+        ([*NET, "data=manifest", "data.manifest=some.csv"], 3, "has no label (1 such image of"),
+        ([*ALL, "data.root=few"], 3, "has no image in train"),
+        ([*ALL, "data.root=few", "data.blind={images}/blind"], 3, "data.blind has class 'generated'"),
+        ([*ALL, "mode=frozen", "stage=2"], 2, "mode 'frozen' has 1 stage"),
+        ([*ALL, "model.weights=nowhere.pth"], 2, "nowhere.pth"),
+        ([*ALL, "model.backbone=resnet18x"], 2, "'resnet18x'"),
+        ([*ALL, "init_from=nowhere"], 4, "nowhere"),
+        ([*ALL, "mode.stages=[{unfreeze: 99, epochs: 1, lr: 1}]"], 2, "unfreeze=99"),
+        ([*ALL, "data.workers=100000"], 2, "from 0 to 256 processes"),
+        ([*ALL, "seed=99999999999999999999999"], 2, "from 0 to 4294967295"),
+        ([*ALL, "trainer.accelerator=os"], 2, "auto, cpu, gpu"),
+        ([*ALL, "trainer=gpu"], 2, "torch finds no GPU here"),
+        ([*ALL, "+trainer.plugins.mine=x"], 2, "trainer.plugins.mine=x: expected {_target_"),
+        ([*ALL, "+nothing=x"], 2, "nothing: no such option"),
+        (["train", "resume={run}", "epochs=9"], 2, "epochs=9"),
+        (["train", "resume=empty"], 4, "empty"),
+        (["pretrain", *ALL[1:], "trainer.accelerator=cuda"], 2, "torch finds no GPU here"),
+        (["prepare", "source=folder", "source.folder.root=parts", "out=x"], 3, "Rename it to val, take one of them"),
+        (["import", "kind=predictions", "columns=filename"], 2, "Write them in braces: 'columns={NAME: VALUE}'"),
+        (["list", "runs=x"], 2, "list runs=x: no such kind; did you mean runs"),
+        (["evaluate", "ckpt=nowhere"], 4, "ckpt=nowhere does not exist"),
+        (["evaluate", "ckpt=empty"], 4, "is not a run and contains none"),
+        (["evaluate", "ckpt=[{run},{run}]", "block=significance"], 2, "is given twice"),
+        (["evaluate", "block=[calibration,robustnes]"], 2, "did you mean robustness?"),
+        (["evaluate", "block=robustness", "block.robustness.severities=3"], 2, "'block.robustness.severities=[3]'"),
+        ([*EVALUATE, "block=robustnes"], 2, "block=robustnes: no such block"),
+        ([*EVALUATE, "split=blnd"], 2, "split=blnd"),
+        ([*EVALUATE, "split=train"], 2, "do not estimate performance on new ones"),
+        ([*EVALUATE, "data=folder", "data.root=nowhere"], 3, "nowhere is not a folder"),
+        ([*EVALUATE, "data.image_size=64"], 3, "data.image_size=64"),
+        ([*EVALUATE, "data.resize=pad"], 3, "data.resize=pad"),
+        (
+            [*EVALUATE, "data.equalise=jpeg"],
+            3,
+            "`data.equalise=jpeg` conflicts with the checkpoint (trained with `None`)",
+        ),
+        ([*EVALUATE, "allow=[overlop]"], 2, "overlop"),
+        ([*EVALUATE, "where.source=nobody"], 2, "Available: "),
+        ([*EVALUATE, "trainer.threads=1"], 2, "trainer.threads: no such option; did you mean threads?"),
+        ([*EVALUATE, "view=nope"], 2, "no such view"),
+        ([*EVALUATE, "view=all", "view.classes={a: [real]}"], 2, "Expected at least two"),
+        ([*EVALUATE, "view=generated_or_not", "block=gradcam"], 3, "this block needs those of the network"),
+        ([*OOD, "data.ood={my cats: x}"], 2, "'my cats'"),
+        ([*OOD, "data.ood={x}"], 2, "'x'"),
+        ([*OOD, "data.ood={cats: /no}"], 3, "data.ood.cats: /no does not exist"),
+        ([*OOD, "data.ood={test: x}"], 2, "data.ood={'test': 'x'}: expected names"),
+        ([*OOD, "data.ood_root=odd"], 2, "'my cats' is not a valid name"),
+        ([*OOD, "data.ood_root=taken"], 2, "'test'"),
+        ([*OOD, "data.ood_root=/no"], 3, "/no: cannot be read"),
+        ([*PREDICT, "ckpt=nowhere"], 4, "ckpt=nowhere does not exist"),
+        ([*PREDICT, "input=nothing*"], 3, "matches no file"),
+        ([*PREDICT, "input=@nothing"], 3, "@nothing"),
+        ([*PREDICT, "input=empty"], 3, "contains no files"),
+        (["predict", r"high\photos"], 2, "Folders are separated by / here: high/photos"),
+        (["predict", "semicolons.csv", "ckpt={run}"], 3, "Expected a header such as path,label."),
+        (["predict", "page.txt", "{run}", "output=o.csv"], 2, "is a run, not a folder of images"),
+        ([*PREDICT, "output=page.txt/o.csv"], 5, "its folder cannot be created"),
+        ([*PREDICT, "input=flat", "output=windows.csv"], 5, "is there, and holds no predictions"),
+        ([*PREDICT, "output=empty"], 2, ".parquet"),
+        ([*PREDICT, "output=o.xls"], 2, ".parquet"),
+        ([*PREDICT, "precision=8"], 2, "precision=8"),
+        ([*PREDICT, "precision=16"], 2, "precision=16 needs a GPU"),
+        ([*PREDICT, "accelerator=gpu"], 2, "torch finds no GPU here"),
+        ([*PREDICT, "threads=100000"], 2, "from 1 to 1024 threads"),
+        ([*PREDICT, "runtime=tvm"], 2, "one of auto, torch, onnx, openvino"),
+        ([*PREDICT, "runtime=torch", "precision=int8"], 2, "runtime=torch supports"),
+        ([*PREDICT, "runtime=onnx", "precision=bf16"], 2, "runtime=onnx supports 32"),
+        ([*PREDICT, "runtime=openvino", "precision=16"], 2, "runtime=openvino supports 32, bf16 or int8"),
+        ([*PREDICT, "runtime=openvino", "accelerator=gpu"], 2, "on the CPU"),
+        ([*PREDICT, "engine.actors=2"], 2, "requires engine=ray"),
+        ([*PREDICT, "input=s3://b/k"], 2, "remote files are for engine=ray"),
+        ([*PREDICT, "input=@list.txt"], 2, "there is engine=ray"),
+        ([*PREDICT, "engine=ray"], 2, "ends in .parquet"),
+        ([*RAY, "workers=2"], 2, "remove workers"),
+        ([*RAY, "engine.actors=[3,2]"], 2, "[LEAST,MOST]"),
+        (RAY, 2, "avatar-bench[ray]"),
+        ([*EXPORT, "out=net.pt"], 2, ".safetensors, .onnx, .xml or .html"),
+        ([*EXPORT, "out=net"], 2, ".safetensors, .onnx, .xml or .html"),
+        ([*EXPORT, "out=weights.xml"], 2, "weights.bin"),
+        ([*EXPORT, "out=taken.onnx"], 2, "taken.json"),
+        ([*EXPORT, "out=weights.onnx"], 5, "cannot be written"),
+        ([*EXPORT, "out=net.onnx", "ckpt=nowhere"], 4, "does not exist"),
+        (VARY, 2, "expected ckpt=RUN, size=PIXELS, or at=native"),
+        ([*VARY, "size=32", "ckpt=RUN"], 2, "ckpt excludes size and resize"),
+        ([*VARY, "size=32", "block=calibration"], 2, "vary writes the images of robustness"),
+        (["vary", "data=run", "size=32", "out=varied"], 2, "data=run requires ckpt=RUN"),
+        ([*VARY, "size=32", "block.robustness.severities=[1]"], 2, "with 3 among them"),
+        (["report", "runs=nowhere"], 3, "there is no such folder"),
+        (["report", "runs=empty"], 3, "contains no run"),
+        (["report", "runs="], 2, "runs= is empty"),
+        ([*REPORT, "lang=de"], 2, "lang=de: expected en or ru"),
+        ([*REPORT, "out=page.pdf"], 2, "out=page.pdf: expected a file that ends in .html or .htm"),
+        ([*REPORT, "nosuch=1"], 2, "nosuch"),
+    ],
+)
+def test_a_mistake_is_explained_in_three_lines_and_writes_no_output(
+    words, code, message, mistaken, images, tiny_run, monkeypatch, capsys
+):
+    monkeypatch.chdir(mistaken)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)  # no internet
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    before = {path.name for path in mistaken.iterdir()}
+    words = [word.replace("{run}", str(tiny_run)).replace("{images}", str(images)) for word in words]
+    assert main(list({word.partition("=")[0]: word for word in words}.values())) == code  # the last value counts
+    err = capsys.readouterr().err.splitlines()
+    if words[0] in ("train", "pretrain", "prepare"):  # they describe the data first
+        err = [line for line in err if "images of" not in line and line[:2] != "  "]
+    assert message in "\n".join(err)
+    assert len(err) <= 3
+    written = {path.name for path in mistaken.iterdir()} - before
+    for name in written:
+        shutil.rmtree(mistaken / name)
+    assert written <= {"run", "runs", "x"}  # of a run that failed, and of a data set that was not built
