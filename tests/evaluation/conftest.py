@@ -12,13 +12,16 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.leakage import Leakage
 from avatar_bench.errors import BlockError
 from avatar_bench.i18n import use_language
 from avatar_bench.results.predictions import Predictions, to_string_array
 from avatar_bench.results.result import Result, draw_figures
 from avatar_bench.results.view import View
+from avatar_bench.runs.decisions import NEIGHBOURS
 from avatar_bench.runs.record import RunRecord
+from avatar_bench.runs.saved_calibration import DecisionImages, OodReference, SavedCalibration
 
 CLASSES = ("drawing", "generated", "real")
 
@@ -103,6 +106,31 @@ def dataset_of() -> Callable[..., Any]:
         shape = {"__len__": lambda self: len(labels)}
         fields = {"frame": frame, "image": lambda self, row: grey, "name": name, "fingerprint": name, "digest": name}
         return type("Dataset", (), shape | fields)()
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def calibrated(dataset_of: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+    """Build the field of a run that was calibrated on Predictions, the even ones of them as reference.
+
+    The distance of a reference image is that to its fifth nearest among the others.
+    """
+
+    def build(held: Predictions, **columns: Any) -> dict[str, Any]:
+        is_reference = np.arange(len(held)) % 2 == 0
+        unit = held.embeddings / np.linalg.norm(held.embeddings, axis=1, keepdims=True)
+        gaps = np.linalg.norm(unit[:, None] - unit[None, is_reference], axis=2)
+        gaps[np.flatnonzero(is_reference), np.arange(is_reference.sum())] = np.inf
+        distances = np.sort(gaps, axis=1)[:, NEIGHBOURS - 1]
+        reference = OodReference(held.embeddings[is_reference], distances[is_reference])
+        lower = np.searchsorted(np.sort(reference.distances), distances, side="right") / len(reference.distances)
+        percentiles = np.where(is_reference, 50.0, 100 * lower)
+        decisions = DecisionImages(held.classes, held.probabilities, is_reference, percentiles, reference)
+        keys = [f"{i + 10**6:064x}" for i in range(len(held))]
+        other = {"sha256": keys, "group": np.char.add("held ", held.groups)} | columns
+        images = Dataset("held", Path(), dataset_of(held).frame.assign(**other))
+        return {"decision_calibration": SavedCalibration("", "all", 1.0, None, {}, images, "", decisions=decisions)}
 
     return build
 

@@ -17,17 +17,11 @@ from avatar_bench.config.entries import use_folders
 from avatar_bench.errors import ConfigError
 from avatar_bench.i18n import use_language
 from avatar_bench.results.result import Metric, Result, draw_figures
+from tests.evaluation.conftest import CLASSES
 
-CLASSES = ("drawing", "generated", "real")
 SOURCES = pd.DataFrame(
-    {
-        "source": ["ink", "gan", "studio"],
-        "class": CLASSES,
-        "accuracy": [0.5, 0.8, np.nan],
-        "low": [0.4, np.nan, np.nan],
-        "high": [0.6, np.nan, np.nan],
-        "n": [9, 1, 4],
-    }
+    {"source": ["ink", "gan", "studio"], "class": CLASSES, "accuracy": [0.5, 0.8, np.nan], "n": [9, 1, 4]}
+    | {"low": [0.4, np.nan, np.nan], "high": [0.6, np.nan, np.nan]}
 )
 DOTS = {"chart": "dots", "table": "sources", "y": "source", "x": {"accuracy": "my accuracy (%)"}}
 SETS = (("near", 0.8), ("far", 0.3))  # with the lowest end of their intervals
@@ -55,8 +49,8 @@ def list_texts(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.findobj(Text)]
 
 
-def test_dots_have_their_values_intervals_and_percent(draw) -> None:
-    figure = draw(DOTS, sources=SOURCES)
+def test_dots_have_their_values_intervals_percent_and_labels_in_the_language_asked_for(draw) -> None:
+    figure = draw(DOTS, "ru", sources=SOURCES)
     (axes,) = figure.axes
     assert [line.get_xdata()[0] for line in axes.lines] == [0.5, 0.8]
     segments = [lines.get_segments() for lines in axes.collections if isinstance(lines, LineCollection)]
@@ -64,10 +58,7 @@ def test_dots_have_their_values_intervals_and_percent(draw) -> None:
     figure.draw_without_rendering()
     assert all(tick.get_text().endswith("%") for tick in axes.get_xticklabels() if tick.get_text())
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["ink", "gan"]  # one has no value
-
-
-def test_labels_are_in_the_language_asked_for(draw) -> None:
-    assert draw(DOTS, "ru", sources=SOURCES).axes[0].get_xlabel() == "доля верных (%)"
+    assert axes.get_xlabel() == "доля верных (%)"
 
 
 def test_bars_show_numbers_of_images_classes_and_the_level_of_guessing(draw, inside) -> None:
@@ -131,7 +122,7 @@ def test_lines_of_few_points_have_bars_and_of_many_a_band(draw) -> None:
         curve = pd.DataFrame({"shots": range(1, n + 1), "accuracy": numbers, "low": numbers - 0.1, "high": numbers})
         both = pd.concat([curve.assign(**{"class": name}) for name in CLASSES[:2]])
         collections = draw(chart, curve=both).axes[0].collections
-        assert sum(not isinstance(each, LineCollection) for each in collections) == bands
+        assert sum(not isinstance(part, LineCollection) for part in collections) == bands
 
 
 def test_a_chart_without_its_table_or_a_value_is_left_out(draw) -> None:

@@ -105,29 +105,24 @@ def test_predictions_are_those_of_the_predictor_and_saved(images: Path, tmp_path
 def test_a_run_predicts_decoded_images_like_its_data_set(tiny_run: Path) -> None:
     run = Run.open(tiny_run)
     test = run.dataset("test")
-    found = run.predictor.predict([test.image(row) for row in range(5)])
-    np.testing.assert_allclose(found, run.predictions(test).probabilities[:5], atol=1e-5)
+    probabilities = run.predictor.predict([test.image(row) for row in range(5)])
+    np.testing.assert_allclose(probabilities, run.predictions(test).probabilities[:5], atol=1e-5)
     assert {"pixels", "embeddings", "module"} < run.predictor.provides
 
 
-def test_files_are_predicted_and_broken_ones_named(images: Path, tmp_path: Path) -> None:
-    blind, broken = read_manifest(images / "blind.csv", "blind"), tmp_path / "broken.png"
-    broken.write_bytes(b"none")
-    table = Run.from_predictor(BrightnessPredictor()).predict([blind.file(0), broken])
-    assert table["status"].tolist() == ["ok", "error"]
-    expected = BrightnessPredictor().predict([blind.image(0)])[0]
-    np.testing.assert_allclose(table.loc[0, ["prob_drawing", "prob_generated", "prob_real"]].astype(float), expected)
-
-
-def test_embeddings_of_files_are_those_of_their_images(images: Path, tmp_path: Path) -> None:
+def test_files_are_predicted_and_embedded_and_broken_ones_named(images: Path, tmp_path: Path) -> None:
     blind, broken = read_manifest(images / "blind.csv", "blind"), tmp_path / "broken.png"
     broken.write_bytes(b"none")
     run = Run.from_predictor(ColourPredictor(), batch_size=2)
     files = [str(file) for file in (blind.file(0), broken, broken, broken, blind.file(1))]
     table = pd.concat(run.predictor.predict_files(files, embedded=True), ignore_index=True)
-    assert table["embedding"].isna().tolist() == [False, True, True, True, False]
-    expected = ColourPredictor().embed([blind.image(0), blind.image(1)])
-    np.testing.assert_allclose(np.stack(list(table["embedding"].dropna())), expected)
+    assert table["status"].tolist() == ["ok", "error", "error", "error", "ok"]
+    pixels, good = [blind.image(0), blind.image(1)], table[table["status"] == "ok"]
+    assert table["embedding"].notna().tolist() == [True, False, False, False, True]
+    np.testing.assert_allclose(np.stack(list(good["embedding"])), ColourPredictor().embed(pixels))
+    columns = ["prob_drawing", "prob_generated", "prob_real"]
+    np.testing.assert_allclose(good[columns].astype(float), ColourPredictor().predict(pixels))
+    assert run.predict(files)["status"].tolist() == table["status"].tolist()
 
 
 def test_values_that_are_no_probabilities_are_refused(images: Path) -> None:

@@ -22,17 +22,12 @@ def run(fake_run, oracle):
     return build
 
 
-def test_a_family_differs_in_the_option_and_the_seed_alone(run):
+def test_families_differ_in_the_option_and_the_seed_alone_and_are_named_by_what_differs(run):
     runs = [run(), run(shots=9), run(backbone="other", name="other"), run(seed=2)]
     assert group_across_options(runs, "mode.shots") == {"net few_shot": [0, 1, 3], "other few_shot": [2]}
     assert runs[0].config["mode"]["shots"] == 5
-
-
-def test_families_of_one_name_are_named_by_what_differs(run):
-    assert list(group_across_options([run(), run(backbone="other")], "mode.shots")) == [
-        "net few_shot model.backbone=net",
-        "net few_shot model.backbone=other",
-    ]
+    names = [f"net few_shot model.backbone={backbone}" for backbone in ("net", "other")]
+    assert list(group_across_options([run(), run(backbone="other")], "mode.shots")) == names
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,8 @@ import yaml
 from matplotlib.figure import Figure
 
 from avatar_bench.metrics import plots
+from avatar_bench.reporting.page import write_report
+from avatar_bench.reporting.study import read_study
 from avatar_bench.results.result import Metric, Result
 
 CLASSES = ("drawing", "generated", "real")
@@ -121,20 +122,6 @@ def balanced(value: float, spread: float = 0.05, level: float = 1 / 3) -> Metric
     return Metric(value, 90, value - spread, value + spread, "bootstrap by group", floor=level)
 
 
-@pytest.fixture
-def make() -> SimpleNamespace:
-    """Return the functions that write runs, results and rankings."""
-    return SimpleNamespace(
-        run=write_run,
-        result=write_result,
-        ranking=write_ranking,
-        ensemble=write_ensemble,
-        accuracy=accuracy,
-        balanced=balanced,
-        checkpoint=checkpoint,
-    )
-
-
 @pytest.fixture(scope="session")
 def evaluated_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of two runs, good and poor, both evaluated by blind_test on test and blind; never write into it."""
@@ -147,6 +134,14 @@ def evaluated_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             metrics = {"accuracy": accuracy(value - loss), "detectable_difference": smallest}
             write_result(folder, "blind_test", of, metrics, {"per_source": sources}, ["confusion"])
     return root
+
+
+@pytest.fixture(scope="session")
+def report(evaluated_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a copy of the evaluated runs; never write into its folder."""
+    copy = Path(shutil.copytree(evaluated_runs, tmp_path_factory.mktemp("reported") / "runs"))
+    write_report(read_study(copy), copy / "report.html", "en")
+    return copy / "report.html"
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +13,7 @@ from avatar_bench.i18n import LANGUAGES, _, use_language
 from avatar_bench.reporting.page import write_report
 from avatar_bench.reporting.study import read_study
 from avatar_bench.results.declaration import declare_block
+from tests.reporting.conftest import accuracy, write_result
 
 DOCS = Path(__file__).parents[2] / "docs"
 ALL = list_blocks(("run", "comparison", "dataset"))
@@ -21,10 +21,10 @@ TERMS = {term for block in ALL for term in declare_block(block).terms}
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_the_report_shows_the_definitions_of_its_blocks(language: str, runs: Path, make: SimpleNamespace) -> None:
+def test_the_report_shows_the_definitions_of_its_blocks(language: str, runs: Path) -> None:
     blocks = ("calibration", "out_of_domain", "gradcam")
     for block in blocks:
-        make.result(runs / "good", block, "test", {"metric": make.accuracy(0.5)})
+        write_result(runs / "good", block, "test", {"metric": accuracy(0.5)})
     with use_language(language):
         write_report(read_study(runs), runs / "report.html", language)
         found = [pair for block in ("blind_test", *blocks) for pair in declare_block(block).terms.items()]

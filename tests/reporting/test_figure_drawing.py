@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -45,7 +44,7 @@ def test_a_figure_that_is_gone_is_drawn_again(tmp_path: Path) -> None:
     assert (saved.folder / "differences.png").is_file()
 
 
-def test_a_result_that_cannot_be_drawn_is_named_and_keeps_its_figures(tmp_path: Path, make: SimpleNamespace) -> None:
+def test_a_result_that_cannot_be_drawn_is_named_and_keeps_its_figures(tmp_path: Path) -> None:
     saved = save(tmp_path)
     (saved.folder / "differences.csv").write_text("metric\naccuracy\n")
     with use_language("ru"):

@@ -1,137 +1,137 @@
-"""Who stands where, and the sentence that says so."""
+"""Ranks of models, and the headline that states them."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
+import pandas as pd
 import pytest
 
-from avatar_bench.reporting.first_screen import format_headline as answer
+from avatar_bench.i18n import use_language
+from avatar_bench.reporting.first_screen import format_headline
 from avatar_bench.reporting.leaderboard import Leaderboard, build_leaderboards
 from avatar_bench.reporting.page import write_report
 from avatar_bench.reporting.study import read_study
+from avatar_bench.results.reasons import Reason
+from avatar_bench.results.result import Metric
+from tests.reporting.conftest import accuracy, balanced, write_ensemble, write_ranking, write_result, write_run
 
 
-def board_of(runs: Path, name: str = "test") -> Leaderboard:
-    (collected,) = [board for board in build_leaderboards(read_study(runs)) if board.name == name]
-    return collected
+def read_board(runs: Path, name: str = "test") -> Leaderboard:
+    (board,) = [board for board in build_leaderboards(read_study(runs)) if board.name == name]
+    return board
+
+
+def rank(name: str, value: float, first: int, last: int, letters: str) -> tuple[Any, ...]:
+    return name, value, value - 0.05, value + 0.05, first, last, "a" in letters, letters
+
+
+GOOD, POOR = rank("good", 0.9, 1, 1, "a"), rank("poor", 0.6, 2, 2, "b")
+TIED = [rank("good", 0.9, 1, 2, "a"), rank("poor", 0.6, 1, 2, "a")]
+LEVEL = [rank("good", 0.9, 1, 2, "a"), rank("poor", 0.9, 1, 2, "a")]
+SPOILT = [rank("spoilt", 0.95, 1, 1, "a"), rank("good", 0.9, 2, 3, "b"), rank("poor", 0.6, 2, 3, "b")]
+
+
+@pytest.mark.parametrize(
+    ("ranking", "headline", "rows"),
+    [
+        (
+            TIED,
+            "good has the highest accuracy of 2 models on test: 0.900 [0.850, 0.950]; it is statistically tied with "
+            "poor.",
+            [(1, 2, "a", True)] * 2,
+        ),
+        (
+            [GOOD, POOR],
+            "good is the best of 2 models on test: accuracy 0.900 [0.850, 0.950]; it is significantly better than all "
+            "others.",
+            [(1, 1, "a", True), (2, 2, "b", False)],
+        ),
+        (
+            LEVEL,
+            "good and poor share the highest accuracy of 2 models on test: 0.900 [0.850, 0.950].",
+            [(1, 2, "a", True)] * 2,
+        ),
+        (
+            SPOILT,
+            "good has the highest accuracy of 2 models on test: 0.900 [0.850, 0.950]; it is statistically tied with "
+            "poor. Left out, without a usable accuracy: spoilt.",
+            [(2, 3, "b", True)] * 2,
+        ),
+    ],
+)
+def test_a_headline_is_that_of_the_paired_tests(ranking: Any, headline: str, rows: Any, runs: Path) -> None:
+    write_ranking(runs, "test", ranking, compared=["good", "poor"])
+    board = read_board(runs)
+    assert format_headline(board) == headline
+    assert [(row.first, row.last, row.letters, row.is_best) for row in board.rows] == rows
+    assert board.is_tested
+    assert not read_board(runs, "blind").is_tested
+    assert board.detectable
+    assert board.detectable.value == 0.07  # of the test, not of a single run
 
 
 def test_the_blind_set_stands_first(runs: Path) -> None:
     assert [board.name for board in build_leaderboards(read_study(runs))] == ["blind", "test"]
 
 
-def test_without_tests_ranks_are_what_intervals_leave_open(runs: Path, make: SimpleNamespace) -> None:
-    folder = make.run(runs, "near")
-    make.result(folder, "blind_test", "test", {"accuracy": make.accuracy(0.82)})
-    rows = board_of(runs).rows
-    assert [(row.name, row.first, row.last, row.is_best) for row in rows] == [
-        ("good", 1, 2, True),
-        ("near", 1, 2, True),
-        ("poor", 3, 3, False),
+def test_without_tests_ranks_are_what_intervals_leave_open(runs: Path) -> None:
+    headline = format_headline(read_board(runs))
+    assert "no paired test" in headline
+    assert "its interval is above that of all others" in headline
+    write_result(write_run(runs, "near"), "blind_test", "test", {"accuracy": accuracy(0.82)})
+    board = read_board(runs)
+    assert [(row.name, row.first, row.last, row.is_best) for row in board.rows] == [
+        *(("good", 1, 2, True), ("near", 1, 2, True), ("poor", 3, 3, False))
     ]
-    assert answer(board_of(runs)) == (
+    assert format_headline(board) == (
         "good has the highest accuracy of 3 models on test: 0.900 [0.850, 0.950]; its interval overlaps with that of "
         "near, but no paired test was run."
     )
 
 
-def test_intervals_apart_are_said_to_be_no_test(runs: Path) -> None:
-    assert "no paired test" in answer(board_of(runs))
-    assert "its interval is above that of all others" in answer(board_of(runs))
+@pytest.mark.parametrize("missing", ["a run", "letters", "rank_low"])
+def test_a_ranking_that_lacks_a_run_or_a_column_is_not_used(missing: str, runs: Path) -> None:
+    folder = write_ranking(runs, "test", [GOOD] if missing == "a run" else TIED, compared=["good"])
+    table = pd.read_csv(folder / "ranking.csv").drop(columns=missing, errors="ignore")
+    table.to_csv(folder / "ranking.csv", index=False)
+    assert not read_board(runs).is_tested
 
 
-def test_a_tested_tie_is_shared_first_place(runs: Path, make: SimpleNamespace) -> None:
-    rows = [("good", 0.9, 0.85, 0.95, 1, 2, True, "a"), ("poor", 0.6, 0.5, 0.7, 1, 2, True, "a")]
-    make.ranking(runs, "test", rows, compared=["good", "poor"])
-    board = board_of(runs)
-    assert board.is_tested
-    assert [(row.first, row.last, row.letters, row.is_best) for row in board.rows] == [(1, 2, "a", True)] * 2
-    assert answer(board) == (
-        "good has the highest accuracy of 2 models on test: 0.900 [0.850, 0.950]; it is statistically tied with poor."
-    )
-    assert board.detectable is not None
-    assert board.detectable.value == 0.07  # of the test, not of a single run
-
-
-def test_a_tested_winner_is_one(runs: Path, make: SimpleNamespace) -> None:
-    rows = [("good", 0.9, 0.85, 0.95, 1, 1, True, "a"), ("poor", 0.6, 0.5, 0.7, 2, 2, False, "b")]
-    make.ranking(runs, "test", rows, compared=["good", "poor"])
-    assert answer(board_of(runs)).endswith("it is significantly better than all others.")
-    assert not board_of(runs, "blind").is_tested
-
-
-def test_runs_of_the_very_same_accuracy_are_named_together(runs: Path, make: SimpleNamespace) -> None:
-    rows = [("good", 0.9, 0.85, 0.95, 1, 2, True, "a"), ("poor", 0.9, 0.85, 0.95, 1, 2, True, "a")]
-    make.ranking(runs, "test", rows, compared=["good", "poor"])
-    assert (
-        answer(board_of(runs)) == "good and poor share the highest accuracy of 2 models on test: 0.900 [0.850, 0.950]."
-    )
-
-
-def test_what_was_compared_but_has_no_usable_accuracy_is_named(runs: Path, make: SimpleNamespace) -> None:
-    rows = [
-        ("spoilt", 0.95, 0.9, 0.99, 1, 1, True, "a"),
-        ("good", 0.9, 0.85, 0.95, 2, 3, False, "b"),
-        ("poor", 0.6, 0.5, 0.7, 2, 3, False, "b"),
+def test_ensembles_are_ranked_where_paired_tests_include_them_or_they_stand_alone(runs: Path) -> None:
+    write_ensemble(runs, "soft_vote", 0.95)
+    write_ensemble(runs, "soup", 0.97, kind="soup")
+    board = read_board(runs)
+    assert [(row.name, row.first, row.is_best, row.reason) for row in board.rows] == [
+        *(("good", 1, True, None), ("poor", 2, False, None)),
+        *((name, None, False, "combines the runs, not ranked") for name in ("soup", "soft_vote")),
     ]
-    make.ranking(runs, "test", rows, compared=["good", "poor"])
-    assert answer(board_of(runs)).endswith("Left out, without a usable accuracy: spoilt.")
-
-
-def test_a_ranking_that_lacks_a_run_is_not_used(runs: Path, make: SimpleNamespace) -> None:
-    make.ranking(runs, "test", [("good", 0.9, 0.85, 0.95, 1, 1, True, "a")], compared=["good"])
-    assert not board_of(runs).is_tested
-
-
-def test_ensembles_stand_on_the_board_without_a_rank(runs: Path, make: SimpleNamespace) -> None:
-    make.ensemble(runs, "soft_vote", 0.95)
-    make.ensemble(runs, "soup", 0.97, kind="soup")
-    rows = board_of(runs).rows
-    assert [(row.name, row.first, row.is_best) for row in rows] == [
-        ("good", 1, True),
-        ("poor", 2, False),
-        ("soup", None, False),
-        ("soft_vote", None, False),
+    assert board.names == ["good", "poor"]
+    assert format_headline(board).startswith("good has the highest accuracy of 2 models on test")
+    shutil.rmtree(runs / "ensembles" / "soup")
+    ranking = [rank("soft_vote", 0.95, 1, 1, "a"), rank("good", 0.9, 2, 2, "b"), rank("poor", 0.6, 3, 3, "c")]
+    write_ranking(runs, "test", ranking, compared=["good", "poor"])
+    assert [(row.name, row.first, row.is_best) for row in read_board(runs).rows] == [
+        *(("soft_vote", 1, True), ("good", 2, False), ("poor", 3, False))
     ]
-    assert {row.reason for row in rows[2:]} == {"combines the runs, not ranked"}
-    assert board_of(runs).names == ["good", "poor"]
-    assert answer(board_of(runs)).startswith("good has the highest accuracy of 2 models on test")
+    for name, value in (("first", 0.9), ("second", 0.6)):
+        write_ensemble(runs, name, value, name="web")
+    assert [(row.name, row.first) for row in read_board(runs, "web").rows] == [("first", 1), ("second", 2)]
 
 
-def test_an_ensemble_that_paired_tests_include_is_ranked(runs: Path, make: SimpleNamespace) -> None:
-    make.ensemble(runs, "soft_vote", 0.95)
-    rows = [
-        ("soft_vote", 0.95, 0.9, 1.0, 1, 1, True, "a"),
-        ("good", 0.9, 0.85, 0.95, 2, 2, False, "b"),
-        ("poor", 0.6, 0.5, 0.7, 3, 3, False, "c"),
-    ]
-    make.ranking(runs, "test", rows, compared=["good", "poor"])
-    assert [(row.name, row.first, row.is_best) for row in board_of(runs).rows] == [
-        ("soft_vote", 1, True),
-        ("good", 2, False),
-        ("poor", 3, False),
-    ]
-
-
-def test_ensembles_alone_on_a_set_are_ranked_among_themselves(runs: Path, make: SimpleNamespace) -> None:
-    make.ensemble(runs, "soft_vote", 0.9, name="web")
-    make.ensemble(runs, "greedy", 0.6, name="web")
-    assert [(row.name, row.first) for row in board_of(runs, "web").rows] == [("soft_vote", 1), ("greedy", 2)]
-
-
-def test_several_seeds_are_one_entry_with_the_figure_over_seeds(tmp_path: Path, make: SimpleNamespace) -> None:
+def test_several_seeds_are_one_entry_with_the_metric_over_seeds(tmp_path: Path) -> None:
     for name, seed, value in (("a", 1, 0.7), ("b", 2, 0.8)):
-        folder = make.run(tmp_path, name, seed, experiment="same")
+        folder = write_run(tmp_path, name, seed, experiment="same")
         (folder / "config.yaml").write_text(f"model: {{backbone: r}}\nseed: {seed}\n")
-        make.result(folder, "blind_test", "test", {"accuracy": make.accuracy(value)})
-    other = make.run(tmp_path, "c", experiment="other")
-    make.result(other, "blind_test", "test", {"accuracy": make.accuracy(0.5)})
-    rows = [("same", 0.75, 0.66, 0.84, 1, 1, True, "a"), ("other", 0.5, 0.4, 0.6, 2, 2, False, "b")]
-    make.ranking(tmp_path, "test", rows)
-    board = board_of(tmp_path)
+        write_result(folder, "blind_test", "test", {"accuracy": accuracy(value)})
+    write_result(write_run(tmp_path, "c", experiment="other"), "blind_test", "test", {"accuracy": accuracy(0.5)})
+    write_ranking(
+        tmp_path, "test", [("same", 0.75, 0.66, 0.84, 1, 1, True, "a"), ("other", 0.5, 0.4, 0.6, 2, 2, False, "b")]
+    )
+    board = read_board(tmp_path)
     assert board.names == ["same", "other"]
     assert [(row.name, row.first, row.seeds, row.reason) for row in board.rows] == [
         ("same", 1, ("same · seed 2", "same · seed 1"), None),
@@ -140,42 +140,155 @@ def test_several_seeds_are_one_entry_with_the_figure_over_seeds(tmp_path: Path, 
         ("other", 2, (), None),
     ]
     mean = board.rows[0].metrics["accuracy"]
-    assert mean is not None
+    assert mean
     assert (mean.value, mean.low, mean.high) == (0.75, 0.66, 0.84)  # of the ranking, as in the headline
-    assert answer(board).startswith("same is the best of 2 models on test: accuracy 0.750 [0.660, 0.840];")
+    assert format_headline(board).startswith("same is the best of 2 models on test: accuracy 0.750 [0.660, 0.840];")
     write_report(read_study(tmp_path), tmp_path / "report.html", "en")
     lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
     names = [line.split(" | ")[0] for line in lines if "seed" in line and line.startswith("| ")][:3]
     assert names == ["| same (mean over 2 seeds, below)", "| same · seed 2", "| same · seed 1"]
 
 
-def test_different_images_under_one_name_stand_on_boards_of_their_own(runs: Path, make: SimpleNamespace) -> None:
-    make.result(runs / "poor", "blind_test", "test", {"accuracy": make.accuracy(0.6)}, data_fingerprint="other")
-    found = [board for board in build_leaderboards(read_study(runs)) if board.name == "test"]
-    assert [(board.fingerprint, board.names) for board in found] == [("test0", ["good"]), ("other", ["poor"])]
-    assert answer(found[1]) == "poor on test: accuracy 0.600 [0.550, 0.650]."
+def test_different_images_under_one_name_stand_on_boards_of_their_own(runs: Path) -> None:
+    write_result(runs / "poor", "blind_test", "test", {"accuracy": accuracy(0.6)}, data_fingerprint="other")
+    boards = [board for board in build_leaderboards(read_study(runs)) if board.name == "test"]
+    assert [(board.fingerprint, board.names) for board in boards] == [("test0", ["good"]), ("other", ["poor"])]
+    assert format_headline(boards[1]) == "poor on test: accuracy 0.600 [0.550, 0.650]."
 
 
-def test_a_run_without_an_accuracy_has_no_rank(runs: Path, make: SimpleNamespace) -> None:
-    from avatar_bench.results.reasons import Reason
-    from avatar_bench.results.result import Metric
-
-    make.result(runs / "poor", "blind_test", "test", {"accuracy": Metric(None, 0, reason=Reason("no_images_of_class"))})
-    row = board_of(runs).rows[-1]
+def test_a_run_without_an_accuracy_has_no_rank(runs: Path) -> None:
+    missing = Metric(None, 0, reason=Reason("no_images_of_class"))
+    write_result(runs / "poor", "blind_test", "test", {"accuracy": missing})
+    row = read_board(runs).rows[-1]
     assert (row.name, row.first, row.is_best) == ("poor", None, False)
 
 
-def test_without_blind_test_there_is_no_board(runs: Path, make: SimpleNamespace) -> None:
+def test_without_blind_test_there_is_no_board(runs: Path) -> None:
     for folder in ("good", "poor"):
         shutil.rmtree(runs / folder / "evaluation")
-        make.result(runs / folder, "robustness", "test", {"robustness": make.accuracy(0.5)})
+        write_result(runs / folder, "robustness", "test", {"robustness": accuracy(0.5)})
     assert build_leaderboards(read_study(runs)) == []
 
 
-@pytest.mark.parametrize("missing", ["letters", "rank_low"])
-def test_a_ranking_of_another_make_is_not_used(missing: str, runs: Path, make: SimpleNamespace) -> None:
-    folder = make.ranking(runs, "test", [(n, 0.9, 0.8, 1.0, 1, 2, True, "a") for n in ("good", "poor")])
-    import pandas as pd
+@pytest.fixture
+def evaluated(tmp_path: Path) -> Any:
+    """Write runs of these accuracies and balanced accuracies, with or without a ranking whose letters are given."""
 
-    pd.read_csv(folder / "ranking.csv").drop(columns=missing).to_csv(folder / "ranking.csv", index=False)
-    assert not board_of(runs).is_tested
+    def build(values: Mapping[str, tuple[float, float]], letters: Mapping[str, str] | None = None) -> Leaderboard:
+        for name, (value, mean) in values.items():
+            metrics = {"accuracy": accuracy(value), "balanced_accuracy": balanced(mean)}
+            write_result(write_run(tmp_path, name), "blind_test", "test", metrics)
+        if letters:
+            order = sorted(values, key=lambda name: -values[name][0])
+            rows = [rank(name, values[name][0], 1, len(letters), letters[name]) for name in order]
+            folder = write_ranking(tmp_path, "test", rows, compared=list(values))
+            table = pd.read_csv(folder / "ranking.csv")
+            mean = table["recipe"].map({name: mean for name, (_, mean) in values.items()})
+            ends = {"balanced_accuracy_low": mean - 0.05, "balanced_accuracy_high": mean + 0.05}
+            table = table.assign(balanced_accuracy=mean, better_than_guessing=mean - 0.05 > 1 / 3, **ends)
+            table.to_csv(folder / "ranking.csv", index=False)
+        (board,) = build_leaderboards(read_study(tmp_path))
+        return board
+
+    return build
+
+
+NINE = {f"net{number}": (0.32 + 0.005 * number, 0.32 + 0.005 * number) for number in range(9)}
+NONE_SEES = (
+    "None of 9 models on test is significantly better than guessing: the highest balanced accuracy is 0.360 "
+    "[0.310, 0.410] (net8), guessing has 0.333."
+)
+CONSTANT = {"constant": (0.93, 1 / 3), "sees": (0.9, 0.8)}
+FOUR = {"good": (0.8, 0.8), "fair": (0.75, 0.75), "guess": (0.36, 0.36), "worse": (0.2, 0.2)}
+TWO_FIRST = {"a": (0.9, 0.9), "b": (0.9, 0.9), "c": (0.88, 0.88)}
+
+
+@pytest.mark.parametrize(
+    ("values", "letters", "headline", "best"),
+    [
+        (NINE, None, NONE_SEES, []),
+        (NINE, dict.fromkeys(NINE, "a"), NONE_SEES, []),
+        (
+            {"net": (0.8, 0.33)},
+            None,
+            "net on test is not significantly better than guessing: its balanced accuracy is 0.330 [0.280, 0.380], "
+            "guessing has 0.333.",
+            [],
+        ),
+        (
+            FOUR,
+            {"good": "a", "fair": "ab", "guess": "bc", "worse": "c"},
+            "good has the highest accuracy of 4 models on test: 0.800 [0.750, 0.850]; it is statistically tied with "
+            "fair. Not significantly better than guessing: guess and worse.",
+            ["good", "fair"],
+        ),
+        (
+            FOUR,
+            {"good": "a", "fair": "b", "guess": "b", "worse": "b"},
+            "good is the best of 4 models on test: accuracy 0.800 [0.750, 0.850]; it is significantly better than "
+            "fair. Not significantly better than guessing: guess and worse.",
+            ["good"],
+        ),
+        (
+            CONSTANT,
+            None,
+            "sees has the highest accuracy of 2 models on test: 0.900 [0.850, 0.950]. Not significantly better than "
+            "guessing: constant.",
+            ["sees"],
+        ),
+        (
+            CONSTANT,
+            dict.fromkeys(CONSTANT, "a"),
+            "sees is the best of 2 models on test: accuracy 0.900 [0.850, 0.950]. Not significantly better than "
+            "guessing: constant.",
+            ["sees"],
+        ),
+        (
+            TWO_FIRST,
+            None,
+            "a and b share the highest accuracy of 3 models on test: 0.900 [0.850, 0.950]; their intervals overlap "
+            "with that of c, but no paired test was run.",
+            ["a", "b", "c"],
+        ),
+        (
+            TWO_FIRST,
+            dict.fromkeys("abc", "a"),
+            "a and b share the highest accuracy of 3 models on test: 0.900 [0.850, 0.950]; statistically tied with "
+            "them: c.",
+            ["a", "b", "c"],
+        ),
+    ],
+)
+def test_a_model_that_guesses_is_never_best(
+    values: Any, letters: Any, headline: str, best: list[str], evaluated: Any
+) -> None:
+    board = evaluated(values, letters)
+    assert format_headline(board) == headline
+    assert [row.name for row in board.rows if row.is_best] == best
+    assert [row.name for row in board.rows if row.is_guessing] == [
+        row.name for row in board.rows if values[row.name][1] - 0.05 <= 1 / 3
+    ]
+
+
+@pytest.mark.parametrize("others", [0, 8])
+def test_an_interval_a_hair_above_guessing_is_no_success_among_nine(evaluated: Any, others: int) -> None:
+    values = {f"net{number}": (0.33, 0.33) for number in range(others)} | {"lucky": (0.385, 0.385)}  # [0.335, 0.435]
+    assert ("lucky" in evaluated(values).guessing) == (others > 0)
+
+
+def test_without_a_level_of_guessing_no_model_guesses(tmp_path: Path) -> None:
+    write_result(write_run(tmp_path, "one"), "blind_test", "test", {"accuracy": accuracy(0.3)})
+    assert format_headline(read_board(tmp_path)) == "one on test: accuracy 0.300 [0.250, 0.350]."
+
+
+@pytest.mark.parametrize(
+    ("language", "text"), [("en", "not significantly better than guessing"), ("ru", "не значимо лучше угадывания")]
+)
+def test_the_board_on_the_page_marks_those_that_guess(evaluated: Any, tmp_path: Path, language: str, text: str) -> None:
+    evaluated({"good": (0.8, 0.8), "guess": (0.33, 0.33)})
+    with use_language(language):
+        write_report(read_study(tmp_path), tmp_path / "report.html", language)
+    lines = (tmp_path / "report.md").read_text(encoding="utf-8").splitlines()
+    good, guess = (next(line for line in lines if line.startswith(f"| {name} |")) for name in ("good", "guess"))
+    assert text in guess
+    assert text not in good

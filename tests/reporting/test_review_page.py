@@ -6,7 +6,6 @@ import csv
 import json
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -18,38 +17,22 @@ from avatar_bench.cli.app import main
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.inference.prediction_writer import MAX_PAGE_IMAGES
 from avatar_bench.reporting.prediction_outputs.html import NEAREST
+from tests.builders.parsed_page import Page
 from tests.commands.test_languages import KEPT, WORD, Texts
 from tests.conftest import SOURCES, draw_set
 
 CLASSES = ("drawing", "generated", "real")
 ODD = "<img src=x onerror=alert(1)>;=1+1, 'q' \"d\" Ёж.png"
 GENERATOR = "a cat\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 64x64, Model: sd"
+SPOKEN = (
+    *("aria-label", "alt", "title", "placeholder", "data-words", "data-progress", "data-done"),
+    *(f"data-{name}" for name in ("confirmed", "corrected", "skipped", "sure", "unsaved")),
+)
+QUICK = "workers=0"
 
 
-SPOKEN = ("aria-label", "alt", "title", "placeholder", *(f"data-{name}" for name in ("words", "progress", "done")))
-SPOKEN += tuple(f"data-{name}" for name in ("confirmed", "corrected", "skipped", "sure", "unsaved"))
-
-
-class Cards(HTMLParser):
-    """Attributes of the cards of a page, the addresses that it loads, and its texts, those in attributes too."""
-
-    def __init__(self, page: Path) -> None:
-        super().__init__()
-        self.cards: list[dict[str, str]] = []
-        self.sources: list[str] = []
-        self.texts: list[str] = []
-        self.text = page.read_text(encoding="utf-8")
-        self.feed(self.text)
-        shown = Texts()
-        shown.feed(self.text)
-        self.texts += shown.found
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = {name: value or "" for name, value in attrs}
-        if values.get("class") == "card":
-            self.cards.append(values)
-        self.texts += [values[name] for name in SPOKEN if name in values]
-        self.sources += [values[name] for name in ("src", "href", "srcset", "poster") if name in values]
+def read_cards(file: Path) -> list[dict[str, Any]]:
+    return [attrs for _tag, attrs in Page(file).tags if attrs.get("class") == "card"]
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +41,7 @@ def run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("calibrated")
     draw_set(root, "fit", 64, SOURCES, seed=2)
     copy = Path(shutil.copytree(tiny_run, root / "run", ignore=shutil.ignore_patterns("evaluation", "predictions")))
-    words = ["calibrate", f"ckpt={copy}", "data=manifest", f"data.manifest={root / 'fit.csv'}", "workers=0"]
-    assert main(words) == 0
+    calibrate(copy, root / "fit.csv")
     return copy
 
 
@@ -68,9 +50,8 @@ def batch(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder of 42 images, of which one has an odd name and one names its generator, and a broken file."""
     folder = tmp_path_factory.mktemp("batch") / "mine & yours"
     shutil.copytree(images / "blind", folder)
-    first = sorted((folder / "real").rglob("*.png"))[0]
+    first, second, *_others = sorted((folder / "real").rglob("0*.png"))
     first.rename(first.with_name(ODD))
-    second = sorted((folder / "real").rglob("0*.png"))[0]
     info = PngImagePlugin.PngInfo()
     info.add_text("parameters", GENERATOR)
     with Image.open(second) as image:
@@ -83,36 +64,38 @@ def batch(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def page(run: Path, batch: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a page with everything on it, and the table of the same predictions beside it."""
     folder = tmp_path_factory.mktemp("page")
-    words = [f"ckpt={run}", f"input={batch}", "target_error=.2", "evidence=true", "workers=0"]
+    words = [f"ckpt={run}", f"input={batch}", "target_error=.2", "evidence=true", QUICK]
     more = [f"explain={folder / 'cams'}", "neighbours=true"]
     assert main(["predict", *words, *more, f"output={folder / 'page.html'}"]) == 3  # one file is broken
     assert main(["predict", *words, f"output={folder / 'page.csv'}"]) == 3
     return folder / "page.html"
 
 
-def test_the_page_shows_each_image_in_order_of_need_and_loads_nothing(page: Path, batch: Path) -> None:
-    cards, table = Cards(page), pd.read_csv(page.with_suffix(".csv"), keep_default_na=False)
+def test_the_page_shows_each_image_in_order_of_need_and_loads_nothing(page: Path) -> None:
+    cards, table = read_cards(page), pd.read_csv(page.with_suffix(".csv"), keep_default_na=False)
     good = table[table["status"] == "ok"]
-    assert len(cards.cards) == len(good) == 42
+    assert len(cards) == len(good) == 42
     ranks = {"abstained": 0, "unlike": 1, "contradicted": 2, "": 3}
-    order = [(ranks[card["data-needs"].split(" ")[0]], float(card["data-confidence"])) for card in cards.cards]
+    order = [(ranks[card["data-needs"].split(" ")[0]], float(card["data-confidence"])) for card in cards]
     assert order == sorted(order)
-    needs = pd.Series([set(card["data-needs"].split()) for card in cards.cards])
-    assert sum("abstained" in each for each in needs) == (good["decision"] == "abstain").sum()
     contradicted = (good["evidence_says"] != "") & (good["evidence_says"] != good["prediction"])
-    assert sum("contradicted" in each for each in needs) == contradicted.sum() == 1
-    assert sorted(int(card["data-draw"]) for card in cards.cards) == list(range(1, 43))
-    assert all(source.startswith(("data:", "#")) for source in cards.sources)
-    assert "default-src 'none'" in cards.text
-    assert cards.text.count('<figure class="cam">') == 42
-    assert cards.text.count('alt="training image: ') == 42 * NEAREST
-    assert "broken.png" in cards.text
+    for need, n in (("abstained", (good["decision"] == "abstain").sum()), ("contradicted", contradicted.sum())):
+        assert sum(need in card["data-needs"].split() for card in cards) == n
+    assert contradicted.sum() == 1
+    assert sorted(int(card["data-draw"]) for card in cards) == list(range(1, 43))
+    parsed = Page(page)
+    addresses = [address for name in ("src", "href", "srcset", "poster") for address in parsed.list_values(name)]
+    assert all(address.startswith(("data:", "#")) for address in addresses)
+    assert "default-src 'none'" in parsed.text
+    assert parsed.text.count('<figure class="cam">') == 42
+    assert parsed.text.count('alt="training image: ') == 42 * NEAREST
+    assert "broken.png" in parsed.text
     for caution in ("does not prove its origin", "can be far less accurate", "metadata can be forged or stripped"):
-        assert cards.text.count(caution) == 1
+        assert parsed.text.count(caution) == 1
 
 
 def test_a_start_of_a_row_is_read_as_path_and_sha256(page: Path, batch: Path) -> None:
-    rows = list(csv.reader([card["data-start"] for card in Cards(page).cards]))
+    rows = list(csv.reader([card["data-start"] for card in read_cards(page)]))
     assert {Path(path) for path, _ in rows if "'" not in path} <= set(batch.rglob("*.*"))
     assert all(sha256_of_file(Path(path)) == digest for path, digest in rows if Path(path).exists())
     (odd,) = [path for path, _ in rows if "onerror" in path]
@@ -123,8 +106,8 @@ def test_another_page_on_the_same_images_keeps_their_random_order(
     page: Path, run: Path, batch: Path, tmp_path: Path
 ) -> None:
     plain = tmp_path / "plain.html"
-    assert main(["predict", f"ckpt={run}", f"input={batch}", f"output={plain}", "workers=0"]) == 3
-    first, second = ({card["data-start"]: card["data-draw"] for card in Cards(file).cards} for file in (page, plain))
+    assert main(["predict", f"ckpt={run}", f"input={batch}", f"output={plain}", QUICK]) == 3
+    first, second = ({card["data-start"]: card["data-draw"] for card in read_cards(file)} for file in (page, plain))
     assert first == second
     assert "Nearest training images" not in plain.read_text(encoding="utf-8")
     assert "No decisions were asked for" in plain.read_text(encoding="utf-8")
@@ -133,36 +116,37 @@ def test_another_page_on_the_same_images_keeps_their_random_order(
 def test_a_russian_page_holds_no_english(run: Path, batch: Path, page: Path, tmp_path: Path) -> None:
     table = pd.read_csv(page.with_suffix(".csv"))
     (reason,) = table.loc[table["status"] == "error", "reason"]
-    page = tmp_path / "page.html"
-    words = [f"ckpt={run}", f"input={batch}", f"output={page}", "workers=0", "lang=ru"]
-    decided = ["target_error=.2", "evidence=true", f"explain={tmp_path}", "neighbours=true"]
+    russian, shown = tmp_path / "page.html", Texts()
+    words = [f"ckpt={run}", f"input={batch}", f"output={russian}", QUICK, "lang=ru"]
+    more = ["target_error=.2", "evidence=true", f"explain={tmp_path}", "neighbours=true"]
+    assert main(["predict", *words, *more]) == 3
     names = [str(batch), batch.name, ODD, "calibrated0/run", "Enter"]
     names += [name for label in CLASSES for name in (f"new-{label}", f"{label}/", *SOURCES[label])]
-    assert main(["predict", *words, *decided]) == 3
-    cards, left = Cards(page), {}
-    for text in cards.texts:
+    parsed = Page(russian)
+    shown.feed(parsed.text)
+    texts, english = {*shown.found, *(text for name in SPOKEN for text in parsed.list_values(name))}, []
+    for text in texts:
         plain = text
         for name in names:
             plain = plain.replace(name, " ")
         plain = re.sub(r"{\w+}|\S+\.(?:png|jpg|webp)", " ", plain)
-        left[text] = [word for word in WORD.findall(plain) if word not in KEPT]
-    english = [text for text, kept in left.items() if kept]
+        english += [text] if {*WORD.findall(plain)} - {*KEPT} else []
     # evidence is what a file says, and the reason of a failure is that of the table
     assert [text for text in english if "parameters" not in text and not reason.endswith(text)] == []
-    assert len(left) > 60
+    assert len(texts) > 60
 
 
 def test_more_images_than_a_page_holds_are_refused_before_anything_is_computed(
     run: Path, batch: Path, tmp_path: Path, capsys: Any
 ) -> None:
-    listed, page = tmp_path / "list.txt", tmp_path / "page.html"
+    listed, file = tmp_path / "list.txt", tmp_path / "page.html"
     listed.write_text(f"{batch / 'broken.png'}\n" * (MAX_PAGE_IMAGES + 1))
-    assert main(["predict", f"ckpt={run}", f"input=@{listed}", f"output={page}"]) == 2
+    assert main(["predict", f"ckpt={run}", f"input=@{listed}", f"output={file}"]) == 2
     err = capsys.readouterr().err
     assert "2,001 files, but a page for review has at most 2,000" in err
     assert "input=@list.txt" in err
     assert len(err.splitlines()) <= 3
-    assert not page.exists()
+    assert not file.exists()
 
 
 def test_an_interrupted_page_leaves_the_earlier_one(
@@ -170,71 +154,58 @@ def test_an_interrupted_page_leaves_the_earlier_one(
 ) -> None:
     from avatar_bench.inference.network_predictor import NetworkPredictor
 
-    def stop_late(self: NetworkPredictor, files: Any, *given: Any) -> pd.DataFrame:
+    def stop_late(self: NetworkPredictor, files: Any, *options: Any) -> pd.DataFrame:
         if any("new-real" in path for path, _ in files):
             raise KeyboardInterrupt
-        return tabulate(self, files, *given)
+        return tabulate(self, files, *options)
 
-    tabulate, page = NetworkPredictor.tabulate, tmp_path / "page.html"
-    page.write_text(earlier := '<ol class="cards" data-key="1">')
+    tabulate, file = NetworkPredictor.tabulate, tmp_path / "page.html"
+    file.write_text(earlier := '<ol class="cards" data-key="1">')
     monkeypatch.setattr(NetworkPredictor, "tabulate", stop_late)
-    words = ["workers=0", "batch_size=8"]
-    assert main(["predict", f"ckpt={run}", f"input={batch}", f"output={page}", *words]) == 130
+    assert main(["predict", f"ckpt={run}", f"input={batch}", f"output={file}", QUICK, "batch_size=8"]) == 130
     assert "no page is written" in capsys.readouterr().err
-    assert [file.name for file in tmp_path.iterdir()] == ["page.html"]
-    assert page.read_text() == earlier
-
-
-@pytest.fixture
-def manifest(images: Path, tmp_path: Path) -> Path:
-    """Return a manifest as the page saves it: 30 images drawn at random, 12 selected."""
-    table = pd.read_csv(images / "blind.csv").sample(frac=1, random_state=0)
-    rows = {
-        "path": [str(images / path) for path in table["path"]],
-        "sha256": [sha256_of_file(images / path) for path in table["path"]],
-        "label": table["label"],
-        "sampled": ["random"] * 30 + ["selected"] * 12,
-    }
-    pd.DataFrame(rows).to_csv(tmp_path / "reviewed.csv", index=False)
-    return tmp_path / "reviewed.csv"
+    assert [written.name for written in tmp_path.iterdir()] == ["page.html"]
+    assert file.read_text() == earlier
 
 
 def calibrate(run: Path, manifest: Path, *words: str, code: int = 0) -> dict[str, Any]:
-    data = ["data=manifest", f"data.manifest={manifest}", "workers=0"]
+    data = ["data=manifest", f"data.manifest={manifest}", QUICK]
     assert main(["calibrate", f"ckpt={run}", *data, *words]) == code
     return dict(json.loads((run / "calibration.json").read_text(encoding="utf-8"))) if code == 0 else {}
 
 
 def test_calibrate_takes_the_random_images_alone_unless_it_is_allowed(
-    run_copy: Path, manifest: Path, capsys: Any
+    run_copy: Path, images: Path, tmp_path: Path, capsys: Any
 ) -> None:
+    table = pd.read_csv(images / "blind.csv").sample(frac=1, random_state=0)
+    table["path"] = [str(images / path) for path in table["path"]]
+    table["sha256"] = [sha256_of_file(Path(path)) for path in table["path"]]
+    table["sampled"] = ["random"] * 30 + ["selected"] * 12
+    manifest = tmp_path / "reviewed.csv"
+    table[["path", "sha256", "label", "sampled"]].to_csv(manifest, index=False)
     saved = calibrate(run_copy, manifest)
     assert (len(saved["images"]), saved["allow"]) == (30, [])
     assert "12 images of reviewed selected for review left out" in capsys.readouterr().err
     saved = calibrate(run_copy, manifest, "allow=[selected]")
     assert (len(saved["images"]), saved["allow"]) == (42, ["selected"])
-
-
-def test_calibrate_refuses_images_that_were_all_selected_and_unknown_words(
-    run_copy: Path, manifest: Path, capsys: Any
-) -> None:
     text = manifest.read_text(encoding="utf-8")
-    manifest.write_text(text.replace(",random", ",selected"), encoding="utf-8")
-    calibrate(run_copy, manifest, code=3)
-    assert "none of its 42 images was drawn at random" in capsys.readouterr().err
-    manifest.write_text(text.replace(",random", ",by hand", 1), encoding="utf-8")
-    calibrate(run_copy, manifest, code=3)
-    assert re.search(r"\.(png|jpg|webp): sampled is 'by hand'", capsys.readouterr().err)
+    for changed, message in (
+        (text.replace(",random", ",selected"), "none of its 42 images was drawn at random"),
+        (text.replace(",random", ",by hand", 1), r"\.(png|jpg|webp): sampled is 'by hand'"),
+    ):
+        manifest.write_text(changed, encoding="utf-8")
+        calibrate(run_copy, manifest, code=3)
+        assert re.search(message, capsys.readouterr().err)
 
 
 @pytest.mark.slow
 def test_images_are_labelled_by_keyboard_and_calibrate_reads_the_manifest(
-    page: Path, batch: Path, run_copy: Path, visit: Any, tmp_path: Path
+    page: Path, run_copy: Path, visit: Any, tmp_path: Path
 ) -> None:
     opened = visit(page)
     assert opened.locator(".labels:visible").count() == 42
     opened.get_by_role("button", name="Start with a random sample of 42").press("Enter")
-    truths, pressed = {}, []
+    truths = {}
     for number in range(40):
         card = opened.locator(":focus")
         path = next(csv.reader([str(card.get_attribute("data-start"))]))[0]
@@ -242,11 +213,10 @@ def test_images_are_labelled_by_keyboard_and_calibrate_reads_the_manifest(
         predicted = card.get_attribute("data-prediction")
         key = "s" if number == 3 else "c" if truth == predicted else str(CLASSES.index(truth) + 1)
         opened.keyboard.press(key)
-        pressed.append(key)
         if key != "s":
             truths[path] = truth
     opened.keyboard.press("u")
-    opened.keyboard.press(pressed[-1])
+    opened.keyboard.press(key)
     status = "Labelled: 39; skipped: 1. Random sample: 40 of 42."
     assert opened.locator(".progress").inner_text() == status
     opened.reload()
@@ -264,18 +234,22 @@ def test_images_are_labelled_by_keyboard_and_calibrate_reads_the_manifest(
 @pytest.mark.slow
 def test_filters_order_odd_names_and_gaps_in_a_random_beginning(page: Path, visit: Any, tmp_path: Path) -> None:
     opened = visit(page)
-    opened.get_by_label("Why review is needed").select_option("contradicted")
-    assert opened.locator(".card:visible").count() == 1
+    needs, search, shown = (
+        opened.get_by_label("Why review is needed"),
+        opened.get_by_role("searchbox"),
+        opened.locator(".card:visible"),
+    )
+    needs.select_option("contradicted")
+    assert shown.count() == 1
     assert "1 of 42 images shown" in opened.locator(".controls [role=status]").inner_text()
-    opened.get_by_label("Why review is needed").select_option("")
-    opened.get_by_role("searchbox").fill("onerror")
-    shown = opened.locator(".card:visible")
+    needs.select_option("")
+    search.fill("onerror")
     assert shown.count() == 1
     assert ODD in shown.inner_text()
     assert opened.locator("img[onerror], main script").count() == 0
-    opened.get_by_role("searchbox").fill("")
+    search.fill("")
     opened.locator("select[name=order]").select_option("confidence")
-    values = [float(one.get_attribute("data-confidence")) for one in opened.locator(".card").all()]
+    values = [float(card.get_attribute("data-confidence")) for card in opened.locator(".card").all()]
     assert values == sorted(values)
     opened.get_by_label("Grad-CAM").check()
     assert opened.locator("figure.cam:visible").count() == 42
@@ -303,5 +277,5 @@ def test_axe_finds_no_serious_violation(page: Path, visit: Any, axe: str) -> Non
             for key in "c1s":
                 opened.keyboard.press(key)
         violations = opened.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
-        serious = [one for one in violations if one["impact"] in ("serious", "critical")]
-        assert [(one["id"], [node["html"][:200] for node in one["nodes"][:3]]) for one in serious] == []
+        serious = [rule for rule in violations if rule["impact"] in ("serious", "critical")]
+        assert [(rule["id"], [node["html"][:200] for node in rule["nodes"][:3]]) for rule in serious] == []

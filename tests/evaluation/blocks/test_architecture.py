@@ -1,14 +1,12 @@
-"""Tests of the block architecture on the tiny run, and of its diagram."""
+"""Tests of architecture on the tiny run, and of its diagram."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -16,57 +14,53 @@ from torch.utils.flop_counter import FlopCounterMode
 from avatar_bench.cli.app import main
 from avatar_bench.evaluation.blocks.architecture import figures
 from avatar_bench.models.inspection import FeatureMaps, inspect_network
+from avatar_bench.results.result import Result
 from avatar_bench.runs.run import Run
 
 
 @pytest.fixture(scope="module")
-def saved(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def saved(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
     out = tmp_path_factory.mktemp("architecture")
     assert main(["evaluate", f"ckpt={tiny_run}", "block=architecture", f"out={out}"]) == 0
-    return out / "evaluation" / "test" / "architecture"
+    return Result.load(out / "evaluation" / "test" / "architecture", arrays=True)
 
 
-def test_every_metric_can_be_recomputed_from_the_saved_tables(saved: Path, tiny_run: Path) -> None:
-    said = json.loads((saved / "metrics.json").read_text())["metrics"]
-    assert set(said) == {"params_m", "macs_g", "depth", "input_size"}
-    for table in (pd.read_csv(saved / "stages.csv"), pd.read_csv(saved / "layers.csv")):
-        assert said["params_m"]["value"] == pytest.approx(table["params"].sum() / 1e6, abs=1e-12)
-        assert said["macs_g"]["value"] == pytest.approx(table["macs"].sum() / 1e9, abs=1e-12)
-    layers = pd.read_csv(saved / "layers.csv")
-    assert said["depth"]["value"] == layers["on_longest_path"].sum()
-    assert said["input_size"]["value"] == int(layers["input"].iloc[0].split(" x ")[-1])
-    beside = layers["module"].str.contains("downsample")
-    assert said["depth"]["value"] == (layers["type"].isin(["Conv2d", "Linear"]) & ~beside).sum()
-    assert said["input_size"]["value"] == 32
+@pytest.fixture(scope="module")
+def weights(tiny_run: Path) -> Any:
+    return torch.load(tiny_run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
 
 
-def test_the_sums_are_those_of_the_checkpoint(saved: Path, tiny_run: Path) -> None:
-    said = json.loads((saved / "metrics.json").read_text())["metrics"]
-    weights = torch.load(tiny_run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+def test_every_metric_is_that_of_the_saved_tables_and_of_the_checkpoint(
+    saved: Result, weights: Any, tiny_run: Path
+) -> None:
+    layers, run = saved.tables["layers"], Run.open(tiny_run)
     learnt = [value.numel() for name, value in weights.items() if name.endswith(("weight", "bias"))]
-    assert said["params_m"]["value"] == pytest.approx(sum(learnt) / 1e6, abs=1e-12)
-    run = Run.open(tiny_run)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         run.predictor.module(torch.zeros(1, 3, 32, 32, dtype=torch.uint8, device=run.predictor.device))
-    assert said["macs_g"]["value"] == pytest.approx(counter.get_total_flops() / 2e9, abs=1e-12)
+    is_beside = layers["module"].str.contains("downsample")
+    depth = (layers["type"].isin(["Conv2d", "Linear"]) & ~is_beside).sum()
+    expected = {"params_m": sum(learnt) / 1e6, "macs_g": counter.get_total_flops() / 2e9, "depth": depth}
+    value = {name: metric.value for name, metric in saved.metrics.items()}
+    assert value == pytest.approx(expected | {"input_size": 32}, abs=1e-12)
+    for table in (saved.tables["stages"], layers):
+        sums = table["params"].sum() / 1e6, table["macs"].sum() / 1e9
+        assert sums == pytest.approx((value["params_m"], value["macs_g"]), abs=1e-12)
+    assert layers["on_longest_path"].sum() == depth
+    assert layers["input"].iloc[0].endswith(" x 32")
 
 
-def test_filters_are_the_weights_of_the_checkpoint(saved: Path, tiny_run: Path) -> None:
-    state = torch.load(tiny_run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
-    with np.load(saved / "filters.npz") as found:
-        np.testing.assert_array_equal(found["weights"], state[f"net.{found['layer']}.weight"].numpy())
-
-
-def test_feature_maps_are_of_an_image_of_each_class(saved: Path, tiny_run: Path) -> None:
-    run = Run.open(tiny_run)
+def test_filters_are_the_weights_of_the_checkpoint_and_feature_maps_of_an_image_of_each_class(
+    saved: Result, weights: Any, tiny_run: Path
+) -> None:
+    filters, maps, run = saved.arrays["filters"], saved.arrays["feature_maps"], Run.open(tiny_run)
+    np.testing.assert_array_equal(filters["weights"], weights[f"net.{filters['layer']}.weight"].numpy())
     frame = run.dataset("test").frame
-    with np.load(saved / "feature_maps.npz") as found:
-        assert found["labels"].tolist() == list(run.classes)
-        assert found["paths"].tolist() == [frame["path"][frame["label"] == name].iat[0] for name in run.classes]
-        assert found["images"].shape == (3, 32, 32, 3)
-        for number, _ in enumerate(found["layers"]):
-            assert found[f"maps_{number}"].shape[:2] == (3, len(found[f"channels_{number}"]))
-        assert len(found["layers"]) == 3
+    assert maps["labels"].tolist() == list(run.classes)
+    assert maps["paths"].tolist() == [frame["path"][frame["label"] == name].iat[0] for name in run.classes]
+    assert maps["images"].shape == (3, 32, 32, 3)
+    assert len(maps["layers"]) == 3
+    for number in range(3):
+        assert maps[f"maps_{number}"].shape[:2] == (3, len(maps[f"channels_{number}"]))
 
 
 @pytest.mark.parametrize("classes", [1, 6])
@@ -87,10 +81,10 @@ def test_every_stage_has_its_box_and_no_word_leaves_it(model: str, network: Call
     net.train(mode)
     figure = figures.draw_diagram(anatomy.stages, model, anatomy.depth, 64, 3)
     figure.draw_without_rendering()
-    left = figure.axes[0]
-    words = {text.get_text() for text in left.texts}
-    assert set(anatomy.stages["output"]) <= words
+    left, right = figure.axes[:2]
+    assert set(anatomy.stages["output"]) <= {text.get_text() for text in left.texts}
+    box = left.get_window_extent()
     for text in left.texts:
-        assert left.get_window_extent().x0 - 1 <= text.get_window_extent().x0
-        assert text.get_window_extent().x1 <= left.get_window_extent().x1 + 1
-    assert len(figure.axes[1].patches) == len(anatomy.stages)
+        extent = text.get_window_extent()
+        assert box.x0 - 1 <= extent.x0 <= extent.x1 <= box.x1 + 1
+    assert len(right.patches) == len(anatomy.stages)

@@ -1,8 +1,6 @@
-"""Tests of clusters: every figure recomputed by scikit-learn from the saved embeddings and tables."""
+"""Tests of clusters: every number by scikit-learn from the saved embeddings and tables, and the maps of the points."""
 
 from __future__ import annotations
-
-import json
 
 import numpy as np
 import pandas as pd
@@ -10,13 +8,17 @@ import pytest
 from scipy.spatial.distance import cdist
 from sklearn import metrics as sk
 from sklearn.linear_model import LogisticRegression
+from sklearn.manifold import trustworthiness
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from avatar_bench.evaluation.blocks.clusters import CLUSTER_METRICS, SOURCE_METRICS, Clusters
+from avatar_bench.errors import ConfigError
+from avatar_bench.evaluation.blocks import clusters
+from avatar_bench.evaluation.blocks.clusters import CLUSTER_METRICS, SOURCE_METRICS, Clusters, build_maps
 from avatar_bench.results.reasons import Reason
+from avatar_bench.results.result import Result
 
 
 @pytest.fixture(scope="module")
@@ -28,133 +30,169 @@ def evaluate_block(fake_run, dataset_of):
     return build
 
 
-def by_source(make_predictions, n=240, spread=3.0, **fields):
-    """Return Predictions whose embeddings cluster by source, two images a group."""
-    rng = np.random.default_rng(1)
-    targets = np.arange(n) // 2 % 3
-    number = np.arange(n) // 6 % 4
-    places = rng.normal(size=(3, 4, 6)) * spread
-    embeddings = rng.normal(size=(n, 6)) + places[targets, number] + 2 * np.eye(6)[targets]
-    given = {
-        "embeddings": embeddings.astype(np.float32),
-        "groups": [f"g{i // 2}" for i in range(n)],
-        "sources": [f"s{one}" for one in number],
-    }
-    logits = rng.normal(size=(n, 3)) + 4 * np.eye(3)[targets]
-    return make_predictions(targets, logits, **given | fields)
+@pytest.fixture(scope="module")
+def by_source(make_predictions):
+    """Build Predictions whose embeddings cluster by source, two images a group."""
+
+    def build(spread=3.0):
+        rng = np.random.default_rng(1)
+        targets, number = np.arange(240) // 2 % 3, np.arange(240) // 6 % 4
+        centres = rng.normal(size=(3, 4, 6)) * spread
+        embeddings = rng.normal(size=(240, 6)) + centres[targets, number] + 2 * np.eye(6)[targets]
+        return make_predictions(
+            targets,
+            rng.normal(size=(240, 3)) + 4 * np.eye(3)[targets],
+            embeddings=embeddings.astype(np.float32),
+            groups=[f"g{i // 2}" for i in range(240)],
+            sources=[f"s{source}" for source in number],
+        )
+
+    return build
 
 
 @pytest.fixture(scope="module")
-def folder(evaluate_block, make_predictions, tmp_path_factory):
-    return evaluate_block(by_source(make_predictions)).save(tmp_path_factory.mktemp("clusters") / "clusters")
+def result(evaluate_block, by_source, tmp_path_factory):
+    """A Result, read back from its files."""
+    saved = evaluate_block(by_source()).save(tmp_path_factory.mktemp("clusters") / "clusters")
+    return Result.load(saved, arrays=True)
 
 
 @pytest.fixture(scope="module")
-def saved(folder):
-    """Embeddings, images.csv and metrics of a saved Result, read back as files."""
-    with np.load(folder / "embeddings.npz") as arrays:
-        embeddings = arrays["embeddings"].astype(np.float64)
-    metrics = json.loads((folder / "metrics.json").read_text())["metrics"]
-    return embeddings, pd.read_csv(folder / "images.csv"), {name: metric["value"] for name, metric in metrics.items()}
+def saved(result):
+    """Embeddings, images.csv and values of the metrics of a saved Result."""
+    embeddings = result.arrays["embeddings"]["embeddings"].astype(np.float64)
+    return embeddings, result.tables["images"], {name: metric.value for name, metric in result.metrics.items()}
 
 
-def test_silhouettes_and_indices_equal_sklearn_on_what_is_saved(saved):
-    x, images, said = saved
-    labels = images["target"]
+def test_silhouettes_and_indices_equal_sklearn_and_the_separation_ratio_scipy_on_what_is_saved(saved):
+    x, images, value = saved
+    labels, far = images["target"].to_numpy(), cdist(x, x)
+    same = labels[:, None] == labels
+    within = [sk.silhouette_samples(x[labels == name], images["source"][labels == name]) for name in np.unique(labels)]
     expected = {
         "silhouette": sk.silhouette_score(x, labels),
         "silhouette_cosine": sk.silhouette_score(x, labels, metric="cosine"),
         "davies_bouldin": sk.davies_bouldin_score(x, labels),
         "calinski_harabasz": sk.calinski_harabasz_score(x, labels),
+        "separation_ratio": far[~same].mean() / far[same & ~np.eye(len(x), dtype=bool)].mean(),
+        "source_silhouette": np.concatenate(within).mean(),
     }
-    assert {name: said[name] for name in expected} == pytest.approx(expected, abs=1e-6)
-    assert list(said) == [*CLUSTER_METRICS, *SOURCE_METRICS, "trustworthiness"]
-
-
-def test_the_separation_ratio_equals_scipy_on_what_is_saved(saved):
-    x, images, said = saved
-    far, label = cdist(x, x), images["target"].to_numpy()
-    same, other = label[:, None] == label, ~np.eye(len(x), dtype=bool)
-    assert said["separation_ratio"] == pytest.approx(far[~same].mean() / far[same & other].mean(), abs=1e-6)
+    assert {name: value[name] for name in expected} == pytest.approx(expected, abs=1e-6)
+    assert list(value) == [*CLUSTER_METRICS, *SOURCE_METRICS, "trustworthiness"]
 
 
 def test_knn_purity_equals_sklearns_neighbours_of_other_groups(saved):
-    x, images, said = saved
+    x, images, value = saved
     rank = NearestNeighbors(n_neighbors=len(x) - 1).fit(x).kneighbors(return_distance=False)
     label, group, source = (images[name].to_numpy() for name in ("target", "group", "source"))
-    shares, of_source = [], []
+    purities, of_source = [], []
     for row, near in enumerate(rank):
         foreign = near[group[near] != group[row]]
-        shares.append((label[foreign[:10]] == label[row]).mean())
-        own = foreign[label[foreign] == label[row]][:10]
-        of_source.append((source[own] == source[row]).mean())
-    assert said["knn_purity"] == pytest.approx(np.mean(shares), abs=1e-6)
-    assert said["source_knn_purity"] == pytest.approx(np.mean(of_source), abs=1e-6)
-    np.testing.assert_allclose(images["knn_purity"], shares, atol=1e-9)
-
-
-def test_the_source_silhouette_is_the_mean_over_classes_of_sklearns(saved):
-    x, images, said = saved
-    found = [
-        sk.silhouette_samples(x[rows], images["source"][rows])
-        for rows in (np.flatnonzero(images["target"] == name) for name in images["target"].unique())
-    ]
-    assert said["source_silhouette"] == pytest.approx(np.concatenate(found).mean(), abs=1e-6)
+        purities.append((label[foreign[:10]] == label[row]).mean())
+        of_class = foreign[label[foreign] == label[row]][:10]
+        of_source.append((source[of_class] == source[row]).mean())
+    assert value["knn_purity"] == pytest.approx(np.mean(purities), abs=1e-6)
+    assert value["source_knn_purity"] == pytest.approx(np.mean(of_source), abs=1e-6)
+    np.testing.assert_allclose(images["knn_purity"], purities, atol=1e-9)
 
 
 def test_the_linear_probe_equals_sklearns_cross_validation_by_group(saved):
-    x, images, said = saved
+    x, images, value = saved
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     folds = StratifiedGroupKFold(5, shuffle=True, random_state=0)
     codes = pd.factorize(images["target"], sort=True)[0]
-    answers = cross_val_predict(model, x, codes, groups=images["group"], cv=folds)
-    assert said["linear_probe"] == pytest.approx((answers == codes).mean(), abs=1e-3)
-    assert said["linear_probe"] == pytest.approx((images["probe"] == images["target"]).mean(), abs=1e-9)
+    predicted = cross_val_predict(model, x, codes, groups=images["group"], cv=folds)
+    assert value["linear_probe"] == pytest.approx((predicted == codes).mean(), abs=1e-3)
+    assert value["linear_probe"] == pytest.approx((images["probe"] == images["target"]).mean(), abs=1e-9)
 
 
 def test_the_knn_probe_equals_a_count_of_votes_by_hand(evaluate_block, oracle):
-    training_set, predictions = oracle("noisy", n=90, seed=1), oracle("noisy")
-    result = evaluate_block(predictions, training=training_set)
-    near = np.argsort(cdist(predictions.embeddings, training_set.embeddings, "cosine"), axis=1)[:, :20]
-    votes = np.array([np.bincount(training_set.targets[row], minlength=3) for row in near])
+    training, predictions = oracle("noisy", n=90, seed=1), oracle("noisy")
+    result = evaluate_block(predictions, training=training)
+    near = np.argsort(cdist(predictions.embeddings, training.embeddings, "cosine"), axis=1)[:, :20]
+    votes = np.array([np.bincount(training.targets[row], minlength=3) for row in near])
     clear = np.sort(votes, axis=1)[:, -1] > np.sort(votes, axis=1)[:, -2]
-    answers = np.array(training_set.classes)[votes.argmax(axis=1)]
+    classes, images = np.array(training.classes)[votes.argmax(axis=1)], result.tables["images"]
     assert clear.mean() > 0.9
-    images = result.tables["images"]
-    assert (images["knn"][clear] == answers[clear]).all()
+    assert (images["knn"][clear] == classes[clear]).all()
     assert result.metrics["knn_accuracy"].value == (images["knn"] == images["target"]).mean()
 
 
-def test_saved_distances_are_means_over_pairs(saved, folder):
+def test_saved_distances_are_means_over_pairs(saved, result):
     x, images, _ = saved
-    for name, key in (
-        ("distances", images["target"]),
-        ("source_distances", images["target"] + ": " + images["source"]),
-    ):
-        table = pd.read_csv(folder / f"{name}.csv").set_index("of")
+    keys = {"distances": images["target"], "source_distances": images["target"] + ": " + images["source"]}
+    for name, key in keys.items():
+        table = result.tables[name].set_index("of")
         for of, to in ((table.index[0], table.columns[1]), (table.index[-1], table.columns[-1])):
             far = cdist(x[key == of], x[key == to])
             assert table.loc[of, to] == pytest.approx(far[far > 1e-9].mean(), abs=1e-6)
 
 
-def test_embeddings_without_a_class_are_at_their_floors(evaluate_block, oracle):
-    result = evaluate_block(oracle("uniform"), permutations=20)
+def test_embeddings_without_a_class_are_at_their_floors_and_a_perfect_oracle_separates_all(evaluate_block, oracle):
+    uniform = evaluate_block(oracle("uniform"), permutations=20).metrics
+    perfect = evaluate_block(oracle("perfect")).metrics
     for name in ("silhouette", "silhouette_cosine", "separation_ratio", "knn_purity", "linear_probe"):
-        metric = result.metrics[name]
-        assert metric.value == pytest.approx(metric.floor, abs=0.08), name
-    assert result.metrics["knn_purity"].floor == pytest.approx(1 / 3, abs=0.03)
+        assert uniform[name].value == pytest.approx(uniform[name].floor, abs=0.08), name
+    assert uniform["knn_purity"].floor == pytest.approx(1 / 3, abs=0.03)
+    assert [perfect[name].value for name in ("linear_probe", "knn_purity")] == pytest.approx([1, 1], abs=0.02)
 
 
-def test_a_perfect_oracle_separates_all(evaluate_block, oracle):
-    metrics = evaluate_block(oracle("perfect")).metrics
-    assert metrics["linear_probe"].value == pytest.approx(1, abs=0.02)
-    assert metrics["knn_purity"].value == pytest.approx(1, abs=0.02)
-
-
-def test_a_shortcut_by_source_is_told_and_none_where_there_is_none(evaluate_block, make_predictions):
-    result = evaluate_block(by_source(make_predictions))
-    assert result.metrics["source_knn_purity"].low > result.metrics["source_knn_purity"].floor
+def test_a_shortcut_by_source_is_warned_of_and_none_where_there_is_none(result, evaluate_block, by_source):
     purity = result.metrics["source_knn_purity"]
+    assert purity.low > purity.floor
     assert result.warnings == [Reason("sources_cluster", share=purity.value, chance=purity.floor)]
-    silent = evaluate_block(by_source(make_predictions, spread=0.0))
-    assert silent.metrics["source_knn_purity"].value == pytest.approx(0.25, abs=0.05)
+    silent = evaluate_block(by_source(spread=0.0)).metrics["source_knn_purity"]
+    assert silent.value == pytest.approx(0.25, abs=0.05)
+
+
+def make_maps(predictions, **options):
+    return build_maps(Clusters(**{"method": "pca", "resamples": 100} | options), predictions, "test")
+
+
+def test_trustworthiness_of_each_map_equals_sklearn_on_what_is_saved(oracle, tmp_path, draw_saved):
+    saved = Result.load(make_maps(oracle("noisy"), method=["tsne", "pca"]).save(tmp_path / "clusters"), arrays=True)
+    x = saved.arrays["points"]["embeddings"].astype(np.float64)
+    for name, table in (("trustworthiness", "points"), ("trustworthiness/pca", "points_pca")):
+        points, metric = saved.tables[table], saved.metrics[name]
+        assert list(points.columns) == ["path", "target", "source", "x", "y"]
+        expected = trustworthiness(x, points[["x", "y"]].to_numpy(), n_neighbors=5)
+        assert metric.value == pytest.approx(expected, abs=1e-6)
+        assert metric.low <= metric.value <= metric.high
+        assert metric.floor == pytest.approx(0.5, abs=0.05)
+    assert set(draw_saved(saved)) == {"tsne", "pca"}
+
+
+def test_pca_is_the_projection_on_the_first_two_singular_vectors(oracle):
+    predictions = oracle("noisy")
+    points = make_maps(predictions).tables["points"][["x", "y"]].to_numpy()
+    centred = predictions.embeddings - predictions.embeddings.mean(axis=0, dtype=np.float64)
+    left, spread, _ = np.linalg.svd(centred, full_matrices=False)
+    np.testing.assert_allclose(np.abs(points), np.abs(left[:, :2] * spread[:2]), atol=1e-6)
+
+
+def test_tsne_puts_the_images_of_a_class_together_and_is_repeatable(oracle):
+    first, second = (make_maps(oracle("perfect", n=90), method="tsne", seed=4).tables["points"] for _ in range(2))
+    pd.testing.assert_frame_equal(first, second)
+    near = cdist(first[["x", "y"]], first[["x", "y"]])
+    np.fill_diagonal(near, np.inf)
+    target = first["target"].to_numpy()
+    assert (target[near.argmin(axis=1)] == target).mean() > 0.95
+
+
+@pytest.mark.slow  # its import takes seconds
+def test_umap_has_its_own_table_and_figure(oracle, monkeypatch):
+    umap = pytest.importorskip("umap")
+    # its code would be compiled for half a minute
+    monkeypatch.setattr(umap.UMAP, "fit_transform", lambda model, features: features[:, : model.n_components])
+    predictions = oracle("noisy", n=60)
+    result = make_maps(predictions, method=["pca", "umap"])
+    assert {"points", "points_umap"} == set(result.tables)
+    assert {"trustworthiness", "trustworthiness/umap"} == set(result.metrics)
+    np.testing.assert_allclose(result.tables["points_umap"][["x", "y"]], predictions.embeddings[:, :2])
+
+
+def test_umap_without_its_package_is_refused_with_what_to_do(monkeypatch):
+    monkeypatch.setattr(clusters, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="umap-learn"):
+        Clusters(method=["tsne", "umap"])
+    Clusters(method="tsne")

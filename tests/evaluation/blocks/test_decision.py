@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy.stats import beta
 from sklearn import metrics as sk
 
-from avatar_bench.data.dataset import Dataset
-from avatar_bench.errors import BlockError, GuardError
+from avatar_bench.errors import GuardError
 from avatar_bench.evaluation.blocks.decision import Decision
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics import stats
-from avatar_bench.metrics.neighbours import compute_distances
 from avatar_bench.metrics.selective import AnsweringThreshold
 from avatar_bench.results.reasons import Reason, format_reason
-from avatar_bench.runs.decisions import NEIGHBOURS, DecisionRule, explain_unmet
-from avatar_bench.runs.saved_calibration import DecisionImages, OodReference, SavedCalibration
-
-CLASSES = ("drawing", "generated", "real")
+from avatar_bench.runs.decisions import DecisionRule, explain_unmet
+from tests.evaluation.conftest import CLASSES
 
 
 @pytest.fixture
@@ -29,34 +24,13 @@ def evaluate_block(fake_run, dataset_of):
     """Run the block on predictions of the set, of the external test set and of out-of-domain sets."""
 
     def evaluate(predictions, blind=None, ood=None, run=None, columns=None, **options):
-        further = {name: (dataset_of(one, name), one) for name, one in (ood or {}).items()}
-        external = None if blind is None else (dataset_of(blind, "blind"), blind)
-        of = fake_run(predictions, blind=external, ood=further, **(run or {}))
-        return Decision(**{"resamples": 100} | options).evaluate(of, dataset_of(predictions, **columns or {}))
+        fields = {"ood": {name: (dataset_of(outside, name), outside) for name, outside in (ood or {}).items()}}
+        if blind is not None:
+            fields["blind"] = (dataset_of(blind, "blind"), blind)
+        dataset = dataset_of(predictions, **columns or {})
+        return Decision(**{"resamples": 100} | options).evaluate(fake_run(predictions, **fields | (run or {})), dataset)
 
     return evaluate
-
-
-@pytest.fixture
-def calibrated(dataset_of):
-    """Return the fields of a run that was calibrated on some predictions, half of them for thresholds."""
-
-    def build(held):
-        is_reference = np.arange(len(held)) % 2 == 0
-        frame = dataset_of(held).frame.assign(sha256=[f"{i + 10**6:064x}" for i in range(len(held))])
-        frame["group"] = "held " + frame["group"]
-        known = held.embeddings[is_reference]
-        distances = np.array(
-            [compute_distances(np.delete(known, i, 0), known[[i]], NEIGHBOURS)[0] for i in range(len(known))]
-        )
-        new = np.searchsorted(np.sort(distances), compute_distances(known, held.embeddings, NEIGHBOURS), side="right")
-        percentiles = np.where(is_reference, 50.0, 100 * new / len(distances))
-        reference = OodReference(known, distances)
-        decisions = DecisionImages(held.classes, held.probabilities, is_reference, percentiles, reference)
-        images = Dataset("held", Path(), frame)
-        return {"decision_calibration": SavedCalibration("", "all", 1.0, None, {}, images, "", decisions=decisions)}
-
-    return build
 
 
 def test_decisions_are_counted_from_the_predictions(evaluate_block, oracle, calibrated, draw_saved, inside):
@@ -71,24 +45,20 @@ def test_decisions_are_counted_from_the_predictions(evaluate_block, oracle, cali
     assert result.metrics["bound/0.1"].value == fit["bound"] <= 0.1
     assert fit["bound"] == pytest.approx(beta.ppf(0.9, fit["errors"] + 1, fit["answered"] - fit["errors"]))
     sets = result.tables["sets"].set_index(["set", "unlike_rule"])
-    for name, one in {"test": predictions, "blind": harder}.items():
-        row, end = sets.loc[(name, False)], "" if name == "test" else "/blind"
-        answered = one.confidence >= fit["threshold"]
-        wrong = ~one.correct[answered]
-        assert (row["n"], row["answered"], row["errors"]) == (len(one), answered.sum(), wrong.sum())
-        assert (row["coverage"], row["error"]) == pytest.approx((answered.mean(), wrong.mean()))
-        assert (row["error_low"], row["error_high"]) == pytest.approx(stats.wilson(wrong.sum(), len(wrong)))
-        ruled = sets.loc[(name, True)]
+    for name, evaluated in {"test": predictions, "blind": harder}.items():
+        answered = evaluated.confidence >= fit["threshold"]
+        incorrect = ~evaluated.correct[answered]
+        row, ruled, end = sets.loc[(name, False)], sets.loc[(name, True)], "" if name == "test" else "/blind"
+        assert (row["n"], row["answered"], row["errors"]) == (len(evaluated), answered.sum(), incorrect.sum())
+        assert (row["coverage"], row["error"]) == pytest.approx((answered.mean(), incorrect.mean()))
+        assert (row["error_low"], row["error_high"]) == pytest.approx(stats.wilson(incorrect.sum(), len(incorrect)))
         assert result.metrics[f"coverage/0.1{end}"].value == ruled["coverage"] <= row["coverage"]
         assert result.metrics[f"error/0.1{end}"].value == ruled["error"]
         assert result.metrics[f"saved/0.1{end}"].value == pytest.approx(row["error"] - ruled["error"])
-        slices = result.tables["slices"].query("set == @name")
+        counts, slices = ["n", "answered", "errors"], result.tables["slices"].query("set == @name")
         for by in ("class", "prediction", "source"):  # each divides the set
-            assert slices.loc[slices["by"] == by, ["n", "answered", "errors"]].sum().tolist() == [
-                *(ruled["n"], ruled["answered"], ruled["errors"])
-            ]
-    assert not sets.loc[("test", True), "fails"]
-    assert sets.loc[("blind", True), "fails"]
+            assert slices.loc[slices["by"] == by, counts].sum().tolist() == ruled[counts].tolist()
+    assert (sets.loc[("test", True), "fails"], sets.loc[("blind", True), "fails"]) == (False, True)
     codes = {warning.code: warning for warning in result.warnings}
     assert codes["promise_broken"].values["name"] == "blind"
     assert format_reason(codes["promise_broken"], "decision").endswith("above the target of 10%.")
@@ -96,8 +66,7 @@ def test_decisions_are_counted_from_the_predictions(evaluate_block, oracle, cali
     assert (things["name"], things["after"]) == ("things", 0.0)
     assert things["before"] == pytest.approx((far.confidence >= fit["threshold"]).mean())
     assert result.metrics["error/0.1/things"].reason == Reason("no_known_class")
-    drawn = draw_saved(result)
-    assert inside(drawn["targets"])
+    assert inside(draw_saved(result)["targets"])
 
 
 def test_answers_are_sliced_by_columns_of_the_manifest_with_gaps(evaluate_block, oracle, calibrated):
@@ -148,9 +117,8 @@ def test_targets_that_cannot_be_met_or_shown_answer_nothing(evaluate_block, orac
 
 def test_evaluating_on_the_images_of_the_thresholds_is_refused(evaluate_block, oracle, calibrated):
     held = oracle("noisy", n=200)
-    run = calibrated(held)
     with pytest.raises(GuardError, match="fitted on"):
-        evaluate_block(replace(held, groups=np.char.add("held ", held.groups)), run=run, targets=[0.1])
+        evaluate_block(replace(held, groups=np.char.add("held ", held.groups)), run=calibrated(held), targets=[0.1])
 
 
 def test_curves_and_points_are_those_of_scikit_learn(evaluate_block, oracle):
@@ -163,8 +131,7 @@ def test_curves_and_points_are_those_of_scikit_learn(evaluate_block, oracle):
         for rate in (0.01, 0.1):
             metric, row = result.metrics[f"recall_at/{rate}/{name}"], points.loc[(name, rate)]
             assert metric.value == row["recall"] == pytest.approx(recalls[alarms <= rate + 1e-12].max())
-            assert metric.low <= metric.value <= metric.high
-            assert (metric.low, metric.high) == (row["low"], row["high"])
+            assert row["low"] == metric.low <= metric.value <= metric.high == row["high"]
             assert row["seen"] == pytest.approx((scores[~positive] >= row["threshold"]).mean())
             assert row["seen"] <= rate < row["seen_high"] + 1
             assert (row["n"], row["others"], row["other_groups"]) == (300, 600, 600)
@@ -172,19 +139,18 @@ def test_curves_and_points_are_those_of_scikit_learn(evaluate_block, oracle):
         expected = [recalls[alarms <= rate + 1e-12].max() for rate in curve["false_alarms"]]
         np.testing.assert_allclose(curve["recall"], expected)
         assert (curve["low"] <= curve["recall"] + 1e-9).all()
-        precisions, at, _ = sk.precision_recall_curve(positive, scores)
+        precisions, recalls, _ = sk.precision_recall_curve(positive, scores)
         curve = result.tables["precision_recall"].query("`class` == @name")
-        expected = [precisions[at >= recall - 1e-12][-1] for recall in curve["recall"]]
+        expected = [precisions[recalls >= recall - 1e-12][-1] for recall in curve["recall"]]
         np.testing.assert_allclose(curve["precision"], expected)
 
 
 def test_few_false_alarms_are_claimed_only_with_enough_groups_of_other_classes(evaluate_block, oracle):
     predictions = oracle("perfect", n=900)
-    result = evaluate_block(predictions)
-    assert result.metrics["recall_at/0.01/real"].value == 1
-    assert result.metrics["recall_at/0.01/real"].interval == "wilson by group"
-    assert result.metrics["recall_at/0.01/real"].low < 1
-    few = result.metrics["recall_at/0.001/real"]
+    metrics = evaluate_block(predictions).metrics
+    enough, few = (metrics[f"recall_at/{rate}/real"] for rate in (0.01, 0.001))
+    assert (enough.value, enough.interval) == (1, "wilson by group")
+    assert enough.low < 1
     assert (few.value, few.n) == (None, 600)
     assert format_reason(few.reason, "decision") == (
         "600 groups of other classes are too few to show false alarms of 0.10%; 2995 are required"
@@ -198,24 +164,23 @@ def test_risk_and_cost_are_counted_from_the_predictions(evaluate_block, oracle):
     blind = replace(blind, targets=np.where(np.arange(90) < 10, -1, blind.targets))
     result = evaluate_block(predictions, blind, {"things": replace(blind, targets=np.full(90, -1))})
     assert {name for name in result.metrics if name.startswith("cost")} == {"cost", "cost/blind"}
-    for name, one in {"test": predictions, "blind": blind.take(blind.targets >= 0)}.items():
-        confidence, wrong = one.confidence, ~one.correct
-        tables = [result.tables[table] for table in ("risk_coverage", "cost_curve")]
-        risk, costs = (table[table["set"] == name] for table in tables)
-        running = wrong[np.argsort(-confidence)].cumsum() / np.arange(1, len(one) + 1)
-        np.testing.assert_array_equal(risk["answered"], np.ceil(risk["coverage"] * len(one) - 1e-9))
+    for name, evaluated in {"test": predictions, "blind": blind.take(blind.targets >= 0)}.items():
+        confidence, incorrect, n = evaluated.confidence, ~evaluated.correct, len(evaluated)
+        risk, costs = result.tables["risk_coverage"], result.tables["cost_curve"]
+        risk, costs = risk[risk["set"] == name], costs[costs["set"] == name]
+        running = incorrect[np.argsort(-confidence)].cumsum() / np.arange(1, n + 1)
+        np.testing.assert_array_equal(risk["answered"], np.ceil(risk["coverage"] * n - 1e-9))
         np.testing.assert_allclose(risk["error"], running[risk["answered"] - 1], atol=1e-12)
         assert ((risk["low"] <= risk["error"] + 1e-12) & (risk["error"] <= risk["high"] + 1e-12)).all()
-        for row in costs.itertuples():
-            answered = 1 - confidence <= row.abstain_cost
-            assert row.cost == pytest.approx((wrong & answered).mean() + row.abstain_cost * (~answered).mean())
-            assert row.coverage == pytest.approx(answered.mean())
-            assert row.best <= row.cost + 1e-12
-        assert costs["answer_all"].iloc[-1] == pytest.approx(wrong.mean())
-    cost = result.metrics["cost"]
-    answered = predictions.confidence >= 0.9
-    assert cost.value == pytest.approx((~predictions.correct & answered).mean() + 0.1 * (~answered).mean())
-    assert cost.floor == pytest.approx(min(0.1, (~predictions.correct).mean()))
+        answered = 1 - confidence <= costs["abstain_cost"].to_numpy()[:, None]
+        cost = (incorrect & answered).mean(axis=1) + costs["abstain_cost"] * (~answered).mean(axis=1)
+        np.testing.assert_allclose(costs["cost"], cost)
+        np.testing.assert_allclose(costs["coverage"], answered.mean(axis=1))
+        assert (costs["best"] <= costs["cost"] + 1e-12).all()
+        assert costs["answer_all"].iloc[-1] == pytest.approx(incorrect.mean())
+    answered, incorrect = predictions.confidence >= 0.9, ~predictions.correct
+    assert result.metrics["cost"].value == pytest.approx((incorrect & answered).mean() + 0.1 * (~answered).mean())
+    assert result.metrics["cost"].floor == pytest.approx(min(0.1, incorrect.mean()))
 
 
 def test_a_set_without_a_class_or_of_one_class_has_reasons(evaluate_block, oracle, draw_saved):
@@ -232,29 +197,23 @@ def test_a_set_without_a_class_or_of_one_class_has_reasons(evaluate_block, oracl
 
 
 def test_equal_probabilities_answer_all_or_none(evaluate_block, make_predictions):
-    targets = np.arange(90) % 3
-    result = evaluate_block(make_predictions(targets, np.zeros((90, 3))))
-    assert result.tables["risk_coverage"]["answered"].eq(90).all()
-    points = result.tables["operating_points"]
+    tables = evaluate_block(make_predictions(np.arange(90) % 3, np.zeros((90, 3)))).tables
+    assert tables["risk_coverage"]["answered"].eq(90).all()
+    points = tables["operating_points"]
     assert points["recall"].eq(0).all()
     assert points["threshold"].isna().all()
     assert points["seen"].eq(0).all()
 
 
-def test_the_block_refuses_what_it_cannot_evaluate(evaluate_block, oracle):
-    predictions = oracle("noisy", n=90)
-    with pytest.raises(BlockError):
-        evaluate_block(replace(predictions, targets=np.full(90, -1)))
+def test_a_wrong_class_order_of_the_external_test_set_is_refused(evaluate_block, oracle):
     with pytest.raises(GuardError):
-        evaluate_block(oracle(("permuted", (1, 2, 0)), n=240))
-    with pytest.raises(GuardError):
-        evaluate_block(predictions, oracle(("permuted", (1, 2, 0)), n=240))
+        evaluate_block(oracle("noisy", n=90), oracle(("permuted", (1, 2, 0)), n=240))
 
 
 def test_figures_show_the_tables(evaluate_block, oracle, draw_saved, inside):
     result = evaluate_block(oracle("noisy", n=240), oracle("noisy", n=90, seed=7))
     drawn = draw_saved(result)
-    assert set(drawn) == {"operating_points", "risk_coverage", "cost_curve"}
-    assert all(inside(figure) for figure in drawn.values())
-    (roc,) = (table for name, table in result.tables["roc"].groupby("class") if name == "real")
-    np.testing.assert_allclose(drawn["operating_points"].axes[0].lines[2].get_ydata(), roc["recall"])
+    names = ("operating_points", "risk_coverage", "cost_curve")
+    assert {name: inside(figure) for name, figure in drawn.items()} == dict.fromkeys(names, True)
+    recall = result.tables["roc"].query("`class` == 'real'")["recall"]
+    np.testing.assert_allclose(drawn["operating_points"].axes[0].lines[2].get_ydata(), recall)

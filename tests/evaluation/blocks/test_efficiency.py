@@ -1,4 +1,4 @@
-"""Tests of the block efficiency: on the tiny run for its structure, on made-up timings for its figures."""
+"""Tests of efficiency: on the tiny run for its structure, on made-up timings for its numbers."""
 
 from __future__ import annotations
 
@@ -38,163 +38,160 @@ FAST: dict[str, Any] = {
     "resamples": 100,
     "workers": [],
 }
+needs_onnx = pytest.mark.skipif(bool(find_missing_package("onnx")), reason="the extra export is not installed")
 
 
 @pytest.fixture(autouse=True)
-def no_process(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def time_predict(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Return the function that times predict in a process, and replace it: its start takes seconds."""
     passes = pd.DataFrame({"round": [0, 1], "images": [128, 128], "seconds": [0.5, 0.54]})
     passes = passes.assign(command="predict", runtime="onnx", precision="32", threads=2, workers=2, batch=64)
     real = timing.time_predict
-    monkeypatch.setattr(timing, "time_predict", lambda *given: passes[[*timing.SETTING, *timing.PASS_COLUMNS]])
+    monkeypatch.setattr(timing, "time_predict", lambda *_args: passes[[*timing.SETTING, *timing.PASS_COLUMNS]])
     return real
 
 
+def evaluate(run: Path, out: Path, **options: Any) -> Result:
+    """Run the block by the command, and return its saved Result."""
+    words = [f"block.efficiency.{name}={value}".replace(" ", "") for name, value in (FAST | options).items()]
+    assert main(["evaluate", f"ckpt={run}", "block=efficiency", f"out={out}", "data.workers=0", *words]) == 0
+    return Result.load(out / "evaluation" / "test" / "efficiency")
+
+
 @pytest.fixture(scope="module")
-def saved(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Result of the tiny run, saved by the command; two settings of threads, workers 0."""
-    out = tmp_path_factory.mktemp("efficiency")
-    words = [f"block.efficiency.{name}={value}".replace(" ", "") for name, value in FAST.items()]
-    words += ["block.efficiency.threads=[1,2]", "block.efficiency.tolerance=1000", "data.workers=0"]
-    assert main(["evaluate", f"ckpt={tiny_run}", "block=efficiency", f"out={out}", *words]) == 0
-    return out / "evaluation" / "test" / "efficiency"
+def saved(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """The saved Result of the tiny run; two settings of threads."""
+    return evaluate(tiny_run, tmp_path_factory.mktemp("efficiency"), threads=[1, 2], tolerance=1000)
 
 
-def read(folder: Path) -> tuple[dict[str, Any], dict[str, pd.DataFrame]]:
-    said = json.loads((folder / "metrics.json").read_text())
-    return said, {file.stem: pd.read_csv(file) for file in folder.glob("*.csv")}
-
-
-def test_the_metrics_are_those_of_the_contract(saved: Path) -> None:
-    said, tables = read(saved)
+def test_the_metrics_are_those_of_the_contract(saved: Result) -> None:
     kinds = ("latency_ms", "latency_ms_p95", "images_per_second")
-    names = {f"{kind}/b{batch}" for kind in kinds for batch in (1, 4)}
-    names |= {"params_m", "macs_g", "weights_mb", "peak_memory_mb", "noise", "end_to_end_images_per_second"}
-    names |= {"processor_share", "torch/end_to_end_images_per_second"}
-    assert set(said["metrics"]) == names
-    assert next(iter(said["metrics"])) == "end_to_end_images_per_second"
-    for name, metric in said["metrics"].items():
-        assert metric["higher_is_better"] is ("images_per_second" in name or name == "processor_share")
-    assert set(tables) == {"latency", "end_to_end", "samples", "passes", "layers", "memory"}
-    assert (saved / "latency.png").is_file()
-    assert said["provenance"]["machine"]["torch"] == torch.__version__
+    assert next(iter(saved.metrics)) == "end_to_end_images_per_second"
+    assert set(saved.metrics) == {
+        *(f"{kind}/b{batch}" for kind in kinds for batch in (1, 4)),
+        *("params_m", "macs_g", "weights_mb", "peak_memory_mb", "noise", "end_to_end_images_per_second"),
+        *("processor_share", "torch/end_to_end_images_per_second"),
+    }
+    for name, metric in saved.metrics.items():
+        assert metric.higher_is_better is ("images_per_second" in name or name == "processor_share")
+    assert set(saved.tables) == {"latency", "end_to_end", "samples", "passes", "layers", "memory"}
+    assert saved.folder
+    assert (saved.folder / "latency.png").is_file()
+    assert saved.provenance["machine"]["torch"] == torch.__version__
 
 
-def test_every_time_can_be_recomputed_from_the_saved_calls(saved: Path) -> None:
-    said, tables = read(saved)
-    first = tables["samples"].query("network == 'run' and threads == 1")
+def test_every_time_can_be_recomputed_from_the_saved_calls(saved: Result) -> None:
+    samples = saved.tables["samples"].query("network == 'run' and threads == 1")
     for batch in (1, 4):
-        seconds = first.loc[first["batch"] == batch, "seconds"]
+        seconds = samples.loc[samples["batch"] == batch, "seconds"]
         median, high = np.median(seconds), np.quantile(seconds, 0.95)
         expected = {"latency_ms": 1000 * median, "latency_ms_p95": 1000 * high, "images_per_second": batch / median}
         for kind, value in expected.items():
-            metric = said["metrics"][f"{kind}/b{batch}"]
-            assert metric["value"] == pytest.approx(value, rel=1e-6)
-            assert metric["n"] == 3
-            assert metric["low"] <= metric["value"] <= metric["high"]
+            metric = saved.metrics[f"{kind}/b{batch}"]
+            assert (metric.value, metric.n) == (pytest.approx(value, rel=1e-6), 3)
+            assert metric.low <= metric.value <= metric.high  # type: ignore[operator]
     for command, prefix in (("predict", ""), ("evaluate", "torch/")):
-        passes = tables["passes"].query("command == @command")
+        passes = saved.tables["passes"].query("command == @command")
         rates = passes["images"] / passes["seconds"]
-        found = said["metrics"][f"{prefix}end_to_end_images_per_second"]["value"]
-        assert found == pytest.approx(np.median(rates), rel=1e-6)
-        noise = tables["end_to_end"].set_index("command").loc[command, "noise"]
+        value = saved.metrics[f"{prefix}end_to_end_images_per_second"].value
+        assert value == pytest.approx(np.median(rates), rel=1e-6)
+        noise = saved.tables["end_to_end"].set_index("command").loc[command, "noise"]
         assert noise == pytest.approx(rates.max() / rates.min() - 1, rel=1e-6)
 
 
-def test_the_counts_are_those_of_the_network(saved: Path, tiny_run: Path) -> None:
-    said = read(saved)[0]["metrics"]
+def test_the_counts_are_those_of_the_network(saved: Result, tiny_run: Path) -> None:
+    value = {name: metric.value for name, metric in saved.metrics.items()}
     weights = torch.load(tiny_run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
-    learnt = [value.numel() for name, value in weights.items() if name.endswith(("weight", "bias"))]
-    assert said["params_m"]["value"] == pytest.approx(sum(learnt) / 1e6)
-    net = [value for name, value in weights.items() if name.startswith("net.")]
-    assert said["weights_mb"]["value"] == pytest.approx(sum(v.numel() * v.element_size() for v in net) / 1e6)
-    run = Run.open(tiny_run)
-    assert said["macs_g"]["value"] == pytest.approx(count_macs(run.predictor.module.net, 32) / 1e9)
-    assert said["peak_memory_mb"]["value"] > said["weights_mb"]["value"] + 4 * 3 * 32 * 32 / 1e6
+    learnt = [tensor.numel() for name, tensor in weights.items() if name.endswith(("weight", "bias"))]
+    net = [tensor.numel() * tensor.element_size() for name, tensor in weights.items() if name.startswith("net.")]
+    assert value["params_m"] == pytest.approx(sum(learnt) / 1e6)
+    assert value["weights_mb"] == pytest.approx(sum(net) / 1e6)
+    assert value["macs_g"] == pytest.approx(count_macs(Run.open(tiny_run).predictor.module.net, 32) / 1e9)
+    assert value["peak_memory_mb"] > value["weights_mb"] + 4 * 3 * 32 * 32 / 1e6  # type: ignore[operator]
 
 
 @pytest.fixture
-def measured(monkeypatch: pytest.MonkeyPatch, tiny_run: Path) -> Callable[..., Result]:
+def measure(monkeypatch: pytest.MonkeyPatch, tiny_run: Path) -> Callable[..., Result]:
     """Return the Result of made-up times: 10 ms an image, 1 + `slower` times that for the copy.
 
-    Passes over files take 1 second, and 1 + `late`; the processor works for a `share` of the time.
+    Passes over files take 1 second, and 1.05; the processor works for a `share` of the time.
     """
 
-    def give(slower: float, late: float = 0.05, share: float = 0.95, **options: Any) -> Result:
-        cases = [(1, "run"), (4, "run"), (1, "copy"), (4, "copy")]
+    def build(slower: float, share: float = 0.95, **options: Any) -> Result:
         rows = [
             ("torch", batch, 1, network, number, 0.01 * batch * (1 + slower * (network == "copy")))
-            for batch, network in cases
+            for network in ("run", "copy")
+            for batch in (1, 4)
             for number in range(5)
         ]
-        columns = ["runtime", "batch", "threads", "network", "round", "seconds"]
-        samples = pd.DataFrame(rows, columns=columns)
+        samples = pd.DataFrame(rows, columns=["runtime", "batch", "threads", "network", "round", "seconds"])
         samples["processor_seconds"] = share * samples["seconds"]
-        monkeypatch.setattr(timing, "time_network", lambda *given: samples)
-        passes = pd.DataFrame({"workers": [2, 2], "round": [0, 1], "images": [100, 100], "seconds": [1.0, 1 + late]})
-        monkeypatch.setattr(timing, "time_files", lambda *given: passes)
+        passes = pd.DataFrame({"workers": [2, 2], "round": [0, 1], "images": [100, 100], "seconds": [1.0, 1.05]})
+        monkeypatch.setattr(timing, "time_network", lambda *_args: samples)
+        monkeypatch.setattr(timing, "time_files", lambda *_args: passes)
         run = Run.open(tiny_run)
         return Efficiency(**FAST | options).evaluate(run, run.dataset("test"))
 
-    return give
+    return build
 
 
-def test_steady_times_are_taken_as_they_are(measured: Callable[..., Result]) -> None:
-    result = measured(slower=0.05)
-    assert result.metrics["latency_ms/b4"].value == pytest.approx(40)
-    assert result.metrics["images_per_second/b1"].value == pytest.approx(100)
-    assert result.metrics["torch/end_to_end_images_per_second"].value == pytest.approx((100 + 100 / 1.05) / 2)
-    assert result.metrics["end_to_end_images_per_second"].value == pytest.approx((256 + 256 / 1.08) / 2)
+def list_timed(result: Result) -> list[str]:
+    return [name for name in result.metrics if "latency" in name or "images_per_second" in name]
+
+
+def test_steady_times_are_taken_as_they_are(measure: Callable[..., Result]) -> None:
+    result = measure(slower=0.05)
+    expected = {"latency_ms/b4": 40, "images_per_second/b1": 100, "noise": 0.05}
+    expected |= {"torch/end_to_end_images_per_second": (100 + 100 / 1.05) / 2}
+    expected |= {"end_to_end_images_per_second": (256 + 256 / 1.08) / 2}
+    assert {name: result.metrics[name].value for name in expected} == pytest.approx(expected)
     assert result.metrics["end_to_end_images_per_second"].reason is None
-    assert result.metrics["noise"].value == pytest.approx(0.05)
     assert result.warnings == []
     assert result.tables["latency"]["steady"].all()
     assert result.tables["end_to_end"]["steady"].all()
 
 
 @pytest.mark.parametrize("slower", [0.2, -0.2])
-def test_a_noisy_machine_is_told_in_warning_metrics_and_table(measured: Callable[..., Result], slower: float) -> None:
-    result = measured(slower)
+def test_a_noisy_machine_is_named_in_warning_metrics_and_table(measure: Callable[..., Result], slower: float) -> None:
+    result = measure(slower)
     noise = max(1 + slower, 1 / (1 + slower)) - 1
     assert result.metrics["noise"].value == pytest.approx(noise)
     assert result.warnings == [Reason("noisy_machine", noise=pytest.approx(noise), tolerance=0.1)]
-    timed = [name for name in result.metrics if "latency" in name or "images_per_second" in name]
-    assert {result.metrics[name].reason for name in timed} == {Reason("noisy_timings")}
+    assert {result.metrics[name].reason for name in list_timed(result)} == {Reason("noisy_timings")}
     assert result.metrics["params_m"].reason is None
     assert not result.tables["latency"]["steady"].any()
-    assert measured(slower, tolerance=0.3).warnings == []
+    assert measure(slower, tolerance=0.3).warnings == []
 
 
-def test_a_busy_machine_is_told_in_warning_metrics_and_tables(measured: Callable[..., Result]) -> None:
-    result = measured(slower=0.0, share=0.5)
-    (printed,) = [format_reason(warning, "efficiency") for warning in result.warnings]
-    assert printed.startswith("The machine is busy: the network had a processor for 50% of its time (90% needed)")
+def test_a_busy_machine_is_named_in_warning_metrics_and_tables(measure: Callable[..., Result]) -> None:
+    result = measure(slower=0.0, share=0.5)
+    (text,) = [format_reason(warning, "efficiency") for warning in result.warnings]
+    assert text.startswith("The machine is busy: the network had a processor for 50% of its time (90% needed)")
     assert result.metrics["processor_share"].value == pytest.approx(0.5)
-    timed = [name for name in result.metrics if "latency" in name or "images_per_second" in name]
-    assert {result.metrics[name].reason for name in timed} == {Reason("busy_timings")}
+    assert {result.metrics[name].reason for name in list_timed(result)} == {Reason("busy_timings")}
     assert not result.tables["latency"]["steady"].any()
     assert not result.tables["end_to_end"]["steady"].any()
 
 
-@pytest.mark.skipif(bool(find_missing_package("onnx")), reason="the extra export is not installed")
+@needs_onnx
 @pytest.mark.slow
 def test_a_trial_of_runtimes_for_the_timing_is_not_kept(
-    no_process: Callable[..., Any], tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    time_predict: Callable[..., Any], tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path))
     run = Run.open(tiny_run, accelerator="cpu")
     files = np.array([str(file) for file in list_files(run.dataset("test"))])
-    passes = no_process(run, files, 2, 0.0, 100.0)
+    passes = time_predict(run, files, 2, 0.0, 100.0)
     assert list(passes.columns) == [*timing.SETTING, *timing.PASS_COLUMNS]
     assert passes["images"].tolist() == [64 * max(2, count_workers())] * 2
     assert [file for file in (tmp_path / "trials").glob("*.json") if "seen" in file.read_text()] == []
 
 
 @pytest.mark.parametrize(("script", "status"), [("kill -9 $$", "-9"), ("exec sleep 60", "TimeoutExpired")])
-def test_a_process_that_dies_costs_the_main_figure_alone(
+def test_a_process_that_dies_costs_the_main_metric_alone(
     script: str,
     status: str,
-    no_process: Callable[..., Any],
+    time_predict: Callable[..., Any],
     tiny_run: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -205,21 +202,18 @@ def test_a_process_that_dies_costs_the_main_figure_alone(
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
     monkeypatch.setattr(timing, "MAX_PREDICT_SECONDS", 2)
-    monkeypatch.setattr(timing, "time_predict", no_process)
-    words = [f"block.efficiency.{name}={value}".replace(" ", "") for name, value in FAST.items()]
-    words += ["data.workers=0", f"out={tmp_path / 'out'}"]
-    assert main(["evaluate", f"ckpt={tiny_run}", "block=efficiency", *words]) == 0
+    monkeypatch.setattr(timing, "time_predict", time_predict)
+    result = evaluate(tiny_run, tmp_path / "out")
     assert f"`predict` could not be timed: its process ended with {status}." in capsys.readouterr().err
-    result = Result.load(tmp_path / "out/evaluation/test/efficiency")
     deployed = result.metrics["end_to_end_images_per_second"]
     assert deployed.value is None
-    assert deployed.reason is not None
+    assert deployed.reason
     assert deployed.reason.code == "predict_failed"
     assert result.metrics["torch/end_to_end_images_per_second"].value
     assert set(result.tables["end_to_end"]["command"]) == {"evaluate"}
 
 
-@pytest.mark.skipif(bool(find_missing_package("onnx")), reason="the extra export is not installed")
+@needs_onnx
 @pytest.mark.slow
 def test_another_runtime_stands_beside_torch_under_its_name(tiny_run: Path) -> None:
     run = Run.open(tiny_run, workers=0, accelerator="cpu")
@@ -228,7 +222,7 @@ def test_another_runtime_stands_beside_torch_under_its_name(tiny_run: Path) -> N
     assert not any(warning.code == "runtime_differs" for warning in result.warnings)
 
 
-def test_a_runtime_that_answers_otherwise_is_not_timed(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runtime_with_other_outputs_is_not_timed(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     right = timing.prepare_engine
 
     def prepare(runtime: str, classifier: Any, size: int) -> Any:
@@ -244,73 +238,65 @@ def test_a_runtime_that_answers_otherwise_is_not_timed(tiny_run: Path, monkeypat
 
 def test_beside_a_gpu_the_cpu_is_timed_as_well(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = Run.open(tiny_run, workers=0, accelerator="cpu")
-    network, size, noise = run.predictor.module, run.preprocessing.size, timing.create_noise_images(run, 4)
+    noise, network = timing.create_noise_images(run, 4), run.predictor.module
     stand_in: Any = SimpleNamespace(
-        predictor=SimpleNamespace(device="cuda", module=network), preprocessing=SimpleNamespace(size=size)
+        predictor=SimpleNamespace(device="cuda", module=network),
+        preprocessing=SimpleNamespace(size=run.preprocessing.size),
     )
     monkeypatch.setattr(timing, "create_noise_images", lambda run, count: noise[:count])
     factories, distances = timing.prepare_runtimes(stand_in, ["torch"])
     assert distances == {"torch": 0.0, "cpu": pytest.approx(0.0, abs=1e-5)}
     samples = timing.time_network(stand_in, factories, [1, 4], [1, 2], {"rounds": 2, "seconds": 0.0, "seed": 0})
-    own = torch.get_num_threads()
+    n = torch.get_num_threads()
     settings = set(samples[["runtime", "threads", "network"]].itertuples(index=False, name=None))
-    assert settings == {("torch", own, "run"), ("torch", own, "copy"), ("cpu", 1, "run"), ("cpu", 2, "run")}
+    assert settings == {("torch", n, "run"), ("torch", n, "copy"), ("cpu", 1, "run"), ("cpu", 2, "run")}
 
 
-@pytest.fixture
-def passes_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Any]:
-    """Return what `time_files` measures on 7 files in batches of 8, and the files asked for by workers.
-
-    A batch takes 2 seconds, but 60 the first, and next to nothing those that workers have ready at the end.
-    """
+def test_files_are_timed_after_workers_have_started_and_before_they_are_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A batch takes 2 seconds, but 60 the first, and next to nothing those that workers have ready at the end."""
     files = [tmp_path / f"{row}.png" for row in range(7)]
     for file in files:
         file.write_bytes(b"")
+    now, passes = [0.0], []
 
-    def give(workers: list[int], passes: int, seconds: float) -> tuple[pd.DataFrame, list[tuple[int, list[str]]]]:
-        now, asked = [0.0], []
+    class Predictor(SimpleNamespace):
+        def predict_files(self, paths: list[str]) -> Any:
+            passes.append((self.workers, len(paths)))
+            for start in range(0, len(paths), self.batch_size):
+                is_ready = start >= len(paths) - 2 * self.workers * self.batch_size
+                now[0] += 60.0 if start == 0 else 0.1 if is_ready else 2.0
+                yield paths[start : start + self.batch_size]
 
-        class Stub(SimpleNamespace):
-            def predict_files(self, paths: list[str]) -> Any:
-                asked.append((self.workers, paths))
-                for start in range(0, len(paths), self.batch_size):
-                    ready = start >= len(paths) - 2 * self.workers * self.batch_size
-                    now[0] += 60.0 if start == 0 else 0.1 if ready else 2.0
-                    yield paths[start : start + self.batch_size]
-
-        monkeypatch.setattr(timing, "time_batches", lambda batches: profiling.time_batches(batches, lambda: now[0]))
-        run: Any = SimpleNamespace(batch_size=8, predictor=Stub(batch_size=8, workers=3))
-        return timing.time_files(run, np.array([str(file) for file in files]), workers, passes, seconds), asked
-
-    return give
-
-
-def test_files_are_timed_after_workers_have_started_and_before_they_are_done(passes_of: Callable[..., Any]) -> None:
-    table, asked = passes_of([2, 0], passes=2, seconds=0.0)
-    assert table["workers"].tolist() == [2, 0, 2, 0]
-    assert table["round"].tolist() == [0, 0, 1, 1]
-    assert table["images"].tolist() == [8 * timing.MIN_TIMED_BATCHES] * 4
-    assert table["seconds"].tolist() == pytest.approx([2.0 * timing.MIN_TIMED_BATCHES] * 4)
-    turn = [(2, 8 * (3 + timing.MIN_TIMED_BATCHES + 4)), (0, 8 * (1 + timing.MIN_TIMED_BATCHES))]
-    assert [(workers, len(files)) for workers, files in asked] == turn * 2  # at 0 seconds without a trial before
+    monkeypatch.setattr(timing, "time_batches", lambda batches: profiling.time_batches(batches, lambda: now[0]))
+    run: Any = SimpleNamespace(batch_size=8, predictor=Predictor(batch_size=8, workers=3))
+    table = timing.time_files(run, np.array([str(file) for file in files]), [2, 0], passes=2, seconds=0.0)
+    n = timing.MIN_TIMED_BATCHES
+    assert table[["workers", "round", "images"]].to_numpy().tolist() == [
+        [workers, number, 8 * n] for number in (0, 1) for workers in (2, 0)
+    ]
+    assert table["seconds"].tolist() == pytest.approx([2.0 * n] * 4)
+    assert passes == [(2, 8 * (3 + n + 4)), (0, 8 * (1 + n))] * 2  # at 0 seconds without a trial before
 
 
 def test_the_figure_is_drawn_inside_the_page_in_both_languages(inside: Callable[..., bool]) -> None:
-    times = {"latency_ms": 1.0, "latency_ms_p95": 2.0}
     rate = {"images_per_second": 5.0, "images_per_second_low": 4.0, "images_per_second_high": 6.0}
-    kind = {"runtime": "openvino", "precision": "bf16", "threads": 16, "command": "predict"}
+    times = {"latency_ms": 1.0, "latency_ms_p95": 2.0, "device": "cpu"} | rate
     settings = [("torch", 1, "run"), ("torch", 16, "run"), ("contiguous", 16, "run"), ("torch", 16, "copy")]
     rows = [
-        {"runtime": runtime, "threads": threads, "network": network, "batch": batch, "device": "cpu"} | times | rate
+        {"runtime": runtime, "threads": threads, "network": network, "batch": batch} | times
         for runtime, threads, network in settings
         for batch in (1, 8)
     ]
-    end_to_end = [kind | {"workers": workers, "batch": 32} | rate for workers in (16, 0)]
-    tables = {"latency": pd.DataFrame(rows), "end_to_end": pd.DataFrame(end_to_end)}
+    kind = {"runtime": "openvino", "precision": "bf16", "threads": 16, "command": "predict", "batch": 32} | rate
+    end_to_end = pd.DataFrame([kind | {"workers": workers} for workers in (16, 0)])
+    result = Result(
+        "efficiency", "blind", 0, ("real",), tables={"latency": pd.DataFrame(rows), "end_to_end": end_to_end}
+    )
     for language in LANGUAGES:
         with use_language(language):
-            figure = figures.draw(Result("efficiency", "blind", 0, ("real",), tables=tables))["latency"]
-        assert inside(figure)
+            assert inside(figures.draw(result)["latency"])
 
 
 def test_a_set_whose_images_are_gone_is_refused(
@@ -320,5 +306,5 @@ def test_a_set_whose_images_are_gone_is_refused(
     record["data"]["root"] = str(tmp_path / "gone")
     (run_copy / "run.json").write_text(json.dumps(record))
     assert main(["evaluate", f"ckpt={run_copy}", "block=efficiency"]) == 3
-    said = capsys.readouterr().err
-    assert re.fullmatch(rf"{tmp_path}/gone/\S+: cannot be read: No such file or directory\.\n", said)
+    message = rf"{tmp_path}/gone/\S+: cannot be read: No such file or directory\.\n"
+    assert re.fullmatch(message, capsys.readouterr().err)

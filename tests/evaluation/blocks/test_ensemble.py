@@ -1,41 +1,48 @@
-"""Tests of the block ensemble: fitted on held-out images alone, equal to sums by hand, and saved whole."""
+"""Tests of ensemble: strategies fitted on held-out images alone, and pairs of runs, all equal to sums by hand."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 from scipy.special import softmax
 from scipy.stats import binomtest
 from sklearn import metrics as sk
+from statsmodels.stats.contingency_tables import Table2x2
 
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation.blocks.ensemble import EnsembleBlock, weight_fitting
 from avatar_bench.i18n import use_language
+from avatar_bench.metrics.agreement import MEASURES
 from avatar_bench.metrics.averaging import STRATEGIES
 from avatar_bench.metrics.calibration import fit_temperature
 from avatar_bench.results.reasons import Reason
+from avatar_bench.results.result import Result
 from avatar_bench.runs.ensembles import open_run, save_ensemble
 from avatar_bench.runs.labels import label_runs
 
-FAST = {"resamples": 200}
 SIGNALS = (1.6, 1.2, 0.9)
 STRATEGY_FIGURES = {"gain", "weights", "contribution"}
 PAIR_FIGURES = {"kappa", "error_correlation", "double_fault", "kappa_error"}
+PAIRS = np.array([f"g{i // 2}" for i in range(240)])  # groups of two images
+
+
+def compare(runs, datasets, resamples=200):
+    return EnsembleBlock(resamples=resamples).compare(runs, datasets)
 
 
 @pytest.fixture(scope="module")
 def voters(make_predictions, fake_run, dataset_of):
     """Build stand-ins of runs of different strength, each with its set, from one seed."""
 
-    def build(count=3, n=240, held=120, seed=0, groups=None, change=lambda predictions: predictions, **fields):
-        rng = np.random.default_rng(seed)
+    def build(count=3, n=240, held=120, groups=None, change=lambda predictions: predictions, **fields):
+        rng = np.random.default_rng(0)
         runs, datasets = [], []
         for number in range(count):
             parts = []
@@ -44,13 +51,10 @@ def voters(make_predictions, fake_run, dataset_of):
                 logits = (1 + number) * (rng.normal(size=(size, 3)) + SIGNALS[number % 3] * np.eye(3)[targets])
                 paths = [f"{name}/{i}.png" for i in range(size)]
                 parts.append(make_predictions(targets, logits, paths=paths, temperature=1.0 + number))
-            if groups is not None:
-                parts[0] = replace(parts[0], groups=groups)
-            test = change(parts[0])
-            plain = dataset_of(parts[1], split="calibration")
+            test = change(parts[0] if groups is None else replace(parts[0], groups=groups))
             keys = [f"{i + 10_000:064x}" for i in range(held)]
-            images = Dataset("run", Path(), plain.frame.assign(sha256=keys))
-            own = {
+            images = Dataset("run", Path(), dataset_of(parts[1], split="calibration").frame.assign(sha256=keys))
+            described = {
                 "images": images,
                 "label": f"run {number}",
                 "recipe": f"run {number}",
@@ -60,11 +64,32 @@ def voters(make_predictions, fake_run, dataset_of):
                     backbone=f"net{number}", options={}, preprocessing={}, classes=test.classes, weights="hub", seed=0
                 ),
             }
-            runs.append(fake_run(test, calibration=parts[1], **own | fields))
+            runs.append(fake_run(test, calibration=parts[1], **described | fields))
             datasets.append(dataset_of(test))
         return runs, datasets
 
     return build
+
+
+@pytest.fixture(scope="module")
+def compare_predictions(fake_run, dataset_of):
+    """Run the block on the Predictions of several stand-ins, whose pairs alone are compared."""
+
+    def call(predictions, resamples=200):
+        runs = [
+            fake_run(part, images=None, label=f"run {number}", recipe=f"run {number}")
+            for number, part in enumerate(predictions)
+        ]
+        return compare(runs, [dataset_of(part) for part in predictions], resamples)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def saved(voters, tmp_path_factory):
+    """A Result of three runs, groups of two images, read back from its files."""
+    result = compare(*voters(groups=PAIRS), resamples=2000)
+    return Result.load(result.save(tmp_path_factory.mktemp("compared") / "ensemble"), arrays=True)
 
 
 def poison(predictions):
@@ -74,165 +99,148 @@ def poison(predictions):
 
 
 def test_no_strategy_moves_with_the_labels_and_outputs_of_the_evaluated_set(voters):
-    allow = {"allow": frozenset({"permutation"})}
-    clean, poisoned = (EnsembleBlock(**FAST).compare(*voters(change=how, **allow)) for how in (lambda one: one, poison))
+    allow = frozenset({"permutation"})
+    clean, poisoned = (compare(*runs) for runs in (voters(allow=allow), voters(allow=allow, change=poison)))
     assert clean.metrics["accuracy/soft_vote"].value > 0.7 > poisoned.metrics["accuracy/soft_vote"].value
-    for one, other in zip(*(result.provenance["ensembles"].values() for result in (clean, poisoned)), strict=True):
-        assert (one["temperature"], one["members"]) == (other["temperature"], other["members"])
     assert clean.tables["weights"].equals(poisoned.tables["weights"])
+    fitted = [
+        {name: (about["temperature"], about["members"]) for name, about in result.provenance["ensembles"].items()}
+        for result in (clean, poisoned)
+    ]
+    assert fitted[0] == fitted[1]
     assert clean.provenance["single"] == poisoned.provenance["single"]
 
 
 def test_p_values_of_the_gains_are_corrected_for_the_number_of_strategies(voters):
-    table = EnsembleBlock(**FAST).compare(*voters()).tables["strategies"]
+    table = compare(*voters()).tables["strategies"]
+    assert list(table["strategy"]) == ["single", *STRATEGIES]
     assert table.loc[0, ["p", "p_holm"]].isna().all()
-    rows, tests = table[1:].sort_values("p"), len(STRATEGIES)
+    rows = table[1:].sort_values("p")
     counts = zip(rows["only_strategy_correct"], rows["only_single_correct"], strict=True)
     p = [binomtest(wins, wins + losses).pvalue if wins + losses else 1.0 for wins, losses in counts]
     assert list(rows["p"]) == pytest.approx(p)
-    stepwise = np.maximum.accumulate([p[k] * (tests - k) for k in range(tests)])
+    stepwise = np.maximum.accumulate([value * (len(p) - k) for k, value in enumerate(p)])
     assert list(rows["p_holm"]) == pytest.approx(np.minimum(1, stepwise))
 
 
-@pytest.fixture(scope="module")
-def saved(voters, tmp_path_factory):
-    """A saved Result of three runs, groups of two images, read back as files."""
-    groups = np.array([f"g{i // 2}" for i in range(240)])
-    result = EnsembleBlock(resamples=2000).compare(*voters(groups=groups))
-    folder = tmp_path_factory.mktemp("compared") / "ensemble"
-    result.save(folder)
-    return folder, json.loads((folder / "metrics.json").read_text())
-
-
-def test_every_figure_is_recomputed_from_the_saved_files(saved):
-    folder, printed = saved
-    table, weights = pd.read_csv(folder / "predictions.csv"), pd.read_csv(folder / "weights.csv")
-    members, held = np.load(folder / "members.npz"), np.load(folder / "calibration.npz")
-    classes, expected = printed["classes"], {}
-    chosen = np.argmax([sk.accuracy_score(held["targets"], logit.argmax(axis=1)) for logit in held["logits"]])
-    single = members["logits"][chosen].argmax(axis=1) == members["targets"]
-    for name, mix in weights.groupby("strategy"):
-        parts = zip(mix["weight"], mix["temperature"], members["logits"].astype(float), strict=True)
-        mean = sum(weight * softmax(logits / own, axis=1) for weight, own, logits in parts)
-        t = printed["provenance"]["ensembles"][name]["temperature"]
-        shares = mean ** (1 / t) / (mean ** (1 / t)).sum(axis=1, keepdims=True)
-        own = table[table["strategy"] == name]
-        np.testing.assert_allclose(own[[f"prob_{logit}" for logit in classes]], shares, atol=1e-6)
-        guess = shares.argmax(axis=1)
-        expected[f"accuracy/{name}"] = sk.accuracy_score(members["targets"], guess)
-        expected[f"macro_f1/{name}"] = sk.f1_score(members["targets"], guess, average="macro")
-        expected[f"gain/{name}"] = (guess == members["targets"]).mean() - single.mean()
-        alone = sk.f1_score(members["targets"], members["logits"][chosen].argmax(axis=1), average="macro")
-        expected[f"gain_macro_f1/{name}"] = expected[f"macro_f1/{name}"] - alone
-        expected[f"nll/{name}"] = sk.log_loss(members["targets"], shares)
-        expected[f"ece/{name}"] = ece(shares, members["targets"])
-    everyone = softmax(members["logits"].astype(float), axis=2)
-    for run in range(3):
-        without = np.delete(everyone, run, axis=0).mean(axis=0).argmax(axis=1) == members["targets"]
-        both = everyone.mean(axis=0).argmax(axis=1) == members["targets"]
-        expected[f"contribution/run {run}"] = both.mean() - without.mean()
-    values = {name: printed["metrics"][name]["value"] for name in expected}
-    assert values == pytest.approx(expected, abs=1e-6)
-    assert len(expected) == 6 * 4 + 3
-
-
-def ece(shares, targets):
+def compute_ece(probabilities, targets):
     """Compute the calibration error in 15 bins with a plain loop."""
-    sure, right = shares.max(axis=1), shares.argmax(axis=1) == targets
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
     total = 0.0
     for number in range(15):
-        inside = (sure > number / 15) & (sure <= (number + 1) / 15)
-        total += abs(right[inside].sum() - sure[inside].sum()) / len(sure)
+        inside = (confidence > number / 15) & (confidence <= (number + 1) / 15)
+        total += abs(correct[inside].sum() - confidence[inside].sum()) / len(confidence)
     return total
 
 
+def mix(rows, logits):
+    """Return the mean (N, C) of the members' probabilities by the weights and temperatures of a strategy."""
+    parts = zip(rows["weight"], rows["temperature"], logits.astype(float), strict=True)
+    return sum(weight * softmax(member / temperature, axis=1) for weight, temperature, member in parts)
+
+
+def test_every_metric_is_recomputed_from_the_saved_files(saved):
+    table, members, held = saved.tables["predictions"], saved.arrays["members"], saved.arrays["calibration"]
+    targets, expected = members["targets"], {}
+    best = np.argmax([sk.accuracy_score(held["targets"], logits.argmax(axis=1)) for logits in held["logits"]])
+    single = members["logits"][best].argmax(axis=1)
+    for name, rows in saved.tables["weights"].groupby("strategy"):
+        t = saved.provenance["ensembles"][name]["temperature"]
+        scaled = mix(rows, members["logits"]) ** (1 / t)
+        probabilities = scaled / scaled.sum(axis=1, keepdims=True)
+        columns = [f"prob_{label}" for label in saved.classes]
+        np.testing.assert_allclose(table[table["strategy"] == name][columns], probabilities, atol=1e-6)
+        predicted = probabilities.argmax(axis=1)
+        expected[f"accuracy/{name}"] = sk.accuracy_score(targets, predicted)
+        expected[f"macro_f1/{name}"] = sk.f1_score(targets, predicted, average="macro")
+        expected[f"gain/{name}"] = (predicted == targets).mean() - (single == targets).mean()
+        alone = sk.f1_score(targets, single, average="macro")
+        expected[f"gain_macro_f1/{name}"] = expected[f"macro_f1/{name}"] - alone
+        expected[f"nll/{name}"] = sk.log_loss(targets, probabilities)
+        expected[f"ece/{name}"] = compute_ece(probabilities, targets)
+    everyone = softmax(members["logits"].astype(float), axis=2)
+    both = everyone.mean(axis=0).argmax(axis=1) == targets
+    for run in range(3):
+        without = np.delete(everyone, run, axis=0).mean(axis=0).argmax(axis=1) == targets
+        expected[f"contribution/run {run}"] = both.mean() - without.mean()
+    assert {name: saved.metrics[name].value for name in expected} == pytest.approx(expected, abs=1e-6)
+    assert len(expected) == 6 * 4 + 3
+
+
 def test_weights_and_temperatures_are_recomputed_from_the_saved_held_out_images(saved):
-    folder, printed = saved
-    weights, held = pd.read_csv(folder / "weights.csv"), np.load(folder / "calibration.npz")
-    scaled = weights[weights["strategy"] == "scaled_vote"]["temperature"].to_numpy()
-    np.testing.assert_allclose(scaled, [applied(share, held) for share in held["logits"]], rtol=1e-6)
-    shares = softmax(held["logits"] / scaled[:, None, None], axis=2)
-    scores = [
-        sk.accuracy_score(held["targets"], share.argmax(1)) * (1 - ece(share, held["targets"])) for share in shares
-    ]
-    own = {name: rows["weight"].to_numpy() for name, rows in weights.groupby("strategy")}
-    np.testing.assert_allclose(own["accuracy_ece"], np.array(scores) / sum(scores), atol=1e-9)
-    np.testing.assert_allclose(own["soft_vote"], 1 / 3)
-    table = pd.read_csv(folder / "members.csv")
+    held, table = saved.arrays["calibration"], saved.tables["members"]
+    targets = held["targets"]
+    strategies = dict(list(saved.tables["weights"].groupby("strategy")))
+    scaled = strategies["scaled_vote"]["temperature"].to_numpy()
+    np.testing.assert_allclose(scaled, [refit(logits, held) for logits in held["logits"]], rtol=1e-6)
+    members = softmax(held["logits"] / scaled[:, None, None], axis=2)
+    scores = np.array(
+        [sk.accuracy_score(targets, member.argmax(1)) * (1 - compute_ece(member, targets)) for member in members]
+    )
+    np.testing.assert_allclose(strategies["accuracy_ece"]["weight"], scores / sum(scores), atol=1e-9)
+    np.testing.assert_allclose(strategies["soft_vote"]["weight"], 1 / 3)
     np.testing.assert_allclose(scores, table["calibration_accuracy"] * (1 - table["calibration_ece"]), atol=1e-9)
-    raw = [ece(share, held["targets"]) for share in softmax(held["logits"], axis=2)]
+    raw = [compute_ece(member, targets) for member in softmax(held["logits"], axis=2)]
     np.testing.assert_allclose(raw, table["calibration_raw_ece"], atol=1e-9)
     for name in STRATEGIES:
-        rows = weights[weights["strategy"] == name]
-        parts = zip(rows["weight"], rows["temperature"], held["logits"], strict=True)
-        mean = sum(weight * softmax(logits / t, axis=1) for weight, t, logits in parts)
-        fitted = applied(np.log(mean), held)
-        assert printed["provenance"]["ensembles"][name]["temperature"] == pytest.approx(fitted, rel=1e-5)
+        fitted = refit(np.log(mix(strategies[name], held["logits"])), held)
+        assert saved.provenance["ensembles"][name]["temperature"] == pytest.approx(fitted, rel=1e-5)
 
 
-def applied(logits, held):
+def refit(logits, held):
     """Return the temperature fitted on held-out images, 1 where the interval of refits contains 1."""
     targets, groups = held["targets"], [np.flatnonzero(held["groups"] == name) for name in np.unique(held["groups"])]
-    rng, found = np.random.default_rng(1), []
+    rng, temperatures = np.random.default_rng(1), []
     for _ in range(100):
         rows = np.concatenate([groups[k] for k in rng.integers(0, len(groups), len(groups))])
-        found.append(fit_temperature(logits[rows], targets[rows]))
-    low, high = np.quantile(found, [0.025, 0.975])
+        temperatures.append(fit_temperature(logits[rows], targets[rows]))
+    low, high = np.quantile(temperatures, [0.025, 0.975])
     return 1.0 if low <= 1 <= high else fit_temperature(logits, targets)
 
 
-def test_the_gains_interval_is_a_paired_bootstrap_of_groups(saved):
-    folder, printed = saved
-    table = pd.read_csv(folder / "predictions.csv")
-    right = {name: rows["correct"].to_numpy(float) for name, rows in table.groupby("strategy")}
-    pairs = (right["soft_vote"] - right["single"]).reshape(-1, 2).sum(axis=1)
+def test_the_interval_of_a_gain_is_a_paired_bootstrap_of_groups(saved):
+    table, row = saved.tables["predictions"], saved.tables["strategies"].set_index("strategy").loc["soft_vote"]
+    correct = {name: rows["correct"].to_numpy(float) for name, rows in table.groupby("strategy")}
+    pairs = (correct["soft_vote"] - correct["single"]).reshape(-1, 2).sum(axis=1)
     drawn = np.random.default_rng(5).choice(pairs, (4000, len(pairs))).sum(axis=1) / 240
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    found = printed["metrics"]["gain/soft_vote"]
-    assert (found["low"], found["high"]) == pytest.approx((low, high), abs=0.012)
-    assert (found["n"], found["units"], found["interval"]) == (240, 120, "bootstrap by group")
-    strategies = pd.read_csv(folder / "strategies.csv").set_index("strategy")
-    row = strategies.loc["soft_vote"]
-    assert (row["only_strategy_correct"] - row["only_single_correct"]) / 240 == pytest.approx(found["value"])
-    assert list(strategies.index) == ["single", *STRATEGIES]
+    gain = saved.metrics["gain/soft_vote"]
+    assert (gain.low, gain.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), abs=0.012)
+    assert (gain.n, gain.units, gain.interval) == (240, 120, "bootstrap by group")
+    assert (row["only_strategy_correct"] - row["only_single_correct"]) / 240 == pytest.approx(gain.value)
     for kind in ("macro_f1", "gain_macro_f1"):
-        metric = printed["metrics"][f"{kind}/soft_vote"]
+        metric = saved.metrics[f"{kind}/soft_vote"]
         ends = [row[f"{kind}{end}"] for end in ("", "_low", "_high")]
-        assert ends == pytest.approx([metric[end] for end in ("value", "low", "high")])
+        assert ends == pytest.approx([metric.value, metric.low, metric.high])
 
 
 def test_the_single_run_is_the_one_of_the_held_out_images_and_not_of_the_set(voters):
     runs, datasets = voters()
     runs[0].predictions, runs[2].predictions = runs[2].predictions, runs[0].predictions
-    datasets[0], datasets[2] = datasets[2], datasets[0]
-    result = EnsembleBlock(**FAST).compare(runs, datasets)
+    result = compare(runs, [datasets[2], datasets[1], datasets[0]])
     assert result.provenance["single"] == "run 0"
     assert result.tables["members"].set_index("run")["chosen"].tolist() == [True, False, False]
 
 
 def test_two_copies_of_one_run_gain_nothing(voters):
     runs, datasets = voters(1)
-    twin = SimpleNamespace(**vars(runs[0]) | {"label": "twin"})
-    result = EnsembleBlock(**FAST).compare([runs[0], twin], datasets * 2)
-    alone = result.metrics["accuracy/single"].value
-    assert all(result.metrics[f"accuracy/{name}"].value == alone for name in STRATEGIES)
-    assert all(result.metrics[f"gain/{name}"].value == 0 for name in STRATEGIES)
-    assert result.metrics["contribution/run 0"].value == 0
+    metrics = compare([runs[0], SimpleNamespace(**vars(runs[0]) | {"label": "twin"})], datasets * 2).metrics
+    assert {metrics[f"accuracy/{name}"].value for name in STRATEGIES} == {metrics["accuracy/single"].value}
+    assert {metrics[f"gain/{name}"].value for name in STRATEGIES} == {0}
+    assert metrics["contribution/run 0"].value == 0
 
 
 @pytest.mark.parametrize(("kind", "score"), [("perfect", 1.0), ("uniform", 1 / 3)])
 def test_oracles_score_one_and_chance(kind, score, oracle, voters):
     runs, datasets = voters(2)
     for seed, run in enumerate(runs):
-        known = oracle(kind, 240, seed=seed)
-        run.predictions = lambda dataset, known=known: known
-    result = EnsembleBlock(**FAST).compare(runs, datasets)
+        run.predictions = lambda dataset, seed=seed: oracle(kind, 240, seed=seed)
+    metrics = compare(runs, datasets).metrics
     for name in STRATEGIES:
-        metric = result.metrics[f"accuracy/{name}"]
+        metric = metrics[f"accuracy/{name}"]
         assert metric.low - 1e-9 <= score <= metric.high + 1e-9
     if kind == "perfect":
-        assert result.metrics["accuracy/soft_vote"].value == 1
-        assert result.metrics["ece/soft_vote"].value == pytest.approx(0, abs=1e-6)
+        assert metrics["accuracy/soft_vote"].value == 1
+        assert metrics["ece/soft_vote"].value == pytest.approx(0, abs=1e-6)
 
 
 def test_weights_are_fitted_on_what_all_hold_out_and_none_has_learned(voters):
@@ -241,11 +249,11 @@ def test_weights_are_fitted_on_what_all_hold_out_and_none_has_learned(voters):
     turned.loc[:9, "split"] = "val"  # the last ten of the first run
     held = runs[1].calibration(None).take(np.arange(120)[::-1][10:])
     runs[1].images, runs[1].calibration = replace(runs[1].images, frame=turned), lambda dataset: held
-    found = weight_fitting.read_held_out(runs, datasets)
-    assert len(found.dataset) == 110
-    for prediction in found.predictions:
-        np.testing.assert_array_equal(prediction.targets, np.arange(110) % 3)
-    np.testing.assert_array_equal(found.logits[1], held.logits[::-1])
+    held_out = weight_fitting.read_held_out(runs, datasets)
+    assert len(held_out.dataset) == 110
+    for predictions in held_out.predictions:
+        np.testing.assert_array_equal(predictions.targets, np.arange(110) % 3)
+    np.testing.assert_array_equal(held_out.logits[1], held.logits[::-1])
 
 
 def test_of_too_few_common_images_pairs_are_left_and_a_way_out(voters):
@@ -253,43 +261,38 @@ def test_of_too_few_common_images_pairs_are_left_and_a_way_out(voters):
     with pytest.raises(BlockError, match="too few calibration images") as caught:
         weight_fitting.read_held_out(runs, datasets)
     assert len(caught.value.lines) == 3
-    result = EnsembleBlock(**FAST).compare(runs, datasets)
+    result = compare(runs, datasets)
     assert result.warnings[0] == Reason("not_fitted", why=" ".join(caught.value.lines))
     assert set(result.tables) == {"pairs", "answers"}
     assert "ensembles" not in result.provenance
 
 
-def test_figures_are_drawn_in_russian_too(voters, draw_saved):
-    result = EnsembleBlock(**FAST).compare(*voters())
+def test_figures_are_drawn_in_russian_and_of_results_of_one_version_ago(voters, draw_saved):
+    """Those of ensemble have no pairs, those of ensemble_diversity no strategies."""
+    result = compare(*voters())
     with use_language("ru"):
         drawn = draw_saved(result)
     assert set(drawn) == STRATEGY_FIGURES | PAIR_FIGURES
     assert "мягкое голосование" in [tick.get_text() for tick in drawn["gain"].axes[0].get_yticklabels()]
-
-
-def test_results_of_one_version_ago_are_drawn(voters, draw_saved):
-    """Those of ensemble have no pairs, those of ensemble_diversity no strategies."""
-    result = EnsembleBlock(**FAST).compare(*voters())
-    of_pairs = ("pairs", "answers")
-    before = replace(result, tables={name: array for name, array in result.tables.items() if name not in of_pairs})
+    of_pairs = {name: result.tables[name] for name in ("pairs", "answers")}
+    before = replace(result, tables={name: table for name, table in result.tables.items() if name not in of_pairs})
     before.arrays = {name: array for name, array in result.arrays.items() if name != "runs"}
     assert set(draw_saved(before)) == STRATEGY_FIGURES
-    tables = {name: result.tables[name] for name in of_pairs}
-    other = replace(result, block="ensemble_diversity", tables=tables, arrays={"runs": result.arrays["runs"]})
-    assert set(draw_saved(other)) == PAIR_FIGURES
+    arrays = {"runs": result.arrays["runs"]}
+    assert set(draw_saved(replace(result, block="ensemble_diversity", tables=of_pairs, arrays=arrays))) == PAIR_FIGURES
 
 
 @pytest.fixture
 def pair(run_pair):
     """Two runs of one network and origin, opened anew for each test, with their sets."""
-    runs = [open_run(one.folder, label=one.label, recipe=one.recipe, workers=0) for one in label_runs(run_pair)]
+    labelled = label_runs(run_pair)
+    runs = [open_run(run.folder, label=run.label, recipe=run.recipe, workers=0) for run in labelled]
     return runs, [run.dataset("test") for run in runs]
 
 
-def test_what_is_saved_of_real_runs_predicts_what_the_block_says(pair, tmp_path):
-    result = EnsembleBlock(**FAST).compare(*pair)
-    table = result.tables["predictions"]
-    columns = [f"prob_{name}" for name in result.classes]
+def test_what_is_saved_of_real_runs_predicts_what_the_block_reports(pair, tmp_path):
+    result = compare(*pair)
+    table, columns = result.tables["predictions"], [f"prob_{name}" for name in result.classes]
     assert set(result.provenance["ensembles"]) == {*STRATEGIES, "soup"}
     for name, description in result.provenance["ensembles"].items():
         run = open_run(save_ensemble(tmp_path / "ensembles" / name, json.loads(json.dumps(description))))
@@ -300,13 +303,60 @@ def test_what_is_saved_of_real_runs_predicts_what_the_block_says(pair, tmp_path)
 
 
 def test_a_soup_keeps_a_run_only_where_the_held_out_accuracy_does_not_fall(pair):
-    runs, datasets = pair
-    held = weight_fitting.read_held_out(runs, datasets)
-    soup = weight_fitting.average_weights(runs, held)
-    own = [prediction.correct.mean() for prediction in held.predictions]
+    held = weight_fitting.read_held_out(*pair)
+    soup = weight_fitting.average_weights(pair[0], held)
+    accuracies = [predictions.correct.mean() for predictions in held.predictions]
     assert soup.candidates == [0, 1]
-    assert soup.averaged[0] == int(np.argmax(own))
-    assert soup.run.predictions(held.dataset).correct.mean() >= max(own)
-    assert soup.run.temperature != 1
+    assert soup.averaged[0] == int(np.argmax(accuracies))
     predictions = soup.run.predictions(held.dataset)
+    assert predictions.correct.mean() >= max(accuracies)
+    assert soup.run.temperature != 1
     assert soup.run.temperature == pytest.approx(fit_temperature(predictions.logits, predictions.targets))
+
+
+def test_every_pair_is_recomputed_from_the_saved_answers_and_the_metrics_are_their_means(saved):
+    table = saved.tables["pairs"].set_index(["a", "b"])
+    runs = dict(list(saved.tables["answers"].groupby("run")))
+    assert list(table.index) == list(combinations(runs, 2))
+    for a, b in table.index:
+        first, second, target = runs[a]["prediction"], runs[b]["prediction"], runs[a]["target"].to_numpy()
+        right, other = first.to_numpy() == target, second.to_numpy() == target
+        odds = Table2x2(sk.confusion_matrix(right, other)).oddsratio
+        probabilities = [runs[name]["prob_target"] for name in (a, b)]
+        expected = {
+            "agreement": sk.accuracy_score(first, second),
+            "kappa": sk.cohen_kappa_score(first, second),
+            "disagreement": np.mean(right != other),
+            "q_statistic": (odds - 1) / (odds + 1),
+            "double_fault": np.mean(~right & ~other),
+            "error_correlation": sk.matthews_corrcoef(right, other),
+            "probability_correlation": np.corrcoef(*probabilities)[0, 1],
+            "only_b_correct": sum(~right & other),
+            "only_a_correct": sum(right & ~other),
+            "both_incorrect": sum(~right & ~other),
+            "both_correct": sum(right & other),
+            "n": 240,
+        }
+        assert table.loc[(a, b), list(expected)].to_dict() == pytest.approx(expected, abs=1e-6)
+    for name in (*MEASURES, "probability_correlation"):
+        assert saved.metrics[name].value == pytest.approx(table[name].mean(), abs=1e-6)
+    for name in MEASURES:
+        metric = saved.metrics[name]
+        assert metric.low < metric.value < metric.high
+        assert (metric.n, metric.units, metric.interval) == (240, 120, "bootstrap by group")
+
+
+def test_two_perfect_runs_agree_and_have_no_q(compare_predictions, oracle, tmp_path):
+    result = compare_predictions([oracle("perfect"), oracle("perfect")])
+    values = {name: metric.value for name, metric in result.metrics.items()}
+    assert (values["agreement"], values["kappa"], values["disagreement"], values["double_fault"]) == (1, 1, 0, 0)
+    assert values["q_statistic"] is values["error_correlation"] is values["probability_correlation"] is None
+    assert result.metrics["q_statistic"].reason == Reason("undefined_for_all_pairs")
+    assert result.metrics["probability_correlation"].reason == Reason("constant_probabilities")
+    result.save(tmp_path / "block")
+
+
+def test_guessing_runs_agree_by_chance(compare_predictions, oracle):
+    metrics = compare_predictions([oracle("uniform", 900, seed=seed) for seed in range(3)], resamples=500).metrics
+    for name, chance in (("kappa", 0), ("q_statistic", 0), ("error_correlation", 0), ("agreement", 1 / 3)):
+        assert metrics[name].low <= chance <= metrics[name].high

@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import timm
 import torch
@@ -25,75 +24,67 @@ from avatar_bench.models import attribution, backbones
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import Card
 from avatar_bench.results.predictions import to_string_array
+from avatar_bench.results.result import Result
 from avatar_bench.runs.run import Run
+from tests.evaluation.conftest import CLASSES
 
-PLAIN = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+PREPROCESSING = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 BACKBONE = "test_resnet"
-CURVE_NAMES = ("deletion", "insertion", "deletion_random", "insertion_random")
 
 
 @pytest.fixture(scope="module")
 def classifier() -> Classifier:
     torch.manual_seed(0)
-    net = timm.create_model(BACKBONE, num_classes=3)
-    return Classifier(Card(("drawing", "generated", "real"), BACKBONE, PLAIN), net).eval()
+    return Classifier(Card(CLASSES, BACKBONE, PREPROCESSING), timm.create_model(BACKBONE, num_classes=3)).eval()
 
 
 @pytest.fixture
 def evaluate_block(fake_run, dataset_of, classifier):
     """Run the block on predictions, with noise as images and a network with random weights."""
 
-    def run(predictions, allow=(), network=classifier, inputs=None, **options):
+    def run(predictions, network=classifier, inputs=None, **options):
         noise = np.random.default_rng(0).integers(0, 256, (len(predictions), 3, 64, 64), dtype=np.uint8)
         images = torch.from_numpy(noise) if inputs is None else inputs
         predictor = SimpleNamespace(
             module=network, read_inputs=lambda dataset, rows: images[torch.as_tensor(np.asarray(rows))]
         )
-        stand_in = fake_run(predictions, allow=frozenset(allow), predictor=predictor, batch_size=16)
-        given = {"resamples": 100, "images": 9, "steps": 2, "random_weights": 1, "gallery": 1, **options}
-        return GradCam(**given).evaluate(stand_in, dataset_of(predictions))
+        block = GradCam(**{"resamples": 100, "images": 9, "steps": 2, "random_weights": 1, "gallery": 1} | options)
+        return block.evaluate(fake_run(predictions, predictor=predictor, batch_size=16), dataset_of(predictions))
 
     return run
 
 
 @pytest.fixture(scope="module")
 def saved(tiny_run, tmp_path_factory):
-    """The folder that the command writes for the tiny run, and its metrics."""
+    """The Result that the command saves for the tiny run."""
     out = tmp_path_factory.mktemp("gradcam")
     options = ["block.gradcam.images=12", "block.gradcam.steps=4", "block.gradcam.resamples=200"]
     assert main(["evaluate", f"ckpt={tiny_run}", "block=gradcam", f"out={out}", *options]) == 0
-    folder = next(out.rglob("maps.npz")).parent
-    return folder, json.loads((folder / "metrics.json").read_text())["metrics"]
-
-
-def arrays(folder, name):
-    with np.load(folder / f"{name}.npz", allow_pickle=False) as stored:
-        return dict(stored)
+    return Result.load(next(out.rglob("maps.npz")).parent, arrays=True)
 
 
 def test_every_metric_can_be_recomputed_from_what_is_saved(saved):
-    folder, said = saved
-    curves, sanity = arrays(folder, "curves"), arrays(folder, "sanity")
-    shares = np.linspace(0, 1, 5)
-    areas = {name: np.array([auc(shares, curve) for curve in curves[name]]) for name in CURVE_NAMES}
-    expected = {name: areas[name].mean() for name in CURVE_NAMES}
+    curves, sanity, metrics = saved.arrays["curves"], saved.arrays["sanity"], saved.metrics
+    names = ("deletion", "insertion", "deletion_random", "insertion_random")
+    areas = {name: np.array([auc(np.linspace(0, 1, 5), curve) for curve in curves[name]]) for name in names}
+
+    def compare_maps(others):
+        pairs = zip(sanity["trained"], others, strict=True)
+        return np.mean([abs(spearmanr(trained.ravel(), other.ravel()).statistic) for trained, other in pairs])
+
+    expected = {name: area.mean() for name, area in areas.items()}
     expected["deletion_gain"] = (areas["deletion_random"] - areas["deletion"]).mean()
     expected["insertion_gain"] = (areas["insertion"] - areas["insertion_random"]).mean()
-
-    def likeness(others):
-        pairs = zip(sanity["trained"], others, strict=True)
-        return np.mean([abs(spearmanr(one.ravel(), other.ravel()).statistic) for one, other in pairs])
-
-    expected[SANITY_METRIC] = likeness(sanity["randomised"][-1])
-    assert {name: metric["value"] for name, metric in said.items()} == pytest.approx(expected, abs=1e-6)
-    assert said[SANITY_METRIC]["floor"] == pytest.approx(likeness(sanity["chance"]), abs=1e-6)
-    assert said["deletion"]["floor"] == said["deletion_random"]["value"]
-    assert said["insertion"]["floor"] == said["insertion_random"]["value"]
-    assert [said[name]["floor"] for name in FAITHFULNESS_GAINS] == [0, 0]
+    expected[SANITY_METRIC] = compare_maps(sanity["randomised"][-1])
+    assert {name: metric.value for name, metric in metrics.items()} == pytest.approx(expected, abs=1e-6)
+    assert metrics[SANITY_METRIC].floor == pytest.approx(compare_maps(sanity["chance"]), abs=1e-6)
+    assert metrics["deletion"].floor == metrics["deletion_random"].value
+    assert metrics["insertion"].floor == metrics["insertion_random"].value
+    assert [metrics[name].floor for name in FAITHFULNESS_GAINS] == [0, 0]
 
 
 def test_saved_maps_are_those_of_the_predicted_and_the_true_class(saved, tiny_run):
-    maps, table = arrays(saved[0], "maps"), pd.read_csv(saved[0] / "images.csv")
+    maps, table = saved.arrays["maps"], saved.tables["images"]
     run = Run.open(tiny_run, accelerator="cpu")
     dataset = run.dataset("test")
     rows = [dataset.frame["path"].tolist().index(path) for path in maps["paths"]]
@@ -109,24 +100,21 @@ def test_saved_maps_are_those_of_the_predicted_and_the_true_class(saved, tiny_ru
 
 
 def test_each_image_has_an_overlay_that_the_table_names(saved):
-    folder, table = saved[0], pd.read_csv(saved[0] / "images.csv")
-    assert len(table) == len({*table["overlay"]}) == len(list((folder / "overlays").glob("*.png")))
-    for row, file in enumerate(table["overlay"]):
-        assert Path(table["path"][row]).stem in file
-        with Image.open(folder / file) as overlay:
+    table = saved.tables["images"]
+    overlays = set(table["overlay"])
+    assert len(table) == len(overlays) == len(list((saved.folder / "overlays").glob("*.png")))
+    assert overlays <= set(json.loads((saved.folder / "metrics.json").read_text())["files"])
+    for path, file in zip(table["path"], table["overlay"], strict=True):
+        assert Path(path).stem in file
+        with Image.open(saved.folder / file) as overlay:
             assert overlay.size == (32, 32)
-    assert {*table["overlay"]} <= {*json.loads((folder / "metrics.json").read_text())["files"]}
 
 
 def test_as_many_overlays_are_written_as_are_asked_for_under_safe_names(evaluate_block, oracle):
     predictions = oracle("noisy", 12)
     paths = [f"a folder/$(rm) ünï/../{'x' * 200} {i % 2}.png" for i in range(len(predictions))]
-    result = evaluate_block(
-        replace(predictions, paths=to_string_array(paths)),
-        overlays=4,
-        images=6,
-        inputs=torch.full((12, 3, 368, 368), 90, dtype=torch.uint8),
-    )
+    large = torch.full((12, 3, 368, 368), 90, dtype=torch.uint8)
+    result = evaluate_block(replace(predictions, paths=to_string_array(paths)), overlays=4, images=6, inputs=large)
     assert [bool(file) for file in result.tables["images"]["overlay"][:6]] == [True] * 4 + [False] * 2
     assert len(result.images) == 4
     assert all(re.fullmatch(r"overlays/000\d_x{40}", name) for name in result.images)
@@ -135,19 +123,18 @@ def test_as_many_overlays_are_written_as_are_asked_for_under_safe_names(evaluate
 
 
 def test_an_overlay_is_the_grey_image_under_the_colours_of_its_map():
-    image, shown = np.full((64, 64, 3), (30, 60, 90), np.uint8), np.zeros((2, 2), np.float32)
-    dark = 0.55 * 255 * np.array(colormaps["inferno"](0.0)[:3]) + 0.45 * 60
-    np.testing.assert_allclose(render_overlay(image, shown), np.broadcast_to(dark, (64, 64, 3)), atol=1)
-    shown[0, 0] = 0.2  # the largest value has the brightest colour, whatever it is
-    bright = 0.55 * 255 * np.array(colormaps["inferno"](1.0)[:3]) + 0.45 * 60
-    np.testing.assert_allclose(render_overlay(image, shown)[0, 0], bright, atol=1)
+    image, heat = np.full((64, 64, 3), (30, 60, 90), np.uint8), np.zeros((2, 2), np.float32)
+    dark, bright = (0.55 * 255 * np.array(colormaps["inferno"](end)[:3]) + 0.45 * 60 for end in (0.0, 1.0))
+    np.testing.assert_allclose(render_overlay(image, heat), np.broadcast_to(dark, (64, 64, 3)), atol=1)
+    heat[0, 0] = 0.2  # the largest value has the brightest colour, whatever it is
+    np.testing.assert_allclose(render_overlay(image, heat)[0, 0], bright, atol=1)
 
 
 def test_its_figures_are_drawn_whole_in_both_languages(drawn_whole, saved):
-    drawn_whole(saved[0], {"curves", "sanity", "panels"})
+    drawn_whole(saved.folder, {"curves", "sanity", "panels"})
 
 
-def test_the_same_seed_draws_the_same_images_and_gives_the_same_figures(evaluate_block, oracle):
+def test_the_same_seed_draws_the_same_images_and_gives_the_same_metrics(evaluate_block, oracle):
     first, again = (evaluate_block(oracle("noisy")) for _ in range(2))
     assert first.metrics == again.metrics
     assert first.tables["images"]["path"].tolist() == again.tables["images"]["path"].tolist()
@@ -160,12 +147,10 @@ def test_panels_pair_correct_images_with_the_most_confident_errors(evaluate_bloc
     assert [table["path"][list(pair)].tolist() for pair in shown["panels"]] == [["0.png", "2.png"], ["3.png", "4.png"]]
     assert shown["images"].shape == (4, 64, 64, 3)
     titles = [axes.get_title() for axes in draw_saved(result)["panels"].axes if axes.get_title()]
+    correct, incorrect = (f"{table['confidence'][row]:.0%}" for row in (0, 2))
     assert titles[:5] == [
-        f"drawing\ncorrect, {table['confidence'][0]:.0%}",
-        "predicted:\ndrawing",
-        f"drawing\nincorrect, {table['confidence'][2]:.0%}",
-        "predicted:\ngenerated",
-        "true:\ndrawing",
+        *(f"drawing\ncorrect, {correct}", "predicted:\ndrawing"),
+        *(f"drawing\nincorrect, {incorrect}", "predicted:\ngenerated", "true:\ndrawing"),
     ]
 
 
@@ -175,17 +160,15 @@ def test_a_network_that_sees_red_points_at_what_is_red(evaluate_block, make_pred
     images = rng.integers(120, 136, (12, 3, 64, 64), dtype=np.uint8)
     for image, (row, column) in zip(images, 8 * cells, strict=True):
         image[:, row : row + 8, column : column + 8] = np.array([255, 0, 0])[:, None, None]
-    network = colour_finder(above=0.6)
+    network, inputs = colour_finder(above=0.6), torch.from_numpy(images)
     monkeypatch.setattr(backbones, "create_backbone", lambda *args, **kwargs: colour_finder(above=0.6).net)
     with torch.no_grad():
-        logits = network(torch.from_numpy(images))[0].numpy()
+        logits = network(inputs)[0].numpy()
     assert (logits.argmax(axis=1) == 0).all()
-    predictions = make_predictions(np.zeros(12), logits)
-    result = evaluate_block(predictions, network=network, inputs=torch.from_numpy(images), images=12, steps=16)
+    result = evaluate_block(make_predictions(np.zeros(12), logits), network, inputs, images=126)
     rows = [int(path.split(".")[0]) for path in result.tables["images"]["path"]]
-    peaks = [np.unravel_index(shown.argmax(), shown.shape) for shown in result.arrays["maps"]["predicted"]]
+    peaks = [np.unravel_index(heat.argmax(), heat.shape) for heat in result.arrays["maps"]["predicted"]]
     np.testing.assert_array_equal(peaks, cells[rows])
-    for name in FAITHFULNESS_GAINS:
-        assert result.metrics[name].low > 0
+    assert all(result.metrics[name].low > 0 for name in FAITHFULNESS_GAINS)
     assert result.metrics[SANITY_METRIC].value == pytest.approx(1)  # of the same weights, said to be random
     assert result.warnings == []

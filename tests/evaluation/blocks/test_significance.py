@@ -11,7 +11,6 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 
 from avatar_bench.evaluation import recipe_pairs
-from avatar_bench.evaluation.blocks import significance
 from avatar_bench.evaluation.blocks.significance import Significance
 from avatar_bench.evaluation.seeds import Recipes
 from avatar_bench.metrics import paired_tests, plots, stats
@@ -24,13 +23,13 @@ from avatar_bench.results.result import Result, draw_figures
 def compare(fake_run, dataset_of):
     """Compare {label: Predictions}, each a recipe; or {(recipe, seed): Predictions}."""
 
-    def run(found, allow=(), **options):
-        names = [key if isinstance(key, tuple) else (key, 0) for key in found]
+    def run(predictions, **options):
+        names = [key if isinstance(key, tuple) else (key, 0) for key in predictions]
         runs = [
-            fake_run(each, label=f"{recipe} {seed}", recipe=recipe, seed=seed, allow=frozenset(allow))
-            for (recipe, seed), each in zip(names, found.values(), strict=True)
+            fake_run(of_run, label=f"{recipe} {seed}", recipe=recipe, seed=seed)
+            for (recipe, seed), of_run in zip(names, predictions.values(), strict=True)
         ]
-        datasets = [dataset_of(each) for each in found.values()]
+        datasets = [dataset_of(of_run) for of_run in predictions.values()]
         return Significance(**{"resamples": 200, **options}).compare(runs, datasets)
 
     return run
@@ -50,28 +49,32 @@ def answers(make_predictions):
     return build
 
 
+def draw_right(proportions, n=240):
+    """Draw which of `n` images each model gets right, by its proportion."""
+    rng = np.random.default_rng(0)
+    return {name: rng.random(n) < proportion for name, proportion in proportions.items()}
+
+
 def test_two_copies_of_one_model_are_tied(compare, oracle):
     result = compare({"a": oracle("noisy"), "b": oracle("noisy")})
-    pair = result.tables["pairs"].iloc[0]
+    pair, ranking = result.tables["pairs"].iloc[0], result.tables["ranking"]
     assert (pair["p"], pair["p_holm"], pair["difference"], pair["only_a_correct"]) == (1, 1, 0, 0)
     assert not pair["significant"]
     assert np.isnan(pair["n_required"])
-    ranking = result.tables["ranking"]
     assert list(ranking["rank"]) == list(ranking["rank_low"]) == list(ranking["rank_high"]) == [1, 1]
     assert list(ranking["letters"]) == ["a", "a"]
     assert ranking["tied_with_best"].all()
     assert result.metrics["significant_pairs"].value == 0
-    assert result.metrics["n_required"].value is None
-    assert result.metrics["n_required"].reason == Reason("equally_accurate")
+    n_required = result.metrics["n_required"]
+    assert (n_required.value, n_required.reason) == (None, Reason("equally_accurate"))
 
 
-def test_a_perfect_oracle_is_told_from_a_uniform_one_and_the_ranking_says_so(compare, oracle):
+def test_a_perfect_oracle_differs_from_a_uniform_one_and_is_ranked_before_it(compare, oracle):
     result = compare({"guess": oracle("uniform"), "good": oracle("perfect")})
-    pair = result.tables["pairs"].iloc[0]
+    pair, ranking = result.tables["pairs"].iloc[0], result.tables["ranking"].set_index("recipe")
     assert (pair["a"], pair["b"]) == ("good", "guess")
     assert pair["significant"]
     assert pair["low"] < pair["difference"] < pair["high"]
-    ranking = result.tables["ranking"].set_index("recipe")
     assert ranking.loc["good", "accuracy"] == 1.0
     assert ranking.loc["guess", "low"] < 1 / 3 < ranking.loc["guess", "high"]
     assert list(ranking["letters"]) == ["a", "b"]
@@ -82,9 +85,8 @@ def test_a_perfect_oracle_is_told_from_a_uniform_one_and_the_ranking_says_so(com
 
 
 def test_p_values_equal_those_of_the_library_where_each_group_has_one_image(compare, answers):
-    rng = np.random.default_rng(0)
-    right = {name: rng.random(240) < share for name, share in (("a", 0.95), ("b", 0.85), ("c", 0.8), ("d", 0.5))}
-    table = compare({name: answers(each) for name, each in right.items()}).tables["pairs"]
+    right = draw_right({"a": 0.95, "b": 0.85, "c": 0.8, "d": 0.5})
+    table = compare({name: answers(correct) for name, correct in right.items()}).tables["pairs"]
     assert len(table) == 6
     for row in table.itertuples():
         a, b = right[row.a], right[row.b]
@@ -97,142 +99,118 @@ def test_p_values_equal_those_of_the_library_where_each_group_has_one_image(comp
 
 
 def test_where_groups_repeat_the_groups_are_what_is_counted(compare, answers):
-    rng = np.random.default_rng(0)
-    a, b = rng.random(40) < 0.95, rng.random(40) < 0.7
-    single = compare({"a": answers(a), "b": answers(b)}).tables["pairs"].iloc[0]
-    copies, groups = [np.repeat(each, 6) for each in (a, b)], np.repeat(np.arange(40), 6)
-    result = compare({"a": answers(copies[0], groups), "b": answers(copies[1], groups)})
+    right = draw_right({"a": 0.95, "b": 0.7}, 40)
+    single = compare({name: answers(correct) for name, correct in right.items()}).tables["pairs"].iloc[0]
+    groups = np.repeat(np.arange(40), 6)
+    result = compare({name: answers(np.repeat(correct, 6), groups) for name, correct in right.items()})
     pair = result.tables["pairs"].iloc[0]
     assert pair["test"] == "cluster permutation"
     assert (pair["n"], pair["unit"], pair["units"], pair["population"]) == (240, "group", 40, "these sources")
     assert pair["p_these_sources"] == pair["p"]
-    assert pair["p"] == pytest.approx(single["p"])
-    assert pair["low"] == pytest.approx(single["low"])
+    assert (pair["p"], pair["low"]) == pytest.approx((single["p"], single["low"]))
     assert pair["design_effect"] == pytest.approx(6)
     assert pair["n_required"] == pytest.approx(6 * single["n_required"])
-    metrics = result.metrics["detectable_difference"]
     discordance = (pair["only_a_correct"] + pair["only_b_correct"]) / 240
-    assert metrics.value == paired_tests.detectable_difference(40, discordance)
+    detectable = paired_tests.detectable_difference(40, discordance)
+    assert result.metrics["detectable_difference"].value == detectable
 
 
 def test_recipes_of_several_seeds_are_compared_by_their_mean(compare, answers):
-    rng = np.random.default_rng(0)
-    right = {(name, seed): rng.random(240) < share for name, share in (("a", 0.9), ("b", 0.7)) for seed in (1, 2, 3)}
-    result = compare({key: answers(each) for key, each in right.items()})
+    right = draw_right({(name, seed): p for name, p in (("a", 0.9), ("b", 0.7)) for seed in (1, 2, 3)})
+    result = compare({key: answers(correct) for key, correct in right.items()})
     pair, ranking = result.tables["pairs"].iloc[0], result.tables["ranking"]
     assert (pair["seeds_a"], pair["seeds_b"], pair["test"]) == (3, 3, "cluster permutation")
-    a, b = ([right[name, seed] for seed in (1, 2, 3)] for name in "ab")
-    assert pair["only_a_correct"] == pytest.approx(np.mean([(one & ~other).sum() for one in a for other in b]))
-    assert pair["difference"] == pytest.approx(np.mean(a) - np.mean(b))
+    a, b = (np.stack([right[name, seed] for seed in (1, 2, 3)]) for name in "ab")
+    assert pair["only_a_correct"] == pytest.approx((a[:, None] & ~b).sum(axis=2).mean())
+    assert pair["difference"] == pytest.approx(a.mean() - b.mean())
     assert pair["significant"]
     assert list(ranking["seeds"]) == [3, 3]
     assert set(ranking["interval"]) == {"bootstrap by seed and group"}
     assert result.warnings == []
 
 
-@pytest.fixture
-def undrawn(monkeypatch):
-    """Skip aligning, which a simulation does not need."""
-    monkeypatch.setattr(
-        significance, "align_predictions", lambda runs, sets: [run.predictions(sets[0]) for run in runs]
-    )
-
-
-@pytest.mark.usefixtures("undrawn")
 def test_a_lucky_seed_is_not_taken_for_a_better_recipe(compare, answers):
     """Recipes of one kind whose seeds differ by more than images explain: the p-value knows images alone."""
     rng = np.random.default_rng(0)
-    printed, small_p = [], []
+    significant, small_p = [], []
     for _ in range(20):
-        shares = np.clip(0.8 + 0.06 * rng.normal(size=(2, 5)), 0, 1)
-        collected = {(r, s): answers(rng.random(200) < shares[i, s]) for i, r in enumerate("ab") for s in range(5)}
-        pair = compare(collected, resamples=100).tables["pairs"].iloc[0]
-        printed.append(pair["significant"])
+        means = np.clip(0.8 + 0.06 * rng.normal(size=(2, 5)), 0, 1)
+        predictions = {(r, s): answers(rng.random(200) < means[i, s]) for i, r in enumerate("ab") for s in range(5)}
+        pair = compare(predictions, resamples=100).tables["pairs"].iloc[0]
+        significant.append(pair["significant"])
         small_p.append(pair["p"] < 0.05)
-    assert np.mean(printed) < 0.1 < 0.2 < np.mean(small_p)
+    assert np.mean(significant) < 0.1 < 0.2 < np.mean(small_p)
 
 
-@pytest.mark.usefixtures("undrawn")
 def test_equal_recipes_differ_significantly_at_most_as_often_as_alpha(compare, answers):
-    rng = np.random.default_rng(0)
-    printed = 0
+    rng, significant = np.random.default_rng(0), 0
     for _ in range(20):
         hard = rng.beta(3, 1, 90)
         result = compare({name: answers(rng.random(90) < hard) for name in "abc"}, resamples=100)
-        printed += result.metrics["significant_pairs"].value > 0
-    assert printed <= 3  # of 20: 1 is expected at most
+        significant += result.metrics["significant_pairs"].value > 0
+    assert significant <= 3  # of 20: 1 is expected at most
 
 
-def build_recipes(right):
-    """Return recipes that are correct where {(recipe, seed): (N,)} is true, each image being its own group."""
-    members = {}
-    for index, (name, _) in enumerate(right):
-        members.setdefault(name, []).append(index)
-    seeds = tuple(seed for _, seed in right)
-    return Recipes(members, np.stack(list(right.values())), Units(np.arange(300)), seeds)
-
-
-def tries(gain, number):
-    """Compare two recipes of five seeds often, one better by `gain`."""
-    rng = np.random.default_rng(1)
-    collected = []
+def compare_often(gain, number):
+    """Compare two recipes of five seeds often, one better by `gain`, each image being its own group."""
+    rng, pairs = np.random.default_rng(1), []
     for _ in range(number):
         hard = rng.beta(2, 1, 300)
-        right = {
-            (name, seed): rng.random(300) < np.clip(hard + more, 0, 1)
-            for name, more in (("a", gain), ("b", 0.0))
-            for seed in range(5)
-        }
-        recipes = build_recipes(right)
-        collected.append(recipe_pairs.compare_pair(recipes, np.zeros((2, 2)), 0, 1, 0.95, 0.8, 0.05))
-    return pd.DataFrame(collected)
-
-
-def stated(pairs):
-    return np.mean([recipe_pairs.find_detectable_difference(row, 0.8, 0.05) for _, row in pairs.iterrows()])
+        right = [rng.random(300) < np.clip(hard + more, 0, 1) for more in (gain, 0.0) for _seed in range(5)]
+        members = {"a": list(range(5)), "b": list(range(5, 10))}
+        recipes = Recipes(members, np.stack(right), Units(np.arange(300)), (*range(5), *range(5)))
+        pairs.append(recipe_pairs.compare_pair(recipes, np.zeros((2, 2)), 0, 1, 0.95, 0.8, 0.05))
+    return pd.DataFrame(pairs)
 
 
 def test_the_test_finds_what_is_called_detectable_as_often_as_power_says():
-    least = stated(tries(0, 20))
-    found = tries(1.1 * least, 200)  # what is capped at 1 gains less
-    assert found["difference"].mean() == pytest.approx(least, rel=0.08)
-    assert 0.7 < (found["p"] < 0.05).mean() < 0.9
-    assert 240 < found["n_required"].median() < 380
+    equal = compare_often(0, 20)
+    least = np.mean([recipe_pairs.find_detectable_difference(row, 0.8, 0.05) for _, row in equal.iterrows()])
+    pairs = compare_often(1.1 * least, 100)  # what is capped at 1 gains less
+    assert pairs["difference"].mean() == pytest.approx(least, rel=0.08)
+    assert 0.7 < (pairs["p"] < 0.05).mean() < 0.9
+    assert 240 < pairs["n_required"].median() < 380
 
 
-def test_every_figure_can_be_recomputed_from_what_is_saved(compare, answers, tmp_path):
+def test_every_metric_can_be_recomputed_from_what_is_saved(compare, answers, tmp_path):
     rng = np.random.default_rng(5)
     kinds = [("a", 0.9, 1), ("a", 0.9, 2), ("b", 0.8, 1), ("b", 0.8, 2)]
-    collected = {(r, s): answers(rng.random(150) < p, np.arange(150) // 2) for r, p, s in kinds}
-    folder = compare(collected).save(tmp_path / "significance")
-    metrics, tables = (loaded := Result.load(folder)).metrics, loaded.tables
-    with np.load(folder / "answers.npz") as stored:
-        right, recipe = stored["right"], stored["recipe"]
-    a, b = (right[recipe == name].mean(axis=0) for name in "ab")
-    assert metrics["accuracy/a"].value == metrics["best_accuracy"].value == pytest.approx(a.mean(), abs=1e-6)
-    assert metrics["accuracy/b"].value == pytest.approx(b.mean(), abs=1e-6)
-    assert metrics["gain_over_second"].value == pytest.approx(a.mean() - b.mean(), abs=1e-6)
-    pair = tables["pairs"].iloc[0]
-    assert pair["only_a_correct"] == pytest.approx((a * (1 - b)).sum(), abs=1e-6)
-    gains = (a - b)[a != b]
+    predictions = {(r, s): answers(rng.random(150) < p, np.arange(150) // 2) for r, p, s in kinds}
+    loaded = Result.load(compare(predictions).save(tmp_path / "significance"), arrays=True)
+    tables, stored = loaded.tables, loaded.arrays["answers"]
+    a, b = (stored["right"][stored["recipe"] == name].mean(axis=0) for name in "ab")
+    pair, gains = tables["pairs"].iloc[0], (a - b)[a != b]
     discordance, gain = len(gains) / 150, np.sqrt(np.mean(gains**2))
-    assert (pair["discordance"], pair["gain"]) == (pytest.approx(discordance), pytest.approx(gain, abs=1e-6))
-    needed = paired_tests.required_sample_size(discordance, gains.sum() / 150 / gain) * pair["design_effect"]
-    assert metrics["n_required"].value == pair["n_required"] == np.ceil(needed)
     n = int(150 / pair["design_effect"])
     by_interval = (pair["high"] - pair["low"]) / 2 + norm.isf(0.2) * gain * np.sqrt(discordance / n)
-    expected = max(gain * paired_tests.detectable_difference(n, discordance), by_interval)
-    assert metrics["detectable_difference"].value == pytest.approx(expected, abs=1e-6)
-    assert metrics["significant_pairs"].value == tables["pairs"]["significant"].sum()
-    assert metrics["tied_with_best"].value == tables["ranking"]["tied_with_best"].sum()
+    n_required = paired_tests.required_sample_size(discordance, gains.sum() / 150 / gain) * pair["design_effect"]
+    expected = {
+        "accuracy/a": a.mean(),
+        "best_accuracy": a.mean(),
+        "accuracy/b": b.mean(),
+        "gain_over_second": a.mean() - b.mean(),
+        "n_required": np.ceil(n_required),
+        "detectable_difference": max(gain * paired_tests.detectable_difference(n, discordance), by_interval),
+        "significant_pairs": tables["pairs"]["significant"].sum(),
+        "tied_with_best": tables["ranking"]["tied_with_best"].sum(),
+    }
+    assert {name: loaded.metrics[name].value for name in expected} == pytest.approx(expected, abs=1e-6)
+    expected = {"only_a_correct": (a * (1 - b)).sum(), "discordance": discordance, "gain": gain}
+    assert pair[list(expected)].to_dict() == pytest.approx(expected, abs=1e-6)
+    assert pair["n_required"] == loaded.metrics["n_required"].value
 
 
 def test_guessing_is_corrected_for_the_number_of_recipes(compare, make_predictions):
     rng, targets = np.random.default_rng(0), np.repeat(np.arange(3), 100)
     lucky = make_predictions(targets, 5 * np.eye(3)[np.where(rng.random(300) < 0.1, targets, rng.integers(0, 3, 300))])
-    others = {f"net{seed}": make_predictions(targets, np.tile([5.0, 0.0, 0.0], (300, 1))) for seed in range(9)}
-    few, many = (compare({"lucky": lucky} | dict(list(others.items())[:n])).tables["ranking"] for n in (1, 9))
-    of_two, of_ten = (table.set_index("recipe").loc["lucky"] for table in (few, many))
+    constant = make_predictions(targets, np.tile([5.0, 0.0, 0.0], (300, 1)))
+    of_two, of_ten = (
+        compare({"lucky": lucky} | {f"net{k}": constant for k in range(n)})
+        .tables["ranking"]
+        .set_index("recipe")
+        .loc["lucky"]
+        for n in (1, 9)
+    )
     assert of_two["balanced_accuracy_low"] == of_ten["balanced_accuracy_low"] > 1 / 3
     assert (of_two["better_than_guessing"], of_ten["better_than_guessing"]) == (True, False)
 
@@ -240,14 +218,14 @@ def test_guessing_is_corrected_for_the_number_of_recipes(compare, make_predictio
 def test_a_constant_predictor_is_no_better_than_guessing_though_the_majority_is_often_correct(
     compare, make_predictions
 ):
-    targets = np.repeat(np.arange(3), [200, 20, 20])
-    constant = make_predictions(targets, np.tile([5.0, 0.0, 0.0], (240, 1)))
-    rng = np.random.default_rng(0)
+    rng, targets = np.random.default_rng(0), np.repeat(np.arange(3), [200, 20, 20])
     seen = np.where(rng.random(240) < 0.75, targets, rng.integers(0, 3, 240))
-    ranking = compare({"constant": constant, "seen": make_predictions(targets, 5 * np.eye(3)[seen])}).tables["ranking"]
-    found = ranking.set_index("recipe")
-    assert found.loc["constant", "balanced_accuracy"] == pytest.approx(1 / 3)
-    assert np.isnan(found.loc["constant", "balanced_accuracy_low"])  # every resample gives one third
-    assert dict(found["better_than_guessing"]) == {"constant": False, "seen": True}
-    for name, predicted in (("constant", np.zeros(240)), ("seen", seen)):
-        assert found.loc[name, "balanced_accuracy"] == pytest.approx(balanced_accuracy_score(targets, predicted))
+    predicted = {"constant": np.zeros(240, int), "seen": seen}
+    result = compare({name: make_predictions(targets, 5.0 * np.eye(3)[classes]) for name, classes in predicted.items()})
+    ranking = result.tables["ranking"].set_index("recipe")
+    assert ranking.loc["constant", "balanced_accuracy"] == pytest.approx(1 / 3)
+    assert np.isnan(ranking.loc["constant", "balanced_accuracy_low"])  # every resample gives one third
+    assert dict(ranking["better_than_guessing"]) == {"constant": False, "seen": True}
+    for name, classes in predicted.items():
+        expected = balanced_accuracy_score(targets, classes)
+        assert ranking.loc[name, "balanced_accuracy"] == pytest.approx(expected)

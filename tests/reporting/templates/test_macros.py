@@ -3,53 +3,42 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
-from pathlib import Path
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from jinja2 import Environment
 
 from avatar_bench.i18n import _, use_language
+from tests.builders.parsed_page import Page
 
-VOID = {"meta", "link", "img", "input", "line", "circle", "path", "wbr", "br"}
-
-
-class Nesting(HTMLParser):
-    """Collect tags, ids and text, and fail where a tag is closed that is not open."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.ids: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
-        self.ids += [value for name, value in attrs if name == "id" and value]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
+IMPORT = '{% import "report/macros.html.jinja" as ui %}'
 
 
-@pytest.fixture
-def parsed(demo: Path) -> Nesting:
-    nesting = Nesting()
-    nesting.feed(demo.read_text(encoding="utf-8"))
-    return nesting
+@pytest.mark.parametrize("name", ["demo", "report"])
+def test_a_page_is_sound_and_reads_nothing_from_elsewhere(name: str, request: pytest.FixtureRequest) -> None:
+    page = Page(request.getfixturevalue(name))
+    ids, links, tags = page.list_values("id"), page.list_values("href"), [tag for tag, _attrs in page.tags]
+    assert page.open == []
+    assert len(ids) == len(set(ids))
+    assert {link[1:] for link in links if link.startswith("#")} | {*page.list_values("aria-labelledby")} <= set(ids)
+    levels = [int(tag[1]) for tag in tags if re.fullmatch("h[1-6]", tag)]
+    assert (levels[0], levels.count(1)) == (1, 1)
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    assert tags.count("script") == 1
+    assert "<script>alert" not in page.text
+    assert {"iframe", "object", "embed", "base"}.isdisjoint(tags)
+    assert page.list_values("src", "script") == []
+    assert all(address.startswith("data:") for address in page.list_values("src") if address)
+    assert set(page.list_values("href", "link")) <= {"data:,"}
+    assert not re.search(r"@import|url\(|(?:src|href)\s*=\s*[\"']?(?:https?:)?//", page.text)
+    assert not [name for _tag, attrs in page.tags for name in attrs if name.startswith("on") or name == "style"]
 
 
 @pytest.fixture
 def cell(templates: Environment) -> Any:
     """Return the HTML of a cell on one line."""
-    template = templates.from_string('{% import "report/macros.html.jinja" as ui %}{{ ui.cell(given, column) }}')
+    template = templates.from_string(IMPORT + "{{ ui.cell(given, column) }}")
 
     def render(given: Any, **column: Any) -> str:
         return " ".join(template.render(given=given, column=column).split())
@@ -57,33 +46,8 @@ def cell(templates: Environment) -> Any:
     return render
 
 
-def test_every_tag_is_closed_and_every_id_is_unique(parsed: Nesting) -> None:
-    assert parsed.open == []
-    assert len(parsed.ids) == len(set(parsed.ids))
-
-
-def test_names_never_become_tags(demo: Path, parsed: Nesting) -> None:
-    assert parsed.tags.count("script") == 1
-    assert "<script>alert" not in demo.read_text(encoding="utf-8")
-
-
-def test_every_link_into_the_page_has_its_target(parsed: Nesting) -> None:
-    inside = {value[1:] for name, value in parsed.attributes if name == "href" and value and value.startswith("#")}
-    assert inside <= set(parsed.ids)
-
-
-def test_what_the_parts_are_labelled_by_is_there(parsed: Nesting) -> None:
-    assert {value for name, value in parsed.attributes if name == "aria-labelledby"} <= set(parsed.ids)
-
-
-def test_nothing_is_read_from_elsewhere(demo: Path, parsed: Nesting) -> None:
-    assert all(value.startswith("data:") for name, value in parsed.attributes if name == "src" and value)
-    assert not re.search(r"url\(|@import|https?:", demo.read_text(encoding="utf-8"))
-    assert not [name for name, __ in parsed.attributes if name.startswith("on") or name == "style"]
-
-
 @pytest.mark.parametrize(
-    ("given", "shown"),
+    ("value", "html"),
     [
         (None, '<span class="soft" aria-hidden="true">–</span><span class="unseen">none</span>'),
         ("<b>", "&lt;b&gt;"),
@@ -99,8 +63,8 @@ def test_nothing_is_read_from_elsewhere(demo: Path, parsed: Nesting) -> None:
         ({"value": 2, "soft": "of 3"}, '<span class="value">2</span><span class="second">of 3</span>'),
     ],
 )
-def test_a_cell_shows_what_it_is_given(cell: Any, given: Any, shown: str) -> None:
-    assert cell(given) == shown
+def test_a_cell_shows_its_value(cell: Any, value: Any, html: str) -> None:
+    assert cell(value) == html
 
 
 def test_a_cell_takes_its_digits_from_its_column(cell: Any) -> None:
@@ -108,35 +72,44 @@ def test_a_cell_takes_its_digits_from_its_column(cell: Any) -> None:
     assert cell({"value": 2.345, "digits": 2}, digits=1) == '<span class="value">2.35</span>'
 
 
-def test_an_interval_is_written_and_drawn_to_scale(cell: Any) -> None:
-    html = cell({"value": 0.5, "low": 0.4, "high": 0.7, "floor": 0.3}, start=0.2, stop=0.7, digits=2)
-    assert '<span class="bounds">0.40–0.70</span>' in html
-    assert 'class="range" x1="40.0" x2="100"' in html
-    assert 'circle cx="60.0"' in html
-    assert 'class="floor" x1="20.0"' in html
-
-
-def test_what_lies_beyond_the_scale_is_drawn_at_its_end(cell: Any) -> None:
-    html = cell({"value": 0.1, "low": -3.0, "high": 4.0}, start=0.2)
-    assert 'class="range" x1="0" x2="100"' in html
-    assert 'circle cx="0"' in html
-
-
-def test_a_model_has_its_colour_and_marker_before_its_name(cell: Any) -> None:
-    html = cell({"text": "<a_b>", "color": "#0072B2", "marker": "s"})
-    assert 'fill="#0072B2"' in html
-    assert "M1 1h8v8h-8z" in html
-    assert "<span>&lt;a_<wbr>b&gt;</span>" in html
+@pytest.mark.parametrize(
+    ("value", "column", "parts"),
+    [
+        (
+            {"value": 0.5, "low": 0.4, "high": 0.7, "floor": 0.3},
+            {"start": 0.2, "stop": 0.7, "digits": 2},
+            [
+                *('<span class="bounds">0.40–0.70</span>', 'class="range" x1="40.0" x2="100"'),
+                *('circle cx="60.0"', 'class="floor" x1="20.0"'),
+            ],
+        ),
+        (
+            {"value": 0.1, "low": -3.0, "high": 4.0},  # beyond the scale
+            {"start": 0.2},
+            ['class="range" x1="0" x2="100"', 'circle cx="0"'],
+        ),
+        (
+            {"text": "<a_b>", "color": "#0072B2", "marker": "s"},
+            {},
+            ['fill="#0072B2"', "M1 1h8v8h-8z", "<span>&lt;a_<wbr>b&gt;</span>"],
+        ),
+    ],
+)
+def test_a_cell_draws_intervals_to_scale_and_the_marker_of_a_model(
+    cell: Any, value: Any, column: Any, parts: list[str]
+) -> None:
+    html = cell(value, **column)
+    assert [part for part in parts if part not in html] == []
 
 
 def test_a_row_of_two_models_names_both(templates: Environment) -> None:
-    source = '{% import "report/macros.html.jinja" as ui %}{{ ui.table(["pair"], rows, "Pairs") }}'
-    html = templates.from_string(source).render(rows=[{"cells": ["x"], "model": ["a", 'b"']}])
+    html = templates.from_string(IMPORT + '{{ ui.table(["pair"], rows, "Pairs") }}').render(
+        rows=[{"cells": ["x"], "model": ["a", 'b"']}]
+    )
     assert 'data-model="a\nb&#34;"' in html
 
 
-def test_the_words_are_russian_where_russian_is_spoken(templates: Environment) -> None:
-    source = '{% import "report/macros.html.jinja" as ui %}{% call ui.page("x", []) %}{% endcall %}'
+def test_a_russian_page_has_russian_words(templates: Environment) -> None:
     with use_language("ru"):
-        html = templates.from_string(source).render()
+        html = templates.from_string(IMPORT + '{% call ui.page("x", []) %}{% endcall %}').render()
         assert all(_(words) in html for words in ("Contents", "Dark theme", "Skip to content", "Full size"))

@@ -1,0 +1,282 @@
+"""Tests of what gradcam compares between runs: the overlap of their maps, by hand, and the wall of their maps."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import jaccard_score
+
+from avatar_bench.errors import BlockError
+from avatar_bench.evaluation.block import align_predictions
+from avatar_bench.evaluation.blocks.gradcam import GradCam
+from avatar_bench.evaluation.blocks.gradcam.run_comparison import build_wall, compare_overlap
+from avatar_bench.metrics.attribution_maps import OVERLAP_MEASURES, chance_iou
+from avatar_bench.models import attribution
+from avatar_bench.results.reasons import Reason
+from avatar_bench.results.result import Result
+from avatar_bench.runs.run import Run
+from tests.evaluation.conftest import CLASSES
+
+SAME, APART, MIXED = (0, 1, 2), (1, 2, 0), (0, 2, 1)  # the colours that a network looks at, by class
+ALLOW_ORDER = {"allow": frozenset({"permutation"})}
+
+
+@pytest.fixture(scope="module")
+def make_run(fake_run, dataset_of):
+    """Build a run of known evidence and its dataset, the rows in an `order` of their own."""
+
+    def build(predictions, network, images, label, order=None, **fields):
+        order = np.arange(len(predictions)) if order is None else order
+        predictions, images = predictions.take(order), images[torch.as_tensor(order)]
+        predictor = SimpleNamespace(
+            module=network,
+            read_inputs=lambda dataset, rows: images[torch.as_tensor(np.asarray(rows))],
+            unload=lambda: None,
+        )
+        plain = {"predictor": predictor, "batch_size": 32, "preprocessing": SimpleNamespace(resize="squash")}
+        run = fake_run(predictions, label=label, recipe=label, **plain | fields)
+        return run, dataset_of(predictions, sha256=[f"{row:064x}" for row in order])
+
+    return build
+
+
+def measure_overlap(runs, datasets, **options):
+    block = GradCam(**{"resamples": 200, **options})
+    return compare_overlap(block, runs, datasets, align_predictions(runs, datasets))
+
+
+def make_wall(runs, datasets, **options):
+    return build_wall(GradCam(**options), runs, datasets, align_predictions(runs, datasets))
+
+
+@pytest.fixture(scope="module")
+def compare_maps(make_run, colour_finder, noise):
+    """Measure the overlap of networks, of those that look at these colours by default."""
+
+    def run(predictions, *colours, inputs=None, networks=None, fields=None, **options):
+        images = noise(len(predictions)) if inputs is None else inputs
+        networks = networks or [colour_finder(of_network) for of_network in colours]
+        pairs = [
+            make_run(predictions, network, images, f"run {k}", **fields or {}) for k, network in enumerate(networks)
+        ]
+        return measure_overlap(*zip(*pairs, strict=True), **options)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def compute_wall(make_run, colour_finder, noise):
+    """Build the wall of the predictions of several runs for the same images."""
+
+    def call(*predictions, networks=None, fields=None, **options):
+        images = noise(len(predictions[0]))
+        networks = networks or [colour_finder()] * len(predictions)
+        pairs = [
+            make_run(of_run, networks[k], images, f"run {k}", **fields or {}) for k, of_run in enumerate(predictions)
+        ]
+        return make_wall(*zip(*pairs, strict=True), **options)
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def saved(compare_maps, oracle, tmp_path_factory):
+    """The overlap of three networks, read back from its files."""
+    result = compare_maps(oracle("noisy", 90), SAME, MIXED, APART, images=12)
+    return Result.load(result.save(tmp_path_factory.mktemp("overlap") / "gradcam"), arrays=True)
+
+
+def by_hand(first, second):
+    """Compare two maps without ties."""
+    hot = [(heat / heat.max() >= 0.5).ravel() for heat in (first, second)]
+    top = [np.isin(np.arange(heat.size), np.argsort(-heat.ravel())[: round(heat.size / 5)]) for heat in (first, second)]
+    both = first.ravel(), second.ravel()
+    return [jaccard_score(*top), jaccard_score(*hot), pearsonr(*both).statistic, spearmanr(*both).statistic]
+
+
+def test_every_metric_can_be_recomputed_from_the_saved_maps(saved):
+    stored = saved.arrays["maps"]
+    maps, targets = [stored[f"maps_{k}"] for k in range(3)], stored["targets"]
+    assert stored["runs"].tolist() == ["run 0", "run 1", "run 2"]
+    rivals = (targets[:, None] == targets) & ~np.eye(12, dtype=bool)
+    same, others = np.zeros((12, 4)), np.zeros((12, 4))  # means over the pairs of runs, for each image
+    for a, b in combinations(range(3), 2):
+        table = {
+            (i, j): np.array(by_hand(maps[a][i], maps[b][j]))
+            for i in range(12)
+            for j in range(12)
+            if i == j or rivals[i, j]
+        }
+        for row in range(12):
+            columns = np.flatnonzero(rivals[row])
+            same[row] += table[row, row] / 3
+            others[row] += np.mean([table[row, k] + table[k, row] for k in columns], axis=0) / 6
+    expected = {}
+    for ending, rows in {"": targets >= 0, **{f"/{name}": targets == k for k, name in enumerate(CLASSES)}}.items():
+        for k, metric in enumerate(OVERLAP_MEASURES):
+            expected |= {f"{metric}{ending}": same[rows, k].mean(), f"null/{metric}{ending}": others[rows, k].mean()}
+    assert {name: metric.value for name, metric in saved.metrics.items()} == pytest.approx(expected, abs=1e-6)
+    for metric in OVERLAP_MEASURES:
+        assert saved.metrics[metric].floor == saved.metrics[f"null/{metric}"].value
+    assert saved.metrics["null/iou_top20"].floor == pytest.approx(chance_iou(13, 13, 64), abs=1e-9)
+
+
+def test_its_figures_are_drawn_whole_in_both_languages(drawn_whole, saved):
+    drawn_whole(saved.folder, {"overlap", "pairs", "maps"})
+
+
+def test_two_networks_of_independent_maps_lie_within_the_null(compare_maps, oracle):
+    result = compare_maps(oracle("noisy", 240), SAME, APART, images=240, gallery=0)
+    for name in OVERLAP_MEASURES:
+        metric, null = result.metrics[name], result.metrics[f"null/{name}"]
+        assert null.low <= metric.value <= null.high
+        assert metric.value == pytest.approx(null.floor, abs=0.02)
+        assert null.value == pytest.approx(null.floor, abs=0.01)
+    assert result.metrics["null/iou_top20"].floor == pytest.approx(1 / 9, abs=0.01)
+    assert not result.tables["classes"]["above_null"].iloc[-4:].any()
+    assert result.warnings == [Reason("not_above_null", names=OVERLAP_MEASURES)]
+
+
+def test_the_same_network_twice_overlaps_wholly(compare_maps, oracle):
+    result = compare_maps(oracle("noisy", 60), SAME, SAME)
+    for name in (*OVERLAP_MEASURES, *(f"{metric}/{label}" for metric in OVERLAP_MEASURES for label in CLASSES)):
+        assert result.metrics[name].value == pytest.approx(1, abs=1e-6)
+        assert result.metrics[f"null/{name}"].high < 0.6
+    assert result.tables["pairs"]["above_null"].all()
+    assert result.warnings == []
+
+
+def test_a_habit_that_both_share_is_no_more_than_the_null(compare_maps, oracle, noise):
+    images = noise(90)
+    images[:, :, 16:48, 16:48] = 192 + images[:, :, 16:48, 16:48] // 4
+    result = compare_maps(oracle("noisy", 90), SAME, APART, inputs=images, resamples=500)
+    assert result.metrics["pearson"].low > 0.1
+    assert result.metrics["null/pearson"].low > 0.1
+    assert result.metrics["null/pearson"].floor == 0
+    assert result.metrics["iou_top20"].value > result.metrics["null/iou_top20"].floor + 0.05
+    assert not result.tables["classes"]["above_null"].iloc[-4:].any()
+
+
+def test_maps_are_those_of_the_true_class_or_of_each_network_s_own(compare_maps, make_predictions):
+    targets = np.arange(30) % 3
+    wrong = make_predictions(targets, 4.0 * np.eye(3)[(targets + 1) % 3])
+    # what the second network sees in the next class, the first sees in the true one
+    same = compare_maps(wrong, SAME, SAME, fields=ALLOW_ORDER)
+    assert same.metrics["pearson"].value == pytest.approx(1, abs=1e-6)
+    for of, classes in (("target", ["drawing"]), ("prediction", ["real"])):
+        table = compare_maps(wrong, MIXED, SAME, fields=ALLOW_ORDER, overlap_of=of).tables["classes"]
+        assert table[(table["metric"] == "pearson") & (table["value"] > 0.99)]["class"].tolist() == classes
+
+
+def test_classes_are_matched_by_name_and_images_by_content(make_run, oracle, colour_finder, noise):
+    predictions, images = oracle("noisy", 60), noise(60)
+    other = replace(
+        predictions, classes=CLASSES[::-1], logits=predictions.logits[:, ::-1], targets=2 - predictions.targets
+    )
+    order = np.random.default_rng(3).permutation(60)
+    pairs = (
+        make_run(predictions, colour_finder(SAME), images, "a"),
+        make_run(other, colour_finder(SAME[::-1]), images, "b", order=order),
+    )
+    result = measure_overlap(*zip(*pairs, strict=True), resamples=100)
+    assert result.classes == CLASSES
+    assert [result.metrics[metric].value for metric in OVERLAP_MEASURES] == pytest.approx([1] * 4, abs=1e-6)
+
+
+def test_networks_without_a_map_are_left_out_and_named(compare_maps, oracle, colour_finder):
+    predictions, flat = oracle("noisy", 30), colour_finder(SAME)
+    flat.net.feature_info = []
+    result = compare_maps(predictions, networks=[colour_finder(SAME), flat, colour_finder(SAME)])
+    assert result.warnings == [Reason("no_spatial_map", run="run 1")]
+    assert set(result.tables["pairs"]["b"]) == {"run 2"}
+    for networks, message in (
+        ([colour_finder(SAME), flat], r"Only one run(.|\n)*run 1 is left out"),
+        ([flat, flat], "No run has"),
+        ([colour_finder(SAME)], "at least 2 runs"),
+    ):
+        with pytest.raises(BlockError, match=message):
+            compare_maps(predictions, networks=networks)
+
+
+def test_empty_maps_have_no_overlap_and_are_named(compare_maps, oracle, colour_finder):
+    networks = [colour_finder(SAME), colour_finder(SAME, weight=-80)]
+    result = compare_maps(oracle("noisy", 30), networks=networks)
+    assert result.warnings == [Reason("of_runs", runs="run 1", reason=Reason("empty_maps", n=30, all=30))]
+    assert {metric.value for metric in result.metrics.values()} == {None}
+    assert result.metrics["pearson"].reason == Reason("too_few_maps")
+    assert result.tables["pairs"]["n"].tolist() == [0] * 16
+
+
+def test_the_share_of_unanimous_predictions_can_be_recomputed_from_the_table(compute_wall, oracle):
+    result = compute_wall(*(oracle("noisy", 240, seed=seed) for seed in range(3)), collage=30, wall=1)
+    predictions = result.tables["wall"].pivot(index="path", columns="run", values="prediction")
+    metric = result.metrics["unanimous"]
+    assert metric.value == pytest.approx((predictions.nunique(axis=1) == 1).mean(), abs=1e-6)
+    assert 0 < metric.low < metric.value < metric.high < 1
+    assert compute_wall(*[oracle("noisy", 60)] * 2).metrics["unanimous"].value == 1
+
+
+def test_the_wall_has_the_predictions_of_every_run_for_the_same_images(compute_wall, oracle):
+    both = [oracle("noisy", 60), oracle("noisy", 60, seed=1)]
+    result = compute_wall(*both, collage=4)
+    table = result.tables["wall"]
+    assert result.n == 12
+    assert len(table) == 24
+    assert table.columns.tolist() == ["path", "target", "run", "prediction", "confidence", "correct"]
+    for k, predictions in enumerate(both):
+        of_run = table[table["run"] == f"run {k}"]
+        rows = [int(path.split(".")[0]) for path in of_run["path"]]
+        assert of_run["prediction"].tolist() == np.array(predictions.classes)[predictions.predicted[rows]].tolist()
+        assert of_run["target"].value_counts().tolist() == [4, 4, 4]
+        np.testing.assert_allclose(of_run["confidence"], predictions.confidence[rows])
+        np.testing.assert_array_equal(of_run["correct"], predictions.correct[rows])
+    first, second = (table[table["run"] == f"run {k}"]["path"].tolist() for k in range(2))
+    assert first == second
+
+
+def test_each_cell_shows_the_prediction_of_the_table(compute_wall, make_predictions, draw_saved):
+    targets = np.arange(6) % 3
+    right, wrong = (make_predictions(targets, 5.0 * np.eye(3)[classes]) for classes in (targets, [1, 1, 2, 0, 1, 2]))
+    figures = draw_saved(compute_wall(right, wrong, collage=2, wall=1))
+    confidence = f"{right.confidence[0]:.0%}"
+    texts = [axes.get_xlabel() for axes in figures["class_1_drawing"].axes if axes.get_xlabel()]
+    names = ["✓ drawing", "✓ drawing", "✗ generated", "✓ drawing"]
+    assert texts[:4] == [f"{name}\n{confidence}" for name in names]
+    titles = [axes.get_title() for axes in figures["wall"].axes if axes.get_title()]
+    assert titles == ["drawing", "generated", "real"]
+
+
+def test_the_saved_maps_are_those_of_the_class_that_was_asked_for(compute_wall, make_predictions, colour_finder, noise):
+    targets = np.arange(6) % 3
+    wrong = make_predictions(targets, 4.0 * np.eye(3)[(targets + 1) % 3])
+    networks = [colour_finder(SAME), colour_finder((2, 0, 1))]
+    for of, classes in (("prediction", (targets + 1) % 3), ("target", targets)):
+        result = compute_wall(wrong, wrong, networks=networks, fields=ALLOW_ORDER, wall_of=of, collage=2, wall=1)
+        maps = result.arrays["wall"]
+        np.testing.assert_array_equal(maps["shown"], [classes, classes])
+        for number, network in enumerate(networks):
+            layer = attribution.find_spatial_layer(network, noise(6))
+            expected = attribution.compute_grad_cam(network, layer, noise(6), classes)
+            np.testing.assert_allclose(maps[f"maps_{number}"], expected, rtol=1e-5)
+
+
+def test_a_wall_of_two_trained_runs_is_saved(tiny_run, tmp_path):
+    runs = [Run.open(tiny_run, accelerator="cpu", label=name, recipe=name) for name in ("tiny", "twin")]
+    result = make_wall(runs, [run.dataset("blind") for run in runs], collage=2, wall=1)
+    result.save(tmp_path / "wall")
+    np.testing.assert_array_equal(result.arrays["wall"]["maps_0"], result.arrays["wall"]["maps_1"])
+
+
+def test_a_wall_saved_by_an_earlier_version_is_drawn(compute_wall, oracle, draw_saved):
+    result = compute_wall(*[oracle("noisy", 12)] * 2, collage=1, wall=1)
+    names = ("rows", "of", "input", "of_all_classes", "images_0")
+    arrays, result.block = result.arrays["wall"], "gradcam_wall"
+    result.arrays["wall"] = {name: arrays[name] for name in names}
+    result.arrays["maps"] = {name: values for name, values in arrays.items() if name not in names}
+    assert set(draw_saved(result)) == {"wall", "class_1_drawing", "class_2_generated", "class_3_real"}
