@@ -54,7 +54,7 @@ class Signer:
 def make_signer() -> Signer:
     """Return a chain of two certificates with the key of the first, as C2PA requires."""
     root, leaf = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    now, made = datetime.datetime.now(datetime.UTC), []
+    now, certificates = datetime.datetime.now(datetime.UTC), []
     for common, key, is_root in (("leaf", leaf, False), ("root", root, True)):
         usage = x509.KeyUsage(True, False, False, False, False, is_root, is_root, False, False)
         builder = x509.CertificateBuilder(_name("root"), _name(common), key.public_key(), x509.random_serial_number())
@@ -65,10 +65,10 @@ def make_signer() -> Signer:
         if not is_root:
             purpose = x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.EMAIL_PROTECTION])
             builder = builder.add_extension(purpose, False)
-        made.append(builder.sign(root, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+        certificates.append(builder.sign(root, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
     plain = serialization.NoEncryption()
     key_text = leaf.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
-    return Signer(b"".join(made), key_text, made[1])
+    return Signer(b"".join(certificates), key_text, certificates[1])
 
 
 def _name(common: str) -> x509.Name:

@@ -12,7 +12,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "plugins" / "evidence.md"
 
 
 def conclude_from(**metadata: str) -> str:
-    return conclude(find_evidence({place.replace("_", ":"): text for place, text in metadata.items()}))
+    return conclude(find_evidence({field.replace("_", ":"): text for field, text in metadata.items()}))
 
 
 def test_the_documentation_has_the_table_of_rules() -> None:
@@ -24,7 +24,7 @@ def test_the_documentation_has_the_table_of_rules() -> None:
 
 
 @pytest.mark.parametrize(
-    ("place", "text", "says"),
+    ("field", "text", "says"),
     [
         ("xmp_DigitalSourceType", "digitalCapture, trainedAlgorithmicMedia", "generated"),
         ("xmp_DigitalSourceType", "compositeWithTrainedAlgorithmicMedia", ""),
@@ -44,8 +44,8 @@ def test_the_documentation_has_the_table_of_rules() -> None:
         ("exif_Camera", "Apple iPhone 15", "real"),
     ],
 )
-def test_one_statement_says_what_its_rule_says(place: str, text: str, says: str) -> None:
-    assert conclude_from(**{place: text}) == says
+def test_one_statement_says_what_its_rule_says(field: str, text: str, says: str) -> None:
+    assert conclude_from(**{field: text}) == says
 
 
 def test_the_strongest_evidence_decides_and_a_contradiction_says_nothing() -> None:
@@ -59,4 +59,4 @@ def test_the_strongest_evidence_decides_and_a_contradiction_says_nothing() -> No
 
 def test_the_camera_is_not_named_beside_a_generator() -> None:
     evidence = find_evidence({"exif:Camera": "prompt: a portrait", "png:parameters": "Steps: 20"})
-    assert [each.rule.name for each in evidence] == ["stable_diffusion"]
+    assert [item.rule.name for item in evidence] == ["stable_diffusion"]

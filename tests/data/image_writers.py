@@ -35,7 +35,7 @@ def png(
     step = -(-len(packed) // pieces)
     body = b"".join(chunk(b"IDAT", packed[i : i + step]) for i in range(0, len(packed), step))
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced))
-    first, last = (b"".join(chunk(*one) for one in more) for more in (before, after))
+    first, last = (b"".join(chunk(*item) for item in more) for more in (before, after))
     return b"\x89PNG\r\n\x1a\n" + header + first + body + last + chunk(b"IEND", b"")
 
 
@@ -50,14 +50,14 @@ def _packed(row: NDArray[np.integer], depth: int) -> bytes:
 
 def tiff(tags: dict[int, tuple[int, Sequence[int]]], data: Sequence[bytes], order: str = "<") -> bytes:
     """Write a TIFF of one directory: tag to (type, values); `data` are its strips."""
-    blocks, place = [], 8
+    blocks, offset = [], 8
     for block in data:
-        blocks.append(place)
-        place += len(block)
+        blocks.append(offset)
+        offset += len(block)
     where, lengths = (324, 325) if 322 in tags else (273, 279)
     full = {where: (4, blocks), lengths: (4, [len(block) for block in data]), **tags}
     entries, extra = b"", b""
-    start = place + 2 + len(full) * 12 + 4
+    start = offset + 2 + len(full) * 12 + 4
     for tag, (kind, values) in sorted(full.items()):
         letter = {1: "B", 2: "B", 3: "H", 4: "I", 7: "B", 11: "f", 12: "d", 16: "Q"}.get(kind, "I")
         content = struct.pack(order + letter * len(values), *values)
@@ -66,7 +66,7 @@ def tiff(tags: dict[int, tuple[int, Sequence[int]]], data: Sequence[bytes], orde
             extra, content = extra + content, struct.pack(order + "I", start + len(extra))
         entries += struct.pack(order + "HHI", tag, kind, count) + content.ljust(4, b"\0")
     mark = b"II" if order == "<" else b"MM"
-    head = struct.pack(order + "HI", 42, place)
+    head = struct.pack(order + "HI", 42, offset)
     return mark + head + b"".join(data) + struct.pack(order + "H", len(full)) + entries + bytes(4) + extra
 
 

@@ -75,7 +75,7 @@ def test_the_residual_is_the_difference_of_the_worst_part_in_contrasts() -> None
     changed[48:64, 48:64] = np.clip(changed[48:64, 48:64].astype(int) + 60, 0, 255)
     alignment = np.eye(2, 3)
     assert compute_residual(same, same, alignment) == pytest.approx(0, abs=1e-3)
-    smooth = [cv2.GaussianBlur(one, (0, 0), 1.5).astype(float) for one in (image, changed)]
+    smooth = [cv2.GaussianBlur(blurred, (0, 0), 1.5).astype(float) for blurred in (image, changed)]
     part = (smooth[1] - smooth[0])[48:64, 48:64]
     expected = np.sqrt((part**2).mean()) / smooth[1].mean(axis=2).std()
     assert compute_residual(same, Sketch.of(changed), alignment) == pytest.approx(expected, rel=0.05)
@@ -86,16 +86,16 @@ def test_the_residual_is_the_difference_of_the_worst_part_in_contrasts() -> None
 def test_neighbours_are_the_nearest_by_their_nearest_view() -> None:
     rng = np.random.default_rng(0)
     left, right = (rng.normal(0.3, 1, (count, 2, 6)).astype(np.float32) for count in (40, 300))
-    left, right = (one / np.linalg.norm(one, axis=2, keepdims=True) for one in (left, right))
-    found = find_neighbours(left, right)
-    for row in range(300):
-        cosines = [max(float(ours[view] @ right[row, view]) for view in range(2)) for ours in left]
-        expected = [one for one in sorted(range(40), key=lambda one: -cosines[one]) if cosines[one] >= MIN_COSINE]
-        assert found[row] == expected[:MAX_NEIGHBOURS]
+    left, right = (sketch / np.linalg.norm(sketch, axis=2, keepdims=True) for sketch in (left, right))
+    neighbours = find_neighbours(left, right)
+    for number in range(300):
+        cosines = [max(float(ours[view] @ right[number, view]) for view in range(2)) for ours in left]
+        expected = [row for row in np.argsort(-np.array(cosines), kind="stable") if cosines[row] >= MIN_COSINE]
+        assert neighbours[number] == expected[:MAX_NEIGHBOURS]
 
 
 def test_the_nearest_neighbour_that_is_confirmed_is_the_original() -> None:
     left = [np.asarray(draw(seed)) for seed in range(3)]
     right = [np.asarray(draw(seed).crop((8, 8, 152, 152))) for seed in (9, 1, 2)]
-    found = find_aligned_copies(lambda row: left[row], lambda row: right[row], [[0, 1], [0, 1], []])
-    assert [(one.left, one.right, one.kind) for one in found] == [(1, 1, "aligned")]
+    matches = find_aligned_copies(lambda row: left[row], lambda row: right[row], [[0, 1], [0, 1], []])
+    assert [(match.left, match.right, match.kind) for match in matches] == [(1, 1, "aligned")]

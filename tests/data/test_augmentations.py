@@ -18,6 +18,7 @@ from avatar_bench.data.dataset import Dataset, read_manifest
 from avatar_bench.data.training_batches import DataModule
 from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.files.yaml_io import read_yaml
+from tests.builders.pixels import Pixels, make_smooth
 
 CLASSES = ("drawing", "generated", "real")
 PREPROCESSING = Preprocessing(32, "squash", (0.5,) * 3, (0.5,) * 3)
@@ -25,11 +26,10 @@ Saved = list[tuple[str, tuple[int, int], dict[str, Any]]]
 
 
 @pytest.fixture
-def photo() -> np.ndarray[Any, np.dtype[np.uint8]]:
+def photo() -> Pixels:
     """A large image with smooth and fine texture, (900, 1200, 3)."""
-    rng = np.random.default_rng(0)
-    coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)).resize((1200, 900), Image.BICUBIC)
-    return np.clip(np.asarray(coarse) + rng.normal(0, 8, (900, 1200, 1)), 0, 255).astype(np.uint8)
+    grain = np.random.default_rng(0).normal(0, 8, (900, 1200, 1))
+    return np.clip(make_smooth(0, 900, 1200) + grain, 0, 255).astype(np.uint8)
 
 
 @pytest.fixture
@@ -50,10 +50,9 @@ def test_a_chain_encodes_once_or_twice_within_its_ranges(photo: Any, saved: Save
     chains = []
     for seed in range(60):
         before = len(saved)
-        found = DeliveryAugmentation.deliver(photo, np.random.default_rng(seed))
+        delivered = DeliveryAugmentation.deliver(photo, np.random.default_rng(seed))
         chains.append(saved[before:])
-        assert found.dtype == np.uint8
-        assert found.shape == (*chains[-1][-1][1][::-1], 3)
+        assert (delivered.shape, delivered.dtype) == ((*chains[-1][-1][1][::-1], 3), np.uint8)
     assert {len(chain) for chain in chains} == {1, 2}
     assert 0.35 < np.mean([len(chain) == 2 for chain in chains]) < 0.65
     sides = [max(size) for _, size, _ in saved]
@@ -91,8 +90,7 @@ def test_an_image_is_delivered_at_its_probability_by_its_seed_alone(photo: Any) 
     drawn = [half.draw_delivery(seed) for seed in range(400)]
     assert 150 < sum(deliver is not None for deliver in drawn) < 250  # five standard deviations
     seed = next(seed for seed, deliver in enumerate(drawn) if deliver)
-    found = [np.asarray(half.draw_delivery(seed)(photo)) for _ in range(2)]  # type: ignore[misc]
-    assert np.array_equal(*found)
+    assert np.array_equal(*(half.draw_delivery(seed)(photo) for _ in range(2)))  # type: ignore[misc]
     assert not any(Augmentation(flip=1).draw_delivery(seed) for seed in range(50))
 
 

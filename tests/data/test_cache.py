@@ -32,11 +32,11 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def files(images: Path) -> dict[str, Path]:
     """Twelve images of three formats by their SHA-256."""
-    some = sorted((images / "all").rglob("*.*"))[::16]
-    return {hashlib.sha256(file.read_bytes()).hexdigest(): file for file in some}
+    chosen = sorted((images / "all").rglob("*.*"))[::16]
+    return {hashlib.sha256(file.read_bytes()).hexdigest(): file for file in chosen}
 
 
-def kept(root: Path) -> list[Path]:
+def stored(root: Path) -> list[Path]:
     return sorted(file for file in root.rglob("*") if file.is_file())
 
 
@@ -52,10 +52,9 @@ def test_pixels_are_the_same_bit_by_bit_before_and_after(
 ) -> None:
     cache = ImageCache(replace(PREPROCESSING, resize=resize, equalise=equalise))
     fill(cache, files)
-    assert len(kept(root)) == len(files)
-    gone = {digest: Path("gone") for digest in files}  # no file is read a second time
+    assert len(stored(root)) == len(files)
     for digest, file in files.items():
-        image = cache.read(gone[digest], digest)
+        image = cache.read(Path("gone"), digest)  # no file is read a second time
         assert np.array_equal(image, cache.preprocessing(decode(file)))
         assert image.flags.writeable
 
@@ -74,11 +73,11 @@ def flip(file: Path) -> None:
 def test_a_damaged_file_is_made_anew(damage: Callable[[Path], None], files: dict[str, Path], root: Path) -> None:
     cache = ImageCache(PREPROCESSING)
     fill(cache, files)
-    before = {file: file.read_bytes() for file in kept(root)}
+    before = {file: file.read_bytes() for file in stored(root)}
     for file in before:
         damage(file)
     fill(cache, files)
-    assert {file: file.read_bytes() for file in kept(root)} == before
+    assert {file: file.read_bytes() for file in stored(root)} == before
 
 
 def test_an_image_that_is_not_what_its_hash_says_is_not_kept(files: dict[str, Path], root: Path) -> None:
@@ -86,35 +85,32 @@ def test_an_image_that_is_not_what_its_hash_says_is_not_kept(files: dict[str, Pa
     (digest, _), (_, other) = list(files.items())[:2]
     assert cache.reserve([digest], GIB) is None
     assert np.array_equal(cache.read(other, digest), PREPROCESSING(decode(other)))
-    assert kept(root) == []
+    assert stored(root) == []
 
 
 def test_what_was_used_longest_ago_gives_way(files: dict[str, Path], root: Path) -> None:
     digests = list(files)
     old, middle = digests[:4], digests[4:8]
-    for age, some in ((200, old), (100, middle)):
-        fill(ImageCache(PREPROCESSING), {digest: files[digest] for digest in some})
-        for digest in some:
+    for age, chosen in ((200, old), (100, middle)):
+        fill(ImageCache(PREPROCESSING), {digest: files[digest] for digest in chosen})
+        for digest in chosen:
             file = next(root.rglob(digest))
             os.utime(file, (file.stat().st_atime, file.stat().st_mtime - age))
     cache = ImageCache(replace(PREPROCESSING, resize="crop"))
     assert cache.reserve(digests[:6], 10 * cache.item_bytes) is None
-    assert {file.name for file in kept(root)} == set(middle)
+    assert {file.name for file in stored(root)} == set(middle)
     assert ImageCache(PREPROCESSING).reserve(middle[:1], 3 * cache.item_bytes) is None  # used now, so the last to go
-    assert len(kept(root)) == 3
-    assert middle[0] in {file.name for file in kept(root)}
+    assert len(stored(root)) == 3
+    assert middle[0] in {file.name for file in stored(root)}
 
 
 def test_more_than_the_limit_or_the_disk_holds_is_not_begun(
     files: dict[str, Path], root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache = ImageCache(PREPROCESSING)
-    reason = cache.reserve(files, 11 * cache.item_bytes)
-    assert "its limit" in str(reason)
-    free = shutil.disk_usage(root.parents[1]).free
-    monkeypatch.setattr(caches, "MIN_FREE_BYTES", free)
-    reason = cache.reserve(files, GIB)
-    assert "free" in str(reason)
+    assert "its limit" in str(cache.reserve(files, 11 * cache.item_bytes))
+    monkeypatch.setattr(caches, "MIN_FREE_BYTES", shutil.disk_usage(root.parents[1]).free)
+    assert "free" in str(cache.reserve(files, GIB))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
@@ -126,7 +122,7 @@ def test_a_full_disk_ends_the_filling_and_not_the_reading(files: dict[str, Path]
     (folder / f"{digest}.{os.getpid()}-{get_ident()}.part").symlink_to("/dev/full")
     assert np.array_equal(cache.read(file, digest), PREPROCESSING(decode(file)))
     assert not cache.is_writable
-    assert kept(root) == []
+    assert stored(root) == []
 
 
 def test_processes_that_fill_it_at_once_and_are_killed_leave_whole_images(files: dict[str, Path], root: Path) -> None:
@@ -144,7 +140,7 @@ def test_processes_that_fill_it_at_once_and_are_killed_leave_whole_images(files:
     for worker in workers:
         worker.kill()
         worker.join()
-    whole = [file for file in kept(root) if file.suffix != ".part"]
+    whole = [file for file in stored(root) if file.suffix != ".part"]
     assert {file.stat().st_size for file in whole} == {reader.item_bytes}
     for file in whole:
         assert np.array_equal(reader.read(Path("gone"), file.name), expected[file.name])
@@ -154,4 +150,4 @@ def _fill_for_ever(files: dict[str, Path]) -> None:
     while True:
         cache = ImageCache(PREPROCESSING)
         for digest, file in files.items():
-            cache._keep(digest, cache.preprocessing(decode(file)))
+            cache.store(digest, cache.preprocessing(decode(file)))

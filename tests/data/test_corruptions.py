@@ -6,13 +6,12 @@ import colorsys
 import io
 import pickle
 from collections.abc import Iterator
-from itertools import product
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 from scipy import ndimage, stats
 
@@ -26,14 +25,9 @@ from avatar_bench.data.corruptions import (
     list_corruptions,
 )
 from avatar_bench.errors import ConfigError
+from tests.builders.pixels import Pixels, encode, make_noise, make_smooth
 
-Pixels = NDArray[np.uint8]
 KINDS = list_corruptions()
-
-
-def smooth(height: int = 96, width: int = 80, seed: int = 0) -> Pixels:
-    coarse = np.random.default_rng(seed).integers(30, 220, (7, 6, 3), dtype=np.uint8)
-    return np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC), dtype=np.uint8)
 
 
 def flat() -> Pixels:
@@ -46,22 +40,18 @@ def flat() -> Pixels:
 
 def grainy() -> Pixels:
     grain = np.random.default_rng(1).normal(0, 25, (96, 80, 3))
-    return np.clip(smooth(seed=2) + grain, 0, 255).astype(np.uint8)
+    return np.clip(make_smooth(2, 96, 80, 30, 220) + grain, 0, 255).astype(np.uint8)
 
 
-IMAGES = {"smooth": smooth(), "flat": flat(), "grainy": grainy()}
+IMAGES = {"smooth": make_smooth(0, 96, 80, 30, 220), "flat": flat(), "grainy": grainy()}
 
 
-def distances(sample: Pixels, kind: str) -> NDArray[np.float64]:
-    corrupted = [Corruption(kind, severity)(sample, seed=7) for severity in SEVERITIES]
-    return np.array([np.abs(one.astype(float) - sample).mean() for one in corrupted])
-
-
-@pytest.mark.parametrize(("kind", "name"), list(product(KINDS, ["smooth", "grainy"])))
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ["smooth", "grainy"])
 def test_each_severity_is_farther_from_the_clean_image(kind: str, name: str) -> None:
-    found = distances(IMAGES[name], kind)
-    assert found[0] > 0
-    assert (np.diff(found) > 0).all(), found
+    corrupted = [Corruption(kind, severity)(IMAGES[name], seed=7).astype(float) for severity in SEVERITIES]
+    distances = [np.abs(image - IMAGES[name]).mean() for image in corrupted]
+    assert (np.diff([0, *distances]) > 0).all(), distances
 
 
 def test_noise_of_severity_3_is_gaussian_of_15_levels_in_every_channel_by_itself() -> None:
@@ -85,9 +75,9 @@ def test_blur_of_severity_3_is_a_5_by_5_gaussian_of_sigma_1_1(name: str) -> None
 def test_brightness_of_severity_3_is_one_and_a_half_times_the_value_of_hsv(name: str) -> None:
     sample = IMAGES[name][::5, ::5]
     expected = np.zeros(sample.shape)
-    for place in np.ndindex(sample.shape[:2]):
-        hue, saturation, value = colorsys.rgb_to_hsv(*(sample[place] / 255))
-        expected[place] = np.multiply(colorsys.hsv_to_rgb(hue, saturation, min(1.0, 1.5 * value)), 255)
+    for position in np.ndindex(sample.shape[:2]):
+        hue, saturation, value = colorsys.rgb_to_hsv(*(sample[position] / 255))
+        expected[position] = np.multiply(colorsys.hsv_to_rgb(hue, saturation, min(1.0, 1.5 * value)), 255)
     assert np.abs(Corruption("brightness", 3)(sample, 0) - expected).max() <= 0.5 + 1e-3
 
 
@@ -98,13 +88,13 @@ def test_rotation_of_severity_3_is_15_degrees_counter_clockwise_about_the_centre
     y, x = rows - (height - 1) / 2, columns - (width - 1) / 2
     cosine, sine = np.cos(np.radians(15)), np.sin(np.radians(15))
     # rows grow downward: what stands at (x, y) came from the place that lies 15 degrees clockwise of it
-    places = [sine * x + cosine * y + (height - 1) / 2, cosine * x - sine * y + (width - 1) / 2]
+    positions = [sine * x + cosine * y + (height - 1) / 2, cosine * x - sine * y + (width - 1) / 2]
     expected = np.stack(
-        [ndimage.map_coordinates(sample[..., k], places, order=1, mode="mirror") for k in range(3)], axis=-1
+        [ndimage.map_coordinates(sample[..., k], positions, order=1, mode="mirror") for k in range(3)], axis=-1
     )
-    found = Corruption("rotation", 3)(IMAGES["smooth"], 0)
-    assert np.abs(found - expected).mean() < 0.5
-    assert np.abs(found - expected).max() <= 4  # OpenCV interpolates at steps of 1/32 pixel
+    rotated = Corruption("rotation", 3)(IMAGES["smooth"], 0)
+    assert np.abs(rotated - expected).mean() < 0.5
+    assert np.abs(rotated - expected).max() <= 4  # OpenCV interpolates at steps of 1/32 pixel
 
 
 @pytest.mark.parametrize("name", IMAGES)
@@ -118,17 +108,15 @@ def test_jpeg_of_severity_3_is_quality_30_with_halved_colour(name: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (17, 41)])
 def test_a_corrupted_image_keeps_its_size_and_the_image_given_stays_as_it_is(kind: str, shape: tuple[int, int]) -> None:
-    severity = 5
-    sample = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    sample = make_noise(0, *shape)
     before = sample.copy()
-    found = Corruption(kind, severity)(sample, 0)
-    assert (found.shape, found.dtype) == (sample.shape, np.uint8)
+    corrupted = Corruption(kind, 5)(sample, 0)
+    assert (corrupted.shape, corrupted.dtype) == (sample.shape, np.uint8)
     assert np.array_equal(sample, before)
 
 
 def test_the_keys_of_cached_predictions_are_those_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = [Corruption(kind, 3).key for kind in STANDARD_CORRUPTIONS]
-    assert found == [
+    assert [Corruption(kind, 3).key for kind in STANDARD_CORRUPTIONS] == [
         *("noise 15 at input", "blur (5, 1.1) at input", "brightness 1.5 at input"),
         *("rotation 15 at input", "jpeg 30 at input"),
     ]
@@ -136,7 +124,7 @@ def test_the_keys_of_cached_predictions_are_those_of_before(monkeypatch: pytest.
     assert Corruption("noise", 3).key == "noise 16 at input"
 
 
-MINE = """
+BLOCKS = """
 \"""Blocks of one colour, by their side in pixels.\"""
 PARAMETERS = (2, 3, 4, 6, 8)
 
@@ -146,26 +134,23 @@ def corrupt(image, side, seed):
 
 
 @pytest.fixture
-def own(tmp_path: Path) -> Iterator[Path]:
+def user_module(tmp_path: Path) -> Iterator[Path]:
     """Folder with a corruption of a user, which is in use."""
     (tmp_path / "corruption").mkdir()
-    (tmp_path / "corruption" / "blocks.py").write_text(MINE)
+    (tmp_path / "corruption" / "blocks.py").write_text(BLOCKS)
     with use_folders([tmp_path]):
         yield tmp_path / "corruption" / "blocks.py"
 
 
-def test_a_corruption_of_a_user_is_one_of_all_and_its_key_changes_with_its_code(own: Path) -> None:
+def test_a_corruption_of_a_user_is_one_of_all_and_its_key_changes_with_its_code(user_module: Path) -> None:
     assert list_corruptions() == [*KINDS, "blocks"]
     sample, first = IMAGES["smooth"], Corruption("blocks", 3)
     assert np.array_equal(first(sample, 0)[::4, ::4], sample[::4, ::4])
     assert pickle.loads(pickle.dumps(first)) == first
-    own.write_text(MINE.replace("(2, 3, 4, 6, 8)", "(2, 3, 5, 6, 8)"))
+    user_module.write_text(BLOCKS.replace("(2, 3, 4, 6, 8)", "(2, 3, 5, 6, 8)"))
     second = Corruption("blocks", 3)
-    assert (first.key.split()[:-1], second.key.split()[:-1]) == (
-        ["blocks", "4", "at", "input"],
-        ["blocks", "5", "at", "input"],
-    )
-    own.write_text(MINE.replace("::side", "1::side"))
+    assert [key.rpartition(" ")[0] for key in (first.key, second.key)] == ["blocks 4 at input", "blocks 5 at input"]
+    user_module.write_text(BLOCKS.replace("::side", "1::side"))
     assert Corruption("blocks", 3).key not in (first.key, second.key)
     assert not np.array_equal(Corruption("blocks", 3)(sample, 0), first(sample, 0))
 
@@ -174,46 +159,45 @@ def test_a_corruption_of_a_user_is_one_of_all_and_its_key_changes_with_its_code(
     ("text", "reason"),
     [
         ("PARAMETERS = (1, 2)", "Expected PARAMETERS, one for each of five severities"),
-        (MINE.replace("return image", "return 1 / 0 * image"), "failed: ZeroDivisionError"),
-        (MINE.replace(".repeat(side, 1)", ""), "for uint8"),
+        (BLOCKS.replace("return image", "return 1 / 0 * image"), "failed: ZeroDivisionError"),
+        (BLOCKS.replace(".repeat(side, 1)", ""), "for uint8"),
     ],
 )
-def test_a_broken_corruption_of_a_user_is_one_clear_error(text: str, reason: str, own: Path) -> None:
-    own.write_text(text)
+def test_a_broken_corruption_of_a_user_is_one_clear_error(text: str, reason: str, user_module: Path) -> None:
+    user_module.write_text(text)
     with pytest.raises(ConfigError, match="blocks") as error:
         Corruption("blocks", 3)(IMAGES["smooth"], 0)
     assert reason in "\n".join(error.value.lines)
     assert len(error.value.lines) <= 3
 
 
+JPEG = {"subsampling": 2}
+
+
 @pytest.mark.parametrize(
-    ("tier", "longest", "quality"),
-    [("web", 768, 60), ("hard", 512, 40), ("thumbnail_64", 64, 85), ("thumbnail_128", 128, 85)],
+    ("tier", "longest", "kind", "options"),
+    [
+        ("web", 768, "JPEG", {"quality": 60, **JPEG}),
+        ("hard", 512, "JPEG", {"quality": 40, **JPEG}),
+        ("thumbnail_64", 64, "JPEG", {"quality": 85, **JPEG}),
+        ("thumbnail_128", 128, "JPEG", {"quality": 85, **JPEG}),
+        ("webp", 16_383, "WEBP", {"quality": 75}),  # the longest that the format holds
+        ("avif", 768, "AVIF", {"quality": 50, "speed": 9}),
+    ],
 )
-def test_a_tier_of_jpeg_only_ever_makes_smaller(tier: str, longest: int, quality: int) -> None:
-    large = smooth(1200, 900)
-    assert Delivery(tier)(large, 0).shape == (longest, round(longest * 0.75), 3)
-    small = smooth(60, 45)
-    stream = io.BytesIO()
-    Image.fromarray(small).save(stream, "JPEG", quality=quality, subsampling=2)
-    assert np.array_equal(Delivery(tier)(small, 0), np.asarray(Image.open(stream)))
+def test_a_tier_is_what_pillow_encodes_after_making_it_no_larger(
+    tier: str, longest: int, kind: str, options: dict[str, Any]
+) -> None:
+    small = make_smooth(0, 60, 45)
+    reference = Image.open(io.BytesIO(encode(small, kind, **options)))
+    assert np.array_equal(Delivery(tier)(small, 0), np.asarray(reference.convert("RGB")))
+    assert Delivery(tier)(np.zeros((20_000, 200, 3), np.uint8), 0).shape == (longest, round(longest / 100), 3)
 
 
-def test_webp_is_that_of_pillow_and_takes_sides_longer_than_the_format_holds() -> None:
-    stream = io.BytesIO()
-    Image.fromarray(IMAGES["smooth"]).save(stream, "WEBP", quality=75)
-    assert np.array_equal(Delivery("webp")(IMAGES["smooth"], 0), np.asarray(Image.open(stream).convert("RGB")))
-    assert Delivery("webp")(np.zeros((1, 20_000, 3), np.uint8), 0).shape == (1, 16_383, 3)
-
-
-def test_avif_is_that_of_pillow_and_an_installation_without_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    sample, stream = IMAGES["smooth"], io.BytesIO()
-    Image.fromarray(sample).save(stream, "AVIF", quality=50, speed=9)
-    assert np.array_equal(Delivery("avif")(sample, 0), np.asarray(Image.open(stream).convert("RGB")))
-    content, kind = Delivery("avif").encode(sample, 0)
+def test_avif_is_shown_as_png_and_needs_a_pillow_that_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    content, kind = Delivery("avif").encode(IMAGES["smooth"], 0)
     assert kind == "PNG"
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))), Delivery("avif")(sample, 0))
-    assert Delivery("avif")(np.zeros((10, 2000, 3), np.uint8), 0).shape == (4, 768, 3)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))), Delivery("avif")(IMAGES["smooth"], 0))
     monkeypatch.setattr("PIL.features.check", lambda feature: False)
     with pytest.raises(ConfigError, match="delivery=avif: this installation of Pillow cannot write AVIF"):
         Delivery("avif")
@@ -222,7 +206,7 @@ def test_avif_is_that_of_pillow_and_an_installation_without_it_is_told(monkeypat
 @pytest.mark.parametrize("tier", DELIVERY_TIERS)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300)])
 def test_every_tier_takes_images_of_any_shape(tier: str, shape: tuple[int, int]) -> None:
-    found = Delivery(tier)(np.full((*shape, 3), 90, np.uint8), 0)
-    assert (found.dtype, found.ndim) == (np.uint8, 3)
-    assert min(found.shape) >= 1
-    assert np.abs(found.astype(float) - 90).max() <= 2
+    delivered = Delivery(tier)(np.full((*shape, 3), 90, np.uint8), 0)
+    assert (delivered.dtype, delivered.ndim) == (np.uint8, 3)
+    assert min(delivered.shape) >= 1
+    assert np.abs(delivered.astype(float) - 90).max() <= 2

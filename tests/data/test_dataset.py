@@ -18,7 +18,8 @@ from avatar_bench.errors import DataError
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    for number, name in enumerate(["b/x/1.png", "b/x/y/2.JPG", "b/3.webp", "a/4.png", "a/.5.png", "a/note.txt"]):
+    hidden = ["a/.5.png", ".cache/a.png", "a/.thumbnails/b.png"]
+    for number, name in enumerate(["b/x/1.png", "b/x/y/2.JPG", "b/3.webp", "a/4.png", "a/note.txt", *hidden]):
         file = tmp_path / "data" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         if file.suffix == ".txt":
@@ -28,18 +29,17 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def test_class_folders_give_labels_and_the_folders_below_sources(root: Path) -> None:
+def test_class_folders_give_labels_the_folders_below_sources_and_hidden_files_nothing(root: Path) -> None:
     dataset = read_folder(root)
     assert dataset.name == "data"
     assert dataset.classes == ("a", "b")
     assert list(dataset.frame.columns) == list(DATASET_COLUMNS)
-    found = dataset.frame.set_index("path")[["label", "source", "split"]]
-    assert found.to_dict("index") == {
-        "a/4.png": {"label": "a", "source": "", "split": ""},
-        "b/3.webp": {"label": "b", "source": "", "split": ""},
-        "b/x/1.png": {"label": "b", "source": "x", "split": ""},
-        "b/x/y/2.JPG": {"label": "b", "source": "x", "split": ""},
-    }
+    assert dataset.frame[["path", "label", "source", "split"]].to_numpy().tolist() == [
+        ["a/4.png", "a", "", ""],
+        ["b/3.webp", "b", "", ""],
+        ["b/x/1.png", "b", "x", ""],
+        ["b/x/y/2.JPG", "b", "x", ""],
+    ]
 
 
 def test_hashes_are_of_the_files_and_byte_copies_share_a_group(root: Path) -> None:
@@ -83,13 +83,12 @@ def test_a_split_survives_its_file(root: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::pandas.errors.ParserWarning")
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("", "cannot be read as CSV in UTF-8: No columns to parse from file.\nSave it as CSV in UTF-8"),
         ("file,class\na,b\n", "no column path and label"),
         ("path,label\n", "no rows.\nExpected a row for each image"),
         ('path,label\n\na/4.png,"a\nb"\n  \nnowhere.png,a\n', "line 6: nowhere.png does not exist"),
-        ("path,label\na/4.png,a\nnowhere.png,a\n", "line 3: nowhere.png does not exist"),
         ("path,label,split\na/4.png,a,training\n", "unknown split 'training'"),
         ('path,label\n"a/4.png,a\n', "cannot be read as CSV"),
         ("path,label\nx,4.png,a\n", "line 2: 3 cells, but the header has 2.\nRemove the comma"),
@@ -98,21 +97,16 @@ def test_a_split_survives_its_file(root: Path) -> None:
         ("path,label\n/dev/zero,a\n", "line 2: /dev/zero does not exist"),
         ("path,label\na\0.png,a\n", "null bytes.\nSave it as CSV in UTF-8"),
         ("path,label" + ",x" * 2**16, "its first line is longer than 64 KiB"),
+        ("path,label\na/4.png,фото\n".encode("cp1251"), "UTF-8"),
+        ("path,label\na/4.png,фото\n".encode("utf-16-le"), "UTF-8"),
     ],
 )
-def test_a_manifest_that_cannot_be_used_is_told_why(content: str, told: str, root: Path) -> None:
-    (root / "bad.csv").write_text(content)
+def test_a_manifest_that_cannot_be_used_is_told_why(content: str | bytes, message: str, root: Path) -> None:
+    (root / "bad.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError) as caught:
         read_manifest(root / "bad.csv")
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert len(caught.value.lines) <= 3
-
-
-@pytest.mark.parametrize("encoding", ["cp1251", "utf-16-le"])
-def test_a_manifest_in_another_encoding_is_told_why(encoding: str, root: Path) -> None:
-    (root / "bad.csv").write_bytes("path,label\na/4.png,фото\n".encode(encoding))
-    with pytest.raises(DataError, match="UTF-8"):
-        read_manifest(root / "bad.csv")
 
 
 def test_a_manifest_that_is_too_large_or_no_regular_file_is_refused(root: Path) -> None:
@@ -178,10 +172,3 @@ def test_a_stated_hash_is_believed_only_where_it_is_whole(root: Path) -> None:
     hashes = read_manifest(root / "hashed.csv").frame["sha256"].tolist()
     assert hashes[0] == "f" * 64
     assert hashes[1] == hashlib.sha256((root / "b" / "3.webp").read_bytes()).hexdigest()
-
-
-def test_hidden_files_and_folders_are_no_images(root: Path) -> None:
-    for hidden in (root / ".cache" / "a.png", root / "a" / ".thumbnails" / "b.png"):
-        hidden.parent.mkdir()
-        shutil.copy(root / "a" / "4.png", hidden)
-    assert len(read_folder(root)) == 4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from itertools import combinations
@@ -27,12 +26,13 @@ from avatar_bench.data.duplicates import (
     join_groups,
 )
 from avatar_bench.data.fingerprints import ORIENTATIONS, Fingerprint, fingerprint_image
+from tests.builders.pixels import Pixels, encode
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 ROUGH = np.random.default_rng(0).normal(0, 6, (64, 64, 3))  # a grain that no two encodings keep alike
 
 
-def draw(seed: int, side: int = 64) -> NDArray[np.uint8]:
+def draw(seed: int, side: int = 64) -> Pixels:
     """Return a soft random image with some grain, (side, side, 3)."""
     soft = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
     wide = np.asarray(Image.fromarray(soft).resize((64, 64), Image.Resampling.BICUBIC))
@@ -40,37 +40,31 @@ def draw(seed: int, side: int = 64) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(grainy).resize((side, side), Image.Resampling.LANCZOS))
 
 
-def encode(image: NDArray[np.uint8], kind: str, **options: int) -> NDArray[np.uint8]:
+def reload(image: Pixels, kind: str, **options: int) -> Pixels:
     """Return the pixels that an image has after it was stored."""
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(buffer, kind, **options)
-    return decode_bytes(buffer.getvalue(), "x")
+    return decode_bytes(encode(np.ascontiguousarray(image), kind, **options), "x")
 
 
-def blend(image: NDArray[np.uint8], other: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
+def blend(image: Pixels, other: Pixels, share: float) -> Pixels:
     """Return an image blended with another: a copy up to some proportion, and none beyond it."""
     return np.asarray(Image.blend(Image.fromarray(image), Image.fromarray(other), share))
 
 
-def shrink(image: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
+def shrink(image: Pixels, share: float) -> Pixels:
     side = round(len(image) * share)
     return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
 
 
-def light(image: NDArray[np.uint8], factor: float) -> NDArray[np.uint8]:
-    return np.clip(image * factor, 0, 255).astype(np.uint8)
-
-
-COPIES: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
-    "jpeg": lambda image: encode(image, "JPEG", quality=60),
-    "webp": lambda image: encode(image, "WEBP", quality=75),
-    "shrunk": lambda image: encode(shrink(image, 0.7), "JPEG", quality=90),
-    "brighter": lambda image: encode(light(image, 1.1), "JPEG", quality=90),
-    "darker": lambda image: encode(light(image, 0.9), "JPEG", quality=90),
+COPIES: dict[str, Callable[[Pixels], Pixels]] = {
+    "jpeg": lambda image: reload(image, "JPEG", quality=60),
+    "webp": lambda image: reload(image, "WEBP", quality=75),
+    "shrunk": lambda image: reload(shrink(image, 0.7), "JPEG", quality=90),
+    "brighter": lambda image: reload(np.clip(image * 1.1, 0, 255).astype(np.uint8), "JPEG", quality=90),
+    "darker": lambda image: reload((image * 0.9).astype(np.uint8), "JPEG", quality=90),
 }
 
 
-def as_set(images: Sequence[NDArray[np.uint8]], digests: Sequence[str] | None = None) -> ImageSet:
+def as_set(images: Sequence[Pixels], digests: Sequence[str] | None = None) -> ImageSet:
     """Return images to search, each a file of its own unless the digests say otherwise."""
     digests = digests or [sha256(f"{id(images)} {row}".encode()).hexdigest() for row in range(len(images))]
     return ImageSet.of(digests, [fingerprint_image(image) for image in images], lambda row: images[row])
@@ -84,7 +78,7 @@ def hashed(*numbers: int) -> list[Fingerprint]:
     ]
 
 
-def blank(_: int) -> NDArray[np.uint8]:
+def blank(_: int) -> Pixels:
     return np.full((8, 8, 3), 128, dtype=np.uint8)
 
 
@@ -92,30 +86,27 @@ def bits_apart(one: str, other: str) -> int:
     return (int(one, 16) ^ int(other, 16)).bit_count()
 
 
-def turned_bits(one: Fingerprint, other: Fingerprint) -> dict[str, int]:
+def turned_bits(left: Fingerprint, right: Fingerprint) -> dict[str, int]:
     """Return the number of differing hash bits for each orientation of either image."""
-    taken_back = {"rotated 90": "rotated 270", "rotated 270": "rotated 90"}
-    ours, theirs = (
-        dict(zip(ORIENTATIONS, one.phashes, strict=True)),
-        dict(zip(ORIENTATIONS, other.phashes, strict=True)),
-    )
+    inverse = {"rotated 90": "rotated 270", "rotated 270": "rotated 90"}
+    ours, theirs = (dict(zip(ORIENTATIONS, image.phashes, strict=True)) for image in (left, right))
     return {
-        turn: min(bits_apart(ours[turn], theirs[""]), bits_apart(ours[""], theirs[taken_back.get(turn, turn)]))
+        turn: min(bits_apart(ours[turn], theirs[""]), bits_apart(ours[""], theirs[inverse.get(turn, turn)]))
         for turn in ORIENTATIONS
     }
 
 
-def thumbnail(image: NDArray[np.uint8]) -> NDArray[np.float64]:
+def thumbnail(image: Pixels) -> NDArray[np.float64]:
     return np.asarray(Image.fromarray(image).resize((12, 12), Image.Resampling.BOX), dtype=float)
 
 
 def look_alike(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
     """Fit a line from each thumbnail to the other, and hold what is left against the limits that are stated."""
-    found = False
+    fits = []
     for first, second in ((one.ravel(), other.ravel()), (other.ravel(), one.ravel())):
         rest = second - np.polyval(np.polyfit(first, second, 1), first)
-        found |= bool(abs(rest).max() <= 34 and rest.std() <= 0.5 * second.std())
-    return found and bool(abs(one.mean() - other.mean()) <= 40)
+        fits.append(abs(rest).max() <= 34 and rest.std() <= 0.5 * second.std())
+    return any(fits) and bool(abs(one.mean() - other.mean()) <= 40)
 
 
 def pairs(matches: Sequence[Match]) -> list[tuple[int, int]]:
@@ -141,7 +132,7 @@ def test_a_copy_is_near_and_other_images_are_not(kind: str) -> None:
 @pytest.mark.parametrize("turn", ORIENTATIONS)
 def test_a_turned_copy_is_found_with_its_turn(turn: str) -> None:
     images = [draw(seed) for seed in range(10)]
-    images += [encode(ORIENTATIONS[turn](image), "JPEG", quality=85) for image in images]
+    images += [reload(ORIENTATIONS[turn](image), "JPEG", quality=85) for image in images]
     matches = find_matches(as_set(images))
     assert pairs(matches) == [(row, row + 10) for row in range(10)]
     assert {match.turned for match in matches} == {turn}
@@ -159,7 +150,7 @@ def test_a_drawing_with_another_mouth_is_another_image() -> None:
     face[20:80, 25:70] = (220, 170, 130)
     smiling = face.copy()
     smiling[62:70, 38:58] = (120, 20, 30)
-    images = [face, smiling, encode(face, "JPEG", quality=60)]
+    images = [face, smiling, reload(face, "JPEG", quality=60)]
     assert pairs(find_matches(as_set(images), distance=24)) == [(0, 2)]
 
 
@@ -181,24 +172,7 @@ def _size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.usefixtures("_size")
-@pytest.mark.parametrize("distance", [0, 1, 3, 6, 8, 10, 11])
-def test_near_pairs_are_those_that_a_count_of_bits_finds(distance: int) -> None:
-    rng = np.random.default_rng(distance)
-    centres = rng.integers(0, 2**63, 12).tolist()
-    flips = [rng.permutation(64)[: rng.integers(0, 14)].tolist() for _ in range(120)]
-    numbers = [centres[row % 12] ^ sum(1 << bit for bit in bits) for row, bits in enumerate(flips)]
-    expected = [
-        (left, right, (numbers[left] ^ numbers[right]).bit_count())
-        for right in range(120)
-        for left in range(right)
-        if (numbers[left] ^ numbers[right]).bit_count() <= distance
-    ]
-    matches = find_matches(ImageSet.of([str(row) for row in range(120)], hashed(*numbers), blank), distance)
-    assert [(match.left, match.right, match.distance) for match in matches] == expected
-
-
-@pytest.mark.usefixtures("_size")
-@pytest.mark.parametrize("distance", [0, 5, 8, 11])
+@pytest.mark.parametrize("distance", [0, 1, 3, 6, 8, 11])
 def test_near_pairs_are_those_of_which_either_is_near_at_a_turn_of_the_other(distance: int) -> None:
     rng = np.random.default_rng(distance + 1)
     near = rng.integers(0, 2**63, 64)[rng.integers(0, 64, (90, 8))]  # what each turn of each image is near to
@@ -254,7 +228,7 @@ def test_a_crowd_of_turned_hashes_hides_none_of_them(monkeypatch: pytest.MonkeyP
     assert pairs(found) == [(row, 0) for row in range(20)]
 
 
-@settings(deadline=None, max_examples=60, derandomize=True, database=None)
+@settings(deadline=None, max_examples=25, derandomize=True, database=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0.05, 0.4), st.sampled_from(list(ORIENTATIONS)), st.booleans())
 def test_it_does_not_matter_which_of_two_images_comes_first(seed: int, share: float, turn: str, even: bool) -> None:
     one = draw(seed, 48)
@@ -293,7 +267,7 @@ def test_of_lookalikes_the_nearest_are_looked_at(monkeypatch: pytest.MonkeyPatch
 
 def test_a_set_is_searched_for_copies_of_another() -> None:
     ours, theirs = [draw(0), draw(1), draw(2), draw(0)], [draw(5), COPIES["jpeg"](draw(2)), draw(1), draw(0), draw(6)]
-    theirs[4] = encode(np.rot90(ours[1]), "JPEG", quality=80)
+    theirs[4] = reload(np.rot90(ours[1]), "JPEG", quality=80)
     found = find_matches_between(as_set(ours, ["a", "b", "c", "d"]), as_set(theirs, ["v", "w", "x", "d", "z"]))
     assert [(match.left, match.right, match.kind, match.turned) for match in found] == [
         (2, 1, "near", ""),
@@ -328,7 +302,7 @@ def test_three_hundred_faces_have_no_copy_among_them_and_their_copies_are_found(
         pytest.skip(f"no images in {SHARED}")
     faces = [decode(file) for file in files]
     assert find_matches(as_set(faces)) == []
-    copies = [encode(shrink(face, 0.7)[:, ::-1], "JPEG", quality=60) for face in faces]
+    copies = [reload(shrink(face, 0.7)[:, ::-1], "JPEG", quality=60) for face in faces]
     found = find_matches_between(as_set(faces), as_set(copies))
     assert pairs(found) == [(row, row) for row in range(300)]
     assert {match.turned for match in found} == {"mirrored"}

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from avatar_bench.console.terminal import escape_control_characters
 from avatar_bench.data.decoding import decode_bytes
 from avatar_bench.errors import DataError
+from tests.builders.pixels import encode
 from tests.data.image_writers import chunk
-from tests.data.odd_images import RGB, corpus, encoded, save
+from tests.data.odd_images import RGB, corpus, encoded
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::UserWarning"),
@@ -27,7 +28,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "TIFF")
 def valid() -> list[bytes]:
     """Return small valid images of every format, those of the corpus among them."""
     odd = [odd.data for odd in corpus().values() if odd.pixels is not None and len(odd.data) < 9000]
-    return [save(RGB, kind) for kind in FORMATS] + [encoded()] + odd
+    return [encode(RGB, kind) for kind in FORMATS] + [encoded()] + odd
 
 
 @st.composite
@@ -35,8 +36,10 @@ def broken_images(draw: st.DrawFn) -> bytes:
     """Take a valid image; change, cut and put in some bytes, or cut its end; a PNG may get right sums again."""
     data = bytearray(draw(st.sampled_from(valid())))
     for _ in range(draw(st.integers(1, 6))):
-        place = draw(st.integers(0, max(len(data) - 1, 0)))
-        near = place % min(len(data) or 1, 200) if draw(st.booleans()) else place  # headers are where the tricks are
+        position = draw(st.integers(0, max(len(data) - 1, 0)))
+        near = (
+            position % min(len(data) or 1, 200) if draw(st.booleans()) else position
+        )  # headers are where the tricks are
         new = draw(st.binary(max_size=6) | st.sampled_from([b"\xff" * 4, bytes(4), b"\xff\xda", b"\x7f\xff\xff\xff"]))
         old = draw(st.sampled_from([0, len(new), len(new), 40]))
         data[near : near + old] = new

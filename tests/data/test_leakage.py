@@ -33,7 +33,7 @@ Make = Callable[..., Dataset]
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> Make:
+def make_set(tmp_path: Path) -> Make:
     """Return a set of 30 images per class, "a" and "b", in class folders; `change` may modify the folder first."""
 
     def make(change: Callable[[Path], Any] = lambda root: None) -> Dataset:
@@ -60,17 +60,17 @@ def copy(kind: str, label: str = "a") -> Callable[[Path], Any]:
 
 
 def test_fingerprints_are_kept_for_files_that_hold_the_same_and_for_no_others(
-    made: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_set: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))
-    dataset = made()
+    dataset = make_set()
     anew = fingerprint_dataset(dataset)
-    (kept,) = (tmp_path / "cache" / "fingerprints").iterdir()
+    (cache_file,) = (tmp_path / "cache" / "fingerprints").iterdir()
     with monkeypatch.context() as patch:
         patch.setattr("avatar_bench.data.fingerprints.decode", None)
         assert fingerprint_dataset(dataset) == anew
-    for damage in (kept.read_bytes()[:-9], kept.read_bytes().replace(b"1", b"2"), b"\xff", b""):
-        kept.write_bytes(damage)
+    for damage in (cache_file.read_bytes()[:-9], cache_file.read_bytes().replace(b"1", b"2"), b"\xff", b""):
+        cache_file.write_bytes(damage)
         assert fingerprint_dataset(dataset) == anew
     paint(99).save(dataset.file(0))  # the data set says as before that it is another
     changed = fingerprint_dataset(dataset)
@@ -79,11 +79,11 @@ def test_fingerprints_are_kept_for_files_that_hold_the_same_and_for_no_others(
 
 
 @pytest.mark.parametrize(
-    ("broken", "told"), [(2, "b/01.png."), (9, "b/07.png, a/08.png."), (40, "a/20.png and 19 more.")]
+    ("broken", "message"), [(2, "b/01.png."), (9, "b/07.png, a/08.png."), (40, "a/20.png and 19 more.")]
 )
-def test_all_broken_images_are_named_at_once(made: Make, broken: int, told: str) -> None:
-    by_seed = made().frame["path"].str.extract(r"(\d+)").astype(int)[0].to_numpy().argsort()
-    dataset = made().take(by_seed)
+def test_all_broken_images_are_named_at_once(make_set: Make, broken: int, message: str) -> None:
+    by_seed = make_set().frame["path"].str.extract(r"(\d+)").astype(int)[0].to_numpy().argsort()
+    dataset = make_set().take(by_seed)
     for row in range(broken):
         dataset.file(row).write_bytes(b"broken")
     with pytest.raises(DataError) as caught:
@@ -92,11 +92,11 @@ def test_all_broken_images_are_named_at_once(made: Make, broken: int, told: str)
         f"{broken} of 60 images of set cannot be used, first {dataset.file(0)}: not a known image format."
     )
     assert caught.value.lines[1].startswith("The others: b/01.png")
-    assert caught.value.lines[1].endswith(told)
+    assert caught.value.lines[1].endswith(message)
 
 
-def test_one_broken_image_is_told_as_decoding_tells_it(made: Make) -> None:
-    dataset = made()
+def test_one_broken_image_is_told_as_decoding_tells_it(make_set: Make) -> None:
+    dataset = make_set()
     dataset.file(7).write_bytes(b"")
     with pytest.raises(DataError, match=f"^{dataset.file(7)}: empty file.$"):
         fingerprint_dataset(dataset)
@@ -106,8 +106,8 @@ def side(used: Dataset, name: str) -> str:
     return str(used.frame.loc[used.frame["path"] == name, "split"].iat[0])
 
 
-def test_distinct_images_are_split_as_they_are_and_get_their_hash(made: Make) -> None:
-    whole, notes = made(), list[str]()
+def test_distinct_images_are_split_as_they_are_and_get_their_hash(make_set: Make) -> None:
+    whole, notes = make_set(), list[str]()
     used = split_without_leakage(whole, SplitPlan(folds=3), (), notes)
     assert notes == []
     assert used.frame["group"].tolist() == whole.frame["group"].tolist() == used.frame["stated_group"].tolist()
@@ -117,8 +117,8 @@ def test_distinct_images_are_split_as_they_are_and_get_their_hash(made: Make) ->
 
 
 @pytest.mark.parametrize("kind", ["pixels", "jpeg", "mirrored", "smaller"])
-def test_a_copy_goes_to_the_side_of_its_image_and_that_is_said(made: Make, kind: str) -> None:
-    whole = made(copy(kind))
+def test_a_copy_goes_to_the_side_of_its_image_and_that_is_said(make_set: Make, kind: str) -> None:
+    whole = make_set(copy(kind))
     for seed in range(4):
         notes = list[str]()
         used = split_without_leakage(whole, SplitPlan(folds=3, seed=seed), (), notes)
@@ -128,20 +128,22 @@ def test_a_copy_goes_to_the_side_of_its_image_and_that_is_said(made: Make, kind:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_no_guard_finds_near_duplicates_across_a_split_of_ours(made: Make, tmp_path: Path, seed: int) -> None:
-    whole, notes = made(save_near_copies), list[str]()
+def test_no_guard_finds_near_duplicates_across_a_split_of_ours(make_set: Make, tmp_path: Path, seed: int) -> None:
+    whole, notes = make_set(save_near_copies), list[str]()
     write_split(split_without_leakage(whole, SplitPlan(folds=3, seed=seed), (), notes), tmp_path / "split.csv")
     assert notes[0].endswith("because of near-duplicates")
-    kept = read_split(tmp_path / "split.csv", whole.root)
-    sides = [kept.take(kept.frame["split"].isin(names)) for names in (["train"], ["val", "calibration"], ["test"])]
+    written = read_split(tmp_path / "split.csv", whole.root)
+    sides = [
+        written.take(written.frame["split"].isin(names)) for names in (["train"], ["val", "calibration"], ["test"])
+    ]
     for seen, evaluated in permutations(sides, 2):
         trained = Dataset("run", seen.root, seen.frame.assign(split="train"))
         Leakage([UsedImages(whole.classes, trained)], [], ()).refuse(evaluated)
         assert not mark_shared_images(evaluated, seen).any()
 
 
-def test_a_limit_looks_at_the_images_that_are_drawn_alone(made: Make) -> None:
-    whole = made()
+def test_a_limit_looks_at_the_images_that_are_drawn_alone(make_set: Make) -> None:
+    whole = make_set()
     used = split_without_leakage(whole, SplitPlan(folds=3, limit=24), (), [])
     assert len(used) == 24
     (whole.root / next(path for path in whole.frame["path"] if path not in set(used.frame["path"]))).write_text(
@@ -152,8 +154,8 @@ def test_a_limit_looks_at_the_images_that_are_drawn_alone(made: Make) -> None:
 
 @pytest.mark.parametrize("kind", ["pixels", "jpeg", "mirrored", "smaller"])
 @pytest.mark.parametrize("other", ["val", "test"])
-def test_a_stated_split_that_divides_copies_is_refused_by_the_first_pair(made: Make, kind: str, other: str) -> None:
-    whole = made(copy(kind))
+def test_a_stated_split_that_divides_copies_is_refused_by_the_first_pair(make_set: Make, kind: str, other: str) -> None:
+    whole = make_set(copy(kind))
     copied = whole.frame["path"].str.contains("copy")
     sides = ["train", "train", "train", "val", "test"] * 12 + ["train"]
     whole.frame["split"] = sides
@@ -170,8 +172,8 @@ def test_a_stated_split_that_divides_copies_is_refused_by_the_first_pair(made: M
     assert len(split_without_leakage(whole, SplitPlan(), (), [])) == 61
 
 
-def test_a_byte_copy_of_another_stated_group_is_refused_across_a_stated_split(made: Make) -> None:
-    whole = made(copy("bytes"))
+def test_a_byte_copy_of_another_stated_group_is_refused_across_a_stated_split(make_set: Make) -> None:
+    whole = make_set(copy("bytes"))
     whole.frame["group"] = whole.frame["path"]
     whole.frame["split"] = ["val"] * 8 + ["train"] * 53
     with pytest.raises(GuardError, match="are the same image"):
@@ -182,16 +184,16 @@ def test_a_byte_copy_of_another_stated_group_is_refused_across_a_stated_split(ma
     )
 
 
-def test_a_near_duplicate_of_another_label_is_a_warning_that_names_the_pair(made: Make) -> None:
+def test_a_near_duplicate_of_another_label_is_a_warning_that_names_the_pair(make_set: Make) -> None:
     notes = list[str]()
-    split_without_leakage(made(copy("jpeg", "b")), SplitPlan(folds=3), (), notes)
+    split_without_leakage(make_set(copy("jpeg", "b")), SplitPlan(folds=3), (), notes)
     assert "first a/00.png (a) and b/copy.jpg (b)" in notes[0]
     assert notes[0].startswith("1 pair ")
 
 
 @pytest.mark.parametrize("kind", ["bytes", "pixels"])
-def test_an_exact_copy_of_another_label_is_refused(made: Make, kind: str) -> None:
-    whole = made(copy(kind, "b"))
+def test_an_exact_copy_of_another_label_is_refused(make_set: Make, kind: str) -> None:
+    whole = make_set(copy(kind, "b"))
     with pytest.raises(GuardError, match=r"a/00\.png \(a\) and b/copy\.\w+ \(b\) are the same image"):
         split_without_leakage(whole, SplitPlan(folds=3), (), [])
     notes = list[str]()
@@ -199,43 +201,43 @@ def test_an_exact_copy_of_another_label_is_refused(made: Make, kind: str) -> Non
     assert "different labels" in notes[0]
 
 
-def test_an_image_that_cannot_be_decoded_is_named(made: Make) -> None:
-    whole = made(lambda root: (root / "a" / "00.png").write_bytes((root / "a" / "00.png").read_bytes()[:200]))
+def test_an_image_that_cannot_be_decoded_is_named(make_set: Make) -> None:
+    whole = make_set(lambda root: (root / "a" / "00.png").write_bytes((root / "a" / "00.png").read_bytes()[:200]))
     with pytest.raises(DataError, match=r"00\.png"):
         split_without_leakage(whole, SplitPlan(folds=3), (), [])
 
 
-def test_copies_of_training_images_are_found_by_the_hashes_kept_of_them(made: Make, tmp_path: Path) -> None:
-    train = made()
-    kept = Dataset("train", train.root, train.frame.assign(**make_hash_columns(fingerprint_dataset(train))))
+def test_copies_of_training_images_are_found_by_the_hashes_kept_of_them(make_set: Make, tmp_path: Path) -> None:
+    train = make_set()
+    hashed = Dataset("train", train.root, train.frame.assign(**make_hash_columns(fingerprint_dataset(train))))
     (tmp_path / "others" / "a").mkdir(parents=True)
     for seed in range(100, 110):
         paint(seed).save(tmp_path / "others" / "a" / f"{seed}.png")
-    assert find_shared_images(kept, read_dataset(tmp_path / "others")) == []
+    assert find_shared_images(hashed, read_dataset(tmp_path / "others")) == []
     paint(7).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "others" / "a" / "turned.jpg", quality=80)
     others = read_dataset(tmp_path / "others")
-    for known in (kept, train):  # without hashes the files are read
+    for known in (hashed, train):  # without hashes the files are read
         (match,) = find_shared_images(known, others)
         assert train.frame["path"].iat[match.left] == "b/07.png"
         assert others.frame["path"].iat[match.right] == "a/turned.jpg"
 
 
-def test_the_hashes_that_are_kept_find_what_the_files_do(made: Make) -> None:
-    whole = made(save_near_copies)
+def test_the_hashes_that_are_kept_find_what_the_files_do(make_set: Make) -> None:
+    whole = make_set(save_near_copies)
     copied = whole.frame["path"].str.contains("[-z]")
-    kept = Dataset("kept", whole.root, whole.frame.assign(**make_hash_columns(fingerprint_dataset(whole))))
-    upright = Dataset("upright", whole.root, kept.frame.drop(columns="turned_phashes"))
+    hashed = Dataset("hashed", whole.root, whole.frame.assign(**make_hash_columns(fingerprint_dataset(whole))))
+    upright = Dataset("upright", whole.root, hashed.frame.drop(columns="turned_phashes"))
     for seen, evaluated in ((copied, ~copied), (~copied, copied)):
-        found = find_shared_images(whole.take(seen), whole.take(evaluated))
-        assert len(found) > 10
-        assert find_shared_images(kept.take(seen), whole.take(evaluated)) == found
-        assert find_shared_images(upright.take(seen), whole.take(evaluated)) == found  # of an earlier version
+        matches = find_shared_images(whole.take(seen), whole.take(evaluated))
+        assert len(matches) > 10
+        assert find_shared_images(hashed.take(seen), whole.take(evaluated)) == matches
+        assert find_shared_images(upright.take(seen), whole.take(evaluated)) == matches  # of an earlier version
 
 
 def test_the_upright_hash_is_enough_of_a_training_of_an_earlier_version_whose_images_are_gone(
-    made: Make, tmp_path: Path
+    make_set: Make, tmp_path: Path
 ) -> None:
-    train = made()
+    train = make_set()
     hashes = make_hash_columns(fingerprint_dataset(train))
     (tmp_path / "others" / "a").mkdir(parents=True)
     for seed in range(100, 110):
@@ -245,8 +247,8 @@ def test_the_upright_hash_is_enough_of_a_training_of_an_earlier_version_whose_im
     (train.root / "b" / "07.png").unlink()
     others = read_dataset(tmp_path / "others")
     upright = Dataset("upright", train.root, train.frame.assign(phash=hashes["phash"]))
-    found = [(train.frame["path"].iat[one.left], one.kind) for one in find_shared_images(upright, others)]
-    assert sorted(found) == [("a/08.png", "near"), ("b/07.png", "bytes")]  # the files that are there are read
+    matches = [(train.frame["path"].iat[match.left], match.kind) for match in find_shared_images(upright, others)]
+    assert sorted(matches) == [("a/08.png", "near"), ("b/07.png", "bytes")]  # the files that are there are read
     (match,) = find_shared_images(
         Dataset("gone", tmp_path / "gone", upright.frame), others.take(others.frame.index < 11)
     )
@@ -256,8 +258,10 @@ def test_the_upright_hash_is_enough_of_a_training_of_an_earlier_version_whose_im
 
 
 @pytest.mark.parametrize("by", ["group", "source"])
-def test_a_copy_of_the_plans_own_images_without_a_label_changes_no_side_of_the_others(made: Make, by: str) -> None:
-    whole = made(lambda root: [paint(seed).save(root / "a" / f"{seed:02}-copy.jpg", quality=60) for seed in range(60)])
+def test_a_copy_of_the_plans_own_images_without_a_label_changes_no_side_of_the_others(make_set: Make, by: str) -> None:
+    whole = make_set(
+        lambda root: [paint(seed).save(root / "a" / f"{seed:02}-copy.jpg", quality=60) for seed in range(60)]
+    )
     copied = whole.frame["path"].str.contains("copy")
     whole.frame["source"] = ["xyz"[row % 3] for row in range(len(whole))]
     whole.frame.loc[copied, ["label", "source"]] = ""
@@ -273,9 +277,9 @@ def test_a_copy_of_the_plans_own_images_without_a_label_changes_no_side_of_the_o
 
 
 def test_images_that_one_without_a_label_joins_across_the_split_are_told_and_left_out_of_the_side_before(
-    made: Make,
+    make_set: Make,
 ) -> None:
-    whole = made(copy("jpeg"))
+    whole = make_set(copy("jpeg"))
     copied = whole.frame["path"].str.contains("copy")
     plan = SplitPlan(folds=3)
     sides = split_without_leakage(whole.take(~copied), plan, (), []).frame.set_index("path")["split"]
@@ -289,8 +293,8 @@ def test_images_that_one_without_a_label_joins_across_the_split_are_told_and_lef
     assert set(sides.index) - set(used.frame["path"]) == {near if sides[near] == "train" else other}
 
 
-def test_a_limit_divides_the_labelled_as_if_nothing_else_were_there(made: Make) -> None:
-    whole = made()
+def test_a_limit_divides_the_labelled_as_if_nothing_else_were_there(make_set: Make) -> None:
+    whole = make_set()
     bare = whole.frame["path"].str.contains(r"[05]\.png")
     whole.frame.loc[bare, "label"] = ""
     for limit in (20, 50, 70):
@@ -367,7 +371,7 @@ def test_the_blind_avatars_raise_no_false_alarm() -> None:
     ],
 )
 def test_a_class_that_its_file_format_tells_is_refused(formats: dict[str, list[str]], refused: bool) -> None:
-    rows = [(label, found[number % len(found)]) for label, found in formats.items() for number in range(20)]
+    rows = [(label, matches[number % len(matches)]) for label, matches in formats.items() for number in range(20)]
     labels, kinds = pd.Series([label for label, _ in rows]), [kind for _, kind in rows]
     if not refused:
         refuse_format_shortcut(labels, kinds)

@@ -15,12 +15,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from avatar_bench.audit.shortcuts import measure_images
 from avatar_bench.cli.app import main
-from avatar_bench.data.dataset import read_folder
+from avatar_bench.data.dataset import read_dataset, read_folder
 from avatar_bench.data.decoding import decode, decode_bytes
 from avatar_bench.errors import DataError
+from avatar_bench.sources.build import DatasetRecipe, build_dataset
+from tests.builders.pixels import encode
 from tests.data.bombs import BOMBS
-from tests.data.odd_images import RGB, corpus, save
+from tests.data.odd_images import RGB, corpus
 
 # pytest resets the filter that decode.py sets when it is imported; subprocesses below check that one.
 pytestmark = [
@@ -38,12 +41,12 @@ from avatar_bench.errors import DataError
 for file in sorted(Path(sys.argv[1]).iterdir()):
     begun = time.process_time()
     try:
-        found = decode(file).shape
+        outcome = decode(file).shape
     except DataError as error:
-        found = error.lines
+        outcome = error.lines
     status = Path("/proc/self/status").read_text().splitlines()
     peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) * 1024
-    print(json.dumps([file.name, found, time.process_time() - begun, peak]))
+    print(json.dumps([file.name, outcome, time.process_time() - begun, peak]))
 assert "torch" not in sys.modules
 """
 
@@ -53,7 +56,7 @@ def decode_apart(folder: Path) -> dict[str, tuple[list[int] | list[str], float, 
     command = [sys.executable, "-W", "always", "-c", DECODE, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    return {name: (found, seconds, peak) for name, found, seconds, peak in map(json.loads, done.stdout.splitlines())}
+    return {name: tuple(measured) for name, *measured in map(json.loads, done.stdout.splitlines())}
 
 
 @pytest.fixture(scope="module")
@@ -75,16 +78,18 @@ def test_an_odd_image_gives_its_pixels_or_the_reason_why_not(kind: str) -> None:
         assert odd.reason in caught.value.lines[0]
         assert len(caught.value.lines) <= 3
     else:
-        found = decode_bytes(odd.data, odd.name)
-        assert (found.shape, found.dtype) == (odd.pixels.shape, np.uint8)
-        assert np.abs(found.astype(int) - odd.pixels).max() <= odd.tolerance
+        pixels = decode_bytes(odd.data, odd.name)
+        assert (pixels.shape, pixels.dtype) == (odd.pixels.shape, np.uint8)
+        assert np.abs(pixels.astype(int) - odd.pixels).max() <= odd.tolerance
+        assert pixels.flags.writeable
+        assert pixels.flags.c_contiguous
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's own figures")
 def test_the_corpus_takes_little_and_writes_nothing(folder: Path) -> None:
-    found = decode_apart(folder)
-    assert found.keys() == corpus().keys()
-    for name, (outcome, seconds, peak) in found.items():
+    decoded = decode_apart(folder)
+    assert decoded.keys() == corpus().keys()
+    for name, (outcome, seconds, peak) in decoded.items():
         pixels = corpus()[name].pixels
         assert (outcome == list(pixels.shape)) if pixels is not None else isinstance(outcome[0], str), name
         assert seconds < SECONDS, name
@@ -119,59 +124,40 @@ def test_predict_gives_each_odd_image_its_row_and_no_more(
     assert statuses == {name: "error" if odd.pixels is None else "ok" for name, odd in corpus().items()}
 
 
-def test_prepare_keeps_the_valid_and_names_the_others(
-    folder: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    root, out = tmp_path / "in", tmp_path / "out"
-    shutil.copytree(images / "blind", root)
-    given = {name: corpus()[name] for name in list(corpus())[::4]}  # of every format
-    (root / "real" / "odd").mkdir()
-    for name in given:
-        shutil.copy(folder / name, root / "real" / "odd")
-    words = [
-        f"block.data_audit.{word}" for word in ("resamples=100", "folds=2", "equalised=false", "label_errors=false")
-    ]
-    assert main(["prepare", "source=folder", f"source.folder.root={root}", f"out={out}", *words]) == 0
-    assert "Traceback" not in capsys.readouterr().err
-    table = pd.read_csv(out / "quarantine.csv", keep_default_na=False)
-    refused = {Path(name).name for name in table["file"]}
-    valid = {name for name, odd in given.items() if odd.pixels is not None}
-    assert given.keys() - refused <= valid
+def test_a_data_set_is_built_of_the_valid_and_names_the_others(folder: Path, tmp_path: Path) -> None:
+    chosen = {name: corpus()[name] for name in list(corpus())[::4]}  # of every format
+    (tmp_path / "real").mkdir()
+    for name in chosen:
+        shutil.copy(folder / name, tmp_path / "real")
+    known = {"label": "real", "licence": "CC0", "author": "", "generator": "", "homepage": ""}
+    source = {"kind": "folder", "root": str(tmp_path / "real"), **known}
+    build_dataset(DatasetRecipe(sources={"odd": source}), tmp_path / "out")
+    frame, broken = measure_images(read_dataset(tmp_path / "out" / "manifest.csv"))
+    table = pd.read_csv(tmp_path / "out" / "quarantine.csv", keep_default_na=False)
+    refused = {Path(name).name.removeprefix("odd: ") for name in table["file"]}
+    valid = {name for name, odd in chosen.items() if odd.pixels is not None}
+    assert not frame.empty
+    assert not broken
+    assert chosen.keys() - refused <= valid
     assert not refused & valid
 
 
-def _pipe(place: Path) -> None:
-    os.mkfifo(place)
-
-
-def _socket(place: Path) -> None:
+def _make_socket(path: Path) -> None:
     here = Path.cwd()
-    os.chdir(place.parent)  # the path of a socket is short
+    os.chdir(path.parent)  # the path of a socket is short
     try:
-        with socket.socket(socket.AF_UNIX) as one:
-            one.bind(place.name)
+        with socket.socket(socket.AF_UNIX) as unix_socket:
+            unix_socket.bind(path.name)
     finally:
         os.chdir(here)
 
 
-def _nowhere(place: Path) -> None:
-    place.symlink_to("nowhere")
-
-
-def _round(place: Path) -> None:
-    place.symlink_to(place.name)
-
-
-def _device(place: Path) -> None:
-    place.symlink_to("/dev/zero")
-
-
 SPECIAL: dict[str, Callable[[Path], None]] = {
-    "a pipe.png": _pipe,
-    "a socket.png": _socket,
-    "a link to nothing.png": _nowhere,
-    "a link to itself.png": _round,
-    "a link to a device.png": _device,
+    "a pipe.png": os.mkfifo,
+    "a socket.png": _make_socket,
+    "a link to nothing.png": lambda path: path.symlink_to("nowhere"),
+    "a link to itself.png": lambda path: path.symlink_to(path.name),
+    "a link to a device.png": lambda path: path.symlink_to("/dev/zero"),
 }
 
 
@@ -185,9 +171,21 @@ def test_special_files_are_refused_by_the_loader_and_by_a_walk(name: str, tmp_pa
         read_folder(tmp_path)
 
 
-@pytest.mark.parametrize("name", ["-rf.png", "a\nb.png", "\x1b[31mred\x07.png", "é" * 125 + ".png"])
-def test_odd_names_are_read_and_told_on_one_line(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).write_bytes(save(RGB, "PNG"))
+NAMES = (
+    "upper.PNG",
+    "wrong.jpg",
+    "none",
+    "кот, [1]=.gif",
+    "-rf.png",
+    "a\nb.png",
+    "\x1b[31mred.png",
+    "é" * 125 + ".png",
+)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_files_of_any_name_are_decoded_and_named_on_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(encode(RGB, "PNG"))
     assert np.array_equal(decode(tmp_path / name), RGB)
     (tmp_path / name).write_bytes(b"words")
     with pytest.raises(DataError) as caught:

@@ -320,10 +320,10 @@ def test_a_source_of_two_classes_counts_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "told"), [(count_frame(real__a=3), "a (all of class real)"), (count_frame(real__=9), "no image")]
+    ("table", "message"), [(count_frame(real__a=3), "a (all of class real)"), (count_frame(real__=9), "no image")]
 )
-def test_none_left_is_an_error_that_says_why(table: pd.DataFrame, told: str) -> None:
+def test_none_left_is_an_error_that_says_why(table: pd.DataFrame, message: str) -> None:
     with pytest.raises(DataError) as caught:
         find_hold_out_units(table, "source", 4)
-    assert told in caught.value.lines[0]
+    assert message in caught.value.lines[0]
     assert "data.split.at_least" in caught.value.lines[1]

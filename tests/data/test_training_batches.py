@@ -37,69 +37,53 @@ def uneven(images: Path) -> Dataset:
 @pytest.fixture
 def module(uneven: Dataset) -> Callable[..., DataModule]:
     def build(**options: Any) -> DataModule:
-        given = {"seed": 0, "batch_size": 16, "workers": 0, "balance": "none", **options}
-        return DataModule(uneven, CLASSES, PREPROCESSING, Augmentation(flip=0.5, noise=0.05), **given)
+        common = {"seed": 0, "batch_size": 16, "workers": 0, "balance": "none", **options}
+        return DataModule(uneven, CLASSES, PREPROCESSING, Augmentation(flip=0.5, noise=0.05), **common)
 
     return build
 
 
-def test_counts_are_of_the_training_images_by_class_order(module: Callable[..., DataModule]) -> None:
-    assert module().counts.tolist() == [40, 15, 5]
-
-
-def test_the_sampler_shows_each_class_equally_often() -> None:
-    counts = np.array([400, 150, 50])
-    targets = np.repeat([0, 1, 2], counts)
-    sampler, seen = EpochSampler(600, 0, 1 / counts[targets]), np.zeros(3)
-    for epoch in range(20):
+def draw_rows(module: DataModule, epochs: int) -> list[int]:
+    sampler, rows = module.train_dataloader().batch_sampler.sampler, list[int]()  # type: ignore[union-attr]
+    for epoch in range(epochs):
         sampler.set_epoch(epoch)
-        seen += np.bincount(targets[[row for row, _ in sampler]], minlength=3)
-    np.testing.assert_allclose(seen / seen.sum(), 1 / 3, atol=0.015)  # 12,000 draws: three standard errors
+        rows += [row for row, _ in sampler]
+    return rows
 
 
-def test_balance_sampler_draws_evenly_and_balance_none_each_image_once(module: Callable[..., DataModule]) -> None:
-    shown = {}
-    for balance in ("sampler", "none"):
-        batches = module(balance=balance).train_dataloader()
-        shown[balance] = torch.cat([batch["row"] for batch in batches]).tolist()
-    assert sorted(shown["none"]) == list(range(60))
-    drawn = np.bincount(np.repeat([0, 1, 2], [40, 15, 5])[shown["sampler"]], minlength=3)
-    assert drawn.sum() == 60
-    assert drawn[2] > 8  # of 5
+def test_balance_none_shows_each_image_once_and_the_sampler_each_class_equally_often(
+    module: Callable[..., DataModule],
+) -> None:
+    shown = torch.cat([batch["row"] for batch in module(balance="none").train_dataloader()])
+    assert sorted(shown.tolist()) == list(range(60))
+    drawn = np.repeat([0, 1, 2], [40, 15, 5])[draw_rows(module(balance="sampler"), 200)]
+    np.testing.assert_allclose(np.bincount(drawn) / 12_000, 1 / 3, atol=0.015)  # three standard errors
 
 
 def test_balance_loss_weighs_classes_by_their_rarity_and_the_others_do_not(module: Callable[..., DataModule]) -> None:
     from sklearn.utils.class_weight import compute_class_weight
 
-    targets = np.repeat([0, 1, 2], [40, 15, 5])
+    data, targets = module(balance="loss"), np.repeat([0, 1, 2], [40, 15, 5])
+    assert data.counts.tolist() == [40, 15, 5]
     expected = compute_class_weight("balanced", classes=np.arange(3), y=targets)
-    np.testing.assert_allclose(module(balance="loss").class_weights, expected)
-    assert module(balance="none").class_weights is None
-    assert module(balance="sampler").class_weights is None
-    shown = torch.cat([batch["row"] for batch in module(balance="loss").train_dataloader()])
-    assert sorted(shown.tolist()) == list(range(60))  # one balance at a time
+    np.testing.assert_allclose(data.class_weights, expected)
+    assert sorted(draw_rows(data, 1)) == list(range(60))  # one balance at a time
+    assert module(balance="none").class_weights is module(balance="sampler").class_weights is None
 
 
 def test_balance_source_draws_classes_and_the_sources_of_a_class_equally_often(
     module: Callable[..., DataModule],
 ) -> None:
-    batches = module(balance="source").train_dataloader()
-    frame, weights = module().train_set.frame, module(balance="source").image_weights
-    assert weights is not None
-    assert weights.sum() == pytest.approx(60)
+    data = module(balance="source")
+    frame, weights = data.train_set.frame, data.image_weights
     sums = pd.Series(weights).groupby([frame["label"], frame["source"]]).sum()
     expected = {(label, source): 20 / n for (label, source), n in zip(sums.index, (3, 3, 3, 2, 2, 2, 2), strict=True)}
     assert sums.to_dict() == pytest.approx(expected)
-    rows = pd.Series([row for epoch in range(200) for row in draw_epoch(batches, epoch)])
+    rows = pd.Series(draw_rows(data, 200))
     shown = rows.groupby([rows.map(frame["label"]), rows.map(frame["source"])]).size()
     np.testing.assert_allclose(shown / shown.sum(), sums / 60, atol=0.015)
     with pytest.raises(ConfigError, match="no image names its source"):
         weigh_sources(["a", "b"], ["", ""])
-
-
-def draw_epoch(batches: Any, epoch: int) -> list[int]:
-    batches.batch_sampler.sampler.set_epoch(epoch)
-    return [row for row, _ in batches.batch_sampler.sampler]
 
 
 def test_order_and_augmentation_depend_on_seed_and_epoch_alone() -> None:
@@ -116,14 +100,6 @@ def test_order_and_augmentation_depend_on_seed_and_epoch_alone() -> None:
     assert pairs(0, 0) == first
     assert sorted(row for row, _ in first) == list(range(50))
     assert len({tuple(pairs(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
-
-
-def test_the_number_of_workers_changes_no_batch(module: Callable[..., DataModule]) -> None:
-    alone, helped = (list(module(workers=workers).train_dataloader()) for workers in (0, 2))
-    assert len(alone) == len(helped) == 4
-    for one, other in zip(alone, helped, strict=True):
-        assert torch.equal(one["image"], other["image"])
-        assert torch.equal(one["row"], other["row"])
 
 
 def test_training_images_are_varied_and_validation_images_are_not(
@@ -186,7 +162,7 @@ def test_the_images_of_a_few_shards_are_shuffled_together() -> None:
 
 def test_fixed_views_come_in_turn_and_each_is_what_the_network_sees_alone(module: Callable[..., DataModule]) -> None:
     data = module(augmented_copies=2)
-    every = torch.cat([batch["image"] for batch in data.fixed_copies_loader(2)])
+    copies = torch.cat([batch["image"] for batch in data.fixed_copies_loader(2)])
     batches = data.train_dataloader()
     seen = []
     for epoch in range(4):
@@ -194,11 +170,11 @@ def test_fixed_views_come_in_turn_and_each_is_what_the_network_sees_alone(module
         shown = list(batches)
         order = torch.cat([batch["row"] for batch in shown]).argsort()
         seen.append(torch.cat([batch["image"] for batch in shown])[order])
-    assert torch.equal(torch.cat(seen[:2]), every)
-    assert torch.equal(torch.cat(seen[2:]), every)
+    assert torch.equal(torch.cat(seen[:2]), copies)
+    assert torch.equal(torch.cat(seen[2:]), copies)
     assert not torch.equal(seen[0], seen[1])
     assert not torch.equal(
-        every, torch.cat([batch["image"] for batch in module(augmented_copies=2, seed=1).fixed_copies_loader(2)])
+        copies, torch.cat([batch["image"] for batch in module(augmented_copies=2, seed=1).fixed_copies_loader(2)])
     )
 
 

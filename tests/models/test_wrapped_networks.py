@@ -6,12 +6,13 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from avatar_bench.config.catalogue import find_choices
 from avatar_bench.config.entries import FOLDERS_VARIABLE
@@ -28,6 +29,7 @@ from avatar_bench.models.stages import freeze, list_layer_groups
 from avatar_bench.models.wrapped_networks import NetworkNode, PlainNetwork
 from tests.models.small import CARD, PREPROCESSING, images
 
+pytestmark = pytest.mark.usefixtures("write")
 MODULE = """
 from collections import OrderedDict
 import timm
@@ -90,7 +92,6 @@ def classifier_of(name: str) -> Classifier:
     return Classifier(card, create_backbone(name, 3, options=options)).eval()
 
 
-@pytest.mark.usefixtures("write")
 def test_a_plain_network_computes_what_its_module_does() -> None:
     node = NetworkNode.read(find_choices("backbone")["plain"])
     module, batch = node.build(3, {"width": 6}).eval(), torch.randn(2, 3, 32, 32)
@@ -104,88 +105,62 @@ def test_a_plain_network_computes_what_its_module_does() -> None:
         torch.testing.assert_close(net.get_classifier()(pooled), logits)
 
 
-@pytest.mark.usefixtures("write")
-def test_the_layer_groups_of_a_plain_network_are_its_layers() -> None:
+def test_the_layer_groups_of_a_plain_network_are_its_layers_and_loose_parameters_the_stem() -> None:
     net = create_backbone("plain", 3)
     last, body = ["head.weight", "head.bias"], "body.layers.body"
     assert list_layer_groups(net) == [[f"{body}.{n}.weight", f"{body}.{n}.bias"] for n in (0, 2, 3)] + [last]
     assert freeze(net, "classifier") == freeze(net, 1) == last
     assert freeze(net, 2) == [f"{body}.3.weight", f"{body}.3.bias", *last]
     assert len(freeze(net, "all")) == 8
-
-
-@pytest.mark.usefixtures("write")
-def test_the_parts_of_tokens_outside_the_blocks_are_the_stem() -> None:
     groups = list_layer_groups(create_backbone("tokens", 3))
     assert groups[0] == ["body.token", "body.position"]
     assert [group[0].split(".")[1] for group in groups[1:-1]] == ["cut", "blocks"]
 
 
-@pytest.mark.usefixtures("write")
 @pytest.mark.parametrize(
-    ("name", "layer"),
+    ("name", "layer", "traits"),
     [
-        ("plain", SpatialLayer("body.layers.body", "NCHW", (8, 8))),
-        ("tokens", SpatialLayer("body.blocks", "tokens", (4, 4), prefix=1)),
+        ("plain", SpatialLayer("body.layers.body", "NCHW", (8, 8)), {"attention": ""}),
+        (
+            "tokens",  # whose attention is that of torch's own layers
+            SpatialLayer("body.blocks", "tokens", (4, 4), prefix=1),
+            {"family": "transformer", "attention": "self-attention", "patch": "8 x 8"},
+        ),
     ],
 )
-def test_the_feature_layer_is_the_one_of_grad_cam_and_a_stage(name: str, layer: SpatialLayer) -> None:
+def test_the_feature_layer_is_the_one_of_grad_cam_and_a_stage(name: str, layer: SpatialLayer, traits: Any) -> None:
     classifier = classifier_of(name)
     assert find_spatial_layer(classifier, images()) == layer
-    stages = inspect_network(classifier.net, 32).stages
-    assert layer.name in " ".join(stages["module"])
-    assert stages["params"].sum() == sum(parameter.numel() for parameter in classifier.net.parameters())
+    summary = inspect_network(classifier.net, 32)
+    assert layer.name in " ".join(summary.stages["module"])
+    assert summary.stages["params"].sum() == sum(parameter.numel() for parameter in classifier.net.parameters())
+    assert summary.traits.items() >= traits.items()
 
 
-@pytest.mark.usefixtures("write")
-def test_attention_of_torchs_own_layers_is_found() -> None:
-    traits = inspect_network(classifier_of("tokens").net, 32).traits
-    assert (traits["family"], traits["attention"], traits["patch"]) == ("transformer", "self-attention", "8 x 8")
-
-
-@pytest.mark.usefixtures("write")
-def test_img_size_is_set_from_the_images() -> None:
+def test_a_network_is_built_with_its_options_for_the_images_or_without_classes() -> None:
     assert resolve_options("tokens", {}, 32) == {"img_size": 32}
     assert resolve_options("plain", {"width": 5}, 32) == {"width": 5}
-
-
-@pytest.mark.usefixtures("write")
-def test_a_network_with_timms_interface_is_kept() -> None:
-    net = create_backbone("like_timm", 3, options={"drop_rate": 0.5})
-    assert type(net).__name__ == "ResNet"
-    assert net.drop_rate == 0.5
-    assert len(list_layer_groups(net)) > 2
-
-
-@pytest.mark.usefixtures("write")
-@pytest.mark.parametrize("prefix", ["", "body."])
-def test_weights_of_the_module_and_of_a_pretraining_are_read(prefix: str, tmp_path: Path) -> None:
-    def read(module: nn.Module) -> dict[str, Tensor]:
-        return {f"{prefix}{key}": each for key, each in module.state_dict().items() if "out" not in key}
-
-    other = NetworkNode.read(find_choices("backbone")["plain"]).build(7, {})
-    save_file(read(other), tmp_path / "weights.safetensors")
-    net = create_backbone("plain", 3, read_weights(tmp_path / "weights.safetensors"))
-    assert all(
-        torch.equal(net.state_dict()[f"body.{key.removeprefix(prefix)}"], each) for key, each in read(other).items()
-    )
-
-
-@pytest.mark.usefixtures("write")
-def test_without_classes_the_network_returns_embeddings() -> None:
-    net = create_backbone("plain", 0)
-    assert net(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
-    assert not any("head" in name for name in net.state_dict())
-
-
-@pytest.mark.usefixtures("write")
-def test_the_hub_has_no_weights_of_it() -> None:
+    like_timm = create_backbone("like_timm", 3, options={"drop_rate": 0.5})
+    assert (type(like_timm).__name__, like_timm.drop_rate) == ("ResNet", 0.5)  # as it is
+    assert len(list_layer_groups(like_timm)) > 2
+    without = create_backbone("plain", 0)
+    assert without(torch.zeros(2, 3, 32, 32)).shape == (2, 4)
+    assert not any("head" in name for name in without.state_dict())
     with pytest.raises(ConfigError, match="your own backbone"):
         create_backbone("plain", 3, "hub")
 
 
+@pytest.mark.parametrize("prefix", ["", "body."])
+def test_weights_of_the_module_and_of_a_pretraining_are_read(prefix: str, tmp_path: Path) -> None:
+    donor = NetworkNode.read(find_choices("backbone")["plain"]).build(7, {})
+    state = {key: tensor for key, tensor in donor.state_dict().items() if "out" not in key}
+    save_file({prefix + key: tensor for key, tensor in state.items()}, tmp_path / "weights.safetensors")
+    net = create_backbone("plain", 3, read_weights(tmp_path / "weights.safetensors"))
+    assert all(torch.equal(net.state_dict()[f"body.{key}"], tensor) for key, tensor in state.items())
+
+
 @pytest.mark.parametrize(
-    ("old", "new", "key", "value", "told"),
+    ("old", "new", "key", "value", "message"),
     [
         ("import timm", "import no_such_module", "", "", "no_such_module"),
         ("nn.Linear(width, classes)", "nn.Linear(width, 7)", "", "", r"returns \(2, 7\)"),
@@ -202,17 +177,17 @@ def test_the_hub_has_no_weights_of_it() -> None:
     ],
 )
 def test_a_wrong_network_is_refused_with_the_reason(
-    write: Write, old: str, new: str, key: str, value: object, told: str
+    write: Write, old: str, new: str, key: str, value: object, message: str
 ) -> None:
     write(MODULE.replace(old, new), {"wrong": NODES["plain"] | ({key: value} if key else {})})
-    with pytest.raises(ConfigError, match=told) as caught:
+    with pytest.raises(ConfigError, match=message) as caught:
         resolve_options("wrong", {}, 32)
     assert "wrong" in str(caught.value)
     assert len(caught.value.lines) <= 3
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"widht": 3}, "did you mean width"),
         ({"width": {"a": 1}}, "expected a word, a list or a number"),
@@ -220,10 +195,9 @@ def test_a_wrong_network_is_refused_with_the_reason(
         ({"_args_": ["true"]}, "_args_. is not allowed"),
     ],
 )
-@pytest.mark.usefixtures("write")
-def test_options_are_the_arguments_of_its_class(options: dict[str, object], told: str) -> None:
+def test_options_are_the_arguments_of_its_class(options: dict[str, object], message: str) -> None:
     for use in (lambda: resolve_options("plain", options, 32), lambda: create_backbone("plain", 3, options=options)):
-        with pytest.raises(ConfigError, match=told):
+        with pytest.raises(ConfigError, match=message):
             use()
 
 
@@ -236,20 +210,13 @@ def test_another_text_in_the_users_folder_is_another_network(write: Write) -> No
 
 def test_a_run_names_the_backbone_that_it_lacks(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     classifier, file = classifier_of("plain"), tmp_path / "x.ckpt"
-    torch.save(
-        {
-            "state_dict": {f"net.{k}": v for k, v in classifier.net.state_dict().items()},
-            "avatar_bench": classifier.card.plain(),
-        },
-        file,
-    )
+    write_checkpoint({"state_dict": classifier.state_dict(), CARD_KEY: classifier.card.plain()}, file)
     with torch.no_grad():
         torch.testing.assert_close(Classifier.load(file)(images())[0], classifier(images())[0])
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    for folders, printed in ("", "-cd DIR"), (str(empty), f"Searched {empty / 'backbone'}.*-cd DIR"):
+    (empty := tmp_path / "empty").mkdir()
+    for folders, advice in ("", "-cd DIR"), (str(empty), f"Searched {empty / 'backbone'}.*-cd DIR"):
         monkeypatch.setenv(FOLDERS_VARIABLE, folders)
-        with pytest.raises(CheckpointError, match=f"(?s)named 'plain'.*{printed}") as caught:
+        with pytest.raises(CheckpointError, match=f"(?s)named 'plain'.*{advice}") as caught:
             Classifier.load(file)
         assert len(caught.value.lines) == 3
 
@@ -279,14 +246,14 @@ def test_a_stage_of_a_convnet_gives_mean_and_deviation_over_positions(name: str)
 
 def test_a_block_of_a_transformer_gives_its_class_token_too() -> None:
     net = create_backbone("test_vit", 3, options={"pooled_layers": [3]}).eval()
-    batch, kept = torch.rand(2, 3, 160, 160), []
-    net.body.blocks[3].register_forward_hook(lambda module, inputs, output: kept.append(output))
+    outputs: list[Tensor] = []
+    net.body.blocks[3].register_forward_hook(lambda module, inputs, output: outputs.append(output))
     with torch.no_grad():
-        given = net.forward_features(batch)
-        tokens = net.body.norm(kept[0])
+        features = net.forward_features(torch.rand(2, 3, 160, 160))
+        tokens = net.body.norm(outputs[0])
     patches = tokens[:, 1:]
     expected = [patches.mean(1), (patches.var(1, correction=0) + 1e-6).sqrt(), tokens[:, 0]]
-    assert torch.allclose(given, torch.cat(expected, dim=1), atol=1e-5)
+    assert torch.allclose(features, torch.cat(expected, dim=1), atol=1e-5)
 
 
 def test_a_checkpoint_is_loaded_by_its_card_alone_and_explained(tmp_path: Path) -> None:

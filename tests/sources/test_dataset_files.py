@@ -61,8 +61,8 @@ def test_what_is_written_is_read_back(curated: CurationResult, tmp_path: Path) -
 
 def test_a_summary_counts_the_files(curated: CurationResult, tmp_path: Path) -> None:
     write_tables(tmp_path, SOURCES, curated, {"gone": ("val", 1)})
-    printed = "1 drawing, 1 real; blind set: 1 real; out of domain: 1 things; 1 in quarantine; exact copies left out: 1"
-    assert str(summarise_dataset(tmp_path, built=True)) == f"wrote {tmp_path}: {printed}"
+    summary = "1 drawing, 1 real; blind set: 1 real; out of domain: 1 things; 1 in quarantine; exact copies left out: 1"
+    assert str(summarise_dataset(tmp_path, built=True)) == f"wrote {tmp_path}: {summary}"
     assert str(summarise_dataset(tmp_path, built=False)).startswith("already complete")
 
 

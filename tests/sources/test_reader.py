@@ -35,18 +35,11 @@ def test_every_source_is_complete_and_goes_under_its_own_name(file):
 
 
 @pytest.mark.parametrize("name", YOURS)
-def test_a_source_of_yours_names_every_option_of_its_kind(name):
-    options = {member.name for member in fields(find_entry("source", name).load_class())}
-    assert options - set(load(FOLDER / f"{name}.yaml")) == set()
-
-
-@pytest.mark.parametrize("name", YOURS)
-def test_a_source_of_yours_has_the_defaults_of_its_kind(name):
-    printed = load(FOLDER / f"{name}.yaml")
-    optional = [member for member in fields(find_entry("source", name).load_class()) if member.default is not MISSING]
-    assert {member.name: printed[member.name] for member in optional} == {
-        member.name: member.default for member in optional
-    }
+def test_a_source_of_yours_names_every_option_of_its_kind_with_its_default(name):
+    stated, options = load(FOLDER / f"{name}.yaml"), fields(find_entry("source", name).load_class())
+    assert {member.name for member in options} - set(stated) == set()
+    defaults = {member.name: member.default for member in options if member.default is not MISSING}
+    assert {name: stated[name] for name in defaults} == defaults
 
 
 def test_drawings_are_rasterised():
@@ -64,7 +57,7 @@ def test_no_two_names_of_a_source_are_one(file):
 
 
 @pytest.mark.parametrize(
-    ("made", "told"),
+    ("stated", "message"),
     [
         (
             source("package", distribution="a", version="1", archive="wheel", files={"*": None}, sha265="x"),
@@ -79,14 +72,11 @@ def test_no_two_names_of_a_source_are_one(file):
         (source("package", distribution="a", version="1", archive="egg", files={"*": None}), "expected wheel or sdist"),
     ],
 )
-def test_a_wrong_source_is_refused_with_what_was_expected(made, told):
-    with pytest.raises(ConfigError, match=told) as error:
-        open_reader("x", made)
+def test_a_wrong_source_is_refused_with_what_was_expected(stated, message):
+    open_reader("x", source("folder", root="somewhere", roots=None, rules=None))  # null is as if not given
+    with pytest.raises(ConfigError, match=message) as error:
+        open_reader("x", stated)
     assert len(error.value.lines) <= 3
-
-
-def test_options_that_are_null_are_as_if_not_given():
-    open_reader("x", source("folder", root="somewhere", roots=None, rules=None))
 
 
 KIND = """
@@ -121,10 +111,9 @@ def test_a_kind_of_a_user_has_its_options_and_a_failure_names_its_module(own_kin
 
 
 def test_the_state_of_a_users_kind_changes_with_its_code(own_kind):
-    given = source("feed", address="a")
-    before = hash_state("x", given)
+    before = hash_state("x", source("feed", address="a"))
     own_kind.write_text(KIND.replace("no answer", "nothing"))
-    assert before != hash_state("x", given) != ""
+    assert before != hash_state("x", source("feed", address="a")) != ""
 
 
 def test_a_module_without_a_reader_is_refused(own_kind):

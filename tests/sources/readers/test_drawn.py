@@ -22,21 +22,18 @@ def draw(drawer, count, styles=None):
 def test_avatars_that_are_stored_are_not_drawn_again(tmp_path):
     pytest.importorskip("multiavatar")
     source = DrawnImages(drawer="multiavatar", count=3)
-    names = [one.name for one in source.read(SourceJob("own", {}, tmp_path))]
+    names = [image.name for image in source.read(SourceJob("own", {}, tmp_path))]
     assert names == ["000.svg", "001.svg", "002.svg"]
-    assert [one.name for one in source.read(SourceJob("own", {}, tmp_path, {"001.svg"}))] == [
-        "000.svg",
-        "002.svg",
-    ]
+    assert [image.name for image in source.read(SourceJob("own", {}, tmp_path, {"001.svg"}))] == ["000.svg", "002.svg"]
 
 
 @pytest.mark.parametrize(("drawer", "package"), [("python_avatars", "python_avatars"), ("multiavatar", "multiavatar")])
 def test_each_drawer_draws_different_avatars_that_stay_the_same(drawer, package):
     pytest.importorskip(package)
     first, again = (list(draw(drawer, 4)) for _ in range(2))
-    assert len({one.content for one in first}) == 4
+    assert len({image.content for image in first}) == 4
     assert first == again
-    assert all(one.name.endswith(".svg") and one.content.startswith(b"<svg") for one in first)
+    assert all(image.name.endswith(".svg") and image.content.startswith(b"<svg") for image in first)
 
 
 @pytest.mark.parametrize(("drawer", "kinds"), [("icons", 18), ("textures", 6)])
@@ -44,8 +41,8 @@ def test_icons_and_textures_are_drawn_alike_each_time_and_unlike_each_other(draw
     pytest.importorskip("resvg_py")
     first, again = (list(draw(drawer, 36)) for _ in range(2))
     assert first == again
-    assert len({one.name.partition("_")[2] for one in first}) == kinds
-    images = [np.asarray(rasterise(one.content.decode(), 64).convert("RGB")) for one in first]
+    assert len({image.name.partition("_")[2] for image in first}) == kinds
+    images = [np.asarray(rasterise(image.content.decode(), 64).convert("RGB")) for image in first]
     assert all(image.std() > 4 for image in images)  # none is blank
     prints = [fingerprint_image(image) for image in images]
     keys = [str(number) for number in range(36)]

@@ -89,14 +89,8 @@ def test_the_count_holds_for_each_class_and_over_an_interruption(tmp_path):
 
 def test_columns_give_group_and_generator(tmp_path):
     shard(tmp_path / "a.parquet", [PNG] * 2, person=["anna", None], model=["SDXL", "FLUX"])
-    samples, _ = read(
-        tmp_path,
-        root=str(tmp_path),
-        label="generated",
-        label_column=None,
-        group_column="person",
-        generator_column="model",
-    )
+    columns = {"label_column": None, "group_column": "person", "generator_column": "model"}
+    samples, _ = read(tmp_path, root=str(tmp_path), label="generated", **columns)
     assert [(sample.label, sample.group, sample.generator) for sample in samples] == [
         ("generated", "anna", "SDXL"),
         ("generated", "", "FLUX"),
@@ -114,42 +108,32 @@ def test_a_missing_column_and_a_broken_shard_are_errors(tmp_path):
         read(tmp_path, root=str(tmp_path), pattern="*.csv")
 
 
-def test_a_repository_is_downloaded_at_its_revision(tmp_path, monkeypatch):
-    asked = {}
+def test_a_repository_is_downloaded_at_its_revision_or_offline_another_way_is_named(tmp_path, monkeypatch):
+    options = {}
 
-    def snapshot(repo, local_dir, **options):
-        asked.update(options, repo=repo)
+    def snapshot(repo, local_dir, **more):
+        options.update(more, repo=repo)
+        if repo == "no/route":
+            raise ConnectionError("no route")
         shard(local_dir / "data" / "a.parquet", [PNG], ["real"])
 
-    hub = SimpleNamespace(snapshot_download=snapshot)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=snapshot))
     samples, _ = read(tmp_path, repo="ann/faces", revision="abc")
     assert [sample.name for sample in samples] == ["data/a/000000.png"]
-    assert (asked["repo"], asked["revision"], asked["repo_type"]) == ("ann/faces", "abc", "dataset")
-
-
-def test_offline_it_says_in_three_lines_what_else_can_be_done(tmp_path, monkeypatch):
-    def snapshot(*args, **options):
-        raise ConnectionError("no route")
-
-    hub = SimpleNamespace(snapshot_download=snapshot)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    assert (options["repo"], options["revision"], options["repo_type"]) == ("ann/faces", "abc", "dataset")
     with pytest.raises(DataError) as error:
-        read(tmp_path, repo="ann/faces", revision="abc")
+        read(tmp_path, repo="no/route", revision="abc")
     assert len(error.value.lines) == 3
     assert "no route" in error.value.lines[0]
     assert "source.hub.root=DIR" in error.value.lines[2]
 
 
 @pytest.mark.parametrize(
-    ("options", "label", "told"),
-    [
-        ({"repo": "a/b"}, "real", r"needs source\.hub\.revision"),
-        ({"root": "x"}, "", "has no class"),
-    ],
+    ("options", "label", "message"),
+    [({"repo": "a/b"}, "real", r"needs source\.hub\.revision"), ({"root": "x"}, "", "has no class")],
 )
-def test_what_would_not_be_reproducible_or_has_no_class_is_refused(options, label, told):
-    with pytest.raises(ConfigError, match=told):
+def test_what_would_not_be_reproducible_or_has_no_class_is_refused(options, label, message):
+    with pytest.raises(ConfigError, match=message):
         HuggingFace(**options).check("hub", {"label": label})
 
 

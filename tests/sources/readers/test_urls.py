@@ -4,6 +4,7 @@ import hashlib
 import io
 import itertools
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -35,7 +36,8 @@ class Handler(BaseHTTPRequestHandler):
             server.seen[self.path] += 1
             server.requests.append((self.path, dict(self.headers), time.monotonic()))
             first = server.seen[self.path] == 1
-        getattr(self, kind.rstrip(":"))(first)
+        answer = ANSWERS.get(kind)
+        answer(self, first) if answer else getattr(self, kind.rstrip(":"))(first)
 
     def say(self, status=200, body=b"", length=None, **headers):
         self.send_response(status)
@@ -55,22 +57,7 @@ class Handler(BaseHTTPRequestHandler):
             server.open -= 1
         self.say(body=self.path.encode())
 
-    def content(self, first):
-        self.say(body=self.server.content)
-
     http = good  # a proxy is sent whole addresses
-
-    def missing(self, first):
-        self.say(404)
-
-    def busy(self, first):
-        self.say(429, Retry_After="0.4") if first else self.say(body=b"at last")
-
-    def closed(self, first):
-        self.say(503, Retry_After="86400")
-
-    def broken(self, first):
-        self.say(500) if first else self.say(body=b"mended")
 
     def stalls(self, first):
         if first:
@@ -99,12 +86,6 @@ class Handler(BaseHTTPRequestHandler):
             return self.say(206, BODY[10:], ETag='"x"', Content_Range=f"bytes 10-{len(BODY) - 1}/{len(BODY)}")
         return self.say(body=BODY)
 
-    def lies(self, first):
-        self.say(body=b"short", length=100)
-
-    def huge(self, first):
-        self.say(body=b"", length=2**40)
-
     def endless(self, first):
         self.send_response(200)
         self.end_headers()
@@ -112,17 +93,22 @@ class Handler(BaseHTTPRequestHandler):
             while not self.server.release.is_set():
                 self.wfile.write(bytes(2**16))
 
-    def moved(self, first):
-        self.say(302, Location="/good/moved")
-
-    def tofile(self, first):
-        self.say(302, Location="file:///etc/passwd")
-
-    def circle(self, first):
-        self.say(302, Location=self.path)
-
     def log_message(self, *args):
         pass
+
+
+ANSWERS = {
+    "content": lambda handler, first: handler.say(body=handler.server.content),
+    "missing": lambda handler, first: handler.say(404),
+    "busy": lambda handler, first: handler.say(429, Retry_After="0.4") if first else handler.say(body=b"at last"),
+    "closed": lambda handler, first: handler.say(503, Retry_After="86400"),
+    "broken": lambda handler, first: handler.say(500) if first else handler.say(body=b"mended"),
+    "lies": lambda handler, first: handler.say(body=b"short", length=100),
+    "huge": lambda handler, first: handler.say(length=2**40),
+    "moved": lambda handler, first: handler.say(302, Location="/good/moved"),
+    "tofile": lambda handler, first: handler.say(302, Location="file:///etc/passwd"),
+    "circle": lambda handler, first: handler.say(302, Location=handler.path),
+}
 
 
 @pytest.fixture
@@ -151,26 +137,17 @@ def read(tmp_path, done=(), **options):
     return list(Urls(**{"pause": 0, "timeout": 5, **options}).read(made)), made.quarantine
 
 
-def refusal(tmp_path, url, **options):
-    """Return the reason why an address is quarantined, next to one that works."""
-    good = url.split("/")[2]
-    _, quarantine = read(tmp_path, urls=[url, f"http://{good}/good/1"], **options)
-    ((_, reason),) = quarantine
-    return reason
-
-
 @pytest.mark.parametrize(
     ("pattern", "names"),
     [
         ("a.jpg", ["a.jpg"]),
-        ("{female,male}/{0..2}.jpg", ["female/0.jpg", "female/1.jpg", "female/2.jpg"]),
+        ("{female,male}/{0..1}.jpg", ["female/0.jpg", "female/1.jpg", "male/0.jpg", "male/1.jpg"]),
         ("{08..11}.png", ["08.png", "09.png", "10.png", "11.png"]),
         ("{a}-{}.png", ["{a}-{}.png"]),
     ],
 )
 def test_braces_stand_for_several_names(pattern, names):
-    assert expand_pattern(pattern)[: len(names)] == names
-    assert len(expand_pattern("{female,male}/512/{0..99}.jpg")) == 200
+    assert expand_pattern(pattern) == names
 
 
 def test_images_come_in_the_order_of_their_names_however_the_downloads_end(tmp_path, server):
@@ -185,10 +162,8 @@ def test_images_come_in_the_order_of_their_names_however_the_downloads_end(tmp_p
 
 def test_it_says_honestly_who_asks(tmp_path, server):
     read(tmp_path, urls=[f"{server.base}/good/1"])
-    assert (
-        server.requests[0][1]["User-Agent"]
-        == f"avatar_bench/{__version__} (research data set; source https://example.org)"
-    )
+    agent = f"avatar_bench/{__version__} (research data set; source https://example.org)"
+    assert server.requests[0][1]["User-Agent"] == agent
 
 
 def test_a_proxy_of_the_environment_is_used_but_where_it_shall_not(tmp_path, server, monkeypatch):
@@ -200,38 +175,46 @@ def test_a_proxy_of_the_environment_is_used_but_where_it_shall_not(tmp_path, ser
     assert image.content.read_bytes() == b"/good/1"
 
 
-def test_what_is_not_there_is_quarantined_at_once(tmp_path, server):
-    assert refusal(tmp_path, f"{server.base}/missing/1") == "HTTP 404 Not Found"
-    assert server.seen["/missing/1"] == 1
+@pytest.mark.parametrize(
+    ("path", "options", "attempts", "reason"),
+    [
+        ("/missing/1", {}, 1, "HTTP 404 Not Found"),
+        ("/closed/1", {}, 1, ".*asks to wait 86400 s.*"),
+        ("/lies/1", {"retries": 1}, 2, "cut off after 5 bytes, 2 attempts"),
+        ("/huge/1", {"max_mib": 0.5}, 1, r"larger than 0\.5 MiB"),
+        ("/endless/1", {"max_mib": 0.5}, 1, r"larger than 0\.5 MiB"),
+        ("/tofile/1", {}, 1, "redirects to something that is not an http or https URL"),
+        ("/circle/1", {}, None, ".*redirect.*"),
+    ],
+)
+def test_what_cannot_be_had_is_quarantined(tmp_path, server, path, options, attempts, reason):
+    images, quarantine = read(tmp_path, base=server.base, names=[path[1:], "good/1"], **options)
+    assert [image.name for image in images] == ["good/1"]
+    assert quarantine[0][0] == path[1:]
+    assert re.fullmatch(reason, quarantine[0][1])
+    assert attempts in (None, server.seen[path])
+    assert sum(file.stat().st_size for file in (tmp_path / "place").iterdir()) < 2**20
 
 
-def test_a_server_that_asks_to_wait_is_left_alone_that_long(tmp_path, server):
-    images, _ = read(tmp_path, base=server.base, names=["busy/1", "good/{0..5}"], parallel=1)
-    assert images[0].content.read_bytes() == b"at last"
-    times = [at for _, _, at in server.requests]
-    assert times[1] - times[0] >= 0.4
-
-
-def test_a_wait_that_is_too_long_is_not_waited(tmp_path, server):
-    assert "asks to wait 86400 s" in refusal(tmp_path, f"{server.base}/closed/1")
-    assert server.seen["/closed/1"] == 1
-
-
-def test_errors_of_a_moment_are_tried_again(tmp_path, server):
-    (image,), _ = read(tmp_path, urls=[f"{server.base}/broken/1"])
-    assert image.content.read_bytes() == b"mended"
-
-
-def test_a_server_that_stalls_is_asked_again(tmp_path, server):
-    (image,), _ = read(tmp_path, urls=[f"{server.base}/stalls/1"], timeout=0.2)
-    assert image.content.read_bytes() == b"awake"
-
-
-def test_a_download_that_was_cut_goes_on_where_it_stopped(tmp_path, server):
-    (image,), _ = read(tmp_path, urls=[f"{server.base}/cut/1"])
-    assert image.content.read_bytes() == BODY
-    asked = server.requests[1][1]
-    assert (asked["Range"], asked["If-Range"]) == ("bytes=5000-", '"one"')
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("busy/1", b"at last"),
+        ("broken/1", b"mended"),
+        ("stalls/1", b"awake"),
+        ("moved/1", b"/good/moved"),
+        ("cut/1", BODY),
+        ("cut/changed", BODY),
+        ("wrongrange/1", BODY),
+    ],
+)
+def test_a_server_that_fails_once_is_asked_again(tmp_path, server, path, content):
+    (image,), quarantine = read(tmp_path, urls=[f"{server.base}/{path}"], timeout=0.2)
+    assert (image.content.read_bytes(), quarantine) == (content, [])
+    (_, _, begun), (_, headers, again) = server.requests[:2]
+    assert again - begun >= (0.4 if path == "busy/1" else 0)  # it asked to be left alone that long
+    if path == "cut/1":  # goes on where it stopped
+        assert (headers["Range"], headers["If-Range"]) == ("bytes=5000-", '"one"')
 
 
 def test_one_that_was_interrupted_goes_on_in_the_next_run(tmp_path, server):
@@ -240,34 +223,6 @@ def test_one_that_was_interrupted_goes_on_in_the_next_run(tmp_path, server):
     (image,), _ = read(tmp_path, urls=[f"{server.base}/cut/1"], retries=0)
     assert image.content.read_bytes() == BODY
     assert server.requests[1][1]["Range"] == "bytes=5000-"
-
-
-def test_a_file_that_changed_meanwhile_is_read_anew(tmp_path, server):
-    (image,), _ = read(tmp_path, urls=[f"{server.base}/cut/changed"])
-    assert image.content.read_bytes() == BODY
-
-
-def test_a_range_that_is_another_than_asked_is_not_joined(tmp_path, server):
-    (image,), _ = read(tmp_path, urls=[f"{server.base}/wrongrange/1"])
-    assert image.content.read_bytes() == BODY
-
-
-def test_a_server_that_lies_about_the_length_is_given_up(tmp_path, server):
-    assert refusal(tmp_path, f"{server.base}/lies/1", retries=1) == "cut off after 5 bytes, 2 attempts"
-
-
-@pytest.mark.parametrize("kind", ["huge", "endless"])
-def test_what_is_too_large_is_not_downloaded(tmp_path, server, kind):
-    assert refusal(tmp_path, f"{server.base}/{kind}/1", max_mib=0.5) == "larger than 0.5 MiB"
-    assert sum(file.stat().st_size for file in (tmp_path / "place").iterdir()) < 2**20
-
-
-def test_redirects_are_followed_on_the_web_alone(tmp_path, server):
-    images, quarantine = read(tmp_path, base=server.base, names=["moved/1", "tofile/1", "circle/1"])
-    assert [image.content.read_bytes() for image in images] == [b"/good/moved"]
-    assert [name for name, _ in quarantine] == ["tofile/1", "circle/1"]
-    assert quarantine[0][1] == "redirects to something that is not an http or https URL"
-    assert "redirect" in quarantine[1][1]
 
 
 @pytest.mark.parametrize(
@@ -325,16 +280,12 @@ def test_a_host_that_cannot_be_reached_is_told_once_and_not_asked_for_every_imag
 
 
 def test_a_list_gives_addresses_with_all_that_is_known(tmp_path, server):
-    table = tmp_path / "list.csv"
-    table.write_text(
-        f"url,name,label,group,split\n{server.base}/good/1?x=2,,drawing,anna,test\n{server.base}/good/2,b.jpg,,,\n"
-    )
-    images, _ = read(tmp_path, list=str(table))
-    host = server.base[7:]
-    assert [(image.name, image.label, image.shared_group, image.split) for image in images] == [
-        (f"{host}/x=2/good/1", "drawing", "anna", "test"),
-        ("b.jpg", "", "", ""),
-    ]
+    table, host = tmp_path / "list.csv", server.base[7:]
+    rows = f"{server.base}/good/1?x=2,,drawing,anna,test\n{server.base}/good/2,b.jpg,,,\n"
+    table.write_text(f"url,name,label,group,split\n{rows}")
+    assert [
+        (image.name, image.label, image.shared_group, image.split) for image in read(tmp_path, list=str(table))[0]
+    ] == [(f"{host}/x=2/good/1", "drawing", "anna", "test"), ("b.jpg", "", "", "")]
     table.write_text(f"url,name\n{server.base}/good/1,a\n{server.base}/good/1,b\n{server.base}/good/2,a\n")
     assert [image.name for image in read(tmp_path, list=str(table))[0]] == ["a"]
     table.write_text(f"{server.base}/good/1\n\n{server.base}/good/1\n# not this\n")
@@ -378,15 +329,15 @@ def test_boxes_and_groups_come_from_the_names(tmp_path, server):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"base": "http://x"}, r"needs source\.web\.names"),
         ({"urls": ["http://x"], "names": ["a"]}, r"needs source\.web\.base"),
         ({"urls": ["http://x"], "parallel": 0}, "above 0"),
     ],
 )
-def test_options_that_do_not_fit_are_refused(options, told):
-    with pytest.raises(ConfigError, match=told):
+def test_options_that_do_not_fit_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
         Urls(**options).check("web", {})
 
 
@@ -404,5 +355,5 @@ def test_ctrl_c_ends_it_promptly_though_the_server_hangs(tmp_path, server):
     while not server.requests:
         time.sleep(0.05)
     os.kill(run.pid, signal.SIGINT)
-    _, said = run.communicate(timeout=30)  # half of what the server may take
-    assert b"KeyboardInterrupt" in said
+    _, stderr = run.communicate(timeout=30)  # half of what the server may take
+    assert b"KeyboardInterrupt" in stderr
