@@ -1,14 +1,10 @@
 """Benchmark: its parts, the content of its table and JSON, and measurements against those of a process."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -20,14 +16,14 @@ HELD_BELOW = "import time; held = bytearray(60 << 20); time.sleep(1)"
 
 
 @pytest.fixture
-def rounds(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def rounds(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPTS))
     import rounds
 
     return rounds
 
 
-def benchmark(file: Path, *words: str) -> tuple[str, dict[str, Any]]:
+def benchmark(file, *words):
     """Run the script; return its output and the content of its file."""
     command = [sys.executable, str(SCRIPTS / "benchmark"), *words, "--quick", "--json", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -35,7 +31,7 @@ def benchmark(file: Path, *words: str) -> tuple[str, dict[str, Any]]:
     return done.stdout, json.loads(file.read_text(encoding="utf-8"))
 
 
-def test_outside_an_environment_it_runs_in_that_of_the_other_scripts(tmp_path: Path) -> None:
+def test_outside_an_environment_it_runs_in_that_of_the_other_scripts(tmp_path):
     shutil.copytree(SCRIPTS, tmp_path / "scripts")
     python = tmp_path / ".venv" / "bin" / "python"
     making = f'make_environment() {{ mkdir -p "{python.parent}"; cp "{tmp_path}/python" "{python}"; echo made $1; }}\n'
@@ -49,7 +45,7 @@ def test_outside_an_environment_it_runs_in_that_of_the_other_scripts(tmp_path: P
     assert done.stdout.splitlines() == [script, "predict", "--json", "a file.json"]
 
 
-def test_where_no_environment_can_be_made_it_ends_without_a_traceback(tmp_path: Path) -> None:
+def test_where_no_environment_can_be_made_it_ends_without_a_traceback(tmp_path):
     shutil.copytree(SCRIPTS, tmp_path / "scripts")
     (tmp_path / "scripts" / "environment").write_text("make_environment() { echo no python >&2; exit 1; }\n")
     bare = [sys.executable, "-I", "-S", str(tmp_path / "scripts" / "benchmark")]
@@ -58,7 +54,7 @@ def test_where_no_environment_can_be_made_it_ends_without_a_traceback(tmp_path: 
 
 
 @pytest.mark.slow
-def test_parts_tell_the_same_in_the_table_and_in_json_and_every_planted_copy_is_found(tmp_path: Path) -> None:
+def test_parts_tell_the_same_in_the_table_and_in_json_and_every_planted_copy_is_found(tmp_path):
     printed, written = benchmark(tmp_path / "found.json", *PARTS)
     assert tuple(written["parts"]) == PARTS
     machine = written["machine"]
@@ -85,7 +81,7 @@ def test_parts_tell_the_same_in_the_table_and_in_json_and_every_planted_copy_is_
     assert counts == {"planted pairs found": 2, "of": 2, "other exact pairs": 0}
 
 
-def test_ways_are_taken_in_turn_and_set_in_relation_by_their_medians(rounds: ModuleType, tmp_path: Path) -> None:
+def test_ways_are_taken_in_turn_and_set_in_relation_by_their_medians(rounds, tmp_path):
     note = "import pathlib, sys; file = pathlib.Path('order'); file.open('a').write(sys.argv[1])"
     printed = {"a": iter((2.0, 6.0, 4.0)), "b": iter((1.0, 2.0, 8.0))}
     ways = [
@@ -93,23 +89,23 @@ def test_ways_are_taken_in_turn_and_set_in_relation_by_their_medians(rounds: Mod
         for name in "ab"
     ]
     ways.append(rounds.Way("c", [sys.executable, "-c", "raise SystemExit('no such thing')"]))
-    found = rounds.measure(rounds.Comparison("letters", ways, beside=("a", "c")), 3, tmp_path, {})
+    measured = rounds.measure(rounds.Comparison("letters", ways, beside=("a", "c")), 3, tmp_path, {})
     assert (tmp_path / "order").read_text() == "ababab"
-    a, b = found["ways"]
+    a, b = measured["ways"]
     assert a["figures"]["seconds"] == {"median": 4.0, "low": 2.0, "high": 6.0, "rounds": [2.0, 6.0, 4.0]}
     assert b["ratios"] == {"seconds": {"a": {"median": 4.0 / 2.0, "low": 4.0 / 8.0, "high": 6.0 / 2.0}}}
-    assert found["failed"] == ["c failed with 1: no such thing"]
-    assert "| b | 2.00 (1.00–8.00) |" in rounds.table(found)
+    assert measured["failed"] == ["c failed with 1: no such thing"]
+    assert "| b | 2.00 (1.00–8.00) |" in rounds.table(measured)
 
 
-def test_the_processor_time_is_that_of_the_process(rounds: ModuleType, tmp_path: Path) -> None:
+def test_the_processor_time_is_that_of_the_process(rounds, tmp_path):
     ended = rounds.run([sys.executable, "-c", BUSY], tmp_path, {})
     assert 0.5 <= ended.processor < 1
     assert ended.seconds >= ended.processor * 0.9
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel tells the memory that processes share on Linux alone")
-def test_the_peak_is_that_of_all_processes_together(rounds: ModuleType, tmp_path: Path) -> None:
+def test_the_peak_is_that_of_all_processes_together(rounds, tmp_path):
     alone, both = (
         rounds.run([sys.executable, "-c", HELD, below], tmp_path, {}, memory=True).peak
         for below in ("import time; time.sleep(1)", HELD_BELOW)

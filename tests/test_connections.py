@@ -1,13 +1,10 @@
 """No command of an installation with all extras connects to anything but the machine itself."""
 
-from __future__ import annotations
-
 import json
 import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -22,13 +19,13 @@ for words in json.load(sys.stdin):
 OWN = re.compile(r"127\.0\.0\.1|::1\"|::ffff:127\.")
 
 
-def find_foreign(trace: Path) -> list[str]:
+def find_foreign(trace):
     """Return the connections and datagrams to internet addresses other than the machine's own."""
     lines = trace.read_text(errors="replace").splitlines()
     return [line for line in lines if "sa_family=AF_INET" in line and not OWN.search(line)]
 
 
-def watch(code: str, text: str, trace: Path) -> list[str]:
+def watch(code, text, trace):
     """Run code, which reads a text, in a process whose system calls are watched, with those it starts."""
     strace = shutil.which("strace")
     if strace is None:
@@ -41,14 +38,14 @@ def watch(code: str, text: str, trace: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_an_attempt_would_be_seen(tmp_path: Path) -> None:
+def test_an_attempt_would_be_seen(tmp_path):
     address = "http://192.0.2.1:9/a.csv"  # an address that leads nowhere (RFC 5737)
     code = f"import urllib.request as r\ntry: r.urlopen('{address}', timeout=1)\nexcept OSError: pass"
     assert len(watch(code, "", tmp_path / "trace")) == 1
 
 
 @pytest.mark.slow
-def test_no_command_connects_anywhere(tiny_run: Path, images: Path, small: list[str], tmp_path: Path) -> None:
+def test_no_command_connects_anywhere(tiny_run, images, small, tmp_path):
     run, folder, file = tmp_path / "run", images / "blind", next((images / "blind" / "real").rglob("*.png"))
     shutil.copytree(tiny_run, run)
     at, quick = f"ckpt={run}", ["resamples=100", "folds=2", "label_errors=false"]

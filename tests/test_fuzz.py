@@ -1,14 +1,9 @@
 """Fuzzing of readers: any bytes lead to a value or to an error of ours."""
 
-from __future__ import annotations
-
 import io
 import json
 import zipfile
-from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -35,19 +30,19 @@ VALUES = st.recursive(
 )
 
 
-def mutated(data: bytes, changes: list[tuple[int, bytes]]) -> bytes:
-    for place, new in changes:
-        at = place % (len(data) + 1)
+def mutated(data, changes):
+    for position, new in changes:
+        at = position % (len(data) + 1)
         data = data[:at] + new + data[at + len(new) :]
     return data
 
 
-def read_all(folder: Path, data: bytes) -> None:
+def read_all(folder, data):
     """Run every reader of untrusted files on the same bytes; allow only errors of ours."""
     (folder / "ensembles").mkdir(exist_ok=True)
     for name in ("x.ckpt", "x.safetensors", "x.npz", "run.json", "ensembles/ensemble.json"):
         (folder / name).write_bytes(data)
-    readers: list[Callable[[], Any]] = [
+    readers = [
         lambda: Classifier.load(folder / "x.ckpt"),
         lambda: Classifier.load(folder / "x.safetensors"),
         lambda: Predictions.load(folder / "x.npz"),
@@ -60,7 +55,7 @@ def read_all(folder: Path, data: bytes) -> None:
             read()
 
 
-def zipped(pickled: bytes) -> bytes:
+def zipped(pickled):
     """Return a complete archive as written by torch around a pickle, with one tensor's bytes."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
@@ -69,7 +64,7 @@ def zipped(pickled: bytes) -> bytes:
     return content.getvalue()
 
 
-def seeds(checkpoint: Path, card: dict[str, Any]) -> list[bytes]:
+def seeds(checkpoint, card):
     """Return the bytes of one valid file of each kind."""
     names, logits, file = np.array(["x", "y"]), np.zeros((2, 2), dtype=np.float32), checkpoint.with_suffix(".npz")
     Predictions(("a", "b"), logits, logits, np.zeros(2, dtype=np.int64), names, names, names).save(file)
@@ -84,7 +79,7 @@ def seeds(checkpoint: Path, card: dict[str, Any]) -> list[bytes]:
     ]
 
 
-def fuzz(checkpoint: Path, card: dict[str, Any], how: settings) -> None:
+def fuzz(checkpoint, card, how):
     folder, begun = checkpoint.parent, seeds(checkpoint, card)
     with zipfile.ZipFile(checkpoint) as archive:
         (pickled,) = (archive.read(name) for name in archive.namelist() if name.endswith("data.pkl"))
@@ -92,17 +87,17 @@ def fuzz(checkpoint: Path, card: dict[str, Any], how: settings) -> None:
 
     @how
     @given(st.binary(max_size=300) | st.builds(mutated, st.sampled_from(begun), MUTATIONS))
-    def bytes_of_any_kind(data: bytes) -> None:
+    def bytes_of_any_kind(data):
         read_all(folder, data)
 
     @how
     @given(st.builds(mutated, st.just(pickled), MUTATIONS))
-    def pickles_of_any_kind(data: bytes) -> None:
+    def pickles_of_any_kind(data):
         read_all(folder, zipped(data))
 
     @how
     @given(st.dictionaries(st.sampled_from(sorted(card)), VALUES), VALUES)
-    def cards_of_any_kind(said: dict[str, Any], more: Any) -> None:
+    def cards_of_any_kind(said, more):
         with suppress(AvatarBenchError):
             Card.from_checkpoint({CARD_KEY: {**card, **said}}, folder)
         read_all(folder, json.dumps({**said, "members": more, "kind": "soup", "data": more}).encode())
@@ -112,14 +107,10 @@ def fuzz(checkpoint: Path, card: dict[str, Any], how: settings) -> None:
     cards_of_any_kind()
 
 
-def test_whatever_is_read_gives_a_value_or_an_error_of_ours(
-    small_checkpoint: Callable[..., Path], card: dict[str, Any], tmp_path: Path
-) -> None:
+def test_whatever_is_read_gives_a_value_or_an_error_of_ours(small_checkpoint, card, tmp_path):
     fuzz(small_checkpoint(tmp_path / "seed.ckpt"), card, SHORT)
 
 
 @pytest.mark.slow
-def test_whatever_is_read_at_length_gives_a_value_or_an_error_of_ours(
-    small_checkpoint: Callable[..., Path], card: dict[str, Any], tmp_path: Path
-) -> None:
+def test_whatever_is_read_at_length_gives_a_value_or_an_error_of_ours(small_checkpoint, card, tmp_path):
     fuzz(small_checkpoint(tmp_path / "seed.ckpt"), card, LONG)

@@ -1,7 +1,5 @@
 """What an earlier version wrote goes on working: it opens, predicts equally, resumes, is evaluated and reported."""
 
-from __future__ import annotations
-
 import json
 import shutil
 import tarfile
@@ -12,6 +10,9 @@ import pandas as pd
 import pytest
 
 from avatar_bench.cli.app import main
+from tests.commands.conftest import blank_figures
+
+__all__ = ["blank_figures"]
 
 ARCHIVE = Path(__file__).with_name("old_runs") / "6c4e4d8.tar.xz"
 WRITTEN_IN = "/data/trial"
@@ -20,7 +21,7 @@ GONE = {"accuracy_by_source"}  # metrics that are intervals of others now
 
 
 @pytest.fixture(scope="module")
-def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def unpacked(tmp_path_factory):
     folder = tmp_path_factory.mktemp("old")
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(folder, filter="data")
@@ -31,43 +32,44 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def old(unpacked: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def old(unpacked, monkeypatch):
     """Return the folder of the earlier version, entered; the tests only add to it."""
     monkeypatch.chdir(unpacked)
     return unpacked
 
 
 @pytest.mark.parametrize("run", RUNS)
-def test_a_run_predicts_the_same(run: str, old: Path, tmp_path: Path) -> None:
+def test_a_run_predicts_the_same(run, old, tmp_path):
     words = ("input=images/blind", f"output={tmp_path / 'now.csv'}", "runtime=torch", "precision=32")
     assert main(["predict", f"ckpt=runs/{run}", *words]) == 0
     name = "run" if run == "pushed" else run.replace("/", "_")
-    then, now = (pd.read_csv(file) for file in (old / "expected" / f"{name}.csv", tmp_path / "now.csv"))
-    pd.testing.assert_frame_equal(now[then.columns], then, rtol=0, atol=1e-5)  # processors differ in the last digits
+    before, now = (pd.read_csv(file) for file in (old / "expected" / f"{name}.csv", tmp_path / "now.csv"))
+    pd.testing.assert_frame_equal(now[before.columns], before, rtol=0, atol=1e-5)  # processors differ in the last
 
 
 @pytest.mark.parametrize("run", ["run", "sweep/lr0.004", "sweep/ensembles/soft_vote", "imported"])
-def test_a_run_is_evaluated_to_the_same_values(run: str, old: Path, tmp_path: Path) -> None:
+def test_a_run_is_evaluated_to_the_same_values(run, old, tmp_path):
     words = ["split=blind"] if run != "imported" else ["data=manifest", "data.manifest=images/blind.csv"]
-    assert main(["evaluate", f"ckpt=runs/{run}", "block=blind_test", f"out={tmp_path / 'now'}", *words]) == 0
+    words += ["block=blind_test", "block.blind_test.resamples=100", f"out={tmp_path / 'now'}"]
+    assert main(["evaluate", f"ckpt=runs/{run}", *words]) == 0
     values = read_values(old / "runs" / run / "evaluation/blind/blind_test/metrics.json")
     now = read_values(next((tmp_path / "now").rglob("metrics.json")))
     assert {name: now[name] for name in values} == pytest.approx(values, abs=1e-5, nan_ok=True)
 
 
-def read_values(file: Path) -> dict[str, float]:
+def read_values(file):
     metrics = json.loads(file.read_text(encoding="utf-8"))["metrics"]
     return {name: metric["value"] for name, metric in metrics.items() if "value" in metric and name not in GONE}
 
 
-def test_an_interrupted_run_resumes_to_the_same_training(old: Path, tmp_path: Path) -> None:
+def test_an_interrupted_run_resumes_to_the_same_training(old, tmp_path):
     run = Path(shutil.copytree(old / "runs" / "interrupted", tmp_path / "run"))
     assert main(["train", f"resume={run}"]) == 0
-    then, now = (pd.read_csv(file) for file in (old / "expected/interrupted_metrics.csv", run / "metrics.csv"))
-    np.testing.assert_allclose(now[then.columns], then, atol=1e-4)
+    before, now = (pd.read_csv(file) for file in (old / "expected/interrupted_metrics.csv", run / "metrics.csv"))
+    np.testing.assert_allclose(now[before.columns], before, atol=1e-4)
 
 
-def test_saved_results_are_reported_and_a_sweep_is_compared(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_saved_results_are_reported_and_a_sweep_is_compared(old, capsys):
     for runs in ("runs/run", "runs/sweep", "runs/imported"):
         assert main(["report", f"runs={runs}", f"out={runs}/report.html"]) == 0
         assert ": 0." in capsys.readouterr().out  # MB, of a page with figures
@@ -79,7 +81,7 @@ def test_saved_results_are_reported_and_a_sweep_is_compared(old: Path, capsys: p
     assert main(["evaluate", *words, "again=true"]) == 0
 
 
-def test_a_data_set_is_recognised_and_updated(old: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_data_set_is_recognised_and_updated(old, capsys):
     words = ["source=folder", "source.folder.root=images/blind", "out=dataset", "allow=[shortcut]"]
     words += [f"block.data_audit.{option}" for option in ("resamples=100", "folds=2", "label_errors=false")]
     before = (old / "dataset/manifest.csv").read_bytes()

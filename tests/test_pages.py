@@ -1,7 +1,5 @@
 """The pages of the documentation that are made of declarations and docstrings."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from avatar_bench.config.catalogue import list_blocks
@@ -12,7 +10,7 @@ from scripts.reference_page import render_reference
 ROOT = Path(__file__).parents[1]
 
 
-def test_the_pages_are_those_of_the_declarations() -> None:
+def test_the_pages_are_those_of_the_declarations():
     config = (ROOT / "zensical.toml").read_text(encoding="utf-8")
     for name, text in {
         "definitions.md": render_definitions(),
@@ -25,7 +23,7 @@ def test_the_pages_are_those_of_the_declarations() -> None:
     assert all(f'"{name}" = "blocks/{name}.md"' in config for name in list_blocks(("run", "comparison", "dataset")))
 
 
-def test_every_function_class_and_method_is_described() -> None:
+def test_every_function_class_and_method_is_described():
     parts = [part.strip().split("\n\n") for part in render_reference().split("\n### ")[1:]]
     assert {part[0] for part in parts} >= {"load", "import_detector", "Run.predict", "Result.plot", "Predictions.take"}
     assert [part[0] for part in parts if len(part) < 3 or not part[2][0].isupper()] == []

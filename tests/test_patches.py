@@ -1,11 +1,7 @@
 """Behaviour of libraries that a patch of ours replaces: a test that fails here says that its patch may go."""
 
-from __future__ import annotations
-
 import sys
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import hydra._internal.hydra
 import pytest
@@ -14,26 +10,24 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.plugins import Plugins
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from avatar_bench.config.composition import keep_hydra_state
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="argparse refuses it there")
-def test_hydra_gives_argparse_a_help_that_is_no_string() -> None:
+def test_hydra_gives_argparse_a_help_that_is_no_string():
     """Replaced in cli/app.py."""
     assert [action.dest for action in get_args_parser()._actions if not isinstance(action.help, str | None)]
 
 
-def test_hydra_composes_a_configuration_twice_and_shows_it_to_nobody(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hydra_composes_a_configuration_twice_and_shows_it_to_nobody(tmp_path, monkeypatch):
     """Replaced in config/composition.py."""
     (tmp_path / "app.yaml").write_text("hydra: {run: {dir: .}, output_subdir: null, job: {chdir: false}}\n")
     compositions = []
 
-    class CountingLoader(ConfigLoaderImpl):  # type: ignore[misc, unused-ignore]
-        def load_configuration(self, *arguments: Any, **options: Any) -> DictConfig:
+    class CountingLoader(ConfigLoaderImpl):
+        def load_configuration(self, *arguments, **options):
             compositions.append(options["run_mode"])
             return super().load_configuration(*arguments, **options)
 
@@ -46,35 +40,33 @@ def test_hydra_composes_a_configuration_twice_and_shows_it_to_nobody(
     assert not hasattr(Callback, "on_before_compose_config")
 
 
-def test_hydra_takes_no_launcher_from_outside_its_namespace() -> None:
+def test_hydra_takes_no_launcher_from_outside_its_namespace():
     """Replaced in cli/sweep.py."""
     with pytest.raises(RuntimeError, match="not the hydra_plugins package"):
         Plugins.instance()._instantiate(OmegaConf.create({"_target_": "avatar_bench.cli.sweep.TrackedLauncher"}))
 
 
-def test_the_launcher_of_submitit_raises_at_the_first_killed_job(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_launcher_of_submitit_raises_at_the_first_killed_job(tmp_path, monkeypatch):
     """Replaced in cli/slurm_launcher.py."""
     submitit = pytest.importorskip("submitit")
     from hydra_plugins.hydra_submitit_launcher.submitit_launcher import LocalLauncher
 
-    asked = []
+    called = []
 
-    def fail() -> None:
+    def fail():
         raise submitit.core.utils.UncompletedJobError("killed")
 
-    jobs: list[Any] = [SimpleNamespace(results=fail), SimpleNamespace(results=lambda: asked.append(2) or ["done"])]
-    monkeypatch.setattr(submitit.AutoExecutor, "map_array", lambda *given: jobs)
+    jobs = [SimpleNamespace(results=fail), SimpleNamespace(results=lambda: called.append(2) or ["done"])]
+    monkeypatch.setattr(submitit.AutoExecutor, "map_array", lambda *arguments: jobs)
     launcher = LocalLauncher(submitit_folder=str(tmp_path), timeout_min=1)
     config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
     launcher.setup(hydra_context=SimpleNamespace(), task_function=lambda cfg: None, config=config)
     with pytest.raises(submitit.core.utils.UncompletedJobError):
         launcher.launch([["a=1"], ["a=2"]], 0)
-    assert asked == []
+    assert called == []
 
 
-def test_the_client_of_the_hub_reads_its_environment_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_client_of_the_hub_reads_its_environment_once(monkeypatch):
     """Replaced in models/backbones.py."""
     from huggingface_hub import constants
 

@@ -1,14 +1,10 @@
 """Tests of the README and of some docs pages: every command runs and every example works."""
 
-from __future__ import annotations
-
 import re
 import shlex
 import shutil
-from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,7 +15,10 @@ from avatar_bench.cli.app import main
 from avatar_bench.config import catalogue
 from avatar_bench.config.entries import find_entries, find_plugins, use_folders
 from avatar_bench.results.declaration import declare_block
+from tests.commands.conftest import blank_figures
 from tests.commands.test_all_blocks import QUICK, QUICK_COMPARISONS
+
+__all__ = ["blank_figures"]  # an example shows that it runs; figures have tests of their own
 
 ROOT = Path(__file__).parents[1]
 PAGES = (
@@ -37,13 +36,13 @@ QUICK_AUDIT = [f"block.data_audit.{option}" for option in ("resamples=100", "fol
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def commands(page: str) -> list[str]:
+def commands(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     bodies = [body for language, body in FENCE.findall(text) if language == "sh"]
     return [line.partition(" #")[0].strip() for line in "".join(bodies).splitlines()]
 
 
-def examples(page: str, endings: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+def examples(page, endings):
     """Yield the path and body of each example file; the path is the last one in backquotes before it."""
     text, end = (ROOT / page).read_text(encoding="utf-8"), 0
     for fence in FENCE.finditer(text):
@@ -53,21 +52,21 @@ def examples(page: str, endings: tuple[str, ...]) -> Iterator[tuple[str, str]]:
         end = fence.end()
 
 
-def to_run() -> list[str]:
+def to_run():
     return list(dict.fromkeys(line for page in PAGES for line in commands(page) if line not in SETUP))
 
 
-def is_composed_alone(line: str, of_readme: list[str]) -> bool:
+def is_composed_alone(line, of_readme):
     """Return whether a line need not run: its options are ordinary ones, or it runs everything there is.
 
     Trainings, sweeps and block=all have tests of their own.
     """
-    own = ("-cd", "_target_", "logger=[")
-    ordinary = line.startswith("avatar-bench train") and not any(sign in line for sign in own) and line not in of_readme
-    return ordinary or any(sign in line for sign in (" -m ", "sweep=", "block=all"))
+    is_special = any(sign in line for sign in ("-cd", "_target_", "logger=[")) or line in of_readme
+    is_ordinary = line.startswith("avatar-bench train") and not is_special
+    return is_ordinary or any(sign in line for sign in (" -m ", "sweep=", "block=all"))
 
 
-def made_quick(words: list[str]) -> list[str]:
+def made_quick(words):
     """Add fewer resamples and shorter timings of the blocks, and no worker processes, unless the command sets them."""
     blocks = next((word.removeprefix("block=") for word in words if word.startswith("block=")), "blind_test")
     parts = {word.partition("=")[0] for word in words}
@@ -76,15 +75,21 @@ def made_quick(words: list[str]) -> list[str]:
     return words + [word for word in ("data.workers=0", *quick) if word.partition("=")[0] not in parts]
 
 
-def made_small(words: list[str]) -> list[str]:
+def made_small(words):
     parts = {word.partition("=")[0] for word in words}
     if "data" in parts:
         parts.add("data.root")
     return words + [word for word in SMALL if word.partition("=")[0] not in parts]
 
 
+def made_few(words):
+    """Let few avatars be drawn and the audit be quick."""
+    count = ["source.dicebear.count=2"] if any("dicebear" in word for word in words) else []
+    return [*words, *QUICK_AUDIT, *count]
+
+
 @pytest.fixture(scope="module")
-def place(tiny_run: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def examples_folder(tiny_run, images, tmp_path_factory):
     """Folder with everything that the pages mention: images, manifests, yaml and two evaluated runs in runs/demo."""
     folder = tmp_path_factory.mktemp("readme")
     for name, source in (("all", "all"), ("blind", "blind"), ("photos", "blind")):
@@ -94,8 +99,8 @@ def place(tiny_run: Path, images: Path, tmp_path_factory: pytest.TempPathFactory
     np.save(folder / "faces.npy", np.random.default_rng(0).integers(0, 256, (12, 40, 40, 3), np.uint8))
     for model in ("efficientnet_lite0", "mobilenetv2"):
         shutil.copytree(tiny_run, folder / "runs" / "demo" / model)
-    asked = [f"ckpt={folder / 'runs' / 'demo'}", "split=blind", "block=[blind_test,ensemble]", "data.workers=0"]
-    assert main(["evaluate", *made_quick(asked)]) == 0
+    evaluation = [f"ckpt={folder / 'runs' / 'demo'}", "split=blind", "block=[blind_test,ensemble]", "data.workers=0"]
+    assert main(["evaluate", *made_quick(evaluation)]) == 0
     for file, body in (example for page in PAGES for example in examples(page, ("yaml", "py"))):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(body, encoding="utf-8")
@@ -103,21 +108,21 @@ def place(tiny_run: Path, images: Path, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture
-def _here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
+def _here(examples_folder, monkeypatch):
+    monkeypatch.chdir(examples_folder)
 
 
-def test_the_readme_begins_with_the_set_up() -> None:
+def test_the_readme_begins_with_the_set_up():
     assert commands("README.md")[: len(SETUP)] == SETUP
 
 
-def test_the_readme_has_at_most_120_lines() -> None:
+def test_the_readme_has_at_most_120_lines():
     for page in ("README.md", "README.ru.md"):
         assert len((ROOT / page).read_text(encoding="utf-8").splitlines()) <= 120
 
 
 @pytest.mark.parametrize(("english", "russian"), IN_RUSSIAN.items())
-def test_a_page_and_its_translation_hold_the_same_commands_and_examples(english: str, russian: str) -> None:
+def test_a_page_and_its_translation_hold_the_same_commands_and_examples(english, russian):
     pages = [FENCE.findall((ROOT / page).read_text(encoding="utf-8")) for page in (english, russian)]
     assert [kind for kind, _ in pages[0]] == [kind for kind, _ in pages[1]]
     assert commands(english) == commands(russian)
@@ -127,38 +132,36 @@ def test_a_page_and_its_translation_hold_the_same_commands_and_examples(english:
 
 @pytest.mark.usefixtures("_here")
 @pytest.mark.parametrize("line", to_run())
-def test_every_command_runs(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_runs(line, monkeypatch):
     program, command, *words = shlex.split(line)
     assert program == "avatar-bench"
-    composed: list[Any] = []
+    composed = []
     is_replaced = is_composed_alone(line, commands("README.md"))
     if is_replaced:
         monkeypatch.setattr(f"avatar_bench.commands.{command}.execute", lambda options: composed.append(options) or 0.0)
-    small = {"train": made_small, "evaluate": made_quick, "prepare": lambda given: [*given, *QUICK_AUDIT]}
+    small = {"train": made_small, "evaluate": made_quick, "prepare": made_few}
     assert main([command, *small.get(command, list)(words)]) == 0
     assert bool(composed) == is_replaced
 
 
 @pytest.mark.usefixtures("_here")
-def test_the_python_example_of_the_readme_runs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_python_example_of_the_readme_runs(capsys):
     (body,) = [body for language, body in FENCE.findall((ROOT / "README.md").read_text()) if language == "python"]
-    names: dict[str, Any] = {}
+    names = {}
     exec(body, names)
     assert list(names["table"]["status"]) == ["ok", "ok"]
     assert "value=" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("_here")
-def test_the_examples_of_the_page_on_python_run_one_after_the_other(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_examples_of_the_page_on_python_run_one_after_the_other(monkeypatch, capsys):
     small = {
         name.replace(".", "__"): yaml.safe_load(value) for name, _, value in (word.partition("=") for word in SMALL)
     }
     plain = avatar_bench.train
     monkeypatch.setattr(avatar_bench, "train", lambda **options: plain(**small | options))
     text = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
-    names: dict[str, Any] = {}
+    names = {}
     for body in (body for language, body in FENCE.findall(text) if language == "python"):
         exec(body, names)
     assert names["figure"].axes
@@ -168,7 +171,7 @@ def test_the_examples_of_the_page_on_python_run_one_after_the_other(
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_here")
-def test_the_backbone_of_the_page_works_in_every_command(train: Callable[..., Path], tmp_path: Path) -> None:
+def test_the_backbone_of_the_page_works_in_every_command(train, tmp_path):
     options = ("model.backbone=tiny", "model.options={width: 8}", "mode=progressive")
     run = train(tmp_path / "run", *options, "-cd", "my")
     blocks = ("architecture", "blind_test", "clusters", "efficiency", "gradcam")
@@ -184,7 +187,7 @@ def test_the_backbone_of_the_page_works_in_every_command(train: Callable[..., Pa
     assert main(["predict", f"ckpt={run}", "input=photos", f"output={tmp_path / 'b.csv'}"]) == 4
 
 
-def read_sections(page: str) -> list[Any]:
+def read_sections(page):
     """Return the sections of a page that hold commands, each as one test."""
     parts = (ROOT / page).read_text(encoding="utf-8").split("\n## ")[1:]
     return [pytest.param(part, id=part.partition("\n")[0]) for part in parts if "```sh" in part]
@@ -192,7 +195,7 @@ def read_sections(page: str) -> list[Any]:
 
 @pytest.mark.usefixtures("_here")
 @pytest.mark.parametrize("section", read_sections("docs/detectors.md"))
-def test_the_examples_of_detectors_run_one_after_the_other(section: str) -> None:
+def test_the_examples_of_detectors_run_one_after_the_other(section):
     needed = ("transformers", "torch.onnx")
     for name, package in zip(needed, ("transformers", "onnxscript"), strict=True):
         if name in section and find_spec(package) is None:
@@ -214,7 +217,7 @@ def test_the_examples_of_detectors_run_one_after_the_other(section: str) -> None
                 assert main([command, *(made_quick(words) if command == "evaluate" else words)]) == 0, line
 
 
-def test_every_link_to_a_file_leads_somewhere() -> None:
+def test_every_link_to_a_file_leads_somewhere():
     pages = [ROOT / "README.md", ROOT / "README.ru.md", *(ROOT / "docs").rglob("*.md")]
     for page in pages:
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
@@ -222,7 +225,7 @@ def test_every_link_to_a_file_leads_somewhere() -> None:
                 assert (page.parent / target).exists(), f"{page.relative_to(ROOT)}: {target}"
 
 
-def test_the_gallery_shows_figures_of_blocks_and_no_other_file() -> None:
+def test_the_gallery_shows_figures_of_blocks_and_no_other_file():
     text = (ROOT / "docs" / "gallery.md").read_text(encoding="utf-8")
     entry = r"^### .*\[(\w+)\]\((?:blocks|studies)/\1\.md[#\w-]*\), `(\w+)\.png`\n\n!\[.+\]\(images/gallery/\2\.png\)$"
     shown = re.findall(entry, text, re.MULTILINE)
@@ -246,5 +249,5 @@ def test_the_gallery_shows_figures_of_blocks_and_no_other_file() -> None:
         ("blocks", ["index", *catalogue.find_choices("block")]),
     ],
 )
-def test_every_command_plugin_and_block_has_its_page(folder: str, names: list[str]) -> None:
+def test_every_command_plugin_and_block_has_its_page(folder, names):
     assert sorted(file.stem for file in (ROOT / "docs" / folder).glob("*.md")) == sorted(names)

@@ -1,7 +1,5 @@
 """Scripts of the checkout: the environment they create, and the complete demo."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
@@ -19,13 +17,13 @@ DEMO = [f"runs/demo/{model}" for model in ("efficientnet_lite0", "efficientnet_l
 PARTS = ("avatar_bench", "conf", "scripts", "pyproject.toml", "constraints.txt", "README.md", "LICENSE")
 
 
-def call(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def call(folder, *words, **variables):
     """Run a script of a checkout as from a plain terminal."""
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
     return subprocess.run(words, cwd=folder, env=kept | variables, capture_output=True, text=True, check=False)
 
 
-def make_checkout(folder: Path, parts: tuple[str, ...]) -> Path:
+def make_checkout(folder, parts):
     """Copy parts of the checkout; its environment has the packages of ours except the project."""
     folder.mkdir()
     for part in parts:
@@ -42,11 +40,11 @@ def make_checkout(folder: Path, parts: tuple[str, ...]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkout(tmp_path_factory):
     return make_checkout(tmp_path_factory.mktemp("scripts") / "a checkout", PARTS)
 
 
-def bare(folder: Path, python: str | None) -> str:
+def bare(folder, python):
     """Return a PATH without any python, or with one python3 that is a script."""
     folder.mkdir()
     for tool in ("bash", "env", "dirname", "cat", "cksum", "grep"):
@@ -58,29 +56,27 @@ def bare(folder: Path, python: str | None) -> str:
 
 
 @pytest.mark.parametrize(
-    ("python", "told"),
+    ("python", "message"),
     [
         (None, "Python 3.11 to 3.14 is needed"),
         ("exit 1", "Python 3.11 to 3.14 is needed"),  # too old
         ("[[ $* != *ensurepip* ]]", "apt-get install python3-venv"),
     ],
 )
-def test_a_machine_without_a_fitting_python_is_told_what_it_lacks(
-    python: str | None, told: str, tmp_path: Path
-) -> None:
+def test_a_machine_without_a_fitting_python_learns_what_it_lacks(python, message, tmp_path):
     copy = tmp_path / "checkout"
     shutil.copytree(ROOT / "scripts", copy / "scripts")
     for file in ("pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / file, copy)
     done = call(copy, "./scripts/demo", PATH=bare(tmp_path / "bin", python))
     assert done.returncode == 1
-    assert told in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_demo_runs_and_a_second_time_does_not_train_again(checkout: Path, tmp_path: Path) -> None:
+def test_the_demo_runs_and_a_second_time_does_not_train_again(checkout, tmp_path):
     first = call(checkout, "./scripts/demo")
     assert first.returncode == 0, first.stderr[-2000:]
     for run in DEMO:
@@ -120,7 +116,7 @@ def test_the_demo_runs_and_a_second_time_does_not_train_again(checkout: Path, tm
 
 
 @pytest.mark.slow
-def test_the_test_script_checks_the_code_and_hands_its_arguments_to_pytest(tmp_path: Path) -> None:
+def test_the_test_script_checks_the_code_and_hands_its_arguments_to_pytest(tmp_path):
     folder = make_checkout(tmp_path / "small", ("pyproject.toml", "constraints.txt", "README.md"))
     (folder / "scripts").mkdir()
     for name in ("test", "environment"):

@@ -1,12 +1,9 @@
 """Simulations: a fast form of each part, against the rates that are promised."""
 
-from __future__ import annotations
-
 import importlib.machinery
 import importlib.util
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pandas as pd
 import pytest
@@ -15,14 +12,14 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "simulate"
 
 
 @pytest.fixture(scope="module")
-def simulate() -> ModuleType:
+def simulate():
     loader = importlib.machinery.SourceFileLoader("simulate", str(SCRIPT))
-    found = importlib.util.module_from_spec(importlib.util.spec_from_loader("simulate", loader))  # type: ignore[arg-type]
-    loader.exec_module(found)
-    return found
+    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("simulate", loader))
+    loader.exec_module(module)
+    return module
 
 
-def test_confident_errors_leave_answers_and_the_promise_holds(simulate: ModuleType) -> None:
+def test_confident_errors_leave_answers_and_the_promise_holds(simulate):
     rates = pd.DataFrame(simulate.start(15)).set_index(["errors", "images", "rule"])
     assert (rates["exceeds"] <= 0.2).all()
     before, now = (rates.loc[("some confident", 1000, rule), "answers"] for rule in ("before", "now"))
@@ -30,16 +27,14 @@ def test_confident_errors_leave_answers_and_the_promise_holds(simulate: ModuleTy
     assert rates.loc[("calibrated", 1000, "now"), "coverage"] > 0.45
 
 
-def test_lost_coverage_is_no_luck(simulate: ModuleType) -> None:
+def test_lost_coverage_is_no_luck(simulate):
     rates = pd.DataFrame(simulate.coverage_warning(40))
     assert rates["now"].max() <= 0.06
     assert rates["before"].max() > 0.05
 
 
-def test_parts_are_chosen_by_name(
-    simulate: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def coin(draws: int) -> list[dict[str, float]]:
+def test_parts_are_chosen_by_name(simulate, monkeypatch, capsys):
+    def coin(draws):
         """Heads."""
         return [{"draws": draws, "rate": 0.5}]
 

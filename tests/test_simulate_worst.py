@@ -1,7 +1,5 @@
 """Test of what is simulated for held-out sources, in a fast form."""
 
-from __future__ import annotations
-
 import runpy
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """The documentation site: it builds without a problem, and every page of it works in a browser."""
 
-from __future__ import annotations
-
 import functools
 import http.server
 import shutil
@@ -9,9 +7,7 @@ import subprocess
 import sys
 import threading
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,20 +18,20 @@ SERIOUS = """async () => (await axe.run({resultTypes: ["violations"]})).violatio
     .filter(each => ["serious", "critical"].includes(each.impact)).map(each => [each.id, each.nodes[0].html])"""
 
 
-def list_pages(nav: list[dict[str, Any]]) -> Iterator[str]:
+def list_pages(nav):
     for entry in nav:
-        for place in entry.values():
-            yield from [place] if isinstance(place, str) else list_pages(place)
+        for page in entry.values():
+            yield from [page] if isinstance(page, str) else list_pages(page)
 
 
-def test_every_page_is_in_the_navigation() -> None:
+def test_every_page_is_in_the_navigation():
     nav = tomllib.loads((ROOT / "zensical.toml").read_text(encoding="utf-8"))["project"]["nav"]
     pages = [file.relative_to(ROOT / "docs").as_posix() for file in (ROOT / "docs").rglob("*.md")]
     assert sorted(list_pages(nav)) == sorted(pages)
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def site(tmp_path_factory):
     """The site, built; a broken link or a missing image is an error."""
     pytest.importorskip("zensical")
     folder = tmp_path_factory.mktemp("site")
@@ -48,9 +44,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def address(site: Path) -> Iterator[str]:
+def address(site):
     class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None: ...
+        def log_message(self, *_): ...
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -58,19 +54,19 @@ def address(site: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def find_missing(site: Path, address: str, links: list[str]) -> list[str]:
+def find_missing(site, address, links):
     """Return the links into the site that lead to no file, or to no place in it."""
     collected = []
     for link in {link for link in links if link.startswith(address)}:
-        place, _, name = link.removeprefix(address).partition("#")
-        file = site / place / "index.html" if (site / place).is_dir() else site / place
+        path, _, name = link.removeprefix(address).partition("#")
+        file = site / path / "index.html" if (site / path).is_dir() else site / path
         if not file.is_file() or (name and f'id="{name}"' not in file.read_text(encoding="utf-8")):
             collected.append(link)
     return collected
 
 
 @pytest.mark.slow
-def test_every_page_works_and_asks_nothing_of_others(site: Path, address: str, chromium: Any) -> None:
+def test_every_page_works_and_asks_nothing_of_others(site, address, chromium):
     page, heard = chromium.new_page(viewport={"width": 1400, "height": 900}), []
     page.on("console", lambda said: heard.append(said.text) if said.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: heard.append(str(error)))
@@ -78,18 +74,18 @@ def test_every_page_works_and_asks_nothing_of_others(site: Path, address: str, c
     page.on("response", lambda got: got.status < 400 or heard.append(got.url))
     pages = sorted(file.parent.relative_to(site).as_posix() for file in site.rglob("index.html"))
     assert len(pages) > 50
-    for place in pages:
-        page.goto(address + ("" if place == "." else f"{place}/"))
-        assert find_missing(site, address, page.evaluate(ADDRESSES)) == [], place
-        assert heard == [], place
+    for path in pages:
+        page.goto(address + ("" if path == "." else f"{path}/"))
+        assert find_missing(site, address, page.evaluate(ADDRESSES)) == [], path
+        assert heard == [], path
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1400])
-def test_axe_finds_no_serious_violation(address: str, chromium: Any, axe: str, width: int) -> None:
+def test_axe_finds_no_serious_violation(address, chromium, axe, width):
     page = chromium.new_page(viewport={"width": width, "height": 900})
-    for place in CHECKED:
-        page.goto(address + place)
+    for path in CHECKED:
+        page.goto(address + path)
         page.evaluate(f"{axe}; 0")
-        assert page.evaluate(SERIOUS) == [], place
-        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), place
+        assert page.evaluate(SERIOUS) == [], path
+        assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), path

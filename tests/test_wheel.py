@@ -1,7 +1,5 @@
 """Installed wheel: works without the checkout."""
 
-from __future__ import annotations
-
 import csv
 import json
 import os
@@ -23,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheel(tmp_path_factory):
     out = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "--wheel-dir", str(out), str(ROOT)]
     subprocess.run(command, check=True, timeout=500)
@@ -32,7 +30,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def program(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def program(wheel, tmp_path_factory):
     """Command of a new environment with the wheel, which also sees the packages installed here."""
     folder = tmp_path_factory.mktemp("venv")
     venv.create(folder, with_pip=False)
@@ -46,28 +44,25 @@ def program(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bin_folder / "avatar-bench"
 
 
-def run(program: Path, folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run(program, folder, *words):
     surroundings = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(
         [str(program), *words], cwd=folder, env=surroundings, capture_output=True, text=True, timeout=500, check=False
     )
 
 
-def test_the_wheel_holds_every_yaml_and_the_marker_of_types(wheel: Path) -> None:
+def test_the_wheel_holds_every_yaml_and_the_marker_of_types(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     yamls = {f"avatar_bench/{file.relative_to(ROOT).as_posix()}" for file in ROOT.glob("conf/**/*.yaml")}
     entries = {file.relative_to(ROOT).as_posix() for file in ROOT.glob("avatar_bench/**/*.yaml")}
     assert "avatar_bench/evaluation/blocks/robustness/ru.yaml" in entries
     assert yamls | entries <= names
-    assert {
-        "avatar_bench/py.typed",
-        "avatar_bench/reporting/templates/card.html.jinja",
-    } <= names
+    assert {"avatar_bench/py.typed", "avatar_bench/reporting/templates/card.html.jinja"} <= names
     assert not any(name.startswith(("tests/", "conf/", "docs/", "studies/")) for name in names)
 
 
-def test_the_installed_command_is_the_wheels_own(program: Path, tmp_path: Path) -> None:
+def test_the_installed_command_is_the_wheels_own(program, tmp_path):
     done = run(program, tmp_path, "--version")
     assert (done.returncode, done.stdout) == (0, f"avatar-bench {__version__}\n")
     where = [str(program.with_name("python")), "-c", "import avatar_bench; print(avatar_bench.__file__)"]
@@ -75,9 +70,7 @@ def test_the_installed_command_is_the_wheels_own(program: Path, tmp_path: Path) 
     assert Path(stdout.strip()).is_relative_to(program.parents[1])
 
 
-def test_it_lists_prepares_trains_evaluates_and_predicts_from_another_folder(
-    program: Path, small: list[str], images: Path, tmp_path: Path
-) -> None:
+def test_it_lists_prepares_trains_evaluates_and_predicts_from_another_folder(program, small, images, tmp_path):
     audit = [f"block.data_audit.{option}" for option in ("resamples=100", "folds=2", "label_errors=false")]
     commands = [
         ["list", "models"],

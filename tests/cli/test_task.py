@@ -1,12 +1,8 @@
 """Tests of the errors of sweep jobs."""
 
-from __future__ import annotations
-
 import pickle
-from pathlib import Path
 from types import SimpleNamespace
 
-import pytest
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import OmegaConf
@@ -15,9 +11,7 @@ from avatar_bench.cli.app import main
 from avatar_bench.cli.task import CommandTask, JobError
 
 
-def test_a_job_of_a_sweep_carries_its_error_home(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_job_of_a_sweep_carries_its_error_home(monkeypatch, capsys):
     job = pickle.loads(pickle.dumps(CommandTask("train")))
     here = SimpleNamespace(
         mode=RunMode.MULTIRUN,
@@ -36,9 +30,7 @@ def test_a_job_of_a_sweep_carries_its_error_home(
     assert capsys.readouterr().err.startswith("seed=1: train needs a value for stage")
 
 
-def test_a_mistake_in_one_job_lets_the_others_go_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_mistake_in_one_job_lets_the_others_go_on(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["train", "-m", "data=folder", "data.root=nowhere", "mode=full", "stage=2,3"]
     assert main(words) == 3

@@ -1,15 +1,14 @@
 """Entries of the open doors: found by name, without import, in the package and in users' folders."""
 
-from __future__ import annotations
-
 import os
+import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from avatar_bench.config.entries import FOLDERS_VARIABLE, KINDS, find_entries, find_entry, use_folders
 from avatar_bench.errors import ConfigError
+from tests.builders.run_files import write_file
 
 OPTIONS = """
 from dataclasses import dataclass
@@ -23,96 +22,80 @@ class Mine(Options):
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path, monkeypatch):
     monkeypatch.setenv(FOLDERS_VARIABLE, str(tmp_path))
     return tmp_path
 
 
-def write(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8")
+def test_an_entry_is_found_with_its_yaml_and_not_imported(folder):
+    write_file(folder / "corruption" / "fog.py", "raise RuntimeError('imported')")
+    write_file(folder / "corruption" / "fog.yaml", "title: fog\n")
+    write_file(folder / "corruption" / "not a name.py", "")
+    entries = find_entries("corruption")
+    assert entries["fog"].about == {"title": "fog"}
+    assert not entries["fog"].is_builtin
+    assert "not a name" not in entries
 
 
-def test_an_entry_is_found_with_its_yaml_and_not_imported(folder: Path) -> None:
-    write(folder / "corruption" / "fog.py", "raise RuntimeError('imported')")
-    write(folder / "corruption" / "fog.yaml", "title: fog\n")
-    write(folder / "corruption" / "not a name.py", "")
-    found = find_entries("corruption")
-    assert found["fog"].about == {"title": "fog"}
-    assert not found["fog"].is_builtin
-    assert "not a name" not in found
-
-
-def test_an_entry_is_built_with_its_options(folder: Path) -> None:
-    write(folder / "corruption" / "mine.py", OPTIONS)
+def test_an_entry_is_built_with_its_options(folder):
+    write_file(folder / "corruption" / "mine.py", OPTIONS)
     assert find_entry("corruption", "mine").build({"size": 5}).size == 5
-    with pytest.raises(ConfigError, match=r"corruption\.mine\.sise: there is no such option; did you mean size"):
-        find_entry("corruption", "mine").build({"sise": 5})
-    with pytest.raises(ConfigError, match=r"corruption\.mine\.size=0: expected 1 or more"):
-        find_entry("corruption", "mine").build({"size": 0})
-    with pytest.raises(ConfigError, match=r"corruption\.mine=3: expected its options"):
-        find_entry("corruption", "mine").build(3)  # type: ignore[arg-type]
+    for kind, name, options, message in (
+        ("corruption", "mine", {"sise": 5}, r"corruption\.mine\.sise: there is no such option; did you mean size"),
+        ("corruption", "mine", {"size": 0}, r"corruption\.mine\.size=0: expected 1 or more"),
+        ("corruption", "mine", 3, r"corruption\.mine=3: expected its options"),
+        ("ood_score", "knn", {"k": 0}, r"ood_score\.knn\.k=0: expected 1 or more"),  # one of several in a module
+        ("ood_score", "max_logit", {"k": 1}, r"ood_score\.max_logit\.k: there is no such option"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            find_entry(kind, name).build(options)
 
 
-def test_an_option_of_one_of_several_in_a_module_is_named_with_its_entry() -> None:
-    with pytest.raises(ConfigError, match=r"ood_score\.knn\.k=0: expected 1 or more"):
-        find_entry("ood_score", "knn").build({"k": 0})
-    with pytest.raises(ConfigError, match=r"ood_score\.max_logit\.k: there is no such option"):
-        find_entry("ood_score", "max_logit").build({"k": 1})
+def test_modules_of_one_entry_import_one_another(folder):
+    write_file(folder / "block" / "mine" / "__init__.py", "from . import parts\nvalue = parts.value\n")
+    write_file(folder / "block" / "mine" / "parts.py", "value = 3\n")
+    assert find_entry("block", "mine").load().value == 3
 
 
-def test_modules_of_one_entry_import_one_another(folder: Path) -> None:
-    write(folder / "block" / "mine" / "__init__.py", "from . import parts\nvalue = parts.value\n")
-    write(folder / "block" / "mine" / "parts.py", "value = 3\n")
-    assert find_entry("block", "mine").load().value == 3  # type: ignore[attr-defined]
-
-
-def test_an_entry_that_cannot_be_imported_is_one_clear_error(folder: Path) -> None:
-    write(folder / "ood_score" / "broken.py", "import no_such_module\n")
+def test_an_entry_that_cannot_be_imported_is_one_clear_error(folder):
+    write_file(folder / "ood_score" / "broken.py", "import no_such_module\n")
     with pytest.raises(ConfigError, match=r"ood_score=broken: .*broken\.py cannot be imported: ModuleNotFoundError"):
         find_entry("ood_score", "broken").load()
-    write(folder / "ood_score" / "empty.py", "")
+    write_file(folder / "ood_score" / "empty.py", "")
     with pytest.raises(ConfigError, match="must define one public dataclass, not 0"):
         find_entry("ood_score", "empty").load_class()
 
 
-def test_an_unknown_name_lists_the_known_ones_and_the_folders_searched(folder: Path) -> None:
-    write(folder / "ood_score" / "mine.py", OPTIONS)
+def test_an_unknown_name_lists_the_known_ones_and_that_of_a_built_in_entry_is_refused(folder):
+    write_file(folder / "ood_score" / "mine.py", OPTIONS)
     with pytest.raises(ConfigError) as error:
         find_entry("ood_score", "mime")
     assert "did you mean mine?" in str(error.value)
     assert f"Searched {folder / 'ood_score'}." in str(error.value)
-
-
-def test_the_name_of_a_built_in_entry_is_refused(folder: Path) -> None:
-    write(folder / "block" / "blind_test" / "__init__.py", OPTIONS)
+    write_file(folder / "block" / "blind_test" / "__init__.py", OPTIONS)
     with pytest.raises(ConfigError, match="already has a block blind_test"):
         find_entries("block")
 
 
-def test_the_first_folder_wins_and_its_module_is_the_one_imported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_folder_wins_and_its_module_is_the_one_imported(tmp_path, monkeypatch):
     monkeypatch.delenv(FOLDERS_VARIABLE, raising=False)
     for name, value in (("one", 1), ("two", 2)):
-        write(tmp_path / name / "ood_score" / "mine.py", f"value = {value}\n")
+        write_file(tmp_path / name / "ood_score" / "mine.py", f"value = {value}\n")
     with use_folders([tmp_path / "two"]):
-        assert find_entry("ood_score", "mine").load().value == 2  # type: ignore[attr-defined]
+        assert find_entry("ood_score", "mine").load().value == 2
         with use_folders([tmp_path / "one"]):
-            assert find_entry("ood_score", "mine").load().value == 1  # type: ignore[attr-defined]
+            assert find_entry("ood_score", "mine").load().value == 1
     assert FOLDERS_VARIABLE not in os.environ
     assert "mine" not in find_entries("ood_score")
 
 
-def test_another_process_finds_users_modules_by_their_names(folder: Path) -> None:
-    import subprocess
-
-    write(folder / "ood_score" / "mine.py", "value = 7\n")
+def test_another_process_finds_users_modules_by_their_names(folder):
+    write_file(folder / "ood_score" / "mine.py", "value = 7\n")
     script = "import avatar_bench.user_entries.ood_score.mine as mine; assert mine.value == 7"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_built_in_entry_can_be_imported(kind: str) -> None:
+def test_every_built_in_entry_can_be_imported(kind):
     for entry in find_entries(kind).values():
         assert entry.load().__doc__, entry.module

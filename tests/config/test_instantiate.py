@@ -1,14 +1,9 @@
 """Nodes with `_target_`, as in any Hydra project: those of docs/extending.md, as a user trains with them."""
 
-from __future__ import annotations
-
 import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -18,33 +13,30 @@ from avatar_bench.cli.app import main
 from avatar_bench.config.instantiate import build, check_node
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.yaml_io import read_yaml
+from tests.builders.run_files import load_record, write_file
 from tests.test_readme import examples
 
-Train = Callable[..., Path]
 FILES = ("my/rates.py", "my/schedule/stairs.yaml", "my/logger/lines.yaml", "my/callbacks/rate.yaml")
 
 
 @pytest.fixture
-def my(tmp_path: Path) -> Iterator[Path]:
+def my(tmp_path):
     """Folder with the module and the yaml that docs/extending.md shows."""
-    found = dict(examples("docs/extending.md", ("py", "yaml")))
+    bodies = dict(examples("docs/extending.md", ("py", "yaml")))
     for file in FILES:
-        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / file).write_text(found[file], encoding="utf-8")
+        write_file(tmp_path / file, bodies[file])
     sys.modules.pop("rates", None)
     yield tmp_path / "my"
     sys.modules.pop("rates", None)
 
 
-def read_group(run: Path, name: str = "last.ckpt") -> dict[str, Any]:
+def read_group(run, name="last.ckpt"):
     """Return the only parameter group of the optimizer in a checkpoint."""
     (group,) = torch.load(run / "checkpoints" / name, weights_only=True)["optimizer_states"][0]["param_groups"]
-    return group  # type: ignore[no-any-return]
+    return group
 
 
-def test_a_run_is_trained_with_a_schedule_logger_and_callback_of_a_users_folder(
-    my: Path, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_is_trained_with_a_schedule_logger_and_callback_of_a_users_folder(my, train, tmp_path, capsys):
     run = train(
         tmp_path / "run",
         *("-cd", str(my), "epochs=2", "lr=1e-3", "trainer.limit_batches=2"),
@@ -62,7 +54,7 @@ def test_a_run_is_trained_with_a_schedule_logger_and_callback_of_a_users_folder(
     assert capsys.readouterr().err.count("\nlr ") == 1
 
 
-def test_words_alone_choose_an_optimizer_a_schedule_and_a_callback(train: Train, tmp_path: Path) -> None:
+def test_words_alone_choose_an_optimizer_a_schedule_and_a_callback(train, tmp_path):
     run = train(
         tmp_path / "run",
         *("lr=1e-3", "optimizer._target_=torch.optim.NAdam", "optimizer.momentum_decay=0.01"),
@@ -77,30 +69,20 @@ def test_words_alone_choose_an_optimizer_a_schedule_and_a_callback(train: Train,
     assert any("Timer" in name for name in callbacks)
 
 
-def test_sharpness_aware_minimisation_takes_any_optimizer_as_its_base(train: Train, tmp_path: Path) -> None:
-    words = ["optimizer=sam", "optimizer._target_=torch.optim.RAdam", "trainer.limit_batches=2"]
-    run = train(tmp_path / "run", *words)
+def test_sharpness_aware_minimisation_takes_any_optimizer_as_its_base(train, tmp_path):
+    run = train(tmp_path / "run", "optimizer=sam", "optimizer._target_=torch.optim.RAdam", "trainer.limit_batches=2")
     assert "decoupled_weight_decay" in read_group(run)
-    assert json.loads((run / "run.json").read_text())["passes_per_step"] == 2
+    assert load_record(run)["passes_per_step"] == 2
 
 
 @pytest.mark.slow
-def test_a_sweep_under_joblib_builds_what_its_options_name(my: Path, small: list[str], tmp_path: Path) -> None:
+def test_a_sweep_under_joblib_builds_what_its_options_name(my, small, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    words = [
-        "-m",
-        "-cd",
-        str(my),
-        "hydra/launcher=joblib",
-        "optimizer.name=adamw,lion",
-        "schedule=stairs",
-        "logger=lines",
-    ]
+    words = ["-m", "-cd", str(my), "hydra/launcher=joblib", "optimizer.name=adamw,lion", "schedule=stairs"]
     kept = [word for word in small if word != "logger=none"]
-    command = [sys.executable, "-m", "avatar_bench", "train", *kept, *words, "trainer.limit_batches=1"]
-    done = subprocess.run(
-        [*command, f"out={tmp_path / 'sweep'}"], capture_output=True, text=True, check=False, timeout=300
-    )
+    command = [sys.executable, "-m", "avatar_bench", "train", *kept, *words, "logger=lines", "trainer.limit_batches=1"]
+    command += [f"out={tmp_path / 'sweep'}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(list((tmp_path / "sweep").glob("*/steps.jsonl"))) == 2
     names = {read_yaml(file)["optimizer"]["name"] for file in (tmp_path / "sweep").glob("*/config.yaml")}
@@ -109,7 +91,7 @@ def test_a_sweep_under_joblib_builds_what_its_options_name(my: Path, small: list
 
 
 @pytest.mark.parametrize("flag", [["--cfg", "job"], ["--info", "defaults"]])
-def test_hydra_shows_what_is_composed(flag: list[str], my: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_hydra_shows_what_is_composed(flag, my, capfd):
     words = ["optimizer._target_=torch.optim.NAdam", "schedule=stairs", "logger=[csv,lines]", "callbacks=[ema,rate]"]
     assert main(["train", "-cd", str(my), *words, *flag]) == 0
     shown = capfd.readouterr().out
@@ -119,9 +101,7 @@ def test_hydra_shows_what_is_composed(flag: list[str], my: Path, capfd: pytest.C
     assert [name for name in expected if name not in shown] == []
 
 
-def test_pretrain_steps_a_plateau_by_the_training_loss_and_calls_a_callback_of_a_user(
-    my: Path, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_pretrain_steps_a_plateau_by_the_training_loss_and_calls_a_callback_of_a_user(my, small, tmp_path, capsys):
     kept = [word for word in small if not word.startswith(("epochs", "lr", "data.blind", "data.augment"))]
     sink = ["schedule=plateau", "schedule.patience=0", "schedule.threshold=1e9", "schedule.threshold_mode=abs"]
     rate = ["callbacks.rate._target_=rates.RatePrinter", "callbacks.rate.every=2"]
@@ -134,13 +114,11 @@ def test_pretrain_steps_a_plateau_by_the_training_loss_and_calls_a_callback_of_a
     assert last["optimizer_states"][0]["param_groups"][0]["lr"] == 2.5e-4
 
 
-def test_an_error_of_a_users_class_names_its_line_and_resuming_asks_for_its_folder(
-    my: Path, train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_error_of_a_users_class_names_its_line_and_resuming_asks_for_its_folder(my, train, tmp_path, capsys):
     text = (my / "rates.py").read_text(encoding="utf-8")
     (my / "rates.py").write_text(text.replace("print(f", "None(f"), encoding="utf-8")
     run = train(tmp_path / "run", "-cd", str(my), "epochs=2", "callbacks=rate", code=2)
-    error = json.loads((run / "run.json").read_text())["error"]
+    error = load_record(run)["error"]
     assert error.startswith(f"{my / 'rates.py'}, line ")
     assert "TypeError" in error
     capsys.readouterr()
@@ -162,19 +140,13 @@ def test_an_error_of_a_users_class_names_its_line_and_resuming_asks_for_its_fold
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        (
-            "from torch.optim import Optimizer",
-            "from torch.optim import Optimiser",
-            "rates.Stairs: ImportError",
-        ),
+        ("from torch.optim import Optimizer", "from torch.optim import Optimiser", "rates.Stairs: ImportError"),
         ("max(1, steps // epochs)", "steps // 0", "schedule._target_=rates.Stairs: ZeroDivisionError"),
         ("class Stairs(StepLR)", "class Stairs(dict)", "schedule._target_=rates.Stairs: "),
         ("class Lines(Logger)", "class Lines(pl.Callback)", "expected a class of Loggers, but it makes Lines"),
     ],
 )
-def test_a_broken_class_is_one_error_that_names_its_option(
-    old: str, new: str, expected: str, my: Path, train: Train, tmp_path: Path, capsys: Any
-) -> None:
+def test_a_broken_class_is_one_error_that_names_its_option(old, new, expected, my, train, tmp_path, capsys):
     text = (my / "rates.py").read_text(encoding="utf-8")
     assert old in text
     (my / "rates.py").write_text(text.replace(old, new), encoding="utf-8")
@@ -184,7 +156,7 @@ def test_a_broken_class_is_one_error_that_names_its_option(
     assert "internal error" not in message
 
 
-def test_choices_of_users_are_listed_beside_the_built_in_ones(my: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_choices_of_users_are_listed_beside_the_built_in_ones(my, capsys):
     collected = {}
     for kind in ("schedules", "loggers", "callbacks"):
         assert main(["list", kind, "-cd", str(my)]) == 0
@@ -195,7 +167,7 @@ def test_choices_of_users_are_listed_beside_the_built_in_ones(my: Path, capsys: 
     assert {"ema", "rate"} <= collected["callbacks"].keys()
 
 
-def test_an_argument_stands_for_a_value_of_the_run_and_for_no_variable() -> None:
+def test_an_argument_stands_for_a_value_of_the_run_and_for_no_variable():
     node = {"_target_": "builtins.dict", "a": "{steps}", "b": "x/{steps}", "c": ["{steps}", "{e}"]}
     assert build("a", node, dict, steps=3) == {"a": 3, "b": "x/3", "c": [3, "{e}"]}
     with pytest.raises(ConfigError, match="cannot contain"):
@@ -209,12 +181,12 @@ def test_an_argument_stands_for_a_value_of_the_run_and_for_no_variable() -> None
         ({"b": 1}, "expected {_target_: CLASS"),
         (
             {"_target_": "torch.optim.Adamm"},
-            "a._target_=torch.optim.Adamm: torch.optim has no Adamm; did you mean Adam",
+            "a._target_=torch.optim.Adamm: torch.optim has no Adamm; did you mean",
         ),
         ({"_target_": "torch.optim.Adam", "bets": 1}, "a.bets: there is no such option; did you mean betas?"),
     ],
 )
-def test_a_node_is_checked_before_it_is_built(node: Any, expected: str) -> None:
+def test_a_node_is_checked_before_it_is_built(node, expected):
     with pytest.raises(ConfigError) as error:
         check_node("a", node)
     assert expected in error.value.lines[0]

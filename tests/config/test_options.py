@@ -21,14 +21,14 @@ class Some(Options):
     level: float = option(0.5, help="level", check=lambda value: 0 < value < 1, expected="above 0 and below 1")
 
 
-def test_valid_values_are_taken_and_defaults_are_not_shared() -> None:
+def test_valid_values_are_taken_and_defaults_are_not_shared():
     assert Some(at="native", kinds=["b", "a"], count=1, share=1.0, level=0.9).share == 1.0
     Some().kinds.append("b")
     assert Some().kinds == ["a"]
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("values", "message"),
     [
         ({"at": "x"}, r"\.at=x: expected one of input, native\."),
         ({"kinds": ["a", "c"]}, r"expected some of a, b\."),
@@ -37,12 +37,12 @@ def test_valid_values_are_taken_and_defaults_are_not_shared() -> None:
         ({"level": 1}, r"expected above 0 and below 1\."),
     ],
 )
-def test_an_invalid_value_is_refused_with_what_is_expected(given: dict[str, object], message: str) -> None:
+def test_an_invalid_value_is_refused_with_what_is_expected(values, message):
     with pytest.raises(ConfigError, match=message):
-        Some(**given)  # type: ignore[arg-type]
+        Some(**values)
 
 
-def test_what_is_known_of_options_is_read_from_the_class() -> None:
-    collected = {each.name: (known.help, get_default(each)) for each, known in iterate_options(Some)}
+def test_what_is_known_of_options_is_read_from_the_class():
+    collected = {member.name: (known.help, get_default(member)) for member, known in iterate_options(Some)}
     assert collected["kinds"] == ("which", ["a"])
     assert list(collected) == ["at", "kinds", "count", "share", "level"]

@@ -1,12 +1,11 @@
 """Plug-ins: found by their folder or an entry point, listed without import, and named where they are missing."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -17,12 +16,13 @@ from avatar_bench.cli.app import main
 from avatar_bench.config import catalogue, entries
 from avatar_bench.config.entries import KINDS, find_entries, find_plugins
 from avatar_bench.errors import ConfigError
+from tests.builders.run_files import write_file
 from tests.builders.walks import walk
 from tests.commands.test_all_blocks import QUICK
 from tests.test_readme import examples
 
 PLUGINS = Path(entries.__file__).parents[1] / "plugins"
-ASKED = {  # words that ask for something of each plug-in
+REQUESTS = {  # words that ask for something of each plug-in
     "app": [["app"], ["export", "ckpt=run", "out=page.html"]],
     "evidence": [["predict", "ckpt=run", "input=.", "evidence=true"]],
     "hub": [["push", "ckpt=run", "to=shared"], ["evaluate", "ckpt=hf:owner/name"]],
@@ -34,48 +34,29 @@ ASKED = {  # words that ask for something of each plug-in
 }
 
 
-def write(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text, encoding="utf-8")
-
-
-def copy_package(root: Path, *left_out: str) -> None:
-    """Copy the package and conf/ below `root`, without what the patterns name."""
-    for name in ("avatar_bench", "conf"):
-        shutil.copytree(PLUGINS.parents[1] / name, root / name, ignore=shutil.ignore_patterns(*left_out))
-
-
-def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def install(folder, monkeypatch):
     """Install a package with a plug-in, as pip would."""
-    write(folder / "greetings" / "__init__.py", "raise RuntimeError('imported')\n")
-    write(folder / "greetings" / "about.yaml", "summary: greetings of all kinds\n")
-    write(folder / "greetings-1.dist-info" / "METADATA", "Name: greetings\nVersion: 1\n")
-    write(folder / "greetings-1.dist-info" / "entry_points.txt", "[avatar_bench.plugins]\nhello = greetings\n")
+    write_file(folder / "greetings" / "__init__.py", "raise RuntimeError('imported')\n")
+    write_file(folder / "greetings" / "about.yaml", "summary: greetings of all kinds\n")
+    write_file(folder / "greetings-1.dist-info" / "METADATA", "Name: greetings\nVersion: 1\n")
+    write_file(folder / "greetings-1.dist-info" / "entry_points.txt", "[avatar_bench.plugins]\nhello = greetings\n")
     monkeypatch.syspath_prepend(folder)
 
 
-def test_the_index_names_what_the_folders_provide() -> None:
+def test_the_index_names_what_the_folders_provide():
     index = yaml.safe_load((PLUGINS / "index.yaml").read_text(encoding="utf-8"))
     names = {file.parent.name for file in PLUGINS.glob("*/about.yaml")}
-    provided = {
-        name: {
-            kind: sorted(collected)
-            for kind in KINDS
-            if (
-                collected := [
-                    each for each, entry in find_entries(kind).items() if PLUGINS / name in entry.module.parents
-                ]
-            )
-        }
-        for name in names
-    }
-    stated = {name: {kind: collected for kind, collected in index[name].items() if kind != "option"} for name in names}
+    provided = {name: {} for name in names}
+    for kind in KINDS:
+        for name, entry in sorted(find_entries(kind).items()):
+            if PLUGINS in entry.module.parents:
+                plugin = entry.module.relative_to(PLUGINS).parts[0]
+                provided[plugin].setdefault(kind, []).append(name)
+    stated = {name: {kind: entries for kind, entries in index[name].items() if kind != "option"} for name in names}
     assert provided == stated
 
 
-def test_a_plugin_of_another_package_is_listed_without_being_imported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_plugin_of_another_package_is_listed_without_being_imported(tmp_path, monkeypatch, capsys):
     install(tmp_path, monkeypatch)
     assert main(["list", "plugins"]) == 0
     (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("hello ")]
@@ -83,10 +64,8 @@ def test_a_plugin_of_another_package_is_listed_without_being_imported(
     assert "greetings" not in sys.modules
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder in which pip has installed the wheel of a plug-in with entries of docs/extending.md."""
-    folder = tmp_path_factory.mktemp("wheel")
+def install_examples(folder):
+    """Install the wheel of a plug-in with entries of docs/extending.md by pip; return the folder of packages."""
     wheel, about = folder / "ours-1-py3-none-any.whl", "ours-1.dist-info"
     texts = {f"ours/{file.removeprefix('my/')}": body for file, body in examples("docs/extending.md", ("py",))}
     entries = ("ours/command/count.py", "ours/prediction_column/dimensions.py", "ours/prediction_output/md.py")
@@ -107,14 +86,13 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_a_wheel_adds_a_command_a_column_and_an_output(
-    installed: Path, tiny_run: Path, images: Path, tmp_path: Path
-) -> None:
+def test_a_wheel_adds_a_command_a_column_and_an_output(tiny_run, images, tmp_path):
     file = tmp_path / "out.md"
     words = [f"ckpt={tiny_run}", f"input={images / 'blind'}", f"output={file}", "dimensions=true", "workers=0"]
     commands = [["list", "plugins"], ["--help"], ["count", "--help"], ["count", str(images / "blind.csv"), "by=label"]]
     commands += [["count", "by=lable"], ["predict", *words]]
-    ends = walk(commands, tmp_path, os.pathsep.join([str(installed), str(PLUGINS.parents[1])]))
+    packages = [str(install_examples(tmp_path)), str(PLUGINS.parents[1])]
+    ends = walk(commands, tmp_path, os.pathsep.join(packages))
     assert [code for code, _, _ in ends] == [0, 0, 0, 0, 2, 0], ends
     listed, helped, count_helped, counted, *_ = (out for _, out, _ in ends)
     assert "ours" in listed
@@ -128,11 +106,9 @@ def test_a_wheel_adds_a_command_a_column_and_an_output(
     assert all(re.search(r"\| \d+x\d+ \|$", row) for row in rows)
 
 
-def test_a_plugin_that_cannot_be_used_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_plugin_that_cannot_be_used_is_named(tmp_path, monkeypatch, capsys):
     install(tmp_path, monkeypatch)
-    write(tmp_path / "greetings" / "command" / "greet.py", '"""greet: greet."""\n')
+    write_file(tmp_path / "greetings" / "command" / "greet.py", '"""greet: greet."""\n')
     assert main(["greet"]) == 2
     assert "greet.py cannot be imported: RuntimeError: imported" in capsys.readouterr().err
     (tmp_path / "greetings" / "about.yaml").unlink()
@@ -140,32 +116,19 @@ def test_a_plugin_that_cannot_be_used_is_named(
     assert "The package greetings is no plug-in" in capsys.readouterr().err
 
 
-def test_what_a_study_provides_is_of_its_folder(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["evaluate", "block=transformers"]) == 2
-    assert "add -cd studies/avatar_types" in capsys.readouterr().err
-
-
-def test_the_name_of_another_entry_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_name_of_another_entry_is_refused(tmp_path, monkeypatch):
     install(tmp_path, monkeypatch)
-    write(tmp_path / "greetings" / "command" / "train.py", "")
+    write_file(tmp_path / "greetings" / "command" / "train.py", "")
     with pytest.raises(ConfigError, match="avatar_bench already has a command train"):
         find_entries("command")
 
 
-def test_what_is_missing_is_of_a_plugin(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(entries, "find_plugins", dict)
-    known = find_entries("command")
-    monkeypatch.setattr(entries, "find_entries", lambda kind: known if kind == "command" else {})
-    for name in set(known) & {"app", "push", "pretrain"}:
-        del known[name]
-    for name, plugin in (("app", "app"), ("push", "hub"), ("pretrain", "pretrain")):
-        assert main([name]) == 2
-        assert f"{name}: this is of the plug-in {plugin}, which is not" in capsys.readouterr().err
+def test_what_a_study_provides_is_of_its_folder(capsys):
+    assert main(["evaluate", "block=transformers"]) == 2
+    assert "add -cd studies/avatar_types" in capsys.readouterr().err
 
 
-def test_the_plugins_have_a_summary_and_an_extra_that_exists() -> None:
-    import tomllib
-
+def test_the_plugins_have_a_summary_and_an_extra_that_exists():
     project = tomllib.loads((PLUGINS.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for plugin in find_plugins().values():
         assert plugin.about["summary"]
@@ -174,10 +137,11 @@ def test_the_plugins_have_a_summary_and_an_extra_that_exists() -> None:
 
 
 @pytest.mark.slow
-def test_everything_else_works_without_plugins(small: list[str], tiny_run: Path, images: Path, tmp_path: Path) -> None:
+def test_everything_else_works_without_plugins(small, tiny_run, images, tmp_path):
     root = tmp_path / "copy"
-    copy_package(root, "*.pyc.*")  # with its bytecode, but no file of it that is being written
-    for name in ASKED:
+    for name in ("avatar_bench", "conf"):  # with its bytecode, but no file of it that is being written
+        shutil.copytree(PLUGINS.parents[1] / name, root / name, ignore=shutil.ignore_patterns("*.pyc.*"))
+    for name in REQUESTS:
         shutil.rmtree(root / "avatar_bench" / "plugins" / name)
     shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
     commands = [
@@ -190,10 +154,10 @@ def test_everything_else_works_without_plugins(small: list[str], tiny_run: Path,
         + [word for word in QUICK if word.split(".")[1] in ("blind_test", "gradcam", "out_of_domain")],
         ["report", "runs=run"],
     ]
-    asked = [(name, words) for name, more in ASKED.items() for words in more]
-    ends = walk([*commands, *(words for _, words in asked)], tmp_path, str(root))
-    assert [code for code, _, _ in ends] == [0] * len(commands) + [2] * len(asked), ends
-    for (name, words), (_, _, err) in zip(asked, ends[len(commands) :], strict=True):
+    requests = [(name, words) for name, more in REQUESTS.items() for words in more]
+    ends = walk([*commands, *(words for _, words in requests)], tmp_path, str(root))
+    assert [code for code, _, _ in ends] == [0] * len(commands) + [2] * len(requests), ends
+    for (name, words), (_, _, err) in zip(requests, ends[len(commands) :], strict=True):
         assert f"this is of the plug-in {name}, which is not part of this installation" in err, words
     shutil.rmtree(root / "avatar_bench" / "plugins")  # with the index of what they provide
     ((code, _, err),) = walk([["push"]], tmp_path, str(root))

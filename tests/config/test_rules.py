@@ -1,15 +1,13 @@
 """The rules of each command's options, on configurations that Hydra composed."""
 
-from __future__ import annotations
-
 import re
 import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from avatar_bench.config.catalogue import PLAIN_COMMANDS, find_choices, find_commands, find_conf_folder
 from avatar_bench.config.composition import register
@@ -29,25 +27,25 @@ BASE = {
 
 
 @pytest.fixture(autouse=True)
-def _hydra() -> Iterator[None]:
+def _hydra():
     register("train")  # before Hydra is initialized, as the program does
     with initialize_config_dir(str(find_conf_folder()), version_base="1.3"):
         yield
 
 
-def composed(command: str, words: Sequence[str] = ()) -> DictConfig:
+def composed(command, words=()):
     register(command, words)  # and the blocks in its defaults, or named
     return compose(command, [*BASE[command], *words])
 
 
 @pytest.mark.parametrize("command", BASE)
-def test_the_defaults_keep_every_rule(command: str) -> None:
+def test_the_defaults_keep_every_rule(command):
     check_config(command, composed(command))
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_every_choice_of_train_keeps_every_rule(group: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment, "refuse_missing_devices", lambda *asked: None)  # this machine need not have a GPU
+def test_every_choice_of_train_keeps_every_rule(group, monkeypatch):
+    monkeypatch.setattr(environment, "refuse_missing_devices", lambda *devices: None)  # which may lack a GPU
     for name in find_choices(group):
         words = ["model.backbone=resnet34"] if name == "timm" else []
         check_config("train", composed("train", [f"{group}={name}", *words]))
@@ -70,17 +68,14 @@ STUDY = {"flip": 0.5, "jitter": [0.2, 0.2, 0.2, 0.05], "rotation": 10, "noise": 
         (["sweep=leave_one_source_out"], {}),
     ],
 )
-def test_the_augmentation_is_that_of_the_command_line_then_the_recipe_then_the_mode(
-    words: list[str], expected: dict[str, object]
-) -> None:
-    found = OmegaConf.to_container(composed("train", words).data.augment)
-    assert isinstance(found, dict)
-    active = {name: each for name, each in found.items() if (any(each) if isinstance(each, list) else each)}
+def test_the_augmentation_is_that_of_the_command_line_then_the_recipe_then_the_mode(words, expected):
+    augmentation = OmegaConf.to_container(composed("train", words).data.augment)
+    active = {name: value for name, value in augmentation.items() if np.any(value)}
     assert active == expected
 
 
 @pytest.mark.parametrize(
-    ("command", "words", "told"),
+    ("command", "words", "message"),
     [
         ("train", ["mode=full", "stage=2"], "stage=2: mode 'full' has 1 stage"),
         ("train", ["stage=0"], "stage=0: expected at least 1"),
@@ -106,11 +101,7 @@ def test_the_augmentation_is_that_of_the_command_line_then_the_recipe_then_the_m
         ("train", ["data=run", "data.root=null"], "for evaluate"),
         ("train", ["optimizer=sam", "optimizer.rho=0"], "optimizer.rho=0.0: expected more than 0"),
         ("train", ["optimizer.name=lio"], "there is no such optimizer; did you mean lion"),
-        (
-            "train",
-            ["optimizer.weigth_decay=0"],
-            "there is no such option; did you mean weight_decay?",
-        ),
+        ("train", ["optimizer.weigth_decay=0"], "there is no such option; did you mean weight_decay?"),
         ("train", ["optimizer._target_=torch.optim.NAdam", "optimizer.momentum=1"], "did you mean momentum_decay?"),
         ("train", ["++logger.csv.tag=x"], "logger.csv.tag: there is no such option"),
         ("train", ["schedule=cosine", "schedule.warmup_epochs=x"], "schedule.warmup_epochs=x: expected 0 or more"),
@@ -118,11 +109,7 @@ def test_the_augmentation_is_that_of_the_command_line_then_the_recipe_then_the_m
         ("train", ["callbacks.progres=false"], "callbacks.progres: no such option; did you mean progress?"),
         ("train", ["optimizer.adaptive=true"], "optimizer.adaptive=true requires optimizer.rho=VALUE"),
         ("train", ["++schedule.warmup_epochs=1"], "schedule={'warmup_epochs': 1}: expected {_target_: CLASS, ...}"),
-        (
-            "train",
-            ["schedule=cosine", "schedule.warmup_epochs=3", "epochs=3"],
-            "expected fewer than the 3 epochs",
-        ),
+        ("train", ["schedule=cosine", "schedule.warmup_epochs=3", "epochs=3"], "expected fewer than the 3 epochs"),
         ("train", ["trainer.precision=16"], "trainer.precision=16"),
         ("train", ["model.weights=nowhere.pth"], "no such file"),
         ("train", ["callbacks=[ema,swa]"], "exclude each other"),
@@ -145,10 +132,10 @@ def test_the_augmentation_is_that_of_the_command_line_then_the_recipe_then_the_m
         ("predict", ["precision=64"], "32, bf16, 16 or int8"),
     ],
 )
-def test_a_broken_rule_names_the_option_and_what_was_expected(command: str, words: list[str], told: str) -> None:
+def test_a_broken_rule_names_the_option_and_what_was_expected(command, words, message):
     with pytest.raises(ConfigError) as caught:
         check_config(command, composed(command, words))
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 3
 
 
@@ -162,31 +149,24 @@ def test_a_broken_rule_names_the_option_and_what_was_expected(command: str, word
         ("predict", ["output=-"]),
         ("predict", ["output=A.CSV"]),
         ("predict", ["output=a.parquet"]),
+        ("train", [f"model.weights='{__file__}'"]),  # any file
     ],
 )
-def test_values_at_the_edge_are_taken(command: str, words: list[str]) -> None:
+def test_values_at_the_edge_are_taken(command, words):
     check_config(command, composed(command, words))
 
 
-def test_weights_may_be_a_file(tmp_path: Path) -> None:
-    (tmp_path / "a.pth").touch()
-    check_config("train", composed("train", [f"model.weights='{tmp_path}/a.pth'"]))
-
-
-def test_a_missing_value_is_named_with_an_example() -> None:
+def test_a_missing_value_is_named_with_an_example():
     register("predict")
     with pytest.raises(ConfigError) as caught:
         check_config("predict", compose("predict"))
-    assert caught.value.lines == (
-        "predict needs a value for input",
-        "for example: avatar-bench predict input=photos/",
-    )
+    assert caught.value.lines == ("predict needs a value for input", "for example: avatar-bench predict input=photos/")
 
 
-def test_the_guards_that_may_be_passed_are_those_there_are() -> None:
+def test_the_guards_that_may_be_passed_are_those_there_are():
     package = Path(sys.modules[check_config.__module__].__file__ or "").parents[1]
     sources = [file.read_text(encoding="utf-8") for file in package.rglob("*.py")]
-    asked = {name for text in sources for name in re.findall(r'"(\w+)" (?:not )?in (?:\w+\.)?allow\b', text)}
+    guards = {name for text in sources for name in re.findall(r'"(\w+)" (?:not )?in (?:\w+\.)?allow\b', text)}
     commands = [name for name in find_commands() if name not in PLAIN_COMMANDS]
     stated = [find_option(find_schema(command), "allow") for command in commands]
-    assert {guard for each in stated if each is not None for guard in each[1].list_choices()} == asked
+    assert {guard for option in stated if option is not None for guard in option[1].list_choices()} == guards

@@ -1,13 +1,7 @@
 """Progress bars: where they are shown, what they show, and lines printed beside them."""
 
-from __future__ import annotations
-
 import io
 import sys
-from collections.abc import Callable
-from pathlib import Path
-
-import pytest
 
 from avatar_bench.cli.app import main
 from avatar_bench.console import progress
@@ -16,18 +10,18 @@ from avatar_bench.console.terminal import print_line
 
 
 class Terminal(io.StringIO):
-    def isatty(self) -> bool:
+    def isatty(self):
         return True
 
 
-def use_terminal(monkeypatch: pytest.MonkeyPatch, delay: int = 0) -> Terminal:
+def use_terminal(monkeypatch, delay=0):
     """Make standard error a terminal; called in a test, as pytest sets standard error before each."""
     monkeypatch.setattr(sys, "stderr", stream := Terminal())
     monkeypatch.setattr(progress, "_DELAY", delay)
     return stream
 
 
-def test_a_bar_shows_count_rate_and_time_left_and_is_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bar_shows_count_rate_and_time_left_and_is_removed(monkeypatch):
     terminal = use_terminal(monkeypatch)
     assert list(track([5, 6, 7], "faces")) == [5, 6, 7]
     shown = terminal.getvalue().split("\r")
@@ -36,15 +30,10 @@ def test_a_bar_shows_count_rate_and_time_left_and_is_removed(monkeypatch: pytest
     assert shown[-1].strip() == ""  # the line is empty again
 
 
-def test_a_bar_waits_for_two_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_bar_is_shown_for_two_seconds_where_it_is_turned_off_or_there_is_no_terminal(monkeypatch):
     terminal = use_terminal(monkeypatch, delay=2)
     list(track(range(3), "faces"))
     assert terminal.getvalue().strip() == ""
-
-
-def test_no_bar_is_shown_where_it_is_turned_off_or_there_is_no_terminal(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
     terminal = use_terminal(monkeypatch)
     with use_progress(False):
         list(track(range(3), "faces"))
@@ -54,7 +43,7 @@ def test_no_bar_is_shown_where_it_is_turned_off_or_there_is_no_terminal(
     assert stream.getvalue() == ""
 
 
-def test_a_line_is_printed_without_the_bar_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_is_printed_without_the_bar_in_it(monkeypatch):
     terminal = use_terminal(monkeypatch)
     with open_bar("faces", 3) as bar:
         bar.update()
@@ -64,9 +53,7 @@ def test_a_line_is_printed_without_the_bar_in_it(monkeypatch: pytest.MonkeyPatch
     assert before.endswith("\r")
 
 
-def test_training_shows_one_bar_for_all_epochs_and_evaluation_one_for_all_blocks(
-    train: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_shows_one_bar_for_all_epochs_and_evaluation_one_for_all_blocks(train, tmp_path, monkeypatch):
     terminal = use_terminal(monkeypatch)
     train(tmp_path / "run", "epochs=2", "callbacks.progress=true")
     assert "batch/s" in terminal.getvalue()

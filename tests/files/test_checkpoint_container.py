@@ -1,10 +1,6 @@
 """Archives with something before or behind them, or whose directory is not what their records are."""
 
-from __future__ import annotations
-
 import zipfile
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +9,7 @@ from avatar_bench.errors import CheckpointError
 from avatar_bench.models.checkpoint import read_checkpoint
 
 
-def test_what_lies_before_or_behind_is_refused(small_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+def test_what_lies_before_or_behind_is_refused(small_checkpoint, tmp_path):
     file = small_checkpoint(tmp_path / "x.ckpt")
     data = file.read_bytes()
     read_checkpoint(file)
@@ -23,7 +19,7 @@ def test_what_lies_before_or_behind_is_refused(small_checkpoint: Callable[..., P
             read_checkpoint(file)
 
 
-def test_a_record_that_claims_to_be_a_folder_is_refused(small_checkpoint: Callable[..., Path], tmp_path: Path) -> None:
+def test_a_record_that_claims_to_be_a_folder_is_refused(small_checkpoint, tmp_path):
     file = small_checkpoint(tmp_path / "x.ckpt")
     data = bytearray(file.read_bytes())
     entry = data.rindex(b"x/data/0") - 46  # of the directory: torch would take the tensor's bytes for none
@@ -33,7 +29,7 @@ def test_a_record_that_claims_to_be_a_folder_is_refused(small_checkpoint: Callab
         read_checkpoint(file)
 
 
-def test_a_tensor_that_claims_more_than_its_record_is_refused(tmp_path: Path) -> None:
+def test_a_tensor_that_claims_more_than_its_record_is_refused(tmp_path):
     torch.save({"a": torch.arange(10.0)}, tmp_path / "x.ckpt")
     with zipfile.ZipFile(tmp_path / "x.ckpt") as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
@@ -48,7 +44,7 @@ def test_a_tensor_that_claims_more_than_its_record_is_refused(tmp_path: Path) ->
             read_checkpoint(tmp_path / "y.ckpt")
 
 
-def test_an_archive_that_another_writer_made_of_the_same_records_is_read(tmp_path: Path) -> None:
+def test_an_archive_that_another_writer_made_of_the_same_records_is_read(tmp_path):
     torch.save({"a": torch.arange(10.0)}, tmp_path / "x.ckpt")
     with zipfile.ZipFile(tmp_path / "x.ckpt") as archive, zipfile.ZipFile(tmp_path / "y.ckpt", "w") as other:
         for name in archive.namelist():
@@ -56,7 +52,7 @@ def test_an_archive_that_another_writer_made_of_the_same_records_is_read(tmp_pat
     assert torch.equal(read_checkpoint(tmp_path / "y.ckpt")["a"], torch.arange(10.0))
 
 
-def test_records_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
+def test_records_that_share_their_bytes_are_refused(tmp_path):
     torch.save({"a": torch.arange(10_000.0)}, tmp_path / "x.ckpt")
     data = (tmp_path / "x.ckpt").read_bytes()
     with zipfile.ZipFile(tmp_path / "x.ckpt") as archive:
@@ -70,7 +66,7 @@ def test_records_that_share_their_bytes_are_refused(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "y.ckpt")
 
 
-def test_a_second_directory_that_torch_would_follow_is_refused(tmp_path: Path) -> None:
+def test_a_second_directory_that_torch_would_follow_is_refused(tmp_path):
     torch.save({"a": torch.zeros(4), "b": torch.ones(4)}, tmp_path / "x.ckpt")
     data = (tmp_path / "x.ckpt").read_bytes()
     with zipfile.ZipFile(tmp_path / "x.ckpt") as archive:

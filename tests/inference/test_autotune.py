@@ -1,10 +1,7 @@
 """Settings are measured once a machine, by the first process that needs them."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +11,7 @@ from avatar_bench.inference.autotune import ComputeSettings, select_fastest, tun
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path))
     autotune._tune_once.cache_clear()
     return tmp_path
@@ -30,11 +27,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ({"8": 1.0, "4": 0.7, "2": 0.6, "1": 1.2}, "2"),
     ],
 )
-def test_the_fastest_is_chosen_where_it_is_clearly_faster(seconds: dict[str, float], chosen: str) -> None:
+def test_the_fastest_is_chosen_where_it_is_clearly_faster(seconds, chosen):
     assert select_fastest(seconds) == chosen
 
 
-def test_a_trial_is_made_once_and_says_what_it_saw(cache: Path) -> None:
+def test_a_trial_is_made_once_and_says_what_it_saw(cache):
     before = torch.random.get_rng_state()
     choice = tune_inference("cpu")
     assert torch.equal(torch.random.get_rng_state(), before)
@@ -55,21 +52,21 @@ def test_a_trial_is_made_once_and_says_what_it_saw(cache: Path) -> None:
 
 
 @pytest.mark.slow
-def test_processes_that_begin_together_choose_alike(cache: Path) -> None:
+def test_processes_that_begin_together_choose_alike(cache):
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         first, second = pool.map(tune_inference, ["cpu", "cpu"])
     assert first == second
     assert len(list((cache / "trials").glob("*.json"))) == 1
 
 
-def test_a_choice_that_cannot_be_kept_is_32_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_choice_that_cannot_be_kept_is_32_bits(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "file"))
     autotune._tune_once.cache_clear()
     assert tune_inference("cpu").precision == "32"
 
 
-def test_a_network_has_a_trial_of_its_own_to_be_trained(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_has_a_trial_of_its_own_to_be_trained(cache, monkeypatch):
     net = torch.nn.Sequential(
         torch.nn.Conv2d(3, 8, 3), torch.nn.Dropout(0.5), torch.nn.Flatten(), torch.nn.Linear(8, 2)
     )
@@ -86,5 +83,5 @@ def test_a_network_has_a_trial_of_its_own_to_be_trained(cache: Path, monkeypatch
     file.write_text(json.dumps(said | {"precision": "16"}))
     assert tune_training(net, "net", 3, "cpu") == "16"
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert all(torch.equal(one, other) for one, other in zip(before, net.state_dict().values(), strict=True))
+    assert all(torch.equal(weights, other) for weights, other in zip(before, net.state_dict().values(), strict=True))
     assert all(parameter.grad is None for parameter in net.parameters())

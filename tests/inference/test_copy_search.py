@@ -1,10 +1,5 @@
 """Search for aligned copies: what it finds, keeps, leaves to others, and why it does not run."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import pandas as pd
 import pytest
 import timm
@@ -21,7 +16,7 @@ from tests.data.test_aligned_copies import draw
 
 
 @pytest.fixture
-def sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Dataset, Dataset]:
+def sets(tmp_path, monkeypatch):
     """Return six drawn images, and four of others: two crops, an identical file and another image."""
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))
     for name in ("known", "other"):
@@ -32,26 +27,26 @@ def sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Dataset, Data
         draw(seed).crop((6, 6, 154, 154)).save(tmp_path / "other" / f"crop-{seed}.png")
     draw(2).save(tmp_path / "other" / "same.png")
     draw(20).save(tmp_path / "other" / "x.png")
-    return tuple(hashed(tmp_path / name) for name in ("known", "other"))  # type: ignore[return-value]
+    return tuple(hashed(tmp_path / name) for name in ("known", "other"))
 
 
-def hashed(folder: Path) -> Dataset:
+def hashed(folder):
     images = read_images(folder)
     groups = images.name + images.frame["path"]
     return Dataset(images.name, images.root, images.frame.assign(label="a", group=groups, stated_group=groups))
 
 
 @pytest.fixture
-def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+def untrained(monkeypatch):
     """Let the network have random weights, by which a crop is near its original too."""
     torch.manual_seed(0)
     net = timm.create_model("tf_efficientnet_lite0", num_classes=0)
-    monkeypatch.setattr("avatar_bench.models.backbones.create_backbone", lambda *given: net)
+    monkeypatch.setattr("avatar_bench.models.backbones.create_backbone", lambda *arguments: net)
     monkeypatch.setattr(copy_search, "has_weights", lambda recipe: True)
 
 
 @pytest.mark.usefixtures("untrained")
-def test_crops_are_found_and_identical_files_left_to_others(sets: tuple[Dataset, Dataset]) -> None:
+def test_crops_are_found_and_identical_files_left_to_others(sets):
     matches = search_aligned_copies(*sets)
     assert isinstance(matches, list)
     names = [(sets[0].frame["path"][match.left], sets[1].frame["path"][match.right]) for match in matches]
@@ -59,12 +54,10 @@ def test_crops_are_found_and_identical_files_left_to_others(sets: tuple[Dataset,
 
 
 @pytest.mark.usefixtures("untrained")
-def test_matches_and_features_are_kept_by_content(
-    sets: tuple[Dataset, Dataset], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_matches_and_features_are_kept_by_content(sets, tmp_path, monkeypatch):
     first, computed = search_aligned_copies(*sets), list[int]()
 
-    def compute(recipe: Any, batches: Any) -> Any:
+    def compute(recipe, batches):
         features = package_features.compute_package_features(recipe, batches)
         computed.append(len(features))
         return features
@@ -77,17 +70,17 @@ def test_matches_and_features_are_kept_by_content(
     assert search_aligned_copies(*sets) == first
     assert computed == []  # all features are kept
     draw(5).crop((5, 5, 150, 150)).save(sets[1].root / "x.png")
-    assert len(search_aligned_copies(sets[0], hashed(sets[1].root))) == 3  # type: ignore[arg-type]
+    assert len(search_aligned_copies(sets[0], hashed(sets[1].root))) == 3
     assert computed == [2]  # two views of the image that changed
 
 
-def test_nothing_is_downloaded(sets: tuple[Dataset, Dataset], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_downloaded(sets, monkeypatch):
     monkeypatch.setattr("avatar_bench.files.package_files.subprocess.run", None)
     assert search_aligned_copies(*sets) == Reason("no_weights_to_align", model="efficientnet_lite0")
 
 
 @pytest.mark.usefixtures("untrained")
-def test_the_guard_refuses_crops_of_training_images_and_names_them(sets: tuple[Dataset, Dataset]) -> None:
+def test_the_guard_refuses_crops_of_training_images_and_names_them(sets):
     known, other = sets[0], sets[1].take(sets[1].frame["path"] != "same.png")
     trained = Dataset("run", known.root, known.frame.assign(split="train"))
     used = [UsedImages(("a",), trained)]
@@ -99,7 +92,7 @@ def test_the_guard_refuses_crops_of_training_images_and_names_them(sets: tuple[D
 
 
 @pytest.mark.usefixtures("untrained")
-def test_crops_across_the_runs_own_split_are_a_warning(sets: tuple[Dataset, Dataset]) -> None:
+def test_crops_across_the_runs_own_split_are_a_warning(sets):
     frames = [images.frame.assign(path=f"{images.name}/" + images.frame["path"]) for images in sets]
     other = frames[1][frames[1]["path"] != "other/same.png"]
     whole = pd.concat([frames[0].assign(split="train"), other.assign(split="test")], ignore_index=True)

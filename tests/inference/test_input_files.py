@@ -1,9 +1,5 @@
 """Tests of the manifests that `input` of predict names; folders, globs and lists are tested with the command."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pandas as pd
 import pytest
 
@@ -12,7 +8,7 @@ from avatar_bench.inference.input_files import find_input_files
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
-def test_a_manifest_names_files_relative_to_its_folder(ending: str, tmp_path: Path) -> None:
+def test_a_manifest_names_files_relative_to_its_folder(ending, tmp_path):
     table = pd.DataFrame({"label": ["real"] * 3, "path": ["a, b.png", "/c/d.png", "s3://bucket/e.png"]})
     file = tmp_path / f"list.{ending}"
     table.to_csv(file, index=False) if ending == "csv" else table.to_parquet(file)
@@ -23,7 +19,7 @@ def test_a_manifest_names_files_relative_to_its_folder(ending: str, tmp_path: Pa
         find_input_files(str(file))
 
 
-def test_a_table_without_paths_is_a_file_like_any_other(tmp_path: Path) -> None:
+def test_a_table_without_paths_is_a_file_like_any_other(tmp_path):
     for name, content in (("a.csv", b"x,y\n1,2\n"), ("b.csv", b"\xff\xd8\0\0"), ("c.parquet", b"nothing")):
         (tmp_path / name).write_bytes(content)
         assert find_input_files(str(tmp_path / name)) == [str(tmp_path / name)]

@@ -173,8 +173,8 @@ def test_a_constant_predictor_never_beats_guessing(targets, constant):
 
 def test_a_random_predictor_rarely_beats_guessing_and_an_informed_one_does(targets):
     rng = np.random.default_rng(1)
-    found = [exceeds_guessing(targets, rng.integers(0, 3, len(targets))) for _ in range(200)]
-    assert sum(found) <= 12  # 5 expected at most, of a two-sided level of 95 %
+    is_better = [exceeds_guessing(targets, rng.integers(0, 3, len(targets))) for _ in range(200)]
+    assert sum(is_better) <= 12  # 5 expected at most, of a two-sided level of 95 %
     informed = np.where(rng.random(len(targets)) < 0.5, targets, rng.integers(0, 3, len(targets)))
     assert exceeds_guessing(targets, informed) is True
 

@@ -42,9 +42,9 @@ def test_q_equals_that_of_the_odds_ratio_of_statsmodels(pair):
 def test_error_correlation_equals_matthews_and_pearson(pair):
     targets, first, second = pair
     ours, theirs = first != targets, second != targets
-    found = agreement.error_correlation(hits_of(*pair))
-    assert found == pytest.approx(sk.matthews_corrcoef(ours, theirs))
-    assert found == pytest.approx(np.corrcoef(ours, theirs)[0, 1])
+    correlation = agreement.error_correlation(hits_of(*pair))
+    assert correlation == pytest.approx(sk.matthews_corrcoef(ours, theirs))
+    assert correlation == pytest.approx(np.corrcoef(ours, theirs)[0, 1])
 
 
 def test_disagreement_and_double_fault_are_counted(pair):

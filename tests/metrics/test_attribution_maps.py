@@ -22,9 +22,9 @@ def rectified(n, side=7, seed=0):
 
 
 def test_a_hand_counted_pair_has_its_overlap():
-    one = np.array([[[9.0, 8, 1, 0, 2], [0.5, 0.1, 0.2, 0.3, 0.4]]])  # 10 cells: the top 20 % are two
-    other = np.array([[[9.0, 1, 8, 5, 2], [0.5, 0.1, 0.2, 0.3, 0.4]]])
-    overlaps = attribution_maps.overlaps(one, other)
+    first = np.array([[[9.0, 8, 1, 0, 2], [0.5, 0.1, 0.2, 0.3, 0.4]]])  # 10 cells: the top 20 % are two
+    second = np.array([[[9.0, 1, 8, 5, 2], [0.5, 0.1, 0.2, 0.3, 0.4]]])
+    overlaps = attribution_maps.overlaps(first, second)
     assert overlaps["iou_top20"] == pytest.approx(1 / 3)  # {0, 1} and {0, 2}
     assert overlaps["iou_half"] == pytest.approx(1 / 4)  # {0, 1} and {0, 2, 3}
 
@@ -33,13 +33,13 @@ def test_every_pair_of_maps_is_compared_as_scipy_and_sklearn_do():
     first, second = rectified(4), rectified(3, seed=1)
     overlaps = attribution_maps.overlaps(first, second)
     assert tuple(overlaps) == attribution_maps.OVERLAP_MEASURES
-    for (i, one), (j, other) in ((a, b) for a in enumerate(first) for b in enumerate(second)):
-        hot = [(shown / shown.max() >= 0.5).ravel() for shown in (one, other)]
-        top = [np.isin(np.arange(49), np.argsort(-shown.ravel())[:10]) for shown in (one, other)]
+    for (i, left), (j, right) in ((a, b) for a in enumerate(first) for b in enumerate(second)):
+        hot = [(shown / shown.max() >= 0.5).ravel() for shown in (left, right)]
+        top = [np.isin(np.arange(49), np.argsort(-shown.ravel())[:10]) for shown in (left, right)]
         assert overlaps["iou_half"][i, j] == pytest.approx(jaccard_score(*hot))
         assert overlaps["iou_top20"][i, j] == pytest.approx(jaccard_score(*top))
-        assert overlaps["pearson"][i, j] == pytest.approx(pearsonr(one.ravel(), other.ravel()).statistic)
-        assert overlaps["spearman"][i, j] == pytest.approx(spearmanr(one.ravel(), other.ravel()).statistic)
+        assert overlaps["pearson"][i, j] == pytest.approx(pearsonr(left.ravel(), right.ravel()).statistic)
+        assert overlaps["spearman"][i, j] == pytest.approx(spearmanr(left.ravel(), right.ravel()).statistic)
 
 
 def test_the_top_has_as_many_cells_in_every_map_however_many_are_zero():
@@ -72,9 +72,9 @@ def test_a_map_overlaps_wholly_with_itself():
 
 
 def test_scale_means_nothing():
-    one, other = rectified(6), rectified(6, seed=1)
-    for name, table in attribution_maps.overlaps(one, 1e-6 * other).items():
-        np.testing.assert_allclose(table, attribution_maps.overlaps(one, other)[name], atol=1e-9, err_msg=name)
+    first, second = rectified(6), rectified(6, seed=1)
+    for name, table in attribution_maps.overlaps(first, 1e-6 * second).items():
+        np.testing.assert_allclose(table, attribution_maps.overlaps(first, second)[name], atol=1e-9, err_msg=name)
 
 
 def test_a_constant_map_has_no_overlap_with_anything():
@@ -112,21 +112,21 @@ def test_chance_is_the_mean_over_all_draws():
 
 
 def test_chance_equals_the_mean_of_shuffled_maps():
-    one, other = rectified(4), rectified(4, seed=1)
+    first, second = rectified(4), rectified(4, seed=1)
     rng = np.random.default_rng(2)
-    flat = other.reshape(4, -1)
-    shuffled = [attribution_maps.overlaps(one, rng.permuted(flat, axis=1).reshape(other.shape)) for _ in range(1500)]
-    for name, expected in attribution_maps.chance_overlaps(one, other).items():
-        found = np.mean([np.diag(table[name]) for table in shuffled], axis=0)
-        np.testing.assert_allclose(found, expected, atol=0.02, err_msg=name)
+    flat = second.reshape(4, -1)
+    shuffled = [attribution_maps.overlaps(first, rng.permuted(flat, axis=1).reshape(second.shape)) for _ in range(1500)]
+    for name, expected in attribution_maps.chance_overlaps(first, second).items():
+        by_chance = np.mean([np.diag(table[name]) for table in shuffled], axis=0)
+        np.testing.assert_allclose(by_chance, expected, atol=0.02, err_msg=name)
 
 
 def test_maps_of_other_grids_are_enlarged_and_equal_ones_are_not():
     small, large = random_maps(2, 7), random_maps(2, 14)
-    one, other = attribution_maps.upsample_to_common_grid(small, large)
+    enlarged, unchanged = attribution_maps.upsample_to_common_grid(small, large)
     expected = torch.nn.functional.interpolate(torch.from_numpy(small)[:, None], (14, 14), mode="bilinear")[:, 0]
-    np.testing.assert_allclose(one, expected.numpy(), atol=1e-12)
-    np.testing.assert_array_equal(other, large)
+    np.testing.assert_allclose(enlarged, expected.numpy(), atol=1e-12)
+    np.testing.assert_array_equal(unchanged, large)
     np.testing.assert_array_equal(attribution_maps.upsample_to_common_grid(small, small)[0], small)
     oblong = attribution_maps.upsample_to_common_grid(np.ones((1, 2, 5)), np.ones((3, 4, 4)))
     assert [maps.shape for maps in oblong] == [(1, 5, 5), (3, 5, 5)]
@@ -144,10 +144,10 @@ def test_images_are_dealt_within_their_stratum_and_every_order_alike():
 
 def test_maps_of_other_images_are_those_of_the_same_stratum():
     table = np.arange(16.0).reshape(4, 4)
-    found = attribution_maps.overlap_with_other_images(table, ["a", "b", "a", "a"])
-    assert found[0] == pytest.approx(np.mean([table[0, 2], table[0, 3], table[2, 0], table[3, 0]]))
-    assert found[3] == pytest.approx(np.mean([table[3, 0], table[3, 2], table[0, 3], table[2, 3]]))
-    assert np.isnan(found[1])
+    overlaps = attribution_maps.overlap_with_other_images(table, ["a", "b", "a", "a"])
+    assert overlaps[0] == pytest.approx(np.mean([table[0, 2], table[0, 3], table[2, 0], table[3, 0]]))
+    assert overlaps[3] == pytest.approx(np.mean([table[3, 0], table[3, 2], table[0, 3], table[2, 3]]))
+    assert np.isnan(overlaps[1])
 
 
 @pytest.mark.parametrize(("shape", "size"), [((3, 7, 7), 224), ((2, 3, 5), 17), ((1, 1, 1), 4), ((2, 8, 8), 8)])
@@ -185,9 +185,9 @@ def test_area_equals_sklearn_and_hand_counts():
 
 def test_rank_correlation_equals_scipy_with_ties():
     rng = np.random.default_rng(0)
-    one, other = np.maximum(rng.normal(size=(2, 6, 7, 7)), 0)
-    expected = [spearmanr(a.ravel(), b.ravel()).statistic for a, b in zip(one, other, strict=True)]
-    np.testing.assert_allclose(attribution_maps.rank_correlation(one, other), expected, atol=1e-12)
+    first, second = np.maximum(rng.normal(size=(2, 6, 7, 7)), 0)
+    expected = [spearmanr(a.ravel(), b.ravel()).statistic for a, b in zip(first, second, strict=True)]
+    np.testing.assert_allclose(attribution_maps.rank_correlation(first, second), expected, atol=1e-12)
 
 
 def test_a_map_is_like_itself_unlike_its_negative_and_nothing_to_a_constant_one():

@@ -80,9 +80,9 @@ def test_the_studys_weights_are_accuracy_times_one_minus_ece():
         shares = torch.from_numpy(softmax(member / temperature, axis=1))
         error = float(multiclass_calibration_error(shares, torch.from_numpy(targets), 3, n_bins=15))
         scores.append(sk.accuracy_score(targets, member.argmax(axis=1)) * (1 - error))
-    found = apply("accuracy_ece", logits, targets)
-    np.testing.assert_allclose(found.weights, np.array(scores) / sum(scores), atol=1e-6)
-    np.testing.assert_array_equal(found.temperatures, 1)
+    mix = apply("accuracy_ece", logits, targets)
+    np.testing.assert_allclose(mix.weights, np.array(scores) / sum(scores), atol=1e-6)
+    np.testing.assert_array_equal(mix.temperatures, 1)
 
 
 @pytest.mark.parametrize("missing", [0.4, 4.0])
@@ -91,7 +91,8 @@ def test_the_studys_weights_do_not_punish_a_missing_temperature(missing):
     logits, targets = members(1, 600)
     pair = np.concatenate([logits, missing * logits])
     correct = pair.argmax(axis=2) == targets
-    errors = [calibration.ece(softmax(one, axis=1).max(axis=1), hits) for one, hits in zip(pair, correct, strict=True)]
+    confidences = softmax(pair, axis=2).max(axis=2)
+    errors = [calibration.ece(*member) for member in zip(confidences, correct, strict=True)]
     raw = correct.mean(axis=1) * (1 - np.array(errors))
     assert raw[1] < 0.95 * raw[0]
     np.testing.assert_allclose(apply("accuracy_ece", pair, targets).weights, 0.5, atol=0.01)
@@ -133,9 +134,9 @@ def test_greedy_survives_a_confident_error():
 
 def test_an_average_of_extreme_logits_stays_finite():
     logits = np.array([[[1000.0, 0, 0]], [[1000.0, 0, 0]]])
-    found = average_probabilities(logits, AveragingWeights(np.array([1.0, 0.0]), np.ones(2)))
-    assert np.isfinite(found).all()
-    np.testing.assert_allclose(found, [[0, -1000, -1000]])
+    averaged = average_probabilities(logits, AveragingWeights(np.array([1.0, 0.0]), np.ones(2)))
+    assert np.isfinite(averaged).all()
+    np.testing.assert_allclose(averaged, [[0, -1000, -1000]])
 
 
 def test_the_best_member_is_the_most_accurate_then_the_surest_then_the_first():
@@ -146,14 +147,14 @@ def test_the_best_member_is_the_most_accurate_then_the_surest_then_the_first():
 
 
 def test_a_greedy_soup_keeps_what_does_not_lower_the_score():
-    asked = []
+    scored = []
 
     def score_average(some):
-        asked.append(list(some))
+        scored.append(list(some))
         return {(1, 0): 0.9, (1, 0, 2): 0.85, (1, 0, 3): 0.95}[tuple(some)]
 
     assert averaging.select_greedy_soup([0.8, 0.9, 0.8, 0.7], score_average) == [1, 0, 3]
-    assert asked == [[1, 0], [1, 0, 2], [1, 0, 3]]
+    assert scored == [[1, 0], [1, 0, 2], [1, 0, 3]]
     assert averaging.select_greedy_soup([0.8], score_average) == [0]
 
 
@@ -168,14 +169,15 @@ def test_weights_move_with_calibration_targets_so_that_the_test_of_poisoned_ones
 def test_averaged_logits_give_the_mean_probability_and_the_weighted_mean_energy():
     logits, _ = members()
     mix = AveragingWeights(np.array([0.2, 0.3, 0.5]), np.array([0.5, 1.0, 3.0]))
-    found = averaging.average_logits(logits, mix)
+    averaged = averaging.average_logits(logits, mix)
     shares = [
         softmax(member / temperature, axis=1) for member, temperature in zip(logits, mix.temperatures, strict=True)
     ]
-    np.testing.assert_allclose(softmax(found, axis=1), np.tensordot(mix.weights, shares, 1), atol=1e-12)
+    np.testing.assert_allclose(softmax(averaged, axis=1), np.tensordot(mix.weights, shares, 1), atol=1e-12)
     energies = [-np.log(np.exp(member).sum(axis=1)) for member in logits]
-    np.testing.assert_allclose(-logsumexp(found, axis=1), mix.weights @ energies, atol=1e-12)
-    np.testing.assert_allclose(-found.max(axis=1), mix.weights @ energies - np.log(softmax(found, axis=1).max(axis=1)))
+    np.testing.assert_allclose(-logsumexp(averaged, axis=1), mix.weights @ energies, atol=1e-12)
+    surest = softmax(averaged, axis=1).max(axis=1)
+    np.testing.assert_allclose(-averaged.max(axis=1), mix.weights @ energies - np.log(surest))
 
 
 def test_the_average_of_one_network_has_its_logits():

@@ -81,18 +81,18 @@ def test_brier_score_equals_sklearn_and_goes_from_0_to_2():
 @pytest.mark.parametrize("bins", [10, 15])
 def test_ece_equals_torchmetrics(bins):
     probabilities, targets = overconfident()
-    given = torch.from_numpy(probabilities), torch.from_numpy(targets)
-    expected = tm.multiclass_calibration_error(*given, num_classes=3, n_bins=bins, norm="l1")
+    tensors = torch.from_numpy(probabilities), torch.from_numpy(targets)
+    expected = tm.multiclass_calibration_error(*tensors, num_classes=3, n_bins=bins, norm="l1")
     assert pick(f"ece_{bins}", probabilities, targets) == pytest.approx(float(expected), abs=1e-6)
 
 
 def test_classwise_ece_is_the_mean_of_torchmetrics_over_the_classes():
     probabilities, targets = overconfident()
-    each = [
+    by_class = [
         tm.binary_calibration_error(torch.from_numpy(column.copy()), torch.from_numpy(targets == index), n_bins=15)
         for index, column in enumerate(probabilities.T)
     ]
-    assert pick("ece_classwise", probabilities, targets) == pytest.approx(float(np.mean(each)), abs=1e-6)
+    assert pick("ece_classwise", probabilities, targets) == pytest.approx(float(np.mean(by_class)), abs=1e-6)
 
 
 @pytest.mark.parametrize("n", [14, 15, 500, 503])
@@ -117,8 +117,8 @@ def test_a_confidence_of_one_is_in_the_last_bin_and_an_edge_in_the_bin_below():
         9,
     ]
     # by hand: bin of .95 and 1: |1 + 0 - 1.95| / 3, bin of .7: |1 - .7| / 3
-    found = calibration.ece(np.array([0.95, 1.0, 0.7]), [True, False, True])
-    assert found == pytest.approx((0.95 + 0.3) / 3)
+    error = calibration.ece(np.array([0.95, 1.0, 0.7]), [True, False, True])
+    assert error == pytest.approx((0.95 + 0.3) / 3)
 
 
 def test_equal_confidences_share_one_bin_of_equal_mass():
@@ -138,8 +138,8 @@ def test_noise_floor_is_what_torchmetrics_finds_on_outcomes_drawn_by_numpy():
     drawn = []
     for _ in range(400):
         targets = generator.multinomial(1, probabilities).argmax(axis=1)
-        given = torch.from_numpy(probabilities), torch.from_numpy(targets)
-        drawn.append(float(tm.multiclass_calibration_error(*given, num_classes=3, n_bins=15)))
+        tensors = torch.from_numpy(probabilities), torch.from_numpy(targets)
+        drawn.append(float(tm.multiclass_calibration_error(*tensors, num_classes=3, n_bins=15)))
     floor = calibration.simulate_noise_floor(probabilities)[:, 1]
     assert floor.mean() == pytest.approx(np.mean(drawn), abs=2e-3)
     assert np.quantile(floor, 0.95) == pytest.approx(np.quantile(drawn, 0.95), abs=4e-3)
@@ -217,9 +217,9 @@ def test_deviations_of_the_errors_are_those_of_each_bin_by_hand():
         alone += abs(drawn - seen)
         added += abs(smaller + drawn - seen) - abs(smaller)
         signed += np.sign(seen) * (drawn - seen)
-    found = calibration.make_deviation_statistic(probabilities, targets, groups)(weights[None])
-    assert found.shape == (1, 16)
-    assert found[0, ::4] == pytest.approx([alone, added, signed, -signed])
+    deviations = calibration.make_deviation_statistic(probabilities, targets, groups)(weights[None])
+    assert deviations.shape == (1, 16)
+    assert deviations[0, ::4] == pytest.approx([alone, added, signed, -signed])
     assert calibration.make_deviation_statistic(probabilities, targets, groups)(np.ones((1, 120))) == pytest.approx(0)
 
 
@@ -247,12 +247,12 @@ def test_an_overconfident_network_is_mended_by_its_temperature():
 def test_resampled_temperatures_equal_refits_of_the_copies():
     logits, targets = calibrated_logits(150)
     weights = np.random.default_rng(1).multinomial(150, np.full(150, 1 / 150), size=8).astype(float)
-    found = calibration.build_temperature_statistic(2 * logits, targets)(weights)[:, 0]
+    temperatures = calibration.build_temperature_statistic(2 * logits, targets)(weights)[:, 0]
     expected = [
         calibration.fit_temperature(np.repeat(2 * logits, row, axis=0), np.repeat(targets, row))
         for row in weights.astype(int)
     ]
-    np.testing.assert_allclose(found, expected, rtol=2e-3)
+    np.testing.assert_allclose(temperatures, expected, rtol=2e-3)
 
 
 def test_resampled_temperatures_stop_at_the_ends_of_their_range():
@@ -286,8 +286,8 @@ def test_a_temperature_is_applied_only_where_the_interval_of_refits_by_group_exc
     """Its interval is that of refits of whole groups, widened to that of the likelihood, both by hand."""
     logits, targets = calibrated_logits(60)
     for scale, is_applied in ((1.3, False), (3.0, True)):
-        given, groups = np.repeat(scale * logits, 2, axis=0), np.repeat(np.arange(60), 2)
-        fit = calibration.fit_temperature_of_logits(given, np.repeat(targets, 2), groups)
+        doubled, groups = np.repeat(scale * logits, 2, axis=0), np.repeat(np.arange(60), 2)
+        fit = calibration.fit_temperature_of_logits(doubled, np.repeat(targets, 2), groups)
         fitted = calibration.fit_temperature(scale * logits, targets)
         assert fit.fitted == pytest.approx(fitted, rel=1e-6)
         rng = np.random.default_rng(3)
@@ -353,7 +353,7 @@ def test_an_outlier_counts_as_a_score_at_the_fence(outlier: float) -> None:
     platt = fit_platt(np.append(SCORES, outlier), np.append(POSITIVE, True))
     assert platt == fit_platt(np.append(SCORES, np.clip(outlier, low, high)), np.append(POSITIVE, True))
     without = fit_platt(SCORES, POSITIVE)
-    before, now = (expit(one.slope * SCORES + one.intercept) for one in (without, platt))
+    before, now = (expit(scaling.slope * SCORES + scaling.intercept) for scaling in (without, platt))
     assert np.abs(now - before).max() < 0.1
 
 
@@ -377,5 +377,5 @@ def test_without_two_scores_or_a_kind_of_image_there_is_no_scaling(scores: list[
 def test_balanced_accuracy_is_that_of_scikit_learn() -> None:
     scores = np.round(SCORES, 1)  # with ties
     tried = [*np.unique(scores), 99.0]
-    expected = [balanced_accuracy_score(POSITIVE, scores >= one) for one in tried]
+    expected = [balanced_accuracy_score(POSITIVE, scores >= threshold) for threshold in tried]
     np.testing.assert_allclose(compute_balanced_accuracy(scores, POSITIVE, tried), expected, atol=1e-12)

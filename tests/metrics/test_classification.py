@@ -161,8 +161,8 @@ def test_a_stack_is_worked_like_its_parts() -> None:
     stack = np.random.default_rng(1).integers(0, 9, (2, 4, 3, 3)).astype(float) + np.eye(3)
     after = np.roll(stack, 1, axis=-1)
     moved = prediction_shifts(stack, after)
-    for place in np.ndindex(2, 4):
-        alone = prediction_shifts(stack[place], after[place])
-        assert np.array_equal(moved[place], alone)
-        assert np.array_equal(bias(moved)[place], bias(alone))
-        assert np.array_equal(fragility(moved)[place], fragility(alone))
+    for index in np.ndindex(2, 4):
+        alone = prediction_shifts(stack[index], after[index])
+        assert np.array_equal(moved[index], alone)
+        assert np.array_equal(bias(moved)[index], bias(alone))
+        assert np.array_equal(fragility(moved)[index], fragility(alone))

@@ -85,8 +85,8 @@ def test_mean_distances_are_those_of_pairs():
     first, second = np.flatnonzero(labels == 0), np.flatnonzero(labels == 2)
     np.testing.assert_allclose(table, table.T)
     assert table[0, 1] == pytest.approx(far[np.ix_(first, second)].mean())
-    own = far[np.ix_(first, first)]
-    assert table[0, 0] == pytest.approx(own[~np.eye(len(first), dtype=bool)].mean())
+    inner = far[np.ix_(first, first)]
+    assert table[0, 0] == pytest.approx(inner[~np.eye(len(first), dtype=bool)].mean())
     alone = clusters.mean_distances(far[:4, :4], np.array([0, 0, 0, 1]))
     assert np.isnan(alone[1, 1])
     assert np.isfinite(alone[0]).all()
@@ -110,10 +110,10 @@ def test_one_point_a_class_parts_without_end():
 
 def test_silhouettes_and_purity_by_image_equal_sklearn():
     x, labels = two_scales()
-    found = clusters.EmbeddingSpace(x, np.arange(90).astype(str), 10).image_scores(labels)
-    np.testing.assert_allclose(found[:, 0], sk.silhouette_samples(x, labels), atol=1e-6)
-    np.testing.assert_allclose(found[:, 1], sk.silhouette_samples(x, labels, metric="cosine"), atol=1e-6)
-    assert ((found[:, 2] >= 0) & (found[:, 2] <= 1)).all()
+    scores = clusters.EmbeddingSpace(x, np.arange(90).astype(str), 10).image_scores(labels)
+    np.testing.assert_allclose(scores[:, 0], sk.silhouette_samples(x, labels), atol=1e-6)
+    np.testing.assert_allclose(scores[:, 1], sk.silhouette_samples(x, labels, metric="cosine"), atol=1e-6)
+    assert ((scores[:, 2] >= 0) & (scores[:, 2] <= 1)).all()
 
 
 def test_silhouettes_within_look_at_images_of_one_kind_alone():
@@ -151,9 +151,9 @@ def test_the_probe_computes_in_one_thread_and_leaves_the_others_as_they_were(mon
     def threads():
         return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
 
-    def fit(*given):
+    def fit(*arguments):
         seen.extend(threads())
-        return learn(*given)
+        return learn(*arguments)
 
     (x, labels), seen, learn = two_scales(), [], LogisticRegression.fit
     monkeypatch.setattr(LogisticRegression, "fit", fit)
@@ -179,16 +179,15 @@ def test_labels_of_mixed_groups_are_dealt_as_an_enumeration_of_all_dealings_says
     groups, labels = np.array(["a", "b", "a", "b", "c"]), np.array([0, 1, 1, 2, 3])
     expected = Counter()
     for a, b, c in permutations(([0, 1], [1, 2], [3])):
-        for one, other, last in product(permutations(a), permutations(b), permutations(c)):
+        for first, second, third in product(permutations(a), permutations(b), permutations(c)):
             share = Fraction(1, 6 * len(list(product(permutations(a), permutations(b), permutations(c)))))
-            expected[(*(one * 2)[:2], *(other * 2)[:2], last[0])] += share
+            expected[(*(first * 2)[:2], *(second * 2)[:2], third[0])] += share
     generator = np.random.default_rng(0)
     dealt = (clusters.permute_labels(labels, groups, generator)[[0, 2, 1, 3, 4]] for _ in range(6000))
-    found = Counter(tuple(one.tolist()) for one in dealt)
-    assert set(found) == set(expected)
-    assert (
-        chisquare([found[one] for one in expected], [6000 * float(share) for share in expected.values()]).pvalue > 0.01
-    )
+    counts = Counter(tuple(labels.tolist()) for labels in dealt)
+    assert set(counts) == set(expected)
+    shares = [6000 * float(share) for share in expected.values()]
+    assert chisquare([counts[labels] for labels in expected], shares).pvalue > 0.01
 
 
 def test_the_silhouette_of_labels_without_meaning_is_that_of_dealt_ones_where_groups_mix_labels():

@@ -58,8 +58,8 @@ def test_sets_equal_those_of_mapie(method, alpha):
     from mapie import classification as mapie
 
     fitted, evaluated = exchangeable(211), exchangeable(400, seed=1)
-    given = Given(1 - fitted[2], 1 - evaluated[2])  # MAPIE takes away what is added here
-    theirs = mapie.SplitConformalClassifier(Known(), 1 - alpha, method, random_state=given)
+    draws = Given(1 - fitted[2], 1 - evaluated[2])  # MAPIE takes away what is added here
+    theirs = mapie.SplitConformalClassifier(Known(), 1 - alpha, method, random_state=draws)
     theirs.conformalize(fitted[0], fitted[1])
     params = {"include_last_label": "randomized"} if method == "aps" else None
     _, expected = theirs.predict_set(evaluated[0], conformity_score_params=params)
@@ -126,6 +126,6 @@ def test_the_probability_of_so_little_coverage_is_that_of_a_simulation(n, n_fit,
     limits = [conformal.threshold(scores, alpha) for scores in rng.random((4_000, n_fit))]  # uniform: limit = coverage
     covered = rng.binomial(n, limits)
     for count in (round(share * n) for share in (0.75, 0.85, 0.9)):
-        found = conformal.compute_loss_probability(count, n, n_fit, alpha)
-        assert found == pytest.approx((covered <= count).mean(), abs=0.025)
+        probability = conformal.compute_loss_probability(count, n, n_fit, alpha)
+        assert probability == pytest.approx((covered <= count).mean(), abs=0.025)
     assert conformal.compute_loss_probability(0, n, 3, alpha) == 1.0  # every class is in every set

@@ -88,8 +88,8 @@ def test_the_mahalanobis_distance_is_that_of_a_linear_discriminant_analysis(feat
     inverse = np.linalg.inv(analysis.covariance_)
     apart = embeddings[:, None] - analysis.means_
     expected = np.einsum("nci,ij,ncj->nc", apart, inverse, apart).min(axis=1)
-    found = scored(fitted("mahalanobis", training, targets), embeddings)
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    measured = scored(fitted("mahalanobis", training, targets), embeddings)
+    np.testing.assert_allclose(measured, expected, rtol=1e-4)
 
 
 def test_a_singular_covariance_is_shrunk_by_ledoit_and_wolf(features):
@@ -129,9 +129,9 @@ def test_where_the_weight_of_ledoit_and_wolf_is_too_small_the_least_that_suffice
     signs = np.stack([np.arange(400) % 2, np.arange(400) // 2 % 2], axis=1) * 2.0 - 1  # whose covariance is certain
     embeddings = signs * (1e4, 1e-1)
     weight = LedoitWolf(assume_centered=True).fit(embeddings).shrinkage_
-    found = fitted("mahalanobis", embeddings, np.zeros(400))
-    kept = np.linalg.inv(found.whitening @ found.whitening.T)
-    assert weight < found.shrinkage
+    detector = fitted("mahalanobis", embeddings, np.zeros(400))
+    kept = np.linalg.inv(detector.whitening @ detector.whitening.T)
+    assert weight < detector.shrinkage
     assert np.linalg.cond(kept) == pytest.approx(MAX_CONDITION, rel=1e-6)
 
 
@@ -171,13 +171,13 @@ def test_aupr_and_fpr_equal_sklearn_with_and_without_ties(rounded):
     weights = rng.integers(0, 3, (4, 200)).astype(float)
     expected = [sk.roc_auc_score(positive, scores, sample_weight=row) for row in weights]
     assert detection.auroc(roc(scores, positive, weights)) == pytest.approx(expected)
-    for row, found in zip(weights, detection.fpr95(roc(scores, positive, weights)), strict=True):
+    for row, value in zip(weights, detection.fpr95(roc(scores, positive, weights)), strict=True):
         alarm, recall, _ = sk.roc_curve(positive, scores, sample_weight=row, drop_intermediate=False)
-        assert found == pytest.approx(alarm[recall >= 0.95 - 1e-12].min())
+        assert value == pytest.approx(alarm[recall >= 0.95 - 1e-12].min())
     share = positive.mean()
-    for row, found in zip(weights, detection.aupr(roc(scores, positive, weights)), strict=True):
+    for row, value in zip(weights, detection.aupr(roc(scores, positive, weights)), strict=True):
         kept = np.where(positive, row * share / row[positive].sum(), row * (1 - share) / row[~positive].sum())
-        assert found == pytest.approx(sk.average_precision_score(positive, scores, sample_weight=kept))
+        assert value == pytest.approx(sk.average_precision_score(positive, scores, sample_weight=kept))
 
 
 def test_fpr_equals_pytorch_ood():
@@ -235,8 +235,8 @@ def test_precision_at_a_recall_is_that_of_scikit_learn(recall):
     scores, positive = drawn(seed=1)
     precisions, recalls, _ = sk.precision_recall_curve(positive, scores)
     expected = precisions[recalls >= recall - 1e-12][-1]  # recalls fall: the last one is of the highest threshold
-    found = detection.compute_precision_at(roc(scores, positive), recall)
-    assert found == pytest.approx(expected)
+    precision = detection.compute_precision_at(roc(scores, positive), recall)
+    assert precision == pytest.approx(expected)
 
 
 def test_resamples_are_those_of_the_resampled_images():

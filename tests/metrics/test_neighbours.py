@@ -72,14 +72,14 @@ def test_a_faithful_map_is_trusted_and_a_random_one_half():
 @pytest.mark.parametrize("k", [1, 5, 20])
 def test_the_vote_is_that_of_the_nearest_by_angle(k: int) -> None:
     rng = np.random.default_rng(0)
-    train, asked = rng.normal(size=(60, 8)), rng.normal(size=(30, 8))
+    train, queries = rng.normal(size=(60, 8)), rng.normal(size=(30, 8))
     labels = rng.choice(["a", "b", "c"], 60)
     expected = []
-    for vector in asked:
+    for vector in queries:
         angles = np.arccos(train @ vector / np.linalg.norm(train, axis=1) / np.linalg.norm(vector))
         votes = [(labels[np.argsort(angles)[:k]] == name).sum() for name in "abc"]
         expected.append("abc"[int(np.argmax(votes))])
-    assert predict_by_knn(train, labels, asked, k).tolist() == expected
+    assert predict_by_knn(train, labels, queries, k).tolist() == expected
 
 
 def test_length_says_nothing_and_few_neighbours_all_vote() -> None:
@@ -95,10 +95,10 @@ def test_distances_are_those_to_the_kth_neighbour_of_other_groups(monkeypatch: p
     search = NearestNeighbors(n_neighbors=3).fit(normalize(reference))
     np.testing.assert_allclose(compute_distances(reference, new, 3), search.kneighbors(normalize(new))[0][:, 2])
     groups = np.arange(40) // 2
-    found = compute_distances(reference, reference, 3, groups[:, None] == groups)
+    distances = compute_distances(reference, reference, 3, groups[:, None] == groups)
     for row in (0, 1, 17, 39):
         others = normalize(reference)[groups != groups[row]]
-        assert found[row] == pytest.approx(np.sort(np.linalg.norm(others - normalize(reference)[row], axis=1))[2])
+        assert distances[row] == pytest.approx(np.sort(np.linalg.norm(others - normalize(reference)[row], axis=1))[2])
     few = compute_distances(reference[:4], reference[:4], 3, groups[:4, None] == groups[:4])
     whole = normalize(reference[:4])
     assert few[0] == pytest.approx(max(np.linalg.norm(whole[0] - whole[other]) for other in (2, 3)))  # two are left

@@ -45,8 +45,9 @@ def test_it_equals_the_library_on_many_groups():
     groups = rng.integers(0, 80, 300)
     gains = rng.integers(-1, 2, 300) + (rng.random(300) < 0.1)
     sums = paired_tests.sum_by_group(gains, groups).astype(float)
-    found = permutation_test((sums,), lambda x, axis: x.sum(axis=axis), permutation_type="samples", n_resamples=40_000)
-    assert paired_tests.cluster_permutation_test(gains, groups) == pytest.approx(found.pvalue, abs=0.01)
+    draws = {"permutation_type": "samples", "n_resamples": 40_000}
+    reference = permutation_test((sums,), lambda x, axis: x.sum(axis=axis), **draws)
+    assert paired_tests.cluster_permutation_test(gains, groups) == pytest.approx(reference.pvalue, abs=0.01)
 
 
 def test_groups_that_repeat_count_once():
@@ -148,12 +149,12 @@ def test_tie_groups_are_the_largest_without_a_significant_pair():
 @pytest.mark.parametrize("seed", range(5))
 def test_recipes_share_a_letter_exactly_if_they_do_not_differ_significantly(seed):
     rng = np.random.default_rng(seed)
-    told = np.triu(rng.random((7, 7)) < 0.5, 1)
-    told |= told.T
-    shown = paired_tests.assign_letters(paired_tests.find_tie_groups(told), 7)
+    significant = np.triu(rng.random((7, 7)) < 0.5, 1)
+    significant |= significant.T
+    shown = paired_tests.assign_letters(paired_tests.find_tie_groups(significant), 7)
     for a, b in product(range(7), repeat=2):
         if a != b:
-            assert bool(set(shown[a]) & set(shown[b])) != told[a, b]
+            assert bool(set(shown[a]) & set(shown[b])) != significant[a, b]
 
 
 def test_letters_go_on_after_z():

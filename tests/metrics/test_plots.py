@@ -91,10 +91,10 @@ def test_figures_are_fit_for_print_and_leave_the_settings_alone():
 
 @pytest.mark.parametrize(("name", "width"), [("short", 24), ("x" * 24, 24), ("begin" + "x" * 60 + "end", 24)])
 def test_a_shortened_name_fits_and_keeps_both_ends(name, width):
-    given = plots.shorten_name(name, width)
-    assert len(given) == min(len(name), width)
-    assert given[:5] == name[:5]
-    assert given[-3:] == name[-3:]
+    shortened = plots.shorten_name(name, width)
+    assert len(shortened) == min(len(name), width)
+    assert shortened[:5] == name[:5]
+    assert shortened[-3:] == name[-3:]
 
 
 SEEDS = [f"mobilenetv3_small few_shot {shots} shots · seed {seed}" for shots in (10, 30) for seed in (1, 2, 3)]

@@ -36,10 +36,10 @@ def test_reweighted_figures_equal_sklearn_with_sample_weights():
     targets, logits = drawn(400, [0.3, 0.3, 0.4])
     predicted = logits.argmax(axis=1)
     weights = (PRIOR / np.bincount(targets))[targets]
-    found = ps.PriorShiftStatistic(logits, targets, TRAINING, PRIOR)(np.ones((1, 400)))[0]
-    assert found[0] == pytest.approx(sk.accuracy_score(targets, predicted, sample_weight=weights))
+    values = ps.PriorShiftStatistic(logits, targets, TRAINING, PRIOR)(np.ones((1, 400)))[0]
+    assert values[0] == pytest.approx(sk.accuracy_score(targets, predicted, sample_weight=weights))
     macro = sk.f1_score(targets, predicted, average="macro", sample_weight=weights)
-    assert found[ps.PRIOR_SHIFT_COLUMNS.index("macro_f1")] == pytest.approx(macro)
+    assert values[ps.PRIOR_SHIFT_COLUMNS.index("macro_f1")] == pytest.approx(macro)
 
 
 def test_accuracy_under_a_mix_is_the_mean_recall_weighted_by_it():
@@ -77,19 +77,20 @@ def test_the_correction_is_bayes_rule_with_the_new_shares():
 
 def test_the_correction_holds_at_confidence_one_and_at_a_share_of_nothing():
     sure = np.array([[1000.0, 0.0, 0.0], [0.0, 0.0, -1000.0]])
-    found = ps.correct_prior(sure, TRAINING, [0.0, 0.5, 0.5])
-    assert np.isfinite(found).all()
-    assert (found[:, 0] == 0).all()
-    np.testing.assert_allclose(found.sum(axis=1), 1)
+    corrected = ps.correct_prior(sure, TRAINING, [0.0, 0.5, 0.5])
+    assert np.isfinite(corrected).all()
+    assert (corrected[:, 0] == 0).all()
+    np.testing.assert_allclose(corrected.sum(axis=1), 1)
 
 
 def test_the_correction_by_known_shares_wins_where_posteriors_are_calibrated():
     targets, logits = drawn(20_000, PRIOR, distance=1.2)
-    found = ps.correct_prior(logits, TRAINING, PRIOR)
-    assert (found.argmax(axis=1) == targets).mean() > (logits.argmax(axis=1) == targets).mean() + 0.1
-    own, right = (-np.log(table[np.arange(20_000), targets]).mean() for table in (softmax(logits, axis=1), found))
-    assert right < own
-    np.testing.assert_allclose(found.mean(axis=0), PRIOR, atol=0.01)  # calibrated for the new shares
+    corrected = ps.correct_prior(logits, TRAINING, PRIOR)
+    assert (corrected.argmax(axis=1) == targets).mean() > (logits.argmax(axis=1) == targets).mean() + 0.1
+    tables = (softmax(logits, axis=1), corrected)
+    raw_loss, corrected_loss = (-np.log(table[np.arange(20_000), targets]).mean() for table in tables)
+    assert corrected_loss < raw_loss
+    np.testing.assert_allclose(corrected.mean(axis=0), PRIOR, atol=0.01)  # calibrated for the new shares
 
 
 def test_estimated_shares_are_those_of_the_greatest_likelihood():
@@ -100,8 +101,8 @@ def test_estimated_shares_are_those_of_the_greatest_likelihood():
         return -np.log(posteriors / TRAINING @ softmax(np.append(free, 0.0))).mean()
 
     best = softmax(np.append(minimize(loss, np.zeros(2), tol=1e-14).x, 0.0))
-    found = estimate(posteriors, tolerance=1e-12, iterations=20_000)
-    np.testing.assert_allclose(found, [best], atol=1e-5)
+    estimated = estimate(posteriors, tolerance=1e-12, iterations=20_000)
+    np.testing.assert_allclose(estimated, [best], atol=1e-5)
 
 
 def test_estimated_shares_come_near_the_true_ones_whatever_the_start():
@@ -119,9 +120,9 @@ def test_weights_count_as_copies_and_a_resample_of_nan_stays_nan():
     weights = np.random.default_rng(1).integers(0, 4, 60)
     copies = np.repeat(posteriors, weights, axis=0)
     both = np.stack([weights.astype(float), np.full(60, np.nan)])
-    found = estimate(posteriors, both, tolerance=1e-10)
-    np.testing.assert_allclose(found[0], estimate(copies, tolerance=1e-10)[0], atol=1e-7)
-    assert np.isnan(found[1]).all()
+    estimated = estimate(posteriors, both, tolerance=1e-10)
+    np.testing.assert_allclose(estimated[0], estimate(copies, tolerance=1e-10)[0], atol=1e-7)
+    assert np.isnan(estimated[1]).all()
     mixed = ps.PriorShiftStatistic(logits, targets, TRAINING, PRIOR)(
         np.stack([np.ones(60), (targets != 1).astype(float)])
     )
@@ -131,40 +132,40 @@ def test_weights_count_as_copies_and_a_resample_of_nan_stays_nan():
 
 def test_perfect_posteriors_give_the_mix_back():
     targets = np.arange(90) % 3
-    found = ps.PriorShiftStatistic(1000 * np.eye(3)[targets], targets, TRAINING, PRIOR)(np.ones((1, 90)))[0]
-    assert (found[:6] == 1).all()
-    np.testing.assert_allclose(found[6:9], 0, atol=1e-6)
-    np.testing.assert_allclose(found[9:], PRIOR, atol=1e-6)
+    values = ps.PriorShiftStatistic(1000 * np.eye(3)[targets], targets, TRAINING, PRIOR)(np.ones((1, 90)))[0]
+    assert (values[:6] == 1).all()
+    np.testing.assert_allclose(values[6:9], 0, atol=1e-6)
+    np.testing.assert_allclose(values[9:], PRIOR, atol=1e-6)
 
 
 def test_a_resample_is_evaluated_as_the_images_that_it_drew():
     targets, logits = drawn(200, [0.3, 0.3, 0.4])
     mix = ps.PriorShiftStatistic(logits, targets, TRAINING, PRIOR)
     weights = np.random.default_rng(2).integers(0, 3, (3, 200)).astype(float)
-    for row, found in zip(weights, mix(weights), strict=True):
+    for row, values in zip(weights, mix(weights), strict=True):
         rows = np.repeat(np.arange(200), row.astype(int))
         alone = ps.PriorShiftStatistic(logits[rows], targets[rows], TRAINING, PRIOR)(np.ones((1, len(rows))))[0]
         known = [
             ps.PRIOR_SHIFT_COLUMNS.index(name)
             for name in ("accuracy", "macro_f1", "corrected/accuracy", "corrected/gain")
         ]
-        np.testing.assert_allclose(found[known], alone[known], rtol=1e-12)
-        np.testing.assert_allclose(found[9:], alone[9:], atol=5e-3)  # resamples stop at a looser tolerance
+        np.testing.assert_allclose(values[known], alone[known], rtol=1e-12)
+        np.testing.assert_allclose(values[9:], alone[9:], atol=5e-3)  # resamples stop at a looser tolerance
 
 
 def test_floors_are_what_a_network_gets_that_sees_nothing():
     targets, n = np.arange(3000) % 3, np.ones((1, 3000))
     blind = np.log(TRAINING) + 1e-9 * np.random.default_rng(0).normal(size=(3000, 3))
-    found = dict(
+    values = dict(
         zip(ps.PRIOR_SHIFT_COLUMNS, ps.PriorShiftStatistic(blind, targets, TRAINING, PRIOR)(n)[0], strict=False)
     )
     for name in ("corrected/accuracy", "corrected/macro_f1", "prior_error"):
-        assert found[name] == pytest.approx(ps.guessing_floor(name, TRAINING, PRIOR), abs=1e-6)
+        assert values[name] == pytest.approx(ps.guessing_floor(name, TRAINING, PRIOR), abs=1e-6)
     guess = log_softmax(1e-9 * np.random.default_rng(0).normal(size=(3000, 3)), axis=1)
-    found = dict(
+    values = dict(
         zip(
             ps.PRIOR_SHIFT_COLUMNS, ps.PriorShiftStatistic(guess, targets, np.full(3, 1 / 3), PRIOR)(n)[0], strict=False
         )
     )
     for name in ("accuracy", "macro_f1"):
-        assert found[name] == pytest.approx(ps.guessing_floor(name, TRAINING, PRIOR), abs=0.03)
+        assert values[name] == pytest.approx(ps.guessing_floor(name, TRAINING, PRIOR), abs=0.03)

@@ -36,9 +36,9 @@ def test_bounds_are_those_of_the_exact_binomial_test() -> None:
 def test_images_just_enough_are_answered_and_one_fewer_or_one_error_is_not() -> None:
     rng = np.random.default_rng(0)
     pilot, scores, correct = rng.random(60), rng.random(45), np.ones(45, dtype=bool)
-    found = fit_answering_threshold(pilot, np.ones(60, dtype=bool), scores, correct, 0.05)
-    assert (found.value, found.answered, found.errors, found.coverage) == (0.0, 45, 0, 1.0)
-    assert found.bound == pytest.approx(1 - 0.1 ** (1 / 45))
+    threshold = fit_answering_threshold(pilot, np.ones(60, dtype=bool), scores, correct, 0.05)
+    assert (threshold.value, threshold.answered, threshold.errors, threshold.coverage) == (0.0, 45, 0, 1.0)
+    assert threshold.bound == pytest.approx(1 - 0.1 ** (1 / 45))
     fewer = fit_answering_threshold(pilot, np.ones(60, dtype=bool), scores[1:], correct[1:], 0.05)
     assert (fewer.value, fewer.answered, fewer.coverage, fewer.bound) == (np.inf, 0, 0.0, 1.0)
     correct[scores.argmin()] = False
@@ -52,16 +52,16 @@ def test_a_start_with_too_few_images_for_any_test_is_passed_over() -> None:
     pilot = np.linspace(1, 0.5, 120)
     is_correct = np.arange(120) < 60
     fewer = np.concatenate([pilot[:50] - 0.1, pilot[50:]])  # fewer confident images than the pilot has, all correct
-    found = fit_answering_threshold(pilot, is_correct, fewer, np.argsort(np.argsort(-fewer)) < 60, 0.05)
-    assert found.errors == 0
-    assert found.answered >= 45
+    threshold = fit_answering_threshold(pilot, is_correct, fewer, np.argsort(np.argsort(-fewer)) < 60, 0.05)
+    assert threshold.errors == 0
+    assert threshold.answered >= 45
 
 
 def test_one_confident_error_does_not_end_the_sequence_of_a_pilot_without_errors() -> None:
     rng = np.random.default_rng(0)
     pilot, scores = rng.random(250) / 10 + 0.9, rng.random(250) / 10 + 0.9
-    found = fit_answering_threshold(pilot, np.ones(250, bool), scores, scores < scores.max(), 0.05)
-    assert (found.answered, found.errors) == (250, 1)  # from the strictest start on, nothing would be answered
+    threshold = fit_answering_threshold(pilot, np.ones(250, bool), scores, scores < scores.max(), 0.05)
+    assert (threshold.answered, threshold.errors) == (250, 1)  # from the strictest start on, nothing would be answered
 
 
 @pytest.mark.parametrize(("errors", "n"), [(3, 74), (0, 20), (40, 1000)])
@@ -84,11 +84,11 @@ def test_where_the_most_confident_images_exceed_the_target_no_number_is_enough()
     scores = np.linspace(1, 0.5, 80)
     assert estimate_required(scores, np.arange(80) % 5 > 0, 0.1) is None
     assert estimate_required(scores[:9], np.ones(9, bool), 0.1) is None  # too few to say anything
-    found = fit_answering_threshold(scores, np.arange(80) % 5 > 0, scores, np.arange(80) % 5 > 0, 0.1)
-    assert (found.answered, found.n_missing) == (0, None)
-    found = fit_answering_threshold(scores, np.arange(80) < 40, scores[::4], np.arange(20) < 10, 0.1)
-    assert (found.answered, found.n) == (0, 20)
-    assert found.n_missing == 2 * (found.n_required - 20) > 0
+    threshold = fit_answering_threshold(scores, np.arange(80) % 5 > 0, scores, np.arange(80) % 5 > 0, 0.1)
+    assert (threshold.answered, threshold.n_missing) == (0, None)
+    threshold = fit_answering_threshold(scores, np.arange(80) < 40, scores[::4], np.arange(20) < 10, 0.1)
+    assert (threshold.answered, threshold.n) == (0, 20)
+    assert threshold.n_missing == 2 * (threshold.n_required - 20) > 0
 
 
 def test_of_each_group_one_image_is_drawn_and_each_may_be() -> None:
@@ -110,7 +110,7 @@ def find_best_coverage(scores: Floats, correct: Marks, target: float, coverages:
     """Return the mean coverage of the same tests, (draws, N), with the best of all grids of equal steps of coverage."""
     order = np.argsort(-scores, axis=1)
     errors = np.cumsum(~np.take_along_axis(correct, order, axis=1), axis=1)
-    answered = np.stack([(scores >= one).sum(axis=1) for one in grid], axis=1)
+    answered = np.stack([(scores >= threshold).sum(axis=1) for threshold in grid], axis=1)
     seen = np.take_along_axis(np.pad(errors, ((0, 0), (1, 0))), answered, axis=1)
     passes = (seen <= count_allowed(answered, target)) & (answered > 0)
     best = 0.0
@@ -133,10 +133,10 @@ def test_the_promise_holds_and_costs_little_coverage(target: float, power: float
     pilot, new = (draw_images(rng, (DRAWS, N), power) for _ in range(2))
     images = np.repeat(np.arange(N), rng.integers(1, largest + 1, N))  # by group
     drawn = draw_of_groups(images)
-    found = [
-        fit_answering_threshold(*(each[k, images[drawn]] for each in (*pilot, *new)), target) for k in range(DRAWS)
+    thresholds = [
+        fit_answering_threshold(*(part[k, images[drawn]] for part in (*pilot, *new)), target) for k in range(DRAWS)
     ]
-    answered = np.searchsorted(-population, [-one.value for one in found], side="right")
+    answered = np.searchsorted(-population, [-threshold.value for threshold in thresholds], side="right")
     exceeded = (answered > 0) & (risk[answered - 1] > target)
     assert exceeded.mean() <= MOST
     coverages = np.arange(0.02, 1.001, 0.02)
@@ -145,10 +145,10 @@ def test_the_promise_holds_and_costs_little_coverage(target: float, power: float
     assert best > 0.3
     assert answered.mean() / len(population) >= best - 0.03
     if largest > 1:  # as if the images of a group were independent
-        found = [
-            fit_answering_threshold(*(each[k, images] for each in (*pilot, *new)), target) for k in range(DRAWS // 4)
+        thresholds = [
+            fit_answering_threshold(*(part[k, images] for part in (*pilot, *new)), target) for k in range(DRAWS // 4)
         ]
-        answered = np.searchsorted(-population, [-one.value for one in found], side="right")
+        answered = np.searchsorted(-population, [-threshold.value for threshold in thresholds], side="right")
         assert ((answered > 0) & (risk[answered - 1] > target)).mean() > MOST
 
 
@@ -205,8 +205,8 @@ def test_the_best_order_is_below_and_the_worst_above_every_other():
 def test_a_weight_counts_as_so_many_copies(distinct):
     confidence, correct = answers(distinct=distinct)
     weights = np.random.default_rng(1).multinomial(60, np.full(60, 1 / 60), size=20).astype(float)
-    found = aurc(confidence, correct, weights)
-    for row, value in zip(weights.astype(int), found, strict=True):
+    areas = aurc(confidence, correct, weights)
+    for row, value in zip(weights.astype(int), areas, strict=True):
         assert value == pytest.approx(counted(np.repeat(confidence, row), np.repeat(correct, row)), abs=1e-12)
 
 

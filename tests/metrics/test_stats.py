@@ -138,16 +138,16 @@ def test_ranks_and_counts_of_groups_give_the_resamples_of_their_images():
 
     counted = classification.build_confusion_statistic([(targets, predicted)], 3, classification.accuracy)
     joined = stats.JoinedStatistic([counted, *classification.build_auroc_statistics(scores, targets)])
-    found = stats.resample_statistic(joined, groups, 30, 5)
-    np.testing.assert_allclose(found, draw_by_hand(compute, groups, 30, seed=5), rtol=1e-12)
+    resampled = stats.resample_statistic(joined, groups, 30, 5)
+    np.testing.assert_allclose(resampled, draw_by_hand(compute, groups, 30, seed=5), rtol=1e-12)
 
 
 def test_resamples_cost_by_group_not_by_image():
     hits, groups = np.random.default_rng(0).random(400_000) < 0.9, np.arange(400_000) // 4000
     begin = time.process_time()
-    found = stats.proportion_interval(hits, groups)
+    interval = stats.proportion_interval(hits, groups)
     assert time.process_time() - begin < 3  # by image, it takes 30 times as long
-    assert found.high - found.low == pytest.approx(2 * 1.96 * (0.09 / 400_000) ** 0.5, rel=0.25)
+    assert interval.high - interval.low == pytest.approx(2 * 1.96 * (0.09 / 400_000) ** 0.5, rel=0.25)
 
 
 def test_share_interval_is_wilson_where_each_group_has_one_image():
@@ -220,9 +220,9 @@ def test_mcnemar_power_without_a_difference_stays_below_alpha():
 
 @pytest.mark.parametrize(("n", "discordance"), [(50, 0.3), (300, 0.095), (300, 1.0), (10_000, 0.02)])
 def test_detectable_difference_has_the_power_asked_for_and_no_less_has(n, discordance):
-    found = paired_tests.detectable_difference(n, discordance)
-    assert paired_tests.mcnemar_power(n, discordance, found) == pytest.approx(0.8, abs=1e-4)
-    assert paired_tests.mcnemar_power(n, discordance, 0.98 * found) < 0.8
+    difference = paired_tests.detectable_difference(n, discordance)
+    assert paired_tests.mcnemar_power(n, discordance, difference) == pytest.approx(0.8, abs=1e-4)
+    assert paired_tests.mcnemar_power(n, discordance, 0.98 * difference) < 0.8
 
 
 def test_detectable_difference_is_near_the_normal_approximation_on_a_large_set():
@@ -403,9 +403,9 @@ def test_weighted_quantiles_equal_those_of_the_repeated_values() -> None:
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 20, 40])
 def test_each_measurement_counted_once_gives_numpys_quantile(n: int) -> None:
     values = np.random.default_rng(n).permutation(n).astype(float)
-    found = stats.quantiles(values, QUANTILES, np.ones((1, n)))[0]
-    np.testing.assert_allclose(found, np.quantile(values, QUANTILES), rtol=1e-12)
-    assert found[1] == pytest.approx(np.median(values), rel=1e-12)
+    quantile = stats.quantiles(values, QUANTILES, np.ones((1, n)))[0]
+    np.testing.assert_allclose(quantile, np.quantile(values, QUANTILES), rtol=1e-12)
+    assert quantile[1] == pytest.approx(np.median(values), rel=1e-12)
 
 
 def test_no_weight_at_all_gives_nan() -> None:

@@ -23,11 +23,11 @@ def test_a_users_block_is_declared_like_a_built_in_one(tmp_path: Path, monkeypat
     about = "title: Mine\nkind: comparison\nmetrics: [x]\nfigures: {bars: Bars, 'of_*': 'Bars of {name}'}\n"
     write_block(tmp_path, "mine", about + "tables: {t: {title: T, columns: [a, b], open: true}}\n")
     monkeypatch.setenv("AVATAR_BENCH_CONF", str(tmp_path))
-    found = declare_block("mine")
-    assert (found.title, found.kind, found.metrics) == ("Mine", "comparison", ("x",))
-    assert found.tables["t"].columns == ("a", "b")
-    assert found.find_caption("of_cats") == "Bars of cats"
-    assert found.order_figures(["zoo", "of_cats", "bars"]) == ["bars", "of_cats", "zoo"]
+    declaration = declare_block("mine")
+    assert (declaration.title, declaration.kind, declaration.metrics) == ("Mine", "comparison", ("x",))
+    assert declaration.tables["t"].columns == ("a", "b")
+    assert declaration.find_caption("of_cats") == "Bars of cats"
+    assert declaration.order_figures(["zoo", "of_cats", "bars"]) == ["bars", "of_cats", "zoo"]
 
 
 @pytest.mark.parametrize(

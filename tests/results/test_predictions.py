@@ -93,11 +93,11 @@ def test_an_object_array_is_never_unpickled(tmp_path: Path) -> None:
 
 
 def test_rows_that_are_all_rows_in_order_are_no_copy() -> None:
-    made, one = given(np.eye(3), [0, 1, 2]), given(np.eye(3)[:1], [0])
+    made, single = given(np.eye(3), [0, 1, 2]), given(np.eye(3)[:1], [0])
     assert made.take(np.arange(3)) is made
     assert made.take(np.ones(3, dtype=bool)) is made
     assert made.take(np.array([0, 2, 1])).targets.tolist() == [0, 2, 1]
-    assert (len(one.take(np.array([False]))), len(one.take(np.array([0, 0])))) == (0, 2)
+    assert (len(single.take(np.array([False]))), len(single.take(np.array([0, 0])))) == (0, 2)
 
 
 def test_codes_of_groups_are_places_among_the_sorted_names() -> None:
@@ -169,10 +169,10 @@ def test_merged_probabilities_are_sums_at_the_temperature_and_without_it() -> No
     logits = np.random.default_rng(0).normal(0, 4, size=(50, 3)).astype(np.float32)
     made = given(logits, np.zeros(50), temperature=2.5)
     merged = made.merge({"x": ["д"], "y": ["a", "b, c"]}, np.ones(50, dtype=np.int64))
-    for found, temperature in ((merged, 2.5), (merged.uncalibrated, 1.0)):
+    for predictions, temperature in ((merged, 2.5), (merged.uncalibrated, 1.0)):
         whole = softmax(logits.astype(float) / temperature, axis=1)
         expected = np.column_stack([whole[:, 2], whole[:, 0] + whole[:, 1]])
-        np.testing.assert_allclose(found.probabilities, expected, rtol=1e-12)
+        np.testing.assert_allclose(predictions.probabilities, expected, rtol=1e-12)
     assert merged.classes == ("x", "y")
     assert (merged.targets == 1).all()
     energy = logsumexp(merged.uncalibrated.logits, axis=1)

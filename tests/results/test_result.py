@@ -147,9 +147,9 @@ def test_the_json_is_strict_and_of_the_schema(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
 def test_a_figure_that_is_not_finite_is_refused(number: float) -> None:
-    for place in ("value", "low", "high"):
-        with pytest.raises(ValueError, match=f"{place} must be finite"):
-            Metric(**{"value": 0.5, "n": 1, place: number})
+    for field in ("value", "low", "high"):
+        with pytest.raises(ValueError, match=f"{field} must be finite"):
+            Metric(**{"value": 0.5, "n": 1, field: number})
 
 
 def test_a_missing_figure_needs_a_reason() -> None:
@@ -270,5 +270,5 @@ def test_charts_are_marked_for_the_dark_theme_and_figures_with_photos_are_not(tm
         return draw(saved) | {"photo": photo}
 
     folder = result().save(tmp_path / "blind_test", draw_both)
-    found = {name: shrink(folder / f"{name}.png", 100, 60) for name in ("curve", "photo")}
-    assert {name: image and image.is_chart for name, image in found.items()} == {"curve": True, "photo": False}
+    shrunk = {name: shrink(folder / f"{name}.png", 100, 60) for name in ("curve", "photo")}
+    assert {name: image and image.is_chart for name, image in shrunk.items()} == {"curve": True, "photo": False}

@@ -1,12 +1,8 @@
 """Ensembles and soups: saving, opening, refusal of changed members, and equality with sums by hand."""
 
-from __future__ import annotations
-
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +13,6 @@ from scipy.special import logsumexp
 from avatar_bench.cli.app import main
 from avatar_bench.data import loaders
 from avatar_bench.data.corruptions import Corruption
-from avatar_bench.data.dataset import read_manifest
 from avatar_bench.data.decoding import try_decode
 from avatar_bench.errors import BlockError, CheckpointError, GuardError
 from avatar_bench.inference.network_predictor import EnsemblePredictor
@@ -25,32 +20,28 @@ from avatar_bench.metrics.averaging import AveragingWeights
 from avatar_bench.models.checkpoint import read_checkpoint
 from avatar_bench.runs.ensembles import EnsembleRun, WeightSoup, describe_ensemble, open_run, save_ensemble
 from avatar_bench.runs.run import Run
+from tests.builders.run_files import write_file
 
 
-@pytest.fixture(scope="module")
-def runs(train: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Two runs trained differently from the same weights; never write into them (except predictions/)."""
-    root = tmp_path_factory.mktemp("pair")
-    return [train(root / f"lr{number}", "epochs=2", f"lr={lr}") for number, lr in enumerate(("3e-3", "1e-3"))]
-
-
-def write(
-    folder: Path, runs: list[Path], weights: Any = None, own: Any = None, kind: str = "ensemble", t: float = 1.3
-) -> Path:
+def write(folder, runs, weights=None, temperatures=None, kind="ensemble", t=1.3):
     """Save an ensemble of runs, by default with equal weights and temperatures of 1."""
-    size = len(runs)
-    mix = AveragingWeights(
-        *(np.full(size, 1 / size) if x is None else np.array(x) for x in (weights, own or [1.0] * size))
-    )
     opened = [open_run(run) for run in runs]
+    weights = np.array(weights or [1 / len(runs)] * len(runs))
+    mix = AveragingWeights(weights, np.array(temperatures or [1.0] * len(runs)))
     return save_ensemble(folder, describe_ensemble(kind, opened, mix, t, opened[0].classes))
 
 
-def test_the_probabilities_are_the_weighted_mean_of_the_members_scaled(runs: list[Path], tmp_path: Path) -> None:
-    ensemble = open_run(write(tmp_path / "ensembles" / "a", runs, [0.3, 0.7], [2.0, 0.5], t=1.0))
+def describe(member, **other):
+    """Return the description of an ensemble of one member, as plain values."""
+    member = {"run": member, "checkpoint_sha256": "0", "weight": 1, "temperature": 1}
+    return json.dumps({"kind": "ensemble", "members": [member], "temperature": 1, "classes": ["a", "b"], **other})
+
+
+def test_the_probabilities_are_the_weighted_mean_of_the_members_and_kept(run_pair, tmp_path, monkeypatch):
+    ensemble = open_run(write(tmp_path / "ensembles" / "a", run_pair, [0.3, 0.7], [2.0, 0.5], t=1.0))
     dataset = ensemble.dataset("test")
     parts = []
-    for run, weight, temperature in zip(runs, (0.3, 0.7), (2.0, 0.5), strict=True):
+    for run, weight, temperature in zip(run_pair, (0.3, 0.7), (2.0, 0.5), strict=True):
         logits = Run.open(run).predictions(dataset).logits.astype(float) / temperature
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
         parts.append(weight * shares / shares.sum(axis=1, keepdims=True))
@@ -59,22 +50,23 @@ def test_the_probabilities_are_the_weighted_mean_of_the_members_scaled(runs: lis
     assert (predictions.predicted == sum(parts).argmax(axis=1)).all()
     assert ensemble.name == "ensembles/a"
     assert type(ensemble) is EnsembleRun
+    assert len(list((ensemble.folder / "predictions").glob("*.npz"))) == 1
+    monkeypatch.setattr(EnsemblePredictor, "predict_variations", None)  # they are kept
+    np.testing.assert_array_equal(open_run(ensemble.folder).predictions(dataset).logits, predictions.logits)
 
 
-def test_the_energy_is_the_weighted_mean_of_the_members_energies_before_temperatures(
-    runs: list[Path], tmp_path: Path
-) -> None:
-    ensemble = open_run(write(tmp_path / "a", runs, [0.3, 0.7], [2.0, 0.5], t=1.7))
+def test_the_energy_is_the_weighted_mean_of_the_members_energies_before_temperatures(run_pair, tmp_path):
+    ensemble = open_run(write(tmp_path / "a", run_pair, [0.3, 0.7], [2.0, 0.5], t=1.7))
     dataset = ensemble.dataset("test")
-    own = [logsumexp(Run.open(run).predictions(dataset).logits, axis=1) for run in runs]
+    energies = [logsumexp(Run.open(run).predictions(dataset).logits, axis=1) for run in run_pair]
     predictions = ensemble.predictions(dataset)
-    np.testing.assert_allclose(logsumexp(predictions.logits, axis=1), 0.3 * own[0] + 0.7 * own[1], atol=1e-5)
+    np.testing.assert_allclose(logsumexp(predictions.logits, axis=1), 0.3 * energies[0] + 0.7 * energies[1], atol=1e-5)
     assert predictions.has_logits
 
 
-def test_the_temperature_divides_the_logarithm_of_the_mean(runs: list[Path], tmp_path: Path) -> None:
-    plain, scaled = (open_run(write(tmp_path / str(t), runs, t=t)) for t in (1.0, 2.0))
-    first, second = (one.predictions(one.dataset("test")) for one in (plain, scaled))
+def test_the_temperature_divides_the_logarithm_of_the_mean(run_pair, tmp_path):
+    plain, scaled = (open_run(write(tmp_path / str(t), run_pair, t=t)) for t in (1.0, 2.0))
+    first, second = (run.predictions(run.dataset("test")) for run in (plain, scaled))
     np.testing.assert_array_equal(first.logits, second.logits)
     root = np.sqrt(first.probabilities)
     np.testing.assert_allclose(second.probabilities, root / root.sum(axis=1, keepdims=True), atol=1e-6)
@@ -82,7 +74,7 @@ def test_the_temperature_divides_the_logarithm_of_the_mean(runs: list[Path], tmp
     assert plain.checkpoint_sha256 != scaled.checkpoint_sha256
 
 
-def test_two_copies_of_one_run_change_nothing(tiny_run: Path, tmp_path: Path) -> None:
+def test_two_copies_of_one_run_or_a_soup_of_it_change_nothing(tiny_run, tmp_path):
     run = Run.open(tiny_run)
     dataset = run.dataset("test")
     alone = run.predictions(dataset)
@@ -91,39 +83,29 @@ def test_two_copies_of_one_run_change_nothing(tiny_run: Path, tmp_path: Path) ->
         predictions = twice.predictions(dataset)
         np.testing.assert_allclose(predictions.probabilities, alone.probabilities, atol=1e-6)
         np.testing.assert_array_equal(predictions.predicted, alone.predicted)
+    np.testing.assert_allclose(WeightSoup.of([run]).predictions(dataset).logits, alone.logits, atol=1e-5)
 
 
-def test_embeddings_are_the_members_at_length_one_side_by_side(runs: list[Path], tmp_path: Path) -> None:
-    ensemble = open_run(write(tmp_path / "a", runs))
+def test_embeddings_are_the_members_at_length_one_side_by_side(run_pair, tmp_path):
+    ensemble = open_run(write(tmp_path / "a", run_pair))
     dataset = ensemble.dataset("test")
-    made = [Run.open(run).predictions(dataset).embeddings for run in runs]
-    expected = [one / np.linalg.norm(one, axis=1, keepdims=True) for one in made]
+    made = [Run.open(run).predictions(dataset).embeddings for run in run_pair]
+    expected = [embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True) for embeddings in made]
     np.testing.assert_allclose(ensemble.predictions(dataset).embeddings, np.hstack(expected), atol=1e-6)
 
 
-def test_variations_are_averaged_like_the_images_themselves(runs: list[Path], tmp_path: Path) -> None:
-    ensemble = open_run(write(tmp_path / "a", runs, t=1.0))
+def test_variations_are_averaged_like_the_images_themselves(run_pair, tmp_path):
+    ensemble = open_run(write(tmp_path / "a", run_pair, t=1.0))
     dataset, noise = ensemble.dataset("test"), [Corruption("noise", 3), Corruption("blur", 5)]
-    made = [Run.open(run).variations(dataset, noise) for run in runs]
+    made = [Run.open(run).variations(dataset, noise) for run in run_pair]
     for index, variation in enumerate(ensemble.variations(dataset, noise)):
         shares = [np.exp(share[index].logits - share[index].logits.max(axis=1, keepdims=True)) for share in made]
         expected = np.mean([share / share.sum(axis=1, keepdims=True) for share in shares], axis=0)
         np.testing.assert_allclose(variation.probabilities, expected, atol=1e-5)
 
 
-def test_predictions_are_kept_in_the_ensembles_folder(
-    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = write(tmp_path / "a", runs)
-    ensemble = open_run(folder)
-    ensemble.predictions(ensemble.dataset("test"))
-    assert len(list((folder / "predictions").glob("*.npz"))) == 1
-    monkeypatch.setattr(EnsemblePredictor, "predict_variations", None)
-    assert len(open_run(folder).predictions(ensemble.dataset("test"))) == len(ensemble.dataset("test"))
-
-
-def test_predictions_on_files_equal_those_on_the_data_set(runs: list[Path], images: Path, tmp_path: Path) -> None:
-    ensemble = open_run(write(tmp_path / "a", runs, [0.2, 0.8], t=0.7))
+def test_predictions_on_files_equal_those_on_the_data_set(run_pair, images, tmp_path):
+    ensemble = open_run(write(tmp_path / "a", run_pair, [0.2, 0.8], t=0.7))
     dataset = ensemble.dataset("test")
     (tmp_path / "broken.png").write_bytes(b"none")
     files = [dataset.file(row) for row in range(5)]
@@ -136,13 +118,11 @@ def test_predictions_on_files_equal_those_on_the_data_set(runs: list[Path], imag
     assert not np.allclose(plain["confidence"], table["confidence"][:5].astype(float))
 
 
-def test_an_ensembles_members_share_each_decoded_image(
-    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ensemble = open_run(write(tmp_path / "a", runs, [0.2, 0.8]), workers=0)
+def test_an_ensembles_members_share_each_decoded_image(run_pair, tmp_path, monkeypatch):
+    ensemble = open_run(write(tmp_path / "a", run_pair, [0.2, 0.8]), workers=0)
     files, opened = [ensemble.dataset("test").file(row) for row in range(5)], []
 
-    def counted(path: str) -> Any:
+    def counted(path):
         opened.append(Path(path))
         return try_decode(path)
 
@@ -151,31 +131,32 @@ def test_an_ensembles_members_share_each_decoded_image(
     assert opened == files
 
 
-def test_predict_takes_an_ensemble_like_a_run(runs: list[Path], images: Path, tmp_path: Path) -> None:
-    folder, out = write(tmp_path / "a", runs), tmp_path / "predictions.csv"
+def test_predict_takes_an_ensemble_like_a_run(run_pair, images, tmp_path):
+    folder, out = write(tmp_path / "a", run_pair), tmp_path / "predictions.csv"
     assert main(["predict", f"ckpt={folder}", f"input={images / 'blind' / 'real'}", f"output={out}"]) == 0
     files = sorted((images / "blind" / "real").rglob("*.*"))
     expected = open_run(folder).predict(files)
     assert pd.read_csv(out)["prediction"].tolist() == expected["prediction"].tolist()
 
 
-def test_an_image_is_of_train_for_all_where_any_member_trained_on_it(
-    train: Callable[..., Path], runs: list[Path], tmp_path: Path
-) -> None:
+def test_an_image_is_of_train_for_all_where_any_member_trained_on_it(train, run_pair, tmp_path):
     other = train(tmp_path / "other", "data.split.seed=3")
-    ensemble = open_run(write(tmp_path / "a", [runs[0], other]))
-    sides = [pd.read_csv(run / "split.csv").set_index("sha256")["split"] for run in (runs[0], other)]
+    ensemble = open_run(write(tmp_path / "a", [run_pair[0], other]))
+    sides = [pd.read_csv(run / "split.csv").set_index("sha256")["split"] for run in (run_pair[0], other)]
     assert ensemble.images is not None
     for key, split in zip(ensemble.images.frame["sha256"], ensemble.images.frame["split"], strict=True):
         both = {side[key] for side in sides}
         expected = next((name for name in ("train", "val") if name in both), None)
         assert split == (expected or (both.pop() if len(both) == 1 else ""))
     with pytest.raises(GuardError, match="training data"):
-        ensemble.predictions(Run.open(runs[0]).dataset("test"))
+        ensemble.predictions(Run.open(run_pair[0]).dataset("test"))
+    allowed = open_run(ensemble.folder, allow=frozenset({"overlap", "near_duplicates"}), label="vote")
+    assert (allowed.label, [member.label for member in allowed.members]) == ("vote", ["", ""])
+    assert len(allowed.predictions(Run.open(run_pair[0]).dataset("test")))  # the options have reached every member
 
 
-def test_an_ensemble_has_the_sets_of_its_members(runs: list[Path], tmp_path: Path) -> None:
-    ensemble, first = open_run(write(tmp_path / "a", runs)), Run.open(runs[0])
+def test_an_ensemble_has_what_its_members_share_and_no_single_network(run_pair, tmp_path):
+    ensemble, first = open_run(write(tmp_path / "a", run_pair)), Run.open(run_pair[0])
     for name in ("train", "val", "calibration", "test", "blind"):
         assert ensemble.dataset(name).fingerprint == first.dataset(name).fingerprint
     test = ensemble.dataset("test")
@@ -183,19 +164,15 @@ def test_an_ensemble_has_the_sets_of_its_members(runs: list[Path], tmp_path: Pat
     assert len(ensemble.training()) == len(first.training())
     assert ensemble.blind is not None
     assert ensemble.record.split == first.record.split
-
-
-def test_an_ensemble_has_no_single_network(runs: list[Path], tmp_path: Path) -> None:
-    ensemble = open_run(write(tmp_path / "a", runs))
+    assert ensemble.card.preprocessing == first.card.preprocessing
+    assert ensemble.preprocessing.size == 32
     with pytest.raises(BlockError, match="no single network"):
         ensemble.predictor.module  # noqa: B018
-    assert ensemble.card.preprocessing == Run.open(runs[0]).card.preprocessing
-    assert ensemble.preprocessing.size == 32
 
 
-def test_a_soup_is_the_network_of_mean_weights(runs: list[Path], tmp_path: Path) -> None:
-    soup = open_run(write(tmp_path / "a", runs, kind="soup", t=1.1))
-    states = [read_checkpoint(run / "checkpoints" / "best.ckpt")["state_dict"] for run in runs]
+def test_a_soup_is_the_network_of_mean_weights(run_pair, tmp_path):
+    soup = open_run(write(tmp_path / "a", run_pair, kind="soup", t=1.1))
+    states = [read_checkpoint(run / "checkpoints" / "best.ckpt")["state_dict"] for run in run_pair]
     state_dict = soup.predictor.module.state_dict()
     for name, tensor in states[0].items():
         expected = (tensor + states[1][name]) / 2 if tensor.is_floating_point() else tensor
@@ -203,16 +180,10 @@ def test_a_soup_is_the_network_of_mean_weights(runs: list[Path], tmp_path: Path)
     predictions = soup.predictions(soup.dataset("test"))
     assert predictions.temperature == soup.temperature == 1.1
     assert type(soup) is WeightSoup
-    assert predictions.embeddings.shape == Run.open(runs[0]).predictions(soup.dataset("test")).embeddings.shape
+    assert predictions.embeddings.shape == Run.open(run_pair[0]).predictions(soup.dataset("test")).embeddings.shape
 
 
-def test_a_soup_of_one_run_is_that_run(tiny_run: Path) -> None:
-    run = Run.open(tiny_run)
-    soup, dataset = WeightSoup.of([run]), run.dataset("test")
-    np.testing.assert_allclose(soup.predictions(dataset).logits, run.predictions(dataset).logits, atol=1e-5)
-
-
-def test_members_have_relative_paths_so_that_all_may_be_moved(runs: list[Path], run_copy: Path, tmp_path: Path) -> None:
+def test_members_have_relative_paths_so_that_all_may_be_moved(run_pair, run_copy, tmp_path):
     folder = write(tmp_path / "ensembles" / "soft_vote", [run_copy, run_copy])
     stated = json.loads((folder / "ensemble.json").read_text())
     assert stated["members"][0]["run"] == "../../copy/checkpoints/best.ckpt"
@@ -224,64 +195,47 @@ def test_members_have_relative_paths_so_that_all_may_be_moved(runs: list[Path], 
         open_run(folder)
 
 
-def test_a_member_that_has_changed_is_refused(
-    run_copy: Path, runs: list[Path], tmp_path: Path, reseal: Callable[[Path], None]
-) -> None:
-    folder = write(tmp_path / "a", [run_copy, runs[0]])
+def test_a_member_that_has_changed_is_refused(run_copy, run_pair, tmp_path, reseal):
+    folder = write(tmp_path / "a", [run_copy, run_pair[0]])
     file = run_copy / "checkpoints" / "best.ckpt"
-    shutil.copy(runs[1] / "checkpoints" / "best.ckpt", file)
+    shutil.copy(run_pair[1] / "checkpoints" / "best.ckpt", file)
     reseal(file)
     with pytest.raises(CheckpointError, match="has changed since") as caught:
         open_run(folder)
     assert len(caught.value.lines) <= 3
 
 
-@pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"kind": "ensemble", "members": [], "temperature": 1, "classes": []}']
-)
-def test_a_damaged_description_is_refused(text: str, tmp_path: Path) -> None:
-    (tmp_path / "ensemble.json").write_text(text)
-    with pytest.raises(CheckpointError):
-        open_run(tmp_path)
-
-
-def test_anything_else_is_opened_as_a_run(tiny_run: Path, tmp_path: Path) -> None:
+def test_anything_else_is_opened_as_a_run(tiny_run, tmp_path):
     assert type(open_run(tiny_run, label="a")) is Run
     assert open_run(tiny_run / "checkpoints" / "last.ckpt", label="a").label == "a"
     with pytest.raises(CheckpointError):
         open_run(tmp_path)
 
 
-def test_options_reach_every_member(runs: list[Path], images: Path, tmp_path: Path) -> None:
-    ensemble = open_run(write(tmp_path / "a", runs), allow=frozenset({"overlap", "near_duplicates"}), label="vote")
-    assert ensemble.label == "vote"
-    assert [member.label for member in ensemble.members] == ["", ""]  # type: ignore[attr-defined]
-    assert len(ensemble.predictions(read_manifest(images / "all.csv")))
-
-
 @pytest.mark.parametrize("way", [".", "ensemble.json", "../other"])
-def test_an_ensemble_that_is_its_own_member_is_refused(way: str, tmp_path: Path) -> None:
-    for name, member in (("one", way), ("other", "../one")):
-        (tmp_path / name).mkdir()
-        stated = {"run": member, "checkpoint_sha256": "0", "weight": 1, "temperature": 1}
-        said = {"kind": "ensemble", "members": [stated], "temperature": 1, "classes": ["a", "b"]}
-        (tmp_path / name / "ensemble.json").write_text(json.dumps(said))
+def test_an_ensemble_that_is_its_own_member_is_refused(way, tmp_path):
+    for name, member in (("own", way), ("other", "../own")):
+        write_file(tmp_path / name / "ensemble.json", describe(member))
     with pytest.raises(CheckpointError, match="ensembles of ensembles"):
-        open_run(tmp_path / "one")
+        open_run(tmp_path / "own")
 
 
-@pytest.mark.parametrize("odd", [{"classes": "ab"}, {"classes": ["a"]}, {"temperature": 10**400}, {"members": 3}])
-def test_an_odd_description_is_refused(odd: dict[str, Any], tmp_path: Path) -> None:
-    stated = {"run": "x", "checkpoint_sha256": "0", "weight": 1, "temperature": 1}
-    said = {"kind": "ensemble", "members": [stated], "temperature": 1, "classes": ["a", "b"]}
-    (tmp_path / "ensemble.json").write_text(json.dumps({**said, **odd}))
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "[]", "{}", describe("x", members=[], classes=[]), describe("x", classes="ab")),
+        *(describe("x", classes=["a"]), describe("x", temperature=10**400), describe("x", members=3)),
+    ],
+)
+def test_a_damaged_description_is_refused(text, tmp_path):
+    write_file(tmp_path / "ensemble.json", text)
     with pytest.raises(CheckpointError, match=r"ensemble\.json"):
         open_run(tmp_path)
 
 
-def test_classes_that_are_not_the_members_are_refused(runs: list[Path], tmp_path: Path) -> None:
-    folder = write(tmp_path / "a", runs[:1])
-    said = json.loads((folder / "ensemble.json").read_text())
-    (folder / "ensemble.json").write_text(json.dumps({**said, "classes": ["a", "b", "c"]}))
+def test_classes_that_are_not_the_members_are_refused(run_pair, tmp_path):
+    folder = write(tmp_path / "a", run_pair[:1])
+    description = json.loads((folder / "ensemble.json").read_text())
+    (folder / "ensemble.json").write_text(json.dumps({**description, "classes": ["a", "b", "c"]}))
     with pytest.raises(CheckpointError, match="differ from its members"):
         open_run(folder).card  # noqa: B018

@@ -1,38 +1,37 @@
 """Labelled runs: unique labels, and one recipe name for runs that differ only in the seed."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import pytest
 import yaml
 
 from avatar_bench.runs.labels import label_runs
 from avatar_bench.runs.record import RunRecord
-
-Make = Callable[..., Path]
+from tests.builders.run_files import write_file
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Make:
-    def build(folder: str, record: dict[str, Any], **config: Any) -> Path:
-        place = tmp_path / folder
-        place.mkdir(parents=True)
-        RunRecord(**{"status": "finished", "mode": "frozen", **record}).write(place)
-        given = {"seed": record.get("seed", 0), "out": folder, "lr": 1e-3} | config
-        (place / "config.yaml").write_text(yaml.safe_dump(given), encoding="utf-8")
-        return place
+def make(tmp_path):
+    """Return a function that writes the record and the configuration of a run, by default of a network named m."""
+
+    def build(name, config=None, **record):
+        folder = tmp_path / name
+        options = {"seed": record.get("seed", 0), "out": name, "lr": 1e-3} | (config or {})
+        write_file(folder / "config.yaml", yaml.safe_dump(options))
+        RunRecord(**{"status": "finished", "mode": "frozen", "name": "m", **record}).write(folder)
+        return folder
 
     return build
 
 
-def test_runs_that_differ_in_seed_alone_are_of_one_recipe(make: Make) -> None:
-    folders = [make(f"job{seed}", {"name": "resnet18", "seed": seed}) for seed in (1, 2)]
-    found = label_runs(folders)
-    assert [one.recipe for one in found] == ["resnet18 frozen"] * 2
-    assert [one.label for one in found] == ["resnet18 frozen · seed 1", "resnet18 frozen · seed 2"]
+def list_names(folders):
+    """Return the recipes and the labels of runs."""
+    runs = label_runs(folders)
+    return [run.recipe for run in runs], [run.label for run in runs]
+
+
+def test_runs_that_differ_in_seed_alone_are_of_one_recipe(make):
+    recipes, labels = list_names([make(f"job{seed}", seed=seed) for seed in (1, 2)])
+    assert recipes == ["m frozen"] * 2
+    assert labels == ["m frozen · seed 1", "m frozen · seed 2"]
 
 
 @pytest.mark.parametrize(
@@ -44,66 +43,48 @@ def test_runs_that_differ_in_seed_alone_are_of_one_recipe(make: Make) -> None:
         {"trainer": {"threads": 1, "precision": "32"}},
     ],
 )
-def test_what_has_no_part_in_what_is_learned_makes_no_recipe(make: Make, apart: dict[str, Any]) -> None:
+def test_what_has_no_part_in_what_is_learned_makes_no_recipe(make, apart):
     plain = {"data": {"workers": 2, "fraction": 1.0}, "trainer": {"threads": 2, "precision": "32"}}
-    found = label_runs([make("a", {"name": "m"}, **plain), make("b", {"name": "m"}, **plain | apart)])
-    assert found[0].recipe == found[1].recipe
+    assert len(set(list_names([make("a", plain), make("b", plain | apart)])[0])) == 1
 
 
-def test_runs_of_one_name_are_named_by_the_option_in_which_they_differ(make: Make) -> None:
-    found = label_runs([make("slow", {"name": "m"}, lr=1e-4), make("fast", {"name": "m"}, lr=1e-2)])
-    assert [one.recipe for one in found] == ["m frozen lr=0.0001", "m frozen lr=0.01"]
-    assert [one.label for one in found] == ["m frozen lr=0.0001", "m frozen lr=0.01"]
+@pytest.mark.parametrize(
+    ("first", "second", "recipes"),
+    [
+        ({"lr": 1e-4}, {"lr": 1e-2}, ["m frozen lr=0.0001", "m frozen lr=0.01"]),
+        (
+            {"data": {"resize": "squash", "fraction": 1.0}},
+            {"data": {"fraction": 1.0}},
+            ["m frozen data.resize=squash", "m frozen data.resize=null"],
+        ),
+        ({}, {"lr": 1, "epochs": 2, "mode": {"balance": "none"}}, ["m frozen (a)", "m frozen (b)"]),
+    ],
+)
+def test_runs_of_one_name_are_named_by_their_options_else_by_the_folder(first, second, recipes, make):
+    assert list_names([make("a", first), make("b", second)]) == (recipes, recipes)
 
 
-def test_a_nested_option_is_named_as_it_is_typed_and_a_missing_one_is_null(make: Make) -> None:
-    plain = {"data": {"resize": "squash", "fraction": 1.0}}
-    found = label_runs([make("a", {"name": "m"}, **plain), make("b", {"name": "m"}, data={"fraction": 1.0})])
-    assert [one.recipe for one in found] == ["m frozen data.resize=squash", "m frozen data.resize=null"]
+def test_seeds_of_recipes_that_differ_in_an_option_keep_its_name(make):
+    pairs = [(rate, seed) for rate in (0.1, 0.2) for seed in (1, 2)]
+    _, labels = list_names([make(f"{rate}-{seed}", {"lr": rate}, seed=seed) for rate, seed in pairs])
+    assert labels == [f"m frozen lr={rate} · seed {seed}" for rate, seed in pairs]
 
 
-def test_seeds_of_recipes_that_differ_in_an_option_keep_its_name(make: Make) -> None:
-    found = label_runs(
-        [make(f"{rate}-{seed}", {"name": "m", "seed": seed}, lr=rate) for rate in (0.1, 0.2) for seed in (1, 2)]
-    )
-    assert [one.label for one in found] == [
-        f"m frozen lr={rate} · seed {seed}" for rate in (0.1, 0.2) for seed in (1, 2)
+def test_a_run_is_called_by_its_experiment_its_shots_its_start_and_what_was_held_out(make):
+    sam = {"optimizer": {"name": "adamw", "rho": 0.5, "adaptive": True}}
+    folders = [
+        make("a", experiment="resnet50_full"),
+        make("b", {"mode": {"shots": 5}}, mode="few_shot"),
+        make("s", sam, init={"method": "simclr"}),
+        make("c", {"data": {"split": {"held_out": ["tabler"]}}}),
+    ]
+    assert list_names(folders)[1] == [
+        *("resnet50_full", "m few_shot 5 shots", "m frozen sam 0.5 adaptive from simclr", "m frozen without tabler")
     ]
 
 
-def test_the_folder_names_runs_that_differ_in_many_options(make: Make) -> None:
-    found = label_runs([make("a", {"name": "m"}), make("b", {"name": "m"}, lr=1, epochs=2, mode={"balance": "none"})])
-    assert [one.recipe for one in found] == ["m frozen (a)", "m frozen (b)"]
-
-
-def test_a_run_is_called_by_its_experiment_its_shots_its_start_and_what_was_held_out(make: Make) -> None:
-    found = label_runs(
-        [
-            make("a", {"name": "x", "experiment": "resnet50_full"}),
-            make("b", {"name": "resnet18", "mode": "few_shot"}, mode={"shots": 5}),
-            make(
-                "s",
-                {"name": "resnet18", "init": {"method": "simclr"}},
-                optimizer={"name": "adamw", "rho": 0.5, "adaptive": True},
-            ),
-            make("c", {"name": "resnet18"}, data={"split": {"held_out": ["tabler"]}}),
-        ]
-    )
-    assert [one.label for one in found] == [
-        "resnet50_full",
-        "resnet18 few_shot 5 shots",
-        "resnet18 frozen sam 0.5 adaptive from simclr",
-        "resnet18 frozen without tabler",
-    ]
-
-
-def test_labels_are_never_shared_even_where_all_is_the_same(make: Make, tmp_path: Path) -> None:
-    folders = [make(f"{place}/job", {"name": "m", "seed": 1}) for place in ("a", "b", "c")]
-    labels = [one.label for one in label_runs(folders)]
+def test_labels_are_never_shared_and_a_checkpoint_is_called_by_its_file(make, tmp_path):
+    _, labels = list_names([make(f"{folder}/job", seed=1) for folder in ("a", "b", "c")])
     assert len(set(labels)) == 3
-
-
-def test_a_checkpoint_file_is_called_by_its_name(tmp_path: Path) -> None:
-    file = tmp_path / "best.ckpt"
-    file.write_bytes(b"")
-    assert [one.label for one in label_runs([file])] == ["best.ckpt"]
+    (tmp_path / "best.ckpt").touch()
+    assert list_names([tmp_path / "best.ckpt"])[1] == ["best.ckpt"]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,47 +15,54 @@ from PIL import Image
 
 import avatar_bench
 from avatar_bench.cli.app import main
-from avatar_bench.data.dataset import Dataset, read_manifest
-from avatar_bench.data.duplicates import Match
+from avatar_bench.data.dataset import read_manifest
 from avatar_bench.data.leakage import find_shared_images
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError, DivergedError, GuardError
 from avatar_bench.inference.network_predictor import NetworkPredictor
 from avatar_bench.models.model_card import Card
 from avatar_bench.runs.record import RunRecord, choose_newest_run, find_runs, read_record
 from avatar_bench.runs.run import Run
+from tests.builders.run_files import load_record
 
 
-def best(run: Path) -> Path:
+def best(run):
     return run / "checkpoints" / "best.ckpt"
 
 
-def files(images: Path) -> list[Path]:
+def files(images):
     return sorted((images / "blind").rglob("*.*"))[::5]
 
 
-def test_a_run_knows_its_classes_preprocessing_temperature_and_seed(tiny_run: Path) -> None:
-    run, record = Run.open(tiny_run), json.loads((tiny_run / "run.json").read_text())
+@pytest.fixture
+def blind(images):
+    return read_manifest(images / "blind.csv")
+
+
+@pytest.fixture
+def bare(tiny_run, tmp_path):
+    """The checkpoint of the tiny run without its folder."""
+    return shutil.copy(best(tiny_run), tmp_path / "фото (1), x=2.ckpt")
+
+
+def test_a_run_opened_by_its_folder_or_a_checkpoint_knows_how_it_predicts(tiny_run):
+    run, record = Run.open(tiny_run), load_record(tiny_run)
     assert run.classes == tuple(record["classes"])
     assert run.temperature == record["temperature"]
     assert run.seed == 42
     assert (run.preprocessing.size, run.preprocessing.resize) == (32, "squash")
     assert run.checkpoint_sha256 == record["checkpoint_sha256"]
     assert run.card.split_fingerprint == record["split"]["fingerprint"]
+    last = tiny_run / "checkpoints" / "last.ckpt"
+    assert [Run.open(checkpoint).folder for checkpoint in (best(tiny_run), last)] == [tiny_run] * 2
+    assert Run.open(last).checkpoint == last
 
 
-def test_a_run_may_be_opened_by_its_folder_or_either_checkpoint(tiny_run: Path) -> None:
-    opened = [Run.open(tiny_run), Run.open(best(tiny_run)), Run.open(tiny_run / "checkpoints" / "last.ckpt")]
-    assert [run.folder for run in opened] == [tiny_run] * 3
-    assert opened[2].checkpoint.name == "last.ckpt"
-
-
-def test_a_checkpoint_moved_elsewhere_predicts_the_same(tiny_run: Path, images: Path, tmp_path: Path) -> None:
-    bare = shutil.copy(best(tiny_run), tmp_path / "фото (1), x=2.ckpt")
+def test_a_checkpoint_moved_elsewhere_predicts_the_same(tiny_run, bare, images):
     moved = avatar_bench.load(bare).predict(files(images))
     pd.testing.assert_frame_equal(moved, avatar_bench.load(tiny_run).predict(files(images)))
 
 
-def test_the_sets_of_a_run_are_those_of_its_split(tiny_run: Path) -> None:
+def test_the_sets_of_a_run_are_those_of_its_split(tiny_run):
     run, split = Run.open(tiny_run), pd.read_csv(tiny_run / "split.csv")
     for name in ("train", "val", "calibration", "test"):
         dataset = run.dataset(name)
@@ -68,16 +72,15 @@ def test_the_sets_of_a_run_are_those_of_its_split(tiny_run: Path) -> None:
     assert len(run.dataset("blind")) == 42
 
 
-def test_a_set_that_the_run_lacks_is_refused_with_those_it_has(tiny_run: Path, tmp_path: Path) -> None:
+def test_a_set_that_the_run_lacks_is_refused_with_those_it_has(tiny_run, bare):
     with pytest.raises(ConfigError, match="blind"):
         Run.open(tiny_run).dataset("ood")
-    bare = shutil.copy(best(tiny_run), tmp_path / "bare.ckpt")
     for name in ("test", "blind"):
         with pytest.raises(ConfigError, match="has no folder of its training"):
             Run.open(bare).dataset(name)
 
 
-def test_predictions_are_in_the_datasets_order_and_kept(run_copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_predictions_are_in_the_datasets_order_and_kept(run_copy, monkeypatch):
     run = Run.open(run_copy, batch_size=7)
     dataset = run.dataset("test")
     made = run.predictions(dataset)
@@ -92,18 +95,7 @@ def test_predictions_are_in_the_datasets_order_and_kept(run_copy: Path, monkeypa
     np.testing.assert_array_equal(kept.embeddings, made.embeddings)
 
 
-def test_kept_predictions_are_not_used_for_other_labels_or_rows(run_copy: Path) -> None:
-    run = Run.open(run_copy)
-    dataset = run.dataset("test")
-    run.predictions(dataset)
-    turned = dataset.take(np.arange(len(dataset))[::-1])
-    assert run.predictions(turned).paths.tolist() == turned.frame["path"].tolist()
-    other = dataset.take(np.arange(len(dataset)))
-    other.frame["label"] = "real"
-    assert (run.predictions(other).targets == run.classes.index("real")).all()
-
-
-def test_logits_are_those_of_the_network_itself(tiny_run: Path) -> None:
+def test_logits_are_those_of_the_network_itself(tiny_run):
     run = Run.open(tiny_run)
     made = run.predictions(run.dataset("test"))
     image = torch.from_numpy(run.preprocessing(run.dataset("test").image(0)).transpose(2, 0, 1).copy())[None]
@@ -115,19 +107,22 @@ def test_logits_are_those_of_the_network_itself(tiny_run: Path) -> None:
     np.testing.assert_allclose(net.get_classifier()(torch.from_numpy(made.embeddings)).detach(), made.logits, atol=1e-4)
 
 
-def test_labels_and_overlaps_are_guarded(tiny_run: Path, images: Path) -> None:
-    run = Run.open(tiny_run)
+def test_labels_and_overlaps_are_guarded(run_copy, images, blind):
+    run = Run.open(run_copy)
     with pytest.raises(GuardError, match="training data by image"):
         run.predictions(read_manifest(images / "all.csv"))
-    blind = read_manifest(images / "blind.csv")
+    split = pd.read_csv(run_copy / "split.csv")  # a group that was joined to another is still known by its own name
+    split.loc[split["split"] == "train", "stated_group"] = blind.frame["group"].iat[0]
+    split.to_csv(run_copy / "split.csv", index=False)
+    with pytest.raises(GuardError, match="by group"):
+        Run.open(run_copy).predictions(blind)
     blind.frame.loc[0, "label"] = "photo"
     with pytest.raises(GuardError, match="'photo'"):
         run.predictions(blind)
 
 
-def test_near_duplicates_of_training_images_are_guarded(tiny_run: Path, tmp_path: Path) -> None:
+def test_near_duplicates_of_training_images_are_guarded(tiny_run, tmp_path):
     run = Run.open(tiny_run)
-    assert run.images is not None
     seen = run.images.select_split("train")
     (tmp_path / "others").mkdir()
     Image.fromarray(seen.image(0)[:, ::-1]).save(tmp_path / "others" / "mirrored.png")
@@ -141,135 +136,115 @@ def test_near_duplicates_of_training_images_are_guarded(tiny_run: Path, tmp_path
         Run.open(tiny_run, allow=frozenset({"overlap"})).predictions(others)
 
 
-def test_a_set_is_compared_with_the_training_images_once(
-    tiny_run: Path, images: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_set_is_compared_with_the_training_images_and_the_runs_own_val_once(tiny_run, blind, monkeypatch):
     run, compared = Run.open(tiny_run), []
 
-    def compare(train: Dataset, dataset: Dataset) -> list[Match]:
+    def compare(train, dataset):
         compared.append(len(dataset))
         return find_shared_images(train, dataset)
 
     monkeypatch.setattr("avatar_bench.data.leakage.find_shared_images", compare)
     for _ in range(3):
-        run.predictions(read_manifest(images / "blind.csv"))
-    assert compared == [len(read_manifest(images / "blind.csv"))]
+        run.predictions(replace(blind))
+    assert compared == [len(blind)]
+    sets = [run.dataset(name) for name in ("val", "calibration", "test", "blind")]
+    for known in (run.leakage.own, ()):
+        run.leakage.own = known
+        assert [run.leakage.is_held_out(dataset) for dataset in sets] == [True, True, False, False]
 
 
-def test_a_set_is_compared_with_the_runs_own_val_once(tiny_run: Path) -> None:
-    run = Run.open(tiny_run)
-    sets = {name: run.dataset(name) for name in ("val", "calibration", "test", "blind")}
-    assert [run.leakage.is_held_out(one) for one in sets.values()] == [True, True, False, False]
-    run.leakage.own = ()
-    assert [run.leakage.is_held_out(one) for one in sets.values()] == [True, True, False, False]
-
-
-def test_a_group_that_was_joined_to_another_is_still_known_by_its_own_name(run_copy: Path, images: Path) -> None:
-    split = pd.read_csv(run_copy / "split.csv")
-    blind = read_manifest(images / "blind.csv")
-    split.loc[split["split"] == "train", "stated_group"] = blind.frame["group"].iat[0]
-    split.to_csv(run_copy / "split.csv", index=False)
-    with pytest.raises(GuardError, match="by group"):
-        Run.open(run_copy).predictions(blind)
-
-
-def test_images_without_a_label_are_predicted_and_have_no_target(tiny_run: Path, images: Path) -> None:
-    blind = read_manifest(images / "blind.csv", "unlabelled")
+def test_images_without_a_label_are_predicted_and_have_no_target(tiny_run, blind):
     blind.frame["label"] = ""
     made = Run.open(tiny_run).predictions(blind)
     assert (made.targets == -1).all()
     assert not made.correct.any()
 
 
-def test_a_network_that_gives_no_finite_logit_is_refused(
-    run_copy: Path, reseal: Callable[[Path], None], images: Path
-) -> None:
+def test_a_network_that_gives_no_finite_logit_is_refused(run_copy, reseal, images, blind):
     checkpoint = torch.load(best(run_copy), weights_only=True)
     checkpoint["state_dict"]["net.fc.weight"][:] = 3e38  # finite, but their sums overflow
     torch.save(checkpoint, best(run_copy))
     reseal(best(run_copy))
     with pytest.raises(DivergedError):
-        Run.open(run_copy).predictions(read_manifest(images / "blind.csv"))
+        Run.open(run_copy).predictions(blind)
     assert set(avatar_bench.load(run_copy).predict(files(images))["status"]) == {"error"}
 
 
-def _truncate(data: bytes) -> bytes:
+def truncate(data):
     return data[: len(data) // 2]
 
 
-def _flip(data: bytes) -> bytes:
+def flip(data):
     middle = len(data) // 2
     return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
 
 
-@pytest.mark.parametrize("spoil", [_truncate, _flip, lambda data: b"", lambda data: b"not a checkpoint"])
-@pytest.mark.parametrize("sealed", [True, False])
-def test_a_damaged_checkpoint_ends_with_4_and_three_lines_at_most(
-    spoil: Callable[[bytes], bytes], sealed: bool, run_copy: Path, images: Path, tmp_path: Path, capsys: Any
-) -> None:
+@pytest.mark.parametrize(
+    ("spoil", "is_sealed"),  # one bit of a weight cannot be told from a weight without the checksum
+    [(flip, True), (truncate, True), (truncate, False), (lambda data: b"", False), (lambda data: b"no", False)],
+)
+def test_a_damaged_checkpoint_ends_with_4_and_three_lines_at_most(spoil, is_sealed, run_copy, images, tmp_path, capsys):
     best(run_copy).write_bytes(spoil(best(run_copy).read_bytes()))
-    if not sealed:
+    if not is_sealed:
         best(run_copy).with_name("best.ckpt.sha256").unlink()
-        if spoil is _flip:
-            pytest.skip("one bit of a weight cannot be told from a weight without the checksum")
-    words = [f"input={images / 'blind'}", f"output={tmp_path / 'out.csv'}"]
-    assert main(["predict", f"ckpt={run_copy}", *words]) == 4
-    err = capsys.readouterr().err.splitlines()
-    assert 1 <= len(err) <= 3
-    assert "best.ckpt" in err[0]
-    assert main(["evaluate", f"ckpt={run_copy}"]) == 4
+    for words in (["predict", f"input={images / 'blind'}", f"output={tmp_path / 'out.csv'}"], ["evaluate"]):
+        assert main([*words, f"ckpt={run_copy}"]) == 4
+        err = capsys.readouterr().err.splitlines()
+        assert 1 <= len(err) <= 3
+        assert "best.ckpt" in err[0]
 
 
-def said(**other: Any) -> dict[str, Any]:
+def make_checkpoint(**other):
     """Return a checkpoint with a changed card and without weights."""
     preprocessing = {"size": 32, "resize": "squash", "mean": [0, 0, 0], "std": [1, 1, 1]}
     card = Card(classes=("a", "b"), backbone="test_resnet", preprocessing=preprocessing).plain()
     return {"avatar_bench": {**card, **other}}
 
 
+BARE_CARD = {"classes": ["a"], "backbone": "x", "preprocessing": {}, "schema": 2}
+
+
 class Foreign:
     """Object that loading a checkpoint must never create."""
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self):
         return (Path.touch, (Path("was_here"),))
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ({"state_dict": {}}, "classes or preprocessing are missing"),
         ([1, 2], "is not a checkpoint"),
-        ({"avatar_bench": {"classes": ["a"], "backbone": "x", "preprocessing": {}, "schema": 99}}, "schema 99"),
-        ({"avatar_bench": {"classes": "ab", "backbone": "x", "preprocessing": {}, "schema": 2}}, "list of strings"),
-        ({"avatar_bench": {"classes": [1], "backbone": "x", "preprocessing": {}, "schema": 2}}, "list of strings"),
+        ({"avatar_bench": BARE_CARD | {"schema": 99}}, "schema 99"),
+        ({"avatar_bench": BARE_CARD | {"classes": "ab"}}, "list of strings"),
+        ({"avatar_bench": BARE_CARD | {"classes": [1]}}, "list of strings"),
+        ({"avatar_bench": BARE_CARD | {"more": 1}}, "not a checkpoint of"),
+        (make_checkpoint(preprocessing={}), "preprocessing has no 'mean'"),
         (
-            {"avatar_bench": {"classes": ["a"], "backbone": "x", "preprocessing": {}, "schema": 2, "more": 1}},
-            "not a checkpoint of",
+            make_checkpoint(preprocessing={"size": 32, "resize": "fold", "mean": [0, 0, 0], "std": [1, 1, 1]}),
+            "resize must be",
         ),
-        (said(preprocessing={}), "preprocessing has no 'mean'"),
-        (said(preprocessing={"size": 32, "resize": "fold", "mean": [0, 0, 0], "std": [1, 1, 1]}), "resize must be"),
-        (said(temperature=0), "temperature is 0"),
-        (said(backbone="no_such_net"), "no_such_net"),
-        ({**said(), "state_dict": {}}, "do not fit"),
-        ({**said(), "state_dict": [1]}, "do not fit"),
-        (said(), "do not fit"),
+        (make_checkpoint(temperature=0), "temperature is 0"),
+        (make_checkpoint(backbone="no_such_net"), "no_such_net"),
+        ({**make_checkpoint(), "state_dict": {}}, "do not fit"),
+        ({**make_checkpoint(), "state_dict": [1]}, "do not fit"),
+        (make_checkpoint(), "do not fit"),
         (Foreign(), "cannot be read"),
     ],
 )
-def test_a_foreign_file_is_refused_in_three_lines_at_most(
-    content: Any, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, images: Path
-) -> None:
+def test_a_foreign_file_is_refused_in_three_lines_at_most(content, message, tmp_path, monkeypatch, capsys, images):
     monkeypatch.chdir(tmp_path)
     torch.save(content, tmp_path / "foreign.ckpt")
     assert main(["predict", "ckpt=foreign.ckpt", f"input={images / 'blind'}", "output=out.csv"]) == 4
     err = capsys.readouterr().err
-    assert told in err
+    assert message in err
     assert len(err.splitlines()) <= 3
     assert not (tmp_path / "was_here").exists()
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
-def test_a_plain_pickle_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plain_pickle_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     (tmp_path / "old.ckpt").write_bytes(pickle.dumps(Foreign()))
@@ -278,7 +253,7 @@ def test_a_plain_pickle_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not (tmp_path / "was_here").exists()
 
 
-def test_a_card_survives_a_checkpoint(tmp_path: Path) -> None:
+def test_a_card_survives_a_checkpoint(tmp_path):
     card = Card(
         classes=("b", "а б", "c,d"), backbone="resnet18", options={"drop_rate": 0.1},
         preprocessing={"size": 32, "resize": "crop", "mean": [0, 0, 0], "std": [1, 1, 1]},
@@ -288,21 +263,16 @@ def test_a_card_survives_a_checkpoint(tmp_path: Path) -> None:
     assert Card.from_checkpoint(torch.load(tmp_path / "x.ckpt", weights_only=True), tmp_path / "x.ckpt") == card
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", "\x00\x01"])
-def test_a_damaged_record_ends_with_4(text: str, run_copy: Path) -> None:
-    (run_copy / "run.json").write_text(text, encoding="utf-8")
+def test_a_damaged_record_ends_with_4_and_a_run_without_a_checkpoint_says_its_status(run_copy):
+    shutil.move(run_copy / "checkpoints", run_copy.parent)
+    with pytest.raises(CheckpointError, match="finished"):
+        Run.open(run_copy)
+    shutil.move(run_copy.parent / "checkpoints", run_copy)
+    (run_copy / "run.json").write_text("{", encoding="utf-8")  # test_record.py has others
     assert main(["evaluate", f"ckpt={run_copy}"]) == 4
 
 
-def test_a_run_without_a_checkpoint_says_its_status(run_copy: Path) -> None:
-    shutil.rmtree(run_copy / "checkpoints")
-    with pytest.raises(CheckpointError, match="finished"):
-        Run.open(run_copy)
-
-
-def test_runs_are_found_at_any_depth_the_newest_last(
-    tmp_path: Path, tiny_run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_runs_are_found_at_any_depth_the_newest_last(tmp_path, tiny_run, capsys):
     for name, started in (("a/b/new", "2026-02"), ("c/old", "2026-01"), ("bare", "2026-03")):
         (tmp_path / name / "checkpoints").mkdir(parents=True)
         RunRecord(started=started).write(tmp_path / name)
@@ -319,7 +289,7 @@ def test_runs_are_found_at_any_depth_the_newest_last(
         choose_newest_run(tmp_path / "bare")
 
 
-def test_images_that_are_gone_are_named(run_copy: Path, images: Path, tmp_path: Path) -> None:
+def test_images_that_are_gone_are_named(run_copy, images, tmp_path):
     record = read_record(run_copy)
     record.data["root"] = str(tmp_path / "gone")
     record.write(run_copy)
@@ -328,10 +298,9 @@ def test_images_that_are_gone_are_named(run_copy: Path, images: Path, tmp_path: 
         run.predictions(run.dataset("test"))
 
 
-def test_results_are_read_back_from_the_run_folder(tiny_run: Path, tmp_path: Path) -> None:
+def test_results_are_read_back_from_the_run_folder(tiny_run, bare):
     assert main(["evaluate", f"ckpt={tiny_run}", "block.blind_test.resamples=100"]) == 0
     assert Run.open(tiny_run).results("blind_test").metrics["accuracy"].value > 0.8
-    bare = shutil.copy(best(tiny_run), tmp_path / "bare.ckpt")
     with pytest.raises(CheckpointError):
         Run.open(bare).results("blind_test")
     with pytest.raises(DataError, match="no result of calibration on blind"):
@@ -346,14 +315,14 @@ class Darker:
     at: str = "input"
 
     @property
-    def key(self) -> str:
+    def key(self):
         return f"darker-{self.by}-{self.at}"
 
-    def __call__(self, image: Any, seed: int) -> Any:
+    def __call__(self, image, seed):
         return np.clip(image.astype(int) - self.by - seed % 7, 0, 255).astype(np.uint8)
 
 
-def test_variations_are_those_of_single_images_and_are_kept(run_copy: Path, tmp_path: Path) -> None:
+def test_variations_are_those_of_single_images_and_are_kept(run_copy, tmp_path):
     run = Run.open(run_copy, workers=0)
     dataset = run.dataset("test")
     wanted = [Darker(40), Darker(0, "native"), Darker(90)]
@@ -374,29 +343,25 @@ def test_variations_are_those_of_single_images_and_are_kept(run_copy: Path, tmp_
         assert (predictions.targets == run.predictions(dataset).targets).all()
     kept = sorted((run_copy / "predictions").iterdir())
     again = Run.open(run_copy)
-    again.predictor.module = None  # type: ignore[misc]  # cached predictions need no network
+    again.predictor.module = None  # cached predictions need no network
     for first, second in zip(made[::-1], again.variations(dataset, wanted[::-1]), strict=True):
         np.testing.assert_array_equal(first.logits, second.logits)
     assert sorted((run_copy / "predictions").iterdir()) == kept
 
 
-@pytest.mark.parametrize("workers", [1, 4])
-def test_variations_do_not_depend_on_workers_or_what_else_is_asked(
-    workers: int, run_copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_variations_do_not_depend_on_workers_or_what_else_is_asked(run_copy, monkeypatch):
     monkeypatch.setattr(NetworkPredictor, "count_workers", lambda predictor, n: predictor.workers)
-    some = [Darker(by) for by in range(0, 110, 10)]  # more than in one pass
+    darker = [Darker(by) for by in range(0, 110, 10)]  # more than in one pass
     alone = Run.open(run_copy, workers=0)
     alone.folder = None
-    expected = [alone.variations(Run.open(run_copy).dataset("test"), [one])[0] for one in some]
-    run = Run.open(run_copy, workers=workers)
-    for one, other in zip(expected, run.variations(run.dataset("test"), some), strict=True):
-        np.testing.assert_array_equal(one.logits, other.logits)
+    expected = [alone.variations(Run.open(run_copy).dataset("test"), [variation])[0] for variation in darker]
+    run = Run.open(run_copy, workers=4)
+    for predictions, other in zip(expected, run.variations(run.dataset("test"), darker), strict=True):
+        np.testing.assert_array_equal(predictions.logits, other.logits)
 
 
-def test_a_run_out_of_its_folder_makes_its_predictions_once(tiny_run: Path, images: Path, tmp_path: Path) -> None:
-    run = Run.open(shutil.copy(best(tiny_run), tmp_path / "bare.ckpt"), workers=0)
-    blind = read_manifest(images / "blind.csv")
+def test_a_run_out_of_its_folder_makes_its_predictions_once(bare, blind):
+    run = Run.open(bare, workers=0)
     assert run.predictions(blind).logits is run.predictions(blind).logits
     with pytest.raises(BlockError, match="knows no calibration images"):
         run.calibration(blind)
@@ -406,7 +371,7 @@ def test_a_run_out_of_its_folder_makes_its_predictions_once(tiny_run: Path, imag
     assert run.ood == {}
 
 
-def test_nothing_is_fitted_and_evaluated_on_the_same_images(tiny_run: Path) -> None:
+def test_nothing_is_fitted_and_evaluated_on_the_same_images(tiny_run):
     run = Run.open(tiny_run)
     fitted = run.calibration(run.dataset("test"))
     frame = run.images.select_split("calibration").frame
@@ -419,17 +384,12 @@ def test_nothing_is_fitted_and_evaluated_on_the_same_images(tiny_run: Path) -> N
         run.calibration(replace(test, frame=test.frame.assign(group=groups)))
 
 
-def test_other_sets_are_read_by_name_with_the_labels_that_the_run_knows(
-    tiny_run: Path, images: Path, tmp_path: Path
-) -> None:
-    flat = tmp_path / "flat"
-    (tmp_path / "named" / "real").mkdir(parents=True)
-    (tmp_path / "named" / "cat").mkdir()
-    flat.mkdir()
-    for number, place in enumerate((flat, flat, tmp_path / "named" / "real", tmp_path / "named" / "cat")):
+def test_other_sets_are_read_by_name_with_the_labels_that_the_run_knows(tiny_run, images, tmp_path):
+    for number, folder in enumerate(("flat", "flat", "named/real", "named/cat")):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         image = np.random.default_rng(number).integers(0, 255, (40, 40, 3), dtype=np.uint8)
-        Image.fromarray(image).save(place / f"{number}.png")
-    others = {"flat": str(flat), "named": str(tmp_path / "named"), "blind": str(images / "blind.csv")}
+        Image.fromarray(image).save(tmp_path / folder / f"{number}.png")
+    others = {"flat": str(tmp_path / "flat"), "named": str(tmp_path / "named"), "blind": str(images / "blind.csv")}
     run = Run.open(tiny_run, others=others)
     assert {name: sorted(dataset.frame["label"]) for name, dataset in run.ood.items()} == {
         "flat": ["", ""],
@@ -442,15 +402,21 @@ def test_other_sets_are_read_by_name_with_the_labels_that_the_run_knows(
         Run.open(tiny_run, others={"gone": str(tmp_path / "gone")}).dataset("gone")
 
 
-def test_kept_predictions_of_other_images_are_made_again(run_copy: Path, images: Path) -> None:
-    blind = read_manifest(images / "blind.csv")
-    made = Run.open(run_copy).predictions(blind)
-    (kept,) = (run_copy / "predictions").iterdir()
-    made.take(np.arange(len(made))[::-1]).save(kept)
-    np.testing.assert_array_equal(Run.open(run_copy).predictions(blind).logits, made.logits)
+def test_kept_predictions_are_not_used_for_other_labels_rows_or_images(run_copy):
+    run = Run.open(run_copy)
+    dataset = run.dataset("test")
+    predictions = run.predictions(dataset)
+    turned = dataset.take(np.arange(len(dataset))[::-1])
+    assert run.predictions(turned).paths.tolist() == turned.frame["path"].tolist()
+    other = dataset.take(np.arange(len(dataset)))
+    other.frame["label"] = "real"
+    assert (run.predictions(other).targets == run.classes.index("real")).all()
+    for kept in (run_copy / "predictions").iterdir():
+        predictions.take(np.arange(len(predictions))[::-1]).save(kept)
+    np.testing.assert_array_equal(Run.open(run_copy).predictions(dataset).logits, predictions.logits)
 
 
-def test_a_split_that_was_changed_or_cut_is_refused(run_copy: Path) -> None:
+def test_a_split_that_was_changed_or_cut_is_refused(run_copy):
     file = run_copy / "split.csv"
     text = file.read_text()
     swapped = text.replace(",test,", ",?,").replace(",train,", ",test,").replace(",?,", ",train,")

@@ -1,14 +1,10 @@
 """Tests of what a run folder may state: it names no code, and options have the names of now."""
 
-from __future__ import annotations
-
 import json
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext
 from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,12 +15,13 @@ from avatar_bench.config.instantiate import check_node
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.yaml_io import read_yaml
 from avatar_bench.runs.run_config import check_run_config, refuse_outward_nodes, rename_options
+from tests.builders.run_files import write_file
 
 MARK = "it-ran"
 
 
 # what would leave a file in the working folder, or worse, if it were built; by target
-GADGETS: dict[str, list[Any]] = {
+GADGETS = {
     "os.system": [f"touch {MARK}"],
     "subprocess.Popen": [["touch", MARK]],
     "builtins.exec": [f"open('{MARK}', 'w')"],
@@ -43,7 +40,7 @@ GADGETS: dict[str, list[Any]] = {
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def here(tmp_path, monkeypatch):
     """A working folder, on sys.path, in which gadgets find what they would run."""
     code = f"import pathlib\npathlib.Path('{MARK}').touch()\nclass Class: ...\n"
     (tmp_path / "evil.py").write_text(code)
@@ -54,7 +51,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-PLACES: dict[str, Callable[[Any], Any]] = {
+KEYS = {
     "optimizer": lambda gadget: gadget,
     "optimizer.options.a": lambda gadget: gadget,
     "schedule": lambda gadget: gadget,
@@ -67,22 +64,21 @@ PLACES: dict[str, Callable[[Any], Any]] = {
 }
 
 
-def write_run(place: str, target: str) -> None:
-    """Write the folder of an interrupted run of somebody else, with a gadget at a place of its configuration."""
-    Path("run/checkpoints").mkdir(parents=True)
-    Path("run/checkpoints/best.ckpt").touch()
-    Path("run/run.json").write_text('{"status": "interrupted"}')
-    value = PLACES[place]({"_target_": target, "_args_": GADGETS[target]})
-    for key in reversed(place.split(".")):
-        value = {key: value}
-    Path("run/config.yaml").write_text(json.dumps(value))
+def write_run(key, target):
+    """Write the folder of an interrupted run of somebody else, with a gadget in its configuration; return that file."""
+    write_file(Path("run/checkpoints/best.ckpt"), "")
+    write_file(Path("run/run.json"), '{"status": "interrupted"}')
+    value = KEYS[key]({"_target_": target, "_args_": GADGETS[target]})
+    for name in reversed(key.split(".")):
+        value = {name: value}
+    return write_file(Path("run/config.yaml"), json.dumps(value))
 
 
-def nothing_ran(here: Path) -> bool:
+def nothing_ran(here):
     return not (here / MARK).exists() and (here / "kept").is_dir() and "evil" not in sys.modules
 
 
-def refused(words: list[str], here: Path, capfd: pytest.CaptureFixture[str]) -> str:
+def refused(words, here, capfd):
     """Check that a command ends with 2, in three lines, and ran nothing; return what it said."""
     assert main(words) == 2
     printed = capfd.readouterr()
@@ -101,55 +97,47 @@ COMMANDS = (
 )
 
 
-@pytest.mark.parametrize(("target", "place"), list(zip(GADGETS, cycle(PLACES), strict=False)))
-def test_a_run_folder_that_names_code_is_refused_by_its_name(
-    target: str, place: str, here: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    write_run(place, target)
-    printed = refused(["train", "resume=run"], here, capfd)
-    assert any(f"_target_={name}: a run folder cannot name code" in printed for name in (target, "pathlib.Path"))
+@pytest.mark.parametrize(("target", "key"), list(zip(GADGETS, cycle(KEYS), strict=False)))
+def test_a_run_folder_that_names_code_is_refused_by_its_name(target, key, here):
+    file = write_run(key, target)
+    with pytest.raises(ConfigError, match="a run folder cannot name code") as error:
+        check_run_config(json.loads(file.read_text()), file)
+    assert any(f"_target_={name}:" in error.value.lines[0] for name in (target, "pathlib.Path"))
+    assert nothing_ran(here)
 
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words[:2]))
-def test_no_command_takes_code_of_a_run(words: list[str], here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_no_command_takes_code_of_a_run(words, here, capfd):
     write_run("schedule.nested", "os.system")
     assert "_target_=os.system: a run folder cannot name code" in refused(words, here, capfd)
 
 
-def test_a_run_may_name_what_the_yaml_of_the_project_or_of_a_folder_of_the_user_names(here: Path) -> None:
+def test_a_run_may_name_what_the_yaml_of_the_project_or_of_a_folder_of_the_user_names(here):
     file = here / "config.yaml"
     known = ["torch.optim.NAdam", "timm.optim.Lion", "torch.optim.lr_scheduler.StepLR"]
     known += ["pytorch_lightning.callbacks.Timer", "pytorch_lightning.loggers.CSVLogger"]
     known += ["avatar_bench.training.optimization.WarmupCosine"]
     check_run_config({"a": [{"_target_": target} for target in known]}, file)
-    own = {"schedule": {"_target_": "evil.Class"}}
+    config = {"schedule": {"_target_": "evil.Class"}}
     with pytest.raises(ConfigError, match="cannot name code"):
-        check_run_config(own, file)
-    (here / "my" / "schedule").mkdir(parents=True)
-    (here / "my" / "schedule" / "mine.yaml").write_text("# mine\n_target_: evil.Class\n")
+        check_run_config(config, file)
+    write_file(here / "my" / "schedule" / "mine.yaml", "# mine\n_target_: evil.Class\n")
     with use_folders([here / "my"]):
-        check_run_config(own, file)
-    (here / "schedules").mkdir()
-    (here / "schedules" / "config.yaml").write_text("a: {_target_: evil.Class}\n")  # no group: may be a run folder
-    other = {"schedule": {"_target_": "other.Class"}}
+        check_run_config(config, file)
+    write_file(here / "schedules" / "config.yaml", "a: {_target_: evil.Class}\n")  # no group: may be a run folder
     with use_folders([here]), pytest.raises(ConfigError, match="cannot name code"):
-        check_run_config(other, file)
+        check_run_config({"schedule": {"_target_": "other.Class"}}, file)
     assert "evil" not in sys.modules
 
 
 @pytest.mark.parametrize(
     ("target", "is_own"), [("evil.Class", True), ("evil.pathlib", False), ("evil.Class.mro", False), ("evil", False)]
 )
-def test_a_run_may_name_a_class_that_a_module_in_a_folder_of_the_user_defines(
-    target: str, is_own: bool, here: Path
-) -> None:
+def test_a_run_may_name_a_class_that_a_module_in_a_folder_of_the_user_defines(target, is_own, here):
     with use_folders([here]), nullcontext() if is_own else pytest.raises(ConfigError, match="cannot name code"):
         check_run_config({"callbacks": {"others": {"mine": {"_target_": target}}}}, here / "config.yaml")
     assert "evil" not in sys.modules  # it is read, not run
-
-
-def test_a_broken_module_defines_no_class(here: Path) -> None:
-    (here / "evil.py").write_text("class Class(:\n")
+    (here / "evil.py").write_text("class Class(:\n")  # a broken module defines no class
     with use_folders([here]), pytest.raises(ConfigError, match="cannot name code"):
         check_run_config({"schedule": {"_target_": "evil.Class"}}, here / "config.yaml")
 
@@ -171,7 +159,7 @@ CSV = {"_target_": "pytorch_lightning.loggers.CSVLogger", "save_dir": "{folder}"
         ({"_target_": "pytorch_lightning.callbacks.ModelCheckpoint", "_args_": ["elsewhere"]}, "_args_"),
     ],
 )
-def test_a_run_that_is_resumed_writes_into_its_folder_alone_and_asks_no_network(node: dict[str, Any], key: str) -> None:
+def test_a_run_that_is_resumed_writes_into_its_folder_alone_and_uses_no_network(node, key):
     with pytest.raises(ConfigError) as error:
         refuse_outward_nodes({"logger": {"a": node}}, {})
     assert f"logger.a.{key}=" in error.value.lines[0]
@@ -179,18 +167,15 @@ def test_a_run_that_is_resumed_writes_into_its_folder_alone_and_asks_no_network(
     refuse_outward_nodes({"logger": {"a": node}}, {"logger": {"a": node}})  # the user has typed it
 
 
-def test_usual_nodes_of_a_run_are_resumed_without_being_typed() -> None:
+def test_usual_nodes_of_a_run_are_resumed_without_being_typed():
     others = {"stop": {"_target_": "pytorch_lightning.callbacks.EarlyStopping", "monitor": "val/loss"}}
     others |= {"timer": {"_target_": "pytorch_lightning.callbacks.Timer", "duration": "00:08:00:00"}}
-    loggers = {
-        name: read_yaml(find_choices("logger")[name])[name] for name in ("csv", "mlflow", "tensorboard", "wandb")
-    }
+    names = ("csv", "mlflow", "tensorboard", "wandb")
+    loggers = {name: read_yaml(find_choices("logger")[name])[name] for name in names}
     refuse_outward_nodes({"callbacks": {"others": others}, "logger": loggers | {"mine": CSV | {"name": "mine"}}}, {})
 
 
-def test_options_that_a_run_folder_cannot_choose_are_repeated_to_resume_it(
-    here: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_options_that_a_run_folder_cannot_choose_are_repeated_to_resume_it(here, capfd):
     write_run("logger.csv", "os.system")
     Path("run/config.yaml").write_text(json.dumps({"logger": {"csv": CSV | {"save_dir": "/tmp"}}}))
     assert "logger.csv.save_dir=/tmp: a run folder cannot choose it" in refused(["train", "resume=run"], here, capfd)
@@ -201,37 +186,32 @@ def test_options_that_a_run_folder_cannot_choose_are_repeated_to_resume_it(
     assert "logger.csv.save_dir=/ cannot change it" in printed
 
 
-def test_the_options_of_an_earlier_version_are_those_of_now() -> None:
+def test_the_options_of_an_earlier_version_are_those_of_now():
     schedule = {"name": "cosine", "options": {}, "warmup_epochs": 1.0, "factor": 0.5, "patience": 1}
     optimizer = {"name": "sam", "base": "sgd", "momentum": 0.8, "rho": 0.1, "adaptive": None, "weight_decay": 0.2}
     callbacks = {"early_stopping": 2, "ema": 0.9, "swa": None, "others": {}, "progress": False}
     logger = {"name": "wandb", "options": {}, "project": "mine", "offline": False}
-    found = rename_options(
-        {"seed": 1, "optimizer": optimizer | {"schedule": schedule}, "callbacks": callbacks, "logger": logger}
-    )
-    assert found["seed"] == 1
+    old = {"seed": 1, "optimizer": optimizer | {"schedule": schedule}, "callbacks": callbacks, "logger": logger}
+    new = rename_options(old)
+    assert new["seed"] == 1
     options = {"momentum": 0.8, "nesterov": True}
-    now = {"name": "sgd", "rho": 0.1, "adaptive": False, "weight_decay": 0.2}
-    assert found["optimizer"] == now | {"options": options}
-    assert found["schedule"]["warmup_epochs"] == 1.0
-    assert found["schedule"].keys() == {"_target_", "steps", "epochs", "warmup_epochs"}
-    assert found["callbacks"].keys() == {"others", "progress"}
-    others = found["callbacks"]["others"]
+    expected = {"name": "sgd", "rho": 0.1, "adaptive": False, "weight_decay": 0.2, "options": options}
+    assert new["optimizer"] == expected
+    assert new["schedule"]["warmup_epochs"] == 1.0
+    assert new["schedule"].keys() == {"_target_", "steps", "epochs", "warmup_epochs"}
+    assert new["callbacks"].keys() == {"others", "progress"}
+    others = new["callbacks"]["others"]
     assert (others["early_stopping"]["patience"], others["ema"]["decay"]) == (2, 0.9)
     assert "swa" not in others
-    assert (found["logger"]["wandb"]["project"], found["logger"]["wandb"]["offline"]) == ("mine", False)
-    assert found["logger"]["wandb"]["name"] == "{name}"
-    assert rename_options(found) == found
+    wandb = new["logger"]["wandb"]
+    assert (wandb["project"], wandb["offline"], wandb["name"]) == ("mine", False, "{name}")
+    assert rename_options(new) == new
 
 
-def test_a_logger_or_schedule_of_a_former_kind_is_refused_when_its_run_is_resumed() -> None:
-    given = {
-        "optimizer": {"name": "adamw", "schedule": {"name": "stairs"}},
-        "callbacks": {},
-        "logger": {"name": "lines"},
-    }
-    found = rename_options(given)
-    for option, node in (("schedule", found["schedule"]), ("logger.lines", found["logger"]["lines"])):
+def test_a_logger_or_schedule_of_a_former_kind_is_refused_when_its_run_is_resumed():
+    optimizer = {"name": "adamw", "schedule": {"name": "stairs"}}
+    new = rename_options({"optimizer": optimizer, "callbacks": {}, "logger": {"name": "lines"}})
+    for option, node in (("schedule", new["schedule"]), ("logger.lines", new["logger"]["lines"])):
         with pytest.raises(ConfigError, match=r"expected \{_target_: CLASS"):
             check_node(option, node)
     assert rename_options({"optimizer": 3, "callbacks": "x"}) == {"optimizer": 3, "callbacks": "x"}

@@ -1,20 +1,14 @@
 """Resuming: a training interrupted at any point ends with the same weights, best.ckpt and history."""
 
-from __future__ import annotations
-
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
 
 from avatar_bench.cli.app import main
 from avatar_bench.training.module import Learner
+from tests.builders.run_files import load_record
 
-Train = Callable[..., Path]
 STAGES = "mode.stages=[{unfreeze: classifier, epochs: 2, lr: 3e-3}, {unfreeze: all, epochs: 2, lr: 1e-3}]"
 KINDS = {
     "plateau": ["schedule=plateau", "schedule.patience=0", "lr=.3", "optimizer=sgd", "callbacks=ema"],
@@ -39,11 +33,11 @@ QUICK = ("plateau", "two stages")
 class Plug:
     """Abort training at a step, counted over all stages."""
 
-    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, patch):
         self.steps, self.cut = 0, -1
         step = Learner.training_step
 
-        def count(learner: Learner, *batch: Any) -> torch.Tensor:
+        def count(learner, *batch):
             self.steps += 1
             if self.steps == self.cut:
                 raise RuntimeError("the plug was pulled")
@@ -51,21 +45,15 @@ class Plug:
 
         patch.setattr(Learner, "training_step", count)
 
-    def run(self, words: list[str], cut: int = -1) -> int:
+    def run(self, words, cut=-1):
         self.steps, self.cut = 0, cut
         return main(words)
-
-
-def record(run: Path) -> dict[str, Any]:
-    return json.loads((run / "run.json").read_text())
 
 
 @pytest.mark.parametrize(
     "kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
 )
-def test_a_run_cut_at_a_step_goes_on_to_the_same_weights_and_history(
-    kind: str, small: list[str], train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_cut_at_a_step_goes_on_to_the_same_weights_and_history(kind, small, train, tmp_path, monkeypatch):
     words = ["epochs=3", "data.limit=90", "callbacks.save_minutes=0", *KINDS[kind]]
     plug = Plug(monkeypatch)
     whole = train(tmp_path / "whole", *words)
@@ -76,14 +64,12 @@ def test_a_run_cut_at_a_step_goes_on_to_the_same_weights_and_history(
     run = train(tmp_path / "cut", *words, code=1)
     assert plug.run(["train", f"resume={run}"]) == 0
     assert plug.steps <= steps - cut + 4  # the step (at most four batches), not the epoch
-    assert record(run)["weights_sha256"] == record(whole)["weights_sha256"]
     assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
-    assert record(run)["temperature"] == record(whole)["temperature"]
+    for key in ("weights_sha256", "temperature"):
+        assert load_record(run)[key] == load_record(whole)[key]
 
 
-def test_a_run_cut_twice_moved_and_damaged_goes_on_from_the_checkpoint_before(
-    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_a_run_cut_twice_moved_and_damaged_goes_on_from_the_checkpoint_before(train, tmp_path, monkeypatch, capsys):
     words = ["epochs=3", "data.limit=90", "callbacks.save_minutes=0"]
     plug = Plug(monkeypatch)
     whole = train(tmp_path / "whole", *words)
@@ -91,22 +77,22 @@ def test_a_run_cut_twice_moved_and_damaged_goes_on_from_the_checkpoint_before(
     first = train(tmp_path / "cut", *words, code=1)
     assert plug.run(["train", f"resume={first}"], cut=3) == 1
     run = Path(shutil.move(first, tmp_path / "elsewhere"))
-    last, before = run / "checkpoints" / "last.ckpt", run / "checkpoints" / "before.ckpt"
+    last = run / "checkpoints" / "last.ckpt"
     last.write_bytes(last.read_bytes()[:-100])
     spoilt, without_best = (Path(shutil.copytree(run, tmp_path / name)) for name in ("spoilt", "without_best"))
-    best = without_best / "checkpoints" / "best.ckpt"
     capsys.readouterr()
     assert plug.run(["train", f"resume={run}"]) == 0
     err = capsys.readouterr().err
     assert "last.ckpt is damaged" in err
     assert "Resuming from before.ckpt" in err
-    assert record(run)["weights_sha256"] == record(whole)["weights_sha256"]
+    assert load_record(run)["weights_sha256"] == load_record(whole)["weights_sha256"]
     assert not first.exists()
-    (spoilt / "checkpoints" / before.name).write_bytes(b"")
+    (spoilt / "checkpoints" / "before.ckpt").write_bytes(b"")
     assert plug.run(["train", f"resume={spoilt}"]) == 4
     err = capsys.readouterr().err.splitlines()
     assert "last.ckpt is damaged" in err[-2]
     assert "before.ckpt is damaged or missing too: train again" in err[-1]
+    best = without_best / "checkpoints" / "best.ckpt"
     best.write_bytes(best.read_bytes()[:-100])
     assert plug.run(["train", f"resume={without_best}"]) == 4
     assert "best.ckpt is damaged" in capsys.readouterr().err

@@ -1,17 +1,13 @@
 """Learner: loss against its formula, optimizers, schedules and checkpoint content."""
 
-from __future__ import annotations
-
 import dataclasses
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
 from sklearn.metrics import accuracy_score, f1_score
-from torch import Tensor
 from torch.nn import functional
 
 from avatar_bench.config.catalogue import find_choices
@@ -26,14 +22,14 @@ from tests.models.small import CARD, images, normalised
 COSINE, PLATEAU = (read_yaml(find_choices("schedule")[name]) for name in ("cosine", "plateau"))
 
 
-def tiny(**options: Any) -> Learner:
+def tiny(**options):
     torch.manual_seed(0)
     return Learner(CARD, create_backbone("test_resnet", 3), TrainingOptions(**{"seed": 1, **options}))
 
 
-def loss_of(classifier: Learner, targets: Tensor) -> float:
+def loss_of(classifier, targets):
     classifier.eval()  # fixed batch-norm statistics
-    classifier.trainer = SimpleNamespace(accumulate_grad_batches=1, global_step=0, global_rank=0)  # type: ignore[assignment]
+    classifier.trainer = SimpleNamespace(accumulate_grad_batches=1, global_step=0, global_rank=0)
     classifier.on_train_batch_start(None, 0)
     classifier.trainer = None
     return float(classifier.training_step({"image": images(len(targets)), "target": targets}, 0).detach())
@@ -42,19 +38,19 @@ def loss_of(classifier: Learner, targets: Tensor) -> float:
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")
 @pytest.mark.parametrize("weights", [None, (0.5, 1.0, 3.0)])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_the_loss_is_cross_entropy_with_weights_and_smoothing(weights: Any, smoothing: float) -> None:
+def test_the_loss_is_cross_entropy_with_weights_and_smoothing(weights, smoothing):
     classifier = tiny(class_weights=weights, label_smoothing=smoothing)
     targets = torch.tensor([0, 1, 2, 2])
-    found = loss_of(classifier, targets)
+    loss = loss_of(classifier, targets)
     logs = functional.log_softmax(classifier.net(normalised(images())), dim=1).detach().numpy().astype(float)
     weight = np.ones(3) if weights is None else np.array(weights)
     soft = (1 - smoothing) * np.eye(3)[targets] + smoothing / 3
     expected = -(soft * weight * logs).sum() / weight[targets].sum()
-    assert found == pytest.approx(expected, rel=1e-4)
+    assert loss == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")
-def test_mixup_depends_on_seed_and_step_alone() -> None:
+def test_mixup_depends_on_seed_and_step_alone():
     targets = torch.tensor([0, 1, 2, 2])
     plain, losses = loss_of(tiny(), targets), []
     for seed, noise in ((1, 5), (1, 6), (2, 5)):
@@ -66,29 +62,27 @@ def test_mixup_depends_on_seed_and_step_alone() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")
-def test_a_loss_that_is_not_finite_is_told_in_training_and_in_validation() -> None:
+def test_a_loss_that_is_not_finite_is_an_error_in_training_and_in_validation():
     classifier = tiny()
     with torch.no_grad():
-        classifier.net.fc.bias.fill_(torch.inf)  # type: ignore[union-attr, operator]
+        classifier.net.fc.bias.fill_(torch.inf)
     batch = {"image": images(), "target": torch.tensor([0, 1, 2, 2]), "row": torch.tensor([7, 5, 3, 1])}
     for step, split in ((classifier.training_step, "train"), (classifier.validation_step, "val")):
         classifier.trainer = SimpleNamespace(validating=split == "val", global_step=0, current_epoch=0)
-        with pytest.raises(DivergedError, match="not a finite number") as told:
+        with pytest.raises(DivergedError, match="not a finite number") as error:
             step(batch, 0)
-        assert (told.value.split, list(told.value.rows)) == (split, [7, 5, 3, 1])
+        assert (error.value.split, list(error.value.rows)) == (split, [7, 5, 3, 1])
 
 
-def test_val_metrics_equal_those_of_sklearn() -> None:
+def test_val_metrics_equal_those_of_sklearn():
     rng = np.random.default_rng(0)
     classifier, targets, logits = tiny(), rng.integers(0, 3, 100), rng.normal(size=(100, 3)).astype(np.float32)
     for part in np.array_split(np.arange(100), 7):
         classifier.val_metrics.update(torch.from_numpy(logits[part]), torch.from_numpy(targets[part]))
     values = {name: float(value) for name, value in classifier.val_metrics.compute().items()}
     guess = logits.argmax(axis=1)
-    expected = {
-        "val/accuracy": accuracy_score(targets, guess),
-        "val/macro_f1": f1_score(targets, guess, average="macro"),
-    }
+    macro_f1 = f1_score(targets, guess, average="macro")
+    expected = {"val/accuracy": accuracy_score(targets, guess), "val/macro_f1": macro_f1}
     assert values == pytest.approx(expected, abs=1e-6)
 
 
@@ -102,9 +96,7 @@ def test_val_metrics_equal_those_of_sklearn() -> None:
         ({"_target_": "torch.optim.NAdam", "lr": 5.0, "_partial_": True}, {}, torch.optim.NAdam),
     ],
 )
-def test_each_optimizer_takes_the_layers_that_learn_alone(
-    optimizer: Any, arguments: dict[str, Any], kind: type
-) -> None:
+def test_each_optimizer_takes_the_layers_that_learn_alone(optimizer, arguments, kind):
     classifier = tiny(optimizer=optimizer, arguments=arguments, weight_decay=0.03)
     classifier.begin(Stage("classifier", 1, 0.02))
     built = classifier.configure_optimizers()
@@ -117,7 +109,7 @@ def test_each_optimizer_takes_the_layers_that_learn_alone(
         assert (group["momentum"], group["nesterov"]) == (0.8, True)
 
 
-def test_adamw_decays_apart_from_the_gradient_and_adam_through_it() -> None:
+def test_adamw_decays_apart_from_the_gradient_and_adam_through_it():
     moved = {}
     for name in ("adamw", "adam"):
         parameter = torch.nn.Parameter(torch.tensor([2.0]))
@@ -131,11 +123,17 @@ def test_adamw_decays_apart_from_the_gradient_and_adam_through_it() -> None:
     assert moved["adam"] == pytest.approx(2.0 - 0.1, abs=1e-6)
 
 
-def test_cosine_warms_up_and_falls_to_nothing() -> None:
-    classifier = tiny(schedule=COSINE | {"warmup_epochs": 1})
-    classifier.begin(Stage("classifier", 4, 1.0))
-    classifier._trainer = SimpleNamespace(estimated_stepping_batches=40, gradient_clip_val=None)  # type: ignore[assignment]
-    built = classifier.configure_optimizers()
+def configure(steps=None, **options):
+    """Return what a learner configures for a stage of four epochs at a rate of 1, with a trainer of so many steps."""
+    learner = tiny(**options)
+    learner.begin(Stage("classifier", 4, 1.0))
+    if steps:
+        learner._trainer = SimpleNamespace(estimated_stepping_batches=steps, gradient_clip_val=None)
+    return learner.configure_optimizers()
+
+
+def test_cosine_warms_up_and_falls_to_nothing():
+    built = configure(40, schedule=COSINE | {"warmup_epochs": 1})
     assert built["lr_scheduler"]["interval"] == "step"
     schedule, rates = built["lr_scheduler"]["scheduler"], []
     for _ in range(41):
@@ -145,18 +143,13 @@ def test_cosine_warms_up_and_falls_to_nothing() -> None:
     expected = [(step + 1) / 11 for step in range(10)]
     expected += [0.5 * (1 + np.cos(np.pi * step / 30)) for step in range(31)]
     np.testing.assert_allclose(rates, expected, atol=1e-9)
-
-
-@pytest.mark.parametrize(("epochs", "first"), [(0.5, 1 / 6), (0.04, 1.0)])
-def test_a_part_of_an_epoch_can_warm_up(epochs: float, first: float) -> None:
-    classifier = tiny(schedule=COSINE | {"warmup_epochs": epochs})
-    classifier.begin(Stage("classifier", 4, 1.0))
-    classifier._trainer = SimpleNamespace(estimated_stepping_batches=40, gradient_clip_val=None)  # type: ignore[assignment]
-    assert classifier.configure_optimizers()["optimizer"].param_groups[0]["lr"] == pytest.approx(first)
+    for epochs, first in ((0.5, 1 / 6), (0.04, 1.0)):  # a part of an epoch can warm up
+        (group,) = configure(40, schedule=COSINE | {"warmup_epochs": epochs})["optimizer"].param_groups
+        assert group["lr"] == pytest.approx(first)
 
 
 @pytest.mark.parametrize(("option", "kept"), [("drop_path_rate", True), ("drop_rate", False), ("pos_drop_rate", False)])
-def test_features_are_computed_once_where_no_dropout_would_change_them(option: str, kept: bool) -> None:
+def test_features_are_computed_once_where_no_dropout_would_change_them(option, kept):
     options = {"img_size": 32, option: 0.1}
     card = dataclasses.replace(CARD, backbone="test_vit", options=options)
     learner = Learner(card, create_backbone("test_vit", 3, options=options), TrainingOptions(seed=1))
@@ -164,10 +157,8 @@ def test_features_are_computed_once_where_no_dropout_would_change_them(option: s
     assert learner.is_trained_on_embeddings is kept
 
 
-def test_plateau_waits_for_its_patience() -> None:
-    classifier = tiny(schedule=PLATEAU | {"factor": 0.25, "patience": 2})
-    classifier.begin(Stage("classifier", 4, 1.0))
-    built = classifier.configure_optimizers()
+def test_plateau_waits_for_its_patience():
+    built = configure(schedule=PLATEAU | {"factor": 0.25, "patience": 2})
     assert built["lr_scheduler"]["monitor"] == "val/loss"
     rates = []
     for loss in (1.0, 1.0, 1.0, 1.0, 1.0):
@@ -176,8 +167,8 @@ def test_plateau_waits_for_its_patience() -> None:
     assert rates == [1.0, 1.0, 1.0, 0.25, 0.25]
 
 
-def test_the_card_goes_into_every_checkpoint_as_plain_types() -> None:
-    checkpoint: dict[str, Any] = {"state_dict": tiny().state_dict()}
+def test_the_card_goes_into_every_checkpoint_as_plain_types():
+    checkpoint = {"state_dict": tiny().state_dict()}
     tiny().on_save_checkpoint(checkpoint)
     assert checkpoint["avatar_bench"]["classes"] == ["a", "b", "c"]
     assert checkpoint["avatar_bench"]["temperature"] == 1.0

@@ -1,17 +1,12 @@
 """Parameter groups: learning rate and weight decay of each parameter, counted by hand."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 
 from avatar_bench.models.stages import freeze
 from avatar_bench.training.optimization import TrainingOptions, build_optimizer, build_parameter_groups
 
 
-def found(net: Any, **options: Any) -> dict[str, tuple[float, float]]:
+def list_rates(net, **options):
     """Return the learning rate and weight decay of each trained parameter by name, for a base rate of 1."""
     training_options = TrainingOptions(seed=0, weight_decay=0.3, **options)
     groups = build_parameter_groups(net, training_options, 1.0)
@@ -22,16 +17,16 @@ def found(net: Any, **options: Any) -> dict[str, tuple[float, float]]:
     return dict(rates)
 
 
-def test_by_default_all_learn_at_one_rate_and_decay(network: Callable[[str], Any]) -> None:
+def test_by_default_all_learn_at_one_rate_and_decay(network):
     net = network("deit_tiny")
     freeze(net, "all")
-    assert found(net) == {name: (1.0, 0.3) for name, _ in net.named_parameters()}
+    assert list_rates(net) == {name: (1.0, 0.3) for name, _ in net.named_parameters()}
 
 
-def test_the_rate_of_a_vit_falls_from_its_head_block_by_block(network: Callable[[str], Any]) -> None:
+def test_the_rate_of_a_vit_falls_from_its_head_block_by_block(network):
     net = network("deit_tiny")
     freeze(net, "all")
-    rates = found(net, layer_decay=0.5)
+    rates = list_rates(net, layer_decay=0.5)
     for name, (rate, decay) in rates.items():
         block = int(name.split(".")[1]) if name.startswith("blocks") else 11 if name.startswith("norm") else -1
         distance = 0 if name.startswith("head") else 12 - block
@@ -44,29 +39,27 @@ def test_the_rate_of_a_vit_falls_from_its_head_block_by_block(network: Callable[
     ("model", "layers"),  # of the stem, of one block each, and of the head
     [("swin_tiny", 1 + (2 + 2 + 6 + 2) + 1), ("resnet18", 1 + (2 + 2 + 2 + 2) + 1), ("convnextv2_nano", 1 + 14 + 1)],
 )
-def test_the_stem_of_other_networks_is_as_far_from_the_head_as_it_has_blocks(
-    model: str, layers: int, network: Callable[[str], Any]
-) -> None:
+def test_the_stem_of_other_networks_is_as_far_from_the_head_as_it_has_blocks(model, layers, network):
     net = network(model)
     freeze(net, "all")
-    rates = [rate for rate, _ in found(net, layer_decay=0.9).values()]
+    rates = [rate for rate, _ in list_rates(net, layer_decay=0.9).values()]
     assert max(rates) == 1
     assert min(rates) == pytest.approx(0.9 ** (layers - 1))
     assert len({round(rate, 6) for rate in rates}) == layers
 
 
 @pytest.mark.parametrize("layer_decay", [None, 0.5])
-def test_norms_biases_tokens_and_positions_can_be_kept_from_decay(
-    layer_decay: float | None, network: Callable[[str], Any]
-) -> None:
+def test_norms_biases_tokens_and_positions_can_be_kept_from_decay(layer_decay, network):
     net = network("deit_tiny")
     freeze(net, "all")
-    kept = {name for name, (_, decay) in found(net, layer_decay=layer_decay, decay_norms=False).items() if decay == 0}
-    assert kept == {name for name, one in net.named_parameters() if one.ndim == 1} | {"cls_token", "pos_embed"}
+    kept = {
+        name for name, (_, decay) in list_rates(net, layer_decay=layer_decay, decay_norms=False).items() if decay == 0
+    }
+    assert kept == {name for name, value in net.named_parameters() if value.ndim == 1} | {"cls_token", "pos_embed"}
 
 
-def test_layers_that_rest_are_in_no_group(network: Callable[[str], Any]) -> None:
+def test_layers_that_rest_are_in_no_group(network):
     net = network("deit_tiny")
     names = freeze(net, 2)
-    assert found(net, layer_decay=0.5) == {name: (1.0 if "head" in name else 0.5, 0.3) for name in names}
+    assert list_rates(net, layer_decay=0.5) == {name: (1.0 if "head" in name else 0.5, 0.3) for name in names}
     freeze(net, "all")

@@ -1,7 +1,5 @@
 """Tests of training on the answers of a teacher."""
 
-import json
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,6 +7,7 @@ import pytest
 from avatar_bench import load
 from avatar_bench.cli.app import main
 from avatar_bench.training.module import Learner
+from tests.builders.run_files import load_record
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +25,8 @@ def manifest(tiny_run, images, tmp_path_factory):
 def teach(small, tiny_run):
     def run(out, manifest, *words, teacher=tiny_run, code=0):
         kept = [word for word in small if word.partition("=")[0] not in ("data.split.folds", "data.manifest", "epochs")]
-        asked = [*kept, f"data.manifest={manifest}", f"teacher={teacher}", f"out={out}", "epochs=6", *words]
-        assert main(["train", *asked]) == code
+        options = [f"data.manifest={manifest}", f"teacher={teacher}", f"out={out}", "epochs=6", *words]
+        assert main(["train", *kept, *options]) == code
         return out
 
     return run
@@ -51,12 +50,12 @@ def test_a_student_learns_the_answers_on_labelled_and_unlabelled_images(
     assert "val images overlap" not in error  # those of the teacher: no cause for a warning
     answers = load(tiny_run).predict(used["path"], precision="32")
     expected = answers[[f"prob_{name}" for name in ("drawing", "generated", "real")]].to_numpy()
-    rows, targets = (np.concatenate(each) for each in zip(*seen, strict=True))
+    rows, targets = (np.concatenate(parts) for parts in zip(*seen, strict=True))
     assert set(rows) == set(range(len(used)))
     np.testing.assert_allclose(targets, expected[rows], atol=1e-5)
-    record = json.loads((student / "run.json").read_text())
+    record = load_record(student)
     assert record["metrics"]["val/accuracy"] > 0.8
-    assert record["init"]["teacher"]["sha256"] == json.loads((tiny_run / "run.json").read_text())["checkpoint_sha256"]
+    assert record["init"]["teacher"]["sha256"] == load_record(tiny_run)["checkpoint_sha256"]
     assert main(["evaluate", f"ckpt={student}", "block=blind_test", "split=test", "data.workers=0"]) == 0
     assert main(["report", f"runs={student}"]) == 0
     assert f"teacher: {tiny_run.parent.name}/{tiny_run.name}" in (student / "report.html").read_text(encoding="utf-8")
@@ -72,18 +71,15 @@ def test_what_a_teacher_was_trained_on_is_no_test_set_of_its_student(manifest, t
     teach(tmp_path / "refused", tmp_path / "swapped.csv", teacher=shared, code=3)
     assert "48 of 48 test images overlap" in capfd.readouterr().err
     student = teach(tmp_path / "allowed", tmp_path / "swapped.csv", "allow=[pretraining]", teacher=shared)
-    assert json.loads((student / "run.json").read_text())["init"]["teacher"]["licence"] == "mit"
+    assert load_record(student)["init"]["teacher"]["licence"] == "mit"
     assert main(["evaluate", f"ckpt={student}", "block=blind_test", "split=test", "data.workers=0"]) == 3
     assert "pretraining" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("side", ["calibration"])
-def test_what_chose_and_calibrated_a_teacher_is_no_test_set_of_its_student(
-    side, manifest, teach, tiny_run, tmp_path, capfd
-):
+def test_what_chose_and_calibrated_a_teacher_is_no_test_set_of_its_student(manifest, teach, tiny_run, tmp_path, capfd):
     used = pd.read_csv(tiny_run / "split.csv")
     swapped = pd.read_csv(manifest).dropna(subset="label").query("split != 'test'")
-    swapped.loc[used["split"].iloc[swapped.index].eq(side), "split"] = "test"
+    swapped.loc[used["split"].iloc[swapped.index].eq("calibration"), "split"] = "test"
     swapped.to_csv(tmp_path / "swapped.csv", index=False)
     teach(tmp_path / "refused", tmp_path / "swapped.csv", code=3)
     assert "24 of 24 test images overlap with the pretraining data of" in capfd.readouterr().err

@@ -1,7 +1,5 @@
 """The solver of probes against scikit-learn, and the folds in which C is chosen."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from avatar_bench.training.probe_job import LogisticProblem, choose_strength, divide_images
 
 
-def draw(n: int, d: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def draw(n, d):
     """Features of three overlapping classes on different scales, targets and sample weights."""
     features, targets = make_classification(n, d, n_informative=5, n_classes=3, weights=[0.6, 0.3], random_state=0)
     weights = np.random.default_rng(0).uniform(0.5, 2, n)
@@ -24,7 +22,7 @@ def draw(n: int, d: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize(("n", "d"), [(150, 12), (60, 90)])
 @pytest.mark.parametrize("strength", [1e-4, 0.01, 1.0])
-def test_the_head_is_the_optimum_of_scikit_learn(n: int, d: int, strength: float) -> None:
+def test_the_head_is_the_optimum_of_scikit_learn(n, d, strength):
     features, targets, weights = draw(n, d)
     head = LogisticProblem(features, targets, weights, 3).fit_head(strength)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, tol=1e-10, max_iter=10_000))
@@ -32,23 +30,19 @@ def test_the_head_is_the_optimum_of_scikit_learn(n: int, d: int, strength: float
     assert softmax(head.compute_logits(features), axis=1) == pytest.approx(model.predict_proba(features), abs=1e-6)
 
 
-def test_a_constant_feature_and_copies_of_images_change_nothing() -> None:
+def test_a_constant_feature_and_copies_of_images_change_nothing():
     features, targets, weights = draw(60, 12)
     plain = LogisticProblem(features, targets, weights, 3).fit_head(0.1)
     padded = np.column_stack([np.tile(features, (2, 1)), np.full(120, 7.0)])
     copied = LogisticProblem(padded, np.tile(targets, 2), np.tile(weights, 2) / 2, 3).fit_head(0.1)
     assert copied.compute_logits(padded[:60]) == pytest.approx(plain.compute_logits(features), abs=1e-5)
-
-
-def test_a_feature_that_varies_by_rounding_alone_gets_no_weight() -> None:
-    features, targets, weights = draw(60, 12)
-    noise = np.float32(0.3) * (1 + 1e-7 * np.sign(targets - 0.5))
+    noise = np.float32(0.3) * (1 + 1e-7 * np.sign(targets - 0.5))  # it varies by rounding alone
     head = LogisticProblem(np.column_stack([features, noise]), targets, weights, 3).fit_head(1.0)
     assert np.abs(head.weight[:, -1]).max() == 0
     assert np.isfinite(head.bias).all()
 
 
-def test_cross_validation_scores_each_held_out_image_once() -> None:
+def test_cross_validation_scores_each_held_out_image_once():
     features, targets, weights = draw(150, 12)
     features = StandardScaler().fit_transform(features)
     _, folds = divide_images(targets, [""] * 150, [str(row) for row in range(150)], seed=0)
@@ -66,7 +60,7 @@ def test_cross_validation_scores_each_held_out_image_once() -> None:
         assert table["cv/balanced_accuracy"][row.Index] == pytest.approx(score, abs=0.02)
 
 
-def test_the_strongest_regularisation_within_a_standard_error_of_the_best_balanced_accuracy_is_chosen() -> None:
+def test_the_strongest_regularisation_within_a_standard_error_of_the_best_balanced_accuracy_is_chosen():
     table = pd.DataFrame({"C": [0.1, 1, 10], "cv/balanced_accuracy": [0.5, 0.74, 0.75], "cv/loss": [0.9, 1.2, 3.0]})
     for error, chosen in ((0, 10), (0.009, 10), (0.011, 1), (0.26, 0.1)):
         assert choose_strength(table.assign(**{"cv/balanced_accuracy_se": [error, error, 0]})) == chosen
@@ -76,7 +70,7 @@ def test_the_strongest_regularisation_within_a_standard_error_of_the_best_balanc
     assert choose_strength(unknown.iloc[1:2]) == 1
 
 
-def test_the_standard_error_is_that_of_the_difference_in_the_same_folds() -> None:
+def test_the_standard_error_is_that_of_the_difference_in_the_same_folds():
     features, targets, weights = draw(150, 12)
     _, folds = divide_images(targets, [""] * 150, [str(row) for row in range(150)], seed=0)
     problem = LogisticProblem(features, targets, weights, 3)
@@ -93,7 +87,7 @@ def test_the_standard_error_is_that_of_the_difference_in_the_same_folds() -> Non
     assert errors.max() > 0
 
 
-def test_images_of_a_source_are_held_out_together_and_every_class_stays_in_training() -> None:
+def test_images_of_a_source_are_held_out_together_and_every_class_stays_in_training():
     targets = np.repeat([0, 1, 2], [40, 30, 20])
     sources = [f"{target}{row % (4 - target)}" for row, target in enumerate(targets)]  # 4, 3 and 2 sources a class
     unit, folds = divide_images(targets, sources, [str(row) for row in range(90)], seed=0)
@@ -104,13 +98,10 @@ def test_images_of_a_source_are_held_out_together_and_every_class_stays_in_train
         assert set(targets[rows]) == {0, 1, 2}
 
 
-def test_groups_are_held_out_where_a_class_has_a_single_source() -> None:
+def test_groups_are_held_out_where_a_class_has_a_single_source_and_none_where_it_has_a_single_group():
     targets = np.repeat([0, 1], [20, 20])
     groups = [str(row // 2) for row in range(40)]
     unit, folds = divide_images(targets, ["one"] * 20 + ["two", "three"] * 10, groups, seed=0)
     assert (unit, len(folds)) == ("group", 5)
     assert all(not {groups[row] for row in rows} & {groups[row] for row in held_out} for rows, held_out in folds)
-
-
-def test_a_class_of_a_single_group_leaves_no_folds() -> None:
     assert divide_images(np.array([0, 0, 1, 1]), [""] * 4, ["a", "b", "c", "c"], seed=0) == ("group", [])

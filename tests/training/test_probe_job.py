@@ -1,11 +1,6 @@
 """Probes as a user trains them: the head, the cache of features, and what the mode refuses."""
 
-from __future__ import annotations
-
-import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,26 +15,25 @@ from avatar_bench.inference import runtimes
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.runs.run import Run
 from avatar_bench.training.probe_job import choose_strength
+from tests.builders.run_files import load_record
 from tests.commands.test_all_blocks import QUICK
 
-Train = Callable[..., Path]
 PROBE = ("mode=probe", "epochs=null", "lr=null")
 
 
-@pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AVATAR_BENCH_CACHE", str(cache))
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory):
+    """A cache of its own, where features are kept."""
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("cache")
+        patch.setenv("AVATAR_BENCH_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture
-def passed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def passed(monkeypatch):
     """Numbers of images in the forward passes of classifiers."""
-    sizes: list[int] = []
+    sizes = []
     forward = Classifier.forward
     monkeypatch.setattr(
         Classifier, "forward", lambda self, images: (sizes.append(len(images)), forward(self, images))[1]
@@ -48,96 +42,84 @@ def passed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def probe(train: Train, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AVATAR_BENCH_CACHE", str(cache))
-        return train(tmp_path_factory.mktemp("probes") / "one", *PROBE)
+def probe(train, cache, tmp_path_factory):
+    return train(tmp_path_factory.mktemp("probes") / "one", *PROBE)
 
 
-def record(run: Path) -> dict[str, Any]:
-    return json.loads((run / "run.json").read_text(encoding="utf-8"))
-
-
-def test_predict_gives_the_probabilities_of_scikit_learn(probe: Path, tmp_path: Path) -> None:
-    said, output = record(probe), tmp_path / "out.csv"
+def test_predict_gives_the_probabilities_of_scikit_learn(probe, tmp_path):
+    record, output = load_record(probe), tmp_path / "out.csv"
     run = Run.open(probe)
-    dataset = read_split(probe / "split.csv", Path(said["data"]["root"]))
+    dataset = read_split(probe / "split.csv", Path(record["data"]["root"]))
     sides = (dataset.select_split(split) for split in ("train", "test"))
     train, test = (run.predictor.predict_variations(side, [None])[0] for side in sides)
-    chosen = LogisticRegression(C=said["probe"]["C"], class_weight="balanced", tol=1e-10, max_iter=10_000)
+    chosen = LogisticRegression(C=record["probe"]["C"], class_weight="balanced", tol=1e-10, max_iter=10_000)
     model = make_pipeline(StandardScaler(), chosen).fit(train.embeddings.astype(float), train.targets)
     files = tmp_path / "files.txt"
     files.write_text("\n".join(str(dataset.root / path) for path in test.paths))
     words = [f"ckpt={probe}", f"input=@{files}", f"output={output}", "calibrated=false", "precision=32", "workers=0"]
     assert main(["predict", *words, "runtime=torch"]) == 0
-    given = pd.read_csv(output)[[f"prob_{name}" for name in run.classes]].to_numpy()
-    assert given == pytest.approx(model.predict_proba(test.embeddings.astype(float)), abs=1e-6)
+    probabilities = pd.read_csv(output)[[f"prob_{name}" for name in run.classes]].to_numpy()
+    assert probabilities == pytest.approx(model.predict_proba(test.embeddings.astype(float)), abs=1e-6)
 
 
-def test_metrics_csv_has_a_row_for_each_value_of_c(probe: Path) -> None:
-    said, table = record(probe), pd.read_csv(probe / "metrics.csv")
+def test_metrics_csv_has_a_row_for_each_value_of_c(probe):
+    record, table = load_record(probe), pd.read_csv(probe / "metrics.csv")
     cross = [f"cv/{name}{end}" for name in ("loss", "balanced_accuracy") for end in ("", "_se")]
     assert list(table) == ["C", *cross, "val/loss", "val/accuracy", "val/macro_f1"]
     assert table["C"].tolist() == [1e-4, 1e-3, 0.01, 0.1]
     row = table.loc[table["val/loss"].notna()].squeeze()
-    assert row["C"] == said["probe"]["C"] == choose_strength(table)
-    assert said["metrics"] == {name: row[name] for name in ("val/loss", "val/accuracy", "val/macro_f1")}
-    stated = (said["status"], said["mode"], said["balance"], said["probe"]["folds_by"])
+    assert row["C"] == record["probe"]["C"] == choose_strength(table)
+    assert record["metrics"] == {name: row[name] for name in ("val/loss", "val/accuracy", "val/macro_f1")}
+    stated = (record["status"], record["mode"], record["balance"], record["probe"]["folds_by"])
     assert stated == ("finished", "probe", "loss", "source")
     assert row["val/accuracy"] > 0.8
-    assert said["temperature"] == (said["temperature_fit"]["fitted"] if said["temperature_fit"]["applied"] else 1)
+    assert record["temperature"] == (record["temperature_fit"]["fitted"] if record["temperature_fit"]["applied"] else 1)
 
 
-def test_another_split_seed_and_c_of_the_same_network_pass_no_image(
-    tiny_run: Path, train: Train, passed: list[int], tmp_path: Path
-) -> None:
+def test_another_split_seed_and_c_of_the_same_network_pass_no_image(tiny_run, train, passed, tmp_path):
     state = tmp_path / "net.safetensors"
     assert main(["export", f"ckpt={tiny_run}", f"out={state}"]) == 0
     begun = (*PROBE, f"model.weights={state}", "allow=[pretraining]")
     first = train(tmp_path / "first", *begun)
-    counts = record(first)["split"]["counts"]
-    assert record(first)["probe"]["computed"] == sum(passed) == sum(counts.values()) - counts["test"]
+    counts = load_record(first)["split"]["counts"]
+    assert load_record(first)["probe"]["computed"] == sum(passed) == sum(counts.values()) - counts["test"]
     computed = sum(passed)
     second = train(tmp_path / "second", *begun, "data.split.seed=1", "seed=7", "mode.C=[0.01]")
     tables = [pd.read_csv(run / "split.csv") for run in (first, second)]
     first_test, second_test = (set(table.loc[table["split"] == "test", "sha256"]) for table in tables)
     rest = first_test - second_test  # all that the first probe has not seen
-    assert sum(passed) - computed == record(second)["probe"]["computed"] == len(rest)
+    assert sum(passed) - computed == load_record(second)["probe"]["computed"] == len(rest)
     passed.clear()
     train(tmp_path / "third", *begun, "mode.balance=none")
     assert passed == []
 
 
-def test_damaged_features_are_computed_again(probe: Path, train: Train, cache: Path, tmp_path: Path) -> None:
-    weights = record(probe)["weights_sha256"]
+def test_damaged_features_are_computed_again(probe, train, cache, tmp_path):
     kept = [file for file in (cache / "features").rglob("*") if file.is_file()]
     kept[0].write_bytes(kept[0].read_bytes()[:-1])
     kept[1].unlink()
     again = train(tmp_path / "again", *PROBE)
     assert np.allclose(*(pd.read_csv(run / "metrics.csv")["cv/loss"] for run in (probe, again)), atol=1e-6)
-    assert record(again)["probe"]["computed"] <= 2
-    assert len(weights) == len(record(again)["weights_sha256"])
+    assert load_record(again)["probe"]["computed"] <= 2
 
 
 @pytest.fixture(scope="module")
-def pooled(train: Train, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AVATAR_BENCH_CACHE", str(cache))
-        return train(tmp_path_factory.mktemp("probes") / "pooled", *PROBE, "mode.layers=[-1,2,3]", "mode.C=[0.01]")
+def pooled(train, cache, tmp_path_factory):
+    return train(tmp_path_factory.mktemp("probes") / "pooled", *PROBE, "mode.layers=[-1,2,3]", "mode.C=[0.01]")
 
 
-def test_layers_are_pooled_into_an_ordinary_run(pooled: Path, train: Train, tmp_path: Path) -> None:
-    said, run = record(pooled), Run.open(pooled)
-    assert said["probe"]["layers"] == run.card.options["pooled_layers"] == [2, 3, -1]
-    assert said["probe"]["features"] == 2 * (48 + 192) + 96
-    assert said["metrics"]["val/accuracy"] > 0.8
+def test_layers_are_pooled_into_an_ordinary_run(pooled, train, tmp_path):
+    record, run = load_record(pooled), Run.open(pooled)
+    assert record["probe"]["layers"] == run.card.options["pooled_layers"] == [2, 3, -1]
+    assert record["probe"]["features"] == 2 * (48 + 192) + 96
+    assert record["metrics"]["val/accuracy"] > 0.8
     tuned = train(tmp_path / "tuned", "mode=full", f"init_from={pooled}")  # takes over the layers
     assert Run.open(tuned).card.options == run.card.options
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(bool(runtimes.find_missing_package("onnx")), reason="the extra export is not installed")
-def test_every_command_takes_a_probe_of_several_layers(pooled: Path, tmp_path: Path) -> None:
+def test_every_command_takes_a_probe_of_several_layers(pooled, tmp_path):
     file = tmp_path / "net.onnx"
     assert main(["export", f"ckpt={pooled}", f"out={file}"]) == 0  # it compares with torch to 1e-4
     assert main(["export", f"ckpt={pooled}", f"out={tmp_path / 'net.safetensors'}"]) == 0
@@ -160,10 +142,8 @@ def test_every_command_takes_a_probe_of_several_layers(pooled: Path, tmp_path: P
         ("mode.C=[0.1,-1]", "numbers above 0"),
     ],
 )
-def test_what_a_probe_would_ignore_is_refused_with_the_reason(
-    word: str, reason: str, small: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    kept = [one for one in small if not one.startswith(("epochs", "lr"))]
+def test_what_a_probe_would_ignore_is_refused_with_the_reason(word, reason, small, tmp_path, capsys):
+    kept = [option for option in small if not option.startswith(("epochs", "lr"))]
     assert main(["train", *kept, "mode=probe", f"out={tmp_path / 'run'}", word]) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) <= 3
@@ -172,22 +152,16 @@ def test_what_a_probe_would_ignore_is_refused_with_the_reason(
     assert not (tmp_path / "run").exists()
 
 
-def test_an_interrupted_probe_runs_again_by_resume(
-    train: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    from avatar_bench.training import probe_job
-
-    solve = probe_job.LogisticProblem
-
-    def interrupt(*given: Any) -> None:
+def test_an_interrupted_probe_runs_again_by_resume(train, monkeypatch, tmp_path, capsys):
+    def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(probe_job, "LogisticProblem", interrupt)
-    run = train(tmp_path / "run", *PROBE, code=130)
-    assert record(run)["status"] == "interrupted"
+    with monkeypatch.context() as patch:
+        patch.setattr("avatar_bench.training.probe_job.LogisticProblem", interrupt)
+        run = train(tmp_path / "run", *PROBE, code=130)
+    assert load_record(run)["status"] == "interrupted"
     assert f"interrupted; to go on: avatar-bench train resume={run}" in capsys.readouterr().err
     assert not (run / "checkpoints" / "best.ckpt").exists()
-    monkeypatch.setattr(probe_job, "LogisticProblem", solve)
     assert main(["train", f"resume={run}"]) == 0
-    assert record(run)["status"] == "finished"
-    assert record(run)["probe"]["computed"] == 0  # all features were kept before the interruption, or by others
+    assert load_record(run)["status"] == "finished"
+    assert load_record(run)["probe"]["computed"] == 0  # all features were kept before the interruption, or by others

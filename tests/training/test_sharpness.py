@@ -1,18 +1,13 @@
 """Sharpness-aware minimisation: steps on a quadratic by hand, the flatter of two minima, and use in Lightning."""
 
-from __future__ import annotations
-
 import copy
-from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from numpy.typing import NDArray
 from pytorch_lightning.plugins.precision import MixedPrecision
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import MixUp
@@ -26,7 +21,7 @@ from tests.models.small import CARD, images, normalised
 CURVATURE, START = np.array([1.0, 10.0, 0.5]), np.array([0.4, -0.3, 2.0])
 
 
-def by_hand(base: str, adaptive: bool, steps: int, rho: float, lr: float, decay: float) -> NDArray[np.float64]:
+def by_hand(base, adaptive, steps, rho, lr, decay):
     """Compute the steps by the formulas of Foret et al., Kwon et al., Loshchilov and Hutter, and Sutskever et al."""
     w, m, v = START.copy(), np.zeros(3), np.zeros(3)
     for t in range(1, steps + 1):
@@ -43,14 +38,14 @@ def by_hand(base: str, adaptive: bool, steps: int, rho: float, lr: float, decay:
     return w
 
 
-def make_optimizer(weights: nn.Parameter, name: str, lr: float, decay: float = 0.0, **arguments: Any) -> Any:
+def make_optimizer(weights, name, lr, decay=0.0, **arguments):
     options = TrainingOptions(seed=0, optimizer=name, arguments=arguments, weight_decay=decay)
     return build_optimizer([{"params": [weights]}], options, lr, fused=True)
 
 
 @pytest.mark.parametrize("base", ["adamw", "sgd"])
 @pytest.mark.parametrize("adaptive", [False, True])
-def test_steps_on_a_quadratic_equal_those_by_hand(base: str, adaptive: bool) -> None:
+def test_steps_on_a_quadratic_equal_those_by_hand(base, adaptive):
     weights = nn.Parameter(torch.tensor(START))
     curvature = torch.tensor(CURVATURE)
     optimizer = make_optimizer(weights, base, 0.01, 0.1, **({"momentum": 0.8} if base == "sgd" else {}))
@@ -67,7 +62,7 @@ def test_steps_on_a_quadratic_equal_those_by_hand(base: str, adaptive: bool) -> 
     np.testing.assert_allclose(weights.detach().numpy(), expected, atol=1e-6)
 
 
-def test_at_a_gradient_of_nothing_the_weights_stay() -> None:
+def test_at_a_gradient_of_nothing_the_weights_stay():
     weights = nn.Parameter(torch.zeros(2))
     optimizer = make_optimizer(weights, "sgd", 0.1, 0.01)
     (weights**2).sum().backward()
@@ -76,10 +71,10 @@ def test_at_a_gradient_of_nothing_the_weights_stay() -> None:
 
 
 @pytest.mark.parametrize(("rho", "minimum"), [(None, 0), (0.05, 2), (0.1, 2), (0.2, 2)])
-def test_of_two_minima_the_flatter_is_found(rho: float | None, minimum: float) -> None:
+def test_of_two_minima_the_flatter_is_found(rho, minimum):
     weight = nn.Parameter(torch.tensor(0.1, dtype=torch.float64))
 
-    def loss() -> Tensor:  # 0 at both minima; the one at 0 is thirty times as sharp
+    def loss():  # 0 at both minima; the one at 0 is thirty times as sharp
         return torch.minimum(15 * weight**2, (weight - 2) ** 2 / 2) / 2
 
     # plain descent ends in either
@@ -97,14 +92,14 @@ def test_of_two_minima_the_flatter_is_found(rho: float | None, minimum: float) -
 class Small(nn.Module):
     """Network with running statistics and dropout that a second pass could change."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.layers = nn.Sequential(
             nn.Conv2d(3, 4, 3, 2, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(2)
         )
         self.drop, self.fc = nn.Dropout(0.3), nn.Linear(16, 3)
 
-    def forward(self, batch: Tensor) -> Tensor:
+    def forward(self, batch):
         return self.fc(self.drop(self.layers(batch).flatten(1)))
 
 
@@ -113,7 +108,7 @@ BATCHES = [
 ]
 
 
-def small_learner(rho: float = 0.1, adaptive: bool = False) -> Learner:
+def small_learner(rho=0.1, adaptive=False):
     torch.manual_seed(0)
     options = TrainingOptions(seed=3, optimizer="sgd", rho=rho, adaptive=adaptive, weight_decay=0.1, mixup=0.4)
     learner = Learner(CARD, Small(), options)
@@ -121,22 +116,20 @@ def small_learner(rho: float = 0.1, adaptive: bool = False) -> Learner:
     return learner
 
 
-def fitted(learner: Learner, **options: Any) -> pl.Trainer:
+def fitted(learner, **options):
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = pl.Trainer(accelerator="cpu", max_epochs=1, enable_model_summary=False, **quiet, **options)
-    trainer.fit(learner, DataLoader(BATCHES, batch_size=None))  # type: ignore[arg-type]
+    trainer.fit(learner, DataLoader(BATCHES, batch_size=None))
     return trainer
 
 
-def reference(
-    net: nn.Module, adaptive: bool = False, accumulate: int = 1, clip: float | None = None, dtype: Any = None
-) -> float:
+def reference(net, adaptive=False, accumulate=1, clip=None, dtype=None):
     """Train by the formula, with the second pass on a copy of the network; return the mean first-pass loss."""
     parameters = list(net.parameters())
     optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1)
     losses = []
 
-    def gradients(model: nn.Module, step: int, batches: Iterable[dict[str, Tensor]]) -> list[Tensor]:
+    def gradients(model, step, batches):
         model.train().zero_grad()
         for index, batch in enumerate(batches):
             torch.manual_seed(3 * 1_000_003 + step * accumulate + index)
@@ -145,15 +138,15 @@ def reference(
                 loss = functional.cross_entropy(model(mixed), targets)
             losses.append(float(loss.detach()))
             (loss / accumulate).backward()
-        return [parameter.grad.clone() for parameter in model.parameters()]  # type: ignore[union-attr]
+        return [parameter.grad.clone() for parameter in model.parameters()]
 
     for step, begin in enumerate(range(0, len(BATCHES), accumulate)):
         window = BATCHES[begin : begin + accumulate]
-        found = gradients(net, step, window)
+        first = gradients(net, step, window)
         copied = copy.deepcopy(net)
         sizes = [parameter.abs() if adaptive else torch.ones_like(parameter) for parameter in parameters]
-        norm = torch.cat([(size * gradient).flatten() for size, gradient in zip(sizes, found, strict=True)]).norm()
-        for parameter, size, gradient in zip(copied.parameters(), sizes, found, strict=True):
+        norm = torch.cat([(size * gradient).flatten() for size, gradient in zip(sizes, first, strict=True)]).norm()
+        for parameter, size, gradient in zip(copied.parameters(), sizes, first, strict=True):
             parameter.data += 0.1 * size**2 * gradient / norm
         second = gradients(copied, step, window)
         del losses[-len(window) :]
@@ -164,7 +157,7 @@ def reference(
     return float(np.mean(losses))
 
 
-def unfused(learner: Learner) -> torch.optim.Optimizer:
+def unfused(learner):
     """Return the optimizer used on a GPU, whose gradients are unscaled before the step and can be clipped."""
     return torch.optim.SGD(learner.net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1)
 
@@ -182,9 +175,7 @@ def unfused(learner: Learner) -> torch.optim.Optimizer:
     ],
     ids=["plain", "adaptive", "clipped", "accumulated", "bf16", "16 with a scaler, clipped"],
 )
-def test_a_training_equals_the_formula_with_one_noise_for_both_passes(
-    trainer: dict[str, Any], by_formula: dict[str, Any], tolerance: float
-) -> None:
+def test_a_training_equals_the_formula_with_one_noise_for_both_passes(trainer, by_formula, tolerance):
     learner = small_learner(adaptive=by_formula.get("adaptive", False))
     net = copy.deepcopy(learner.net)
     if trainer.get("precision") == "16-mixed":
@@ -198,7 +189,7 @@ def test_a_training_equals_the_formula_with_one_noise_for_both_passes(
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:You defined a `validation_step`")
-def test_a_scaler_whose_factor_is_too_large_skips_the_step_and_lowers_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scaler_whose_factor_is_too_large_skips_the_step_and_lowers_it(monkeypatch):
     monkeypatch.setattr(Learner, "configure_optimizers", unfused)
     learner, scaler = small_learner(), torch.amp.GradScaler("cpu", 2.0**40)
     before = copy.deepcopy(list(learner.net.parameters()))
@@ -208,17 +199,17 @@ def test_a_scaler_whose_factor_is_too_large_skips_the_step_and_lowers_it(monkeyp
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:You defined a `validation_step`")
-def test_a_loss_of_the_second_pass_that_is_not_finite_is_told() -> None:
+def test_a_loss_of_the_second_pass_that_is_not_finite_is_told():
     learner = small_learner(rho=1e38)
     with pytest.raises(DivergedError, match="not a finite number at step 0"):
         fitted(learner)
 
 
-def test_statistics_move_again_once_they_are_let_go() -> None:
+def test_statistics_move_again_once_they_are_let_go():
     norm = nn.BatchNorm2d(3).train()
     batch = torch.randn(4, 3, 5, 5)
     with freeze_statistics(norm):
         held = norm(batch)
-    assert (int(norm.num_batches_tracked), norm.running_mean.tolist()) == (0, [0, 0, 0])  # type: ignore[arg-type, union-attr]
+    assert (int(norm.num_batches_tracked), norm.running_mean.tolist()) == (0, [0, 0, 0])
     torch.testing.assert_close(norm(batch), held)
-    assert int(norm.num_batches_tracked) == 1  # type: ignore[arg-type]
+    assert int(norm.num_batches_tracked) == 1

@@ -1,9 +1,6 @@
 """Tests of the cache of exported networks."""
 
-from __future__ import annotations
-
 import os
-from pathlib import Path
 
 import pytest
 
@@ -17,16 +14,16 @@ NETWORK = ExportedNetwork(b"graph", b"\0weights", "слово")
 
 
 @pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path))
     return tmp_path / "networks"
 
 
-def never() -> ExportedNetwork:
+def never():
     raise AssertionError("it was to be kept")
 
 
-def test_a_network_is_made_once_for_each_checkpoint_runtime_kind_and_version(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_is_made_once_for_each_checkpoint_runtime_kind_and_version(monkeypatch):
     keys = [("openvino", "a", "float"), ("openvino", "a", "int8"), ("openvino", "b", "float"), ("onnx", "a", "float")]
     made = {key: ExportedNetwork(repr(key).encode()) for key in keys}
     for key in keys:
@@ -38,20 +35,20 @@ def test_a_network_is_made_once_for_each_checkpoint_runtime_kind_and_version(mon
 
 
 @pytest.mark.parametrize("spoil", [lambda data: data[:-1], lambda data: data[:50] + b"?" + data[51:], lambda data: b""])
-def test_a_damaged_file_is_made_anew(spoil: object, folder: Path) -> None:
+def test_a_damaged_file_is_made_anew(spoil, folder):
     autotune.load_or_export("openvino", "a", "float", lambda: NETWORK)
     file = next(folder.iterdir())
     whole = file.read_bytes()
-    file.write_bytes(spoil(whole))  # type: ignore[operator]
+    file.write_bytes(spoil(whole))
     assert autotune.load_or_export("openvino", "a", "float", lambda: NETWORK) == NETWORK
-    assert [one.read_bytes() for one in folder.iterdir()] == [whole]
+    assert [file_left.read_bytes() for file_left in folder.iterdir()] == [whole]
 
 
-def test_those_used_longest_ago_go_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_those_used_longest_ago_go_first(folder, monkeypatch):
     network = ExportedNetwork(b"0" * 1000)
     for name in "abc":
         autotune.load_or_export("openvino", name, "float", lambda: network)
-        for age, file in enumerate(sorted(folder.iterdir(), key=lambda one: one.stat().st_mtime, reverse=True)):
+        for age, file in enumerate(sorted(folder.iterdir(), key=lambda kept: kept.stat().st_mtime, reverse=True)):
             os.utime(file, (1e9 - age, 1e9 - age))
     autotune.load_or_export("openvino", "a", "float", never)
     monkeypatch.setattr(autotune, "MAX_CACHE_BYTES", 3 * max(file.stat().st_size for file in folder.iterdir()))
@@ -61,6 +58,6 @@ def test_those_used_longest_ago_go_first(folder: Path, monkeypatch: pytest.Monke
         autotune.load_or_export("openvino", name, "float", never)
 
 
-def test_a_cache_that_cannot_be_written_does_not_stop_the_export(folder: Path) -> None:
+def test_a_cache_that_cannot_be_written_does_not_stop_the_export(folder):
     folder.write_bytes(b"a file where the folder should be")
     assert autotune.load_or_export("openvino", "a", "float", lambda: NETWORK) == NETWORK

@@ -1,13 +1,9 @@
 """Each runtime computes the same logits as torch."""
 
-from __future__ import annotations
-
 import copy
 import importlib.util
 import subprocess
 import sys
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +17,7 @@ from avatar_bench.inference import runtimes
 from avatar_bench.inference.network_predictor import NetworkPredictor
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import Card
+from tests.builders.run_files import write_file
 
 SIZE = 32
 SAVED = """
@@ -48,7 +45,7 @@ needs_openvino = pytest.mark.skipif(
 )
 
 
-def build(name: str, size: int = SIZE, **options: Any) -> Classifier:
+def build(name, size=SIZE, **options):
     torch.manual_seed(0)
     net = timm.create_model(name, pretrained=False, num_classes=3, **options)
     preprocessing = {"size": size, "resize": "squash", "mean": [0.5] * 3, "std": [0.25] * 3}
@@ -57,15 +54,15 @@ def build(name: str, size: int = SIZE, **options: Any) -> Classifier:
 
 
 @pytest.fixture(scope="module")
-def classifier() -> Classifier:
+def classifier():
     return build("test_resnet.r160_in1k")
 
 
-def images(count: int, size: int = SIZE) -> torch.Tensor:
+def images(count, size=SIZE):
     return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
-def answers(runtime: str, classifier: Any, *counts: int) -> None:
+def answers(runtime, classifier, *counts):
     size = classifier.card.preprocessing["size"]
     factory = runtimes.prepare_engine(runtime, classifier, size)
     for count in counts:
@@ -74,38 +71,34 @@ def answers(runtime: str, classifier: Any, *counts: int) -> None:
         np.testing.assert_allclose(factory(1)(images(count, size)), expected, atol=1e-5)
 
 
-def test_contiguous_answers_as_the_classifier_and_leaves_it_alone(classifier: Classifier) -> None:
-    answers("contiguous", classifier, 3)
-    weight = next(classifier.net.parameters())
-    assert weight.is_contiguous(memory_format=torch.channels_last)
-
-
-@pytest.mark.parametrize("runtime", ["torch", "onnx", "openvino"])
-def test_a_runtime_answers_as_the_classifier_for_any_batch(runtime: str, classifier: Classifier) -> None:
+@pytest.mark.parametrize("runtime", ["torch", "contiguous", "onnx", "openvino"])
+def test_a_runtime_answers_as_the_classifier_for_any_batch_and_leaves_it_alone(runtime, classifier):
     if runtimes.find_missing_package(runtime):
         pytest.skip(f"a package of the runtime {runtime} is not installed")
     answers(runtime, classifier, 1, 2, 7)
+    assert next(classifier.net.parameters()).is_contiguous(memory_format=torch.channels_last)
 
 
-@needs_openvino
 @pytest.mark.slow
-def test_openvino_answers_as_another_family_of_networks() -> None:
-    answers("openvino", build("test_convnext", 64), 3)
+@pytest.mark.parametrize(
+    ("runtime", "name", "size", "options"),
+    [
+        pytest.param("openvino", "test_convnext", 64, {}, marks=needs_openvino),
+        ("compile", "test_vit", SIZE, {"img_size": SIZE, "depth": 1}),
+    ],
+)
+def test_a_runtime_answers_as_other_families_of_networks(runtime, name, size, options):
+    answers(runtime, build(name, size, **options), 3)
 
 
 @needs_openvino
-def test_a_network_that_openvino_cannot_hold_is_refused(classifier: Classifier) -> None:
+def test_a_network_that_openvino_cannot_hold_is_refused(classifier):
     with pytest.raises(ConfigError, match="upsample_bicubic2d_aa") as caught:
         runtimes.find_runtime("openvino").export_network(build("test_vit", 160), 160)
     assert len(caught.value.lines) <= 2
 
 
-@pytest.mark.slow
-def test_compile_answers_as_the_classifier() -> None:
-    answers("compile", build("test_vit", img_size=SIZE, depth=1), 2)
-
-
-def test_a_missing_package_is_named_with_its_extra(classifier: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_named_with_its_extra(classifier, monkeypatch):
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else real(name))
     with pytest.raises(ConfigError, match="onnxruntime") as caught:
@@ -114,9 +107,9 @@ def test_a_missing_package_is_named_with_its_extra(classifier: Classifier, monke
     assert runtimes.find_missing_package("torch") == ""
 
 
-def test_a_runtime_of_a_user_computes_what_it_exports(classifier: Classifier, tmp_path: Path) -> None:
-    (tmp_path / "runtime").mkdir()
-    (tmp_path / "runtime" / "saved.py").write_text(SAVED)
+def test_a_runtime_of_a_user_computes_what_it_exports(classifier, tmp_path, monkeypatch):
+    monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))  # else a network of an earlier test is taken
+    write_file(tmp_path / "runtime" / "saved.py", SAVED)
     with use_folders([tmp_path]):
         assert runtimes.list_runtimes()[-1] == "saved"
         answers("saved", classifier, 1, 5)
@@ -130,17 +123,15 @@ def test_a_runtime_of_a_user_computes_what_it_exports(classifier: Classifier, tm
             runtime="saved",
         )
         assert predictor.resolve_precision("auto") == "32"
-        found = predictor.compute_logits([images(5)])
-    np.testing.assert_allclose(found, classifier(images(5))[0].detach().numpy(), atol=1e-5)
+        logits = predictor.compute_logits([images(5)])
+    np.testing.assert_allclose(logits, classifier(images(5))[0].detach().numpy(), atol=1e-5)
     with pytest.raises(ConfigError, match="no runtime named 'saved'"):
         runtimes.prepare_engine("saved", classifier, SIZE)
 
 
 @needs_openvino
-def test_openvino_tells_its_makers_nothing() -> None:
-    code = (
-        "from avatar_bench.plugins.openvino.runtime.openvino import _import_openvino; _import_openvino(); import sys; "
-    )
+def test_openvino_tells_its_makers_nothing():
+    code = "import sys; from avatar_bench.plugins.openvino.runtime import openvino; openvino._import_openvino(); "
     code += "assert sys.modules['openvino_telemetry'] is None; import openvino.tools.ovc as o; print(o.telemetry)"
     stdout = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "telemetry_stub" in stdout

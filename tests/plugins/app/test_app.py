@@ -1,11 +1,8 @@
-from __future__ import annotations
-
 import io
 import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -34,7 +31,7 @@ sys.exit(main())
 """
 
 
-def test_hash_prints_a_line_for_auth(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_hash_prints_a_line_for_auth(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stdin", io.StringIO("correct horse\n"))
     assert main(["app", "hash=anna"]) == 0
     printed = capsys.readouterr().out
@@ -42,9 +39,7 @@ def test_hash_prints_a_line_for_auth(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "horse" not in printed
 
 
-def test_an_unsafe_password_file_is_refused_before_anything_is_loaded(
-    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_unsafe_password_file_is_refused_before_anything_is_loaded(tiny_run, tmp_path, capsys):
     pytest.importorskip("fastapi")
     file = tmp_path / "people.txt"
     file.write_text("anna:hunter2\n")
@@ -57,47 +52,31 @@ def test_an_unsafe_password_file_is_refused_before_anything_is_loaded(
 
 
 @pytest.mark.parametrize(
-    ("words", "code"),
-    [(["port=70000"], 2), (["limits.image_mb=300"], 2), (["limits.queue=0"], 2), (["ckpt=none"], 4)],
+    ("words", "code"), [(["port=70000"], 2), (["limits.image_mb=300"], 2), (["limits.queue=0"], 2), (["ckpt=none"], 4)]
 )
-def test_invalid_options_are_refused(words: list[str], code: int) -> None:
+def test_invalid_options_are_refused(words, code):
     pytest.importorskip("fastapi")
     assert main(["app", *words]) == code
 
 
-def start_app(run: Path, folder: Path) -> tuple[subprocess.Popen[str], str]:
-    """Start the command, whose temporary files and errors.txt are in a folder; return it and the address it prints."""
-    with (folder / "errors.txt").open("w") as stream:
+@pytest.mark.slow
+def test_the_app_runs_calls_nobody_and_ends_on_ctrl_c(tiny_run, images, tmp_path):
+    httpx = pytest.importorskip("httpx")
+    pytest.importorskip("fastapi")
+    content = next((images / "blind" / "real").rglob("*.*")).read_bytes()
+    with (tmp_path / "errors.txt").open("w") as stream:
         process = subprocess.Popen(
-            [sys.executable, "-c", GUARDED, "app", f"ckpt={run}", "port=0", "threads=1"],
+            [sys.executable, "-c", GUARDED, "app", f"ckpt={tiny_run}", "port=0", "threads=1"],
             stdout=subprocess.PIPE,
             stderr=stream,
             text=True,
-            env=os.environ | {"TMPDIR": str(folder), "PYTHONUNBUFFERED": "1"},
+            env=os.environ | {"TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1"},
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
-    assert process.stdout is not None
-    return process, next(word for word in process.stdout.readline().split() if word.startswith("http://127.0.0.1:"))
-
-
-@pytest.mark.slow
-def test_the_app_runs_calls_nobody_and_ends_on_ctrl_c(tiny_run: Path, images: Path, tmp_path: Path) -> None:
-    httpx = pytest.importorskip("httpx")
-    pytest.importorskip("fastapi")
-    file = next((images / "blind" / "real").rglob("*.*"))
-    killed, url = start_app(tiny_run, tmp_path)
-    many = [("files", (f"{number}.png", file.read_bytes())) for number in range(300)]
-    with httpx.stream("POST", f"{url}page/batch", files=many, timeout=60) as answer:
-        next(answer.iter_lines())
-        killed.kill()
-    killed.wait()
-    assert list(tmp_path.rglob("299.png"))
-    process, url = start_app(tiny_run, tmp_path)
     try:
-        assert not list(tmp_path.rglob("299.png"))
+        url = next(word for word in process.stdout.readline().split() if word.startswith("http://127.0.0.1:"))
         with httpx.Client(base_url=url, timeout=60) as client:
-            found = client.post("/api/predict", files={"file": ("a.png", file.read_bytes())})
-            assert found.json()["status"] == "ok"
+            assert client.post("/api/predict", files={"file": ("a.png", content)}).json()["status"] == "ok"
             assert client.get("/").status_code == 200
             process.send_signal(signal.SIGINT)
             assert process.wait(30) == 130

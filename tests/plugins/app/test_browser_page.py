@@ -1,17 +1,13 @@
 """The page that classifies in a browser: what it contains, and that it predicts and decides as `predict` does."""
 
-from __future__ import annotations
-
 import base64
-import csv
 import gzip
 import html
 import json
 import re
-from collections.abc import Callable
+import shutil
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,14 +22,14 @@ from avatar_bench.plugins.app import browser_page
 from avatar_bench.plugins.app.web_runtime import BINARY, SCRIPT, load_web_runtime
 
 pytestmark = pytest.mark.skipif(bool(runtimes.find_missing_package("onnx")), reason="the extra export is not installed")
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+SHARED = Path(__file__).parents[4] / "shared" / "data"
 RESAMPLING = Path(browser_page.__file__).parent / "templates" / "resampling.js"
 KINDS = ("settings", "words")
 DECODED = "text => Uint8ClampedArray.from(atob(text), (letter) => letter.charCodeAt(0))"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     """A folder with files that are named as those of the runtime, for pages that no browser opens."""
     root = tmp_path_factory.mktemp("runtime")
     (root / SCRIPT).write_text("var a=1;export{a as env};\n", encoding="utf-8")
@@ -42,33 +38,31 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def calibrated(tiny_run: Path, images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def calibrated(tiny_run, images, tmp_path_factory):
     """A copy of the tiny run, calibrated on the external test set."""
-    import shutil
-
-    found = shutil.ignore_patterns("evaluation", "predictions")
-    run = Path(shutil.copytree(tiny_run, tmp_path_factory.mktemp("run") / "copy", ignore=found))
+    ignored = shutil.ignore_patterns("evaluation", "predictions")
+    run = Path(shutil.copytree(tiny_run, tmp_path_factory.mktemp("run") / "copy", ignore=ignored))
     data = ["data=manifest", f"data.manifest={images / 'blind.csv'}"]
     assert main(["calibrate", f"ckpt={run}", *data, "workers=0"]) == 0
     return run
 
 
 @pytest.fixture(scope="module")
-def plain(calibrated: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plain(calibrated, folder, tmp_path_factory):
     """A Russian page with the folder's runtime."""
     file = tmp_path_factory.mktemp("page") / "checker.html"
     assert main(["export", f"ckpt={calibrated}", f"out={file}", f"web_runtime={folder}", "lang=ru"]) == 0
     return file
 
 
-def test_the_page_contains_network_runtime_cautions_and_licence(plain: Path) -> None:
+def test_the_page_contains_network_runtime_cautions_and_licence(plain):
     import onnx
 
     page = plain.read_text(encoding="utf-8")
     packed = dict(re.findall(r'<script type="text/plain" id="(\w+)">([^<]*)', page))
     assert gzip.decompress(base64.b64decode(packed["binary"])) == b"\0asm"
     network = onnx.load_model_from_string(gzip.decompress(base64.b64decode(packed["network"])))
-    assert [one.name for one in network.graph.output] == ["logits", "probabilities", "embeddings"]
+    assert [output.name for output in network.graph.output] == ["logits", "probabilities", "embeddings"]
     texts = html.unescape(page)
     assert "происхождения оно не доказывает" in texts
     assert "она может ошибаться гораздо чаще" in texts
@@ -81,7 +75,7 @@ def test_the_page_contains_network_runtime_cautions_and_licence(plain: Path) -> 
     assert words["percentile"].endswith("дальше, чем {percent} % из них друг от друга.")
 
 
-def test_the_page_may_load_nothing(plain: Path) -> None:
+def test_the_page_may_load_nothing(plain):
     page = plain.read_text(encoding="utf-8")
     policy = html.unescape(re.findall(r'Content-Security-Policy" content="([^"]*)"', page)[0])
     rules = {name: words for name, *words in (rule.split() for rule in policy.split(";"))}
@@ -103,35 +97,26 @@ def test_the_page_may_load_nothing(plain: Path) -> None:
     ],
 )
 def test_a_mistake_is_one_error_and_leaves_nothing(
-    words: list[str],
-    code: int,
-    named: str,
-    calibrated: Path,
-    folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    words, code, named, calibrated, folder, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(browser_page, "MAX_PAGE_MB", 0.1)
-    given = [] if "out=net.onnx" in words or "web_runtime=nowhere" in words else [f"web_runtime={folder}"]
-    assert main(["export", f"ckpt={calibrated}", *words, *given]) == code
+    runtime = [] if "out=net.onnx" in words or "web_runtime=nowhere" in words else [f"web_runtime={folder}"]
+    assert main(["export", f"ckpt={calibrated}", *words, *runtime]) == code
     err = capsys.readouterr().err
     assert named in err
     assert len(err.splitlines()) <= 4  # with a note on decisions
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_that_encodes_images_again_is_refused(
-    train: Callable[..., Path], folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_that_encodes_images_again_is_refused(train, folder, tmp_path, capsys):
     run = train(tmp_path / "run", "data.equalise=jpeg")
     assert main(["export", f"ckpt={run}", f"out={tmp_path / 'page.html'}", f"web_runtime={folder}"]) == 2
     assert "equalise=jpeg, which a page cannot do" in capsys.readouterr().err
 
 
 @pytest.mark.slow
-def test_images_are_resized_as_by_the_package(chromium: Any) -> None:
+def test_images_are_resized_as_by_the_package(chromium):
     rng = np.random.default_rng(0)
     window = chromium.new_page()
     window.add_script_tag(content=RESAMPLING.read_text(encoding="utf-8"))
@@ -139,19 +124,19 @@ def test_images_are_resized_as_by_the_package(chromium: Any) -> None:
     for (height, width), resize in product(sizes, ("squash", "crop", "pad")):
         image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
         data = base64.b64encode(image.tobytes()).decode()
-        found = window.evaluate(
+        values = window.evaluate(
             f"([text, width, height, resize]) => [...resizeToSquare({{data: ({DECODED})(text), width, height}}, 32, "
             "resize).data]",
             [data, width, height, resize],
         )
-        difference = np.abs(np.reshape(found, (32, 32, 3)) - resize_to_square(image, 32, resize).astype(int))
+        difference = np.abs(np.reshape(values, (32, 32, 3)) - resize_to_square(image, 32, resize).astype(int))
         assert difference.max() <= 1
         assert (difference > 0).mean() < 0.1  # of noise, whose means often lie halfway between two shades
     window.close()
 
 
 @pytest.fixture(scope="module")
-def web_runtime() -> None:
+def web_runtime():
     """Get the runtime; skip where npm or the network is missing."""
     try:
         load_web_runtime(None)
@@ -161,7 +146,7 @@ def web_runtime() -> None:
         pytest.skip("npm cannot fetch the runtime")
 
 
-def classify(visit: Callable[..., Any], page: Path, files: list[Path]) -> list[dict[str, str]]:
+def classify(visit, page, files):
     """Open a page without a network, drop files on it, and return what the card of each states."""
     window = visit(page, offline=True)
     window.wait_for_selector("#files:enabled", state="attached")
@@ -174,14 +159,14 @@ def classify(visit: Callable[..., Any], page: Path, files: list[Path]) -> list[d
     )
 
 
-def predict(run: Path, files: list[Path], folder: Path, *words: str) -> pd.DataFrame:
+def predict(run, files, folder, *words):
     (folder / "files.txt").write_text("\n".join(map(str, files)) + "\n", encoding="utf-8")
-    given = [f"ckpt={run}", f"input=@{folder / 'files.txt'}", f"output={folder / 'out.csv'}"]
-    assert main(["predict", *given, "precision=32", "workers=0", *words]) in (0, 3)
+    options = [f"ckpt={run}", f"input=@{folder / 'files.txt'}", f"output={folder / 'out.csv'}"]
+    assert main(["predict", *options, "precision=32", "workers=0", *words]) in (0, 3)
     return pd.read_csv(folder / "out.csv", keep_default_na=False)
 
 
-def count_different(table: pd.DataFrame, cards: list[dict[str, str]]) -> int:
+def count_different(table, cards):
     """Return how many decisions differ from those of `predict`; fail where a probability does by more than 2e-2."""
     expected = table[[name for name in table if name.startswith("prob_")]].to_numpy(dtype=float)
     values = np.array([json.loads(card["probabilities"]) for card in cards])
@@ -191,7 +176,7 @@ def count_different(table: pd.DataFrame, cards: list[dict[str, str]]) -> int:
     return int((stated != table[list(columns)]).any(axis=1).sum())
 
 
-def save_odd_images(folder: Path) -> list[Path]:
+def save_odd_images(folder):
     """Write an image in all the ways that the package reads and browsers may not."""
     rng = np.random.default_rng(3)
     small = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
@@ -212,7 +197,7 @@ def save_odd_images(folder: Path) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def checker(web_runtime: None, calibrated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checker(web_runtime, calibrated, tmp_path_factory):
     """A page that decides, with the real runtime."""
     page = tmp_path_factory.mktemp("checker") / "checker.html"
     assert main(["export", f"ckpt={calibrated}", f"out={page}", "target_error=.3"]) == 0
@@ -220,9 +205,7 @@ def checker(web_runtime: None, calibrated: Path, tmp_path_factory: pytest.TempPa
 
 
 @pytest.mark.slow
-def test_the_table_is_sorted_and_saved_with_the_columns_of_predict(
-    visit: Callable[..., Any], checker: Path, calibrated: Path, images: Path, tmp_path: Path
-) -> None:
+def test_the_table_is_sorted_and_saved_with_the_columns_of_predict(visit, checker, calibrated, images, tmp_path):
     odd = tmp_path / '=1,"a".png'
     files = sorted((images / "blind").rglob("*.png"))[:8]
     odd.write_bytes(files[0].read_bytes())
@@ -245,9 +228,7 @@ def test_the_table_is_sorted_and_saved_with_the_columns_of_predict(
 
 
 @pytest.mark.slow
-def test_odd_images_are_decoded_and_decided_as_by_predict(
-    visit: Callable[..., Any], checker: Path, calibrated: Path, tmp_path: Path
-) -> None:
+def test_odd_images_are_decoded_and_decided_as_by_predict(visit, checker, calibrated, tmp_path):
     (tmp_path / "images").mkdir()
     files = save_odd_images(tmp_path / "images")
     table = predict(calibrated, files, tmp_path, "target_error=.3")
@@ -266,13 +247,10 @@ def test_odd_images_are_decoded_and_decided_as_by_predict(
 @pytest.mark.shared
 @pytest.mark.usefixtures("web_runtime")
 @pytest.mark.skipif(not SHARED.is_dir(), reason="there are no shared images")
-def test_fifty_images_are_decided_as_by_predict(visit: Callable[..., Any], tmp_path: Path) -> None:
-    rows = list(csv.DictReader((SHARED / "blind.csv").open(encoding="utf-8")))
-    with (tmp_path / "calibration.csv").open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(("path", "label", "source", "group"))
-        kept = [row for index, row in enumerate(rows) if index % 6 in (0, 3)]
-        writer.writerows((SHARED / row["path"], row["label"], row["source"], row["group"]) for row in kept)
+def test_fifty_images_are_decided_as_by_predict(visit, tmp_path):
+    rows = pd.read_csv(SHARED / "blind.csv")
+    rows["path"] = [str(SHARED / path) for path in rows["path"]]
+    rows.iloc[::3].to_csv(tmp_path / "calibration.csv", index=False)
     run, page = tmp_path / "run", tmp_path / "checker.html"
     data = ["data=manifest", f"data.manifest={SHARED / 'avatars.csv'}", "data.limit=150", "data.workers=0"]
     assert main(["train", "model=efficientnet_lite0", "mode=probe", *data, "logger=none", f"out={run}"]) == 0
@@ -280,7 +258,7 @@ def test_fifty_images_are_decided_as_by_predict(visit: Callable[..., Any], tmp_p
     assert main(["calibrate", f"ckpt={run}", *calibration]) == 0
     assert main(["export", f"ckpt={run}", f"out={page}", "target_error=.45"]) == 0
     assert page.stat().st_size < 35e6
-    files = [SHARED / row["path"] for index, row in enumerate(rows) if index % 6 == 5][:50]
+    files = [Path(path) for path in rows["path"].iloc[5::6][:50]]
     table = predict(run, files, tmp_path, "target_error=.45")
     assert len(files) == 50
     assert count_different(table, classify(visit, page, files)) <= 2

@@ -1,9 +1,6 @@
 """The runtime of a page: from a folder or from npm, compared with its SHA-512, else one clear error."""
 
-from __future__ import annotations
-
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -14,7 +11,7 @@ MODULE = "/*! ONNX Runtime Web v9.8.7 */\nvar a=1,b=2;export{a as Tensor,b as en
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     """A folder with files that are named as those of the runtime."""
     (tmp_path / "dist").mkdir()
     (tmp_path / "dist" / SCRIPT).write_text(MODULE, encoding="utf-8")
@@ -23,27 +20,24 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("inner", ["", "dist"])
-def test_a_folder_or_its_dist_is_read(folder: Path, inner: str) -> None:
+def test_a_folder_or_its_dist_is_read(folder, inner):
     runtime = load_web_runtime(folder / inner)
     assert (runtime.version, runtime.binary) == ("9.8.7", b"\0asm")
     assert "return { Tensor: a, env: b, c: c };" in runtime.expression
     assert not any(word in runtime.expression for word in ("export{", "sourceMappingURL"))
 
 
-def test_a_folder_without_the_files_is_refused(folder: Path) -> None:
+@pytest.mark.parametrize("script", ["var ort = 1;", MODULE.replace("a=1", 'a="</script>"')])
+def test_a_folder_without_a_file_or_with_a_script_that_a_page_cannot_contain_is_refused(folder, script):
+    (folder / "dist" / SCRIPT).write_text(script, encoding="utf-8")
+    with pytest.raises(ConfigError, match="no module that a page can contain"):
+        _ = load_web_runtime(folder).expression
     (folder / "dist" / BINARY).unlink()
     with pytest.raises(ConfigError, match=f"does not contain the runtime of a page.\nExpected.*{BINARY}"):
         load_web_runtime(folder)
 
 
-@pytest.mark.parametrize("script", ["var ort = 1;", MODULE.replace("a=1", 'a="</script>"')])
-def test_a_script_that_a_page_cannot_contain_is_refused(folder: Path, script: str) -> None:
-    (folder / "dist" / SCRIPT).write_text(script, encoding="utf-8")
-    with pytest.raises(ConfigError, match="no module that a page can contain"):
-        _ = load_web_runtime(folder).expression
-
-
-def test_without_npm_and_cache_the_error_names_the_option(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_npm_and_cache_the_error_names_the_option(tmp_path, monkeypatch):
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DataError, match=r"(?s)npm is not installed.*web_runtime=DIR") as caught:
@@ -52,7 +46,7 @@ def test_without_npm_and_cache_the_error_names_the_option(tmp_path: Path, monkey
     assert not list((tmp_path / "cache" / "archives").iterdir())
 
 
-def test_another_archive_in_the_cache_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_archive_in_the_cache_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path))
     folder = tmp_path / "archives" / f"{PACKAGE}-{VERSION}-npm"
     folder.mkdir(parents=True)
@@ -62,7 +56,7 @@ def test_another_archive_in_the_cache_is_refused(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.slow
-def test_npm_gets_the_pinned_version_whose_digest_agrees() -> None:
+def test_npm_gets_the_pinned_version_whose_digest_agrees():
     if shutil.which("npm") is None:
         pytest.skip("there is no npm")
     try:

@@ -1,16 +1,12 @@
 """Tests of predict evidence=true: a file for each rule, signed, forged and hostile ones, and what is never copied."""
 
-from __future__ import annotations
-
 import importlib.util
 import io
 import json
 import shutil
 import socket
 import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,142 +30,135 @@ has_c2pa = importlib.util.find_spec("c2pa") is not None
 needs_c2pa = pytest.mark.skipif(not has_c2pa, reason="c2pa-python is not installed")
 
 
-def image(kind: str = "JPEG", **options: Any) -> bytes:
+def image(kind="JPEG", **options):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(stream := io.BytesIO(), kind, **options)
     return stream.getvalue()
 
 
-def texts(**found: str) -> bytes:
+def texts(**fields):
     info = PngImagePlugin.PngInfo()
-    for key, text in found.items():
-        info.add_text(key.replace("_", "-") if key == "sd_metadata" else key, text)
+    for key, text in fields.items():
+        info.add_text(key, text)
     return image("PNG", pnginfo=info)
 
 
-def exif(inner: dict[int, Any] | None = None, **tags: Any) -> Image.Exif:
+def exif(inner=None, **tags):
     """Return EXIF with what must never be copied, and these tags."""
-    found = Image.Exif()
-    found.update({315: "SECRET-ARTIST", 33432: "SECRET-OWNER"} | {globals()[name]: text for name, text in tags.items()})
-    found[INNER] = {0xA431: "SECRET-SERIAL", 0xA430: "SECRET-OWNER"} | (inner or {})
-    found[0x8825] = {1: "N", 2: (59.93, 0.0, 0.0)}
-    return found
+    marks = Image.Exif()
+    marks.update({315: "SECRET-ARTIST", 33432: "SECRET-OWNER"} | {globals()[name]: text for name, text in tags.items()})
+    marks[INNER] = {0xA431: "SECRET-SERIAL", 0xA430: "SECRET-OWNER"} | (inner or {})
+    marks[0x8825] = {1: "N", 2: (59.93, 0.0, 0.0)}
+    return marks
 
 
-def xmp(inner: str) -> bytes:
+def xmp(inner):
     return f"<x:xmpmeta><rdf:RDF><rdf:Description {inner}</rdf:RDF></x:xmpmeta>".encode()
 
 
+def png(*chunks):
+    """Return a PNG with further chunks before its end."""
+    plain = image("PNG")
+    return plain[:-12] + b"".join(chunks) + plain[-12:]
+
+
 CAMERA = exif({33434: 0.01, 34855: 200}, MAKE="Canon", MODEL="EOS 5D")
+BROKEN = (b"prompt\0\xff\xfe", b"Software\0NovelAI \xff\xff", b"\0", b"")
+GENERATED = {  # files by the only rule that finds something, which says that they are generated
+    "stable_diffusion": {
+        "a1111.png": texts(parameters=A1111),
+        "a1111.jpg": image(exif=exif({COMMENT: b"UNICODE\0" + A1111.encode("utf-16-be")})),
+        "a1111.webp": image("WEBP", xmp=xmp(f'exif:UserComment="{A1111}"/>')),
+        "swarm.png": texts(parameters=json.dumps({"sui_image_params": PROMPT})),
+        "forged.jpg": image(exif=CAMERA, comment=A1111),  # with the EXIF of a camera
+    },
+    "comfyui": {
+        "comfy.png": texts(prompt=COMFY, workflow='{"nodes": []}'),
+        "comfy.webp": image("WEBP", exif=exif(MAKE=f"workflow:{COMFY}", MODEL=f"prompt:{COMFY}")),
+    },
+    "invokeai": {
+        "invoke.png": texts(invokeai_metadata=json.dumps({"positive_prompt": PROMPT})),
+        "dream.png": texts(Dream=f'"{PROMPT}" -s 50 -S 7 -W512'),
+    },
+    "novelai": {
+        "novelai.png": texts(Software="NovelAI", Description=PROMPT),
+        "signed.png": texts(Comment=json.dumps({"prompt": PROMPT, "signed_hash": "x"})),
+        "broken.png": png(*(chunk(b"tEXt", text) for text in BROKEN)),
+    },
+    "midjourney": {
+        "midjourney.png": texts(Description=JOB),
+        "midjourney.jpg": image(xmp=xmp(f'dc:description="{JOB}"/>')),
+    },
+    "dall_e": {"dalle.jpg": image(exif=exif(SOFTWARE="DALL·E 3".encode()))},
+    "firefly": {"firefly.jpg": image(xmp=xmp('xmp:CreatorTool="Adobe Firefly"/>'))},
+    "other_generator": {
+        "flux.jpg": image(exif=exif(SOFTWARE="AI generated;txt2img;flux", MAKE="Black Forest Labs", DESCRIPTION=PROMPT))
+    },
+    "iptc_generated": {"iptc.jpg": image(xmp=xmp(TYPE.format("trainedAlgorithmicMedia")))},
+}
+EDITED = xmp(TYPE.format("compositeWithTrainedAlgorithmicMedia"))
+ENTITIES = b'<!DOCTYPE x [<!ENTITY a "trainedAlgorithmicMedia">]>' + xmp(TYPE.format("&a;"))
 # the file, the class that is said, and the rules that find something
-FILES: dict[str, tuple[bytes, str, tuple[str, ...]]] = {
+FILES = {name: (data, "generated", (rule,)) for rule, files in GENERATED.items() for name, data in files.items()} | {
     "plain.jpg": (image(), "", ()),
-    "a1111.png": (texts(parameters=A1111), "generated", ("stable_diffusion",)),
-    "a1111.jpg": (
-        image(exif=exif({COMMENT: b"UNICODE\0" + A1111.encode("utf-16-be")})),
-        "generated",
-        ("stable_diffusion",),
-    ),
-    "a1111.webp": (image("WEBP", xmp=xmp(f'exif:UserComment="{A1111}"/>')), "generated", ("stable_diffusion",)),
-    "swarm.png": (texts(parameters=json.dumps({"sui_image_params": PROMPT})), "generated", ("stable_diffusion",)),
-    "comfy.png": (texts(prompt=COMFY, workflow='{"nodes": []}'), "generated", ("comfyui",)),
-    "comfy.webp": (
-        image("WEBP", exif=exif(MAKE=f"workflow:{COMFY}", MODEL=f"prompt:{COMFY}")),
-        "generated",
-        ("comfyui",),
-    ),
-    "invoke.png": (texts(invokeai_metadata=json.dumps({"positive_prompt": PROMPT})), "generated", ("invokeai",)),
-    "dream.png": (texts(Dream=f'"{PROMPT}" -s 50 -S 7 -W512'), "generated", ("invokeai",)),
-    "novelai.png": (texts(Software="NovelAI", Description=PROMPT), "generated", ("novelai",)),
-    "signed.png": (texts(Comment=json.dumps({"prompt": PROMPT, "signed_hash": "x"})), "generated", ("novelai",)),
-    "midjourney.png": (texts(Description=JOB), "generated", ("midjourney",)),
-    "midjourney.jpg": (image(xmp=xmp(f'dc:description="{JOB}"/>')), "generated", ("midjourney",)),
-    "dalle.jpg": (image(exif=exif(SOFTWARE="DALL·E 3".encode())), "generated", ("dall_e",)),
-    "firefly.jpg": (image(xmp=xmp('xmp:CreatorTool="Adobe Firefly"/>')), "generated", ("firefly",)),
-    "flux.jpg": (
-        image(exif=exif(SOFTWARE="AI generated;txt2img;flux", MAKE="Black Forest Labs", DESCRIPTION=PROMPT)),
-        "generated",
-        ("other_generator",),
-    ),
-    "iptc.jpg": (image(xmp=xmp(TYPE.format("trainedAlgorithmicMedia"))), "generated", ("iptc_generated",)),
     "film.jpg": (image(xmp=xmp(TYPE.format("negativeFilm"))), "real", ("iptc_captured",)),
     "art.jpg": (image(xmp=xmp(TYPE.format("digitalArt"))), "drawing", ("iptc_drawn",)),
     "camera.jpg": (image(exif=CAMERA), "real", ("camera",)),
     "scan.jpg": (image(exif=exif(MAKE="EPSON", MODEL="Perfection")), "", ()),
     "edited.jpg": (image(exif=exif(SOFTWARE="Adobe Photoshop 24.3")), "", ("editing_software",)),
-    # forged: the EXIF of a camera on a generated image, and on what says that it was edited by AI or drawn
-    "forged.jpg": (image(exif=CAMERA, comment=A1111), "generated", ("stable_diffusion",)),
-    "inpainted.jpg": (
-        image(exif=CAMERA, xmp=xmp(TYPE.format("compositeWithTrainedAlgorithmicMedia"))),
-        "",
-        ("iptc_ai_edited", "camera"),
-    ),
+    # the EXIF of a camera on what says that it was edited by AI or drawn
+    "inpainted.jpg": (image(exif=CAMERA, xmp=EDITED), "", ("iptc_ai_edited", "camera")),
     "contradiction.jpg": (image(exif=CAMERA, xmp=xmp(TYPE.format("digitalArt"))), "", ("iptc_drawn", "camera")),
     # hostile: a part that is broken or huge costs its own rule alone
-    "bomb.png": (
-        image("PNG")[:-12] + chunk(b"zTXt", b"parameters\0\0" + zlib.compress(bytes(900_000))) + image("PNG")[-12:],
-        "",
-        (),
-    ),
-    "broken.png": (
-        image("PNG")[:-12]
-        + b"".join(chunk(b"tEXt", text) for text in (b"prompt\0\xff\xfe", b"Software\0NovelAI \xff\xff", b"\0", b""))
-        + image("PNG")[-12:],
-        "generated",
-        ("novelai",),
-    ),
+    "bomb.png": (png(chunk(b"zTXt", b"parameters\0\0" + zlib.compress(bytes(900_000)))), "", ()),
     "huge.jpg": (image(comment="Steps: 20, " * 5_000), "", ()),
-    "entities.jpg": (
-        image(xmp=b'<!DOCTYPE x [<!ENTITY a "trainedAlgorithmicMedia">]>' + xmp(TYPE.format("&a;"))),
-        "",
-        (),
-    ),
+    "entities.jpg": (image(xmp=ENTITIES), "", ()),
     "page.html.jpg": (image(exif=exif(MAKE="<script>", MODEL="=1+1\r\n@x")), "", ()),
 }
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
+def folder(tmp_path):
     """A folder with every file of FILES, and one that is not an image."""
-    place = tmp_path / "mine"
-    place.mkdir()
+    folder = tmp_path / "mine"
+    folder.mkdir()
     for name, (data, *_) in FILES.items():
-        (place / name).write_bytes(data)
-    (place / "none.txt").write_text("Steps: 20, Sampler: Euler")
-    return place
+        (folder / name).write_bytes(data)
+    (folder / "none.txt").write_text("Steps: 20, Sampler: Euler")
+    return folder
 
 
 @pytest.fixture
-def predict(tiny_run: Path, tmp_path: Path) -> Callable[..., int]:
-    def run(given: object, output: str, *words: str) -> int:
-        options = f"ckpt={tiny_run}", f"input={given}", f"output={tmp_path / output}", "workers=0"
+def predict(tiny_run, tmp_path):
+    def run(files, output, *words):
+        options = f"ckpt={tiny_run}", f"input={files}", f"output={tmp_path / output}", "workers=0"
         return main(["predict", *options, *words])
 
     return run
 
 
-def read(file: Path) -> dict[str, tuple[str, list[dict[str, str]]]]:
+def read(file):
     """Return what each file of an output says, and its evidence."""
     table = read_csv(file, keep_default_na=False)
     good = table[table["status"] == "ok"]
-    names, found = good["path"].map(lambda path: Path(path).name), good["evidence"].map(json.loads)
-    return dict(zip(names, zip(good["evidence_says"], found, strict=True), strict=True))
+    names, evidence = good["path"].map(lambda path: Path(path).name), good["evidence"].map(json.loads)
+    return dict(zip(names, zip(good["evidence_says"], evidence, strict=True), strict=True))
 
 
-def test_each_rule_finds_its_files_and_copies_nothing_private(
-    predict: Callable[..., int], folder: Path, tmp_path: Path, capsys: Any
-) -> None:
+def test_each_rule_finds_its_files_and_copies_nothing_private(predict, folder, tmp_path, capsys):
+    with_files = {rule for _, _, rules in FILES.values() for rule in rules}
+    assert {rule.name for rule in RULES if not rule.name.startswith("c2pa")} == with_files
     assert predict(folder, "plain.csv") == 3
     assert "forged" not in capsys.readouterr().err
     assert predict(folder, "out.csv", "evidence=true") == 3
     assert "forged or stripped" in capsys.readouterr().err
-    found = read(tmp_path / "out.csv")
-    assert {name: (says, tuple(row["rule"] for row in rows)) for name, (says, rows) in found.items()} == {
+    evidence = read(tmp_path / "out.csv")
+    assert {name: (says, tuple(row["rule"] for row in rows)) for name, (says, rows) in evidence.items()} == {
         name: (says, rules) for name, (_, says, rules) in FILES.items()
     }
     text = (tmp_path / "out.csv").read_text(encoding="utf-8")
     assert not [secret for secret in SECRETS if secret in text]
-    assert max(len(row["value"]) for _, rows in found.values() for row in rows) < 100
+    assert max(len(row["value"]) for _, rows in evidence.values() for row in rows) < 100
     for ending in ("jsonl", "parquet"):
         assert predict(folder, f"out.{ending}", "evidence=true") == 3
     plain, table = (read_csv(tmp_path / name, keep_default_na=False) for name in ("plain.csv", "out.csv"))
@@ -181,27 +170,18 @@ def test_each_rule_finds_its_files_and_copies_nothing_private(
     assert table.loc[table["status"] == "error", ["evidence_says", "evidence"]].to_numpy().tolist() == [["", ""]]
 
 
-def test_every_rule_has_a_file() -> None:
-    collected = {rule for _, _, rules in FILES.values() for rule in rules}
-    assert {rule.name for rule in RULES if not rule.name.startswith("c2pa")} == collected
-
-
-def test_the_class_is_that_of_the_view_or_empty_with_the_rule_kept(
-    predict: Callable[..., int], folder: Path, tiny_run: Path, tmp_path: Path
-) -> None:
+def test_the_class_is_that_of_the_view_or_empty_with_the_rule_kept(predict, folder, tiny_run, tmp_path):
     assert predict(folder, "out.csv", "evidence=true", "view=photo_or_art") == 3
-    found = read(tmp_path / "out.csv")
-    assert found["camera.jpg"][0] == "photo"
-    assert found["art.jpg"][0] == "art"
-    assert found["iptc.jpg"][0] == ""
-    assert found["iptc.jpg"][1][0]["rule"] == "iptc_generated"
+    evidence = read(tmp_path / "out.csv")
+    assert evidence["camera.jpg"][0] == "photo"
+    assert evidence["art.jpg"][0] == "art"
+    assert evidence["iptc.jpg"][0] == ""
+    assert evidence["iptc.jpg"][1][0]["rule"] == "iptc_generated"
     run = Run.open(tiny_run, class_map={"generated": "generated", "real": "photograph", "drawing": "sketch"})
     assert [run.name_class(label) for label in ("generated", "real", "drawing", "")] == ["generated", "", "", ""]
 
 
-def test_update_continues_with_the_same_evidence_and_refuses_another(
-    predict: Callable[..., int], folder: Path, tmp_path: Path, capsys: Any
-) -> None:
+def test_update_continues_with_the_same_evidence_and_refuses_another(predict, folder, tmp_path, capsys):
     shutil.copy(folder / "forged.jpg", folder / "z\udcff.jpg")  # a name that is not UTF-8
     for ending in ("jsonl", "csv"):
         whole, cut = tmp_path / f"whole.{ending}", tmp_path / f"cut.{ending}"
@@ -228,10 +208,10 @@ def test_update_continues_with_the_same_evidence_and_refuses_another(
 
 
 @needs_c2pa
-def test_a_signature_is_valid_trusted_broken_or_gone(predict: Callable[..., int], tmp_path: Path) -> None:
+def test_a_signature_is_valid_trusted_broken_or_gone(predict, tmp_path):
     from tests.audit.signed_files import make_signer
 
-    signer, other, place = make_signer(), make_signer(), tmp_path / "signed"
+    signer, other, folder = make_signer(), make_signer(), tmp_path / "signed"
     generated = signer.sign(image(), "trainedAlgorithmicMedia")
     tampered = bytearray(generated)
     tampered[-20] ^= 1  # a pixel
@@ -249,9 +229,9 @@ def test_a_signature_is_valid_trusted_broken_or_gone(predict: Callable[..., int]
         "tampered": bytes(tampered),
         "stripped": stripped.getvalue(),
     }
-    place.mkdir()
+    folder.mkdir()
     for name, data in files.items():
-        (place / name).write_bytes(data)
+        (folder / name).write_bytes(data)
     expected = {
         "generated": ("generated", ["c2pa_generated"]),
         "png": ("generated", ["c2pa_generated"]),
@@ -267,24 +247,24 @@ def test_a_signature_is_valid_trusted_broken_or_gone(predict: Callable[..., int]
     }
     for trusted in (signer, other):
         (tmp_path / "trust.pem").write_bytes("# of a société\n".encode() + trusted.root)
-        assert predict(place, "out.csv", "evidence=true", f"evidence.trust={tmp_path / 'trust.pem'}") == 0
-        found = read(tmp_path / "out.csv")
-        assert {name: (says, [row["rule"] for row in rows]) for name, (says, rows) in found.items()} == expected
-        every = [row for _, rows in found.values() for row in rows]
+        assert predict(folder, "out.csv", "evidence=true", f"evidence.trust={tmp_path / 'trust.pem'}") == 0
+        evidence = read(tmp_path / "out.csv")
+        assert {name: (says, [row["rule"] for row in rows]) for name, (says, rows) in evidence.items()} == expected
+        every = [row for _, rows in evidence.values() for row in rows]
         strengths = {row["rule"]: (row["value"].split(": ")[0], row["strength"]) for row in every}
         state = "c2pa:trusted" if trusted is signer else "c2pa:valid"
         assert strengths["c2pa_generated"] == (state, "strong" if trusted is signer else "moderate")
         assert strengths["c2pa_captured"] == (state, "strong" if trusted is signer else "weak")
         assert strengths["c2pa_invalid"] == ("c2pa:invalid", "none")
-        assert found["png"][1][0]["value"] == f"{state}: trainedAlgorithmicMedia; Image Maker; signed by Test Press"
+        assert evidence["png"][1][0]["value"] == f"{state}: trainedAlgorithmicMedia; Image Maker; signed by Test Press"
     # without anyone to trust, the evidence in the existing rows is the same as with another's certificate
-    assert predict(place, "out.csv", "evidence=true", "update=true") == 0
+    assert predict(folder, "out.csv", "evidence=true", "update=true") == 0
     (tmp_path / "trust.pem").write_bytes(signer.root)
-    assert predict(place, "out.csv", "evidence=true", "update=true", f"evidence.trust={tmp_path / 'trust.pem'}") == 2
+    assert predict(folder, "out.csv", "evidence=true", "update=true", f"evidence.trust={tmp_path / 'trust.pem'}") == 2
 
 
 @needs_c2pa
-def test_no_remote_manifest_is_fetched(predict: Callable[..., int], tmp_path: Path, monkeypatch: Any) -> None:
+def test_no_remote_manifest_is_fetched(predict, tmp_path, monkeypatch):
     from tests.audit.signed_files import make_signer
 
     (tmp_path / "signed").mkdir()
@@ -300,12 +280,12 @@ def test_no_remote_manifest_is_fetched(predict: Callable[..., int], tmp_path: Pa
             assert predict(tmp_path / "signed", "out.csv", "evidence=true") == 0
         with pytest.raises(TimeoutError):
             server.accept()
-    found = read(tmp_path / "out.csv")
-    assert (found["both.jpg"][0], found["alone.jpg"]) == ("generated", ("", []))
+    evidence = read(tmp_path / "out.csv")
+    assert (evidence["both.jpg"][0], evidence["alone.jpg"]) == ("generated", ("", []))
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["evidence.trust=FILE"], "evidence.trust requires evidence=true"),
         (["evidence=true", "evidence.trust=FILE"], "it holds no certificates" if has_c2pa else "needs c2pa-python"),
@@ -313,13 +293,11 @@ def test_no_remote_manifest_is_fetched(predict: Callable[..., int], tmp_path: Pa
         (["evidence=maybe"], "evidence"),
     ],
 )
-def test_a_wrong_option_is_refused_in_three_lines(
-    words: list[str], told: str, predict: Callable[..., int], images: Path, tmp_path: Path, capsys: Any
-) -> None:
+def test_a_wrong_option_is_refused_in_three_lines(words, message, predict, images, tmp_path, capsys):
     (tmp_path / "FILE").write_text("-----BEGIN CERTIFICATE-----\nnone\n")
-    given = [word.replace("=FILE", f"={tmp_path / 'FILE'}") for word in words]
-    assert predict(images / "blind" / "real", "out.csv", *given) == 2
+    words = [word.replace("=FILE", f"={tmp_path / 'FILE'}") for word in words]
+    assert predict(images / "blind" / "real", "out.csv", *words) == 2
     err = capsys.readouterr().err
-    assert told in err
+    assert message in err
     assert len(err.splitlines()) <= 3
     assert not (tmp_path / "out.csv").exists()

@@ -1,7 +1,5 @@
 """push, and ckpt=hf:OWNER/NAME, against a server that speaks the hub's HTTP API."""
 
-from __future__ import annotations
-
 import getpass
 import hashlib
 import json
@@ -11,7 +9,6 @@ import re
 import shutil
 import signal
 import socket
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -21,19 +18,20 @@ import pytest
 import yaml
 from huggingface_hub import parse_eval_result_entries
 
+from avatar_bench import load
 from avatar_bench.cli.app import main
 from avatar_bench.plugins.hub.command import push
 from avatar_bench.results.reasons import Reason
 from avatar_bench.runs.record import list_licences, read_record
-from tests.commands.conftest import Child
-from tests.plugins.hub.hub_server import TOKEN, Hub, Repository, serve_hub
+from tests.builders.run_files import load_record
+from tests.plugins.hub.hub_server import TOKEN, Repository, serve_hub
 
 NAME = "someone/avatars"
 ADDRESS = f"hf:{NAME}"
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+def hub(monkeypatch, tmp_path):
     """Return the server; the hub's client, which reads its variables once, is pointed to it."""
     with serve_hub() as hub:
         settings = {
@@ -51,11 +49,11 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 
 
 @pytest.fixture(scope="module")
-def evaluated(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def evaluated(tiny_run, tmp_path_factory):
     """A copy of the tiny run that was evaluated on its blind set; its record names a host, a user and folders."""
     run = tmp_path_factory.mktemp("pushed") / "run"
     shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("evaluation", "predictions"))
-    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    record = load_record(run)
     record["process"] = {"host": "host-of-the-test", "pid": 1}
     record["init"] |= {"weights": "/home/user-of-the-test/net.pth", "licence": "apache-2.0"}
     record["init"]["teacher"] = {"run": "/home/user-of-the-test/teacher", "sha256": "0", "licence": "fair-use"}
@@ -63,8 +61,9 @@ def evaluated(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     split = pd.read_csv(run / "split.csv")
     split["other:licence"] = np.where(split["source"] == "gan", "CC0", "")
     split.to_csv(run / "split.csv", index=False)
-    blocks = ["block=[blind_test,calibration,error_bias]"]
-    assert main(["evaluate", f"ckpt={run}", "split=blind", *blocks, "data.workers=0", "allow=[overlap]"]) == 0
+    blocks = ("blind_test", "calibration", "error_bias")
+    words = [f"block=[{','.join(blocks)}]", *(f"block.{block}.resamples=100" for block in blocks)]
+    assert main(["evaluate", f"ckpt={run}", "split=blind", *words, "data.workers=0", "allow=[overlap]"]) == 0
     metrics = run / "evaluation" / "blind" / "blind_test" / "metrics.json"
     result = json.loads(metrics.read_text(encoding="utf-8"))
     private = Reason("ood_set_unreadable", why="user-of-the-test Last/cats/bad.png is gone").plain
@@ -75,26 +74,21 @@ def evaluated(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shared(evaluated: Path) -> dict[str, bytes]:
+def shared(evaluated):
     """The files of the evaluated run as it is pushed, by name."""
     folder = evaluated.with_name("avatars")
     assert main(["push", str(evaluated), f"to={folder}"]) == 0
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def predict(ckpt: str, images: Path, out: Path) -> pd.DataFrame:
-    """Return probabilities of the blind set by path, scaled and not: scaled ones are near 0 and 1."""
-    words = ["predict", f"ckpt={ckpt}", f"input={images / 'blind.csv'}", f"output={out}", "precision=32", "workers=0"]
-    collected = []
-    for calibrated in ("true", "false"):
-        assert main([*words, f"calibrated={calibrated}"]) == 0
-        collected.append(pd.read_csv(out).set_index("path").filter(like="prob_").add_suffix(calibrated))
-    return collected[0].join(collected[1])
+def predict(ckpt, images):
+    """Return the probabilities of the blind set, scaled and not: scaled ones are near 0 and 1."""
+    run, files = load(ckpt), sorted((images / "blind").rglob("*.*"))
+    tables = [run.predict(files, calibrated, "32").filter(like="prob_") for calibrated in (True, False)]
+    return np.hstack([table.to_numpy(float) for table in tables])
 
 
-def test_what_is_pushed_is_private_and_names_no_path_host_or_user(
-    hub: Hub, evaluated: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_pushed_is_private_and_names_no_path_host_or_user(hub, evaluated, images, tmp_path, capsys):
     assert main(["push", str(evaluated), f"to={ADDRESS}"]) == 0
     repository = hub.repositories[NAME]
     (commit,) = repository.commits
@@ -104,7 +98,7 @@ def test_what_is_pushed_is_private_and_names_no_path_host_or_user(
     files = repository.commits[commit]
     places = (Path.home(), Path.cwd(), evaluated, images, tmp_path.parent)
     assert {*files.values()} <= {*hub.received}
-    assert not [asked for asked in hub.asked if "torch/" in asked or "agent" in asked]  # no reports of use
+    assert not [request for request in hub.requests if "torch/" in request or "agent" in request]  # no reports of use
     for text in ("host-of-the-test", "user-of-the-test", *map(str, places)):
         assert all(text.encode() not in part for part in hub.received), text
     weights = files.pop("model.safetensors")
@@ -113,9 +107,7 @@ def test_what_is_pushed_is_private_and_names_no_path_host_or_user(
         assert not re.search(rf"\b{re.escape(word)}\b", texts)
 
 
-def test_the_card_states_the_saved_metrics_sources_failures_and_licences(
-    shared: dict[str, bytes], evaluated: Path
-) -> None:
+def test_the_card_states_the_saved_metrics_sources_failures_and_licences(shared, evaluated):
     _, head, body = shared["README.md"].decode().split("---\n", 2)
     metadata = yaml.safe_load(head)
     saved = {}
@@ -150,16 +142,14 @@ def test_the_card_states_the_saved_metrics_sources_failures_and_licences(
         assert words in body, words
 
 
-def test_the_metrics_on_a_benchmark_of_the_hub_are_its_eval_results(
-    hub: Hub, evaluated: Path, shared: dict[str, bytes], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_metrics_on_a_benchmark_of_the_hub_are_its_eval_results(hub, evaluated, shared, capsys):
     metadata = yaml.safe_load(shared["README.md"].decode().split("---\n", 2)[1])
     assert main(["push", str(evaluated), f"to={ADDRESS}", "benchmarks={blind: hf:lab/avatar-test@v2}"]) == 0
     ((_, files),) = hub.repositories[NAME].commits.items()
     entries = parse_eval_result_entries(yaml.safe_load(files[".eval_results/avatar-bench.yaml"]))
     assert {(entry.dataset_id, entry.dataset_revision) for entry in entries} == {("lab/avatar-test", "v2")}
     index = metadata["model-index"][0]["results"][0]["metrics"]
-    assert {entry.task_id: entry.value for entry in entries} == {one["type"]: one["value"] for one in index}
+    assert {entry.task_id: entry.value for entry in entries} == {metric["type"]: metric["value"] for metric in index}
     notes = {entry.task_id: str(entry.notes) for entry in entries}
     assert re.fullmatch(r"[\d.]+ \[[\d.]+, [\d.]+\] \(for these sources\), n = 42", notes["accuracy"]), notes
     hub.repositories[NAME].commits.popitem()
@@ -176,42 +166,35 @@ def test_the_metrics_on_a_benchmark_of_the_hub_are_its_eval_results(
         assert reason in capsys.readouterr().err
 
 
-def test_a_pushed_run_predicts_the_same_and_knows_its_training_images(
-    hub: Hub, evaluated: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pushed_run_predicts_the_same_and_knows_its_training_images(hub, evaluated, images, tmp_path, capsys):
     assert main(["push", str(evaluated), f"to={ADDRESS}", "private=false", "licence=mit"]) == 0
     assert not hub.repositories[NAME].private
     ((commit, files),) = hub.repositories[NAME].commits.items()
     assert "\nlicense: mit\n" in files["README.md"].decode()
-    before = predict(str(evaluated), images, tmp_path / "before.csv")
+    before = predict(evaluated, images)
     for ckpt in (ADDRESS, f"{ADDRESS}@{commit}"):
-        after = predict(ckpt, images, tmp_path / "after.csv")
-        np.testing.assert_allclose(after, before.loc[after.index], atol=1e-6, rtol=0)
-    assert before["prob_realfalse"].round(4).nunique() > 10
+        np.testing.assert_allclose(predict(ckpt, images), before, atol=1e-6, rtol=0)
+    assert len(np.unique(before[:, -1].round(4))) > 10
     capsys.readouterr()
     data = ["data=manifest", "data.workers=0"]
     assert main(["evaluate", ADDRESS, *data, f"data.manifest={images / 'all.csv'}"]) == 3
     assert "shares 96 of 192 images with the detector training data" in capsys.readouterr().err
-    assert main(["evaluate", ADDRESS, *data, f"data.manifest={images / 'blind.csv'}", "block=blind_test"]) == 0
+    blind = f"data.manifest={images / 'blind.csv'}"
+    assert main(["evaluate", ADDRESS, *data, blind, "block=blind_test", "block.blind_test.resamples=100"]) == 0
     assert "cannot be checked" not in capsys.readouterr().err
     assert main(["report", f"runs={ADDRESS}", f"out={tmp_path / 'report.html'}"]) == 0
-    calibrate = ["calibrate", ADDRESS, "data=manifest", f"data.manifest={images / 'blind.csv'}", "workers=0"]
-    assert main(calibrate) == 0
+    assert main(["calibrate", ADDRESS, "data=manifest", blind, "workers=0"]) == 0
     (folder,) = (tmp_path / "cache" / "hub" / "someone").iterdir()
     assert list_licences(read_record(folder)) == ["mit", "apache-2.0", "fair-use"]
     assert main(["export", ADDRESS, f"out={tmp_path / 'net.safetensors'}"]) == 0
-    again = predict(str(folder), images, tmp_path / "calibrated.csv")
     assert main(["push", str(folder), f"to={tmp_path / 'shared'}"]) == 0
-    shared = predict(str(tmp_path / "shared"), images, tmp_path / "shared.csv")
-    np.testing.assert_allclose(shared, again.loc[shared.index], atol=1e-6, rtol=0)
+    np.testing.assert_allclose(predict(tmp_path / "shared", images), predict(folder, images), atol=1e-6, rtol=0)
     err = capsys.readouterr().err
     assert "SHA-256 of 96 training images; of 42 calibration images SHA-256 and, apart from it, label" in err
     assert "which a receiver cannot match" in err
 
 
-def test_a_pushed_calibration_decides_the_same_and_tells_nothing_of_an_image(
-    evaluated: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pushed_calibration_decides_the_same_and_tells_nothing_of_an_image(evaluated, images, tmp_path, capsys):
     run = shutil.copytree(evaluated, tmp_path / "calibrated")
     blind = ["data=manifest", f"data.manifest={images / 'blind.csv'}"]
     assert main(["calibrate", str(run), *blind, "workers=0"]) == 0
@@ -221,12 +204,13 @@ def test_a_pushed_calibration_decides_the_same_and_tells_nothing_of_an_image(
     texts = [(folder / "calibration.json").read_text(encoding="utf-8") for folder in folders]
     assert str(images) not in texts[1]
     assert "blind/real" not in texts[1]
-    own, one, two = (pd.DataFrame(json.loads(text)["images"]) for text in texts)
-    assert sorted(own["sha256"]) == list(one["sha256"]) != list(own["sha256"])
-    assert one[["label", "source", "part", "probabilities"]].equals(own[["label", "source", "part", "probabilities"]])
-    assert not set(one["group"]) & {*own["group"], *two["group"]}
-    assert (pd.factorize(one["group"])[0] == pd.factorize(own["group"])[0]).all()
-    assert not one[["phash", "turned_phashes", "stated_group"]].any(axis=None)
+    known, first, second = (pd.DataFrame(json.loads(text)["images"]) for text in texts)
+    assert sorted(known["sha256"]) == list(first["sha256"]) != list(known["sha256"])
+    columns = ["label", "source", "part", "probabilities"]
+    assert first[columns].equals(known[columns])
+    assert not set(first["group"]) & {*known["group"], *second["group"]}
+    assert (pd.factorize(first["group"])[0] == pd.factorize(known["group"])[0]).all()
+    assert not first[["phash", "turned_phashes", "stated_group"]].any(axis=None)
     decisions = []
     for folder in folders:
         out = tmp_path / f"{folder.name}.csv"
@@ -240,66 +224,50 @@ def test_a_pushed_calibration_decides_the_same_and_tells_nothing_of_an_image(
     assert "shares 42 of 42 images with the calibration data by image" in " ".join(capsys.readouterr().err.split())
 
 
-def tamper(files: dict[str, bytes], repository: Repository) -> None:
-    """Change a weight on the server, which states the hash of the original."""
-    repository.stated["model.safetensors"] = repository.describe("model.safetensors", files["model.safetensors"])[
-        "lfs"
-    ]["oid"]
+def flip_weight(files):
     files["model.safetensors"] = files["model.safetensors"][:-1] + b"\x7f"
 
 
-def tamper_with_hash(files: dict[str, bytes], repository: Repository) -> None:
-    """Change a weight and the hash that the server states."""
-    files["model.safetensors"] = files["model.safetensors"][:-1] + b"\x7f"
-
-
-def tamper_with_record(files: dict[str, bytes], repository: Repository) -> None:
-    """Change the record, of which the server states the hash of the original."""
-    repository.stated["run.json"] = repository.describe("run.json", files["run.json"])["oid"]
+def change_record(files):
     files["run.json"] = files["run.json"].replace(b'"seed": 42', b'"seed": 43')
 
 
-def put_bin(files: dict[str, bytes], repository: Repository) -> None:
+def put_bin(files):
     """Replace the weights by a pickle under the name that is usual on the hub."""
     del files["model.safetensors"]
     files["pytorch_model.bin"] = pickle.dumps({"weights": [1, 2, 3]})
 
 
-def put_imported(files: dict[str, bytes], repository: Repository) -> None:
+def put_imported(files):
     detector = {"classes": ["drawing", "generated", "real"], "architecture": "hf_hub:someone/other", "arguments": {}}
     record = json.loads(files["run.json"]) | {"status": "imported", "kind": "timm", "detector": detector}
     files["run.json"] = json.dumps(record).encode()
 
 
 @pytest.mark.parametrize(
-    ("change", "address", "reason"),
+    ("change", "sealed", "address", "reason"),  # `sealed` is the file of which the hub states the hash of the original
     [
-        (tamper, ADDRESS, "model.safetensors is not the file that the hub states"),
-        (tamper_with_hash, ADDRESS, "is damaged or belongs to another run"),
-        (tamper_with_record, ADDRESS, "run.json is not the file that the hub states"),
-        (put_bin, ADDRESS, "it has no model.safetensors"),
-        (put_imported, ADDRESS, "holds an imported detector, which push does not share"),
-        (None, f"{ADDRESS}@v2", "the repository has no such revision"),
-        (None, "hf:someone/nothing", "there is no such repository, or it is private"),
-        ("offline", ADDRESS, "the hub cannot be reached, and the run is not in the cache"),
-        (None, "hf:someone", "expected hf:OWNER/NAME"),
+        (flip_weight, "model.safetensors", ADDRESS, "model.safetensors is not the file that the hub states"),
+        (flip_weight, None, ADDRESS, "is damaged or belongs to another run"),
+        (change_record, "run.json", ADDRESS, "run.json is not the file that the hub states"),
+        (put_bin, None, ADDRESS, "it has no model.safetensors"),
+        (put_imported, None, ADDRESS, "holds an imported detector, which push does not share"),
+        (None, None, f"{ADDRESS}@v2", "the repository has no such revision"),
+        (None, None, "hf:someone/nothing", "there is no such repository, or it is private"),
+        ("offline", None, ADDRESS, "the hub cannot be reached, and the run is not in the cache"),
+        (None, None, "hf:someone", "expected hf:OWNER/NAME"),
     ],
 )
 def test_what_is_not_the_pushed_run_is_refused(
-    change: Callable[[dict[str, bytes], Repository], None] | str | None,
-    address: str,
-    reason: str,
-    hub: Hub,
-    shared: dict[str, bytes],
-    images: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    change, sealed, address, reason, hub, shared, images, tmp_path, monkeypatch, capsys
+):
     repository = hub.repositories[NAME] = Repository(private=True)
     repository.commit(files := dict(shared))
+    if sealed:
+        stated = repository.describe(sealed, files[sealed])
+        repository.stated[sealed] = stated.get("lfs", stated)["oid"]
     if callable(change):
-        change(files, repository)
+        change(files)
     elif change == "offline":
         monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     words = ["predict", f"ckpt={address}", f"input={images / 'blind.csv'}", f"output={tmp_path / 'out.csv'}"]
@@ -310,13 +278,11 @@ def test_what_is_not_the_pushed_run_is_refused(
     assert not (tmp_path / "out.csv").exists()
 
 
-def test_a_pickle_under_the_name_of_the_weights_is_not_loaded_even_with_its_hash(
-    hub: Hub, shared: dict[str, bytes], images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_pickle_under_the_name_of_the_weights_is_not_loaded_even_with_its_hash(hub, shared, images, tmp_path, capsys):
     canary = tmp_path / "executed"
 
     class Payload:
-        def __reduce__(self) -> tuple[object, tuple[Path]]:
+        def __reduce__(self):
             return Path.touch, (canary,)
 
     weights = pickle.dumps(Payload())
@@ -329,8 +295,8 @@ def test_a_pickle_under_the_name_of_the_weights_is_not_loaded_even_with_its_hash
 
 
 def test_a_push_replaces_neither_other_models_nor_public_ones_by_accident(
-    hub: Hub, evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+    hub, evaluated, tmp_path, monkeypatch, capsys
+):
     hub.repositories[NAME] = Repository(private=True)
     hub.repositories[NAME].commit({"pytorch_model.bin": b"0"})
     assert main(["push", str(evaluated), f"to={ADDRESS}"]) == 2
@@ -354,10 +320,8 @@ def test_a_push_replaces_neither_other_models_nor_public_ones_by_accident(
     assert "Expected the folder of a run made by train" in capsys.readouterr().err
 
 
-def test_what_a_killed_push_has_left_is_removed_by_the_next(
-    evaluated: Path, tmp_path: Path, fork: Callable[..., Child], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def write_and_be_killed(path: Path, folder: Path, settings: object) -> None:
+def test_what_a_killed_push_has_left_is_removed_by_the_next(evaluated, tmp_path, fork, monkeypatch):
+    def write_and_be_killed(path, folder, settings):
         (folder / "half").touch()
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -1,15 +1,11 @@
 """import of folders of timm and transformers, with classes, sizes and normalisations other than ours."""
 
-from __future__ import annotations
-
 import json
 import resource
 import shutil
 import socket
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import timm
 import torch
@@ -20,13 +16,14 @@ from avatar_bench.data.dataset import read_manifest
 from avatar_bench.runs.ensembles import open_run
 from avatar_bench.runs.imported import hash_detector
 from avatar_bench.runs.record import RunRecord
+from tests.builders.run_files import load_record
 
 CLASSES = ["artificial", "painted", "photo"]
 MAP = "classes={artificial: generated, painted: drawing, photo: real}"
 
 
 @pytest.fixture(scope="module")
-def timm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def timm_folder(tmp_path_factory):
     """Return a network with random weights, as timm saves it for the hub."""
     folder = tmp_path_factory.mktemp("timm")
     torch.manual_seed(0)
@@ -38,7 +35,7 @@ def timm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def transformers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def transformers_folder(tmp_path_factory):
     """Return a network with random weights, as transformers saves it."""
     transformers = pytest.importorskip("transformers")
     folder = tmp_path_factory.mktemp("transformers")
@@ -56,7 +53,7 @@ def transformers_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def predict(folder: Path, kind: str, images: Path, out: Path) -> pd.DataFrame:
+def predict(folder, kind, images, out):
     """Import a folder, check its evaluation and return its predictions of the blind set, by path."""
     assert main(["import", f"kind={kind}", f"folder={folder}", f"out={out}", MAP]) == 0
     data = ["data=manifest", f"data.manifest={images / 'blind.csv'}", "data.workers=0"]
@@ -67,7 +64,7 @@ def predict(folder: Path, kind: str, images: Path, out: Path) -> pd.DataFrame:
     return table.set_index("path")[["prob_generated", "prob_drawing", "prob_real"]].astype(float)
 
 
-def test_a_folder_of_timm_predicts_as_timm_does(timm_folder: Path, images: Path, tmp_path: Path) -> None:
+def test_a_folder_of_timm_predicts_as_timm_does(timm_folder, images, tmp_path):
     table = predict(timm_folder, "timm", images, tmp_path / "run")
     net = timm.create_model(f"local-dir:{timm_folder}", pretrained=True).eval()
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(net))
@@ -76,87 +73,95 @@ def test_a_folder_of_timm_predicts_as_timm_does(timm_folder: Path, images: Path,
         expected = net(batch).softmax(dim=1)
     np.testing.assert_allclose(table, expected, atol=1e-5)
     assert expected.std(dim=0).max() > 1e-3
-    record = json.loads((tmp_path / "run" / "run.json").read_text(encoding="utf-8"))
+    record = load_record(tmp_path / "run")
     assert record["detector"]["parameters"] == sum(parameter.numel() for parameter in net.parameters())
     assert main(["report", f"runs={tmp_path / 'run'}"]) == 0
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert f"imported: timm, {record['detector']['parameters'] / 1e6:.3f} M parameters, training data: unknown" in page
 
 
-def test_a_folder_of_transformers_predicts_as_its_pipeline(
-    transformers_folder: Path, images: Path, tmp_path: Path
-) -> None:
+def test_a_folder_of_transformers_predicts_as_its_pipeline(transformers_folder, images, tmp_path):
     from transformers import pipeline
 
     table = predict(transformers_folder, "transformers", images, tmp_path / "run")
     classify = pipeline("image-classification", model=str(transformers_folder), device="cpu")
     for path, row in table.iterrows():
-        scores = {each["label"]: each["score"] for each in classify(str(path), top_k=3)}
+        scores = {entry["label"]: entry["score"] for entry in classify(str(path), top_k=3)}
         np.testing.assert_allclose(row, [scores[name] for name in CLASSES], atol=1e-5)
     assert table.std().max() > 1e-3
 
 
+@pytest.fixture
+def folder(request, tmp_path):
+    """Return a function that copies the folder of a kind of network, with a changed config.json."""
+
+    def copy(kind, **change):
+        folder = shutil.copytree(request.getfixturevalue(f"{kind}_folder"), tmp_path / "net")
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        (folder / "config.json").write_text(json.dumps(config | change), encoding="utf-8")
+        return folder
+
+    return copy
+
+
+@pytest.fixture
+def addresses(monkeypatch):
+    """The addresses that sockets are connected to; none is reached."""
+    addresses = []
+    monkeypatch.setattr(socket.socket, "connect", lambda self, address: addresses.append(address))
+    return addresses
+
+
 @pytest.mark.parametrize(
-    ("file", "change", "code", "reason"),
+    ("kind", "change", "code", "reason"),
     [
-        ("model.safetensors", None, 3, "has no weights as .safetensors"),
-        ("config.json", None, 3, "has no config.json"),
-        ("config.json", {"architecture": "hf_hub:someone/net"}, 3, "timm has no network 'hf_hub:someone/net'"),
-        ("config.json", {"model_args": {"checkpoint_path": "x.pth"}}, 3, "'checkpoint_path' is not allowed"),
-        ("config.json", {"num_classes": 4}, 2, "has 4 outputs, but 3 class names"),
+        ("timm", {"architecture": "hf_hub:someone/net"}, 3, "timm has no network 'hf_hub:someone/net'"),
+        ("timm", {"model_args": {"checkpoint_path": "x.pth"}}, 3, "'checkpoint_path' is not allowed"),
+        ("timm", {"num_classes": 4}, 2, "has 4 outputs, but 3 class names"),
+        ("timm", {"architecture": "vit_base_patch16_224"}, 3, "parameters, its weights"),
+        ("timm", {"model_args": {"embed_dim": 9}}, 3, "The weights do not fit"),
+        ("transformers", {"auto_map": {"AutoConfig": "evil.Config"}}, 3, "names code of its own"),
+        ("transformers", {"num_hidden_layers": 3}, 3, "parameters, its weights"),
+        ("transformers", {"hidden_size": 4096, "num_hidden_layers": 48}, 3, "far larger than its weights"),
+        ("transformers", {"num_hidden_layers": 10**6}, 3, "far larger than its weights"),
+        ("transformers", {"model_type": "timm_wrapper", "architecture": "hf_hub:someone/net"}, 3, "Use kind=timm"),
     ],
 )
-def test_a_folder_of_timm_that_cannot_be_used_is_refused(
-    file: str,
-    change: dict[str, object] | None,
-    code: int,
-    reason: str,
-    timm_folder: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    folder = tmp_path / "net"
-    folder.mkdir()
-    for part in ("config.json", "model.safetensors"):
-        (folder / part).write_bytes((timm_folder / part).read_bytes())
-    if change is None:
-        (folder / file).unlink()
-        (folder / "pytorch_model.bin").write_bytes(b"a pickle")
-    else:
-        (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | change))
-    assert main(["import", "kind=timm", f"folder={folder}", f"out={tmp_path / 'run'}"]) == code
+def test_a_network_that_lies_elsewhere_has_code_or_is_larger_than_its_weights_is_refused(
+    kind, change, code, reason, folder, addresses, tmp_path, capsys
+):
+    copy, before = folder(kind, **change), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert main(["import", f"kind={kind}", f"folder={copy}", f"out={tmp_path / 'run'}"]) == code
+    assert reason in capsys.readouterr().err
+    assert addresses == []
+    assert not (tmp_path / "run").exists()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024  # KiB
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [("model.safetensors", "has no weights as .safetensors"), ("config.json", "has no config.json")],
+)
+def test_a_folder_without_a_file_is_refused_and_no_pickle_read(file, reason, folder, tmp_path, capsys):
+    copy = folder("timm")
+    (copy / file).rename(copy / "pytorch_model.bin")
+    assert main(["import", "kind=timm", f"folder={copy}", f"out={tmp_path / 'run'}"]) == 3
     assert reason in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
-def test_a_folder_of_the_other_library_and_a_missing_one_are_named(
-    timm_folder: Path, transformers_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    wrong = (
+def test_a_folder_of_the_other_library_and_a_missing_one_are_named(timm_folder, transformers_folder, tmp_path, capsys):
+    for kind, folder, reason in (
         ("timm", transformers_folder, "kind=transformers"),
         ("transformers", timm_folder, "kind=timm"),
         ("timm", tmp_path / "none", "none is not a folder"),
-    )
-    for kind, folder, reason in wrong:
+    ):
         assert main(["import", f"kind={kind}", f"folder={folder}", f"out={tmp_path / 'run'}"]) == 3
         assert reason in capsys.readouterr().err
 
 
-def test_code_of_a_folder_of_transformers_is_not_run(
-    transformers_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = json.loads((transformers_folder / "config.json").read_text())
-    folder = tmp_path / "net"
-    folder.mkdir()
-    for part in transformers_folder.iterdir():
-        (folder / part.name).write_bytes(part.read_bytes())
-    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoConfig": "evil.Config"}}))
-    assert main(["import", "kind=transformers", f"folder={folder}", f"out={tmp_path / 'run'}"]) == 3
-    assert "names code of its own" in capsys.readouterr().err
-
-
 @pytest.fixture(scope="module")
-def imported(timm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def imported(timm_folder, tmp_path_factory):
     """Return the run folder of the network of timm; never write into it."""
     run = tmp_path_factory.mktemp("imported") / "run"
     assert main(["import", "kind=timm", f"folder={timm_folder}", f"out={run}"]) == 0
@@ -175,56 +180,14 @@ def imported(timm_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     ],
 )
 def test_what_a_stranger_has_changed_in_a_run_folder_is_refused_before_it_is_used(
-    change: dict[str, object],
-    code: int,
-    reason: str,
-    imported: Path,
-    images: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    change, code, reason, imported, addresses, images, tmp_path, capsys
+):
     run = shutil.copytree(imported, tmp_path / "run")
-    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    record = load_record(run)
     record["detector"] |= change
     record["checkpoint_sha256"] = hash_detector(run / "detector", RunRecord(**record))
     (run / "run.json").write_text(json.dumps(record), encoding="utf-8")
-    asked: list[object] = []
-    monkeypatch.setattr(socket.socket, "connect", lambda self, address: asked.append(address))
     file = next((images / "blind" / "real").rglob("*.png"))
     assert main(["predict", str(file), f"ckpt={run}", f"output={tmp_path / 'out.csv'}"]) == code
     assert reason in capsys.readouterr().err
-    assert asked == []
-
-
-@pytest.mark.parametrize(
-    ("kind", "change", "reason"),
-    [
-        ("timm", {"architecture": "vit_base_patch16_224"}, "parameters, its weights"),
-        ("timm", {"model_args": {"embed_dim": 9}}, "The weights do not fit"),
-        ("transformers", {"num_hidden_layers": 3}, "parameters, its weights"),
-        ("transformers", {"hidden_size": 4096, "num_hidden_layers": 48}, "far larger than its weights"),
-        ("transformers", {"num_hidden_layers": 10**6}, "far larger than its weights"),
-        ("transformers", {"model_type": "timm_wrapper", "architecture": "hf_hub:someone/net"}, "Use kind=timm"),
-    ],
-)
-def test_a_network_that_is_larger_than_its_weights_or_lies_elsewhere_is_refused(
-    kind: str,
-    change: dict[str, object],
-    reason: str,
-    timm_folder: Path,
-    transformers_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    folder = shutil.copytree(timm_folder if kind == "timm" else transformers_folder, tmp_path / "net")
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8")) | change
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    asked: list[object] = []
-    monkeypatch.setattr(socket.socket, "connect", lambda self, address: asked.append(address))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert main(["import", f"kind={kind}", f"folder={folder}", f"out={tmp_path / 'run'}"]) == 3
-    assert reason in capsys.readouterr().err
-    assert asked == []
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 1024  # KiB
+    assert addresses == []

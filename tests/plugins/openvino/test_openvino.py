@@ -1,11 +1,8 @@
 """OpenVINO networks: precisions, quantisation and serialisation."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +10,6 @@ import timm
 import torch
 
 from avatar_bench.inference import runtimes
-from avatar_bench.inference.runtimes import ExportedNetwork
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import Card
 
@@ -26,7 +22,7 @@ SIZE, COUNT = 32, 24
 
 
 @pytest.fixture(scope="module")
-def classifier() -> Classifier:
+def classifier():
     torch.manual_seed(0)
     net = timm.create_model("test_resnet", pretrained=False, num_classes=3)
     preprocessing = {"size": SIZE, "resize": "squash", "mean": [0.5] * 3, "std": [0.25] * 3}
@@ -34,48 +30,44 @@ def classifier() -> Classifier:
 
 
 @pytest.fixture(scope="module")
-def network(classifier: Classifier) -> ExportedNetwork:
+def network(classifier):
     return runtimes.find_runtime("openvino").export_network(classifier, SIZE)
 
 
 @pytest.fixture(scope="module")
-def images() -> torch.Tensor:
+def images():
     return torch.randint(0, 256, (COUNT, 3, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
 
-def expected(classifier: Classifier, images: torch.Tensor) -> np.ndarray:
+def expected(classifier, images):
     with torch.inference_mode():
         return classifier(images)[0].numpy()
 
 
 @pytest.mark.parametrize(("precision", "apart"), [("32", 1e-5), ("bf16", 0.02)])
-def test_it_answers_as_torch_whatever_the_layout_and_each_time_the_same(
-    precision: str, apart: float, classifier: Classifier, network: ExportedNetwork, images: torch.Tensor
-) -> None:
+def test_it_answers_as_torch_whatever_the_layout_and_each_time_the_same(precision, apart, classifier, network, images):
     engine = runtimes.find_runtime("openvino").load_engine(network, 2, precision)
-    found = engine(images)
-    np.testing.assert_allclose(found, expected(classifier, images), atol=apart)
-    np.testing.assert_array_equal(engine(images.contiguous(memory_format=torch.channels_last)), found)
+    logits = engine(images)
+    np.testing.assert_allclose(logits, expected(classifier, images), atol=apart)
+    np.testing.assert_array_equal(engine(images.contiguous(memory_format=torch.channels_last)), logits)
 
 
-def test_a_quantised_network_is_near_and_says_how_often_it_agrees(
-    classifier: Classifier, network: ExportedNetwork, images: torch.Tensor, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_quantised_network_is_near_and_says_how_often_it_agrees(classifier, network, images, capfd):
     whole = expected(classifier, images)
     targets = whole.argmax(axis=1)
     targets[0] = (targets[0] + 1) % 3
     made = openvino.quantise_network(network, images, targets)
     assert capfd.readouterr() == ("", "")
-    found = runtimes.find_runtime("openvino").load_engine(made, 1, "int8")(images)
-    assert 0 < np.abs(found - whole).max() < 0.15 * np.abs(whole).max()
-    agreed = int((found.argmax(axis=1) == whole.argmax(axis=1)).sum())
-    right = (found.argmax(axis=1) == targets).mean()
+    logits = runtimes.find_runtime("openvino").load_engine(made, 1, "int8")(images)
+    assert 0 < np.abs(logits - whole).max() < 0.15 * np.abs(whole).max()
+    agreed = int((logits.argmax(axis=1) == whole.argmax(axis=1)).sum())
+    right = (logits.argmax(axis=1) == targets).mean()
     assert made.note.startswith(f"precision=int8: {agreed} of {COUNT} predictions")
     assert made.note.endswith(f"accuracy {right:.1%}, with 32 bits {(COUNT - 1) / COUNT:.1%}.")
     assert len(made.weights) < len(network.weights) / 2
 
 
-def test_texts_are_kept_as_they_are(network: ExportedNetwork) -> None:
+def test_texts_are_kept_as_they_are(network):
     text = json.dumps({"классы": ["a<b>", "'\"&é"]}, ensure_ascii=False)
     made = openvino.serialise_network(openvino.read_network(network), {"avatar_bench": text})
     assert openvino.read_network(made).get_rt_info(["avatar_bench"]).value == text
@@ -100,7 +92,7 @@ os.wait()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, there is no stack for signals")
-def test_a_process_lives_on_after_two_engines_when_a_worker_ends(network: ExportedNetwork, tmp_path: Path) -> None:
+def test_a_process_lives_on_after_two_engines_when_a_worker_ends(network, tmp_path):
     for name, content in (("net.xml", network.graph), ("net.bin", network.weights)):
         (tmp_path / name).write_bytes(content)
     command = [sys.executable, "-c", TWO_ENGINES, str(tmp_path / "net.xml"), str(tmp_path / "net.bin")]

@@ -1,7 +1,5 @@
 """Pretrainer: parameter groups of its optimizer, and seeded noise of its batches."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 
 import pytest
@@ -21,9 +19,9 @@ OPTIONS = {
 }
 
 
-def module_of(method: str, **options: object) -> Pretrainer:
+def module_of(method, **options):
     net = timm.create_model("test_vit", num_classes=0, img_size=64)
-    training_options = TrainingOptions(seed=3, weight_decay=0.3, **options)  # type: ignore[arg-type]
+    training_options = TrainingOptions(seed=3, weight_decay=0.3, **options)
     return Pretrainer(
         create_method(net, 64, OPTIONS[method]),
         Preprocessing(64, "squash", (0.5,) * 3, (0.5,) * 3),
@@ -34,7 +32,7 @@ def module_of(method: str, **options: object) -> Pretrainer:
 
 
 @pytest.mark.parametrize("method", OPTIONS)
-def test_layers_far_from_the_head_learn_slower_and_norms_do_not_decay(method: str) -> None:
+def test_layers_far_from_the_head_learn_slower_and_norms_do_not_decay(method):
     module = module_of(method, layer_decay=0.5, decay_norms=False)
     groups = module.configure_optimizers().param_groups
     printed = {weight: (group["lr"], group["weight_decay"]) for group in groups for weight in group["params"]}
@@ -51,7 +49,7 @@ def test_layers_far_from_the_head_learn_slower_and_norms_do_not_decay(method: st
     assert {rate for weight, (rate, _) in printed.items() if weight not in inside} == {1.0}
 
 
-def test_by_default_all_that_learns_does_so_at_one_rate() -> None:
+def test_by_default_all_that_learns_does_so_at_one_rate():
     module = module_of("dino")
     groups = module.configure_optimizers().param_groups
     assert {(group["lr"], group["weight_decay"]) for group in groups} == {(1.0, 0.3)}
@@ -60,18 +58,18 @@ def test_by_default_all_that_learns_does_so_at_one_rate() -> None:
     )
 
 
-def test_batches_whose_gradients_are_added_have_noise_of_their_own() -> None:
+def test_batches_whose_gradients_are_added_have_noise_of_their_own():
     module = module_of("simclr")
     drawn = set()
     for step, batches in enumerate([(0, 1), (2, 3)]):
-        module._trainer = SimpleNamespace(accumulate_grad_batches=2, global_step=step, global_rank=0)  # type: ignore[assignment]
+        module._trainer = SimpleNamespace(accumulate_grad_batches=2, global_step=step, global_rank=0)
         for batch in batches:
             module.seed_noise(batch)
             drawn.add(float(torch.rand(1)))
     assert len(drawn) == 4
 
 
-def test_weights_that_are_not_finite_are_never_kept() -> None:
+def test_weights_that_are_not_finite_are_never_kept():
     module = module_of("simclr")
     checkpoint = {"state_dict": module.state_dict()}
     module.on_save_checkpoint(checkpoint)

@@ -1,5 +1,0 @@
-"""Fixture of commands in processes of their own."""
-
-from tests.commands.conftest import fork
-
-__all__ = ["fork"]
