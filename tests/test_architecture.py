@@ -66,7 +66,7 @@ BUDGETS = {
     ("evaluation",): (9_980, 7_078),
     ("plugins",): (3_965, 2_640),
 }
-MOST_MODULES = 266  # outside plug-ins
+MOST_MODULES = 267  # outside plug-ins
 DRAWERS = {"utils", "util", "helpers", "common", "core", "misc", "shared"}
 # constants that every module of a kind states for itself
 STATED_BY_EACH = {"KIND", "PARAMETERS", "RESEMBLES", "__all__", "__version__"}

@@ -104,7 +104,7 @@ def check_decisions(cfg: DictConfig) -> list[str]:
     if cfg.per_class and cfg.target_error is None:
         raise ConfigError("per_class=true requires target_error", "for example: target_error=.05 per_class=true")
     if cfg.unit == "source" and cfg.per_class:
-        raise ConfigError("unit=source judges all classes of a source together", "remove per_class=true")
+        raise ConfigError("unit=source counts all classes of a source together", "remove per_class=true")
     return decides
 
 

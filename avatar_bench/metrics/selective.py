@@ -29,7 +29,8 @@ _PRIOR_ERRORS = 5.0  # pseudo-count of the error rate of the pilot, so that none
 _NEAR_BEST = 0.98  # of the largest expected coverage: a start with that much is as good
 _POWER = 0.8  # of the test for which required images are estimated
 _LEAST_ANSWERED = 10  # images whose error rate is an estimate
-MIN_JUDGED = 10  # answered images of a source whose error rate counts
+MIN_ANSWERS = 10  # answered images of a source whose error rate counts
+_ROUNDING = 1e-9  # of a target times a number of images
 # confidences from strict to lax, fixed before any image of a source is seen, .99995 to .27; the last answers everything
 _SOURCE_GRID = np.append(expit(np.arange(9.9, -1.05, -0.1)), 0.0)
 _COUNTS = np.unique(np.geomspace(1, 1e5, 400).astype(np.int64))  # of answered images, in steps of 3 %
@@ -121,14 +122,14 @@ class AnsweringThreshold:
 class SourceThreshold:
     """Confidence from which images are answered, inf for none, so that few sources exceed an error rate.
 
-    Of `n` sources, `judged` have MIN_JUDGED answered images or more, of which `broken` have a larger error rate than
-    the target; `coverage` is the mean over the n of the fraction answered. Where none is answered, `judged` and
-    `broken` are those of answering every image. `required` judged sources, none of which breaks, would show `beta`.
+    Of `n` sources, `counted` have MIN_ANSWERS answered images or more, of which `broken` have a larger error rate than
+    the target; `coverage` is the mean over the n of the fraction answered. Where none is answered, `counted` and
+    `broken` are those of answering every image. `required` counted sources, none of which breaks, would show `beta`.
     """
 
     value: float
     n: int
-    judged: int
+    counted: int
     broken: int
     coverage: float
     required: int
@@ -136,7 +137,7 @@ class SourceThreshold:
     @property
     def bound(self) -> float:
         """Return the upper bound of the fraction of new sources that break."""
-        return upper_bound(self.broken, self.judged)
+        return upper_bound(self.broken, self.counted)
 
 
 def count_required(target: float, confidence: float = CONFIDENCE) -> int:
@@ -204,18 +205,18 @@ def fit_source_threshold(
 
     A source *breaks* where the error rate among its answered images is above `target`: as observed or, with
     `own_bound`, the upper bound of it. Sources (N,) are the units: a fixed sequence of thresholds is tested from strict
-    to lax, from the first at which enough sources are judged, and the last one before the first failure is returned.
-    With probability CONFIDENCE at most a fraction `beta` of new sources breaks, of those with MIN_JUDGED answered
+    to lax, from the first at which enough sources are counted, and the last one before the first failure is returned.
+    With probability CONFIDENCE at most a fraction `beta` of new sources breaks, of those with MIN_ANSWERS answered
     images or more, if the sources are independent draws from those to come, with their sizes and classes. An image of
     score -inf is answered by no threshold. Angelopoulos et al., as for `fit_answering_threshold`.
     """
     answered, errors, sizes = _count_by_source(scores, correct, sources)
-    judged = answered >= MIN_JUDGED
-    exceeds = errors > (count_allowed(answered, target) if own_bound else target * answered)
-    broken, n_judged = (judged & exceeds).sum(axis=0), judged.sum(axis=0)
-    allowed = count_allowed(n_judged, beta)
+    counted = answered >= MIN_ANSWERS
+    exceeds = errors > (count_allowed(answered, target) if own_bound else target * answered + _ROUNDING)
+    broken, n_counted = (counted & exceeds).sum(axis=0), counted.sum(axis=0)
+    allowed = count_allowed(n_counted, beta)
     last = len(_SOURCE_GRID) - 1
-    counts, required = (len(sizes), int(n_judged[last]), int(broken[last])), count_required(beta)
+    counts, required = (len(sizes), int(n_counted[last]), int(broken[last])), count_required(beta)
     passes = broken <= allowed
     first = int((allowed >= 0).argmax())
     if allowed[first] < 0 or not passes[first]:
@@ -223,21 +224,21 @@ def fit_source_threshold(
     failed = np.flatnonzero(~passes[first:])
     place = first + int(failed[0]) - 1 if len(failed) else last
     coverage = float((answered[:, place] / sizes).mean())
-    counts = len(sizes), int(n_judged[place]), int(broken[place])
+    counts = len(sizes), int(n_counted[place]), int(broken[place])
     return SourceThreshold(float(_SOURCE_GRID[place]), *counts, coverage, required)
 
 
-def judge_sources(
+def find_broken_sources(
     answered: ArrayLike, correct: ArrayLike, sources: ArrayLike, target: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Return which sources, (S,) in alphabetical order, are judged, and which of these exceed a target error.
+    """Return which sources, (S,) in alphabetical order, are counted, and which of these exceed a target error.
 
     `answered` states of each image, (N,), whether it is answered.
     """
     scores = np.where(np.asarray(answered, dtype=bool), 1.0, -np.inf)
     counts, errors, __ = _count_by_source(scores, correct, sources)
-    judged = counts[:, -1] >= MIN_JUDGED
-    return judged, judged & (errors[:, -1] > target * counts[:, -1])
+    counted = counts[:, -1] >= MIN_ANSWERS
+    return counted, counted & (errors[:, -1] > target * counts[:, -1] + _ROUNDING)
 
 
 def _count_by_source(scores: Reals, correct: ArrayLike, sources: ArrayLike) -> tuple[Counts, Counts, Counts]:

@@ -20,7 +20,7 @@ from avatar_bench.metrics.conformal import lac_scores, select_targets, threshold
 from avatar_bench.metrics.neighbours import compute_distances
 from avatar_bench.metrics.selective import (
     CONFIDENCE,
-    MIN_JUDGED,
+    MIN_ANSWERS,
     AnsweringThreshold,
     SourceThreshold,
     count_required,
@@ -172,9 +172,9 @@ class DecisionOptions(Protocol):
 def explain_unmet(fit: AnsweringThreshold | SourceThreshold, target: float) -> Reason:
     """Return why nothing is answered at a target error, and how many more images or sources are needed at least."""
     if isinstance(fit, SourceThreshold):
-        values = {"target": target, "judged": fit.judged, "broken": fit.broken, "n": fit.n}
-        if fit.judged < fit.required:
-            return Reason("sources_missing", missing=fit.required - fit.judged, **values)
+        values = {"target": target, "counted": fit.counted, "broken": fit.broken, "n": fit.n}
+        if fit.counted < fit.required:
+            return Reason("sources_missing", missing=fit.required - fit.counted, **values)
         return Reason("sources_break", **values)
     values = {"target": target, "errors": fit.n_errors, "n": fit.n}
     if fit.n_missing is None:
@@ -256,7 +256,7 @@ def make_source_rule(run: Run, target_error: float, alpha: float = 0.1) -> Decis
     correct = scored.probabilities.argmax(axis=1) == scored.targets
     fit = fit_source_threshold(scores, correct, scored.sources, target_error, terms.beta, terms.own_bound)
     reference = saved.decisions.reference if saved.decisions else None
-    values = {"confidence": CONFIDENCE, "target": target_error, "beta": terms.beta, "n": fit.n, "least": MIN_JUDGED}
+    values = {"confidence": CONFIDENCE, "target": target_error, "beta": terms.beta, "n": fit.n, "least": MIN_ANSWERS}
     guarantee = Reason("guarantee_of_sources", **values)
     if terms.folds:
         guarantee = Reason("guarantee_of_folds", folds=terms.folds, **values)

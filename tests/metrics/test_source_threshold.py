@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from avatar_bench.metrics.selective import CONFIDENCE, MIN_JUDGED, fit_source_threshold, judge_sources
+from avatar_bench.metrics.selective import CONFIDENCE, MIN_ANSWERS, fit_source_threshold, find_broken_sources
 
 TARGET, BETA = 0.1, 0.2
 MOST = 0.145  # of 200 draws: 10 %, and 4.5 points of noise
@@ -20,18 +20,18 @@ def draw(rng, n, size=40, spread=True):
 
 
 def passes(confidence, correct, sources, threshold, beta=BETA, own_bound=False):
-    """Return whether few sources exceed the target at a threshold, None if too few are judged for any test."""
-    broken = judged = 0
+    """Return whether few sources exceed the target at a threshold, None if too few are counted for any test."""
+    broken = counted = 0
     for source in np.unique(sources):
         answered = (sources == source) & (confidence >= threshold)
         n, errors = int(answered.sum()), int((answered & ~correct).sum())
-        if n >= MIN_JUDGED:
-            judged += 1
+        if n >= MIN_ANSWERS:
+            counted += 1
             # the exact upper bound is above the target where so few errors are not improbable at the target
             broken += binom.cdf(errors, n, TARGET) > 1 - CONFIDENCE if own_bound else errors / n > TARGET
-    if (1 - beta) ** judged > 1 - CONFIDENCE:
+    if (1 - beta) ** counted > 1 - CONFIDENCE:
         return None
-    return binom.cdf(broken, judged, beta) <= 1 - CONFIDENCE
+    return binom.cdf(broken, counted, beta) <= 1 - CONFIDENCE
 
 
 @pytest.mark.parametrize("own_bound", [False, True])
@@ -49,8 +49,8 @@ def test_the_threshold_is_the_last_before_the_first_that_fails(own_bound):
             answered = confidence >= fit.value
             shares = [answered[sources == source].mean() for source in range(30)]
             assert fit.coverage == pytest.approx(np.mean(shares))
-            assert own_bound or (fit.judged, fit.broken) == tuple(
-                int(part.sum()) for part in judge_sources(answered, correct, sources, TARGET)
+            assert own_bound or (fit.counted, fit.broken) == tuple(
+                int(part.sum()) for part in find_broken_sources(answered, correct, sources, TARGET)
             )
 
 
@@ -59,15 +59,15 @@ def test_sources_just_enough_are_answered_and_one_fewer_or_one_more_error_is_not
     confidence, correct = np.full(220, 0.8), np.ones(220, dtype=bool)
     correct[::10] = False  # one of ten in each: at the target, not above it
     fit = fit_source_threshold(confidence, correct, sources, 0.1, 0.1)
-    assert (fit.value, fit.n, fit.judged, fit.broken, fit.coverage, fit.required) == (0.0, 22, 22, 0, 1.0, 22)
+    assert (fit.value, fit.n, fit.counted, fit.broken, fit.coverage, fit.required) == (0.0, 22, 22, 0, 1.0, 22)
     assert fit.bound == pytest.approx(1 - 0.1 ** (1 / 22))
     fewer = fit_source_threshold(confidence[10:], correct[10:], sources[10:], 0.1, 0.1)
-    assert (fewer.value, fewer.judged, fewer.required, fewer.coverage) == (np.inf, 21, 22, 0.0)
+    assert (fewer.value, fewer.counted, fewer.required, fewer.coverage) == (np.inf, 21, 22, 0.0)
     correct[1] = False
     more = fit_source_threshold(confidence, correct, sources, 0.1, 0.1)
     assert (more.value, more.broken) == (np.inf, 1)
-    unlike = np.where(np.arange(220) == 1, -np.inf, confidence)  # that source has nine answers, and is judged no more
-    assert fit_source_threshold(unlike, correct, sources, 0.1, 0.1).judged == 21
+    unlike = np.where(np.arange(220) == 1, -np.inf, confidence)  # that source has nine answers, and is counted no more
+    assert fit_source_threshold(unlike, correct, sources, 0.1, 0.1).counted == 21
     assert fit_source_threshold(np.zeros(0), [], [], 0.1, 0.1).n == 0
 
 
@@ -78,7 +78,7 @@ def test_more_than_the_promised_fraction_of_new_sources_breaks_in_few_draws(spre
         rng = np.random.default_rng(seed)
         fit = fit_source_threshold(*draw(rng, 30, spread=spread), TARGET, BETA)
         confidence, correct, sources = draw(rng, 300, spread=spread)
-        is_judged, exceeds = judge_sources(confidence >= fit.value, correct, sources, TARGET)
+        is_counted, exceeds = find_broken_sources(confidence >= fit.value, correct, sources, TARGET)
         # a fraction of 300 is noisy: two standard errors above the promise
-        broken.append(exceeds.sum() > BETA * is_judged.sum() + 2 * np.sqrt(BETA * (1 - BETA) * is_judged.sum()))
+        broken.append(exceeds.sum() > BETA * is_counted.sum() + 2 * np.sqrt(BETA * (1 - BETA) * is_counted.sum()))
     assert np.mean(broken) <= MOST

@@ -88,7 +88,7 @@ class Decision(IntervalOptions):
             if run.source_calibration is not None:
                 for images, __ in sets.values():
                     run.leakage.refuse_overlap_with_fit(images, run.source_calibration.images)
-            self._judge_sources(run, result, labelled, rules)
+            self._find_broken_sources(run, result, labelled, rules)
         result.metrics |= self._compute_costs(labelled) | recalls
         result.tables["risk_coverage"] = self._tabulate_risk(labelled)
         result.tables["cost_curve"] = self._tabulate_costs(labelled)
@@ -149,7 +149,7 @@ class Decision(IntervalOptions):
             result.metrics |= bounds
         result.tables |= {kind: pd.concat(rows, ignore_index=True) for kind, rows in rows_by_kind.items() if rows}
 
-    def _judge_sources(
+    def _find_broken_sources(
         self, run: Run, result: Result, sets: Mapping[str, Predictions], rules: Mapping[float, DecisionRule]
     ) -> None:
         """Add the sources that exceed each target to the result, by the rule for new sources and by that for images."""
@@ -162,7 +162,7 @@ class Decision(IntervalOptions):
             by_image = {IMAGE: rules[target]} if target in rules else {}
             for unit, rule in (by_source | by_image).items():
                 for name, predictions in sets.items():
-                    row, metric = tables.judge_sources(self, predictions, rule, target)
+                    row, metric = tables.find_broken_sources(self, predictions, rule, target)
                     rows.append({"target_error": target, "set": name, "rule": unit, **row})
                     end = "" if name == result.set else f"/{name}"
                     result.metrics |= {f"broken/{target:g}{end}": metric} if unit == SOURCE else {}

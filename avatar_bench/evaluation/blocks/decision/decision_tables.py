@@ -119,18 +119,18 @@ def _build_recalls(rates: Sequence[float]) -> list[partial[Floats]]:
     return [partial(detection.compute_recall_at, rate=rate) for rate in rates]
 
 
-def judge_sources(
+def find_broken_sources(
     block: intervals.IntervalOptions, predictions: Predictions, rule: DecisionRule, target: float
 ) -> tuple[dict[str, Any], Metric]:
-    """Return how many sources of a set exceed a target error by a rule, and their fraction of the judged ones."""
+    """Return how many sources of a set exceed a target error by a rule, and their fraction of the counted ones."""
     decided = rule.decide(predictions.probabilities, predictions.embeddings)
     answered = (decided["decision"] != ABSTAIN).to_numpy()
     sources = predictions.sources if predictions.origins is None else predictions.origins
-    judged, broken = selective.judge_sources(answered, predictions.correct, sources, target)
-    n, hits = int(judged.sum()), int(broken.sum())
-    counts = {"sources": len(judged), "judged": n, "broken": hits, "coverage": float(answered.mean())}
+    counted, broken = selective.find_broken_sources(answered, predictions.correct, sources, target)
+    n, hits = int(counted.sum()), int(broken.sum())
+    counts = {"sources": len(counted), "counted": n, "broken": hits, "coverage": float(answered.mean())}
     if not n:
-        none = Metric(None, 0, higher_is_better=False, reason=Reason("no_source_judged", least=selective.MIN_JUDGED))
+        none = Metric(None, 0, higher_is_better=False, reason=Reason("no_source_counted", least=selective.MIN_ANSWERS))
         return counts | {"fraction": np.nan, "low": np.nan, "high": np.nan}, none
     low, high = stats.wilson(hits, n, block.level)
     metric = Metric(hits / n, n, low, high, "wilson by source", higher_is_better=False)

@@ -1,0 +1,170 @@
+"""A promise about new sources: calibrate, predict and evaluate with unit=source."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from avatar_bench.cli.app import main
+from avatar_bench.metrics.selective import find_broken_sources, fit_source_threshold
+from tests.conftest import SOURCES, draw_set
+
+CLASSES = ["drawing", "generated", "real"]
+PROBABILITIES = [f"prob_{name}" for name in CLASSES]
+NEW = {"drawing": ("chalk", "brush", "pixel"), "generated": ("flow", "vae", "turbo"), "real": ("beach", "forest")}
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    """Return the manifest of 8 sources of 20 or 30 images, which no run has seen; never change them."""
+    root = tmp_path_factory.mktemp("new")
+    draw_set(root, "new", 60, NEW, seed=5)
+    return root / "new.csv"
+
+
+@pytest.fixture(scope="module")
+def calibrated(manifest, tiny_run, tmp_path_factory):
+    """Return a copy of the tiny run that is calibrated by image and by source; never write into it."""
+    left_out = shutil.ignore_patterns("evaluation", "predictions")
+    run = shutil.copytree(tiny_run, tmp_path_factory.mktemp("runs") / "calibrated", ignore=left_out)
+    draw_set(run.parent, "fit", 40, SOURCES, seed=7)
+    words = ["calibrate", f"ckpt={run}", "data=manifest", f"data.manifest={run.parent / 'fit.csv'}", "workers=0"]
+    assert main(words) == 0
+    before = {name: (run / name).read_bytes() for name in ("calibration.json", "calibration.safetensors")}
+    assert calibrate(run, manifest, "beta=.3") == 0
+    assert before == {name: (run / name).read_bytes() for name in before}
+    return run
+
+
+def calibrate(run, manifest, *words):
+    words = ["calibrate", f"ckpt={run}", "unit=source", f"data.manifest={manifest}", "workers=0", *words]
+    return main([*words, "data=manifest"])
+
+
+def predict(run, images, output, *words):
+    assert main(["predict", f"ckpt={run}", f"input={images}", f"output={output}", "workers=0", *words]) == 0
+    return pd.read_csv(output, keep_default_na=False)
+
+
+def read_calibration(run):
+    saved = json.loads((run / "source_calibration.json").read_text(encoding="utf-8"))
+    return saved, pd.DataFrame(saved["images"])
+
+
+def test_the_calibration_names_unit_sources_beta_and_confidence_and_fits_nothing(calibrated):
+    saved, images = read_calibration(calibrated)
+    sources = sorted(name for names in NEW.values() for name in names)
+    terms = {"unit": "source", "beta": 0.3, "own_bound": False, "folds": 0, "confidence": 0.9, "sources": sources}
+    assert saved["by_source"] == terms
+    assert images["source"].value_counts().to_dict() == {name: 30 if name in NEW["real"] else 20 for name in sources}
+    by_image = json.loads((calibrated / "calibration.json").read_text(encoding="utf-8"))
+    assert saved["temperature"] == by_image["temperature"]
+
+
+def test_predict_answers_from_the_threshold_on_and_says_what_is_promised(calibrated, images, tmp_path):
+    __, known = read_calibration(calibrated)
+    chances = np.array(known["probabilities"].tolist())
+    scores = np.where(known["ood_percentile"] > 99, -np.inf, chances.max(axis=1))
+    correct = chances.argmax(axis=1) == known["label"].map(CLASSES.index)
+    for target in (0.1, 0.4):
+        fit = fit_source_threshold(scores, correct, known["source"], target, 0.3)
+        table = predict(
+            calibrated, images / "blind", tmp_path / f"{target}.csv", f"target_error={target}", "unit=source"
+        )
+        is_sure = (table[PROBABILITIES].max(axis=1) >= fit.value) & (table["ood_percentile"].astype(float) <= 99)
+        assert (table["decision"] == table["prediction"].where(is_sure, "abstain")).all()
+        (promise,) = set(table["decision_guarantee"])
+        assert f"at most 0.3 of new sources have more than {target:g} of their answers incorrect" in promise
+        assert "like the 8 of the calibration" in promise
+    by_image = predict(calibrated, images / "blind", tmp_path / "image.csv", "target_error=.3")
+    assert "for images of other sources nothing is promised" in by_image["decision_guarantee"][0]
+
+
+def test_too_few_sources_answer_nothing_and_are_counted(manifest, run_copy, images, tmp_path, capsys):
+    assert calibrate(run_copy, manifest, "target_error=.2") == 0  # beta=.1 needs 22
+    assert "14 more of ten images or more are needed" in capsys.readouterr().err
+    table = predict(run_copy, images / "blind", tmp_path / "out.csv", "target_error=.2", "unit=source")
+    assert set(table["decision"]) == {"abstain"}
+
+
+def test_the_block_counts_the_sources_that_exceed_each_target(calibrated, tmp_path):
+    words = [f"ckpt={calibrated}", "split=blind", "block=decision", f"out={tmp_path}", "data.workers=0"]
+    options = ["block.decision.unit=source", "block.decision.targets=[.3]", "block.decision.resamples=100"]
+    assert main(["evaluate", *words, *options]) == 0
+    (folder,) = tmp_path.rglob("decision")
+    table = pd.read_csv(folder / "new_sources.csv").set_index("rule")
+    assert list(table.index) == ["source", "image"]
+    assert (table["sources"] == 3).all()
+    metric = json.loads((folder / "metrics.json").read_text())["metrics"]["broken/0.3"]
+    if table.at["source", "counted"]:
+        assert metric["value"] == table.at["source", "broken"] / table.at["source", "counted"]
+    else:
+        assert metric["reason"]["code"] == "no_source_counted"
+
+
+def test_folds_predict_the_sources_that_they_lack(train, run_copy, tmp_path):
+    held_out = ("ink", "gan", "studio")
+    for name in held_out:
+        train(tmp_path / "sweep" / name, "data.split.by=source", f"data.split.held_out=[{name}]", "epochs=1")
+    words = ["calibrate", f"ckpt={run_copy}", "unit=source", f"folds={tmp_path / 'sweep'}", "beta=.6", "workers=0"]
+    assert main(words) == 0
+    saved, known = read_calibration(run_copy)
+    assert saved["by_source"]["folds"] == 3
+    assert sorted(set(known["source"])) == sorted(held_out)
+    assert len(known) == len(set(known["path"]))
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "text"),
+    [
+        (["unit=image", "beta=.2"], 2, "require unit=source"),
+        (["per_class=true", "target_error=.1"], 2, "all classes of a source together"),
+        (["folds=runs"], 2, "its networks have images of their own"),
+        (["beta=1.5"], 2, "between 0 and 1"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(manifest, tiny_run, words, code, text, capsys):
+    assert calibrate(tiny_run, manifest, *words) == code
+    assert text in capsys.readouterr().err
+
+
+def test_sources_that_are_known_or_unnamed_are_refused(images, manifest, run_copy, tmp_path, capsys):
+    assert calibrate(run_copy, images / "all.csv") == 3
+    assert "sources of all: crayon, diffusion, gan and 4 more" in capsys.readouterr().err
+    table = pd.read_csv(manifest).drop(columns="source")
+    table.assign(path=[str(manifest.parent / path) for path in table["path"]]).to_csv(tmp_path / "no.csv", index=False)
+    assert calibrate(run_copy, tmp_path / "no.csv") == 3
+    assert "the source of 180 images is unknown" in capsys.readouterr().err
+
+
+def test_a_run_without_the_calibration_or_with_another_temperature_is_refused(
+    manifest, run_copy, images, tmp_path, capsys
+):
+    words = ["predict", f"ckpt={run_copy}", f"input={images / 'blind'}", f"output={tmp_path / 'o.csv'}", "workers=0"]
+    words += ["target_error=.2", "unit=source"]
+    assert main(words) == 3
+    assert "calibrate" in (err := capsys.readouterr().err)
+    assert "unit=source" in err
+    assert calibrate(run_copy, manifest) == 0
+    file = run_copy / "source_calibration.json"
+    saved = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(saved | {"temperature": saved["temperature"] * 1.1}), encoding="utf-8")
+    assert main(words) == 4
+    assert "Calibrate by source again" in capsys.readouterr().err
+    for beta in (0, math.inf, "x"):
+        file.write_text(json.dumps(saved | {"by_source": saved["by_source"] | {"beta": beta}}), encoding="utf-8")
+        assert main(words) == 4
+        assert "cannot be read" in capsys.readouterr().err
+
+
+def test_an_answered_source_counts_as_predict_counts(calibrated):
+    __, known = read_calibration(calibrated)
+    chances = np.array(known["probabilities"].tolist())
+    correct = chances.argmax(axis=1) == known["label"].map(CLASSES.index)
+    counted, broken = find_broken_sources(np.ones(len(known), bool), correct, known["source"], 0.1)
+    errors = known.assign(wrong=~correct).groupby("source")["wrong"].mean()
+    assert counted.all()
+    assert broken.tolist() == (errors > 0.1).tolist()
