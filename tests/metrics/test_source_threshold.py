@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from avatar_bench.metrics.selective import CONFIDENCE, MIN_ANSWERS, fit_source_threshold, find_broken_sources
+from avatar_bench.metrics.selective import CONFIDENCE, MIN_ANSWERS, find_broken_sources, fit_source_threshold
 
 TARGET, BETA = 0.1, 0.2
 MOST = 0.145  # of 200 draws: 10 %, and 4.5 points of noise
