@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -12,10 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from tests.builders.commands import read_result
 from tests.builders.walks import walk
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
+TEXTS = {
+    "en": ("Confidence: how often is the run sure", "A run that is rarely confident", "Confident predictions by"),
+    "ru": (
+        *("Уверенность: как часто модель уверена", "Модель, которая редко уверена", "Уверенные предсказания по"),
+        "доля верных среди уверенных",
+    ),
+}
 FENCE = re.compile(r"^```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -31,12 +38,12 @@ def write_documented_block(folder: Path) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("place", ["in the package", "in a user's folder"])
+@pytest.mark.parametrize("is_in_package", [True, False])
 def test_one_folder_adds_a_block_everywhere_and_to_the_documentation(
-    place: str, tiny_run: Path, tmp_path: Path
+    is_in_package: bool, tiny_run: Path, tmp_path: Path
 ) -> None:
     """The block lies in a copy of the package, where nothing else is edited, or under -cd DIR."""
-    if place == "in the package":
+    if is_in_package:
         root, flags = tmp_path / "copy", []
         shutil.copytree(ROOT / "avatar_bench", root / "avatar_bench", ignore=shutil.ignore_patterns("*.pyc.*"))
         shutil.copytree(ROOT / "conf", root / "conf")
@@ -62,34 +69,19 @@ def test_one_folder_adds_a_block_everywhere_and_to_the_documentation(
     assert "confidence" in listed
     assert "block.confidence.threshold=0.9" in helped
     assert "confidence" in composed
-    found = runs / "first" / "evaluation" / "test" / "confidence"
-    saved = json.loads((found / "metrics.json").read_text(encoding="utf-8"))
+    saved = read_result(runs / "first", "test", "confidence")
     assert saved["metrics"]["accuracy_if_confident"]["value"] is not None
-    assert {file.name for file in found.iterdir()} == {
-        "metrics.json",
-        "by_class.csv",
-        "by_class.png",
-        "by_class.svg",
-        "ru",
-    }
+    folder = runs / "first" / "evaluation" / "test" / "confidence"
+    names = {"metrics.json", "by_class.csv", "by_class.png", "by_class.svg", "ru"}
+    assert {file.name for file in folder.iterdir()} == names
     columns = (runs / "evaluation" / "test" / "overview" / "runs.csv").read_text().splitlines()[0]
     assert "accuracy_if_confident" in columns
-    english, russian = ((runs / f"{language}.md").read_text(encoding="utf-8") for language in ("en", "ru"))
-    for page, texts in (
-        (
-            english,
-            ("Confidence: how often is the run sure", "A run that is rarely confident", "Confident predictions by"),
-        ),
-        (
-            russian,
-            ("Уверенность: как часто модель уверена", "Модель, которая редко уверена", "Уверенные предсказания по"),
-        ),
-    ):
-        assert [text for text in texts if text not in page] == []
-    board = english.partition("Leaderboard on")[2].partition("\n\n")[2].splitlines()[0]
+    pages = {language: (runs / f"{language}.md").read_text(encoding="utf-8") for language in TEXTS}
+    for language, page in pages.items():
+        assert [text for text in TEXTS[language] if text not in page] == []
+    board = pages["en"].partition("Leaderboard on")[2].partition("\n\n")[2].splitlines()[0]
     assert "accuracy where confident" in board
-    assert "доля верных среди уверенных" in russian
-    assert (found / "ru" / "by_class.svg").read_text(encoding="utf-8").count("уверенных") > 0
+    assert "уверенных" in (folder / "ru" / "by_class.svg").read_text(encoding="utf-8")
 
     script = f"""
 import runpy

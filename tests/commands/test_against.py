@@ -172,8 +172,8 @@ def test_what_cannot_be_compared_is_refused_before_anything_is_evaluated(
 def test_of_several_runs_each_is_compared_and_one_that_is_worse_counts(good, poor, command, tmp_path):
     words = [f"ckpt=[{good},{poor}]", *BLIND, f"against={good}", f"out={tmp_path / 'out'}"]
     lines = command("evaluate", *words, code=7).out.splitlines()
-    verdicts = [line.split(" (")[0].split(": ")[1] for line in lines if line.startswith("against")]
-    assert verdicts == ["statistically tied", "significantly worse"]
+    outcomes = [line.split(" (")[0].split(": ")[1] for line in lines if line.startswith("against")]
+    assert outcomes == ["statistically tied", "significantly worse"]
     assert lines[-1] == f"results: 4 written, in {tmp_path / 'out'}"
     folders = {str(file.parent.relative_to(tmp_path / "out")) for file in tmp_path.rglob("metrics.json")}
     blocks = ("against", "blind_test")

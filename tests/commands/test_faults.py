@@ -1,4 +1,4 @@
-"""Tests of faults during training: each ends with its exit code, a message and a folder that can be resumed."""
+"""Faults during training: each ends with its exit code, a message and a folder that can be resumed."""
 
 import contextlib
 import errno
@@ -21,30 +21,34 @@ from avatar_bench.config.error_messages import format_error
 from avatar_bench.models.checkpoint import read_checkpoint, verify_checkpoint
 from avatar_bench.training import classifier_job
 from avatar_bench.training.module import Learner
+from tests.builders.commands import data_of, merge_words, read_record
 
 pytestmark = pytest.mark.slow
-LONG = ["epochs=40", "callbacks.save_minutes=0", "data.limit=96"]
+FEW = ("data.limit=96", "epochs=4", "callbacks.save_minutes=0")
+LONG = (*FEW, "epochs=40")
 
 
-def record(run):
-    return json.loads((run / "run.json").read_text(encoding="utf-8"))
+@pytest.fixture
+def train_words(small, tmp_path):
+    """Return a function that returns the words of a small training into tmp_path/run."""
+    return lambda *words: ["train", *merge_words(small, f"out={tmp_path / 'run'}", *words)]
 
 
-def words(small, out, *more):
-    parts = {word.partition("=")[0] for word in more}
-    return ["train", *(word for word in small if word.partition("=")[0] not in parts), f"out={out}", *more]
+@pytest.fixture
+def begin(fork, train_words):
+    """Return a function that begins a small training in a process of its own."""
+    return lambda *words, **options: fork(*train_words(*words), **options)
 
 
 def steps(run):
     """Return how many steps the last checkpoint of a run holds, 0 before the first."""
-    last = run / "checkpoints" / "last.ckpt"
     try:
-        return int(torch.load(last, weights_only=True)["global_step"])
+        return int(torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"])
     except (OSError, RuntimeError, KeyError):
         return 0
 
 
-def whole(run):
+def check_files(run):
     """Check that every file with a final name in a run folder can be read."""
     for file in run.rglob("*"):
         if file.suffix == ".ckpt":
@@ -56,68 +60,47 @@ def whole(run):
             pd.read_csv(file)
 
 
+def check_end(child, run, code, message, status):
+    """Check how a training has ended, and that what it has left can be read."""
+    assert child.end() == code, child.said
+    assert message in child.said
+    assert "Traceback" not in child.said
+    assert read_record(run)["status"] == status
+    check_files(run)
+
+
 @pytest.fixture(scope="module")
 def undisturbed(small, tmp_path_factory):
     run = tmp_path_factory.mktemp("whole") / "run"
-    assert main(words(small, run, "epochs=4", "data.limit=96")) == 0
+    assert main(["train", *merge_words(small, *FEW), f"out={run}"]) == 0
     return run
 
 
-def kill_at(fork, line, run, step):
-    child = fork(*line)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_kill_at_a_random_step_costs_nothing(workers, undisturbed, begin, fork, tmp_path):
+    run, child = tmp_path / "run", begin(*FEW, f"data.workers={workers}")
+    step = int(np.random.default_rng(workers).integers(1, steps(undisturbed) - 1))
     child.until(lambda: steps(run) >= step)
     child.kill()
-
-
-@pytest.mark.parametrize("workers", [0, 2])
-def test_kills_at_random_steps_cost_nothing(workers, undisturbed, small, fork, tmp_path):
-    rng = np.random.default_rng(workers)
-    total = steps(undisturbed)
-    for number in range(2):
-        run = tmp_path / f"run{number}"
-        line = words(small, run, "epochs=4", "data.limit=96", f"data.workers={workers}", "callbacks.save_minutes=0")
-        kill_at(fork, line, run, int(rng.integers(1, total - 1)))
-        assert record(run)["status"] == "running"
-        child = fork("train", f"resume={run}")
-        assert child.end() == 0, child.said
-        assert "taking over its lock" in child.said
-        assert record(run)["weights_sha256"] == record(undisturbed)["weights_sha256"]
-        assert (run / "metrics.csv").read_bytes() == (undisturbed / "metrics.csv").read_bytes()
-
-
-def test_kills_while_every_step_is_saved_leave_no_half_written_file(small, fork, tmp_path, monkeypatch):
-    elsewhere = Path("/dev/shm")
-    if elsewhere.is_dir() and elsewhere.stat().st_dev != tmp_path.stat().st_dev:
-        monkeypatch.setenv("TMPDIR", str(elsewhere))
-    rng, run = np.random.default_rng(0), tmp_path / "run"
-    line = words(small, run, "epochs=400", "data.limit=96", "callbacks.save_minutes=0")
-    for _ in range(3):
-        child = fork(*line)
-        before = steps(run)
-        child.until(lambda before=before: steps(run) > before)
-        time.sleep(rng.uniform(0, 0.2))
-        child.kill()
-        whole(run)
-        line = ["train", f"resume={run}"]
+    check_files(run)
+    assert read_record(run)["status"] == "running"
+    check_end(fork("train", f"resume={run}"), run, 0, "taking over its lock", "finished")
+    assert read_record(run)["weights_sha256"] == read_record(undisturbed)["weights_sha256"]
+    assert (run / "metrics.csv").read_bytes() == (undisturbed / "metrics.csv").read_bytes()
 
 
 @pytest.mark.parametrize(("number", "code", "workers"), [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 0)])
-def test_a_signal_saves_the_step_and_ends_the_run(number, code, workers, small, fork, tmp_path):
-    run = tmp_path / "run"
-    child = fork(*words(small, run, "epochs=40", "data.limit=96", f"data.workers={workers}"))
+def test_a_signal_saves_the_step_and_ends_the_run(number, code, workers, begin, tmp_path):
+    run, child = tmp_path / "run", begin(*LONG, "callbacks.save_minutes=30", f"data.workers={workers}")
     child.until((run / "checkpoints" / "best.ckpt").exists)
-    begun = time.monotonic()
+    start = time.monotonic()
     child.send(number)
-    assert child.end() == code
-    assert time.monotonic() - begun < 30
-    assert "Traceback" not in child.said
-    assert "stopping once this step is saved" in child.said
-    assert record(run)["status"] == "interrupted"
+    check_end(child, run, code, "stopping once this step is saved", "interrupted")
+    assert time.monotonic() - start < 30
     assert not (run / "run.lock").exists()
-    whole(run)
 
 
-def test_a_step_that_does_not_end_is_not_waited_for(small, fork, tmp_path, monkeypatch):
+def test_a_step_that_does_not_end_is_not_waited_for(begin, tmp_path, monkeypatch):
     run, step = tmp_path / "run", Learner.training_step
 
     def hang(learner, *batch):
@@ -130,121 +113,85 @@ def test_a_step_that_does_not_end_is_not_waited_for(small, fork, tmp_path, monke
     for signals in (2, 1):
         shutil.rmtree(run, ignore_errors=True)
         (tmp_path / "hangs").unlink(missing_ok=True)
-        child = fork(*words(small, run, *LONG))
+        child = begin(*LONG)
         child.until((tmp_path / "hangs").exists)
-        begun = time.monotonic()
+        start = time.monotonic()
         for _ in range(signals):
             child.send(signal.SIGINT)
             time.sleep(1)
         assert child.end() == 130
-        assert time.monotonic() - begun < (15 if signals == 2 else 30)
-        assert record(run)["status"] == "interrupted"
+        assert time.monotonic() - start < (15 if signals == 2 else 30)
+        assert read_record(run)["status"] == "interrupted"
         assert steps(run) == 3
 
 
-def test_a_worker_that_is_killed_ends_the_run_with_a_word(small, fork, tmp_path):
-    run = tmp_path / "run"
-    child = fork(*words(small, run, *LONG, "data.workers=2"))
+def test_a_worker_that_is_killed_ends_the_run_with_its_reason(begin, tmp_path):
+    run, child = tmp_path / "run", begin(*LONG, "data.workers=2")
     child.until(lambda: steps(run) >= 2)
     os.kill(child.workers()[0], signal.SIGKILL)
-    assert child.end() == 5
-    assert "Traceback" not in child.said
-    assert "was killed" in child.said
-    assert record(run)["status"] == "failed"
-    whole(run)
+    check_end(child, run, 5, "was killed", "failed")
 
-
-def test_a_worker_that_is_killed_while_it_hands_over_a_batch_is_told_alike():
     class Gone:
         def detach(self):
             raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
 
-    with pytest.raises(ConnectionResetError) as caught:
+    with pytest.raises(ConnectionResetError) as caught:  # while it hands over a batch
         rebuild_storage_fd(torch.UntypedStorage, Gone(), 8)
     lines, code = format_error(caught.value)
     assert ("was killed" in lines[0], code) == (True, 5)
 
 
-def test_images_that_go_away_end_the_run_which_goes_on_when_they_are_back(images, small, fork, tmp_path):
+def test_a_run_whose_images_went_away_continues_when_they_are_back(images, begin, fork, tmp_path):
     run, data = tmp_path / "run", Path(shutil.copytree(images, tmp_path / "data"))
-    child = fork(*words(small, run, *LONG, f"data.manifest={data / 'all.csv'}", "data.cache_gb=0"))
+    child = begin(*LONG, f"data.manifest={data / 'all.csv'}", "data.cache_gb=0")
     child.until(lambda: steps(run) >= 2)
     data.rename(tmp_path / "away")
-    assert child.end() == 3
-    assert "No such file or directory" in child.said
-    assert "Traceback" not in child.said
-    assert record(run)["status"] == "failed"
-    whole(run)
+    check_end(child, run, 3, "No such file or directory", "failed")
     (tmp_path / "away").rename(data)
-    child = fork("train", f"resume={run}")
-    at = steps(run)
-    child.until(lambda: steps(run) > at)
+    child, before = fork("train", f"resume={run}"), steps(run)
+    child.until(lambda: steps(run) > before)
 
 
-def test_an_image_that_changed_since_prepare_is_refused_by_train_and_evaluate(images, small, tmp_path, capsys):
-    data = Path(shutil.copytree(images, tmp_path / "data"))
+def test_an_image_that_changed_since_prepare_is_refused_by_train_and_evaluate(images, small, tmp_path, command):
+    data, run = Path(shutil.copytree(images, tmp_path / "data")), tmp_path / "run"
     quick = [f"block.data_audit.{option}" for option in ("resamples=100", "folds=2", "label_errors=false")]
-    source = ["source=folder", f"source.folder.root={data / 'all'}"]
-    assert main(["prepare", *source, f"out={tmp_path / 'set'}", *quick]) in (0, 3)
-    made = tmp_path / "set" / "manifest.csv"
-    run = tmp_path / "run"
-    small = [word for word in small if not word.startswith(("data.split", "data.blind"))]
-    line = words(small, run, f"data.manifest={made}", "allow=[shortcut]")
-    assert main(line) == 0
-    table = pd.read_csv(run / "split.csv")
-    name = table["path"][table["split"] == "test"].iat[0]
-    Image.fromarray(np.full((40, 40, 3), 7, np.uint8)).save(tmp_path / "new.png")
+    words = ["prepare", "source=folder", f"source.folder.root={data / 'all'}", f"out={tmp_path / 'set'}", *quick]
+    assert main(words) in (0, 3)
+    kept = [word for word in small if not word.startswith(("data.split", "data.blind"))]
+    words = ["train", *kept, f"data.manifest={tmp_path / 'set' / 'manifest.csv'}", "allow=[shortcut]"]
+    command(*words, f"out={run}")
+    name = pd.read_csv(run / "split.csv").query("split == 'test'")["path"].iat[0]
     (tmp_path / "set" / name).unlink()  # it is a link to what it was made of
-    shutil.copyfile(tmp_path / "new.png", tmp_path / "set" / name)
-    capsys.readouterr()
-    for again in (
-        words(small, tmp_path / "other", f"data.manifest={made}", "allow=[shortcut]"),
-        ["evaluate", f"ckpt={run}", "block=blind_test"],
-    ):
-        assert main(again) == 3
-        err = capsys.readouterr().err.splitlines()
-        assert any(str(Path(name)) in text and "has changed: its SHA-256" in text for text in err), err
+    Image.new("RGB", (40, 40), (7, 7, 7)).save(tmp_path / "set" / name)
+    for again in ([*words, f"out={tmp_path / 'other'}"], ["evaluate", f"ckpt={run}", "block=blind_test"]):
+        err = command(*again, code=3).err.splitlines()
+        assert any(name in line and "has changed: its SHA-256" in line for line in err), err
     assert not (tmp_path / "other").exists()
 
 
-@pytest.mark.parametrize("command", ["train", "pretrain", "evaluate"])
-def test_broken_images_are_named_together_before_anything_begins(command, images, small, tiny_run, tmp_path, capsys):
+@pytest.mark.parametrize("name", ["train", "pretrain", "evaluate"])
+def test_broken_images_are_named_together_before_anything_begins(name, images, small, tiny_run, tmp_path, command):
     shutil.copytree(images, tmp_path / "set")
-    table = tmp_path / "set" / "blind.csv" if command == "evaluate" else tmp_path / "set" / "all.csv"
+    table = tmp_path / "set" / ("blind.csv" if name == "evaluate" else "all.csv")
     paths = list(pd.read_csv(table)["path"].iloc[[1, 20, 33]])
     for path, content in zip(paths, (b"", b"broken", (images / paths[2]).read_bytes()[:-9]), strict=True):
         (table.parent / path).write_bytes(content)
-    given, out = ["data=manifest", f"data.manifest={table}"], tmp_path / "out"
-    line = {
-        "train": ["train", *small, *given],
-        "pretrain": ["pretrain", "model=timm", "model.backbone=test_resnet", "trainer=cpu", "logger=none", *given],
-        "evaluate": ["evaluate", f"ckpt={tiny_run}", *given],
-    }[command]
-    assert main([*line, f"out={out}"]) == 3
-    first, others, _ = capsys.readouterr().err.splitlines()
+    words = {
+        "train": small,
+        "pretrain": ["model=timm", "model.backbone=test_resnet", "trainer=cpu", "logger=none"],
+        "evaluate": [f"ckpt={tiny_run}"],
+    }[name]
+    err = command(name, *words, *data_of(table), f"out={tmp_path / 'out'}", code=3).err
+    first, others, _ = err.splitlines()
     assert first.endswith(f"cannot be used, first {table.parent / paths[0]}: empty file.")
     assert others == f"The others: {paths[1]}, {paths[2]}."
-    assert not out.exists()
+    assert not (tmp_path / "out").exists()
 
 
-def test_an_empty_class_is_refused(images, small, tmp_path, capsys):
-    data = Path(shutil.copytree(images / "all", tmp_path / "data"))
-    (data / "painting").mkdir()
-    base = [word for word in small if not word.startswith("data.manifest") and word != "data=manifest"]
-    line = ["train", *base, "data=folder", f"data.root={data}", f"out={tmp_path / 'run'}"]
-    assert main(line) == 3
-    err = capsys.readouterr().err
-    assert "painting" in err
-    assert "no image" in err
-    assert not (tmp_path / "run").exists()
-
-
-def test_two_processes_on_one_run_are_one_too_many(small, fork, tmp_path):
-    run = tmp_path / "run"
-    first = fork(*words(small, run, *LONG))
+def test_two_processes_on_one_run_are_one_too_many(begin, fork, tmp_path):
+    run, first = tmp_path / "run", begin(*LONG)
     first.until(lambda: steps(run) >= 1)
-    for line in (words(small, run, *LONG), ["train", f"resume={run}"]):
-        second = fork(*line)
+    for second in (begin(*LONG), fork("train", f"resume={run}")):
         assert second.end() == 5
         assert f"process {first.pid} on" in second.said
         assert len(second.said.splitlines()) <= 3
@@ -252,21 +199,18 @@ def test_two_processes_on_one_run_are_one_too_many(small, fork, tmp_path):
     assert first.end() == 143
 
 
-def test_a_disk_too_small_is_found_before_the_work(small, small_disk, capsys):
-    filled = small_disk / "filling"
-    filled.write_bytes(bytes(12 * 2**20))
-    assert main(words(small, small_disk / "run", *LONG)) == 5
-    err = capsys.readouterr().err.splitlines()[-2:]
-    assert "MiB are free; the checkpoints of this run need" in err[0]
+def test_a_disk_too_small_is_found_before_the_work(train_words, small_disk, command):
+    (small_disk / "filling").write_bytes(bytes(12 * 2**20))
+    err = command(*train_words(*LONG, f"out={small_disk / 'run'}"), code=5).err.splitlines()
+    assert "MiB are free; the checkpoints of this run need" in err[-2]
     assert list(small_disk.rglob("*.ckpt*")) == []
 
 
-def test_a_disk_that_fills_leaves_what_was_saved_and_a_run_that_goes_on(small, small_disk, fork, monkeypatch):
-    monkeypatch.setattr(classifier_job, "check_disk_space", lambda *given: None)  # in the way on so small a disk
+def test_a_disk_that_fills_leaves_what_was_saved_and_a_run_that_continues(begin, small_disk, fork, monkeypatch):
+    monkeypatch.setattr(classifier_job, "check_disk_space", lambda *_: None)  # in the way on so small a disk
     run, filling = small_disk / "run", small_disk / "filling"
-    shutil.rmtree(run, ignore_errors=True)
     with filling.open("wb", buffering=0) as stream:  # before the run itself can fill the disk
-        child = fork(*words(small, run, "epochs=200", "data.limit=96", "callbacks.save_minutes=0"))
+        child = begin(*FEW, "epochs=200", f"out={run}")
         child.until(lambda: steps(run) >= 3)
         with contextlib.suppress(OSError):
             while True:
@@ -274,31 +218,29 @@ def test_a_disk_that_fills_leaves_what_was_saved_and_a_run_that_goes_on(small, s
     assert child.end() == 5
     assert "No space left on device" in child.said
     assert "Traceback" not in child.said
-    whole(run)
+    check_files(run)
     assert list(run.rglob("*.part")) == []
     filling.unlink()
-    at = steps(run)
-    assert at >= 3
-    again = fork("train", f"resume={run}")
-    again.until(lambda: steps(run) > at)
+    before = steps(run)
+    assert before >= 3
+    fork("train", f"resume={run}").until(lambda: steps(run) > before)
 
 
-def test_a_folder_of_another_user_cannot_be_written(small, fork, tmp_path):
-    if os.geteuid() != 0:
-        pytest.skip("needs to become another user")
-    place = tmp_path / "theirs"
-    place.mkdir()
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to become another user")
+def test_a_folder_of_another_user_cannot_be_written(begin, tmp_path):
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
     for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(0o755)
-    place.chmod(0o555)
+    theirs.chmod(0o555)
 
-    def become():
+    def become_nobody():
         os.setgid(65534)
         os.setuid(65534)
         os.chdir("/")
 
-    child = fork(*words(small, place / "run", *LONG), before=become)
+    child = begin(*LONG, f"out={theirs / 'run'}", before=become_nobody)
     assert child.end() == 5
     assert "Permission denied" in child.said
     assert len(child.said.splitlines()) <= 3
-    assert list(place.iterdir()) == []
+    assert list(theirs.iterdir()) == []

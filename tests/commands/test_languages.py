@@ -70,20 +70,20 @@ def evaluated(tiny_run, tmp_path_factory):
 @pytest.mark.slow
 def test_another_language_computes_nothing_and_the_report_is_in_it(evaluated, monkeypatch, capsys):
     def refuse(*_):
-        raise AssertionError("something was computed again")
+        pytest.fail("something was computed again")
 
-    def run_block(self, name, block):
-        attempt(self, name, block)  # a block that cannot be used here is tried again, and raises BlockError
+    def try_block(self, name, block):
+        run_block(self, name, block)  # a block that cannot be used here is tried again, and raises BlockError
         refuse()
 
     runs, commands = evaluated
-    attempt = BlockRunner._run_block
+    run_block = BlockRunner._run_block
     files = [file for ending in ("json", "csv") for file in runs.rglob(f"evaluation/**/*.{ending}")]
     assert files
     assert [file for file in files if CYRILLIC.search(file.read_text(encoding="utf-8"))] == []  # numbers have none
     before = {file: file.read_bytes() for file in runs.rglob("metrics.json")}
     monkeypatch.setattr(Classifier, "forward", refuse)
-    monkeypatch.setattr(BlockRunner, "_run_block", run_block)
+    monkeypatch.setattr(BlockRunner, "_run_block", try_block)
     for words in commands:
         assert main([*words, "lang=ru"]) == 0
     assert {file: file.read_bytes() for file in runs.rglob("metrics.json")} == before

@@ -1,5 +1,6 @@
 """Mistakes of a user: each ends with its exit code and says what to do, in three lines at most, and writes nothing."""
 
+import re
 import shutil
 import sys
 
@@ -9,6 +10,8 @@ import torch
 from huggingface_hub import constants
 
 from avatar_bench.cli.app import main
+from tests.builders.commands import data_of, write_manifest
+from tests.conftest import BACKBONE
 
 NET = ("train", "model=timm", "model.backbone=test_resnet", "model.weights=none", "out=run", "logger=none")
 TRAIN = ("train", "data=folder", "trainer=debug", "data.workers=0", "data.limit=60", "logger=none")
@@ -20,6 +23,18 @@ RAY = ("predict", "ckpt={run}", "input=.", "output=o.parquet", "engine=ray")
 EXPORT = ("export", "ckpt={run}")
 VARY = ("vary", "data=manifest", "data.manifest={images}/blind.csv", "out=varied")
 REPORT = ("report", "runs=.")
+FOREIGN = {  # what people have, under the names that commands write
+    "config.yaml": "mine: true\n",
+    "metrics.csv": "week,weight\n",
+    "split.csv": "a,b\n",
+    "checkpoints/best.ckpt": "weights of a month",
+    "images/holiday.jpg": "a photo",
+    "recipe.json": '["flour", "eggs"]',
+    "run.json": '{"status": "marathon", "km": 42}',
+}
+RENAME = "Rename it to val, take one of them"
+NO_SOURCE = "mode.balance=source: no image names its source."
+LATE = ("choose model.weights=PATH", "'resnet18x'", "unfreeze=99", RENAME, NO_SOURCE)  # found once a folder is begun
 OWN_SPLIT = "Move or remove one of them, or split the images again: data.split.by=group"
 
 
@@ -42,10 +57,25 @@ def mistaken(images, tmp_path_factory):
     texts |= {"list.txt": "page.txt\ns3://bucket/b.jpg\n", "taken.json": '{"name": "another"}', "weights.bin": "others"}
     for name, text in texts.items():
         (root / name).write_text(text, encoding="utf-8")
-    rows = pd.read_csv(images / "all.csv", keep_default_na=False)
-    rows["path"] = [str(images / path) for path in rows["path"]]
-    rows.loc[3, "label"] = ""
-    rows.to_csv(root / "some.csv", index=False)
+    rows = pd.read_csv(images / "all.csv")
+    french = rows["label"].replace({"real": "r\u00e9el"})
+    is_odd = (french == "r\u00e9el") & (rows.index % 2 == 0)
+    labels = {"some": rows["label"].mask(rows.index == 3, ""), "case": french.mask(is_odd, "R\u00c9EL")}
+    tables = {name: rows.assign(label=column) for name, column in labels.items()}
+    tables["unicode"] = rows.assign(label=french.mask(is_odd, "re\u0301el"))
+    tables["sourceless"] = rows.drop(columns="source")
+    tables["twice"] = pd.concat([rows, rows.head(1).assign(label="real")])
+    tables["text"] = pd.concat([rows, rows.head(1).assign(path=root / "list.txt")])
+    tables["photo"] = rows.replace({"label": {"real": "photo"}})
+    for name, table in tables.items():
+        write_manifest(root / f"{name}.csv", table, images)
+    numbers = rows["label"].map({"drawing": 0, "generated": 1, "real": -1}).astype("Int64")
+    numbers[0] = None  # pandas reads the others as 0.0 and 1.0 then
+    rows.assign(label=numbers, path=[str(images / path) for path in rows["path"]]).to_parquet(root / "minus.parquet")
+    (root / "hollow").mkdir()
+    (root / "hollow" / "painting").mkdir()
+    for label in ("drawing", "real"):
+        (root / "hollow" / label).symlink_to(images / "blind" / label)
     return root
 
 
@@ -59,18 +89,26 @@ def mistaken(images, tmp_path_factory):
         ([*TRAIN[:1], "data.root=high/photos"], 2, "Use both: data=folder data.root=high/photos"),
         ([*TRAIN, "data.root=parts"], 3, "Rename it to val, take one of them alone (root=parts/validation)"),
         ([*TRAIN, "data.root=copies"], 3, OWN_SPLIT),
-        ([*TRAIN, "data=manifest", "data.manifest=windows.csv"], 3, "separated by / here: blind/drawing/"),
-        ([*TRAIN, "data=manifest", "data.manifest=semicolons.csv"], 3, "path,label, with commas between columns"),
+        ([*TRAIN, *data_of("windows.csv")], 3, "separated by / here: blind/drawing/"),
+        ([*TRAIN, *data_of("semicolons.csv")], 3, "path,label, with commas between columns"),
         ([*TRAIN, "data.root=high/photos", "trainer=gpu"], 2, "use trainer=cpu"),
         ([*TRAIN, "data.root=high/photos", "model=resnet18", "data.image_size=32"], 2, "choose model.weights=PATH"),
         ([*ALL, "data.root=empty"], 3, "empty contains no images in class folders"),
         ([*ALL, "data.root=nowhere"], 3, "nowhere is not a folder"),
         ([*ALL, "data.root=some.csv"], 3, "a table of images is data=manifest"),
         ([*ALL, "data.blind=nowhere"], 3, "data.blind: nowhere does not exist"),
-        ([*NET, "data=manifest", "data.manifest=empty"], 3, "empty is a folder"),
+        ([*NET, *data_of("empty")], 3, "empty is a folder"),
         ([*ALL, "data.root=single"], 3, "single has only one class, 'real'"),
-        ([*NET, "data=manifest", "data.manifest=nowhere.csv"], 3, "nowhere.csv does not exist"),
-        ([*NET, "data=manifest", "data.manifest=some.csv"], 3, "has no label (1 such image of"),
+        ([*NET, *data_of("nowhere.csv")], 3, "nowhere.csv does not exist"),
+        ([*ALL, "data.root=hollow"], 3, "painting"),
+        ([*NET, *data_of("some.csv")], 3, "has no label (1 such image of"),
+        ([*NET, *data_of("minus.parquet")], 3, "has no label (65 such images of 192)"),
+        ([*NET, *data_of("case.csv")], 3, "differ only in case"),
+        ([*NET, *data_of("unicode.csv")], 3, "invisible characters or the normal form of Unicode"),
+        ([*NET, *data_of("twice.csv")], 3, "An image has one true class"),
+        ([*NET, *data_of("text.csv")], 3, "list.txt: not a known image format"),
+        ([*NET, *data_of("sourceless.csv"), "mode.balance=source"], 2, NO_SOURCE),
+        ([*NET, *data_of("sourceless.csv"), "data.split.val_by=source"], 3, "class 'drawing' has too few sources"),
         ([*ALL, "data.root=few"], 3, "has no image in train"),
         ([*ALL, "data.root=few", "data.blind={images}/blind"], 3, "data.blind has class 'generated'"),
         ([*ALL, "mode=frozen", "stage=2"], 2, "mode 'frozen' has 1 stage"),
@@ -87,7 +125,7 @@ def mistaken(images, tmp_path_factory):
         (["train", "resume={run}", "epochs=9"], 2, "epochs=9"),
         (["train", "resume=empty"], 4, "empty"),
         (["pretrain", *ALL[1:], "trainer.accelerator=cuda"], 2, "torch finds no GPU here"),
-        (["prepare", "source=folder", "source.folder.root=parts", "out=x"], 3, "Rename it to val, take one of them"),
+        (["prepare", "source=folder", "source.folder.root=parts", "out=x"], 3, RENAME),
         (["import", "kind=predictions", "columns=filename"], 2, "Write them in braces: 'columns={NAME: VALUE}'"),
         (["list", "runs=x"], 2, "list runs=x: no such kind; did you mean runs"),
         (["evaluate", "ckpt=nowhere"], 4, "ckpt=nowhere does not exist"),
@@ -99,6 +137,8 @@ def mistaken(images, tmp_path_factory):
         ([*EVALUATE, "split=blnd"], 2, "split=blnd"),
         ([*EVALUATE, "split=train"], 2, "do not estimate performance on new ones"),
         ([*EVALUATE, "data=folder", "data.root=nowhere"], 3, "nowhere is not a folder"),
+        ([*EVALUATE, *data_of("photo.csv")], 3, "'photo'"),
+        ([*EVALUATE, *data_of("photo.csv")], 3, "drawing, generated, real"),
         ([*EVALUATE, "data.image_size=64"], 3, "data.image_size=64"),
         ([*EVALUATE, "data.resize=pad"], 3, "data.resize=pad"),
         (
@@ -178,10 +218,32 @@ def test_a_mistake_is_explained_in_three_lines_and_writes_no_output(
     assert main(list({word.partition("=")[0]: word for word in words}.values())) == code  # the last value counts
     err = capsys.readouterr().err.splitlines()
     if words[0] in ("train", "pretrain", "prepare"):  # they describe the data first
-        err = [line for line in err if "images of" not in line and line[:2] != "  "]
+        err = [line for line in err if not re.match(r"  |\d+ images of|warning: class ", line)]
     assert message in "\n".join(err)
     assert len(err) <= 3
     written = {path.name for path in mistaken.iterdir()} - before
     for name in written:
         shutil.rmtree(mistaken / name)
-    assert written <= {"run", "runs", "x"}  # of a run that failed, and of a data set that was not built
+    assert not written or message in LATE
+
+
+@pytest.mark.parametrize("name", ["train", "pretrain", "prepare", "vary", "import"])
+def test_a_folder_of_other_files_is_refused_before_a_file_is_touched(name, images, small, tmp_path, command):
+    data, scores, out = data_of(images / "blind.csv"), tmp_path / "scores.csv", tmp_path / "mine"
+    scores.write_text("path,score\n", encoding="utf-8")
+    words = {
+        "train": [*small, "trainer=debug"],
+        "pretrain": ["method=simclr", "model=timm", f"model.backbone={BACKBONE}", "model.weights=none", *data],
+        "prepare": ["source=folder", f"source.folder.root={images / 'blind'}"],
+        "vary": [*data, "size=32"],
+        "import": ["kind=predictions", f"file={scores}", "score=higher_is_real"],
+    }[name]
+    for path, text in FOREIGN.items():
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
+        (out / path).write_text(text, encoding="utf-8")
+    err = command(name, *words, f"out={out}", code=3).err
+    assert err.splitlines()[0] == f"out={out} holds other files, such as checkpoints."
+    assert f"out={out / 'config.yaml'} is a file." in command(name, *words, f"out={out / 'config.yaml'}", code=3).err
+    files = {file.relative_to(out).as_posix(): file.read_text() for file in out.rglob("*") if file.is_file()}
+    assert files == FOREIGN
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "scores.csv"]

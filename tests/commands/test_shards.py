@@ -1,6 +1,5 @@
 """Training from shards: the same run as from files, local or remote, interrupted or not."""
 
-import json
 import shutil
 import tarfile
 from pathlib import Path
@@ -10,23 +9,19 @@ import pytest
 import torch
 
 from avatar_bench.cli.app import main
+from tests.builders.commands import merge_words, read_record
 
 SHARDS = ("data=shards", "data.manifest=null", "data.split.folds=10", "allow=[shortcut]")
-
-
-def record(run):
-    return json.loads((run / "run.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
 def prepared(images, tmp_path_factory):
     """A prepared data set with some eight shards; never write into it."""
     out = tmp_path_factory.mktemp("prepared") / "set"
+    quick = ("resamples=100", "folds=2", "equalised=false", "label_errors=false")
     words = ["source=manifest", f"source.manifest.file={images / 'all.csv'}", f"out={out}", "allow=[shortcut]"]
-    quick = [
-        f"block.data_audit.{option}" for option in ("resamples=100", "folds=2", "equalised=false", "label_errors=false")
-    ]
-    assert main(["prepare", *words, *quick, "out_format=shards", "shard_mb=0.1"]) == 0
+    words += [*(f"block.data_audit.{option}" for option in quick), "out_format=shards", "shard_mb=0.1"]
+    assert main(["prepare", *words]) == 0
     return out
 
 
@@ -36,30 +31,34 @@ def from_files(prepared, train, tmp_path_factory):
     return train(tmp_path_factory.mktemp("files") / "run", "epochs=2", *words)
 
 
+def assert_same_run(run, expected):
+    assert (run / "metrics.csv").read_bytes() == (expected / "metrics.csv").read_bytes()
+    for name in ("weights_sha256", "temperature"):
+        assert read_record(run)[name] == read_record(expected)[name]
+
+
 def test_shards_hold_the_prepared_images_with_their_splits_and_groups(prepared):
     files, shards = (pd.read_csv(folder / "manifest.csv") for folder in (prepared, prepared / "shards"))
-    assert files.drop(columns=["path", "group"]).equals(shards[files.columns].drop(columns=["path", "group"]))
-    names = {file.name for file in (prepared / "shards").glob("*.tar")}
-    assert len(names) > 5
-    for number, (path, label) in enumerate(zip(shards["path"], shards["label"], strict=True)):
+    columns = files.columns.drop(["path", "group"])
+    assert files[columns].equals(shards[columns])
+    assert len(list((prepared / "shards").glob("*.tar"))) > 5
+    for path, expected, label in zip(shards["path"], files["path"], shards["label"], strict=True):
         shard, _, name = path.partition("/")
-        assert name == files["path"][number]
+        assert name == expected
         with tarfile.open(prepared / "shards" / shard) as archive:
             assert archive.extractfile(name).read() == (prepared / name).read_bytes()
-            text = archive.extractfile(f"{name.rpartition('.')[0]}.txt")
-            assert text is not None
-            assert text.read().decode() == label
+            assert archive.extractfile(f"{name.rpartition('.')[0]}.txt").read().decode() == label
 
 
 def test_files_and_shards_give_the_same_run(prepared, from_files, train, tmp_path):
     run = train(tmp_path / "run", *SHARDS, f"data.shards={prepared / 'shards'}", "epochs=2")
-    assert (run / "metrics.csv").read_bytes() == (from_files / "metrics.csv").read_bytes()
-    assert record(run)["weights_sha256"] == record(from_files)["weights_sha256"]
-    assert record(run)["temperature"] == record(from_files)["temperature"]
+    assert_same_run(run, from_files)
+    tables = []
     for folder in (run, from_files):
         assert main(["evaluate", f"ckpt={folder}", "block=blind_test"]) == 0
-    found, expected = (pd.read_csv(one / "evaluation/test/blind_test/predictions.csv") for one in (run, from_files))
-    pd.testing.assert_frame_equal(found.drop(columns="path"), expected.drop(columns="path"))
+        table = pd.read_csv(folder / "evaluation/test/blind_test/predictions.csv")
+        tables.append(table.drop(columns="path"))
+    pd.testing.assert_frame_equal(*tables)
 
 
 @pytest.fixture(scope="module")
@@ -84,25 +83,21 @@ def server(prepared):
     machine.stop()
 
 
-def test_remote_shards_are_fetched_as_they_are_read_and_kept_within_the_limit(
-    server, from_files, train, tmp_path, monkeypatch
+def test_remote_shards_are_kept_within_the_limit_and_refused_once_changed(
+    server, from_files, train, tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))
-    run = train(tmp_path / "run", *SHARDS, f"data.shards={server}", "data.shards_gb=3e-4", "epochs=2")
-    assert record(run)["weights_sha256"] == record(from_files)["weights_sha256"]
-    kept = sum(file.stat().st_size for file in (tmp_path / "cache" / "shards").rglob("*.tar"))
-    assert 0 < kept <= 3e5
-
-
-def test_a_remote_shard_that_has_changed_is_refused(server, train, tmp_path, monkeypatch, capsys):
     from pyarrow import fs
 
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))
-
-    system, place = fs.FileSystem.from_uri(f"{server}/00000.tar")
-    with system.open_output_stream(place) as file:
+    run = train(tmp_path / "run", *SHARDS, f"data.shards={server}", "data.shards_gb=3e-4", "epochs=2")
+    assert_same_run(run, from_files)
+    kept = sum(file.stat().st_size for file in (tmp_path / "cache" / "shards").rglob("*.tar"))
+    assert 0 < kept <= 3e5
+    monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "other"))
+    system, path = fs.FileSystem.from_uri(f"{server}/00000.tar")
+    with system.open_output_stream(path) as file:
         file.write(b"other")
-    train(tmp_path / "run", *SHARDS, f"data.shards={server}", code=3)
+    train(tmp_path / "other run", *SHARDS, f"data.shards={server}", code=3)
     assert "00000.tar has changed" in capsys.readouterr().err
 
 
@@ -117,17 +112,13 @@ def test_shards_without_what_the_guards_need_are_refused(prepared, train, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_run_killed_within_a_shard_goes_on_to_what_it_would_have_been(prepared, train, fork, small, tmp_path):
+def test_a_run_killed_within_a_shard_continues_to_what_it_would_have_been(prepared, train, fork, small, tmp_path):
     words = (*SHARDS, f"data.shards={prepared / 'shards'}", "data.shuffle_shards=2", "data.batch_size=4", "epochs=2")
-    whole = train(tmp_path / "whole", *words)
-    parts = {word.partition("=")[0] for word in words}
-    kept = [word for word in small if word.partition("=")[0] not in parts]
-    run = tmp_path / "run"
+    whole, run = train(tmp_path / "whole", *words), tmp_path / "run"
     last = run / "checkpoints" / "last.ckpt"
-    child = fork("train", *kept, *words, f"out={run}", "callbacks.save_minutes=0")
+    child = fork("train", *merge_words(small, *words, f"out={run}", "callbacks.save_minutes=0"))
     child.until(lambda: last.is_file() and torch.load(last, weights_only=True)["global_step"] > 5)
     child.kill()
     assert torch.load(last, weights_only=True)["progress"]["batches"]
     assert main(["train", f"resume={run}"]) == 0
-    assert record(run)["weights_sha256"] == record(whole)["weights_sha256"]
-    assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
+    assert_same_run(run, whole)
