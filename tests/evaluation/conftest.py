@@ -27,7 +27,7 @@ CLASSES = ("drawing", "generated", "real")
 
 
 def make(targets: Any, logits: Any, **fields: Any) -> Predictions:
-    """Return Predictions with groups of one image, four sources a class and two empty features, or what is given."""
+    """Return Predictions with groups of one image, four sources a class and two empty features, or these fields."""
     n = len(targets)
     classes = fields.pop("classes", CLASSES)
     plain = {
@@ -36,8 +36,8 @@ def make(targets: Any, logits: Any, **fields: Any) -> Predictions:
         "groups": to_string_array(f"g{i}" for i in range(n)),
         "sources": to_string_array(f"s{target}{i % 4}" for i, target in enumerate(targets)),
     }
-    given = {key: to_string_array(value) if isinstance(value, list) else value for key, value in fields.items()}
-    return Predictions(classes, np.asarray(logits, np.float32), targets=np.asarray(targets, np.int64), **plain | given)
+    others = {key: to_string_array(value) if isinstance(value, list) else value for key, value in fields.items()}
+    return Predictions(classes, np.asarray(logits, np.float32), targets=np.asarray(targets, np.int64), **plain | others)
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def fake_run() -> Callable[..., Any]:
     """Build a stand-in for a Run from the Predictions of its sets.
 
     `variations` maps a Variation to Predictions; `blind` and `ood` are (dataset, Predictions) and a mapping of names to
-    such pairs. What is not given raises BlockError, or is not there, as on a Run that lacks it.
+    such pairs. What is left out raises BlockError, or is not there, as on a Run that lacks it.
     """
 
     def build(
@@ -154,10 +154,10 @@ def fake_run() -> Callable[..., Any]:
     ) -> Any:
         known = {name: pair[1] for name, pair in (ood or {}).items()} | ({"blind": blind[1]} if blind else {})
 
-        def have(found: Predictions | None) -> Predictions:
-            if found is None:
+        def require(of_images: Predictions | None) -> Predictions:
+            if of_images is None:
                 raise BlockError("the run does not know these images.")
-            return found
+            return of_images
 
         def vary(dataset: Any, wanted: Sequence[Any]) -> list[Predictions]:
             return [variations(variation) if variations else predictions for variation in wanted]
@@ -181,8 +181,8 @@ def fake_run() -> Callable[..., Any]:
             "saved": lambda block, name: None,
             "predictions": lambda dataset: known.get(dataset.name, predictions),
             "variations": vary,
-            "calibration": lambda dataset: have(calibration),
-            "training": lambda: have(training),
+            "calibration": lambda dataset: require(calibration),
+            "training": lambda: require(training),
             "blind": blind[0] if blind else None,
             "predictor": SimpleNamespace(prepare=fields.get("preprocessing")),
             "provides": frozenset(

@@ -128,9 +128,9 @@ def test_two_commands_at_once_lose_no_line(tmp_path: Path) -> None:
 
 
 def test_logs_of_runs_sweeps_and_ensembles_are_found_and_a_copy_adds_nothing(tmp_path: Path) -> None:
-    places = ["evaluation", "one/evaluation", "sweep/job/evaluation", "sweep/ensembles/vote/evaluation"]
-    logs = [write(tmp_path / place / LOG_FILE, ("f", "1", place)) for place in places]
-    write(tmp_path / "copy" / "evaluation" / LOG_FILE, ("f", "1", places[1]))
-    found = find_logs(tmp_path)
-    assert set(logs) < set(found)
-    assert count_evaluations(found) == {"f": SetUse(4, 4)}
+    folders = ["evaluation", "one/evaluation", "sweep/job/evaluation", "sweep/ensembles/vote/evaluation"]
+    logs = [write(tmp_path / folder / LOG_FILE, ("f", "1", folder)) for folder in folders]
+    write(tmp_path / "copy" / "evaluation" / LOG_FILE, ("f", "1", folders[1]))
+    all_logs = find_logs(tmp_path)
+    assert set(logs) < set(all_logs)
+    assert count_evaluations(all_logs) == {"f": SetUse(4, 4)}

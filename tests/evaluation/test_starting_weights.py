@@ -51,13 +51,13 @@ def test_a_name_without_a_tag_stands_for_its_default_weights() -> None:
 
 def test_the_weights_of_every_model_are_known_and_transformers_have_partners() -> None:
     files = {name: yaml.safe_load(file.read_text(encoding="utf-8")) for name, file in find_choices("model").items()}
-    found = {
-        name: describe_pretraining(find_tag(each["model"]["backbone"]))
-        for name, each in files.items()
+    labels = {
+        name: describe_pretraining(find_tag(recipe["model"]["backbone"]))
+        for name, recipe in files.items()
         if name != "timm"
     }
-    assert all(found.values())
+    assert all(labels.values())
     partners = ("resnet50", "convnext_tiny_in1k", "mobilenetv3_small", "vit_small_in1k", "deit_small", "swin_tiny")
-    assert {found[name] for name in partners} == {ONE}
+    assert {labels[name] for name in partners} == {ONE}
     others = ("convnext_tiny", "vit_small", "dinov2_small", "mae_base", "clip_vit_b16", "clip_vit_b32")
-    assert len({found[name] for name in others} | {ONE}) == 7
+    assert len({labels[name] for name in others} | {ONE}) == 7

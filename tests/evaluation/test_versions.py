@@ -112,10 +112,12 @@ def test_numbers_change_with_the_version_alone(
     if other:
         pytest.skip(f"the digests are those of constraints.txt, not of these versions: {other}")
     known = json.loads(NUMBERS.read_text(encoding="utf-8"))[name]
-    found = digest(evaluate(name, oracle, fake_run, dataset_of))
+    computed = digest(evaluate(name, oracle, fake_run, dataset_of))
     version = build_block(name).version
     assert version == known["version"], "write numbers.json anew, see the top of this file"
-    assert found == known["digest"], f"the numbers of {name} have changed: raise its version, then write numbers.json"
+    assert computed == known["digest"], (
+        f"the numbers of {name} have changed: raise its version, then write numbers.json"
+    )
 
 
 def test_every_block_of_predictions_has_its_digest() -> None:

@@ -80,9 +80,9 @@ def write_result(
     result.images = {image: np.zeros((2, 2, 3), np.uint8) for image in images}
 
     def draw(saved: Result) -> dict[str, Figure]:
-        drawn = {figure: plots.create_figure(1, 1) for figure in figures}
-        for figure, each in drawn.items():
-            each.text(0, 0.5, f"{folder.name[:9]} {name} {block[:9]} {figure}", size=4)
+        drawn = {title: plots.create_figure(1, 1) for title in figures}
+        for title, figure in drawn.items():
+            figure.text(0, 0.5, f"{folder.name[:9]} {name} {block[:9]} {title}", size=4)
         return drawn
 
     return result.save(folder / "evaluation" / name / block, draw)
@@ -97,7 +97,7 @@ def write_ranking(root: Path, name: str, rows: Sequence[tuple[Any, ...]], compar
     """Save a ranking of significance: recipe, accuracy, low, high, rank_low, rank_high, tied_with_best, letters."""
     columns = ["recipe", "accuracy", "low", "high", "rank_low", "rank_high", "tied_with_best", "letters"]
     table = pd.DataFrame(list(rows), columns=columns)
-    entries = [{"label": one, "checkpoint_sha256": checkpoint(one), "data_fingerprint": f"{name}0"} for one in compared]
+    entries = [{"label": of, "checkpoint_sha256": checkpoint(of), "data_fingerprint": f"{name}0"} for of in compared]
     metrics = {"detectable_difference": Metric(0.07, 90, higher_is_better=False)}
     return write_result(
         root, "significance", name, metrics, {"ranking": table}, ["ranking"], compared=entries, checkpoint_sha256=None

@@ -27,8 +27,8 @@ def test_the_report_shows_the_definitions_of_its_blocks(language: str, runs: Pat
         write_result(runs / "good", block, "test", {"metric": accuracy(0.5)})
     with use_language(language):
         write_report(read_study(runs), runs / "report.html", language)
-        found = [pair for block in ("blind_test", *blocks) for pair in declare_block(block).terms.items()]
-        terms = [(_(term), _(meaning)) for term, meaning in found]
+        declared = [pair for block in ("blind_test", *blocks) for pair in declare_block(block).terms.items()]
+        terms = [(_(term), _(meaning)) for term, meaning in declared]
     for file in ("report.html", "report.md"):
         text = plain((runs / file).read_text(encoding="utf-8"))
         for term, meaning in terms:

@@ -39,17 +39,13 @@ def test_classes_of_a_user_keep_their_names_in_russian() -> None:
         assert [translate_class(name) for name in ("real", "cat")] == ["настоящее фото", "cat"]
 
 
-def test_the_accuracy_is_that_on_external_images_or_else_on_those_of_training(
-    tiny_run: Path, images: Path, tmp_path: Path
-) -> None:
-    found = shutil.ignore_patterns("evaluation", "predictions")
-    run = Path(shutil.copytree(tiny_run, tmp_path / "run", ignore=found))
-    assert "set aside from its training sources" in describe_accuracy(open_run(run))
-    words = ["evaluate", f"ckpt={run}", "split=blind", "block.blind_test.resamples=100", "data.workers=0"]
+def test_the_accuracy_is_that_on_external_images_or_else_on_those_of_training(run_copy: Path) -> None:
+    assert "set aside from its training sources" in describe_accuracy(open_run(run_copy))
+    words = ["evaluate", f"ckpt={run_copy}", "split=blind", "block.blind_test.resamples=100", "data.workers=0"]
     assert main(words) == 0
-    assert "Accuracy of this model on blind (n = 42): " in describe_accuracy(open_run(run))
-    (run / "run.json").unlink()
-    shutil.rmtree(run / "evaluation")
-    assert describe_accuracy(open_run(run / "checkpoints" / "best.ckpt")) == (
+    assert "Accuracy of this model on blind (n = 42): " in describe_accuracy(open_run(run_copy))
+    (run_copy / "run.json").unlink()
+    shutil.rmtree(run_copy / "evaluation")
+    assert describe_accuracy(open_run(run_copy / "checkpoints" / "best.ckpt")) == (
         "The accuracy of this model is not measured."
     )

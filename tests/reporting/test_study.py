@@ -72,7 +72,11 @@ def write_vote(runs: Path, *members: tuple[str, str]) -> None:
         ),
         (lambda runs: shutil.copytree(runs / TEST, runs / ROBUSTNESS), {("foreign", ROBUSTNESS)}, ""),
         (lambda runs: (runs / TEST / "per_source.csv").unlink(), {("missing", TEST)}, "per_source.csv"),
-        (lambda runs: write_result(runs / "good", "robustness", "blind"), {("missing", "poor")}, "robustness"),
+        (
+            lambda runs: write_result(runs / "good", "robustness", "blind"),
+            {("missing", "poor")},
+            "blind by: robustness",
+        ),
         *((write_file(f"{VOTE}/ensemble.json", text), {("damaged", VOTE)}, "") for text in ("", "[]", "{}")),
         (
             lambda runs: write_vote(runs, ("../../poor", "poor"), ("../../good/checkpoints/best.ckpt", "earlier")),

@@ -345,10 +345,10 @@ def test_draws_stay_inside_the_range():
 
 def test_seeds_of_a_recipe_are_averaged_and_drawn():
     saved = {seed: results(seed, right) for seed, right in ((1, 0.9), (2, 0.6))}
-    pair = [run_of(one, f"two · seed {seed}", "two", seed) for seed, one in saved.items()]
+    pair = [run_of(of_seed, f"two · seed {seed}", "two", seed) for seed, of_seed in saved.items()]
     result = compare(*pair, three()[0])
     assert list_scores(result)["seeds"].to_dict() == {"two": 2, "good": 1}
-    accuracy = np.mean([get_metric(one, "accuracy").value for one in saved.values()])
+    accuracy = np.mean([get_metric(of_seed, "accuracy").value for of_seed in saved.values()])
     assert result.tables["models"].set_index("run").loc["two", "accuracy"] == pytest.approx(accuracy)
     assert len(result.tables["raw"]) == 3
     both, single = result.metrics["score/two"], compare(pair[0]).metrics["score/two · seed 1"]

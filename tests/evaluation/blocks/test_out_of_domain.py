@@ -96,11 +96,11 @@ def test_what_decisions_flag_is_measured_by_their_own_rule_and_comes_first(saved
     scores, metrics = saved.tables["scores"], saved.metrics
     for name in (*SETS, "test"):
         predictions = run.predictions(dataset if name == "test" else run.ood[name])
-        asked, unit = (
+        scaled, unit = (
             embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
             for embeddings in (predictions.embeddings, reference.embeddings)
         )
-        fifth = np.sort(np.linalg.norm(asked[:, None] - unit[None], axis=2), axis=1)[:, 4]
+        fifth = np.sort(np.linalg.norm(scaled[:, None] - unit[None], axis=2), axis=1)[:, 4]
         flagged = np.array([(reference.distances <= distance).mean() > 0.99 for distance in fifth])
         metric = metrics[f"flagged/{name}"]
         assert metric.value == pytest.approx(flagged.mean())

@@ -40,8 +40,7 @@ def report(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=["demo", "report"])
 def file(request: pytest.FixtureRequest) -> Path:
-    found: Path = request.getfixturevalue(request.param)
-    return found
+    return Path(request.getfixturevalue(request.param))
 
 
 def test_nothing_scrolls_sideways_and_axe_finds_no_serious_violation(visit: Any, file: Path, axe: str) -> None:
@@ -56,8 +55,8 @@ def test_nothing_scrolls_sideways_and_axe_finds_no_serious_violation(visit: Any,
         page.evaluate(OPEN_ALL)
         assert page.evaluate(SCROLLED) <= width
         violations = page.evaluate("(rules) => axe.run(document, rules)", RULES)["violations"]
-        printed = [(one["id"], one["impact"], [node["html"][:200] for node in one["nodes"][:3]]) for one in violations]
-        assert [one for one in printed if one[1] in ("serious", "critical")] == []
+        serious = [rule for rule in violations if rule["impact"] in ("serious", "critical")]
+        assert [(rule["id"], [node["html"][:200] for node in rule["nodes"][:3]]) for rule in serious] == []
 
 
 def test_names_stay_text_headings_go_down_by_one_and_links_lead_somewhere(visit: Any, file: Path) -> None:

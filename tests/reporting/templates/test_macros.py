@@ -38,10 +38,10 @@ def test_a_page_is_sound_and_reads_nothing_from_elsewhere(name: str, request: py
 @pytest.fixture
 def cell(templates: Environment) -> Any:
     """Return the HTML of a cell on one line."""
-    template = templates.from_string(IMPORT + "{{ ui.cell(given, column) }}")
+    template = templates.from_string(IMPORT + "{{ ui.cell(value, column) }}")
 
-    def render(given: Any, **column: Any) -> str:
-        return " ".join(template.render(given=given, column=column).split())
+    def render(value: Any, **column: Any) -> str:
+        return " ".join(template.render(value=value, column=column).split())
 
     return render
 
