@@ -70,7 +70,7 @@ FILES: list[tuple[bytes, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("data", "expected"), FILES, ids=lambda case: str(case)[:60])
+@pytest.mark.parametrize(("data", "expected"), FILES, ids=lambda part: str(part) if isinstance(part, dict) else "file")
 def test_what_the_file_says_is_read_off_it(data: bytes, expected: dict[str, Any]) -> None:
     measured = measure(data)
     assert {name: measured[name] for name in expected} == expected

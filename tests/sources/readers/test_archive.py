@@ -180,6 +180,7 @@ UNSAFE = {
     "empty name": (lambda path: tarred(path, {"real/a.jpg": b"", ".": b""}), "is refused"),
     "no archive": (lambda path: path.write_bytes(b"GIF89a") and path, "is refused"),
     "cut": (lambda path: path.write_bytes(tarred(path).read_bytes()[:-20]) and path, "is refused"),
+    "cut within its checksum": (lambda path: path.write_bytes(tarred(path).read_bytes()[:-4]) and path, "is refused"),
     "bomb": (lambda path: zipped(path, {"real/a.jpg": bytes(2**22)}, **PACKED), "unpacks to more than 1 MiB"),
 }
 

@@ -36,8 +36,8 @@ class Handler(BaseHTTPRequestHandler):
             server.seen[self.path] += 1
             server.requests.append((self.path, dict(self.headers), time.monotonic()))
             first = server.seen[self.path] == 1
-        answer = ANSWERS.get(kind)
-        answer(self, first) if answer else getattr(self, kind.rstrip(":"))(first)
+        answer = ANSWERS.get(kind) or getattr(Handler, kind.rstrip(":"))
+        answer(self, first)
 
     def say(self, status=200, body=b"", length=None, **headers):
         self.send_response(status)
@@ -215,6 +215,13 @@ def test_a_server_that_fails_once_is_asked_again(tmp_path, server, path, content
     assert again - begun >= (0.4 if path == "busy/1" else 0)  # it asked to be left alone that long
     if path == "cut/1":  # goes on where it stopped
         assert (headers["Range"], headers["If-Range"]) == ("bytes=5000-", '"one"')
+
+
+def test_a_server_that_asks_to_wait_is_left_alone_by_all_requests(tmp_path, server):
+    server.delay = 0.05
+    read(tmp_path, base=server.base, names=["busy/1", "good/{0..5}"], parallel=2)
+    times = [at for _, _, at in server.requests]
+    assert sum(at - times[0] >= 0.4 for at in times) >= 5  # of 8, the others were under way
 
 
 def test_one_that_was_interrupted_goes_on_in_the_next_run(tmp_path, server):
