@@ -21,7 +21,6 @@ from avatar_bench.runs.ensembles import open_run
 from avatar_bench.runs.record import locate_checkpoint, read_record
 
 FUZZ = settings(derandomize=True, deadline=None, suppress_health_check=list(HealthCheck), database=None)
-SHORT, LONG = settings(FUZZ, max_examples=30), settings(FUZZ, max_examples=300)
 MUTATIONS = st.lists(st.tuples(st.integers(0, 10**6), st.binary(max_size=12)), max_size=6)
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
@@ -79,38 +78,31 @@ def seeds(checkpoint, card):
     ]
 
 
-def fuzz(checkpoint, card, how):
-    folder, begun = checkpoint.parent, seeds(checkpoint, card)
+@pytest.mark.parametrize("examples", [30, pytest.param(300, marks=pytest.mark.slow)])
+def test_whatever_is_read_gives_a_value_or_an_error_of_ours(examples, small_checkpoint, card, tmp_path):
+    checkpoint, fuzz = small_checkpoint(tmp_path / "seed.ckpt"), settings(FUZZ, max_examples=examples)
+    valid = seeds(checkpoint, card)
     with zipfile.ZipFile(checkpoint) as archive:
         (pickled,) = (archive.read(name) for name in archive.namelist() if name.endswith("data.pkl"))
     assert set(read_checkpoint(checkpoint)) == {"state_dict", "epoch", "rate", CARD_KEY}
 
-    @how
-    @given(st.binary(max_size=300) | st.builds(mutated, st.sampled_from(begun), MUTATIONS))
+    @fuzz
+    @given(st.binary(max_size=300) | st.builds(mutated, st.sampled_from(valid), MUTATIONS))
     def bytes_of_any_kind(data):
-        read_all(folder, data)
+        read_all(tmp_path, data)
 
-    @how
+    @fuzz
     @given(st.builds(mutated, st.just(pickled), MUTATIONS))
     def pickles_of_any_kind(data):
-        read_all(folder, zipped(data))
+        read_all(tmp_path, zipped(data))
 
-    @how
+    @fuzz
     @given(st.dictionaries(st.sampled_from(sorted(card)), VALUES), VALUES)
     def cards_of_any_kind(said, more):
         with suppress(AvatarBenchError):
-            Card.from_checkpoint({CARD_KEY: {**card, **said}}, folder)
-        read_all(folder, json.dumps({**said, "members": more, "kind": "soup", "data": more}).encode())
+            Card.from_checkpoint({CARD_KEY: {**card, **said}}, tmp_path)
+        read_all(tmp_path, json.dumps({**said, "members": more, "kind": "soup", "data": more}).encode())
 
     bytes_of_any_kind()
     pickles_of_any_kind()
     cards_of_any_kind()
-
-
-def test_whatever_is_read_gives_a_value_or_an_error_of_ours(small_checkpoint, card, tmp_path):
-    fuzz(small_checkpoint(tmp_path / "seed.ckpt"), card, SHORT)
-
-
-@pytest.mark.slow
-def test_whatever_is_read_at_length_gives_a_value_or_an_error_of_ours(small_checkpoint, card, tmp_path):
-    fuzz(small_checkpoint(tmp_path / "seed.ckpt"), card, LONG)

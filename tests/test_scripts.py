@@ -12,6 +12,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.builders.run_files import load_record
+
 ROOT = Path(__file__).parents[1]
 DEMO = [f"runs/demo/{model}" for model in ("efficientnet_lite0", "efficientnet_lite1", "mobilenetv2")]
 PARTS = ("avatar_bench", "conf", "scripts", "pyproject.toml", "constraints.txt", "README.md", "LICENSE")
@@ -76,20 +78,19 @@ def test_a_machine_without_a_fitting_python_learns_what_it_lacks(python, message
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_the_demo_runs_and_a_second_time_does_not_train_again(checkout, tmp_path):
+def test_the_demo_runs_and_a_second_time_does_not_train_again(checkout):
     first = call(checkout, "./scripts/demo")
     assert first.returncode == 0, first.stderr[-2000:]
     for run in DEMO:
-        saved = json.loads((checkout / run / "evaluation/blind/blind_test/metrics.json").read_text())
-        accuracy = saved["metrics"]["accuracy"]
+        metrics = json.loads((checkout / run / "evaluation/blind/blind_test/metrics.json").read_text())["metrics"]
+        accuracy, balanced = metrics["accuracy"], metrics["balanced_accuracy"]["value"]
         text = f"{run}: accuracy {accuracy['value']:.3f} [{accuracy['low']:.3f}, {accuracy['high']:.3f}]"
         assert text in first.stdout
         assert accuracy["population"] == "new sources"
         assert accuracy["units"] >= 8
-        balanced = saved["metrics"]["balanced_accuracy"]["value"]
         assert f"{run}: balanced accuracy {balanced:.3f}; recall: drawing " in first.stdout
         assert balanced > 0.5  # guessing: a third
-        record = json.loads((checkout / run / "run.json").read_text())
+        record = load_record(checkout / run)
         fit = record["temperature_fit"]
         assert fit["n"] >= 20  # half of val; without it, no temperature is fitted
         assert record["temperature"] == (1 if fit["low"] <= 1 <= fit["high"] else fit["fitted"])
@@ -105,13 +106,14 @@ def test_the_demo_runs_and_a_second_time_does_not_train_again(checkout, tmp_path
         assert f"  {file}" in first.stdout
         assert (checkout / file).is_file()
 
-    trained = [(checkout / run / "checkpoints/best.ckpt").stat().st_mtime_ns for run in DEMO]
+    checkpoints = [checkout / run / "checkpoints/best.ckpt" for run in DEMO]
+    trained = [file.stat().st_mtime_ns for file in checkpoints]
     until_trained, separator, _ = (checkout / "scripts/demo").read_text(encoding="utf-8").partition("\nevaluate() {")
     assert separator
     (checkout / "scripts/demo_again").write_text(until_trained + "\n", encoding="utf-8")
     second = call(checkout, "bash", "scripts/demo_again", PIP_NO_INDEX="1")
     assert second.returncode == 0, second.stderr[-2000:]
-    assert [(checkout / run / "checkpoints/best.ckpt").stat().st_mtime_ns for run in DEMO] == trained
+    assert [file.stat().st_mtime_ns for file in checkpoints] == trained
     assert "Collecting" not in second.stdout
 
 

@@ -33,21 +33,14 @@ def test_a_run_its_figures_and_its_report_hold_no_secret(secrets, train, tmp_pat
 
 
 @pytest.mark.parametrize(
-    "source",
-    [
-        ["source=urls", "source.urls.list=LIST"],
-        ["source=archive", "source.archive.url=http://127.0.0.1:9/a.zip"],
-        ["source=tabler"],
-    ],
-    ids=["urls", "archive", "package"],
+    ("kind", "word"), [("urls", "list=list.txt"), ("archive", "url=http://127.0.0.1:9/a.zip"), ("tabler", "")]
 )
-def test_a_source_that_cannot_be_had_tells_no_secret(source, secrets, tmp_path, capfd, monkeypatch):
+def test_a_source_that_cannot_be_had_tells_no_secret(kind, word, secrets, tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))
     (tmp_path / "list.txt").write_text("http://127.0.0.1:9/a.png\n")
-    words = [word.replace("LIST", str(tmp_path / "list.txt")) for word in source]
-    name = words[0].partition("=")[2]
-    said = [f"source.{name}.{key}=x" for key in ("label", "licence", "author")] if name != "tabler" else []
-    assert main(["prepare", *words, *said, f"out={tmp_path / 'set'}"]) in (2, 3)
+    options = [f"source.{kind}.{text}" for text in (word, "label=x", "licence=x", "author=x") if word]
+    assert main(["prepare", f"source={kind}", *options, "out=set"]) in (2, 3)
     printed = capfd.readouterr()
     assert printed.err
     assert CANARY not in printed.out + printed.err

@@ -1,7 +1,5 @@
 """Installed wheel: works without the checkout."""
 
-import csv
-import json
 import os
 import site
 import subprocess
@@ -11,9 +9,11 @@ import venv
 import zipfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from avatar_bench import __version__
+from tests.builders.run_files import load_record
 from tests.builders.walks import walk
 
 ROOT = Path(__file__).parents[1]
@@ -44,13 +44,6 @@ def program(wheel, tmp_path_factory):
     return bin_folder / "avatar-bench"
 
 
-def run(program, folder, *words):
-    surroundings = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return subprocess.run(
-        [str(program), *words], cwd=folder, env=surroundings, capture_output=True, text=True, timeout=500, check=False
-    )
-
-
 def test_the_wheel_holds_every_yaml_and_the_marker_of_types(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
@@ -63,11 +56,12 @@ def test_the_wheel_holds_every_yaml_and_the_marker_of_types(wheel):
 
 
 def test_the_installed_command_is_the_wheels_own(program, tmp_path):
-    done = run(program, tmp_path, "--version")
-    assert (done.returncode, done.stdout) == (0, f"avatar-bench {__version__}\n")
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    version = subprocess.check_output([str(program), "--version"], cwd=tmp_path, env=environment, text=True)
+    assert version == f"avatar-bench {__version__}\n"
     where = [str(program.with_name("python")), "-c", "import avatar_bench; print(avatar_bench.__file__)"]
-    stdout = subprocess.run(where, cwd=tmp_path, env={"PATH": ""}, capture_output=True, text=True, check=True).stdout
-    assert Path(stdout.strip()).is_relative_to(program.parents[1])
+    file = subprocess.check_output(where, cwd=tmp_path, env={"PATH": ""}, text=True)
+    assert Path(file.strip()).is_relative_to(program.parents[1])
 
 
 def test_it_lists_prepares_trains_evaluates_and_predicts_from_another_folder(program, small, images, tmp_path):
@@ -83,7 +77,5 @@ def test_it_lists_prepares_trains_evaluates_and_predicts_from_another_folder(pro
     assert [code for code, _, _ in ends] == [0] * len(commands), ends
     assert "convnext_tiny" in ends[0][1]
     assert "<table" in (tmp_path / "set" / "card.html").read_text(encoding="utf-8")
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert len(record["stages"]) == 2
-    with (tmp_path / "out.csv").open(newline="") as stream:
-        assert len(list(csv.DictReader(stream))) == 42
+    assert len(load_record(tmp_path / "run")["stages"]) == 2
+    assert len(pd.read_csv(tmp_path / "out.csv")) == 42

@@ -82,31 +82,18 @@ def test_the_first_guess_of_a_person_works(tiny_run, images, capfd):
 
 
 def test_values_of_python_are_written_as_words_of_the_command_line():
-    options = {
-        "data__split__seed": 3,
-        "data.fraction": np.float64(0.5),
-        "hydra/launcher": "joblib",
-        "update": True,
-        "target_error": None,
-        "precision": "32",
-        "block": ["robustness", "calibration"],
-        "data__split__held_out": ["a, b", "it's"],
-        "out": Path("a, b"),
-        "ckpt": ["a", Path("it's")],
-        "data__ood": {"far": Path("my dir")},
-        "model__options": {"depth": 2, "name": "x y"},
+    words = {
+        ("data__split__seed", 3): "data.split.seed=3",
+        ("data.fraction", np.float64(0.5)): "data.fraction=0.5",
+        ("hydra/launcher", "joblib"): "hydra/launcher=joblib",
+        ("update", True): "update=true",
+        ("target_error", None): "target_error=null",
+        ("precision", "32"): "precision='32'",
+        ("block", ("robustness", "calibration")): "block=[robustness,calibration]",
+        ("data__split__held_out", ("a, b", "it's")): "data.split.held_out=['a, b','it\\'s']",
+        ("out", Path("a, b")): "out=a, b",
+        ("ckpt", ("a", Path("it's"))): "ckpt=[a,it's]",
     }
-    assert make_words("evaluate", options) == [
-        "data.split.seed=3",
-        "data.fraction=0.5",
-        "hydra/launcher=joblib",
-        "update=true",
-        "target_error=null",
-        "precision='32'",
-        "block=[robustness,calibration]",
-        "data.split.held_out=['a, b','it\\'s']",
-        "out=a, b",
-        "ckpt=[a,it's]",
-        "data.ood={far: my dir}",
-        "model.options={depth: 2, name: 'x y'}",
-    ]
+    assert make_words("evaluate", dict(words.keys())) == list(words.values())
+    mappings = {"data__ood": {"far": Path("my dir")}, "model__options": {"depth": 2, "name": "x y"}}
+    assert make_words("evaluate", mappings) == ["data.ood={far: my dir}", "model.options={depth: 2, name: 'x y'}"]

@@ -2,8 +2,7 @@
 
 import json
 import os
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+import socket
 from pathlib import Path
 
 import pytest
@@ -34,6 +33,7 @@ def test_runs_are_found_at_a_folder_and_up_to_two_levels_below_but_no_pretrainin
         write(tmp_path / folder, "{}")
     assert [record.folder.name for record in read_records(tmp_path)] == ["a", "c"]
     assert len(read_records(tmp_path / "a")) == 1
+    assert find_runs(tmp_path / "a") == [tmp_path / "a"]
     write(tmp_path / "a", json.dumps({"command": "pretrain", "started": "2026-01-02"}))
     assert find_runs(tmp_path / "a") == []
 
@@ -58,14 +58,8 @@ def test_a_name_comes_from_the_record_else_from_the_config(tmp_path):
 @pytest.mark.parametrize(
     "text",
     [
-        "[" * 10**5,
-        '{"a":' * 10**5,
-        '{"seconds": NaN}',
-        '{"data": []}',
-        '{"metrics": "x"}',
-        '{"status": 1}',
-        "\xff",
-        "[]",
+        *("[" * 10**5, '{"a":' * 10**5, '{"seconds": NaN}', '{"data": []}', '{"metrics": "x"}', '{"status": 1}'),
+        *("\xff", "[]"),
     ],
     ids=lambda text: text[:20],
 )
@@ -115,54 +109,35 @@ def test_things_that_are_no_files_are_refused_at_once(tmp_path, capsys):
     (tmp_path / "folder.ckpt").mkdir()
     (tmp_path / "empty.ckpt").touch()
     (tmp_path / "image.ckpt").write_bytes(b"\xff\xd8\xff\xe0\0\x10JFIF\0" + bytes(range(256)))
-    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "run" / "run.json").write_text("{}")
+    write(tmp_path / "run", "{}")
+    (tmp_path / "run" / "checkpoints").mkdir()
     (tmp_path / "run" / "checkpoints" / "best.ckpt").symlink_to("/dev/zero")
     for name in ("pipe.ckpt", "loop.ckpt", "zero.ckpt", "folder.ckpt", "empty.ckpt", "image.ckpt", "run"):
         assert main(["predict", f"ckpt={tmp_path / name}", f"input={tmp_path}", f"output={tmp_path / 'o.csv'}"]) == 4
         assert 1 <= len(capsys.readouterr().err.splitlines()) <= 3
 
 
-@pytest.fixture
-def server():
-    """Yield the address of a server and the list of its requests."""
-    requests = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):
-            requests.append(self.path)
-            self.send_error(404)
-
-        do_HEAD = do_GET  # noqa: N815
-
-        def log_message(self, *arguments):
-            pass
-
-    listener = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=listener.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{listener.server_port}", requests
-    listener.shutdown()
-    listener.server_close()
-
-
-def test_an_address_is_refused_and_never_opened(server, small, tmp_path, monkeypatch, capsys):
+def test_an_address_is_refused_and_never_opened(small, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    host, requests = server
-    monkeypatch.setenv("HF_ENDPOINT", host)
-    addresses = [f"{host}/x.ckpt", "https://x.test/x.ckpt", "s3://x/x.ckpt", "file:///x.ckpt", "hf-hub:x/y"]
-    commands = [["predict", f"ckpt={address}", "input=.", "output=o.csv"] for address in addresses] + [
-        ["evaluate", f"ckpt=[{host}/x.ckpt,{host}/y.ckpt]", "block=significance"],
-        ["export", f"ckpt={host}/x.ckpt", "out=o.onnx"],
-        ["train", *small, "out=run", f"init_from={host}/x.ckpt"],
-        ["train", f"resume={host}/x"],
-        ["train", *(word for word in small if "weights" not in word), "out=run", f"model.weights={host}/x.pth"],
-    ]
-    for command in commands:
-        assert main(command) == 4, command
-        err = capsys.readouterr().err
-        assert "Download it first" in err, (command, err)
-        assert len(err.splitlines()) <= 3
-    assert requests == []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.2)
+        host = f"http://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setenv("HF_ENDPOINT", host)
+        addresses = [f"{host}/x.ckpt", "https://x.test/x.ckpt", "s3://x/x.ckpt", "file:///x.ckpt", "hf-hub:x/y"]
+        for command in (
+            *(["predict", f"ckpt={address}", "input=.", "output=o.csv"] for address in addresses),
+            ["evaluate", f"ckpt=[{host}/x.ckpt,{host}/y.ckpt]", "block=significance"],
+            ["export", f"ckpt={host}/x.ckpt", "out=o.onnx"],
+            ["train", *small, "out=run", f"init_from={host}/x.ckpt"],
+            ["train", f"resume={host}/x"],
+            ["train", *(word for word in small if "weights" not in word), "out=run", f"model.weights={host}/x.pth"],
+        ):
+            assert main(command) == 4, command
+            err = capsys.readouterr().err
+            assert "Download it first" in err, (command, err)
+            assert len(err.splitlines()) <= 3
+        with pytest.raises(TimeoutError):
+            server.accept()
 
 
 def test_an_entry_opens_the_addresses_that_begin_with_its_name_and_others_are_paths(tmp_path):

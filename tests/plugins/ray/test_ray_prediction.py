@@ -17,7 +17,7 @@ from avatar_bench.plugins.ray.ray_prediction import _QUIET
 
 pytest.importorskip("ray")
 LONGEST = 240  # seconds, for a machine that has much else to do
-REPEATS = 4  # of each file, so that a command can be killed while it writes
+REPEATS = 8  # of each file, so that some are still read when the first rows are written
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
@@ -39,7 +39,7 @@ def words(tiny_run, tmp_path_factory):
     costs = tmp_path_factory.mktemp("costs") / "costs.yaml"
     costs.write_text("{generated: {not_generated: 3}, not_generated: {generated: 1}, abstain: .2}")
     columns = ["evidence=true", f"costs={costs}", "view=generated_or_not"]
-    return ["predict", f"ckpt={tiny_run}", "precision=32", "runtime=torch", "batch_size=32", *columns]
+    return ["predict", f"ckpt={tiny_run}", "precision=32", "runtime=torch", *columns]
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +99,7 @@ def test_a_killed_actor_is_replaced_and_a_killed_command_is_gone_on_with_to_the_
     output, names = tmp_path / "rows.parquet", tmp_path / "list.txt"
     names.write_text("".join(f"{file}\n" for file in sorted(folder.iterdir()) for _ in range(REPEATS)))
     command = [*words, f"input=@{names}", f"output={output}", "engine=ray", "engine.actors=2"]
-    process = begin(command)
+    process = begin([*command, "batch_size=8"])
     actor = wait(lambda: processes("_Actor", process.pid))[0]
     os.kill(actor, signal.SIGKILL)
     wait(lambda: output.is_dir() and len(list(output.glob("*.parquet"))) >= 2)
@@ -113,7 +113,7 @@ def test_a_killed_actor_is_replaced_and_a_killed_command_is_gone_on_with_to_the_
     assert main(command) == 5
     assert "has predictions already" in capfd.readouterr().err
     next(output.iterdir()).write_bytes(b"PAR1 cut short")
-    assert main([*command, "update=true"]) == 3
+    assert main([*command, "batch_size=64", "update=true"]) == 3
     said = r"\d+ predictions, \d+ files that could not be read, \d+ rows kept from before\n"
     assert re.fullmatch(re.escape(f"{output}: ") + said, capfd.readouterr().out)
     compare(pd.read_parquet(output), pd.concat([expected] * REPEATS))
@@ -175,7 +175,7 @@ def test_remote_files_give_the_same_rows_though_a_machine_is_lost_and_their_serv
             stream.write(file.read_bytes())
     output = "s3://bucket/out/rows.parquet"
     command = [*words, f"input={address}", f"output={output}", "engine=ray", "engine.actors=2"]
-    process = begin([*command, f"engine.address={cluster.address}"])
+    process = begin([*command, "batch_size=8", f"engine.address={cluster.address}"])
     written, into = open_remote(output)
     wait(lambda: written.get_file_info(into).type.name == "Directory")
     cluster.remove_node(cluster.list_all_nodes()[1], allow_graceful=False)
