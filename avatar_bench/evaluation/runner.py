@@ -23,7 +23,7 @@ from avatar_bench.errors import AvatarBenchError, BlockError, ConfigError, Guard
 from avatar_bench.evaluation.block import Block, DatasetBlock, RunBlock, SidesBlock, compares, hash_user_code
 from avatar_bench.evaluation.result_writer import ResultWriter
 from avatar_bench.files.paths import make_folder_name
-from avatar_bench.metrics.units import NEW_SOURCES
+from avatar_bench.metrics.units import NEW_SOURCES, SOURCE
 from avatar_bench.models.model_card import has_outside_labels
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import METRICS_FILE, Result
@@ -171,6 +171,9 @@ class BlockRunner:
             inputs["view_classes"] = {name: list(merged) for name, merged in self.view.classes.items()}
         if (code := hash_user_code(name, block)) is not None:
             inputs["code"] = code  # a user may forget to raise the version
+        if getattr(block, "unit", "") == SOURCE and self.runs:
+            saved = self.runs[0].source_calibration
+            inputs["source_calibration_sha256"] = saved.sha256 if saved else None
         parts = [{"data_fingerprint": dataset.fingerprint, "data_digest": dataset.digest} for dataset in self.datasets]
         if compares(block, len(self.runs)):
             named = [{"label": run.label, "recipe": run.recipe} | _collect_provenance(run) for run in self.runs]
