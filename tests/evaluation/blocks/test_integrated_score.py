@@ -211,20 +211,14 @@ def test_without_two_complete_models_there_are_no_figures_and_without_one_nobody
     assert draw_saved(none) == draw_saved(single) == {}
 
 
-def test_a_single_model_is_first_whatever_the_weights():
+def test_ranks_and_the_front_of_a_single_of_equal_and_of_dominated_models():
     row = compare(three()[0]).tables["scores"].iloc[0]
     assert row[["rank", "rank_low", "rank_high", "share_first", "share_first_resampled"]].tolist() == [1] * 5
-
-
-def test_the_same_model_twice_shares_first_place():
-    table = compare(run_of(results(), "a"), run_of(results(), "b")).tables["scores"]
-    assert table["rank"].tolist() == [1, 1]
-    assert table["share_first"].tolist() == [0.5, 0.5]
-    assert table[["rank_low", "rank_high"]].to_numpy().tolist() == [[1, 2], [1, 2]]  # models err independently
-    assert table["pareto"].all()
-
-
-def test_a_dominated_model_is_never_on_the_front():
+    equal = compare(run_of(results(), "a"), run_of(results(), "b")).tables["scores"]
+    assert equal["rank"].tolist() == [1, 1]
+    assert equal["share_first"].tolist() == [0.5, 0.5]
+    assert equal[["rank_low", "rank_high"]].to_numpy().tolist() == [[1, 2], [1, 2]]  # models err independently
+    assert equal["pareto"].all()
     saved = results()
     slow, large = change(saved, "speed", value=60.0), change(saved, "size", value=50.0)
     table = list_scores(compare(run_of(saved, "a"), run_of(slow, "slow"), run_of(large, "large")))
@@ -326,7 +320,7 @@ def test_qualities_of_other_images_err_independently():
     assert [metric.value - metric.low, metric.high - metric.value] == pytest.approx([half, half], rel=0.03)
 
 
-def test_a_quality_without_interval_or_of_equal_ends_is_held_fixed():
+def test_a_quality_without_interval_or_of_equal_ends_is_held_fixed_and_draws_stay_inside_the_range():
     saved = change(results(), "accuracy", low=None, high=None, interval=None)
     value = get_metric(saved, "robustness").value
     saved = change(saved, "robustness", low=value, high=value)
@@ -334,16 +328,13 @@ def test_a_quality_without_interval_or_of_equal_ends_is_held_fixed():
     assert (result.metrics["score/a"].low, result.metrics["score/a"].reason) == (None, Reason("no_spread"))
     assert result.metrics["score/b"].low < result.metrics["score/b"].high
     assert np.ptp(result.arrays["resamples"]["scores"][:, 0]) == 0
-
-
-def test_draws_stay_inside_the_range():
-    saved = change(results(), "accuracy", value=0.99, low=0.9, high=1.0)
-    drawn = compare(run_of(saved), weights=weights_of("accuracy")).arrays["resamples"]["scores"]
+    high = change(results(), "accuracy", value=0.99, low=0.9, high=1.0)
+    drawn = compare(run_of(high), weights=weights_of("accuracy")).arrays["resamples"]["scores"]
     assert drawn.max() == 1.0
     assert drawn.min() > 0
 
 
-def test_seeds_of_a_recipe_are_averaged_and_drawn():
+def test_seeds_of_a_recipe_are_averaged_and_drawn_and_it_lacks_what_one_of_them_lacks():
     saved = {seed: results(seed, right) for seed, right in ((1, 0.9), (2, 0.6))}
     pair = [run_of(of_seed, f"two · seed {seed}", "two", seed) for seed, of_seed in saved.items()]
     result = compare(*pair, three()[0])
@@ -354,10 +345,7 @@ def test_seeds_of_a_recipe_are_averaged_and_drawn():
     both, single = result.metrics["score/two"], compare(pair[0]).metrics["score/two · seed 1"]
     assert both.interval == "drawn from intervals by seed and group"
     assert both.high - both.low > single.high - single.low  # seeds that differ widen it
-
-
-def test_a_recipe_lacks_what_one_of_its_seeds_lacks():
-    pair = [run_of(results(1), "two · seed 1", "two", 1), run_of(results(2, clusters=None), "two · seed 2", "two", 2)]
+    pair[1] = run_of(results(2, clusters=None), "two · seed 2", "two", 2)
     row = list_scores(compare(*pair, three()[0])).loc["two"]
     assert not row["complete"]
     assert format_reason(Reason.parse_cell(row["missing"]), "integrated_score").endswith("(two · seed 2)")
@@ -388,16 +376,13 @@ def test_metrics_that_do_not_rest_on_the_same_are_named():
         ("blind_test", {"options": {"seed": 5, "resamples": 100, "gallery": 3}}, []),  # these move intervals alone
     ],
 )
-def test_other_sets_are_named_and_other_intervals_are_not(block, provenance, warnings):
+def test_other_sets_and_values_outside_a_range_are_named_and_other_intervals_are_not(block, provenance, warnings):
     other = results(1)
     other[block].provenance |= provenance
     assert compare(run_of(results(), "a"), run_of(other, "b")).warnings == warnings
-
-
-def test_a_value_outside_its_range_is_warned_of():
-    saved = change(results(), "speed", value=5000.0)
-    warnings = compare(run_of(saved, "a"), run_of(results(1), "b")).warnings
-    assert warnings == [Reason("clipped", quality="speed", names=["a"])]
+    fast = change(other, "speed", value=5000.0)  # outside its range
+    clipped = Reason("clipped", quality="speed", names=["b"])
+    assert compare(run_of(results(), "a"), run_of(fast, "b")).warnings == [*warnings, clipped]
 
 
 def test_runs_of_other_classes_are_not_compared():

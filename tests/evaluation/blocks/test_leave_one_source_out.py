@@ -155,11 +155,12 @@ def test_seeds_of_a_recipe_are_one_row_and_recipes_are_apart(left_out):
     assert list(matrix["seeds"]) == [2, 1]
 
 
-def test_only_images_of_held_out_sources_are_evaluated(left_out):
+def test_only_images_of_held_out_sources_are_evaluated_and_those_that_were_drawn_for_test(left_out):
     """Where a generator is held out, test may hold images of a class that has no generators."""
     column = ["gan"] * 30 + [""] * 10
     row = compare(left_out("gan", "generated", (20, 40), by="generator", column=column)).tables["matrix"].iloc[0]
     assert (row["n"], row["recall"]) == (30, pytest.approx(2 / 3))
+    assert compare(left_out("studio", "real", (40, 50), split={"held_out": []})).metrics["recall/studio"].value == 0.8
 
 
 def test_oracles_recognise_all_a_third_and_nothing(left_out):
@@ -182,10 +183,14 @@ def test_the_classes_of_runs_are_matched_by_name(left_out):
     assert (matrix.loc["ink", "recall"], matrix.loc["ink", "predicted_as_generated"]) == pytest.approx((0.6, 0.4))
 
 
-def test_other_runs_are_left_out_and_counted(left_out, plain):
+def test_other_runs_are_left_out_and_a_recipe_that_lacks_a_source_is_named(left_out, plain):
     result = compare(left_out("studio", "real", (40, 50)), plain, plain)
     assert result.warnings[0] == Reason("runs_without_held_out", n=2, all=3)
     assert result.n == 50
+    pairs = [left_out("ink", "drawing", (30, 40), recipe=recipe) for recipe in "ab"]
+    result = compare(*pairs, left_out("gan", "generated", (30, 40), recipe="b"))
+    text = "Recipe a frozen has no run that held out gan, unlike other recipes."
+    assert text in [format_reason(warning, "leave_one_source_out") for warning in result.warnings]
 
 
 def test_what_cannot_be_compared_is_refused(left_out, plain):
@@ -200,13 +205,6 @@ def test_what_cannot_be_compared_is_refused(left_out, plain):
         compare(*recipes, base="b froze")
     with pytest.raises(BlockError, match="base=frozen: several recipes end like this"):
         compare(*recipes, base="frozen")
-
-
-def test_a_recipe_that_lacks_a_source_is_named(left_out):
-    pairs = [left_out("ink", "drawing", (30, 40), recipe=recipe) for recipe in "ab"]
-    result = compare(*pairs, left_out("gan", "generated", (30, 40), recipe="b"))
-    text = "Recipe a frozen has no run that held out gan, unlike other recipes."
-    assert text in [format_reason(warning, "leave_one_source_out") for warning in result.warnings]
 
 
 def test_figures_of_sources_named_by_numbers_name_them(left_out, draw_saved):
@@ -305,10 +303,6 @@ def test_the_cost_is_that_on_known_sources_and_in_seconds(left_out):
     assert result.metrics["in_domain/a frozen"].value == 0.9
     assert result.metrics["train_seconds/a frozen"].value == 10
     assert result.metrics["train_seconds/b frozen"].reason == Reason("not_recorded")
-
-
-def test_sources_that_were_drawn_for_test_are_evaluated_too(left_out):
-    assert compare(left_out("studio", "real", (40, 50), split={"held_out": []})).metrics["recall/studio"].value == 0.8
 
 
 def test_the_curve_is_the_mean_over_sources_by_number_of_training_sources(left_out, draw_saved, inside):
