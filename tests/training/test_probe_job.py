@@ -156,12 +156,14 @@ def test_an_interrupted_probe_runs_again_by_resume(train, monkeypatch, tmp_path,
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
+    monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))  # without features of other tests
     with monkeypatch.context() as patch:
         patch.setattr("avatar_bench.training.probe_job.LogisticProblem", interrupt)
         run = train(tmp_path / "run", *PROBE, code=130)
     assert load_record(run)["status"] == "interrupted"
+    assert load_record(run)["probe"]["computed"] == 96  # of the training images
     assert f"interrupted; to go on: avatar-bench train resume={run}" in capsys.readouterr().err
     assert not (run / "checkpoints" / "best.ckpt").exists()
     assert main(["train", f"resume={run}"]) == 0
     assert load_record(run)["status"] == "finished"
-    assert load_record(run)["probe"]["computed"] == 0  # all features were kept before the interruption, or by others
+    assert load_record(run)["probe"]["computed"] == 96 + 24 + 24  # and of val and calibration alone
