@@ -1,5 +1,6 @@
 """Decisions of predict: thresholds fitted by train and calibrate, costs, and what cannot be decided."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -26,7 +27,7 @@ from tests.conftest import SOURCES, draw_set
 
 CLASSES = ["drawing", "generated", "real"]
 PROBABILITIES = [f"prob_{name}" for name in CLASSES]
-DECISIONS = ["decision", "decision_reason", "prediction_set", "ood_percentile"]
+DECISIONS = ["decision", "decision_reason", "prediction_set", "ood_percentile", "decision_guarantee"]
 
 
 @pytest.fixture(scope="module")
@@ -105,14 +106,16 @@ def test_decisions_follow_threshold_percentile_and_conformal_set_in_every_format
         assert predict(calibrated, mine, tmp_path / f"out.{suffix}", "target_error=.1", "alpha=.2") == 3
     table = pd.read_csv(tmp_path / "out.csv", keep_default_na=False)
     assert list(table) == [*pd.read_csv(tmp_path / "plain.csv"), *DECISIONS]
-    lines = [line.rsplit(",", 4)[0] for line in (tmp_path / "out.csv").read_text().splitlines()]
-    assert lines == (tmp_path / "plain.csv").read_text().splitlines()  # the other columns stay as they were
+    decided, plain_rows = (list(csv.reader((tmp_path / name).open(newline=""))) for name in ("out.csv", "plain.csv"))
+    assert [row[:-5] for row in decided] == plain_rows  # the other columns stay as they were
+    (promise,) = set(table["decision_guarantee"]) - {""}
+    assert "at most 0.1 of the answers are incorrect, for new images of the sources of the calibration" in promise
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     for other in (pd.DataFrame(rows), pd.read_parquet(tmp_path / "out.parquet")):
         assert list(other) == list(table)
         assert other[DECISIONS[:3]].fillna("").equals(table[DECISIONS[:3]])
         np.testing.assert_allclose(other["ood_percentile"].astype(float), pd.to_numeric(table["ood_percentile"]))
-    assert table.set_index("path").loc[str(mine / "broken.png"), DECISIONS].tolist() == [""] * 4
+    assert table.set_index("path").loc[str(mine / "broken.png"), DECISIONS].tolist() == [""] * 5
     table = table[table["status"] == "ok"].astype({"ood_percentile": float, "confidence": float})
     assert table["decision_reason"].value_counts()["confident"] > 20
     unlike = table["ood_percentile"] > 99
