@@ -86,8 +86,8 @@ class Decision(IntervalOptions):
         self._decide(result, sets, columns, rules)
         if self.unit == SOURCE:
             if run.source_calibration is not None:
-                for images, __ in sets.values():
-                    run.leakage.refuse_overlap_with_fit(images, run.source_calibration.images)
+                for compared, _predictions in sets.values():
+                    run.leakage.refuse_overlap_with_fit(compared, run.source_calibration.images)
             self._find_broken_sources(run, result, labelled, rules)
         result.metrics |= self._compute_costs(labelled) | recalls
         result.tables["risk_coverage"] = self._tabulate_risk(labelled)
