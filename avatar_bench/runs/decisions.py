@@ -231,7 +231,8 @@ def make_decision_rule(run: Run, target_error: float, alpha: float = 0.1, per_cl
         known, new = part & pilot, part & fit
         thresholds[name] = fit_answering_threshold(score[known], correct[known], score[new], correct[new], target_error)
     reference = saved.decisions.reference if saved.decisions else None
-    guarantee = Reason("guarantee_by_class" if per_class else "guarantee", confidence=CONFIDENCE, target=target_error)
+    percents = {"confidence": 100 * CONFIDENCE, "target": 100 * target_error}
+    guarantee = Reason("guarantee_by_class" if per_class else "guarantee", **percents)
     return DecisionRule(
         scored.classes, _fit_sets(scored, alpha), reference, target_error, thresholds, guarantee=guarantee
     )
@@ -256,10 +257,10 @@ def make_source_rule(run: Run, target_error: float, alpha: float = 0.1) -> Decis
     correct = scored.probabilities.argmax(axis=1) == scored.targets
     fit = fit_source_threshold(scores, correct, scored.sources, target_error, terms.beta, terms.own_bound)
     reference = saved.decisions.reference if saved.decisions else None
-    values = {"confidence": CONFIDENCE, "target": target_error, "beta": terms.beta, "n": fit.n, "least": MIN_ANSWERS}
-    guarantee = Reason("guarantee_of_sources", **values)
+    percents = {"confidence": 100 * CONFIDENCE, "target": 100 * target_error, "beta": 100 * terms.beta}
+    guarantee = Reason("guarantee_of_sources", **percents, n=fit.n, least=MIN_ANSWERS)
     if terms.folds:
-        guarantee = Reason("guarantee_of_folds", folds=terms.folds, **values)
+        guarantee = Reason("guarantee_of_folds", **percents, n=fit.n, least=MIN_ANSWERS, folds=terms.folds)
     set_score = _fit_sets(scored, alpha, draw_of_groups(scored.sources))
     return DecisionRule(scored.classes, set_score, reference, target_error, by_source=fit, guarantee=guarantee)
 

@@ -109,7 +109,7 @@ def test_decisions_follow_threshold_percentile_and_conformal_set_in_every_format
     decided, plain_rows = (list(csv.reader((tmp_path / name).open(newline=""))) for name in ("out.csv", "plain.csv"))
     assert [row[:-5] for row in decided] == plain_rows  # the other columns stay as they were
     (promise,) = set(table["decision_guarantee"]) - {""}
-    assert "at most 0.1 of the answers are incorrect, for new images of the sources of the calibration" in promise
+    assert "at most 10 % of the answers are incorrect, for new images of the sources of the calibration" in promise
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     for other in (pd.DataFrame(rows), pd.read_parquet(tmp_path / "out.parquet")):
         assert list(other) == list(table)

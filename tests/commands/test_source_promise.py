@@ -77,7 +77,7 @@ def test_predict_answers_from_the_threshold_on_and_says_what_is_promised(calibra
         is_sure = (table[PROBABILITIES].max(axis=1) >= fit.value) & (table["ood_percentile"].astype(float) <= 99)
         assert (table["decision"] == table["prediction"].where(is_sure, "abstain")).all()
         (promise,) = set(table["decision_guarantee"])
-        assert f"at most 0.3 of new sources have more than {target:g} of their answers incorrect" in promise
+        assert f"at most 30 % of new sources have more than {100 * target:g} % of their answers incorrect" in promise
         assert "like the 8 of the calibration" in promise
     by_image = predict(calibrated, images / "blind", tmp_path / "image.csv", "target_error=.3")
     assert "for images of other sources nothing is promised" in by_image["decision_guarantee"][0]
