@@ -54,7 +54,7 @@ FOUND_BY_KIND = set(KINDS.values()) - {KINDS["block"]}
 # at most so many lines and statements of each package; a commit that raises one says why
 BUDGETS = {
     ("commands", "cli", "console"): (2_710, 1_870),
-    ("config",): (1_925, 1_335),
+    ("config",): (1_930, 1_335),
     ("data",): (4_640, 3_190),
     ("models",): (2_235, 1_475),
     ("inference", "runs"): (5_955, 3_912),

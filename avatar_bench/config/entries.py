@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import inspect
 import os
 import sys
@@ -146,6 +147,8 @@ class Entry:
             if known is not None and (known.__file__, vars(known).get("_digest")) != (str(self.module), self.digest):
                 for name in [name for name in sys.modules if f"{name}.".startswith(f"{full}.")]:
                     del sys.modules[name]  # of another folder, or changed since
+                # Python compares seconds and sizes alone
+                Path(importlib.util.cache_from_source(str(self.module))).unlink(missing_ok=True)
             importlib.invalidate_caches()  # the file may be as new as the import system's list of its folder
         try:
             module = importlib.import_module(full)
