@@ -17,6 +17,7 @@ import urllib3
 from urllib3 import exceptions
 
 from avatar_bench import __version__
+from avatar_bench.console.terminal import format_count
 from avatar_bench.errors import DataError
 from avatar_bench.files.hashes import sha256_of_file, sha256_of_text
 
@@ -119,7 +120,7 @@ class Downloader:
                 if attempt > self.options.retries or (error.wait or 0) > MAX_WAIT_SECONDS:
                     host_name = urlsplit(url).netloc.rpartition("@")[2]  # without user name and password
                     host.failure = "" if host.responded else f"{host_name} cannot be reached: {error}"
-                    raise DownloadError(f"{error}, {attempt} attempts") from error
+                    raise DownloadError(f"{error}, {format_count(attempt, 'attempt')}") from error
                 if error.wait is not None:  # of all requests to this server
                     with self._lock:
                         host.free_at = max(host.free_at, time.monotonic() + error.wait)

@@ -90,6 +90,7 @@ def test_the_page_shows_each_image_in_order_of_need_and_loads_nothing(page: Path
     assert parsed.text.count('<figure class="cam">') == 42
     assert parsed.text.count('alt="training image: ') == 42 * NEAREST
     assert "broken.png" in parsed.text
+    assert parsed.text.count("at most 20 % of the answers are incorrect, for new images") == 1
     for caution in ("does not prove its origin", "can be far less accurate", "metadata can be forged or stripped"):
         assert parsed.text.count(caution) == 1
 
