@@ -17,6 +17,7 @@ from avatar_bench.config.schema import (
     ACCELERATOR,
     ADDRESSES,
     COUNT,
+    DECISION_UNIT,
     INSIDE,
     PER_CLASS,
     THREAD_COUNT,
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
     from avatar_bench.runs.saved_calibration import SavedCalibration
 
 
+_OF_SOURCES = ("beta", "own_bound", "folds")  # options of unit=source
+
+
 @dataclass
 class CalibrateConfig:
     ckpt: str | None = path_option(
@@ -48,7 +52,7 @@ class CalibrateConfig:
     target_error: float | None = option(None, help="end with 3 if the images are too few for it; null: any", **INSIDE)
     per_class: bool = option(False, **PER_CLASS)
     unit: str = option(
-        "image", help="fit decisions for new images of known sources, or for new sources", choices=("image", "source")
+        "image", **DECISION_UNIT | {"help": "fit decisions for new images of known sources, or for new sources"}
     )
     beta: float = option(0.1, help="of unit=source: fraction of new sources that may exceed target_error", **INSIDE)
     own_bound: bool = option(False, help="of unit=source: count the upper bound of each source's error, not the error")
@@ -70,7 +74,7 @@ def check(cfg: DictConfig) -> None:
     check_decisions(cfg)
     if cfg.split == "train":
         raise ConfigError("split=train: a network is more certain of the images that it was trained on than of others")
-    if cfg.unit != SOURCE and (cfg.beta, cfg.own_bound, cfg.folds) != (0.1, False, None):
+    if cfg.unit != SOURCE and any(cfg[name] != getattr(CalibrateConfig(), name) for name in _OF_SOURCES):
         raise ConfigError("beta, own_bound and folds require unit=source", "for example: unit=source beta=.2 data=...")
     if cfg.folds is not None and cfg.data.kind != "run":
         raise ConfigError(f"folds={cfg.folds}: its networks have images of their own", f"remove data={cfg.data.kind}")
@@ -88,6 +92,7 @@ def execute(settings: CalibrateConfig) -> None:
     """
     path = choose_run(settings.ckpt)
     from avatar_bench.inference.autotune import set_threads
+    from avatar_bench.runs.calibration_fit import fit_calibration
     from avatar_bench.runs.decisions import make_decision_rule, make_source_rule
     from avatar_bench.runs.ensembles import open_run
     from avatar_bench.runs.run_images import set_view
@@ -99,16 +104,15 @@ def execute(settings: CalibrateConfig) -> None:
             f"ckpt={path} is not the best checkpoint of a run folder, where the calibration would be saved.",
             "Expected a run folder, that of an imported detector, or an ensemble's.",
         )
-    by_source, rule = settings.unit == SOURCE, None
-    if not by_source:
-        run.saved_calibration = None  # the earlier one, perhaps fitted on the same images
     set_view([run], settings.view.name, settings.view.classes)
-    calibration = _calibrate_by_source(run, settings) if by_source else _fit(run, settings)
-    if by_source:
-        run.source_calibration = calibration
-        rule = None if settings.target_error is None else make_source_rule(run, settings.target_error)
+    rule = None
+    if settings.unit == SOURCE:
+        calibration = run.source_calibration = _calibrate_by_source(run, settings)
+        if settings.target_error is not None:
+            rule = make_source_rule(run, settings.target_error)
     else:
-        run.decision_calibration = calibration
+        run.saved_calibration = None  # the earlier one, perhaps fitted on the same images
+        calibration = run.decision_calibration = fit_calibration(run, _select_images(run, settings))
         if settings.target_error is not None:
             rule = make_decision_rule(run, settings.target_error, per_class=settings.per_class)
     file = run.folder / calibration.file_name
@@ -141,12 +145,6 @@ def _select_images(run: Run, settings: CalibrateConfig) -> Dataset:
         left = format_count(len(whole) - len(drawn), "image")
         print_note(f"{left} of {whole.name} selected for review left out: no fair sample")
     return select_answered(run, drawn).apply_view(run.view)
-
-
-def _fit(run: Run, settings: CalibrateConfig) -> SavedCalibration:
-    from avatar_bench.runs.calibration_fit import fit_calibration
-
-    return fit_calibration(run, _select_images(run, settings))
 
 
 def _calibrate_by_source(run: Run, settings: CalibrateConfig) -> SavedCalibration:

@@ -199,7 +199,7 @@ def make_rule(run: Run, options: DecisionOptions) -> DecisionRule | None:
     if saved is None or saved.decisions is None:
         return DecisionRule(run.classes, None, None, costs=values)
     scored = score_images(run, saved)
-    return DecisionRule(scored.classes, _fit_sets(scored, options.alpha), saved.decisions.reference, costs=values)
+    return DecisionRule(scored.classes, _fit_sets(scored, options.alpha), saved.reference, costs=values)
 
 
 def make_decision_rule(run: Run, target_error: float, alpha: float = 0.1, per_class: bool = False) -> DecisionRule:
@@ -230,11 +230,10 @@ def make_decision_rule(run: Run, target_error: float, alpha: float = 0.1, per_cl
     for name, part in parts.items():
         known, new = part & pilot, part & fit
         thresholds[name] = fit_answering_threshold(score[known], correct[known], score[new], correct[new], target_error)
-    reference = saved.decisions.reference if saved.decisions else None
     percents = {"confidence": 100 * CONFIDENCE, "target": 100 * target_error}
     guarantee = Reason("guarantee_by_class" if per_class else "guarantee", **percents)
     return DecisionRule(
-        scored.classes, _fit_sets(scored, alpha), reference, target_error, thresholds, guarantee=guarantee
+        scored.classes, _fit_sets(scored, alpha), saved.reference, target_error, thresholds, guarantee=guarantee
     )
 
 
@@ -256,13 +255,12 @@ def make_source_rule(run: Run, target_error: float, alpha: float = 0.1) -> Decis
     scores = np.where(scored.is_like, scored.probabilities.max(axis=1), -np.inf)
     correct = scored.probabilities.argmax(axis=1) == scored.targets
     fit = fit_source_threshold(scores, correct, scored.sources, target_error, terms.beta, terms.own_bound)
-    reference = saved.decisions.reference if saved.decisions else None
     percents = {"confidence": 100 * CONFIDENCE, "target": 100 * target_error, "beta": 100 * terms.beta}
     guarantee = Reason("guarantee_of_sources", **percents, n=fit.n, least=MIN_ANSWERS)
     if terms.folds:
         guarantee = Reason("guarantee_of_folds", **percents, n=fit.n, least=MIN_ANSWERS, folds=terms.folds)
     set_score = _fit_sets(scored, alpha, draw_of_groups(scored.sources))
-    return DecisionRule(scored.classes, set_score, reference, target_error, by_source=fit, guarantee=guarantee)
+    return DecisionRule(scored.classes, set_score, saved.reference, target_error, by_source=fit, guarantee=guarantee)
 
 
 def _fit_sets(scored: ScoredImages, alpha: float, drawn: NDArray[np.bool_] | None = None) -> float:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from avatar_bench.console.machine import retain_freed_memory
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.table_io import unescape_formulas
-from avatar_bench.i18n import use_language
 from avatar_bench.inference.autotune import (
     MAX_LOG_DIFFERENCE,
     choose_runtime,
@@ -70,6 +69,11 @@ class FilePredictor:
         """Return the names of the columns of a table."""
         further = (name for column in self.settings.find_columns().values() for name in column.names)
         return [*list_prediction_columns(self.run.classes), *(DECISION_COLUMNS if self.rule else ()), *further]
+
+    @property
+    def guarantees(self) -> list[str]:
+        """Return what decisions promise, in the current language; [] where nothing is promised."""
+        return [self.rule.describe_guarantee()] if self.rule and self.rule.guarantee else []
 
     def predict(self, files: Sequence[str]) -> Generator[pd.DataFrame, None, None]:
         """Yield the table of predictions batch by batch, in order, see `Run.predict_files`."""
@@ -156,8 +160,7 @@ def open_file_predictor(path: Path, settings: PredictConfig, n_files: int) -> tu
         # not for every prediction: their statistics take as long to import as a third of all else
         from avatar_bench.runs.decisions import make_rule
 
-        with use_language(settings.lang):  # of a page
-            rule = make_rule(run, settings)
+        rule = make_rule(run, settings)
     return FilePredictor(run, settings, rule), rule.notes if rule else []
 
 

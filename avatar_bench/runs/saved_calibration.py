@@ -119,13 +119,18 @@ class SavedCalibration:
         """Return the name of its file in a run folder."""
         return CALIBRATION if self.terms is None else SOURCE_CALIBRATION
 
+    @property
+    def reference(self) -> OodReference | None:
+        """Return what finds images unlike those of the calibration, None without embeddings."""
+        return self.decisions.reference if self.decisions else None
+
     def write(self, folder: Path) -> None:
         """Write the file of a run folder, and the tensors that belong to it.
 
         At every moment the folder holds a whole calibration, the earlier one or this.
         """
         rows = self.images.frame.reindex(columns=list(_IMAGE_COLUMNS), fill_value="").to_dict("records")
-        decisions, reference = self.decisions, self.decisions.reference if self.decisions else None
+        decisions, reference = self.decisions, self.reference
         stated: dict[str, Any] | None = None
         if decisions is not None:
             percentiles = decisions.ood_percentile

@@ -17,7 +17,7 @@ from avatar_bench.errors import DataError, GuardError
 from avatar_bench.runs.decisions import rank_embeddings
 from avatar_bench.runs.run import Run
 from avatar_bench.runs.run_images import list_origins
-from avatar_bench.runs.saved_calibration import DecisionImages, OodReference, SavedCalibration, SourceTerms
+from avatar_bench.runs.saved_calibration import DecisionImages, SavedCalibration, SourceTerms
 
 
 class _Part(NamedTuple):
@@ -82,28 +82,23 @@ def _iterate_folds(run: Run, networks: Sequence[Run]) -> Iterator[_Part]:
 
 
 def _predict(run: Run, images: Dataset, origins: pd.Series) -> _Part:
-    predictions, reference = run.predictions(images), _find_reference(run)
-    percentiles = None if reference is None else rank_embeddings(reference, predictions.embeddings)
+    predictions, saved = run.predictions(images), run.decision_calibration
+    percentiles = rank_embeddings(saved.reference, predictions.embeddings) if saved and saved.reference else None
     named = replace(images, frame=images.frame.assign(source=origins.to_numpy()))
     return _Part(named, predictions.probabilities.astype(np.float64), percentiles)
-
-
-def _find_reference(run: Run) -> OodReference | None:
-    saved = run.decision_calibration
-    return saved.decisions.reference if saved is not None and saved.decisions is not None else None
 
 
 def _describe(run: Run, name: str, parts: Sequence[_Part], terms: SourceTerms) -> SavedCalibration:
     frame = pd.concat([part.images.frame for part in parts], ignore_index=True)
     images = Dataset(name, parts[0].images.root, frame)
     known = [part.percentiles for part in parts if part.percentiles is not None]
-    has_all = len(known) == len(parts)
+    has_all, saved = len(known) == len(parts), run.decision_calibration
     decisions = DecisionImages(
         run.classes,
         np.concatenate([part.probabilities for part in parts]),
         np.zeros(len(frame), dtype=bool),
         np.concatenate(known) if has_all else None,
-        _find_reference(run) if has_all else None,
+        saved.reference if saved and has_all else None,
     )
     counts = frame["label"].value_counts()
     return SavedCalibration(

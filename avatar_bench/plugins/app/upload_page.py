@@ -47,17 +47,18 @@ class UploadPage:
 
     def render(self) -> str:
         """Return the page without images."""
-        run, rule = self.service.predictor.run, self.service.predictor.rule
+        predictor = self.service.predictor
+        run = predictor.run
         with use_language(self.language):
             return self._environment.get_template("app/page.html.jinja").render(
                 lang=self.language,
                 question=ask_question(run.classes),
                 run=run.name,
                 is_local=self.is_local,
-                explained="" if rule else explain_phrases(),
+                explained="" if predictor.rule else explain_phrases(),
                 cautions=[
                     describe_accuracy(run),
-                    *([rule.describe_guarantee()] if rule and rule.guarantee else ()),
+                    *predictor.guarantees,
                     *list_cautions(self.columns),
                     *(note for column in self.columns for note in column.list_notes()),
                 ],

@@ -210,7 +210,7 @@ def render_page(
             sample=min(SAMPLE, len(images)),
             cautions=[
                 describe_model(run, predictor.is_calibrated),
-                *([predictor.rule.describe_guarantee()] if predictor.rule and predictor.rule.guarantee else ()),
+                *predictor.guarantees,
                 *list_cautions(settings.find_columns().values()),
             ],
             needs={

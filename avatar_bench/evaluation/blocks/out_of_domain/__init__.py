@@ -296,11 +296,11 @@ def _explain_missing(
 def _read_reference(run: Run, sets: Sequence[OutOfDomainSet]) -> OodReference | None:
     """Return the reference images of decisions, if any; raise GuardError if they are fitted on images of a set."""
     saved = run.decision_calibration
-    if saved is None or saved.decisions is None or saved.decisions.reference is None:
+    if saved is None or saved.reference is None:
         return None
     for ood_set in sets:
         run.leakage.refuse_overlap_with_fit(ood_set.dataset, saved.images)
-    return saved.decisions.reference
+    return saved.reference
 
 
 def _compute_scores(
