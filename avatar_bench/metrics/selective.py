@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -134,10 +135,18 @@ class SourceThreshold:
     coverage: float
     required: int
 
-    @property
-    def bound(self) -> float:
-        """Return the upper bound of the fraction of new sources that break."""
-        return upper_bound(self.broken, self.counted)
+
+class SourceTrace(NamedTuple):
+    """Of n sources, at each of the fixed thresholds (G,) from strict to lax: those that are counted, and that break.
+
+    `coverage` is the mean over the sources of the fraction of their images that is answered.
+    """
+
+    thresholds: Floats
+    n: int
+    coverage: Floats
+    counted: Counts
+    broken: Counts
 
 
 def count_required(target: float, confidence: float = CONFIDENCE) -> int:
@@ -205,27 +214,36 @@ def fit_source_threshold(
 
     A source *breaks* where the error rate among its answered images is above `target`: as observed or, with
     `own_bound`, the upper bound of it. Sources (N,) are the units: a fixed sequence of thresholds is tested from strict
-    to lax, from the first at which enough sources are counted, and the last one before the first failure is returned.
-    With probability CONFIDENCE at most a fraction `beta` of new sources breaks, of those with MIN_ANSWERS answered
-    images or more, if the sources are independent draws from those to come, with their sizes and classes. An image of
-    score -inf is answered by no threshold. Angelopoulos et al., as for `fit_answering_threshold`.
+    to lax, from the first at which half of the sources, and enough for a test, are counted; the last one before the
+    first failure is returned. With probability CONFIDENCE at most a fraction `beta` of new sources breaks, of those
+    with MIN_ANSWERS answered images or more, if the sources are independent draws from those to come, with their sizes
+    and classes. An image of score -inf is answered by no threshold. Angelopoulos et al., as for
+    `fit_answering_threshold`.
     """
-    answered, errors, sizes = _count_by_source(scores, correct, sources)
-    counted = answered >= MIN_ANSWERS
-    exceeds = errors > (count_allowed(answered, target) if own_bound else target * answered + _ROUNDING)
-    broken, n_counted = (counted & exceeds).sum(axis=0), counted.sum(axis=0)
-    allowed = count_allowed(n_counted, beta)
-    last = len(_SOURCE_GRID) - 1
-    counts, required = (len(sizes), int(n_counted[last]), int(broken[last])), count_required(beta)
-    passes = broken <= allowed
-    first = int((allowed >= 0).argmax())
+    trace = trace_sources(scores, correct, sources, target, own_bound)
+    allowed = count_allowed(trace.counted, beta)
+    last = len(trace.thresholds) - 1
+    counts, required = (trace.n, int(trace.counted[last]), int(trace.broken[last])), count_required(beta)
+    passes = trace.broken <= allowed
+    # where few are counted, one that breaks ends the sequence: see `scripts/simulate sources`
+    first = int(((allowed >= 0) & (2 * trace.counted >= trace.counted[last])).argmax())
     if allowed[first] < 0 or not passes[first]:
         return SourceThreshold(math.inf, *counts, 0.0, required)
     failed = np.flatnonzero(~passes[first:])
     place = first + int(failed[0]) - 1 if len(failed) else last
-    coverage = float((answered[:, place] / sizes).mean())
-    counts = len(sizes), int(n_counted[place]), int(broken[place])
-    return SourceThreshold(float(_SOURCE_GRID[place]), *counts, coverage, required)
+    counts = trace.n, int(trace.counted[place]), int(trace.broken[place])
+    return SourceThreshold(float(trace.thresholds[place]), *counts, float(trace.coverage[place]), required)
+
+
+def trace_sources(
+    scores: Reals, correct: ArrayLike, sources: ArrayLike, target: float, own_bound: bool = False
+) -> SourceTrace:
+    """Return how many sources are counted and break at each of the fixed thresholds, see `fit_source_threshold`."""
+    answered, errors, sizes = _count_by_source(scores, correct, sources)
+    counted = answered >= MIN_ANSWERS
+    exceeds = errors > (count_allowed(answered, target) if own_bound else target * answered + _ROUNDING)
+    coverage = (answered / sizes[:, None]).sum(axis=0) / max(1, len(sizes))
+    return SourceTrace(_SOURCE_GRID, len(sizes), coverage, counted.sum(axis=0), (counted & exceeds).sum(axis=0))
 
 
 def find_broken_sources(

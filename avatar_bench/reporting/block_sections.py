@@ -24,6 +24,7 @@ from avatar_bench.reporting.tables import (
     transpose,
 )
 from avatar_bench.results.declaration import Declaration, TableDeclaration, find_heading, find_interval_name, find_word
+from avatar_bench.results.reasons import format_reason
 from avatar_bench.results.result import Metric, Result
 
 _MAX_METRICS = 8  # metrics shown for a block without patterns
@@ -53,6 +54,7 @@ class SetSection:
     figures: dict[str, list[ReportFigure]] = field(default_factory=dict)
     links: list[tuple[str, str]] = field(default_factory=list)
     folders: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     not_evaluated: list[str] = field(default_factory=list)
 
@@ -134,6 +136,11 @@ def _build_run_parts(study: Study, block: Declaration) -> Iterator[SetSection]:
         for same in groups:
             fingerprint = next(iter(same.values())).fingerprint if len(groups) > 1 else ""
             part.tables.append(_build_side_by_side_table(study, same, block, name, fingerprint))
+        part.notes = [
+            f"{label}: {format_reason(note, block.name)}"
+            for label, saved in by_model.items()
+            for note in saved.result.notes
+        ]
         part.folders = [
             (_("{model}: {folder} ({n} files)", model=label, folder=folder, n=n), study.link(saved.folder / folder))
             for label, saved in by_model.items()

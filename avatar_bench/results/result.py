@@ -118,8 +118,9 @@ class Result:
     `n` is the number of images. The page of the block lists its `metrics` and `tables` by name. Of a saved Result,
     `arrays` are read by `load(folder, arrays=True)` alone, and `images` are files in `folder`, where it is saved. Keys
     of `images` (H, W, 3) are file names without suffix, in a folder: "overlays/001_face". `warnings` state how
-    carefully to read the metrics. `provenance` names the checkpoint, the images, the options and the versions.
-    `figures` are the names of the figures drawn from the saved Result, which `plot` draws again.
+    carefully to read the metrics, `notes` what else the block states, such as a promise. `provenance` names the
+    checkpoint, the images, the options and the versions. `figures` are the names of the figures drawn from the saved
+    Result, which `plot` draws again.
     """
 
     block: str
@@ -131,6 +132,7 @@ class Result:
     arrays: dict[str, dict[str, np.ndarray]] = field(default_factory=dict, repr=False)
     images: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     warnings: list[Reason] = field(default_factory=list)
+    notes: list[Reason] = field(default_factory=list)
     provenance: dict[str, Any] = field(default_factory=dict, repr=False)
     figures: list[str] = field(default_factory=list)
     folder: Path | None = field(default=None, repr=False, compare=False)  # where it is saved
@@ -228,7 +230,8 @@ class Result:
 
     def _repr_html_(self) -> str:
         numbers = [(name, metric.value, metric.low, metric.high, metric.n) for name, metric in self.metrics.items()]
-        warnings = "".join(f"<li>{format_text(format_reason(reason, self.block))}</li>" for reason in self.warnings)
+        reasons = [*self.notes, *self.warnings]
+        stated = "".join(f"<li>{format_text(format_reason(reason, self.block))}</li>" for reason in reasons)
         about = [
             ("set", f"{self.set}, n = {self.n}"),
             ("classes", ", ".join(self.classes)),
@@ -238,7 +241,7 @@ class Result:
         return (
             f"<p><b>{format_text(declare_block(self.block).title)}</b></p>{format_pairs(about)}"
             f"{format_frame(pd.DataFrame(numbers, columns=['metric', 'value', 'low', 'high', 'n']))}"
-            + (f"<ul>{warnings}</ul>" if warnings else "")
+            + (f"<ul>{stated}</ul>" if stated else "")
         )
 
     @property
@@ -280,6 +283,7 @@ class Result:
             classes=tuple(saved["classes"]),
             metrics={str(name): Metric.parse(metric) for name, metric in saved["metrics"].items()},
             warnings=[Reason.parse(warning) for warning in saved["warnings"]],
+            notes=[Reason.parse(note) for note in saved.get("notes", ())],
             provenance=dict(saved["provenance"]),
             figures=list(saved["figures"]),
         )
@@ -314,6 +318,7 @@ class Result:
             "classes": list(self.classes),
             "metrics": {name: metric.plain for name, metric in self.metrics.items()},
             "warnings": [warning.plain for warning in self.warnings],
+            **({"notes": [note.plain for note in self.notes]} if self.notes else {}),
             "files": self.files,
             "text_columns": {name: _find_text_columns(table) for name, table in self.tables.items()},
             "figures": self.figures,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -52,9 +52,10 @@ class DecisionRule:
     """Rule that decides on images by the probabilities of `classes`: by thresholds, or by costs.
 
     `thresholds` has the fit of each predicted class, or of all together under "", for a `target_error`; in their place,
-    `by_source` is one whose promise is about new sources. `costs` are (C + 1, C), see `read_costs`. `set_score` is the
-    largest score of a class in the prediction set, None without a calibration. Without a `reference`, no image is found
-    unlike the training data. `guarantee` states what is promised and for which images, None for costs.
+    `by_source` is one whose promise is about new sources, fitted on as many of each class as `source_counts` states.
+    `costs` are (C + 1, C), see `read_costs`. `set_score` is the largest score of a class in the prediction set, None
+    without a calibration. Without a `reference`, no image is found unlike the training data. `guarantee` states what is
+    promised and for which images, None for costs.
     """
 
     classes: tuple[str, ...]
@@ -63,24 +64,28 @@ class DecisionRule:
     target_error: float | None = None
     thresholds: Mapping[str, AnsweringThreshold] = field(default_factory=dict)
     by_source: SourceThreshold | None = None
+    source_counts: Mapping[str, int] = field(default_factory=dict)
     costs: NDArray[np.float64] | None = None
     guarantee: Reason | None = None
 
     @property
     def notes(self) -> list[str]:
         """Return what a user must know: where nothing is answered and why, and whether no image is found unlike."""
-        notes = []
-        fits = {"": self.by_source} if self.by_source else self.thresholds
-        for name, fit in fits.items():
-            if math.isinf(fit.value):
-                assert self.target_error is not None
-                unmet = format_reason(explain_unmet(fit, self.target_error))
-                notes.append(f"answers {name}: {unmet}" if name else unmet)
+        unmet = {name: format_reason(reason) for name, reason in self.explain_unmet().items()}
+        notes = [f"answers {name}: {why}" if name else why for name, why in unmet.items()]
         if self.set_score is None:
             notes.append("There is no calibration for decisions: prediction_set and ood_percentile are empty.")
         elif self.reference is None:
             notes.append("There are no embeddings of calibration images: no image is found unlike the training data.")
         return notes
+
+    def explain_unmet(self) -> dict[str, Reason]:
+        """Return why nothing is answered, by predicted class, "" for all, without those of which some are."""
+        fits = {"": self.by_source} if self.by_source else self.thresholds
+        target = self.target_error or 0.0
+        return {
+            name: explain_unmet(fit, target, self.source_counts) for name, fit in fits.items() if math.isinf(fit.value)
+        }
 
     def describe_guarantee(self) -> str:
         """Return what is promised and for which images, in the current language; "" for costs."""
@@ -169,12 +174,17 @@ class DecisionOptions(Protocol):
     alpha: float
 
 
-def explain_unmet(fit: AnsweringThreshold | SourceThreshold, target: float) -> Reason:
+def explain_unmet(
+    fit: AnsweringThreshold | SourceThreshold, target: float, source_counts: Mapping[str, int] | None = None
+) -> Reason:
     """Return why nothing is answered at a target error, and how many more images or sources are needed at least."""
     if isinstance(fit, SourceThreshold):
         values = {"target": target, "counted": fit.counted, "broken": fit.broken, "n": fit.n}
         if fit.counted < fit.required:
-            return Reason("sources_missing", missing=fit.required - fit.counted, **values)
+            missing, counts = fit.required - fit.counted, source_counts or {}
+            by_class = ", ".join(f"{name} {n}" for name, n in counts.items())
+            rarest = min(counts, key=counts.__getitem__, default="")
+            return Reason("sources_missing", missing=missing, rarest=rarest, by_class=by_class, **values)
         return Reason("sources_break", **values)
     values = {"target": target, "errors": fit.n_errors, "n": fit.n}
     if fit.n_missing is None:
@@ -260,7 +270,11 @@ def make_source_rule(run: Run, target_error: float, alpha: float = 0.1) -> Decis
     if terms.folds:
         guarantee = Reason("guarantee_of_folds", **percents, n=fit.n, least=MIN_ANSWERS, folds=terms.folds)
     set_score = _fit_sets(scored, alpha, draw_of_groups(scored.sources))
-    return DecisionRule(scored.classes, set_score, saved.reference, target_error, by_source=fit, guarantee=guarantee)
+    counts = {
+        name: len(np.unique(scored.sources[scored.targets == index])) for index, name in enumerate(scored.classes)
+    }
+    rule = DecisionRule(scored.classes, set_score, saved.reference, target_error, guarantee=guarantee)
+    return replace(rule, by_source=fit, source_counts=counts)
 
 
 def _fit_sets(scored: ScoredImages, alpha: float, drawn: NDArray[np.bool_] | None = None) -> float:

@@ -85,16 +85,19 @@ def test_predict_answers_from_the_threshold_on_and_says_what_is_promised(calibra
 
 def test_too_few_sources_answer_nothing_and_are_counted(manifest, run_copy, images, tmp_path, capsys):
     assert calibrate(run_copy, manifest, "target_error=.2") == 0  # beta=.1 needs 22
-    assert "14 more of ten images or more are needed" in capsys.readouterr().err
+    err = " ".join(capsys.readouterr().err.split())
+    assert "14 more of ten images or more are needed, first of class real" in err
+    assert "of the 8 of the calibration (drawing 3, generated 3, real 2)" in err
     table = predict(run_copy, images / "blind", tmp_path / "out.csv", "target_error=.2", "unit=source")
     assert set(table["decision"]) == {"abstain"}
 
 
 def test_the_block_counts_the_sources_that_exceed_each_target(calibrated, tmp_path):
-    words = [f"ckpt={calibrated}", "split=blind", "block=decision", f"out={tmp_path}", "data.workers=0"]
+    run = shutil.copytree(calibrated, tmp_path / "run")
+    words = [f"ckpt={run}", "split=blind", "block=decision", "data.workers=0"]
     options = ["block.decision.unit=source", "block.decision.targets=[.3]", "block.decision.resamples=100"]
     assert main(["evaluate", *words, *options]) == 0
-    (folder,) = tmp_path.rglob("decision")
+    folder = run / "evaluation" / "blind" / "decision"
     table = pd.read_csv(folder / "new_sources.csv").set_index("rule")
     assert list(table.index) == ["source", "image"]
     assert (table["sources"] == 3).all()
@@ -103,6 +106,18 @@ def test_the_block_counts_the_sources_that_exceed_each_target(calibrated, tmp_pa
         assert metric["value"] == table.at["source", "broken"] / table.at["source", "counted"]
     else:
         assert metric["reason"]["code"] == "no_source_counted"
+    by_source = pd.read_csv(folder / "sources.csv")
+    assert list(by_source["source"]) == ["new-drawing", "new-generated", "new-real"] * 2
+    for rule, rows in by_source.groupby("rule"):
+        assert rows[["counted", "breaks"]].sum().tolist() == table.loc[rule, ["counted", "broken"]].tolist()
+        assert rows["answered"].sum() == pytest.approx(table.at[rule, "coverage"] * rows["n"].sum())
+    trace = pd.read_csv(folder / "risk_by_source.csv")
+    assert trace["coverage"].is_monotonic_increasing
+    assert trace["fraction"].iloc[-1] == trace["broken"].iloc[-1] / 3
+    page, notes = tmp_path / "report.html", json.loads((folder / "metrics.json").read_text())["notes"]
+    assert [note["code"] for note in notes] == ["guarantee", "guarantee_of_sources"]
+    assert main(["report", f"runs={run}", f"out={page}", "lang=ru"]) == 0
+    assert "С уверенностью 90 % ошибочны не больше 30 % ответов" in " ".join(page.read_text(encoding="utf-8").split())
 
 
 def test_folds_predict_the_sources_that_they_lack(train, run_copy, tmp_path):

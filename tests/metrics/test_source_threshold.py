@@ -20,8 +20,9 @@ def draw(rng, n, size=40, spread=True):
 
 
 def passes(confidence, correct, sources, threshold, beta=BETA, own_bound=False):
-    """Return whether few sources exceed the target at a threshold, None if too few are counted for any test."""
+    """Return whether few sources exceed the target at a threshold, None if too few are counted to start there."""
     broken = counted = 0
+    n_sources = len(np.unique(sources))
     for source in np.unique(sources):
         answered = (sources == source) & (confidence >= threshold)
         n, errors = int(answered.sum()), int((answered & ~correct).sum())
@@ -29,18 +30,18 @@ def passes(confidence, correct, sources, threshold, beta=BETA, own_bound=False):
             counted += 1
             # the exact upper bound is above the target where so few errors are not improbable at the target
             broken += binom.cdf(errors, n, TARGET) > 1 - CONFIDENCE if own_bound else errors / n > TARGET
-    if (1 - beta) ** counted > 1 - CONFIDENCE:
+    if (1 - beta) ** counted > 1 - CONFIDENCE or counted < n_sources / 2:
         return None
     return binom.cdf(broken, counted, beta) <= 1 - CONFIDENCE
 
 
-@pytest.mark.parametrize("own_bound", [False, True])
-def test_the_threshold_is_the_last_before_the_first_that_fails(own_bound):
+@pytest.mark.parametrize(("own_bound", "beta"), [(False, BETA), (True, BETA), (False, 0.5)])
+def test_the_threshold_is_the_last_before_the_first_that_fails(own_bound, beta):
     for seed in range(3):
         confidence, correct, sources = draw(np.random.default_rng(seed), 30, size=80)
-        fit = fit_source_threshold(confidence, correct, sources, TARGET, BETA, own_bound)
+        fit = fit_source_threshold(confidence, correct, sources, TARGET, beta, own_bound)
         grid = np.append(1 / (1 + np.exp(-np.arange(9.9, -1.05, -0.1))), 0.0)
-        states = [passes(confidence, correct, sources, value, own_bound=own_bound) for value in grid]
+        states = [passes(confidence, correct, sources, value, beta, own_bound) for value in grid]
         tested = [place for place, state in enumerate(states) if state is not None]
         failed = next((place for place in tested if not states[place]), len(grid))
         expected = grid[failed - 1] if failed > tested[0] else np.inf
@@ -60,7 +61,6 @@ def test_sources_just_enough_are_answered_and_one_fewer_or_one_more_error_is_not
     correct[::10] = False  # one of ten in each: at the target, not above it
     fit = fit_source_threshold(confidence, correct, sources, 0.1, 0.1)
     assert (fit.value, fit.n, fit.counted, fit.broken, fit.coverage, fit.required) == (0.0, 22, 22, 0, 1.0, 22)
-    assert fit.bound == pytest.approx(1 - 0.1 ** (1 / 22))
     fewer = fit_source_threshold(confidence[10:], correct[10:], sources[10:], 0.1, 0.1)
     assert (fewer.value, fewer.counted, fewer.required, fewer.coverage) == (np.inf, 21, 22, 0.0)
     correct[1] = False

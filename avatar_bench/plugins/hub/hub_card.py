@@ -26,6 +26,7 @@ from avatar_bench.reporting.study import ReportedModel
 from avatar_bench.reporting.tables import format_metric_with_units
 from avatar_bench.results.declaration import declare_block, find_heading, find_interval_name
 from avatar_bench.results.display import format_value
+from avatar_bench.results.reasons import format_reason
 from avatar_bench.results.result import Metric
 from avatar_bench.runs.record import RunRecord, list_licences
 from avatar_bench.runs.saved_calibration import SavedCalibration
@@ -74,6 +75,9 @@ def render_hub_card(
                 for saved in results
                 for warning in saved.result.warnings
             )
+        ),
+        "promises": list(
+            dict.fromkeys(format_reason(note, saved.result.block) for saved in results for note in saved.result.notes)
         ),
         "weakest": [
             (saved.result.set, _tabulate_weakest(saved)) for saved in results if "per_source" in saved.result.tables

@@ -17,14 +17,15 @@ from avatar_bench.files.hashes import compute_git_hash, sha256_of_file
 from avatar_bench.files.paths import HUB, cache_root, parse_hub_address
 from avatar_bench.runs.record import RECORD, SHARED_WEIGHTS, is_imported
 from avatar_bench.runs.run_images import TRAINED_ON
-from avatar_bench.runs.saved_calibration import CALIBRATION, REFERENCE
+from avatar_bench.runs.saved_calibration import CALIBRATION, REFERENCE, SOURCE_CALIBRATION
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
 CARD_FILE = "README.md"
 EVAL_RESULTS = ".eval_results/avatar-bench.yaml"
-_FILES = (RECORD, SHARED_WEIGHTS, CALIBRATION, REFERENCE, TRAINED_ON)  # of a run: no code, and no pickle
+# of a run: no code, and no pickle
+_FILES = (RECORD, SHARED_WEIGHTS, CALIBRATION, REFERENCE, SOURCE_CALIBRATION, TRAINED_ON)
 _LOG_IN = "Needed: a connection and, to write or to read what is private, `hf auth login` or HF_TOKEN."
 
 

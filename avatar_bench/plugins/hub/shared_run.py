@@ -49,7 +49,7 @@ def write_shared_run(run: Run, folder: Path, licence: str | None = None) -> RunR
     record.checkpoint_sha256 = sha256_of_bytes(weights)
     record.trained_on = _write_training_images(run, folder / TRAINED_ON)
     record.write(folder)
-    _write_calibration(run, record.checkpoint_sha256, folder)
+    _write_calibrations(run, record.checkpoint_sha256, folder)
     return record
 
 
@@ -80,18 +80,20 @@ def _write_training_images(run: Run, file: Path) -> dict[str, Any] | None:
     return {"n": len(digests), "root": "", "images_sha256": sha256_of_file(file)}
 
 
-def _write_calibration(run: Run, checkpoint_sha256: str, folder: Path) -> None:
-    """Write the calibration of a run, if it has one, without the names of images and groups.
+def _write_calibrations(run: Run, checkpoint_sha256: str, folder: Path) -> None:
+    """Write the calibrations of a run, by image and by source, without the names of images and groups.
 
     Groups have numbers that differ from push to push, because hashes of names can be guessed. Hashes of images are
     sorted, so that none stands beside the label and the probabilities of its image; guards need only the set of them.
     """
-    if (calibration := run.decision_calibration) is None:
-        return
-    frame, push = calibration.images.frame, token_hex(8)
-    digests = sorted(frame["sha256"])
-    hidden = frame[["label", "source"]].assign(
-        path=digests, sha256=digests, group=[f"{push}-{number}" for number in pd.factorize(frame["group"])[0]]
-    )
-    images = Dataset(calibration.images.name, Path("/"), hidden)
-    replace(calibration, checkpoint_sha256=checkpoint_sha256, images=images).write(folder)
+    push = token_hex(8)
+    for calibration in (run.decision_calibration, run.source_calibration):
+        if calibration is None:
+            continue
+        frame = calibration.images.frame
+        digests = sorted(frame["sha256"])
+        hidden = frame[["label", "source"]].assign(
+            path=digests, sha256=digests, group=[f"{push}-{number}" for number in pd.factorize(frame["group"])[0]]
+        )
+        images = Dataset(calibration.images.name, Path("/"), hidden)
+        replace(calibration, checkpoint_sha256=checkpoint_sha256, images=images).write(folder)

@@ -285,6 +285,28 @@ def test_sources_held_out_together_are_drawn_together(left_out):
     assert alone.low > 0.1
 
 
+def test_promises_on_held_out_sources_are_kept_or_broken_by_hand(left_out):
+    # all images have one confidence; 11 sources without an error show beta .2, and 21 images in one are not enough
+    right = {f"s{index}": (index > 0) * 12 for index in range(12)}
+    runs = [left_out(source, CLASSES[index % 3], (n, 12)) for index, (source, n) in enumerate(right.items())]
+    table = compare(*runs, targets=[0.1], betas=[0.1, 0.2], minimum=1).tables["promises"]
+    by_source = table[table["rule"] == "source"].set_index(["calibrated_on", "beta"])
+    columns = ["units", "fits", "coverage", "counted", "broken", "fraction"]
+    only = by_source.loc[("others", 0.2), columns]  # the one fit without s0 answers s0 alone, all of it wrongly
+    assert only.tolist() == pytest.approx([12, 1 / 12, 1 / 12, 1, 1, 1.0])
+    for case in (("others", 0.1), ("half", 0.1), ("half", 0.2)):  # too few sources for any test
+        assert by_source.loc[case, columns].tolist()[:5] == [12, 0, 0, 0, 0]
+    assert table["fits"].between(0, 1).all()
+    joined = [left_out(source, "real", (12, 12), split={"units": {"pair": ["s0", "s1"]}}) for source in right]
+    table = compare(*joined, targets=[0.1], betas=[0.2], minimum=1).tables["promises"]
+    assert (table["units"] == 11).all()
+    by_image = table[table["rule"] == "image"].set_index("calibrated_on")
+    assert by_image.loc["others", columns].tolist() == [11, 1, 1, 11, 0, 0]
+    assert by_image.loc["half", columns].tolist() == [11, 1, 1, 20 * 5, 0, 0]
+    assert by_image["high"].tolist() == pytest.approx([stats.wilson(0, 11)[1]] * 2)
+    assert compare(left_out("s0", "real", (12, 12))).tables["promises"].empty
+
+
 def test_gains_are_over_common_sources_with_the_same_images(left_out):
     common = [left_out("s1", "real", (right, 40), recipe) for recipe, right in (("a", 10), ("b", 30))]
     apart = [left_out("s2", "real", (0, 40), "a"), left_out("s3", "real", (40, 40), "b")]

@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import socket
+from itertools import product
 from pathlib import Path
 
 import huggingface_hub.constants
@@ -198,12 +199,13 @@ def test_a_pushed_calibration_decides_the_same_and_tells_nothing_of_an_image(eva
     run = shutil.copytree(evaluated, tmp_path / "calibrated")
     blind = ["data=manifest", f"data.manifest={images / 'blind.csv'}"]
     assert main(["calibrate", str(run), *blind, "workers=0"]) == 0
+    assert main(["calibrate", str(run), *blind, "workers=0", "unit=source", "beta=.6", "allow=[overlap]"]) == 0
     for name in ("one", "two"):
         assert main(["push", str(run), f"to={tmp_path / name}"]) == 0
     folders = (run, tmp_path / "one", tmp_path / "two")
     texts = [(folder / "calibration.json").read_text(encoding="utf-8") for folder in folders]
-    assert str(images) not in texts[1]
-    assert "blind/real" not in texts[1]
+    by_source = (tmp_path / "one" / "source_calibration.json").read_text(encoding="utf-8")
+    assert not any(name in text for name in (str(images), "blind/real") for text in (texts[1], by_source))
     known, first, second = (pd.DataFrame(json.loads(text)["images"]) for text in texts)
     assert sorted(known["sha256"]) == list(first["sha256"]) != list(known["sha256"])
     columns = ["label", "source", "part", "probabilities"]
@@ -212,14 +214,16 @@ def test_a_pushed_calibration_decides_the_same_and_tells_nothing_of_an_image(eva
     assert (pd.factorize(first["group"])[0] == pd.factorize(known["group"])[0]).all()
     assert not first[["phash", "turned_phashes", "stated_group"]].any(axis=None)
     decisions = []
-    for folder in folders:
+    for folder, unit in product(folders, ("image", "source")):
         out = tmp_path / f"{folder.name}.csv"
         words = ["predict", f"ckpt={folder}", f"input={images / 'all.csv'}", f"output={out}", "target_error=.2"]
-        assert main([*words, "workers=0"]) == 0
+        assert main([*words, f"unit={unit}", "workers=0"]) == 0
         decisions.append(pd.read_csv(out).filter(regex="^decision|prediction_set|ood"))
-    assert decisions[0].equals(decisions[1])
-    assert decisions[0].equals(decisions[2])
+    for unit in (0, 1):
+        assert decisions[unit].equals(decisions[2 + unit])
+        assert decisions[unit].equals(decisions[4 + unit])
     assert len(decisions[0]["decision"].unique()) > 1
+    assert not decisions[0].equals(decisions[1])
     assert main(["evaluate", str(tmp_path / "one"), *blind, "block=blind_test", "data.workers=0"]) == 3
     assert "shares 42 of 42 images with the calibration data by image" in " ".join(capsys.readouterr().err.split())
 

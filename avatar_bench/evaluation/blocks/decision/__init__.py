@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -19,7 +19,7 @@ from avatar_bench.metrics import selective, stats
 from avatar_bench.metrics.units import IMAGE, SOURCE
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
-from avatar_bench.runs.decisions import DecisionRule, explain_unmet, make_decision_rule, make_source_rule
+from avatar_bench.runs.decisions import DecisionRule, make_decision_rule, make_source_rule
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
@@ -35,7 +35,7 @@ _COSTS = 21  # points of the cost curve
 class Decision(IntervalOptions):
     """Operating points of a run by class, and its errors where it may abstain, on the set and on further ones."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
     targets: list[float] = option(
@@ -142,8 +142,7 @@ class Decision(IntervalOptions):
                 result.warnings += tables.warn_of_set(decided["sets"], is_further=bool(end))
                 for kind, rows in decided.items():
                     rows_by_kind[kind] += [rows] if len(rows) else []
-            if np.isinf(rule.thresholds[""].value):
-                result.warnings.append(explain_unmet(rule.thresholds[""], target))
+            _state_promise(result, rule)
         if rules:
             result.tables["thresholds"], bounds = tables.describe_thresholds(rules)
             result.metrics |= bounds
@@ -153,20 +152,29 @@ class Decision(IntervalOptions):
         self, run: Run, result: Result, sets: Mapping[str, Predictions], rules: Mapping[float, DecisionRule]
     ) -> None:
         """Add the sources that exceed each target to the result, by the rule for new sources and by that for images."""
-        rows: list[dict[str, object]] = []
+        counts: list[dict[str, object]] = []
+        sources, traces = [], []
         is_calibrated = run.source_calibration is not None
         if not is_calibrated:
             result.warnings.append(Reason("no_source_calibration"))
         for target in self.targets:
             by_source = {SOURCE: make_source_rule(run, target)} if is_calibrated else {}
             by_image = {IMAGE: rules[target]} if target in rules else {}
-            for unit, rule in (by_source | by_image).items():
-                for name, predictions in sets.items():
-                    row, metric = tables.find_broken_sources(self, predictions, rule, target)
-                    rows.append({"target_error": target, "set": name, "rule": unit, **row})
+            for rule in by_source.values():
+                _state_promise(result, rule)
+            for name, predictions in sets.items():
+                about: dict[str, Any] = {"target_error": target, "set": name}
+                traces.append(tables.trace_sources(self, predictions, target).assign(**about))
+                for unit, rule in (by_source | by_image).items():
+                    row, metric, rows = tables.find_broken_sources(self, predictions, rule, target)
+                    counts.append({**about, "rule": unit, **row})
+                    sources.append(rows.assign(**about, rule=unit))
                     end = "" if name == result.set else f"/{name}"
                     result.metrics |= {f"broken/{target:g}{end}": metric} if unit == SOURCE else {}
-        result.tables["new_sources"] = pd.DataFrame(rows)
+        result.tables["new_sources"] = pd.DataFrame(counts)
+        for name, parts in {"sources": sources, "risk_by_source": traces}.items():
+            if parts:
+                result.tables[name] = pd.concat(parts, ignore_index=True)
 
     def _compute_costs(self, sets: Mapping[str, Predictions]) -> dict[str, Metric]:
         """Compute the mean cost on each set; its floor is that of the better of answering all or none."""
@@ -214,3 +222,11 @@ class Decision(IntervalOptions):
             }
             parts.append(pd.DataFrame(columns))
         return pd.concat(parts, ignore_index=True)
+
+
+def _state_promise(result: Result, rule: DecisionRule) -> None:
+    """Add what a rule promises to the result, or why it answers nothing."""
+    if unmet := rule.explain_unmet():
+        result.warnings += unmet.values()
+    elif rule.guarantee is not None:
+        result.notes.append(rule.guarantee)

@@ -15,7 +15,7 @@ from avatar_bench.evaluation import intervals
 from avatar_bench.evaluation.block import make_columns
 from avatar_bench.metrics import detection, selective, stats
 from avatar_bench.metrics.stats import Floats
-from avatar_bench.metrics.units import Units
+from avatar_bench.metrics.units import Units, encode
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
 from avatar_bench.runs.decisions import ABSTAIN, UNLIKE, DecisionRule, explain_unmet
@@ -121,20 +121,57 @@ def _build_recalls(rates: Sequence[float]) -> list[partial[Floats]]:
 
 def find_broken_sources(
     block: intervals.IntervalOptions, predictions: Predictions, rule: DecisionRule, target: float
-) -> tuple[dict[str, Any], Metric]:
-    """Return how many sources of a set exceed a target error by a rule, and their fraction of the counted ones."""
+) -> tuple[dict[str, Any], Metric, pd.DataFrame]:
+    """Return how many sources of a set exceed a target error by a rule, their fraction of the counted, and each one."""
     decided = rule.decide(predictions.probabilities, predictions.embeddings)
     answered = (decided["decision"] != ABSTAIN).to_numpy()
-    sources = predictions.sources if predictions.origins is None else predictions.origins
-    counted, broken = selective.find_broken_sources(answered, predictions.correct, sources, target)
+    units = _find_sources(predictions)
+    counted, broken = selective.find_broken_sources(answered, predictions.correct, units, target)
+    images = pd.DataFrame({"unit": units, "source": predictions.sources, "answered": answered})
+    images["class"] = np.array([*predictions.classes, ""], dtype=object)[predictions.targets]
+    images["errors"] = answered & ~predictions.correct
+    by_unit = images.groupby("unit")
+    rows = by_unit[["source", "class"]].agg(_join).assign(n=by_unit.size())
+    rows = rows.join(by_unit[["answered", "errors"]].sum()).reset_index(drop=True)
+    rows = rows.assign(counted=counted, breaks=broken)  # both in the order of the units
+    _add_proportion(rows, "coverage", "answered", "n", block.level)
+    _add_proportion(rows, "error", "errors", "answered", block.level)
     n, hits = int(counted.sum()), int(broken.sum())
     counts = {"sources": len(counted), "counted": n, "broken": hits, "coverage": float(answered.mean())}
     if not n:
         none = Metric(None, 0, higher_is_better=False, reason=Reason("no_source_counted", least=selective.MIN_ANSWERS))
-        return counts | {"fraction": np.nan, "low": np.nan, "high": np.nan}, none
+        return counts | {"fraction": np.nan, "low": np.nan, "high": np.nan}, none, rows
     low, high = stats.wilson(hits, n, block.level)
     metric = Metric(hits / n, n, low, high, "wilson by source", higher_is_better=False)
-    return counts | {"fraction": hits / n, "low": low, "high": high}, metric
+    return counts | {"fraction": hits / n, "low": low, "high": high}, metric, rows
+
+
+def trace_sources(block: intervals.IntervalOptions, predictions: Predictions, target: float) -> pd.DataFrame:
+    """Return the fraction of the counted sources that exceed a target error by the threshold of the confidence."""
+    sources = _find_sources(predictions)
+    trace = selective.trace_sources(predictions.confidence, predictions.correct, sources, target)
+    rows = pd.DataFrame({name: getattr(trace, name) for name in ("coverage", "counted", "broken")})
+    rows.insert(0, "confidence", trace.thresholds)
+    rows = rows[rows["counted"] > 0].drop_duplicates("coverage", ignore_index=True)
+    _add_proportion(rows, "fraction", "broken", "counted", block.level)
+    return rows
+
+
+def _add_proportion(rows: pd.DataFrame, name: str, part: str, total: str, level: float) -> None:
+    """Add a column that divides two others, with Wilson's interval; NaN where `total` is 0."""
+    pairs = list(zip(rows[part].astype(float), rows[total].astype(float), strict=True))
+    ends = [stats.wilson(hits, n, level) if n else (np.nan, np.nan) for hits, n in pairs]
+    rows[name] = stats.ratio(rows[part], rows[total])
+    rows[[f"{name}_low", f"{name}_high"]] = np.array(ends).reshape(-1, 2)
+
+
+def _join(names: pd.Series[str]) -> str:
+    return ", ".join(sorted(set(names)))
+
+
+def _find_sources(predictions: Predictions) -> NDArray[np.intp]:
+    """Return the source of each image, (N,), those of one publisher joined, as a number."""
+    return encode(predictions.sources) if predictions.origins is None else predictions.origins
 
 
 def describe_thresholds(rules: Mapping[float, DecisionRule]) -> tuple[pd.DataFrame, dict[str, Metric]]:

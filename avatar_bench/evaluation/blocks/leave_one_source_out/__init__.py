@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -14,6 +14,7 @@ from avatar_bench.config.options import option
 from avatar_bench.data.splits import HOLD_OUT_UNITS, find_units
 from avatar_bench.errors import BlockError, suggest_names
 from avatar_bench.evaluation.blocks.leave_one_source_out import held_out_sources as sources
+from avatar_bench.evaluation.blocks.leave_one_source_out.held_out_promises import tabulate_promises
 from avatar_bench.evaluation.blocks.leave_one_source_out.held_out_sources import Cell, Cells
 from avatar_bench.evaluation.intervals import IntervalOptions, metric_with_interval
 from avatar_bench.evaluation.seeds import Recipes, warn_about_seeds
@@ -25,17 +26,28 @@ if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
     from avatar_bench.runs.run import Run
 
+FRACTIONS: dict[str, Any] = {
+    "check": lambda values: all(0 < value < 1 for value in values),
+    "expected": "numbers above 0 and below 1",
+}
+
 
 @dataclass(kw_only=True)
 class LeaveOneSourceOut(IntervalOptions):
     """Comparison of recipes by runs that each held out a source or generator and are evaluated on it alone."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     minimum: int = option(
         20, help="images per source; smaller sources are listed, but not in mean and worst", range=(1, None)
     )
     base: str = option("", help="recipe over which gains are computed, or its last words; empty: the first")
+    targets: list[float] = option(
+        [0.1, 0.2], help="target errors among answered images, at which promises are put to the test", **FRACTIONS
+    )
+    betas: list[float] = option(
+        [0.1, 0.2], help="fractions of new sources that a promise lets exceed a target error", **FRACTIONS
+    )
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Compute the recall on each source of the runs trained without it, and compare the recipes over sources."""
@@ -64,6 +76,7 @@ class LeaveOneSourceOut(IntervalOptions):
         base = self._choose_base(list(dict.fromkeys(matrix["recipe"])))
         summary = sources.build_summary(self, matrix, cells, drawn, used, base)
         result.tables = {"matrix": matrix, "summary": summary, "images": sources.build_images_table(cells)}
+        result.tables["promises"] = tabulate_promises(cells, unit_of, self.targets, self.betas, self.level)
         result.metrics = self._build_metrics(matrix, summary, base, 1 / len(classes))
         curve, gains = sources.build_curve(self, matrix, drawn, used)
         if gains:

@@ -71,11 +71,12 @@ def _write_files(path: Path, folder: Path, settings: PushConfig) -> None:
         print_note(f"not evaluated, as the card says: avatar-bench evaluate ckpt={path} block=all")
     run = Run.open(path, accelerator="cpu")
     record, fit = write_shared_run(run, folder, settings.licence), run.decision_calibration
+    fitted = [len(saved.images) for saved in (fit, run.source_calibration) if saved is not None]
     shared = ["weights, options, and a card with metrics and sources"]
     if record.trained_on:
         shared.append(f"SHA-256 of {format_count(record.trained_on['n'], 'training image')}")
-    if fit is not None:
-        images = format_count(len(fit.images), "calibration image")
+    if fitted:
+        images = format_count(sum(fitted), "calibration image")
         shared.append(
             f"of {images} SHA-256 and, apart from it, label, source, probabilities, embedding and a group of a new "
             "name, which a receiver cannot match"
