@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -17,6 +18,7 @@ from avatar_bench.i18n import use_language
 from avatar_bench.metrics import stats
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Result
+from avatar_bench.runs.decisions import make_decision_rule
 from tests.evaluation.conftest import CLASSES
 
 
@@ -300,11 +302,25 @@ def test_promises_on_held_out_sources_are_kept_or_broken_by_hand(left_out):
     joined = [left_out(source, "real", (12, 12), split={"units": {"pair": ["s0", "s1"]}}) for source in right]
     table = compare(*joined, targets=[0.1], betas=[0.2], minimum=1).tables["promises"]
     assert (table["units"] == 11).all()
-    by_image = table[table["rule"] == "image"].set_index("calibrated_on")
-    assert by_image.loc["others", columns].tolist() == [11, 1, 1, 11, 0, 0]
-    assert by_image.loc["half", columns].tolist() == [11, 1, 1, 20 * 5, 0, 0]
-    assert by_image["high"].tolist() == pytest.approx([stats.wilson(0, 11)[1]] * 2)
+    assert set(table["rule"]) == {"source"}  # these runs have no rule of their own
+    assert table.set_index("calibrated_on").loc["others", columns[:5]].tolist() == [11, 0, 0, 0, 0]
     assert compare(left_out("s0", "real", (12, 12))).tables["promises"].empty
+
+
+def test_the_rule_of_each_network_is_put_to_the_test_on_the_source_that_it_lacks(left_out, calibrated, oracle):
+    pairs = [left_out(f"s{index}", "real", (20 - 8 * index, 20)) for index in range(3)]
+    for run, __ in pairs:
+        vars(run).update(calibrated(oracle("noisy", n=400, seed=5)))
+        run.decision_calibration = replace(
+            run.decision_calibration,
+            decisions=replace(run.decision_calibration.decisions, reference=None, ood_percentile=None),
+        )
+    (row,) = compare(*pairs, targets=[0.3], betas=[]).tables["promises"].to_dict("records")
+    value = make_decision_rule(pairs[0][0], 0.3).thresholds[""].value
+    confidence = np.exp(5) / (np.exp(5) + 2)  # of all images
+    assert value < confidence
+    assert (row["coverage"], row["counted"], row["broken"]) == (1, 3, 2)  # errors of 0, .4 and .8
+    assert (row["calibrated_on"], row["rule"], row["fits"]) == ("its own", "image", 1)
 
 
 def test_gains_are_over_common_sources_with_the_same_images(left_out):

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from avatar_bench.errors import ConfigError, GuardError
 from avatar_bench.evaluation.blocks.leave_one_source_out.held_out_sources import Cells
 from avatar_bench.metrics import selective, stats
 from avatar_bench.metrics.units import IMAGE, SOURCE, encode
+from avatar_bench.runs.decisions import ABSTAIN, make_decision_rule
+
+if TYPE_CHECKING:
+    from avatar_bench.results.predictions import Predictions
+    from avatar_bench.runs.run import Run
 
 HALVES = 20  # draws of half of the units
-_OTHERS, _HALF = "others", "half"  # the units that thresholds are fitted on
+_ITS_OWN, _OTHERS, _HALF = "its own", "others", "half"  # the images that thresholds are fitted on
 Mask = NDArray[np.bool_]
 
 
@@ -23,12 +29,20 @@ class _Images(NamedTuple):
 
     confidence: NDArray[np.floating]
     correct: Mask
-    groups: NDArray[np.str_]
     units: NDArray[np.intp]
 
     def take(self, rows: Mask) -> _Images:
         """Return some of the images."""
-        return _Images(self.confidence[rows], self.correct[rows], self.groups[rows], self.units[rows])
+        return _Images(*(part[rows] for part in self))  # type: ignore[arg-type]
+
+
+class _Outcome(NamedTuple):
+    """Whether a threshold answers anything, and on the units that it is tested on: coverage, counted, broken."""
+
+    is_answering: bool
+    coverage: float
+    counted: int
+    broken: int
 
 
 def tabulate_promises(
@@ -36,70 +50,74 @@ def tabulate_promises(
 ) -> pd.DataFrame:
     """Return coverage, and the fraction of units that break a target, by recipe and rule.
 
-    Thresholds are fitted on all units but one, in turn, or on half of them, drawn HALVES times, and applied to the
-    others. By source they promise that at most `beta` of new units break; by image they promise an error to new images
-    of the same sources. `fits` is the fraction of thresholds that answer anything. Intervals are Wilson's, over the
-    units once. Of several seeds, the first counts.
+    The rule for new sources, that at most `beta` of new units break, is fitted on all units but one, in turn, or on
+    half of them, drawn HALVES times, and applied to the others. That for new images of known sources is each network's,
+    fitted on its own calibration images. `fits` is the fraction of thresholds that answer anything. Intervals are
+    Wilson's, over the units once. Of several seeds, the first counts.
     """
     rows = []
     for recipe in dict.fromkeys(cell.recipe for cell in cells):
-        images = _gather(cells, recipe, unit_of)
-        n = int(images.units.max()) + 1
+        firsts = [(cell.source, *members[0]) for cell, members in cells.items() if cell.recipe == recipe]
+        names = [np.full(len(predictions), unit_of.get(source, source)) for source, _run, predictions in firsts]
+        units = encode(np.concatenate(names))
+        images = _Images(
+            np.concatenate([predictions.confidence for *_about, predictions in firsts]),
+            np.concatenate([predictions.correct for *_about, predictions in firsts]),
+            units,
+        )
+        n = int(units.max()) + 1
         tests = {
             _OTHERS: [np.arange(n) == unit for unit in range(n)],
             _HALF: [np.random.default_rng(seed).permutation(n) < n // 2 for seed in range(HALVES)],
         }
-        for calibrated_on, draws in tests.items() if n > 1 else ():
-            for target in targets:
-                rules = [(IMAGE, np.nan), *((SOURCE, beta) for beta in betas)]
-                for rule, beta in rules:
-                    about = (recipe, calibrated_on, target, rule, beta, n)
-                    rows.append((*about, *_test(images, draws, target, beta, level)))
+        for target in targets:
+            if (known := _apply_own_rules(firsts, images, target)) is not None:
+                rows.append((recipe, _ITS_OWN, target, IMAGE, np.nan, n, *_summarise([known], 1, level)))
+            for calibrated_on, draws in tests.items() if n > 1 else ():
+                times = float(np.sum(draws)) / n  # that a unit is tested
+                for beta in betas:
+                    outcomes = list(_test(images, draws, target, beta))
+                    about = (recipe, calibrated_on, target, SOURCE, beta, n)
+                    rows.append((*about, *_summarise(outcomes, times, level)))
     columns = ["recipe", "calibrated_on", "target_error", "rule", "beta", "units", "fits", "coverage", "counted"]
     return pd.DataFrame(rows, columns=[*columns, "broken", "fraction", "low", "high"])
 
 
-def _gather(cells: Cells, recipe: str, unit_of: Mapping[str, str]) -> _Images:
-    parts = [(cell, members[0][1]) for cell, members in cells.items() if cell.recipe == recipe]
-    names = [np.full(len(predictions), unit_of.get(cell.source, cell.source)) for cell, predictions in parts]
-    return _Images(
-        np.concatenate([predictions.confidence for __, predictions in parts]),
-        np.concatenate([predictions.correct for __, predictions in parts]),
-        np.concatenate([predictions.groups for __, predictions in parts]),
-        encode(np.concatenate(names)),
-    )
+def _apply_own_rules(firsts: Sequence[tuple[str, Run, Predictions]], images: _Images, target: float) -> _Outcome | None:
+    """Return the outcome of each network's own rule on the unit that it lacks; None if one of them has no rule."""
+    answered = []
+    for _source, run, predictions in firsts:
+        try:
+            rule = make_decision_rule(run, target)
+        except (ConfigError, GuardError):
+            return None
+        decided = rule.decide(predictions.reorder(run.classes).probabilities, predictions.embeddings)
+        answered.append((decided["decision"] != ABSTAIN).to_numpy())
+    return _count(images, np.concatenate(answered), target)
 
 
-def _test(images: _Images, draws: Sequence[Mask], target: float, beta: float, level: float) -> tuple[float, ...]:
-    """Return the fits that answer, mean coverage, counted and broken units, and their fraction with its interval."""
-    answering, coverage, counts = zip(*_apply(images, draws, target, beta), strict=True)
-    counted, broken = np.sum(counts, axis=0).tolist()
-    means = float(np.mean(answering)), float(np.mean(coverage))
-    if not counted:
-        return (*means, 0, 0, np.nan, np.nan, np.nan)
-    times = np.sum(draws) / len(draws[0])  # that a unit is tested
-    return (*means, counted, broken, broken / counted, *stats.wilson(broken / times, counted / times, level))
-
-
-def _apply(
-    images: _Images, draws: Sequence[Mask], target: float, beta: float
-) -> Iterator[tuple[bool, float, tuple[int, int]]]:
-    """Yield whether the threshold without the units of a draw answers, and coverage, counted and broken ones there."""
+def _test(images: _Images, draws: Sequence[Mask], target: float, beta: float) -> Iterator[_Outcome]:
+    """Yield the outcome on the units of each draw of the threshold that is fitted on the other units."""
     for is_tested in draws:
         tested = is_tested[images.units]
         known, new = images.take(~tested), images.take(tested)
-        value = _fit(known, target, beta)
-        answered = new.confidence >= value
-        counted, broken = selective.find_broken_sources(answered, new.correct, new.units, target)
-        coverage = pd.Series(answered).groupby(new.units).mean().mean()
-        yield bool(np.isfinite(value)), float(coverage), (int(counted.sum()), int(broken.sum()))
+        fit = selective.fit_source_threshold(known.confidence, known.correct, known.units, target, beta)
+        yield _count(new, new.confidence >= fit.value, target)._replace(is_answering=bool(np.isfinite(fit.value)))
 
 
-def _fit(images: _Images, target: float, beta: float) -> float:
-    """Return the threshold by source for a fraction `beta`; by image, where this is NaN, on one image a group."""
-    if not np.isnan(beta):
-        return selective.fit_source_threshold(images.confidence, images.correct, images.units, target, beta).value
-    drawn = selective.draw_of_groups(images.groups)
-    is_pilot = np.random.default_rng(0).random(len(drawn)) < 0.5
-    halves = [images.take(drawn & side)[:2] for side in (is_pilot, ~is_pilot)]
-    return selective.fit_answering_threshold(*halves[0], *halves[1], target).value
+def _count(images: _Images, answered: Mask, target: float) -> _Outcome:
+    counted, broken = selective.find_broken_sources(answered, images.correct, images.units, target)
+    coverage = float(pd.Series(answered).groupby(images.units).mean().mean())
+    return _Outcome(bool(answered.any()), coverage, int(counted.sum()), int(broken.sum()))
+
+
+def _summarise(outcomes: Sequence[_Outcome], times: float, level: float) -> tuple[float, ...]:
+    """Return the fits that answer, mean coverage, counted and broken units, and their fraction with its interval.
+
+    Each unit is tested `times` in the mean.
+    """
+    answering, coverage, counts, breaks = zip(*outcomes, strict=True)
+    counted, broken = sum(counts), sum(breaks)
+    ends = stats.wilson(broken / times, counted / times, level) if counted else (np.nan, np.nan)
+    fraction = broken / counted if counted else np.nan
+    return float(np.mean(answering)), float(np.mean(coverage)), counted, broken, fraction, *ends
