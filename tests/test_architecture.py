@@ -58,15 +58,15 @@ BUDGETS = {
     ("data",): (4_640, 3_190),
     ("models",): (2_235, 1_475),
     ("inference", "runs"): (5_970, 3_922),
-    ("reporting",): (2_670, 1_840),
+    ("reporting",): (2_850, 1_960),
     ("results", "i18n", "files"): (2_060, 1_388),
-    ("metrics", "audit"): (4_785, 2_935),
+    ("metrics", "audit"): (4_850, 2_967),
     ("sources",): (2_520, 1_850),
     ("training",): (2_715, 1_900),
-    ("evaluation",): (10_190, 7_215),
+    ("evaluation",): (10_220, 7_240),
     ("plugins",): (3_975, 2_650),
 }
-MOST_MODULES = 268  # outside plug-ins
+MOST_MODULES = 270  # outside plug-ins
 DRAWERS = {"utils", "util", "helpers", "common", "core", "misc", "shared"}
 # constants that every module of a kind states for itself
 STATED_BY_EACH = {"KIND", "PARAMETERS", "RESEMBLES", "__all__", "__version__"}

@@ -28,6 +28,7 @@ from avatar_bench.reporting import block_sections, provenance
 from avatar_bench.reporting.first_screen import find_alerts, format_headline
 from avatar_bench.reporting.inline_images import MAX_FIGURE_BYTES, InlineImage, inline_figures
 from avatar_bench.reporting.leaderboard import Leaderboard, build_leaderboard_table, build_leaderboards
+from avatar_bench.reporting.operating_point import build_operating_point
 from avatar_bench.reporting.saved_result import Problem, SavedResult
 from avatar_bench.reporting.study import ReportedModel, Study
 from avatar_bench.reporting.tables import format_temperature
@@ -155,6 +156,7 @@ def _collect_content(study: Study) -> dict[str, Any]:
         "audit": audit,
         "comparisons": block_sections.build_sections(study, compares=True),
         "blocks": block_sections.build_sections(study, compares=False),
+        "operating_points": {block.name: build_operating_point(study, block) for block in study.list_blocks()},
         "models": [(model.label, *study.styles[model.label].values()) for model in study.models],
         "model_pages": [_build_model_page(study, model) for model in study.models],
         "evaluated": provenance.build_model_table(study),

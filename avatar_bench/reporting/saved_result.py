@@ -10,13 +10,17 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
+
 from avatar_bench.files.table_io import read_table
 from avatar_bench.i18n import _, get_language
-from avatar_bench.results.declaration import Declaration, declare_block
+from avatar_bench.results.declaration import Declaration, TableDeclaration, declare_block
 from avatar_bench.results.result import METRICS_FILE, Result, locate_figure
 from avatar_bench.results.view import ALL, View
 
 MAX_SHOWN_ROWS = 60  # rows of a table shown in the page; longer tables are linked
+_MOST_CURVE_ROWS = 50_000
 
 
 @dataclass(frozen=True)
@@ -83,12 +87,15 @@ def read_saved(folder: Path, compares: bool = False) -> SavedResult | Problem:
         files = tuple(str(name) for name in text["files"])
         missing = tuple(name for name in files if not (folder / name).is_file())
         tables = [name for name in files if name.endswith((".csv", ".parquet")) and name not in missing]
+        declared = declare_block(folder.name).tables
+        curves = {Path(name).stem: name for name in tables if declared.get(Path(name).stem, TableDeclaration()).sliders}
         if not compares:
-            shown = {name for name, table in declare_block(folder.name).tables.items() if table.shown}
+            shown = {name for name, table in declared.items() if table.shown}
             tables = [name for name in tables if Path(name).stem in shown]
         result = Result.parse(text)
         result.set = View(str(result.provenance.get("view", ALL))).name_set(result.set)
         result.tables = {Path(name).stem: read_table(folder / name, rows=MAX_SHOWN_ROWS + 1) for name in tables}
+        result.tables |= {name: _read_curves(folder / file) for name, file in curves.items()}
     except FileNotFoundError:
         return Problem("damaged", folder, _("{file} is missing", file=METRICS_FILE))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -98,6 +105,16 @@ def read_saved(folder: Path, compares: bool = False) -> SavedResult | Problem:
         why = _("{file} belongs to the block {block}", file=METRICS_FILE, block=result.block)
         return Problem("foreign", folder, why)
     return SavedResult(folder, result, files, missing)
+
+
+def _read_curves(file: Path) -> pd.DataFrame:
+    """Return a saved operating curve; raise KeyError or ValueError where it is none."""
+    texts, numbers = ["set", "measure", "class", "population"], ["threshold", "value", "low", "high", "level"]
+    table = read_table(file, rows=_MOST_CURVE_ROWS, texts=texts)
+    table = pd.concat([table[texts].fillna(""), table[numbers].astype(np.float64)], axis=1)
+    if not table["threshold"].eq(0).any() or table["threshold"].isna().any():
+        raise ValueError(f"{file.name}: its thresholds do not begin at 0")
+    return table.drop_duplicates(["set", "measure", "class", "threshold"])
 
 
 def read_evaluation(root: Path, compares: bool = False) -> Iterator[SavedResult | Problem]:

@@ -29,13 +29,15 @@ BLOCK_KINDS = ("run", "comparison", "dataset", "change")
 class TableDeclaration:
     """Table of a block: its title, the columns shown in the report (all if empty), and whether it is open there.
 
-    Of a block of one run, only tables with `shown` are in the report.
+    Of a block of one run, only tables with `shown` are in the report, and one with `sliders`: that of an operating
+    curve (`decision` shows its columns), of which the reader chooses a point.
     """
 
     title: str = ""
     columns: tuple[str, ...] = ()
     open: bool = False
     shown: bool = False
+    sliders: bool = False
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,12 @@ from avatar_bench.reporting.study import read_study
 from avatar_bench.results.result import Metric, Result
 
 CLASSES = ("drawing", "generated", "real")
+_RATES = {
+    "coverage": (0.812, 0.7, 0.9),
+    "error": (0.1, 0.05, 0.2),
+    "recall": (0.9, 0.8, 0.95),
+    "false_alarms": (0.01, 0.005, 0.02),
+}
 
 
 def checkpoint(name: str) -> str:
@@ -91,6 +97,23 @@ def write_result(
 def accuracy(value: float, spread: float = 0.05) -> Metric:
     """Return an accuracy with an interval of twice the spread."""
     return Metric(value, 90, value - spread, value + spread, "wilson", floor=1 / 3)
+
+
+def make_curve(
+    *sets: str, classes: tuple[str, ...] = CLASSES, thresholds: tuple[float, ...] = (0.0, 0.9, 1.0)
+) -> pd.DataFrame:
+    """Return an operating curve with the same numbers for all sets, classes and thresholds, but for no answer at 1."""
+    rows = []
+    for of in sets:
+        for measure, (value, low, high) in _RATES.items():
+            for name in classes if measure in ("recall", "false_alarms") else [""]:
+                for threshold in thresholds:
+                    is_empty = measure == "error" and threshold == 1
+                    ends = (None, None, None) if is_empty else (value, low, high)
+                    level = 0.975 if name else 0.95
+                    rows.append((of, measure, name, threshold, *ends, level, "these sources"))
+    columns = ["set", "measure", "class", "threshold", "value", "low", "high", "level", "population"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def write_ranking(root: Path, name: str, rows: Sequence[tuple[Any, ...]], compared: Sequence[str] = ()) -> Path:

@@ -183,6 +183,31 @@ def test_risk_and_cost_are_counted_from_the_predictions(evaluate_block, oracle):
     assert result.metrics["cost"].floor == pytest.approx(min(0.1, incorrect.mean()))
 
 
+def test_the_operating_curve_is_counted_from_the_predictions(evaluate_block, oracle):
+    predictions, blind = oracle("noisy", n=300), oracle("noisy", n=90, seed=7)
+    by_source = replace(blind, origins=blind.sources)
+    curves = evaluate_block(predictions, by_source).tables["operating_curve"]
+    points = curves.set_index(["set", "measure", "class", "threshold"]).sort_index()
+    for name, evaluated in {"test": predictions, "blind": blind}.items():
+        for threshold in (0.0, 0.9, 0.99):
+            answered = evaluated.confidence >= threshold
+            row = points.loc[(name, "coverage", "", threshold)]
+            assert (row["value"], row["n"], row["level"]) == (answered.mean(), len(evaluated), 0.95)
+            assert points.loc[(name, "error", "", threshold), "value"] == (~evaluated.correct[answered]).mean()
+            for index, of in enumerate(CLASSES):
+                called, inside = answered & (evaluated.predicted == index), evaluated.targets == index
+                for measure, among in (("recall", inside), ("false_alarms", ~inside)):
+                    row = points.loc[(name, measure, of, threshold)]
+                    assert (row["value"], row["n"], row["level"]) == (called[among].mean(), among.sum(), 0.975)
+                    assert row["low"] <= row["value"] <= row["high"]
+    recall = points.loc[("test", "recall", "real", 0.9)]
+    assert (recall["low"], recall["high"]) == stats.wilson(recall["value"] * 100, 100, 0.975)
+    none = curves.query("measure == 'false_alarms' and value == 0").groupby("set")[["units", "high"]].agg("min")
+    assert none["units"].to_dict() == {"blind": 8, "test": 200}  # sources and images of other classes
+    assert (none["high"] >= 1 - 0.0125 ** (1 / none["units"])).all()
+    assert set(curves.query("set == 'blind' and value.notna()")["population"]) == {"new sources"}
+
+
 def test_a_set_without_a_class_or_of_one_class_has_reasons(evaluate_block, oracle, draw_saved):
     predictions = oracle("noisy", n=240)
     without = evaluate_block(predictions.take(predictions.targets != 2))

@@ -10,6 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from tests.reporting.conftest import make_curve, write_result
+
 pytestmark = pytest.mark.slow
 
 ODD = "<script>alert(1)</script>"
@@ -29,6 +31,7 @@ def report(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = shutil.copytree(tiny_run, root / "one", ignore=shutil.ignore_patterns("evaluation"))
     for data in ("test", "blind"):
         assert main(["evaluate", f"ckpt={run}", "block=[blind_test,calibration]", f"split={data}"]) == 0
+        write_result(run, "decision", data, tables={"operating_curve": make_curve(data)})
     for file in (run / "evaluation").rglob("*.*"):
         if file.suffix in (".json", ".csv"):
             file.write_text(file.read_text(encoding="utf-8").replace("drawing", ODD), encoding="utf-8")
@@ -190,12 +193,51 @@ def test_models_are_filtered_links_show_what_is_hidden_and_a_long_table_is_searc
     assert page.locator("#files tbody tr:visible").count() == 40
 
 
+def test_sliders_by_keyboard_change_tables_and_an_address_that_shows_the_same(visit: Any, report: Path) -> None:
+    page = visit(report, width=390, reduced_motion="reduce")
+    threshold, prevalence = map(page.get_by_label, ("Threshold of the confidence", "Prevalence of the class"))
+    page.get_by_label("Class", exact=True).select_option("real")
+    threshold.focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("Tab")
+    assert prevalence.evaluate("(slider) => document.activeElement === slider")
+    page.keyboard.press("Home")
+    for _ in range(6):
+        page.keyboard.press("ArrowRight")
+    assert prevalence.get_attribute("aria-valuetext") == "0.001, 1 in 1000"
+    assert page.locator(".operating output").all_inner_texts() == ["0", "0.001, 1 in 1000"]
+    address = page.url
+    assert address.endswith("#block-decision-operating-point?class=real&threshold=0&prevalence=0.001")
+    table = page.locator("[data-curve]").first
+    # of 1,000,000 images 900 (800 to 950) of 1,000 are called, and 9,990 (4,995 to 19,980) of the 999,000 others
+    last = table.locator("tbody tr:visible").last
+    assert last.locator(".value").all_inner_texts() == [f"{100 * 900 / 10_890:.2f}"] * 2
+    ends = last.locator(".second").first.inner_text().split("–")
+    assert [float(end) for end in ends] == pytest.approx([100 * 800 / 20_780, 100 * 950 / 5_945], rel=0.005)
+    assert table.locator("tbody tr:visible").count() == 5
+    texts = table.inner_text()
+    page.keyboard.press("ArrowRight")
+    assert table.inner_text() != texts
+    page.evaluate(f"location.href = '{address}'")
+    page.wait_for_function("(text) => document.querySelector('[data-curve]').innerText === text", arg=texts)
+    assert page.evaluate("document.querySelector('#block-decision-operating-point').getBoundingClientRect().top") < 900
+    page.evaluate("location.hash = '#block-decision-operating-point?class=none&threshold=x&prevalence=7'")
+    page.wait_for_function("document.querySelectorAll('.operating output')[1].value.startsWith('0.5')")
+    for width in (390, 1400):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate(SCROLLED) <= width
+    page.emulate_media(media="print")
+    assert page.locator(".operating:visible").count() == 0
+    assert page.locator(".point").inner_text() == "At a threshold of 0 and a prevalence of 0.5"
+
+
 def test_without_scripts_everything_is_there_and_nothing_dead(visit: Any, report: Path) -> None:
     page = visit(report, java_script_enabled=False)
     for summary in page.locator("main details:not([open]) > summary").all()[::-1]:
         summary.evaluate("(summary) => { summary.parentElement.open = true; }")
     assert page.locator("main table:visible").count() == page.locator("main table").count() > 0
-    assert page.locator(".theme:visible, .search:visible, form.models:visible, dialog:visible").count() == 0
+    assert page.locator(".theme:visible, .search:visible, form:visible, dialog:visible").count() == 0
+    assert page.locator(".point:visible").inner_text() == "At a threshold of 0.9 and a prevalence of 0.01"
 
 
 def test_it_prints_light_and_what_stands_open(visit: Any, file: Path, tmp_path: Path) -> None:

@@ -92,6 +92,7 @@ class Decision(IntervalOptions):
         result.metrics |= self._compute_costs(labelled) | recalls
         result.tables["risk_coverage"] = self._tabulate_risk(labelled)
         result.tables["cost_curve"] = self._tabulate_costs(labelled)
+        result.tables["operating_curve"] = tables.tabulate_operating_curve(self, labelled)
         return result
 
     def _read_further_sets(self, run: Run, dataset: Dataset, result: Result) -> FurtherSets:

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from avatar_bench.evaluation import intervals
 from avatar_bench.evaluation.block import make_columns
-from avatar_bench.metrics import detection, selective, stats
+from avatar_bench.metrics import detection, operating_curve, selective, stats
 from avatar_bench.metrics.stats import Floats
-from avatar_bench.metrics.units import Units, encode
+from avatar_bench.metrics.units import SOURCE, Units, encode
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
 from avatar_bench.runs.decisions import ABSTAIN, UNLIKE, DecisionRule, explain_unmet
@@ -117,6 +117,31 @@ def _compute_curves(
 
 def _build_recalls(rates: Sequence[float]) -> list[partial[Floats]]:
     return [partial(detection.compute_recall_at, rate=rate) for rate in rates]
+
+
+def tabulate_operating_curve(block: intervals.IntervalOptions, sets: Mapping[str, Predictions]) -> pd.DataFrame:
+    """Tabulate coverage, error, and recall and false alarms of each class, of each set at thresholds of the confidence.
+
+    Recall and false alarms have intervals at 1 - (1 - level) / 2, so that one at `level` follows for the precision.
+    """
+    rates = replace(block, level=1 - (1 - block.level) / 2)
+    rows = []
+    for name, predictions in sets.items():
+        thresholds = operating_curve.list_thresholds(len(predictions.classes))
+        answers = predictions.confidence, predictions.predicted, predictions.targets, thresholds
+        kinds = [(measure, "", block) for measure in operating_curve.OF_ALL]
+        kinds += [(measure, of, rates) for of in predictions.classes for measure in operating_curve.OF_CLASS]
+        for measure, of, options in kinds:
+            hits = operating_curve.mark_outcomes(*answers, measure, predictions.classes.index(of) if of else -1)
+            metrics = intervals.compute_proportions(options, hits, predictions.units)
+            for threshold, metric in zip(thresholds.tolist(), metrics, strict=True):
+                ends = make_columns("value", metric)
+                if measure == operating_curve.FALSE_ALARMS and metric.value is not None:
+                    seen = metric.value, metric.high or 0.0, metric.units or 0
+                    ends["high"] = operating_curve.raise_high_end(*seen, options.level, metric.unit == SOURCE)
+                about = {"set": name, "measure": measure, "class": of, "threshold": threshold}
+                rows.append(about | ends | {"n": metric.n, "level": options.level, **metric.inference})
+    return pd.DataFrame(rows)
 
 
 def find_broken_sources(

@@ -1,4 +1,4 @@
-// Interactive parts of the report page: theme, sorting, filters, enlarged images, position in the contents.
+// Interactive parts of the report page: theme, sorting, filters, operating points, enlarged images, position in the contents.
 "use strict";
 
 const all = (selector, root = document) => [...root.querySelectorAll(selector)];
@@ -159,6 +159,81 @@ function enlarge(viewer) {
   });
 }
 
+// Sliders choose a threshold and a prevalence: the tables below them follow, and the address, so that a link shows the same.
+function operate(form) {
+  const [section, kind, sliders] = [form.closest("section"), one("select", form), all("input", form)];
+  const sentence = one(".point", section);
+  const values = sliders.map((slider) => JSON.parse(slider.dataset.values));
+  const chosen = () => sliders.map((slider, k) => values[k][slider.value]);
+  const tables = all("[data-curve]", section).map((part) => ({ ...JSON.parse(part.dataset.curve), rows: all("tbody tr", part) }));
+  const show = () => {
+    const [threshold, prevalence] = chosen();
+    sliders.forEach((slider, k) => {
+      const text = fill(slider.dataset.words, { value: values[k][slider.value], n: Math.round(1 / values[k][slider.value]) });
+      slider.setAttribute("aria-valuetext", text);
+      slider.previousElementSibling.value = text;
+    });
+    sentence.textContent = fill(sentence.dataset.words, { threshold, prevalence });
+    tables.forEach(({ thresholds, sets, rows }) => {
+      const at = thresholds.findLastIndex((other) => other <= threshold);
+      rows.forEach((row, k) => {
+        const [index, what] = [Math.floor((k - 2) / 3), (k - 2) % 3]; // after two rows of all images, three of each class
+        row.hidden = k > 1 && index !== kind.selectedIndex;
+        sets.forEach((measures, column) => {
+          const point = (measure) => measures[measure].map((numbers) => numbers[at] ?? NaN);
+          const [recall, alarms] = k > 1 ? [2, 3].map((first) => point(first + 2 * index)) : [];
+          const numbers = k < 2 ? point(k) : [recall, alarms, recall && precise(recall, alarms, prevalence)][what];
+          write(row.cells[column + 1], numbers.map((number) => number * (what === 1 ? 1000 : 100)));
+        });
+      });
+    });
+  };
+  const follow = () => {
+    const [id, query] = location.hash.slice(1).split("?");
+    if (id !== section.id || !query) return;
+    const wanted = new URLSearchParams(query);
+    if ([...kind.options].some((option) => option.value === wanted.get("class"))) kind.value = wanted.get("class");
+    ["threshold", "prevalence"].forEach((name, k) => {
+      const distances = values[k].map((value) => Math.abs(value - Number(wanted.get(name))));
+      if (wanted.has(name)) sliders[k].value = distances.indexOf(Math.min(...distances));
+    });
+    show();
+    section.scrollIntoView();
+  };
+  form.hidden = false;
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("input", show);
+  form.addEventListener("change", () => { // not at each step of a drag, which browsers limit
+    const [threshold, prevalence] = chosen();
+    history.replaceState(null, "", `#${section.id}?${new URLSearchParams({ class: kind.value, threshold, prevalence })}`);
+  });
+  addEventListener("hashchange", follow);
+  show();
+  follow();
+}
+
+// The precision at a prevalence, with the ends that those of recall and false alarms allow: value, low and high.
+function precise(recall, alarms, prevalence) {
+  return recall.map((rate, k) => {
+    const hits = prevalence * rate;
+    return hits / (hits + (1 - prevalence) * alarms[[0, 2, 1][k]]);
+  });
+}
+
+// Write a value and its interval into a cell, each with three digits.
+function write(cell, numbers) {
+  const round = (number) => Number(number.toPrecision(3)); // exactly, unlike toLocaleString, which writes no exponents
+  const [value, low, high] = numbers.map((number) => round(number).toLocaleString("en", { maximumSignificantDigits: 3, useGrouping: false }));
+  const known = Number.isFinite(numbers[0]);
+  cell.dataset.value = known ? numbers[0] : "";
+  const parts = known ? { value, second: `${low}–${high}` } : { soft: "–" };
+  cell.replaceChildren(...Object.entries(parts).map(([name, text]) => {
+    const part = document.createElement("span");
+    [part.className, part.textContent] = [name, text];
+    return part;
+  }));
+}
+
 // Mark the current section in the contents.
 function follow() {
   const links = new Map(all(".contents a").map((link) => [link.hash.slice(1), link]));
@@ -190,6 +265,7 @@ document.addEventListener("DOMContentLoaded", () => {
   all("form.models").forEach(filterModels);
   all("dialog.viewer").forEach(enlarge);
   if (!matchMedia("(min-width: 68rem)").matches) all(".side details").forEach((part) => { part.open = false; });
+  all("form.operating").forEach(operate);
   follow();
   stops();
 });
