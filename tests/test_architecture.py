@@ -53,18 +53,18 @@ TORCH_USERS = ("reporting/grad_cam_overlays",)  # within NO_TORCH: imported only
 FOUND_BY_KIND = set(KINDS.values()) - {KINDS["block"]}
 # at most so many lines and statements of each package; a commit that raises one says why
 BUDGETS = {
-    ("commands", "cli", "console"): (2_710, 1_870),
+    ("commands", "cli", "console"): (2_715, 1_872),
     ("config",): (1_930, 1_335),
-    ("data",): (4_640, 3_190),
+    ("data",): (4_660, 3_192),
     ("models",): (2_235, 1_475),
-    ("inference", "runs"): (5_970, 3_922),
-    ("reporting",): (2_850, 1_960),
-    ("results", "i18n", "files"): (2_060, 1_388),
+    ("inference", "runs"): (6_105, 3_982),
+    ("reporting",): (2_870, 1_965),
+    ("results", "i18n", "files"): (2_065, 1_390),
     ("metrics", "audit"): (4_850, 2_967),
     ("sources",): (2_520, 1_850),
     ("training",): (2_715, 1_900),
-    ("evaluation",): (10_220, 7_240),
-    ("plugins",): (3_975, 2_650),
+    ("evaluation",): (10_310, 7_285),
+    ("plugins",): (3_985, 2_655),
 }
 MOST_MODULES = 270  # outside plug-ins
 DRAWERS = {"utils", "util", "helpers", "common", "core", "misc", "shared"}

@@ -54,6 +54,7 @@ class CalibrateConfig:
     unit: str = option(
         "image", **DECISION_UNIT | {"help": "fit decisions for new images of known sources, or for new sources"}
     )
+    stability: bool = option(False, help="see which answers stay under slight changes, for predict stability=true")
     beta: float = option(0.1, help="of unit=source: fraction of new sources that may exceed target_error", **INSIDE)
     own_bound: bool = option(False, help="of unit=source: count the upper bound of each source's error, not the error")
     folds: str | None = path_option(
@@ -95,7 +96,7 @@ def execute(settings: CalibrateConfig) -> None:
     from avatar_bench.runs.calibration_fit import fit_calibration
     from avatar_bench.runs.decisions import make_decision_rule, make_source_rule
     from avatar_bench.runs.ensembles import open_run
-    from avatar_bench.runs.run_images import set_view
+    from avatar_bench.runs.run_images import refuse_fixed_answers, set_view
 
     set_threads(settings.threads)
     run = open_run(path, allow=frozenset(settings.allow), **_select_run_options(settings))
@@ -105,16 +106,20 @@ def execute(settings: CalibrateConfig) -> None:
             "Expected a run folder, that of an imported detector, or an ensemble's.",
         )
     set_view([run], settings.view.name, settings.view.classes)
+    if settings.stability:
+        refuse_fixed_answers(run)
     rule = None
     if settings.unit == SOURCE:
         calibration = run.source_calibration = _calibrate_by_source(run, settings)
         if settings.target_error is not None:
-            rule = make_source_rule(run, settings.target_error)
+            rule = make_source_rule(run, settings.target_error, stability=settings.stability)
     else:
         run.saved_calibration = None  # the earlier one, perhaps fitted on the same images
-        calibration = run.decision_calibration = fit_calibration(run, _select_images(run, settings))
+        images = _select_images(run, settings)
+        calibration = run.decision_calibration = fit_calibration(run, images, settings.stability)
         if settings.target_error is not None:
-            rule = make_decision_rule(run, settings.target_error, per_class=settings.per_class)
+            options = {"per_class": settings.per_class, "stability": settings.stability}
+            rule = make_decision_rule(run, settings.target_error, **options)
     file = run.folder / calibration.file_name
     try:
         calibration.write(run.folder)
@@ -154,12 +159,13 @@ def _calibrate_by_source(run: Run, settings: CalibrateConfig) -> SavedCalibratio
 
     terms = SourceTerms(settings.beta, settings.own_bound)
     if settings.folds is None:
-        return calibrate_by_source(run, _select_images(run, settings), terms)
+        return calibrate_by_source(run, _select_images(run, settings), terms, settings.stability)
     folders = find_runs(Path(settings.folds))
     if not folders:
         raise ConfigError(f"folds={settings.folds}: there is no run in it.", "Expected the folder of a sweep.")
     options = _select_run_options(settings)
-    return calibrate_by_folds(run, [open_run(folder, allow=run.allow, **options) for folder in folders], terms)
+    networks = [open_run(folder, allow=run.allow, **options) for folder in folders]
+    return calibrate_by_folds(run, networks, terms, settings.stability)
 
 
 def _describe(run: Run, calibration: SavedCalibration) -> str:

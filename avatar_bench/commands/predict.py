@@ -24,6 +24,7 @@ from avatar_bench.config.schema import (
     LANGUAGE,
     MISS_RATE,
     PER_CLASS,
+    STABILITY,
     SWITCH,
     TARGET_ERROR,
     THREAD_COUNT,
@@ -83,6 +84,7 @@ class PredictConfig:
     target_error: float | None = option(None, **TARGET_ERROR)
     per_class: bool = option(False, **PER_CLASS)
     unit: str = option("image", **DECISION_UNIT)
+    stability: bool = option(False, **STABILITY)
     costs: str | None = path_option(COSTS)
     alpha: float = option(0.1, **MISS_RATE)
     runtime: str = option("auto", help="all but torch on the CPU; auto: the fastest that agrees with torch", **_RUNTIME)

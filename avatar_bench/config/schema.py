@@ -69,6 +69,7 @@ DECISION_UNIT: dict[str, Any] = {
     "choices": ("image", "source"),
 }
 PER_CLASS = {"help": "target_error holds for the answers of each class, not for all together"}
+STABILITY = {"help": "see which answers stay when an image is re-encoded, reduced and mirrored; decide on no others"}
 MISS_RATE = INSIDE | {"help": "fraction of images whose prediction_set misses the true class"}
 COSTS = "yaml with the cost of each answer: decide by least expected cost; null: none"
 SEED = accept("from 0 to 4294967295", lambda value: 0 <= value < 2**32)

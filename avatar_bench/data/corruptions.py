@@ -1,4 +1,4 @@
-"""Variations of images: corruptions at five severities, and re-encoding as done by web platforms."""
+"""Variations of images: corruptions at five severities, re-encoding as by web platforms, and slight changes."""
 
 from __future__ import annotations
 
@@ -130,21 +130,22 @@ _WEBP_MAX_SIDE = 16383  # pixels of a side
 
 @dataclass(frozen=True)
 class Delivery:
-    """Re-encoding as done by web platforms: one of DELIVERY_TIERS, applied to the decoded image.
+    """Re-encoding as done by web platforms, one of DELIVERY_TIERS, or a slight change, applied to the decoded image.
 
     web, hard, thumbnail_64, thumbnail_128: the longest side is reduced to 768, 512, 64 or 128 pixels (never enlarged),
     then JPEG of quality 60, 40, 85 or 85. webp: WebP of quality 75. double_jpeg: JPEG of quality 75 twice, cropped by 4
     pixels in between so that the block grids do not align. screenshot: scaled by 0.77 and then by 1.31, as on a screen
     of another pixel density, without lossy compression. avif: reduced to 768 pixels, then AVIF of quality 50, which no
-    augmentation uses. Raise ValueError for an unknown tier, ConfigError if this Pillow cannot write AVIF.
+    augmentation uses. Of SLIGHT_CHANGES, jpeg: JPEG of quality 70, resize: scaled by 0.75, mirror: left for right.
+    Raise ValueError for an unknown tier, ConfigError if this Pillow cannot write AVIF.
     """
 
     at: ClassVar[str] = "native"  # applied before preprocessing
     tier: str
 
     def __post_init__(self) -> None:
-        if self.tier not in DELIVERY_TIERS:
-            raise ValueError(f"tier must be one of {', '.join(DELIVERY_TIERS)}, not {self.tier!r}")
+        if self.tier not in _TIERS:
+            raise ValueError(f"tier must be one of {', '.join(_TIERS)}, not {self.tier!r}")
         if _TIERS[self.tier][1] == "AVIF" and not features.check("avif"):
             raise ConfigError(
                 f"delivery={self.tier}: this installation of Pillow cannot write AVIF.",
@@ -213,3 +214,9 @@ _TIERS: dict[str, tuple[Callable[[ImageArray], ImageArray], str, dict[str, Any]]
     "avif": (lambda image: _shrink(image, 768), "AVIF", {"quality": 50, "speed": 9, "max_threads": 1}),
 }
 DELIVERY_TIERS = tuple(_TIERS)
+_TIERS |= {
+    "jpeg": (lambda image: image, "JPEG", _make_jpeg_options(70)),
+    "resize": (lambda image: _scale(image, 0.75, cv2.INTER_AREA), "PNG", {}),
+    "mirror": (lambda image: np.asarray(cv2.flip(image, 1), dtype=np.uint8), "PNG", {}),
+}
+SLIGHT_CHANGES = tuple(Delivery(name) for name in _TIERS if name not in DELIVERY_TIERS)  # that no answer should follow

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -74,14 +75,17 @@ class ImageDataset(TorchDataset[dict[str, Any]]):
 class ReadableImageDataset(TorchDataset[dict[str, Any]]):
     """Files that may be broken: item k is {"images", "row": k}, or {"row", "reason"} if the file cannot be used.
 
-    `images` is a list of uint8 (S, S, 3), one per preprocessing. Worker processes share one array of all paths.
+    `images` is a list of uint8 (S, S, 3), one per preprocessing, and then as many of each of the `variations`, which
+    depend on no seed; a file is decoded once. Worker processes share one array of all paths.
     """
 
-    def __init__(self, paths: Sequence[str], preprocessings: Sequence[Preprocessing]) -> None:
+    def __init__(
+        self, paths: Sequence[str], preprocessings: Sequence[Preprocessing], variations: Sequence[Variation] = ()
+    ) -> None:
         encoded = [os.fsencode(path) for path in paths]
         self.text = np.frombuffer(b"".join(encoded), dtype=np.uint8)
         self.ends = np.cumsum([0, *map(len, encoded)])
-        self.preprocessings = tuple(preprocessings)
+        self.preprocessings, self.variations = tuple(preprocessings), tuple(variations)
 
     def __len__(self) -> int:
         return len(self.ends) - 1
@@ -91,7 +95,8 @@ class ReadableImageDataset(TorchDataset[dict[str, Any]]):
         native, reason = try_decode(path)
         if native is None:
             return {"row": row, "reason": reason}
-        return {"images": [prepare(native) for prepare in self.preprocessings], "row": row}
+        versions = chain([native], (variation(native, 0) for variation in self.variations))
+        return {"images": [prepare(image) for image in versions for prepare in self.preprocessings], "row": row}
 
 
 class ReadFiles(list[str]):
@@ -151,16 +156,21 @@ def build_varied_loader(
 
 
 def build_readable_loader(
-    paths: Sequence[str], preprocessings: Sequence[Preprocessing], batch_size: int, workers: int
+    paths: Sequence[str],
+    preprocessings: Sequence[Preprocessing],
+    batch_size: int,
+    workers: int,
+    variations: Sequence[Variation] = (),
 ) -> DataLoader[dict[str, Any]]:
     """Build a loader of every file once, in order.
 
-    Batches are {"seen": (row, reason or "") of each file, "images": for each preprocessing, the readable files as uint8
-    (n, 3, S, S) in channels-last memory}.
+    Batches are {"seen": (row, reason or "") of each file, "images": for each preprocessing, and then for each of every
+    variation, the readable files as uint8 (n, 3, S, S) in channels-last memory}.
     """
-    images = ReadableImageDataset(paths, preprocessings)
+    images = ReadableImageDataset(paths, preprocessings, variations)
     largest = max((preprocessing.size for preprocessing in preprocessings), default=1)
-    ahead = min(8, max(2, _PREFETCH_BYTES // (batch_size * 3 * largest**2))) if workers else None
+    item_bytes = 3 * largest**2 * (1 + len(variations))
+    ahead = min(8, max(2, _PREFETCH_BYTES // (batch_size * item_bytes))) if workers else None
     return build_loader(images, batch_size, workers, collate_fn=_collate_readable, prefetch_factor=ahead)
 
 

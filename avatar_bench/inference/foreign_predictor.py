@@ -100,23 +100,33 @@ class ForeignPredictor(DatasetPredictor):
         return self._compute_log(images), np.asarray(embed(images)) if embed else np.zeros((len(images), 0))
 
     def predict_files(
-        self, paths: Sequence[str], calibrated: bool = True, precision: str = "32", embedded: bool = False
+        self,
+        paths: Sequence[str],
+        calibrated: bool = True,
+        precision: str = "32",
+        embedded: bool = False,
+        variations: Sequence[Variation] = (),
     ) -> Generator[pd.DataFrame, None, None]:
         """Yield the table of predictions of image files batch by batch, in order."""
         for first in range(0, len(paths), self.batch_size):
             batch = paths[first : first + self.batch_size]
             decoded = [try_decode(path) for path in batch]
-            images = [image for image, _ in decoded if image is not None]
-            answers = iter(self._compute_each(images) if images else [])
-            outcomes = [reason if image is None else next(answers) for image, reason in decoded]
-            reasons = [outcome if isinstance(outcome, str) else "" for outcome in outcomes]
-            logits = [outcome for outcome in outcomes if not isinstance(outcome, str)]
-            embeddings = None
-            if embedded and logits:
-                answered = [image for (image, _), reason in zip(decoded, reasons, strict=True) if not reason]
-                embeddings = np.asarray(self.predictor.embed(answered))  # type: ignore[attr-defined]
-            rows = np.reshape(logits, (len(logits), len(self.classes)))
-            yield self.tabulate(list(zip(batch, reasons, strict=True)), rows, calibrated, embeddings)
+            tables = []
+            for variation in (None, *variations):  # one in memory at a time: the images are of any size
+                images = [image for image, _ in decoded if image is not None]
+                images = images if variation is None else [variation(image, 0) for image in images]
+                answers = iter(self._compute_each(images) if images else [])
+                outcomes = [reason if image is None else next(answers) for image, reason in decoded]
+                reasons = [outcome if isinstance(outcome, str) else "" for outcome in outcomes]
+                logits = [outcome for outcome in outcomes if not isinstance(outcome, str)]
+                embeddings = None
+                if embedded and logits:
+                    known = [reason for (image, _), reason in zip(decoded, reasons, strict=True) if image is not None]
+                    answered = [image for image, reason in zip(images, known, strict=True) if not reason]
+                    embeddings = np.asarray(self.predictor.embed(answered))  # type: ignore[attr-defined]
+                rows = np.reshape(logits, (len(logits), len(self.classes)))
+                tables.append(self.tabulate(list(zip(batch, reasons, strict=True)), rows, calibrated, embeddings))
+            yield pd.concat(tables, ignore_index=True)
 
     def _compute_each(self, images: DecodedImages) -> list[NDArray[np.floating] | str]:
         """Return the logits (C,) of each image, or the reason why there are none."""

@@ -250,9 +250,14 @@ class TablePredictor(DatasetPredictor):
         return varied
 
     def predict_files(
-        self, paths: Sequence[str], calibrated: bool = True, precision: str = "32", embedded: bool = False
+        self,
+        paths: Sequence[str],
+        calibrated: bool = True,
+        precision: str = "32",
+        embedded: bool = False,
+        variations: Sequence[Variation] = (),
     ) -> Generator[pd.DataFrame, None, None]:
-        """Yield the table of predictions of image files batch by batch, in order."""
+        """Yield the table of predictions of image files batch by batch, in order; of none under `variations`."""
         for first in range(0, len(paths), self.batch_size):
             seen, rows = [], []
             for path in paths[first : first + self.batch_size]:

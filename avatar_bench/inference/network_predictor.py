@@ -200,13 +200,19 @@ class EnsemblePredictor(DatasetPredictor):
         return self._average(logits), join_embeddings(embeddings)
 
     def predict_files(
-        self, paths: Sequence[str], calibrated: bool = True, precision: str = "32", embedded: bool = False
+        self,
+        paths: Sequence[str],
+        calibrated: bool = True,
+        precision: str = "32",
+        embedded: bool = False,
+        variations: Sequence[Variation] = (),
     ) -> Generator[pd.DataFrame, None, None]:
         """Yield the table of predictions of image files batch by batch; a file that any member fails on is an error."""
         if self.computes_logits:
-            yield from super().predict_files(paths, calibrated, precision, embedded)
+            yield from super().predict_files(paths, calibrated, precision, embedded, variations)
             return
-        parts = [member.predictor.predict_files(paths, False, precision, embedded) for member in self.members]
+        options = (False, precision, embedded, variations)
+        parts = [member.predictor.predict_files(paths, *options) for member in self.members]
         for tables in zip(*parts, strict=True):
             failed = zip(*(table["reason"] for table in tables), strict=True)
             reasons = [next(filter(None, row), "") for row in failed]

@@ -14,6 +14,7 @@ from avatar_bench.results.predictions import Predictions, to_string_array
 
 # of runs/decisions
 DECISION_COLUMNS = ("decision", "decision_reason", "prediction_set", "ood_percentile", "decision_guarantee")
+STABILITY_COLUMNS = ("stability", "flips_on")  # of compare_versions
 NOT_FINITE = "the network returned a score that is not finite"
 EMBEDDING = "embedding"  # column with the vector of each image that was read, None elsewhere; never written
 
@@ -22,7 +23,7 @@ class PredictionTable(pd.DataFrame):
     """Rows of predictions: a pandas DataFrame, which notebooks show with the two cautions.
 
     Columns: `path`, `status` ("ok" or "error"), `reason` of an error, `prediction`, `confidence`, and `prob_<class>`
-    for each class; those of decisions and of evidence where they are asked for.
+    for each class; those of stability, decisions and evidence where they are asked for.
     """
 
     @property
@@ -73,6 +74,21 @@ def tabulate_predictions(
     # pandas' string type refuses names that are not UTF-8
     table.insert(0, "path", pd.Series([path for path, _ in files], dtype=object))
     return table
+
+
+def compare_versions(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Return the rows of images as they are, the first of a table, with the STABILITY_COLUMNS.
+
+    As many rows follow for each of the K variations named, of the same files in their order. `stability` is the
+    fraction, 1 / (1 + K) to 1, of the answers that are that of the image as it is, this one included; `flips_on` names
+    the variations with another answer or none, joined by |.
+    """
+    versions = table["prediction"].to_numpy(dtype=object).reshape(1 + len(names), -1)
+    rows = table.iloc[: versions.shape[1]]
+    flips, good = versions[1:] != versions[0], (rows["status"] == "ok").to_numpy()
+    flipped = pd.Series(["|".join(np.array(names)[flip]) for flip in flips.T], rows.index, dtype=object)
+    stability = 1 - flips.sum(axis=0) / len(versions)
+    return rows.assign(stability=np.where(good, stability, np.nan), flips_on=flipped.where(good))
 
 
 def merge_probabilities(table: pd.DataFrame, classes: Mapping[str, Sequence[str]]) -> pd.DataFrame:

@@ -247,7 +247,7 @@ class TextWriter(PredictionWriter):
 
 def is_number(column: str) -> bool:
     """Return whether a column of predictions holds numbers; the others hold texts."""
-    return column in ("confidence", "ood_percentile") or column.startswith("prob_")
+    return column in ("confidence", "ood_percentile", "stability") or column.startswith("prob_")
 
 
 def escape_path(file: str) -> str:

@@ -140,28 +140,38 @@ class DatasetPredictor:
         return [torch.stack([to_tensor(prepare(image)) for image in images]) for prepare in self.preprocessings]
 
     def predict_files(
-        self, paths: Sequence[str], calibrated: bool = True, precision: str = "32", embedded: bool = False
+        self,
+        paths: Sequence[str],
+        calibrated: bool = True,
+        precision: str = "32",
+        embedded: bool = False,
+        variations: Sequence[Variation] = (),
     ) -> Generator[pd.DataFrame, None, None]:
         """Yield the table of predictions of image files batch by batch, in order, see `tabulate_predictions`.
 
         With `calibrated`, logits are divided by the temperature; `precision` is "32" or another one of the runtime.
-        With `embedded`, which needs "embeddings" of `provides`, tables have the column EMBEDDING.
+        With `embedded`, which needs "embeddings" of `provides`, tables have the column EMBEDDING. With `variations`,
+        which need "pixels", as many rows follow those of a batch for each variation, of the same files in their order.
         """
         reading: Iterable[Any]
         if isinstance(paths, ReadFiles):
             reading = [paths.batch]
         else:
-            reading = build_readable_loader(paths, self.preprocessings, self.batch_size, self.count_workers(len(paths)))
+            workers = self.count_workers(len(paths))
+            reading = build_readable_loader(paths, self.preprocessings, self.batch_size, workers, variations)
         with iterate_batches(reading) as batches:  # images are decoded while the network loads
             self.load(precision)
             for batch in batches:
                 logits, embeddings = np.zeros((0, len(self.classes)), dtype=np.float32), None
-                if embedded and batch["images"]:
-                    logits, embeddings = self.compute_outputs(batch["images"], precision)
-                elif batch["images"]:
-                    logits = self.compute_logits(batch["images"], precision)
+                # one variation at a time: other images in the batch would change the last digits
+                versions = [*zip(*[iter(batch["images"])] * len(self.preprocessings), strict=True)]
+                if versions and embedded:
+                    outputs = [self.compute_outputs(images, precision) for images in versions]
+                    logits, embeddings = map(np.concatenate, zip(*outputs, strict=True))
+                elif versions:
+                    logits = np.concatenate([self.compute_logits(images, precision) for images in versions])
                 seen = [(paths[row], reason) for row, reason in batch["seen"]]
-                yield self.tabulate(seen, logits, calibrated, embeddings)
+                yield self.tabulate(seen * (1 + len(variations)), logits, calibrated, embeddings)
 
     def tabulate(
         self,

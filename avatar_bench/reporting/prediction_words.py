@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from typing import Any
 
 from avatar_bench.data.dataset import DATASET_SPLITS
 from avatar_bench.i18n import _
@@ -11,7 +12,7 @@ from avatar_bench.metrics.units import NEW_SOURCES
 from avatar_bench.reporting.saved_result import SavedResult, read_evaluation
 from avatar_bench.results.result import Metric
 from avatar_bench.results.view import SEPARATOR
-from avatar_bench.runs.decisions import CONFIDENT, COST, UNLIKE, UNSURE
+from avatar_bench.runs.decisions import CONFIDENT, COST, UNLIKE, UNSTABLE, UNSURE
 from avatar_bench.runs.run import Run
 
 _OWN = ("test", "val", "calibration")  # sets of the training sources, the best first
@@ -26,7 +27,18 @@ def name_reasons() -> dict[str, str]:
         UNSURE: _("not sure enough"),
         UNLIKE: _("unlike the training images"),
         COST: _("least expected cost"),
+        UNSTABLE: _("another answer after slight changes"),
     }
+
+
+def describe_stability(row: Mapping[Hashable, Any]) -> list[tuple[str, str]]:
+    """Return what pages show of the slight changes of an image, as a term with a text; [] if there were none."""
+    if row.get("stability") is None:
+        return []
+    names = {"jpeg": _("re-encoded"), "resize": _("reduced"), "mirror": _("mirrored")}
+    flips = [names[name] for name in str(row.get("flips_on") or "").split("|") if name]
+    text = _("another: {changes}", changes=", ".join(flips)) if flips else _("the same")
+    return [(_("Answer after slight changes"), text)]
 
 
 def describe_class(name: str) -> str:

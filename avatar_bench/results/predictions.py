@@ -103,6 +103,10 @@ class Predictions:
         strata = None if self.origins is None else self.targets
         return Units(self.group_codes, self.origins, strata, is_known)
 
+    def find_stable(self, versions: Sequence[Predictions]) -> NDArray[np.bool_]:
+        """Return which images, (N,), have in all versions of them the predicted class that they have here."""
+        return np.asarray((np.stack([version.predicted for version in versions]) == self.predicted).all(axis=0))
+
     def take(self, rows: NDArray[np.integer] | NDArray[np.bool_]) -> Predictions:
         """Return the Predictions of some rows, by index or mask; without a copy where they are all rows, in order."""
         everything = np.arange(len(self))

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.console.terminal import format_count, format_name, print_note
+from avatar_bench.data.corruptions import SLIGHT_CHANGES
 from avatar_bench.data.dataset import OTHER_PREFIX, Dataset
 from avatar_bench.data.leakage import group_copies, match_copies
 from avatar_bench.data.loaders import encode_targets
@@ -38,9 +39,10 @@ _NEAR_END = 1.001  # ratio of temperatures: the search does not reach the ends o
 SAMPLED = f"{OTHER_PREFIX}sampled"  # column of the manifest of a review page: how an image was chosen
 
 
-def fit_calibration(run: Run, dataset: Dataset) -> SavedCalibration:
+def fit_calibration(run: Run, dataset: Dataset, stability: bool = False) -> SavedCalibration:
     """Fit the calibration of a run, which has none, on a data set in its view.
 
+    With `stability`, what decisions are made of states whose answers stay under the SLIGHT_CHANGES.
     Raise DataError if there are fewer than MIN_CALIBRATION_IMAGES labelled images or none of a class, GuardError if the
     run has been trained on some of them.
     """
@@ -54,7 +56,8 @@ def fit_calibration(run: Run, dataset: Dataset) -> SavedCalibration:
             "Rename its labels, or choose the run that has these classes: ckpt=RUN",
         )
     _refuse_few(dataset.name, counts)
-    of_run, targets = run.own_predictions(dataset).take(rows), targets[rows]
+    (of_run,) = run.own_predictions(dataset)
+    of_run, targets = of_run.take(rows), targets[rows]
     if "embeddings" not in run.predictor.provides:  # an ensemble may have those of some members
         of_run = replace(of_run, embeddings=of_run.embeddings[:, :0])
     labelled = dataset.take(rows)
@@ -66,8 +69,8 @@ def fit_calibration(run: Run, dataset: Dataset) -> SavedCalibration:
         threshold, scaling = _fit_score(run, of_run.take(fitted), targets[fitted])
         of_run = replace(of_run, logits=of_run.logits - np.array([threshold.log_odds, 0.0]))
 
-    def merge(temperature: float) -> Predictions:
-        return replace(of_run, temperature=temperature).merge(run.merged_classes, targets)
+    def merge(temperature: float, predictions: Predictions = of_run) -> Predictions:
+        return replace(predictions, temperature=temperature).merge(run.merged_classes, targets)
 
     groups, fit = used.frame["group"].to_numpy(), None
     if scaling is not None:  # the slope of a score is arbitrary, so that no interval speaks for 1
@@ -80,6 +83,11 @@ def fit_calibration(run: Run, dataset: Dataset) -> SavedCalibration:
     decisions = None
     if is_reference is not None:
         decisions = describe_images(merge(temperature), is_reference, groups)
+        if stability:
+            shift = np.array([threshold.log_odds, 0.0] if threshold else 0.0)
+            varied = [part.take(rows) for part in run.own_predictions(dataset, SLIGHT_CHANGES)]
+            versions = [merge(temperature, replace(part, logits=part.logits - shift)) for part in varied]
+            decisions = replace(decisions, is_stable=merge(temperature).find_stable(versions))
     return SavedCalibration(
         checkpoint_sha256=run.checkpoint_sha256,
         view=run.view.name,

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 ABSTAIN = "abstain"  # the decision for no class
 CONFIDENT, UNSURE, UNLIKE, COST = "confident", "unsure", "unlike_training_data", "cost"  # reasons of decisions
+UNSTABLE = "unstable"  # a further one, where answers to changed images are known
 NEIGHBOURS = 5  # the distance to the fifth counts
 MAX_OOD_PERCENTILE = 99.0  # beyond it, an image is unlike the reference images
 
@@ -55,7 +56,7 @@ class DecisionRule:
     `by_source` is one whose promise is about new sources, fitted on as many of each class as `source_counts` states.
     `costs` are (C + 1, C), see `read_costs`. `set_score` is the largest score of a class in the prediction set, None
     without a calibration. Without a `reference`, no image is found unlike the training data. `guarantee` states what is
-    promised and for which images, None for costs.
+    promised and for which images, None for costs, and where it is not known which images of the calibration are stable.
     """
 
     classes: tuple[str, ...]
@@ -77,6 +78,12 @@ class DecisionRule:
             notes.append("There is no calibration for decisions: prediction_set and ood_percentile are empty.")
         elif self.reference is None:
             notes.append("There are no embeddings of calibration images: no image is found unlike the training data.")
+        if self.target_error is not None and self.guarantee is None:
+            unit = " unit=source" if self.by_source else ""
+            notes.append(
+                "Nothing is promised: the calibration of this view does not state which images are stable. To have a "
+                f"promise: avatar-bench calibrate ckpt=RUN stability=true{unit}"
+            )
         return notes
 
     def explain_unmet(self) -> dict[str, Reason]:
@@ -88,7 +95,7 @@ class DecisionRule:
         }
 
     def describe_guarantee(self) -> str:
-        """Return what is promised and for which images, in the current language; "" for costs."""
+        """Return what is promised and for which images, in the current language; "" for nothing."""
         return format_reason(self.guarantee) if self.guarantee else ""
 
     @property
@@ -99,11 +106,17 @@ class DecisionRule:
         fits = [self.thresholds.get(name, self.thresholds.get("")) for name in self.classes]
         return [fit.value for fit in fits if fit is not None]
 
-    def decide(self, probabilities: NDArray[np.floating], embeddings: NDArray[np.floating] | None) -> pd.DataFrame:
+    def decide(
+        self,
+        probabilities: NDArray[np.floating],
+        embeddings: NDArray[np.floating] | None,
+        is_stable: NDArray[np.bool_] | None = None,
+    ) -> pd.DataFrame:
         """Return the DECISION_COLUMNS of images with calibrated probabilities (N, C) and embeddings (N, D).
 
-        By costs, an image is never unlike the training data: probabilities alone decide. Of equal costs, that of the
-        first class counts, and to abstain comes last.
+        With `is_stable` (N,), it abstains from the others, whatever else holds. By costs, an image is never unlike the
+        training data: probabilities alone decide. Of equal costs, that of the first class counts, and to abstain comes
+        last.
         """
         percentiles = np.full(len(probabilities), np.nan)
         if self.reference is not None and len(probabilities):
@@ -118,20 +131,23 @@ class DecisionRule:
             is_like = ~(percentiles > MAX_OOD_PERCENTILE)
             decision = np.where(is_sure & is_like, names[predicted], ABSTAIN)
             reason = np.where(is_like, np.where(is_sure, CONFIDENT, UNSURE), UNLIKE)
+        if is_stable is not None:
+            decision, reason = np.where(is_stable, decision, ABSTAIN), np.where(is_stable, reason, UNSTABLE)
         columns = decision, reason, self._name_sets(probabilities), percentiles, self.describe_guarantee()
         return pd.DataFrame(dict(zip(DECISION_COLUMNS, columns, strict=True)))
 
     def extend(self, table: pd.DataFrame, embeddings: pd.Series[Any] | None) -> pd.DataFrame:
         """Return a table of predictions with the DECISION_COLUMNS, empty for files that could not be read.
 
-        `embeddings` are those of its rows.
+        `embeddings` are those of its rows. With the column `stability`, it abstains from what is not stable.
         """
         good = (table["status"] == "ok").to_numpy()
         probabilities = table.loc[good, [f"prob_{name}" for name in self.classes]].to_numpy(dtype=np.float64)
         vectors = None
         if embeddings is not None and good.any():
             vectors = np.stack(list(embeddings[good]))
-        return table.join(self.decide(probabilities, vectors).set_index(table.index[good]))
+        is_stable = (table["stability"] == 1)[good].to_numpy() if "stability" in table else None
+        return table.join(self.decide(probabilities, vectors, is_stable).set_index(table.index[good]))
 
     def _name_sets(self, probabilities: NDArray[np.floating]) -> list[str]:
         """Return the prediction set of each image, classes joined by |; the predicted class is always in it."""
@@ -147,7 +163,8 @@ class DecisionRule:
 class ScoredImages:
     """Scored images (N,) of a calibration in a view: true class, group, source and part.
 
-    `probabilities` are (N, C). `is_like` states whether an image is like the reference.
+    `probabilities` are (N, C). `is_like` states whether an image is like the reference, `is_stable` whether its answer
+    stays under the SLIGHT_CHANGES, None where that is unknown in the view.
     """
 
     classes: tuple[str, ...]
@@ -157,6 +174,11 @@ class ScoredImages:
     sources: NDArray[np.str_]
     is_reference: NDArray[np.bool_]
     is_like: NDArray[np.bool_]
+    is_stable: NDArray[np.bool_] | None = None
+
+    def mark_answerable(self, stability: bool) -> NDArray[np.bool_]:
+        """Return which images, (N,), may be answered: those like the reference, with `stability` the stable ones."""
+        return self.is_like & self.is_stable if stability and self.is_stable is not None else self.is_like
 
     @property
     def is_fit(self) -> NDArray[np.bool_]:
@@ -193,16 +215,16 @@ def explain_unmet(
     return Reason("target_unmet", **values, missing=missing)
 
 
-def make_rule(run: Run, options: DecisionOptions) -> DecisionRule | None:
+def make_rule(run: Run, options: DecisionOptions, stability: bool = False) -> DecisionRule | None:
     """Return the rule that is asked for: by a target error, of least expected cost by a file, or None for none.
 
-    Without a calibration for it, a rule by costs has no prediction sets and no out-of-domain percentiles. Raise
-    GuardError if the run was calibrated in another view.
+    With `stability`, thresholds are those of answers to stable images. Without a calibration for it, a rule by costs
+    has no prediction sets and no out-of-domain percentiles. Raise GuardError if the run was calibrated in another view.
     """
     if options.target_error is not None and options.unit == SOURCE:
-        return make_source_rule(run, options.target_error, options.alpha)
+        return make_source_rule(run, options.target_error, options.alpha, stability)
     if options.target_error is not None:
-        return make_decision_rule(run, options.target_error, options.alpha, options.per_class)
+        return make_decision_rule(run, options.target_error, options.alpha, options.per_class, stability)
     if options.costs is None:
         return None
     values, saved = read_costs(Path(options.costs), run.classes), run.decision_calibration
@@ -212,13 +234,16 @@ def make_rule(run: Run, options: DecisionOptions) -> DecisionRule | None:
     return DecisionRule(scored.classes, _fit_sets(scored, options.alpha), saved.reference, costs=values)
 
 
-def make_decision_rule(run: Run, target_error: float, alpha: float = 0.1, per_class: bool = False) -> DecisionRule:
+def make_decision_rule(
+    run: Run, target_error: float, alpha: float = 0.1, per_class: bool = False, stability: bool = False
+) -> DecisionRule:
     """Return the rule that answers as many images as possible with an error rate of at most `target_error`.
 
     That holds with probability CONFIDENCE for images like those of the calibration; of a group, one drawn image counts.
     With `per_class`, it holds for the answers of each class, one at a time. Prediction sets miss the true class of a
-    fraction `alpha`. Where no threshold can be shown to meet the target, it answers nothing, and a note says so. Raise
-    GuardError if the run has no calibration, too few images, or a calibration in another view.
+    fraction `alpha`. With `stability`, it holds for the answers to stable images, and has no guarantee if those of the
+    calibration are not known. Where no threshold can be shown to meet the target, it answers nothing, and a note says
+    so. Raise GuardError if the run has no calibration, too few images, or a calibration in another view.
     """
     saved = run.decision_calibration
     if saved is None:
@@ -232,9 +257,9 @@ def make_decision_rule(run: Run, target_error: float, alpha: float = 0.1, per_cl
     fit, pilot = scored.is_fit, draw_of_groups(scored.groups) & scored.is_reference
     score, predicted = scored.probabilities.max(axis=1), scored.probabilities.argmax(axis=1)
     correct = predicted == scored.targets
-    parts = {"": scored.is_like}
+    parts = {"": scored.mark_answerable(stability)}
     if per_class:
-        parts = {name: scored.is_like & (predicted == index) for index, name in enumerate(scored.classes)}
+        parts = {name: parts[""] & (predicted == index) for index, name in enumerate(scored.classes)}
     _refuse_few(run, {name: int((part & fit).sum()) for name, part in parts.items()}, target_error)
     thresholds = {}
     for name, part in parts.items():
@@ -242,17 +267,18 @@ def make_decision_rule(run: Run, target_error: float, alpha: float = 0.1, per_cl
         thresholds[name] = fit_answering_threshold(score[known], correct[known], score[new], correct[new], target_error)
     percents = {"confidence": 100 * CONFIDENCE, "target": 100 * target_error}
     guarantee = Reason("guarantee_by_class" if per_class else "guarantee", **percents)
+    stated = None if stability and scored.is_stable is None else guarantee
     return DecisionRule(
-        scored.classes, _fit_sets(scored, alpha), saved.reference, target_error, thresholds, guarantee=guarantee
+        scored.classes, _fit_sets(scored, alpha), saved.reference, target_error, thresholds, guarantee=stated
     )
 
 
-def make_source_rule(run: Run, target_error: float, alpha: float = 0.1) -> DecisionRule:
+def make_source_rule(run: Run, target_error: float, alpha: float = 0.1, stability: bool = False) -> DecisionRule:
     """Return the rule that answers as many images as possible while few sources have a larger error, as calibrated.
 
-    Prediction sets miss the true class of a fraction `alpha` of images that are drawn one from each new source. Where
-    no threshold can be shown to keep the promise, it answers nothing, and a note says so. Raise GuardError if the run
-    was not calibrated by source, or in another view.
+    `stability` is that of `make_decision_rule`. Prediction sets miss the true class of a fraction `alpha` of images
+    that are drawn one from each new source. Where no threshold can be shown to keep the promise, it answers nothing,
+    and a note says so. Raise GuardError if the run was not calibrated by source, or in another view.
     """
     saved = run.source_calibration
     if saved is None or saved.terms is None:
@@ -262,7 +288,7 @@ def make_source_rule(run: Run, target_error: float, alpha: float = 0.1) -> Decis
             f"ckpt={run.folder or 'RUN'} unit=source data=...",
         )
     scored, terms = score_images(run, saved), saved.terms
-    scores = np.where(scored.is_like, scored.probabilities.max(axis=1), -np.inf)
+    scores = np.where(scored.mark_answerable(stability), scored.probabilities.max(axis=1), -np.inf)
     correct = scored.probabilities.argmax(axis=1) == scored.targets
     fit = fit_source_threshold(scores, correct, scored.sources, target_error, terms.beta, terms.own_bound)
     percents = {"confidence": 100 * CONFIDENCE, "target": 100 * target_error, "beta": 100 * terms.beta}
@@ -273,7 +299,8 @@ def make_source_rule(run: Run, target_error: float, alpha: float = 0.1) -> Decis
     counts = {
         name: len(np.unique(scored.sources[scored.targets == index])) for index, name in enumerate(scored.classes)
     }
-    rule = DecisionRule(scored.classes, set_score, saved.reference, target_error, guarantee=guarantee)
+    stated = None if stability and scored.is_stable is None else guarantee
+    rule = DecisionRule(scored.classes, set_score, saved.reference, target_error, guarantee=stated)
     return replace(rule, by_source=fit, source_counts=counts)
 
 
@@ -328,8 +355,18 @@ def score_images(run: Run, saved: SavedCalibration) -> ScoredImages:
     if decisions.ood_percentile is not None:
         is_like = ~(decisions.ood_percentile > MAX_OOD_PERCENTILE)
     groups, sources = (frame[name].to_numpy(dtype=np.str_)[known] for name in ("group", "source"))
-    is_reference = decisions.is_reference[known]
-    return ScoredImages(classes, probabilities[known], targets[known], groups, sources, is_reference, is_like[known])
+    # in another view, answers that stay here may change, and others stay
+    is_stable = decisions.is_stable if saved.view == run.view.name else None
+    return ScoredImages(
+        classes,
+        probabilities[known],
+        targets[known],
+        groups,
+        sources,
+        decisions.is_reference[known],
+        is_like[known],
+        None if is_stable is None else is_stable[known],
+    )
 
 
 def rank_embeddings(reference: OodReference, embeddings: NDArray[np.floating]) -> NDArray[np.float64]:

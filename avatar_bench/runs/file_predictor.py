@@ -23,10 +23,10 @@ from avatar_bench.inference.autotune import (
     set_threads,
     tune_inference,
 )
-from avatar_bench.inference.prediction_table import DECISION_COLUMNS, list_prediction_columns
+from avatar_bench.inference.prediction_table import DECISION_COLUMNS, STABILITY_COLUMNS, list_prediction_columns
 from avatar_bench.runs.ensembles import open_run
 from avatar_bench.runs.run import Run
-from avatar_bench.runs.run_images import set_view
+from avatar_bench.runs.run_images import refuse_fixed_answers, set_view
 
 if TYPE_CHECKING:
     from avatar_bench.commands.predict import PredictConfig
@@ -68,7 +68,9 @@ class FilePredictor:
     def columns(self) -> list[str]:
         """Return the names of the columns of a table."""
         further = (name for column in self.settings.find_columns().values() for name in column.names)
-        return [*list_prediction_columns(self.run.classes), *(DECISION_COLUMNS if self.rule else ()), *further]
+        stability = STABILITY_COLUMNS if self.settings.stability else ()
+        decisions = DECISION_COLUMNS if self.rule else ()
+        return [*list_prediction_columns(self.run.classes), *stability, *decisions, *further]
 
     @property
     def guarantees(self) -> list[str]:
@@ -78,7 +80,7 @@ class FilePredictor:
     def predict(self, files: Sequence[str]) -> Generator[pd.DataFrame, None, None]:
         """Yield the table of predictions batch by batch, in order, see `Run.predict_files`."""
         settings = self.settings
-        options = (settings.calibrated, settings.precision, self.rule, settings.neighbours)
+        options = (settings.calibrated, settings.precision, self.rule, settings.neighbours, settings.stability)
         with closing(self.run.predict_files(files, *options)) as tables:
             for table in tables:
                 for columns in settings.find_columns().values():
@@ -108,7 +110,8 @@ class FilePredictor:
 
     def _refuse_other_predictions(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Raise ConfigError if most of the rows differ, or any decision."""
-        options = self.settings.calibrated, self.settings.precision, self.rule
+        settings = self.settings
+        options = settings.calibrated, settings.precision, self.rule, False, settings.stability
         again = self.run.predict_files([row["path"] for row in rows], *options) if rows else ()
         table = pd.concat(list(again) or [pd.DataFrame({"status": []})], ignore_index=True)
         compared = np.flatnonzero(table["status"] == "ok").tolist()
@@ -155,12 +158,14 @@ def open_file_predictor(path: Path, settings: PredictConfig, n_files: int) -> tu
         settings.runtime, settings.precision = "torch", "32"
     run = open_tuned_run(path, settings, n_files)
     set_view([run], settings.view.name, settings.view.classes)
+    if settings.stability:
+        refuse_fixed_answers(run)
     rule = None
     if settings.target_error is not None or settings.costs is not None:
         # not for every prediction: their statistics take as long to import as a third of all else
         from avatar_bench.runs.decisions import make_rule
 
-        rule = make_rule(run, settings)
+        rule = make_rule(run, settings, settings.stability)
     return FilePredictor(run, settings, rule), rule.notes if rule else []
 
 

@@ -19,7 +19,7 @@ import pandas as pd
 import avatar_bench
 from avatar_bench.console.terminal import escape_control_characters
 from avatar_bench.console.warning_filters import keep_filters
-from avatar_bench.data.corruptions import Variation
+from avatar_bench.data.corruptions import SLIGHT_CHANGES, Variation
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.leakage import Leakage, UsedImages
 from avatar_bench.data.transforms import Preprocessing
@@ -32,7 +32,9 @@ from avatar_bench.inference.foreign_predictor import ForeignPredictor
 from avatar_bench.inference.network_predictor import NetworkPredictor
 from avatar_bench.inference.prediction_table import (
     EMBEDDING,
+    STABILITY_COLUMNS,
     PredictionTable,
+    compare_versions,
     list_prediction_columns,
     merge_probabilities,
 )
@@ -413,9 +415,10 @@ class Run:
         """
         return apply_view(self, [self.cache.predict(self._admit(dataset))], dataset)[0]
 
-    def own_predictions(self, dataset: Dataset) -> Predictions:
-        """Return the Predictions of a dataset in the network's own classes, which no view merges."""
-        return select_viewed(self.cache.predict(self._admit(dataset)), dataset)
+    def own_predictions(self, dataset: Dataset, variations: Sequence[Variation | None] = (None,)) -> list[Predictions]:
+        """Return the Predictions of a dataset in the network's own classes, which no view merges, see `variations`."""
+        computed = self.cache.predict_variations(self._admit(dataset), variations)
+        return [select_viewed(predictions, dataset) for predictions in computed]
 
     def variations(self, dataset: Dataset, variations: Sequence[Variation]) -> list[Predictions]:
         """Return the Predictions of a dataset under each variation, without embeddings; cached like `predictions`.
@@ -463,19 +466,24 @@ class Run:
         precision: str = "32",
         rule: DecisionRule | None = None,
         embedded: bool = False,
+        stability: bool = False,
     ) -> Generator[pd.DataFrame, None, None]:
         """Yield the table of predictions of image files batch by batch, see `DatasetPredictor.predict_files`.
 
-        With a `rule`, tables have its columns too. Of a score without a threshold, they name no class.
+        With a `rule`, tables have its columns too, and with `stability`, which needs "pixels" of the predictor, those
+        of `compare_versions` under the SLIGHT_CHANGES. Of a score without a threshold, they name no class.
         """
-        decides_by_distance = rule is not None and rule.reference is not None
-        undecided = {} if "decisions" in self.provides else {"prediction": np.nan, "confidence": np.nan}
-        with closing(
-            self.predictor.predict_files(paths, calibrated, precision, embedded or decides_by_distance)
-        ) as tables:
+        embedded_too = embedded or (rule is not None and rule.reference is not None)
+        answers = ("prediction", "confidence", *(STABILITY_COLUMNS if stability else ()))
+        undecided = dict.fromkeys(() if "decisions" in self.provides else answers, np.nan)
+        changes = SLIGHT_CHANGES if stability else ()
+        with closing(self.predictor.predict_files(paths, calibrated, precision, embedded_too, changes)) as tables:
             for table in tables:
                 vectors = table.pop(EMBEDDING) if EMBEDDING in table else None
                 merged = table if self.keeps_classes else merge_probabilities(table, self.merged_classes)
+                if stability:
+                    merged = compare_versions(merged, [change.tier for change in changes])
+                    vectors = None if vectors is None else vectors[merged.index]
                 merged = rule.extend(merged, vectors) if rule else merged
                 yield merged.assign(**undecided, **({EMBEDDING: vectors} if embedded else {}))
 

@@ -169,6 +169,15 @@ def set_view(runs: Sequence[Run], name: str | None, classes: Mapping[str, Any]) 
     return view
 
 
+def refuse_fixed_answers(run: Run) -> None:
+    """Raise ConfigError if a run cannot answer images that are changed."""
+    if "pixels" not in run.predictor.provides:
+        raise ConfigError(
+            f"stability=true: {run.name} is a table of predictions, which has none of images that are changed.",
+            "Remove stability=true.",
+        )
+
+
 def select_viewed(predictions: Predictions, dataset: Dataset) -> Predictions:
     """Return the Predictions of a data set in a view from those of the whole one, still with the network's classes."""
     return predictions.take(dataset.origin[1]) if dataset.origin else predictions

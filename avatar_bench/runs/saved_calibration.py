@@ -64,7 +64,7 @@ class DecisionImages:
 
     `classes` are those of the view. Temperature and `reference` are fitted on the images that `is_reference` (N,)
     marks, thresholds on the others. Images have an `ood_percentile` (N,), 0 to 100, and the run a `reference`, only if
-    it has embeddings.
+    it has embeddings. `is_stable` (N,) states which answers stay under the SLIGHT_CHANGES, None if that is unknown.
     """
 
     classes: tuple[str, ...]
@@ -72,6 +72,7 @@ class DecisionImages:
     is_reference: NDArray[np.bool_]
     ood_percentile: NDArray[np.float64] | None = None
     reference: OodReference | None = None
+    is_stable: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ class SavedCalibration:
                 row["part"] = "reference" if decisions.is_reference[k] else "thresholds"
                 row["probabilities"] = decisions.probabilities[k].tolist()
                 row |= {"ood_percentile": float(percentiles[k])} if percentiles is not None else {}
+                row |= {"is_stable": bool(decisions.is_stable[k])} if decisions.is_stable is not None else {}
             stated = {"classes": list(decisions.classes), "reference_sha256": None}
         if reference is not None and stated is not None:
             tensors = {"embeddings": reference.embeddings, "distances": reference.distances}
@@ -240,8 +242,9 @@ def _read_decisions(saved: Mapping[str, Any], folder: Path) -> DecisionImages | 
     if any(row["part"] not in ("reference", "thresholds") for row in rows):
         raise ValueError("a part is unknown")
     is_reference = np.array([row["part"] == "reference" for row in rows], dtype=bool)
+    is_stable = np.array([row["is_stable"] is True for row in rows]) if "is_stable" in rows[0] else None
     if stated["reference_sha256"] is None:
-        return DecisionImages(classes, probabilities, is_reference)
+        return DecisionImages(classes, probabilities, is_reference, is_stable=is_stable)
     files = (file for file in (folder / REFERENCE, folder / _NEW_REFERENCE) if file.is_file())
     contents = (file.read_bytes() for file in files)
     content = next(
@@ -252,4 +255,4 @@ def _read_decisions(saved: Mapping[str, Any], folder: Path) -> DecisionImages | 
     tensors = load_tensors(content)
     reference = OodReference(tensors["embeddings"], tensors["distances"])
     percentiles = np.array([row["ood_percentile"] for row in rows], dtype=np.float64)
-    return DecisionImages(classes, probabilities, is_reference, percentiles, reference)
+    return DecisionImages(classes, probabilities, is_reference, percentiles, reference, is_stable)

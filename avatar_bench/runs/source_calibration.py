@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.console.terminal import format_count, format_names
+from avatar_bench.data.corruptions import SLIGHT_CHANGES
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.loaders import encode_targets
 from avatar_bench.errors import DataError, GuardError
@@ -26,12 +27,14 @@ class _Part(NamedTuple):
     images: Dataset
     probabilities: NDArray[np.float64]
     percentiles: NDArray[np.float64] | None
+    is_stable: NDArray[np.bool_] | None
 
 
-def calibrate_by_source(run: Run, dataset: Dataset, terms: SourceTerms) -> SavedCalibration:
+def calibrate_by_source(run: Run, dataset: Dataset, terms: SourceTerms, stability: bool = False) -> SavedCalibration:
     """Return the calibration of a run by the sources of a data set in its view.
 
-    Temperature and reference of unlike images are those that the run has: nothing is fitted here. Raise DataError for
+    Temperature and reference of unlike images are those that the run has: nothing is fitted here. With `stability`, it
+    states whose answers stay under the SLIGHT_CHANGES. Raise DataError for
     images whose source is unknown, GuardError if training has used one of the sources.
     """
     labelled = dataset.take(np.flatnonzero(encode_targets(dataset, run.classes) >= 0))
@@ -45,15 +48,17 @@ def calibrate_by_source(run: Run, dataset: Dataset, terms: SourceTerms) -> Saved
             f"{format_names(seen, 3)}.",
             "A promise about new sources needs sources that training lacks: leave these out, or use folds=SWEEP",
         )
-    return _describe(run, dataset.name, [_predict(run, labelled, origins)], terms)
+    return _describe(run, dataset.name, [_predict(run, labelled, origins, stability)], terms)
 
 
-def calibrate_by_folds(run: Run, networks: Sequence[Run], terms: SourceTerms) -> SavedCalibration:
+def calibrate_by_folds(
+    run: Run, networks: Sequence[Run], terms: SourceTerms, stability: bool = False
+) -> SavedCalibration:
     """Return the calibration of a run by networks of the same recipe, each on the sources that it held out.
 
     Raise DataError if none of them held a source out, or if their images lie in several folders.
     """
-    parts = list(_iterate_folds(run, networks))
+    parts = list(_iterate_folds(run, networks, stability))
     if not parts or len({part.images.root for part in parts}) > 1:
         reason = "no network of it lacks a source of its test images" if not parts else "its images lie in two folders"
         raise DataError(
@@ -63,7 +68,7 @@ def calibrate_by_folds(run: Run, networks: Sequence[Run], terms: SourceTerms) ->
     return _describe(run, "folds", parts, replace(terms, folds=len(parts)))
 
 
-def _iterate_folds(run: Run, networks: Sequence[Run]) -> Iterator[_Part]:
+def _iterate_folds(run: Run, networks: Sequence[Run], stability: bool) -> Iterator[_Part]:
     """Yield the images of each source once, by the first network of the run's backbone that lacks it."""
     done: set[str] = set()
     for network in networks:
@@ -75,23 +80,25 @@ def _iterate_folds(run: Run, networks: Sequence[Run]) -> Iterator[_Part]:
         is_new = (origins != "") & ~origins.isin(network.seen_origins | done)
         rows = np.flatnonzero(is_new & (encode_targets(test, network.classes) >= 0))
         if len(rows):
-            part = _predict(network, test.take(rows), origins.iloc[rows])
+            part = _predict(network, test.take(rows), origins.iloc[rows], stability)
             done |= set(part.images.frame["source"])
             order = [network.classes.index(name) for name in run.classes]
             yield part._replace(probabilities=part.probabilities[:, order])
 
 
-def _predict(run: Run, images: Dataset, origins: pd.Series) -> _Part:
+def _predict(run: Run, images: Dataset, origins: pd.Series, stability: bool) -> _Part:
     predictions, saved = run.predictions(images), run.decision_calibration
+    is_stable = predictions.find_stable(run.variations(images, SLIGHT_CHANGES)) if stability else None
     percentiles = rank_embeddings(saved.reference, predictions.embeddings) if saved and saved.reference else None
     named = replace(images, frame=images.frame.assign(source=origins.to_numpy()))
-    return _Part(named, predictions.probabilities.astype(np.float64), percentiles)
+    return _Part(named, predictions.probabilities.astype(np.float64), percentiles, is_stable)
 
 
 def _describe(run: Run, name: str, parts: Sequence[_Part], terms: SourceTerms) -> SavedCalibration:
     frame = pd.concat([part.images.frame for part in parts], ignore_index=True)
     images = Dataset(name, parts[0].images.root, frame)
     known = [part.percentiles for part in parts if part.percentiles is not None]
+    stable = [part.is_stable for part in parts if part.is_stable is not None]
     has_all, saved = len(known) == len(parts), run.decision_calibration
     decisions = DecisionImages(
         run.classes,
@@ -99,6 +106,7 @@ def _describe(run: Run, name: str, parts: Sequence[_Part], terms: SourceTerms) -
         np.zeros(len(frame), dtype=bool),
         np.concatenate(known) if has_all else None,
         saved.reference if saved and has_all else None,
+        np.concatenate(stable) if stable else None,
     )
     counts = frame["label"].value_counts()
     return SavedCalibration(

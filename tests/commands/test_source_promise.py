@@ -125,9 +125,10 @@ def test_folds_predict_the_sources_that_they_lack(train, run_copy, tmp_path):
     for name in held_out:
         train(tmp_path / "sweep" / name, "data.split.by=source", f"data.split.held_out=[{name}]", "epochs=1")
     words = ["calibrate", f"ckpt={run_copy}", "unit=source", f"folds={tmp_path / 'sweep'}", "beta=.6", "workers=0"]
-    assert main(words) == 0
+    assert main([*words, "stability=true"]) == 0
     saved, known = read_calibration(run_copy)
     assert saved["by_source"]["folds"] == 3
+    assert known["is_stable"].any()
     assert sorted(set(known["source"])) == sorted(held_out)
     assert len(known) == len(set(known["path"]))
 

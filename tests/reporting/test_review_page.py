@@ -41,7 +41,7 @@ def run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("calibrated")
     draw_set(root, "fit", 64, SOURCES, seed=2)
     copy = Path(shutil.copytree(tiny_run, root / "run", ignore=shutil.ignore_patterns("evaluation", "predictions")))
-    calibrate(copy, root / "fit.csv")
+    calibrate(copy, root / "fit.csv", "stability=true")
     return copy
 
 
@@ -64,7 +64,7 @@ def batch(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def page(run: Path, batch: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a page with everything on it, and the table of the same predictions beside it."""
     folder = tmp_path_factory.mktemp("page")
-    words = [f"ckpt={run}", f"input={batch}", "target_error=.2", "evidence=true", QUICK]
+    words = [f"ckpt={run}", f"input={batch}", "target_error=.2", "evidence=true", "stability=true", QUICK]
     more = [f"explain={folder / 'cams'}", "neighbours=true"]
     assert main(["predict", *words, *more, f"output={folder / 'page.html'}"]) == 3  # one file is broken
     assert main(["predict", *words, f"output={folder / 'page.csv'}"]) == 3
@@ -75,15 +75,23 @@ def test_the_page_shows_each_image_in_order_of_need_and_loads_nothing(page: Path
     cards, table = read_cards(page), pd.read_csv(page.with_suffix(".csv"), keep_default_na=False)
     good = table[table["status"] == "ok"]
     assert len(cards) == len(good) == 42
-    ranks = {"abstained": 0, "unlike": 1, "contradicted": 2, "": 3}
+    ranks = {"abstained": 0, "unlike": 1, "unstable": 2, "contradicted": 3, "": 4}
     order = [(ranks[card["data-needs"].split(" ")[0]], float(card["data-confidence"])) for card in cards]
     assert order == sorted(order)
     contradicted = (good["evidence_says"] != "") & (good["evidence_says"] != good["prediction"])
-    for need, n in (("abstained", (good["decision"] == "abstain").sum()), ("contradicted", contradicted.sum())):
+    needs = {
+        "abstained": good["decision"] == "abstain",
+        "unstable": good["flips_on"] != "",
+        "contradicted": contradicted,
+    }
+    for need, n in ((need, holds.sum()) for need, holds in needs.items()):
         assert sum(need in card["data-needs"].split() for card in cards) == n
     assert contradicted.sum() == 1
     assert sorted(int(card["data-draw"]) for card in cards) == list(range(1, 43))
     parsed = Page(page)
+    assert (
+        parsed.text.count("<dt>Answer after slight changes</dt><dd>the same</dd>") == (good["stability"] == "1.0").sum()
+    )
     addresses = [address for name in ("src", "href", "srcset", "poster") for address in parsed.list_values(name)]
     assert all(address.startswith(("data:", "#")) for address in addresses)
     assert "default-src 'none'" in parsed.text
@@ -119,7 +127,7 @@ def test_a_russian_page_holds_no_english(run: Path, batch: Path, page: Path, tmp
     (reason,) = table.loc[table["status"] == "error", "reason"]
     russian, shown = tmp_path / "page.html", Texts()
     words = [f"ckpt={run}", f"input={batch}", f"output={russian}", QUICK, "lang=ru"]
-    more = ["target_error=.2", "evidence=true", f"explain={tmp_path}", "neighbours=true"]
+    more = ["target_error=.2", "evidence=true", "stability=true", f"explain={tmp_path}", "neighbours=true"]
     assert main(["predict", *words, *more]) == 3
     names = [str(batch), batch.name, ODD, "calibrated0/run", "Enter"]
     names += [name for label in CLASSES for name in (f"new-{label}", f"{label}/", *SOURCES[label])]

@@ -20,6 +20,7 @@ from avatar_bench.reporting.prediction_words import (
     ask_question,
     describe_accuracy,
     describe_class,
+    describe_stability,
     explain_phrases,
     phrase_prediction,
 )
@@ -122,7 +123,8 @@ class UploadPage:
         if answer.row["status"] != "ok":
             return []
         with use_language(self.language):
-            return [pair for column in self.columns for pair in column.describe(answer.row, is_brief=True)]
+            further = [pair for column in self.columns for pair in column.describe(answer.row, is_brief=True)]
+            return [*describe_stability(answer.row), *further]
 
     def _render(self, macro: str, *values: Any) -> str:
         with use_language(self.language):

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from avatar_bench.config.entries import FOLDERS_VARIABLE
+from avatar_bench.data.corruptions import SLIGHT_CHANGES, Variation
 from avatar_bench.data.loaders import ReadableImageDataset, ReadFiles
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import AvatarBenchError, OutputError
@@ -137,7 +138,10 @@ def predict_parts(
         data = data.map_batches(
             _read_images,
             batch_size=None,
-            fn_kwargs={"preprocessings": run.predictor.preprocessings},
+            fn_kwargs={
+                "preprocessings": run.predictor.preprocessings,
+                "variations": SLIGHT_CHANGES if answering.settings.stability else (),
+            },
             num_cpus=min(1, half),
         )
     data = data.map_batches(
@@ -185,14 +189,16 @@ def _without_dashboard() -> Iterator[None]:
         services.start_api_server = start
 
 
-def _read_images(batch: Columns, preprocessings: Sequence[Preprocessing]) -> Columns:
+def _read_images(
+    batch: Columns, preprocessings: Sequence[Preprocessing], variations: Sequence[Variation] = ()
+) -> Columns:
     """Return a batch of paths with a reason for each file that cannot be used, and the images of the others."""
     paths = [os.fsdecode(path) for path in batch["path"]]
-    images = ReadableImageDataset(paths, preprocessings)
+    images = ReadableImageDataset(paths, preprocessings, variations)
     with ThreadPoolExecutor(_READERS if is_remote(paths[0]) else 1) as pool:
         items = list(pool.map(images.__getitem__, range(len(paths))))
     columns = {"path": batch["path"], "reason": np.array([item.get("reason", "") for item in items], dtype=object)}
-    for number, preparing in enumerate(preprocessings):
+    for number, preparing in enumerate([*preprocessings] * (1 + len(variations))):
         blank = np.zeros((preparing.size, preparing.size, 3), dtype=np.uint8)
         columns[f"image{number}"] = np.stack([item["images"][number] if "images" in item else blank for item in items])
     return columns

@@ -31,7 +31,13 @@ from avatar_bench.inference.prediction_writer import PredictionWriter, Stamp, li
 from avatar_bench.metrics.neighbours import find_nearest
 from avatar_bench.reporting.grad_cam_overlays import read_overlay
 from avatar_bench.reporting.inline_images import InlineImage, encode
-from avatar_bench.reporting.prediction_words import describe_model, name_reasons, phrase_prediction, translate_class
+from avatar_bench.reporting.prediction_words import (
+    describe_model,
+    describe_stability,
+    name_reasons,
+    phrase_prediction,
+    translate_class,
+)
 from avatar_bench.results.display import list_cautions
 from avatar_bench.runs.decisions import ABSTAIN, MAX_OOD_PERCENTILE
 
@@ -41,7 +47,7 @@ if TYPE_CHECKING:
 # images of the random sample that the page asks for: half of them, 50, serve `calibrate` for thresholds of decisions,
 # which need 45 answered without an error for a target_error of .05
 SAMPLE = 100
-NEEDS = "abstained", "unlike", "contradicted"  # why an image needs review, the most urgent first
+NEEDS = "abstained", "unlike", "unstable", "contradicted"  # why an image needs review, the most urgent first
 NEAREST = 3  # training images shown beside an image
 _FEW = 500  # a page of more images has smaller ones
 _LARGE, _SMALL, _NEIGHBOUR = (320, 75), (200, 60), (96, 50)  # pixels of the longer side, quality
@@ -69,7 +75,8 @@ class ReviewedImage:
         percentile = self.row.get("ood_percentile")
         is_unlike = percentile is not None and float(percentile) > MAX_OOD_PERCENTILE
         claims = {column.find_claim(self.row) for column in self.columns} - {"", self.prediction}
-        reasons = _get_text(self.row, "decision") == ABSTAIN, is_unlike, bool(claims)
+        is_unstable = bool(_get_text(self.row, "flips_on"))
+        reasons = _get_text(self.row, "decision") == ABSTAIN, is_unlike, is_unstable, bool(claims)
         return [need for need, holds in zip(NEEDS, reasons, strict=True) if holds]
 
     @property
@@ -190,7 +197,7 @@ def render_page(
         return _format_cells(os.path.abspath(path) if has_paths else path, image.sha256)
 
     environment = build_html_environment()
-    environment.globals |= {"_": _, "phrase": phrase_prediction}
+    environment.globals |= {"_": _, "phrase": phrase_prediction, "describe_stability": describe_stability}
     environment.filters["class"] = translate_class
     with use_language(language):
         return environment.get_template("review.html.jinja").render(
@@ -216,6 +223,7 @@ def render_page(
             needs={
                 "abstained": _("abstained"),
                 "unlike": _("unlike the training images"),
+                **({"unstable": _("unstable")} if settings.stability else {}),
                 "contradicted": _("the file says otherwise"),
             },
             counts={need: sum(need in image.needs for image in images) for need in NEEDS},

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 from scipy.stats import beta
 from sklearn import metrics as sk
 
-from avatar_bench.errors import GuardError
+from avatar_bench.data.corruptions import SLIGHT_CHANGES
+from avatar_bench.errors import BlockError, GuardError
 from avatar_bench.evaluation.blocks.decision import Decision
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics import stats
@@ -87,7 +89,7 @@ def test_answers_are_sliced_by_columns_of_the_manifest_with_gaps(evaluate_block,
 def test_an_unmet_target_says_how_many_more_images_are_needed_in_both_languages() -> None:
     fits = {"real": AnsweringThreshold(np.inf, 0, 0, 70, 9, 205), "drawing": AnsweringThreshold(np.inf, 0, 0, 70, 9)}
     rule = DecisionRule(("drawing", "real"), 0.5, None, 0.1, fits)
-    more, none, _ = rule.notes
+    more, none, *_ = rule.notes
     assert more.startswith("answers real: A target error of 0.1 cannot be shown to be met, so that nothing is answered")
     assert "9 of 70 calibration images" in more
     assert "about 270 more of new groups are needed, half of them for thresholds" in more
@@ -242,3 +244,63 @@ def test_figures_show_the_tables(evaluate_block, oracle, draw_saved, inside):
     assert {name: inside(figure) for name, figure in drawn.items()} == dict.fromkeys(names, True)
     recall = result.tables["roc"].query("`class` == 'real'")["recall"]
     np.testing.assert_allclose(drawn["operating_points"].axes[0].lines[2].get_ydata(), recall)
+
+
+def test_stability_and_averaging_are_compared_with_confidence_at_equal_coverage(
+    evaluate_block, oracle, draw_saved, inside
+):
+    rng, clear = np.random.default_rng(3), oracle("noisy", n=120)
+    predictions = replace(clear, logits=clear.logits + rng.normal(scale=2, size=(120, 3)))
+    noise = {change.tier: rng.normal(scale=1.5, size=(120, 3)) for change in SLIGHT_CHANGES}
+
+    def vary(change):
+        return replace(predictions, logits=predictions.logits + noise[change.tier])
+
+    result = evaluate_block(predictions, run={"variations": vary}, stability=True)
+    versions = [predictions, *map(vary, SLIGHT_CHANGES)]
+    answers = np.array([version.logits.argmax(axis=1) for version in versions])
+    stays = [len(set(column)) == 1 for column in answers.T]
+    mean = sum(softmax(version.logits, axis=1) for version in versions) / 4
+    chances = softmax(predictions.logits, axis=1).max(axis=1)
+    orders = {
+        "confidence": (sorted(range(120), key=lambda k: -chances[k]), answers[0]),
+        "stability": (sorted(range(120), key=lambda k: (not stays[k], -chances[k])), answers[0]),
+        "averaging": (sorted(range(120), key=lambda k: -mean[k].max()), mean.argmax(axis=1)),
+    }
+    table = result.tables["stability"].set_index(["images", "order"])
+    for images, n in {"half": 60, "stable": sum(stays), "all": 120}.items():
+        wrong = {order: sum(said[k] != k % 3 for k in ranked[:n]) for order, (ranked, said) in orders.items()}
+        for order in wrong if images != "all" else ("confidence", "averaging"):
+            row = table.loc[(images, order)]
+            assert (row["coverage"], row["errors"], row["error"]) == (n / 120, wrong[order], wrong[order] / n)
+            if order != "confidence":
+                assert row["saved"] == pytest.approx((wrong["confidence"] - wrong[order]) / n)
+    assert 0 < sum(stays) < 120
+    assert (table.loc["stable", "errors"] > 0).all()
+    assert result.metrics["stable"].value == pytest.approx(np.mean(stays))
+    kept = [np.isin(np.arange(120), orders[order][0][: sum(stays)]) for order in ("confidence", "stability")]
+
+    def save(weights):
+        by_order = [
+            (weights * rows * (answers[0] != predictions.targets)).sum(axis=1) / weights[:, rows].sum(axis=1)
+            for rows in kept
+        ]
+        return by_order[0] - by_order[1]
+
+    metric = result.metrics["saved_by_stability"]
+    ends = stats.bootstrap_interval(save, predictions.groups, 100)
+    assert (metric.value, metric.low, metric.high) == pytest.approx((float(save(np.ones((1, 120)))[0]), *ends))
+    assert inside(draw_saved(result)["stability"])
+
+
+def test_answers_that_all_change_or_never_do_and_tables_of_predictions_have_reasons(evaluate_block, oracle):
+    perfect = oracle("perfect", n=30)
+    turned = replace(perfect, logits=perfect.logits[:, [1, 2, 0]])
+    none = evaluate_block(perfect, run={"variations": lambda change: turned}, stability=True)
+    assert none.metrics["stable"].value == 0
+    assert none.metrics["saved_by_stability"].reason == Reason("nothing_answered")
+    every = evaluate_block(perfect, stability=True)
+    assert every.metrics["stable"].value == 1
+    assert (every.metrics["saved_by_stability"].value, every.metrics["saved_by_averaging"].value) == (0, 0)
+    with pytest.raises(BlockError, match="a table of predictions"):
+        evaluate_block(perfect, run={"provides": frozenset({"predictions", "decisions"})}, stability=True)

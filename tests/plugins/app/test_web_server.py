@@ -48,7 +48,7 @@ def server(tiny_run, tmp_path_factory):
     for subfolder in folders.values():
         subfolder.mkdir()
     settings = find_schema("predict")(input="-", output="-", workers=0, batch_size=1, threads=1, precision="32")
-    settings.evidence.enabled = True
+    settings.evidence.enabled = settings.stability = True
     predictor, _ = open_file_predictor(tiny_run, settings, 1)
     service = ImageService(predictor, folders["overlays"], queue=32, seconds=60)
     listener = web_server.open_socket("127.0.0.1", 0)
@@ -105,7 +105,13 @@ def test_a_row_is_that_of_predict(server, tiny_run, images, tmp_path):
     files.append(tmp_path / "broken.png")
     (tmp_path / "files.txt").write_text("".join(f"{file}\n" for file in files))
     output = tmp_path / "rows.jsonl"
-    words = [f"ckpt={tiny_run}", f"input=@{tmp_path / 'files.txt'}", f"output={output}", "evidence=true"]
+    words = [
+        f"ckpt={tiny_run}",
+        f"input=@{tmp_path / 'files.txt'}",
+        f"output={output}",
+        "evidence=true",
+        "stability=true",
+    ]
     assert main(["predict", *words, "threads=1", "precision=32", "batch_size=1"]) == 3
     expected = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
     rows = [send(server, file.read_bytes(), file.name).json() for file in files]
@@ -129,6 +135,13 @@ def test_the_page_says_where_images_go_how_accurate_the_model_is_and_whether_it_
     assert ("Probabilities, not calibrated" in card) == (server.service.predictor.run.temperature == 1)
     abstained = {"decision": "abstain", "decision_reason": "unsure", "prediction_set": "real"}
     assert "Likeliest class, without enough certainty" in page._render_cards([ImageAnswer(row | abstained)])
+    changed = {"decision": "abstain", "decision_reason": "unstable", "stability": 0.5, "flips_on": "jpeg|mirror"}
+    card = page._render_cards([ImageAnswer(row | changed)])
+    assert "The answer changes when the image is slightly changed." in card
+    assert "<dd>another: re-encoded, mirrored</dd>" in card
+    assert "at most" not in page._render_cards(
+        [ImageAnswer(row | {"decision": "real", "decision_reason": "confident"})]
+    )
 
 
 def test_a_batch_has_thumbnails_and_the_page_for_review(server, content, tmp_path):

@@ -35,10 +35,10 @@ def folder(images, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def words(tiny_run, tmp_path_factory):
-    """Options with columns of evidence, decisions and a view."""
+    """Options with columns of evidence, stability, decisions and a view."""
     costs = tmp_path_factory.mktemp("costs") / "costs.yaml"
     costs.write_text("{generated: {not_generated: 3}, not_generated: {generated: 1}, abstain: .2}")
-    columns = ["evidence=true", f"costs={costs}", "view=generated_or_not"]
+    columns = ["evidence=true", "stability=true", f"costs={costs}", "view=generated_or_not"]
     return ["predict", f"ckpt={tiny_run}", "precision=32", "runtime=torch", *columns]
 
 

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from avatar_bench.config.options import option
 from avatar_bench.data import image_slices
+from avatar_bench.data.corruptions import SLIGHT_CHANGES
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation.block import check_class_order, read_labelled, read_ood_sets
 from avatar_bench.evaluation.blocks.decision import decision_tables as tables
@@ -55,6 +57,9 @@ class Decision(IntervalOptions):
         help="source: also count the sources whose error exceeds each target, where a run is calibrated by source",
         choices=("image", "source"),
     )
+    stability: bool = option(
+        False, help="also compare what re-encoding, reducing and mirroring images tell of errors with confidence alone"
+    )
     slices: list[str] = option([], help="further columns of the manifest to slice answers by, such as [age,skin_tone]")
     minimum: int = option(20, help="images per slice that counts in a gap between slices", range=(1, None))
     abstain_cost: float = option(
@@ -89,6 +94,8 @@ class Decision(IntervalOptions):
                 for compared, _predictions in sets.values():
                     run.leakage.refuse_overlap_with_fit(compared, run.source_calibration.images)
             self._find_broken_sources(run, result, labelled, rules)
+        if self.stability:
+            self._compare_stability(run, result, sets, labelled_rows)
         result.metrics |= self._compute_costs(labelled) | recalls
         result.tables["risk_coverage"] = self._tabulate_risk(labelled)
         result.tables["cost_curve"] = self._tabulate_costs(labelled)
@@ -176,6 +183,21 @@ class Decision(IntervalOptions):
         for name, parts in {"sources": sources, "risk_by_source": traces}.items():
             if parts:
                 result.tables[name] = pd.concat(parts, ignore_index=True)
+
+    def _compare_stability(self, run: Run, result: Result, sets: FurtherSets, labelled_rows: NDArray[np.intp]) -> None:
+        """Add to the result what the stability of answers, and their mean over changed images, tell of errors."""
+        if "pixels" not in run.provides:
+            raise BlockError(f"{run.name} is a table of predictions, which has none of images that are changed.")
+        rows = []
+        for name, (images, answers) in sets.items():
+            versions = run.variations(images, SLIGHT_CHANGES)
+            if name == result.set:
+                versions = [version.take(labelled_rows) for version in versions]
+            table, metrics = tables.compare_stability(self, answers, versions)
+            rows.append(table.assign(set=name))
+            end = "" if name == result.set else f"/{name}"
+            result.metrics |= {f"{key}{end}": metric for key, metric in metrics.items()}
+        result.tables["stability"] = pd.concat(rows, ignore_index=True)
 
     def _compute_costs(self, sets: Mapping[str, Predictions]) -> dict[str, Metric]:
         """Compute the mean cost on each set; its floor is that of the better of answering all or none."""

@@ -199,6 +199,63 @@ def _find_sources(predictions: Predictions) -> NDArray[np.intp]:
     return encode(predictions.sources) if predictions.origins is None else predictions.origins
 
 
+def compare_stability(
+    block: intervals.IntervalOptions, predictions: Predictions, versions: Sequence[Predictions]
+) -> tuple[pd.DataFrame, dict[str, Metric]]:
+    """Return the error at equal coverage by three orders of the labelled images, and what two of them save.
+
+    Images are answered in the order of their confidence, with the stable ones first, or by answer and confidence of the
+    mean probabilities of all versions: half of them, as many as are stable, and all. Ties are broken at random. What is
+    saved is the error by confidence less that by the order, on resamples of the same units.
+    """
+    known = predictions.targets >= 0
+    metrics = {"stable": intervals.compute_proportion(block, predictions.find_stable(versions), predictions.units)}
+    plain, varied = predictions.take(known), [version.take(known) for version in versions]
+    if not known.any():
+        return pd.DataFrame(), metrics
+    is_stable = plain.find_stable(varied)
+    mean = np.mean([part.probabilities for part in (plain, *varied)], axis=0)
+    draw, wrong = np.random.default_rng(block.seed).random(len(plain)), ~plain.correct
+    orders = {
+        "confidence": (np.lexsort((draw, -plain.confidence)), wrong),
+        "stability": (np.lexsort((draw, -plain.confidence, ~is_stable)), wrong),
+        "averaging": (np.lexsort((draw, -mean.max(axis=1))), mean.argmax(axis=1) != plain.targets),
+    }
+    counts = {"half": len(plain) // 2, "stable": int(is_stable.sum()), "all": len(plain)}
+    keys = [(images, order) for images in counts for order in orders if (images, order) != ("all", "stability")]
+    against = [keys.index((images, "confidence")) for images, __ in keys]
+    errors = np.full((len(plain), len(keys)), np.nan)
+    for column, (images, order) in zip(errors.T, keys, strict=True):
+        ranked, is_wrong = orders[order]
+        answered = ranked[: counts[images]]
+        column[answered] = is_wrong[answered]
+    saved = intervals.bootstrap_metrics(
+        block,
+        [f"{images}/{order}" for images, order in keys],
+        stats.build_mean_statistic(errors).then(lambda means: means[:, against] - means),
+        plain.units,
+        reason=Reason("nothing_answered"),
+        bounds=intervals.DIFFERENCE,
+    )
+    rows = [
+        {
+            "images": images,
+            "order": order,
+            "n": len(plain),
+            "coverage": counts[images] / len(plain),
+            "errors": int(np.nansum(column)),
+            **make_columns("error", error, "error_"),
+            **(make_columns("saved", saved[f"{images}/{order}"], "saved_") if order != "confidence" else {}),
+            **error.inference,
+        }
+        for (images, order), column, error in zip(
+            keys, errors.T, intervals.compute_proportions(block, errors, plain.units, False), strict=True
+        )
+    ]
+    metrics |= {f"saved_by_{order}": saved[f"stable/{order}"] for order in orders if order != "confidence"}
+    return pd.DataFrame(rows), metrics
+
+
 def describe_thresholds(rules: Mapping[float, DecisionRule]) -> tuple[pd.DataFrame, dict[str, Metric]]:
     """Return the confidence threshold of each target, with the images of its fit and the bound of the error there."""
     rows, metrics = [], {}

@@ -50,6 +50,7 @@ class AppConfig:
     target_error: float | None = copy_option(PredictConfig, "target_error")
     per_class: bool = copy_option(PredictConfig, "per_class")
     unit: str = copy_option(PredictConfig, "unit")
+    stability: bool = copy_option(PredictConfig, "stability")
     costs: str | None = copy_option(PredictConfig, "costs")
     alpha: float = copy_option(PredictConfig, "alpha")
     runtime: str = copy_option(PredictConfig, "runtime")
