@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    import pandas as pd
+
     from avatar_bench.data.dataset import Dataset
     from avatar_bench.inference.prediction_table import PredictionTable
     from avatar_bench.results.result import Result
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.3.0"
-__all__ = ["__version__", "evaluate", "import_detector", "load", "predict", "prepare", "report", "train"]
+__all__ = ["__version__", "evaluate", "import_detector", "load", "measure", "predict", "prepare", "report", "train"]
 
 
 def __dir__() -> list[str]:
@@ -133,6 +135,21 @@ def predict(*input: StrPath | Sequence[StrPath], output: StrPath = "-", **option
     # rows kept by update, or computed by other processes, are in the output alone
     is_whole = bool(tables) and not options.get("update")
     return PredictionTable(pd.concat(tables, ignore_index=True) if is_whole else read_predictions(os.fspath(output)))
+
+
+def measure(predictions: StrPath, **options: Option) -> pd.DataFrame:
+    """Estimate the shares of classes in the images of a table of predictions: `measure("predictions.csv", by="month")`.
+
+    `labels` is the manifest of a page for review, which `review=200` draws, and `out` the page. Return a row for each
+    class and estimator, `value` with `low` and `high`; with `review`, the rows drawn. Raises DataError for predictions
+    or labels that cannot be used.
+
+    `avatar-bench measure --help` lists the options.
+    """
+    from avatar_bench.cli.python_calls import call_command
+
+    table: pd.DataFrame = call_command("measure", options, (predictions,))
+    return table
 
 
 def report(*runs: StrPath, **options: Option) -> Path:

@@ -19,6 +19,7 @@ from avatar_bench.results.predictions import Predictions
 from avatar_bench.results.result import Metric, Result
 from avatar_bench.runs.run import Run
 
+_DOCS = Path(__file__).parents[1] / "docs"
 _COMMANDS = {"load": "", "import_detector": "import"}  # of functions that are not named after their command
 _CLASSES = (Run, Result, Metric, Predictions, PredictionTable, Dataset)
 _NOTE = (
@@ -45,7 +46,8 @@ def render_reference() -> str:
 
 def _render_function(name: str) -> str:
     command = _COMMANDS.get(name, name)
-    links = f"\n\nCommand: [{command}](commands/{command}.md); its options: [{command}](options.md#{command})."
+    folder = "commands" if (_DOCS / "commands" / f"{command}.md").is_file() else "plugins"
+    links = f"\n\nCommand: [{command}]({folder}/{command}.md); its options: [{command}](options.md#{command})."
     return _render_callable(getattr(avatar_bench, name), name) + (links if command else "")
 
 
@@ -112,5 +114,5 @@ def _render_table(first: str, second: str, rows: Iterable[tuple[str, str, str]])
 
 
 if __name__ == "__main__":
-    page = Path(__file__).parents[1] / "docs" / "python_reference.md"
+    page = _DOCS / "python_reference.md"
     page.write_text(render_reference(), encoding="utf-8")

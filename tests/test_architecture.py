@@ -58,13 +58,13 @@ BUDGETS = {
     ("data",): (4_660, 3_192),
     ("models",): (2_235, 1_475),
     ("inference", "runs"): (6_105, 3_982),
-    ("reporting",): (2_870, 1_965),
+    ("reporting",): (2_915, 1_990),
     ("results", "i18n", "files"): (2_065, 1_390),
     ("metrics", "audit"): (4_850, 2_967),
     ("sources",): (2_520, 1_850),
     ("training",): (2_715, 1_900),
     ("evaluation",): (10_310, 7_285),
-    ("plugins",): (3_985, 2_655),
+    ("plugins",): (5_300, 3_560),
 }
 MOST_MODULES = 270  # outside plug-ins
 DRAWERS = {"utils", "util", "helpers", "common", "core", "misc", "shared"}

@@ -24,6 +24,7 @@ def test_the_main_option_of_a_command_is_a_path():
     assert {command: option for command in commands if (option := find_main_option(command))} == {
         **dict.fromkeys(("app", "evaluate", "calibrate", "export", "push"), "ckpt"),
         "predict": "input",
+        "measure": "predictions",
         "report": "runs",
     }
 

@@ -27,6 +27,7 @@ REQUESTS = {  # words that ask for something of each plug-in
     "evidence": [["predict", "ckpt=run", "input=.", "evidence=true"]],
     "hub": [["push", "ckpt=run", "to=shared"], ["evaluate", "ckpt=hf:owner/name"]],
     "hub_detectors": [["import", f"kind={kind}", "folder=net", "out=new"] for kind in ("onnx", "timm", "transformers")],
+    "measure": [["measure", "predictions=p.csv"]],
     "pretrain": [["pretrain"]],
     "ray": [
         ["predict", "ckpt=run", "input=.", "output=out.parquet", words] for words in ("engine=ray", "engine.actors=2")

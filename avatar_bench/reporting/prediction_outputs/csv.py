@@ -41,4 +41,4 @@ class CsvWriter(TextWriter):
     @classmethod
     def read_table(cls, output: str) -> pd.DataFrame:
         """Read what was written, as texts."""
-        return read_csv(output, dtype=str, keep_default_na=False, encoding_errors="surrogateescape")
+        return read_csv(output, dtype=object, keep_default_na=False, encoding_errors="surrogateescape")

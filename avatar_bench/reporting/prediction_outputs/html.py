@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -63,6 +63,7 @@ class ReviewedImage:
     columns: Sequence[PredictionColumns]
     overlay: InlineImage | None = None
     nearest: Sequence[tuple[InlineImage, str, str]] = ()  # training images with class and source
+    design: Mapping[str, Any] = field(default_factory=dict)  # further columns of the manifest: how it was drawn
 
     @property
     def prediction(self) -> str:
@@ -106,7 +107,7 @@ class ReviewWriter(PredictionWriter):
     def __init__(self, predictor: FilePredictor, n_files: int) -> None:
         super().__init__(None, predictor.columns)
         self.predictor, run, settings = predictor, predictor.run, predictor.settings
-        self._shown = _LARGE if n_files <= _FEW else _SMALL
+        self._n_files = n_files
         self._columns = [*settings.find_columns().values()]
         self._training: tuple[Dataset, NDArray[np.floating]] | None = None  # with embeddings (M, D)
         if settings.neighbours:
@@ -157,7 +158,7 @@ class ReviewWriter(PredictionWriter):
         return ReviewedImage(
             row,
             sha256_of_bytes(data),
-            _shrink(Image.fromarray(decode_bytes(data, name)), *self._shown),
+            shrink_for_page(Image.fromarray(decode_bytes(data, name)), self._n_files),
             self._columns,
             read_overlay(Path(overlays), path) if overlays else None,
             [self._read_training_image(k) for k in nearest],
@@ -182,53 +183,95 @@ def render_page(
 ) -> str:
     """Return the page on images of this name, in order of need for review, each with a place in a random order.
 
-    The order depends on the images and classes alone, and so does the key of the labels that the browser keeps, which
-    survive another page on the same images. Without `has_paths`, images are known by their names alone.
+    Without `has_paths`, images are known by their names alone.
     """
     run, settings = predictor.run, predictor.settings
-    key = sha256_of_text(repr([run.classes, [image.sha256 for image in images]]))[:16]
-    places = np.random.default_rng(int(key, 16)).permutation(len(images)) + 1
-    pairs = sorted(zip(images, places.tolist(), strict=True), key=lambda pair: _rank_need(pair[0]))
     parents = [os.path.dirname(os.path.abspath(image.row["path"])) for image in images]
-    folder = os.path.commonpath(parents) if parents and has_paths else ""
-
-    def start_row(image: ReviewedImage) -> str:
-        path = str(image.row["path"])
-        return _format_cells(os.path.abspath(path) if has_paths else path, image.sha256)
-
-    environment = build_html_environment()
-    environment.globals |= {"_": _, "phrase": phrase_prediction, "describe_stability": describe_stability}
-    environment.filters["class"] = translate_class
     with use_language(language):
-        return environment.get_template("review.html.jinja").render(
-            name=name,
-            run=run,
-            settings=settings,
+        return render_review(
+            images,
+            failed,
+            run.classes,
+            name,
+            language,
+            model=run.name,
+            target_error=settings.target_error,
             has_decisions=predictor.rule is not None,
-            has_overlays=any(image.overlay for image in images),
-            lang=language,
-            key=key,
-            pairs=pairs,
-            failed=failed,
-            folder=format_name(folder),
-            shorten=lambda path: format_name(os.path.relpath(os.path.abspath(path), folder) if folder else path),
-            start_row=start_row,
-            cells=[_format_cells(name) for name in run.classes],
-            sample=min(SAMPLE, len(images)),
+            has_stability=settings.stability,
+            folder=os.path.commonpath(parents) if parents and has_paths else "",
+            shows_paths=has_paths,
             cautions=[
                 describe_model(run, predictor.is_calibrated),
                 *predictor.guarantees,
                 *list_cautions(settings.find_columns().values()),
             ],
-            needs={
-                "abstained": _("abstained"),
-                "unlike": _("unlike the training images"),
-                **({"unstable": _("unstable")} if settings.stability else {}),
-                "contradicted": _("the file says otherwise"),
-            },
-            counts={need: sum(need in image.needs for image in images) for need in NEEDS},
-            version=avatar_bench.__version__,
         )
+
+
+def render_review(
+    images: Sequence[ReviewedImage],
+    failed: Sequence[tuple[str, str]],
+    classes: Sequence[str],
+    name: str,
+    language: str,
+    *,
+    cautions: Sequence[str],
+    model: str = "",
+    sample: int = SAMPLE,
+    target_error: float | None = None,
+    has_decisions: bool = True,
+    has_stability: bool = False,
+    folder: str = "",
+    shows_paths: bool = False,
+    purpose: str = "",
+) -> str:
+    """Return the page on images, of which a random `sample` is asked for; call it in the language of the page.
+
+    The order depends on the images and classes alone, and so does the key of the labels that the browser keeps, which
+    survive another page on the same images. Paths in the manifest are absolute if `shows_paths`, else those of the
+    rows. With a `purpose`, all images are to be labelled for it.
+    """
+    key = sha256_of_text(repr([tuple(classes), [image.sha256 for image in images]]))[:16]
+    places = np.random.default_rng(int(key, 16)).permutation(len(images)) + 1
+    pairs = sorted(zip(images, places.tolist(), strict=True), key=lambda pair: _rank_need(pair[0]))
+
+    def start_row(image: ReviewedImage) -> str:
+        path = str(image.row["path"])
+        return _format_cells(
+            os.path.abspath(path) if shows_paths else path, image.sha256, *map(str, image.design.values())
+        )
+
+    environment = build_html_environment()
+    environment.globals |= {"_": _, "phrase": phrase_prediction, "describe_stability": describe_stability}
+    environment.filters["class"] = translate_class
+    return environment.get_template("review.html.jinja").render(
+        name=name,
+        classes=list(classes),
+        model=model,
+        target_error=target_error,
+        has_decisions=has_decisions,
+        has_overlays=any(image.overlay for image in images),
+        lang=language,
+        key=key,
+        pairs=pairs,
+        failed=failed,
+        folder=format_name(folder),
+        shorten=lambda path: format_name(os.path.relpath(os.path.abspath(path), folder) if folder else path),
+        start_row=start_row,
+        columns=",".join(["path", "sha256", *(images[0].design if images else ())]),
+        cells=[_format_cells(name) for name in classes],
+        sample=min(sample, len(images)),
+        purpose=purpose,
+        cautions=cautions,
+        needs={
+            "abstained": _("abstained"),
+            "unlike": _("unlike the training images"),
+            **({"unstable": _("unstable")} if has_stability else {}),
+            "contradicted": _("the file says otherwise"),
+        },
+        counts={need: sum(need in image.needs for image in images) for need in NEEDS},
+        version=avatar_bench.__version__,
+    )
 
 
 def _rank_need(image: ReviewedImage) -> tuple[int, float]:
@@ -241,6 +284,11 @@ def _format_cells(*values: str) -> str:
 
 def _get_text(row: Mapping[Hashable, Any], name: str) -> str:
     return str(row.get(name) or "")
+
+
+def shrink_for_page(image: Image.Image, n_files: int) -> InlineImage:
+    """Return an image as large as a page of `n_files` shows it."""
+    return _shrink(image, *(_LARGE if n_files <= _FEW else _SMALL))
 
 
 def _shrink(image: Image.Image, side: int, quality: int) -> InlineImage:

@@ -106,7 +106,7 @@ function review(list) {
       return `${card.dataset.start},${cell},${card.dataset.draw <= random ? "random" : "selected"}\n`;
     });
     const link = document.createElement("a");
-    link.href = URL.createObjectURL(new Blob(["path,sha256,label,sampled\n", ...rows], { type: "text/csv" }));
+    link.href = URL.createObjectURL(new Blob([`${list.dataset.columns},label,sampled\n`, ...rows], { type: "text/csv" }));
     link.download = "reviewed.csv";
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10_000);

@@ -72,7 +72,7 @@ class PriorShift(IntervalOptions):
                 f"{dataset.name} has no image of class {absent[0]!r}, so it cannot be weighted to include that class."
             )
         mixes = self._select_mixes(run)
-        training, origin = self._read_training_shares(run)
+        training, origin = self.read_training_shares(run)
         by_mix = {name: self._compute_metrics(predictions, training, prior) for name, prior in mixes.items()}
         varied = []
         for (index, frequent), share in product(enumerate(run.classes), self.shares):
@@ -128,7 +128,7 @@ class PriorShift(IntervalOptions):
         ordered = ["mix", "frequent", *sorted(shares, key=[*named, *shares].index)]
         return table[[*ordered, *(name for name in table if name not in ordered)]]
 
-    def _read_training_shares(self, run: Run) -> tuple[Floats, str]:
+    def read_training_shares(self, run: Run) -> tuple[Floats, str]:
         """Return the class proportions (C,) that training used, and where they were read."""
         if self.training:
             if set(self.training) != set(run.classes):

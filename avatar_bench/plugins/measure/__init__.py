@@ -1,0 +1,1 @@
+"""Measurement of the shares of classes in a population of images."""
