@@ -112,9 +112,13 @@ class UploadPage:
         return render_page(predictor, predictor.run.name, self.language, images, failed, has_paths=False)
 
     def _render_cards(self, answers: Sequence[ImageAnswer]) -> str:
-        classes, is_calibrated = self.service.predictor.run.classes, self.service.predictor.is_calibrated
+        predictor = self.service.predictor
+        with use_language(self.language):
+            guarantee = " ".join(predictor.guarantees)
         return "".join(
-            self._render("card", answer, classes, is_calibrated, self.settings.target_error, self._describe(answer))
+            self._render(
+                "card", answer, predictor.run.classes, predictor.is_calibrated, guarantee, self._describe(answer)
+            )
             for answer in answers
         )
 
