@@ -64,7 +64,7 @@ BUDGETS = {
     ("sources",): (2_520, 1_850),
     ("training",): (2_715, 1_900),
     ("evaluation",): (10_310, 7_285),
-    ("plugins",): (5_300, 3_560),
+    ("plugins",): (5_320, 3_570),
 }
 MOST_MODULES = 270  # outside plug-ins
 DRAWERS = {"utils", "util", "helpers", "common", "core", "misc", "shared"}

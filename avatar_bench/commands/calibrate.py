@@ -185,7 +185,7 @@ def _describe(run: Run, calibration: SavedCalibration) -> str:
 def _print_rule(rule: DecisionRule, folder: Path, settings: CalibrateConfig) -> None:
     """Print what the thresholds answer, what they promise, and what to do where they answer nothing."""
     target = f"target_error={settings.target_error:g}"
-    if (fit := rule.by_source) is not None:
+    if (fit := rule.by_source) is not None and math.isfinite(fit.value):
         larger = f"{fit.broken} of {fit.counted} sources of ten answers or more have a larger error"
         print_line(f"{target}: {fit.coverage:.1%} of the images of a source answered; {larger}")
     for name, threshold in rule.thresholds.items():

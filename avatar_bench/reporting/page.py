@@ -99,8 +99,9 @@ def _is_report(file: Path) -> bool:
     text = file.read_text(encoding="utf-8", errors="replace").strip()
     if file.suffix == ".md":
         return bool(re.search(r"^avatar_bench \d\S*\Z", text, re.MULTILINE))
-    is_checker = '<main id="main" class="checker"' in text  # a page of `export`, which is made of the same parts
-    return not is_checker and bool(re.search(r'<p class="soft">avatar_bench \d[^<\s]*</p>', text))
+    # pages of `export`, `predict` and `measure` are made of the same parts
+    is_other = '<main id="main" class="checker"' in text or '<meta name="generator"' in text
+    return not is_other and bool(re.search(r'<p class="soft">avatar_bench \d[^<\s]*</p>', text))
 
 
 def _render_html(content: dict[str, Any], largest: int) -> str:

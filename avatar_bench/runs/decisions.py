@@ -82,7 +82,7 @@ class DecisionRule:
             unit = " unit=source" if self.by_source else ""
             notes.append(
                 "Nothing is promised: the calibration of this view does not state which images are stable. To have a "
-                f"promise: avatar-bench calibrate ckpt=RUN stability=true{unit}"
+                f"promise: avatar-bench calibrate ckpt=RUN data=... stability=true{unit}"
             )
         return notes
 

@@ -157,7 +157,7 @@ def test_without_known_stability_it_abstains_all_the_same_and_promises_nothing(
     words = ["target_error=.3", f"unit={unit}"]
     decided = predict(run, manifest.parent / "new", tmp_path / "out.csv", *words, "stability=true")
     assert set(decided["decision_guarantee"]) == {""}
-    command = f"avatar-bench calibrate ckpt=RUN stability=true{' unit=source' * (unit == 'source')}\n"
+    command = f"avatar-bench calibrate ckpt=RUN data=... stability=true{' unit=source' * (unit == 'source')}\n"
     assert command in capsys.readouterr().err
     assert ((decided["decision_reason"] == "unstable") == (table["flips_on"] != "")).all()
     usual = predict(run, manifest.parent / "new", tmp_path / "usual.csv", *words)

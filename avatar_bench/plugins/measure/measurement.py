@@ -20,6 +20,8 @@ from avatar_bench.plugins.measure.shares import CalibrationImages, Review
 from avatar_bench.results.reasons import Reason
 
 SCHEMA = 1  # of the JSON file
+MEASUREMENT = "measure.json"  # beside the page, after its name, as are the tables
+TABLE_FILES = ("shares.csv", "groups.csv", "strata.csv")
 
 
 @dataclass
@@ -112,6 +114,7 @@ def _list_cautions(
         counts = {
             "left_out": len(about["left_out"]),
             "not_in_manifest": int(table.loc[table["value"] == "", "n"].sum()),
+            "groups_counted": table["value"].nunique() if about["estimator"] == shares.COUNTING else 0,
         }
         yield from (Reason(code, by=about["by"], n=n) for code, n in counts.items() if n)
 

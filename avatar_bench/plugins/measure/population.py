@@ -67,7 +67,7 @@ class Population:
     errors: int = 0
     cells: pd.DataFrame = field(default_factory=pd.DataFrame)
     groups: dict[str, pd.DataFrame] = field(default_factory=dict)
-    rows: pd.DataFrame = field(default_factory=pd.DataFrame)
+    rows: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["path", "position", "bin"]))
     hashes: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
     bins: NDArray[np.int16] = field(default_factory=lambda: np.zeros(0, dtype=np.int16))
 
@@ -170,7 +170,8 @@ class PredictionReader:
             raise DataError(f"{self._option} has no row of an image that was read.")
         population.hashes, population.bins = np.concatenate(hashes), np.concatenate(bins)
         population.cells, population.groups = cells.total(), {name: sums.total() for name, sums in groups.items()}
-        population.rows = pd.concat(kept, ignore_index=True) if kept else pd.DataFrame(columns=["path"])
+        if kept:
+            population.rows = pd.concat(kept, ignore_index=True)
         self._refuse_repeated_paths(population.hashes)
         return population
 
@@ -235,7 +236,7 @@ class PredictionReader:
             raise DataError(
                 f"{self._option}: the row of {format_name(str(bad))} names none of its classes "
                 f"({format_names(self.classes, 6)}), or lacks a probability.",
-                "Are they of one detector, and has its score a threshold? avatar-bench calibrate fits one.",
+                "Is the file whole and of one detector, whose score has a threshold? avatar-bench calibrate fits one.",
             )
         return np.clip(chances, 1e-9, 1 - 1e-9), predicted
 

@@ -153,14 +153,15 @@ def measure_groups(
             continue
         share, rest = estimate(cells, values == value), table[table["value"] != value]
         row = {"by": column, "group": value, "n": n, "reviewed": labels, "estimator": estimator, **share._asdict()}
-        enough = estimator != REVIEWED or len(rows) - labels >= FEWEST_REVIEWED
+        # counted predictions differ by errors as well as by shares: no test of them
+        enough = estimator == ADJUSTED or (estimator == REVIEWED and len(rows) - labels >= FEWEST_REVIEWED)
         other = estimate(rest, values != value) if len(rest) and enough else None
         measured.append(row | {"p": np.nan if other is None else compare(share, other)})
     groups = pd.DataFrame(measured)
     if len(groups) and (known := groups["p"].notna()).any():
         groups.loc[known, "p_fdr"] = false_discovery_control(groups.loc[known, "p"])
     about: dict[str, Any] = {"by": column, "estimator": estimator, "left_out": left_out}
-    if column in _ORDERED and len(groups) >= 3:
+    if column in _ORDERED and len(groups) >= 3 and estimator != COUNTING:
         about |= fit_trend(groups)
     return groups, about
 

@@ -20,8 +20,8 @@ from avatar_bench.files.paths import make_folder_name
 from avatar_bench.files.table_io import write_table
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
-from avatar_bench.plugins.measure.measurement import Measurement
-from avatar_bench.plugins.measure.shares import ADJUSTED, COUNTING, EM, REVIEWED
+from avatar_bench.plugins.measure.measurement import MEASUREMENT, TABLE_FILES, Measurement
+from avatar_bench.plugins.measure.shares import ADJUSTED, COUNTING, EM, FEWEST_REVIEWED, REVIEWED
 from avatar_bench.reporting.prediction_words import translate_class
 
 
@@ -107,9 +107,12 @@ def describe_cautions(measurement: Measurement) -> list[str]:
             "{n:,} of the images drawn have no label: they are assumed to be like others with such scores."
         ),
         "left_out": _("by={by}: groups left out, as too few of their images are there or reviewed: {n:,}."),
+        "groups_counted": _(
+            "by={by}: groups are counted predictions, and may differ in errors alone; label {fewest} images of each."
+        ),
         "not_in_manifest": _("by={by}: {n:,} images without a value are a group of their own."),
     }
-    return [texts[caution.code].format(**caution.values) for caution in measurement.cautions]
+    return [texts[caution.code].format(**caution.values, fewest=FEWEST_REVIEWED) for caution in measurement.cautions]
 
 
 def list_assumptions() -> list[tuple[str, str]]:
@@ -155,14 +158,14 @@ def write_measurement(measurement: Measurement, out: Path, language: str) -> Non
         images[name] = stream.getvalue()
     try:
         write_text(out, _render(measurement, images, language))
-        write_text(out.with_suffix(".measure.json"), measurement.format_json())
+        write_text(out.with_suffix(f".{MEASUREMENT}"), measurement.format_json())
         for name, image in images.items():
             with atomic_write(out.with_suffix(f".{make_folder_name(name)}.png")) as part:
                 part.write_bytes(image)
-        for name in ("shares", "groups", "strata"):
-            file = out.with_suffix(f".{name}.csv")
+        for name in TABLE_FILES:
+            file = out.with_suffix(f".{name}")
             file.unlink(missing_ok=True)
-            if len(table := getattr(measurement, name)):
+            if len(table := getattr(measurement, name.removesuffix(".csv"))):
                 write_table(table, file)
     except OSError as error:
         reason = f"out={out} cannot be written: {error.strerror or error}."

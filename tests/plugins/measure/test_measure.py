@@ -213,6 +213,7 @@ def change(column, value, rows=slice(None)):
         ),
         (change("score_low", 0.0), "are not as the page has them"),
         (change("seed", 7), "were not drawn from these predictions"),
+        (lambda table: table.assign(path="other" + table["path"]), "150 of 150 images were not drawn"),
     ],
 )
 def test_labels_that_cannot_be_weighted_are_refused(review, tmp_path, capsys, alter, message):
@@ -266,6 +267,13 @@ def test_other_files_are_not_overwritten(tmp_path):
     for words in (["review=40"], []):
         measure("predictions.csv", *words, f"out={tmp_path / 'mine.html'}", code=5)
     assert (tmp_path / "mine.html").read_text() == "my page"
+    measure("predictions.csv", "review=40", f"out={tmp_path / 'review.html'}")
+    measure("predictions.csv", f"out={tmp_path / 'review.html'}", code=5)
+    (tmp_path / "ours.groups.csv").write_text("mine")
+    measure("predictions.csv", f"out={tmp_path / 'ours.html'}", code=5)
+    assert (tmp_path / "ours.groups.csv").read_text() == "mine"
+    for _again in range(2):
+        measure("predictions.csv", f"out={tmp_path / 'shares.html'}")
 
 
 @pytest.mark.slow

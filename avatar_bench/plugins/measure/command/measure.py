@@ -81,10 +81,24 @@ def execute(settings: MeasureConfig) -> pd.DataFrame:
         )
     out = Path(settings.out or ("measure.html" if settings.review is None else "review.html"))
     prepare_output(str(out), "out")
-    if out.is_file() and out.stat().st_size and b"avatar_bench" not in out.read_bytes():
-        raise OutputError(f"out={out} is there, and is no page of measure.", "Choose another name: out=FILE.html")
+    _refuse_foreign_files(out, "measure" if settings.review is None else "review")
     with lock_output(str(out)), use_language(settings.lang):
         return (_measure if settings.review is None else _draw)(settings, reader, out)
+
+
+def _refuse_foreign_files(out: Path, kind: str) -> None:
+    """Raise OutputError if the page would replace a file that is no page of its kind, or files beside it would."""
+    is_there = out.is_file() and out.stat().st_size > 0
+    if is_there and f'content="avatar_bench {kind}"'.encode() not in out.read_bytes():
+        raise OutputError(f"out={out} is there, and is no such page.", "Choose another name: out=FILE.html")
+    from avatar_bench.plugins.measure.measurement import MEASUREMENT, TABLE_FILES
+
+    if kind == "measure" and not is_there:
+        beside = [out.with_suffix(f".{name}") for name in (MEASUREMENT, *TABLE_FILES)]
+        if taken := [file.name for file in beside if file.exists()]:
+            raise OutputError(
+                f"out={out} would also write {taken[0]}, which is there.", "Choose another name: out=FILE.html"
+            )
 
 
 def _draw(settings: MeasureConfig, reader: PredictionReader, out: Path) -> pd.DataFrame:

@@ -195,7 +195,7 @@ function operate(form) {
     if ([...kind.options].some((option) => option.value === wanted.get("class"))) kind.value = wanted.get("class");
     ["threshold", "prevalence"].forEach((name, k) => {
       const distances = values[k].map((value) => Math.abs(value - Number(wanted.get(name))));
-      if (wanted.has(name)) sliders[k].value = distances.indexOf(Math.min(...distances));
+      if (wanted.has(name) && !Number.isNaN(distances[0])) sliders[k].value = distances.indexOf(Math.min(...distances));
     });
     show();
     section.scrollIntoView();
