@@ -23,7 +23,8 @@ from avatar_bench.training import classifier_job
 from avatar_bench.training.module import Learner
 from tests.builders.commands import data_of, merge_words, read_record
 
-pytestmark = pytest.mark.slow
+# above that of the tests of Ray, so that these come first: beside its threads, forks of Python 3.13 lose workers
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1000)]
 FEW = ("data.limit=96", "epochs=4", "callbacks.save_minutes=0")
 LONG = (*FEW, "epochs=40")
 

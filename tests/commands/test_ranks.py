@@ -11,7 +11,7 @@ import torch
 from avatar_bench.cli.app import main
 from tests.builders.commands import merge_words, read_record
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1000)]  # before those of Ray, see test_faults
 # a network without batch norm or dropout, and a number of images that leaves an uneven last batch
 PLAIN = (
     *("model.backbone=test_vit.r160_in1k", "mode.balance=none", "data.augment.flip=0"),
