@@ -20,8 +20,10 @@ from avatar_bench.data.decoding import try_decode
 from avatar_bench.data.equalise import hash_pixels
 from avatar_bench.errors import BlockError, DataError
 from avatar_bench.inference.predictor import (
+    DEFAULT_OPTIONS,
     DatasetPredictor,
     DecodedImages,
+    FileOptions,
     ImproperError,
     Predictor,
     compute_logarithms,
@@ -100,19 +102,14 @@ class ForeignPredictor(DatasetPredictor):
         return self._compute_log(images), np.asarray(embed(images)) if embed else np.zeros((len(images), 0))
 
     def predict_files(
-        self,
-        paths: Sequence[str],
-        calibrated: bool = True,
-        precision: str = "32",
-        embedded: bool = False,
-        variations: Sequence[Variation] = (),
+        self, paths: Sequence[str], options: FileOptions = DEFAULT_OPTIONS
     ) -> Generator[pd.DataFrame, None, None]:
         """Yield the table of predictions of image files batch by batch, in order."""
         for first in range(0, len(paths), self.batch_size):
             batch = paths[first : first + self.batch_size]
             decoded = [try_decode(path) for path in batch]
             tables = []
-            for variation in (None, *variations):  # one in memory at a time: the images are of any size
+            for variation in (None, *options.variations):  # one in memory at a time: the images are of any size
                 images = [image for image, _ in decoded if image is not None]
                 images = images if variation is None else [variation(image, 0) for image in images]
                 answers = iter(self._compute_each(images) if images else [])
@@ -120,12 +117,14 @@ class ForeignPredictor(DatasetPredictor):
                 reasons = [outcome if isinstance(outcome, str) else "" for outcome in outcomes]
                 logits = [outcome for outcome in outcomes if not isinstance(outcome, str)]
                 embeddings = None
-                if embedded and logits:
+                if options.embedded and logits:
                     known = [reason for (image, _), reason in zip(decoded, reasons, strict=True) if image is not None]
                     answered = [image for image, reason in zip(images, known, strict=True) if not reason]
                     embeddings = np.asarray(self.predictor.embed(answered))  # type: ignore[attr-defined]
                 rows = np.reshape(logits, (len(logits), len(self.classes)))
-                tables.append(self.tabulate(list(zip(batch, reasons, strict=True)), rows, calibrated, embeddings))
+                tables.append(
+                    self.tabulate(list(zip(batch, reasons, strict=True)), rows, options.calibrated, embeddings)
+                )
             yield pd.concat(tables, ignore_index=True)
 
     def _compute_each(self, images: DecodedImages) -> list[NDArray[np.floating] | str]:

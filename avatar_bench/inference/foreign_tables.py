@@ -24,8 +24,10 @@ from avatar_bench.data.variation_set import CLEAN, RECIPE
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError, suggest_names
 from avatar_bench.files.hashes import sha256_of_bytes
 from avatar_bench.inference.predictor import (
+    DEFAULT_OPTIONS,
     MAX_SUM_ERROR,
     DatasetPredictor,
+    FileOptions,
     ImproperError,
     compute_logarithms,
     normalise_rows,
@@ -250,14 +252,9 @@ class TablePredictor(DatasetPredictor):
         return varied
 
     def predict_files(
-        self,
-        paths: Sequence[str],
-        calibrated: bool = True,
-        precision: str = "32",
-        embedded: bool = False,
-        variations: Sequence[Variation] = (),
+        self, paths: Sequence[str], options: FileOptions = DEFAULT_OPTIONS
     ) -> Generator[pd.DataFrame, None, None]:
-        """Yield the table of predictions of image files batch by batch, in order; of none under `variations`."""
+        """Yield the table of predictions of image files batch by batch, in order; of none under variations."""
         for first in range(0, len(paths), self.batch_size):
             seen, rows = [], []
             for path in paths[first : first + self.batch_size]:
@@ -268,7 +265,7 @@ class TablePredictor(DatasetPredictor):
                     reason = error.lines[0]
                 seen.append((path, reason))
                 rows += [] if reason else [row]
-            yield self.tabulate(seen, compute_logarithms(self.probabilities[rows]), calibrated)
+            yield self.tabulate(seen, compute_logarithms(self.probabilities[rows]), options.calibrated)
 
 
 def _rename_columns(table: pd.DataFrame, columns: Mapping[str, str], file: Path) -> pd.DataFrame:

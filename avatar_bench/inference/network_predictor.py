@@ -21,7 +21,14 @@ from avatar_bench.data.loaders import build_image_dataset, build_loader, build_v
 from avatar_bench.errors import ConfigError
 from avatar_bench.inference.autotune import DTYPES, load_or_export, tune_inference
 from avatar_bench.inference.prediction_table import EMBEDDING
-from avatar_bench.inference.predictor import DatasetPredictor, PredictionCache, choose_device, compute_logarithms
+from avatar_bench.inference.predictor import (
+    DEFAULT_OPTIONS,
+    DatasetPredictor,
+    FileOptions,
+    PredictionCache,
+    choose_device,
+    compute_logarithms,
+)
 from avatar_bench.inference.runtimes import (
     Engine,
     ExportedNetwork,
@@ -200,19 +207,14 @@ class EnsemblePredictor(DatasetPredictor):
         return self._average(logits), join_embeddings(embeddings)
 
     def predict_files(
-        self,
-        paths: Sequence[str],
-        calibrated: bool = True,
-        precision: str = "32",
-        embedded: bool = False,
-        variations: Sequence[Variation] = (),
+        self, paths: Sequence[str], options: FileOptions = DEFAULT_OPTIONS
     ) -> Generator[pd.DataFrame, None, None]:
         """Yield the table of predictions of image files batch by batch; a file that any member fails on is an error."""
         if self.computes_logits:
-            yield from super().predict_files(paths, calibrated, precision, embedded, variations)
+            yield from super().predict_files(paths, options)
             return
-        options = (False, precision, embedded, variations)
-        parts = [member.predictor.predict_files(paths, *options) for member in self.members]
+        uncalibrated = options._replace(calibrated=False)
+        parts = [member.predictor.predict_files(paths, uncalibrated) for member in self.members]
         for tables in zip(*parts, strict=True):
             failed = zip(*(table["reason"] for table in tables), strict=True)
             reasons = [next(filter(None, row), "") for row in failed]
@@ -222,9 +224,9 @@ class EnsemblePredictor(DatasetPredictor):
             averaged = average_logits(np.stack(logits), self.mix).astype(np.float32)
             seen = list(zip(tables[0]["path"], reasons, strict=True))
             embeddings = None
-            if embedded and any(good):
+            if options.embedded and any(good):
                 embeddings = join_embeddings([np.stack(list(table.loc[good, EMBEDDING])) for table in tables])
-            yield self.tabulate(seen, averaged, calibrated, embeddings)
+            yield self.tabulate(seen, averaged, options.calibrated, embeddings)
 
     def resolve_precision(self, precision: str) -> str:
         """Resolve "auto" as the members do, which have the same runtime and device."""

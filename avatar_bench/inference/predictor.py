@@ -7,7 +7,7 @@ import time
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
@@ -33,6 +33,23 @@ if TYPE_CHECKING:
 MAX_SUM_ERROR = 1e-3  # of the probabilities of an image, which are then divided by their sum
 _VARIATIONS_PER_PASS = 8  # variations of a batch in memory at once: 39 MB for 32 images of 224 px
 DecodedImages = Sequence[ImageArray]  # decoded, each (H, W, 3) RGB of any size
+
+
+class FileOptions(NamedTuple):
+    """What tables of predictions of files hold.
+
+    With `calibrated`, logits are divided by the temperature; `precision` is "32" or another one of the runtime. With
+    `embedded`, which needs "embeddings" of `provides`, tables have the column EMBEDDING. With `variations`, which need
+    "pixels", as many rows follow those of a batch for each variation, of the same files in their order.
+    """
+
+    calibrated: bool = True
+    precision: str = "32"
+    embedded: bool = False
+    variations: Sequence[Variation] = ()
+
+
+DEFAULT_OPTIONS = FileOptions()
 
 
 class Predictor(Protocol):
@@ -140,19 +157,10 @@ class DatasetPredictor:
         return [torch.stack([to_tensor(prepare(image)) for image in images]) for prepare in self.preprocessings]
 
     def predict_files(
-        self,
-        paths: Sequence[str],
-        calibrated: bool = True,
-        precision: str = "32",
-        embedded: bool = False,
-        variations: Sequence[Variation] = (),
+        self, paths: Sequence[str], options: FileOptions = DEFAULT_OPTIONS
     ) -> Generator[pd.DataFrame, None, None]:
-        """Yield the table of predictions of image files batch by batch, in order, see `tabulate_predictions`.
-
-        With `calibrated`, logits are divided by the temperature; `precision` is "32" or another one of the runtime.
-        With `embedded`, which needs "embeddings" of `provides`, tables have the column EMBEDDING. With `variations`,
-        which need "pixels", as many rows follow those of a batch for each variation, of the same files in their order.
-        """
+        """Yield the table of predictions of image files batch by batch, in order, see `tabulate_predictions`."""
+        calibrated, precision, embedded, variations = options
         reading: Iterable[Any]
         if isinstance(paths, ReadFiles):
             reading = [paths.batch]

@@ -42,9 +42,9 @@ SAMPLED = f"{OTHER_PREFIX}sampled"  # column of the manifest of a review page: h
 def fit_calibration(run: Run, dataset: Dataset, stability: bool = False) -> SavedCalibration:
     """Fit the calibration of a run, which has none, on a data set in its view.
 
-    With `stability`, what decisions are made of states whose answers stay under the SLIGHT_CHANGES.
-    Raise DataError if there are fewer than MIN_CALIBRATION_IMAGES labelled images or none of a class, GuardError if the
-    run has been trained on some of them.
+    With `stability`, what decisions are made of states whose answers stay under the SLIGHT_CHANGES. Raise DataError if
+    there are fewer than MIN_CALIBRATION_IMAGES labelled images or none of a class, GuardError if the run has been
+    trained on some of them.
     """
     targets = encode_targets(dataset, run.classes)
     rows = np.flatnonzero(targets >= 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
@@ -300,8 +300,9 @@ def make_source_rule(run: Run, target_error: float, alpha: float = 0.1, stabilit
         name: len(np.unique(scored.sources[scored.targets == index])) for index, name in enumerate(scored.classes)
     }
     stated = None if stability and scored.is_stable is None else guarantee
-    rule = DecisionRule(scored.classes, set_score, saved.reference, target_error, guarantee=stated)
-    return replace(rule, by_source=fit, source_counts=counts)
+    return DecisionRule(
+        scored.classes, set_score, saved.reference, target_error, by_source=fit, source_counts=counts, guarantee=stated
+    )
 
 
 def _fit_sets(scored: ScoredImages, alpha: float, drawn: NDArray[np.bool_] | None = None) -> float:

@@ -38,7 +38,7 @@ from avatar_bench.inference.prediction_table import (
     list_prediction_columns,
     merge_probabilities,
 )
-from avatar_bench.inference.predictor import DatasetPredictor, PredictionCache, Predictor
+from avatar_bench.inference.predictor import DatasetPredictor, FileOptions, PredictionCache, Predictor
 from avatar_bench.metrics.calibration import TemperatureFit
 from avatar_bench.models.checkpoint import read_checkpoint, verify_checkpoint
 from avatar_bench.models.model_card import Card
@@ -477,7 +477,8 @@ class Run:
         answers = ("prediction", "confidence", *(STABILITY_COLUMNS if stability else ()))
         undecided = dict.fromkeys(() if "decisions" in self.provides else answers, np.nan)
         changes = SLIGHT_CHANGES if stability else ()
-        with closing(self.predictor.predict_files(paths, calibrated, precision, embedded_too, changes)) as tables:
+        options = FileOptions(calibrated, precision, embedded_too, changes)
+        with closing(self.predictor.predict_files(paths, options)) as tables:
             for table in tables:
                 vectors = table.pop(EMBEDDING) if EMBEDDING in table else None
                 merged = table if self.keeps_classes else merge_probabilities(table, self.merged_classes)

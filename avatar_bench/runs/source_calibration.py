@@ -34,8 +34,8 @@ def calibrate_by_source(run: Run, dataset: Dataset, terms: SourceTerms, stabilit
     """Return the calibration of a run by the sources of a data set in its view.
 
     Temperature and reference of unlike images are those that the run has: nothing is fitted here. With `stability`, it
-    states whose answers stay under the SLIGHT_CHANGES. Raise DataError for
-    images whose source is unknown, GuardError if training has used one of the sources.
+    states whose answers stay under the SLIGHT_CHANGES. Raise DataError for images whose source is unknown, GuardError
+    if training has used one of the sources.
     """
     labelled = dataset.take(np.flatnonzero(encode_targets(dataset, run.classes) >= 0))
     origins = list_origins(run, labelled)

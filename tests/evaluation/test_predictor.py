@@ -17,6 +17,7 @@ from avatar_bench.errors import BlockError, DataError
 from avatar_bench.evaluation.block import build_block
 from avatar_bench.evaluation.result_writer import ResultWriter
 from avatar_bench.evaluation.runner import BlockRunner
+from avatar_bench.inference.predictor import FileOptions
 from avatar_bench.results.result import Result
 from avatar_bench.runs.run import Run
 
@@ -115,7 +116,7 @@ def test_files_are_predicted_and_embedded_and_broken_ones_named(images: Path, tm
     broken.write_bytes(b"none")
     run = Run.from_predictor(ColourPredictor(), batch_size=2)
     files = [str(file) for file in (blind.file(0), broken, broken, broken, blind.file(1))]
-    table = pd.concat(run.predictor.predict_files(files, embedded=True), ignore_index=True)
+    table = pd.concat(run.predictor.predict_files(files, FileOptions(embedded=True)), ignore_index=True)
     assert table["status"].tolist() == ["ok", "error", "error", "error", "ok"]
     pixels, good = [blind.image(0), blind.image(1)], table[table["status"] == "ok"]
     assert table["embedding"].notna().tolist() == [True, False, False, False, True]
