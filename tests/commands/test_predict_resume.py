@@ -117,6 +117,7 @@ def test_a_second_process_is_kept_from_an_output_until_the_first_is_dead(words, 
     output = tmp_path / "out.csv"
     child = fork(*words, f"output={output}")
     child.until(lambda: has_rows(output, 8))
+    child.send(signal.SIGSTOP)  # it shall not end before the second has begun
     err = command(*words, f"output={output}", "update=true", code=5).err
     assert "another process is writing it" in err
     child.kill()
