@@ -57,7 +57,7 @@ BUDGETS = {
     ("config",): (1_930, 1_335),
     ("data",): (4_660, 3_192),
     ("models",): (2_235, 1_475),
-    ("inference", "runs"): (6_105, 3_982),
+    ("inference", "runs"): (6_180, 4_035),
     ("reporting",): (2_915, 1_990),
     ("results", "i18n", "files"): (2_065, 1_390),
     ("metrics", "audit"): (4_850, 2_967),
@@ -66,7 +66,7 @@ BUDGETS = {
     ("evaluation",): (10_310, 7_285),
     ("plugins",): (5_320, 3_570),
 }
-MOST_MODULES = 270  # outside plug-ins
+MOST_MODULES = 271  # outside plug-ins
 DRAWERS = {"utils", "util", "helpers", "common", "core", "misc", "shared"}
 # constants that every module of a kind states for itself
 STATED_BY_EACH = {"KIND", "PARAMETERS", "RESEMBLES", "__all__", "__version__"}

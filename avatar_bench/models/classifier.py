@@ -59,15 +59,16 @@ class Classifier(nn.Module):
         """Return logits and pre-logits embeddings of one pass."""
         features = self.net.forward_features(self._normalise(images))  # type: ignore[operator]
         embeddings = self.net.forward_head(features, pre_logits=True)  # type: ignore[operator]
-        return self._head(embeddings), embeddings
+        return self.classify(embeddings), embeddings
+
+    def classify(self, embeddings: Tensor) -> Tensor:
+        """Return the logits (N, C) of pre-logits embeddings (N, D)."""
+        return self.net.get_classifier()(embeddings)  # type: ignore[operator, no-any-return]
 
     @property
     def device(self) -> torch.device:
         """Return the device of the network."""
         return self.mean.device
-
-    def _head(self, embeddings: Tensor) -> Tensor:
-        return self.net.get_classifier()(embeddings)  # type: ignore[operator, no-any-return]
 
     def _normalise(self, images: Tensor) -> Tensor:
         channels_last = next(self.net.parameters()).is_contiguous(memory_format=torch.channels_last)

@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
-import PIL
-import timm
 import torch
 from numpy.typing import NDArray
 
-from avatar_bench import __version__
-from avatar_bench.config.catalogue import find_choices
 from avatar_bench.console.progress import track
 from avatar_bench.console.terminal import format_count, print_note
 from avatar_bench.data.cache import ArrayCache
@@ -21,16 +16,13 @@ from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.loaders import build_image_dataset, build_loader
 from avatar_bench.data.training_batches import DataModule
 from avatar_bench.files.hashes import sha256_of_text
-from avatar_bench.files.paths import cache_root
-from avatar_bench.models.checkpoint import hash_weights
-from avatar_bench.models.wrapped_networks import NetworkNode
+from avatar_bench.inference.feature_cache import find_feature_cache
 from avatar_bench.training.environment import resolve_precision, resolve_torch_device
 from avatar_bench.training.module import Learner
 
 if TYPE_CHECKING:
     from avatar_bench.commands.train import TrainConfig
 
-FEATURES_FOLDER = "features"  # in the cache
 MAX_FEATURE_BYTES = 2**30  # bytes of the features of a stage
 
 
@@ -114,20 +106,8 @@ def _open_cache(
     limit = settings.data.cache_gb
     if not limit or (augments and data.augmentation.others):
         return None
-    backbones = find_choices("backbone").get(learner.card.backbone)
-    head = {id(parameter) for parameter in learner.net.get_classifier().parameters()}  # type: ignore[operator]
-    heads = {name for name, parameter in learner.net.named_parameters() if id(parameter) in head}
-    body = {name: tensor for name, tensor in learner.net.state_dict().items() if name not in heads}
-    preprocessing = sorted(learner.card.preprocessing.items())
-    how = [
-        *(hash_weights(body), learner.card.backbone, sorted(learner.card.options.items()), preprocessing),
-        *(resolve_torch_device(settings.trainer.accelerator), resolve_precision(settings.trainer)),
-        data.augmentation if augments else None,
-        NetworkNode.read(backbones).sha256 if backbones else None,
-        *(__version__, torch.__version__, timm.__version__, PIL.__version__, cv2.__version__),
-    ]
-    folder = cache_root() / FEATURES_FOLDER / sha256_of_text(repr(how))[:16]
-    cache = ArrayCache(folder, (learner.embedding_bytes // 4,), np.float32)
+    device, precision = resolve_torch_device(settings.trainer.accelerator), resolve_precision(settings.trainer)
+    cache = find_feature_cache(learner, device, precision, data.augmentation if augments else None)
     if reason := cache.reserve(keys, int(limit * 2**30)):
         print_note(f"warning: features are not cached ({reason}); see data.cache_gb")
         return None

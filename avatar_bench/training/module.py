@@ -171,7 +171,7 @@ class Learner(Classifier, TrainableModule):
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        logits = self._head(batch["embedding"]) if "embedding" in batch else self(batch["image"])[0]
+        logits = self.classify(batch["embedding"]) if "embedding" in batch else self(batch["image"])[0]
         loss = functional.cross_entropy(logits, batch["target"])
         self.refuse_divergence(loss, batch, "val")  # must come before this epoch's checkpoints are written
         self.log("val/loss", loss, batch_size=len(logits), sync_dist=True)
@@ -244,7 +244,7 @@ class Learner(Classifier, TrainableModule):
     def _learn_from(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Return logits (N, C) and targets, (N,) or mixed (N, C), of a batch of images or of their embeddings."""
         if "embedding" in batch:
-            return self._head(batch["embedding"]), batch["target"]
+            return self.classify(batch["embedding"]), batch["target"]
         images, targets = self._normalise(batch["image"]), batch["target"]
         if mixes := self._mixes:
             images, targets = (mixes[0] if len(mixes) == 1 else RandomChoice(mixes))(images, targets)

@@ -62,6 +62,18 @@ def test_predict_gives_the_probabilities_of_scikit_learn(probe, tmp_path):
     assert probabilities == pytest.approx(model.predict_proba(test.embeddings.astype(float)), abs=1e-6)
 
 
+def test_evaluation_takes_the_embeddings_that_training_has_cached(probe, passed, cache, monkeypatch):
+    predictor = Run.open(probe).predictor
+    dataset = read_split(probe / "split.csv", Path(load_record(probe)["data"]["root"])).select_split("train")
+    cached = predictor.predict_variations(dataset, [None])[0]
+    assert passed == []
+    monkeypatch.setenv("AVATAR_BENCH_CACHE", str(cache / "none"))
+    computed = Run.open(probe).predictor.predict_variations(dataset, [None])[0]
+    assert sum(passed) == len(dataset)
+    assert np.allclose(cached.logits, computed.logits, atol=1e-5)
+    assert np.allclose(cached.embeddings, computed.embeddings, atol=1e-5)
+
+
 def test_metrics_csv_has_a_row_for_each_value_of_c(probe):
     record, table = load_record(probe), pd.read_csv(probe / "metrics.csv")
     cross = [f"cv/{name}{end}" for name in ("loss", "balanced_accuracy") for end in ("", "_se")]
