@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class Way:
     first: Sequence[str | Path] = ()
     code: int = 0
     memory: bool = False
+    variables: Mapping[str, str] = field(default_factory=dict)  # of its environment, beside those of all
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def measure(comparison: Comparison, rounds: int, folder: Path, variables: Mappin
     failed: list[str] = []
 
     def complete(way: Way, command: Sequence[str | Path]) -> Ended | None:
-        ended = run(command, folder, variables, way.memory)
+        ended = run(command, folder, {**variables, **way.variables}, way.memory)
         if ended.code == way.code:
             return ended
         del collected[way.name]
@@ -211,6 +212,33 @@ def table(result: Mapping[str, Any]) -> str:
     lines = [f"**{result['title']}**", "", *(f"| {' | '.join(row)} |" for row in rows)]
     notes = [*result["left out"], *result["failed"]]
     return "\n".join([*lines, *(f"\n{note}" for note in notes)])
+
+
+def pair(comparison: Comparison, command: Sequence[str], commit: str, at: Mapping[str, str]) -> Iterator[Comparison]:
+    """Yield, for each way that begins with a command, a comparison of it with itself at a commit.
+
+    `at` are the environment variables with which the command is that of the commit.
+    """
+    for way in comparison.ways:
+        if tuple(way.command[: len(command)]) == tuple(command):
+            ways = [replace(way, name=commit, variables=at), replace(way, name="here")]
+            title = f"{comparison.title}: {way.name}"
+            yield replace(comparison, title=title, ways=ways, beside=(commit,), left_out=())
+
+
+def list_changes(result: Mapping[str, Any]) -> list[str]:
+    """Return a line for each ratio of the last way that lies on one side of 1 in every round."""
+    pairs = [
+        (figure, other, value)
+        for way in result["ways"][-1:]
+        for figure, ratios in way["ratios"].items()
+        for other, value in ratios.items()
+    ]
+    return [
+        f"{result['title']}: {other} / {result['ways'][-1]['way']} ({figure}) {format_spread(value)}"
+        for figure, other, value in pairs
+        if value["low"] > 1 or value["high"] < 1
+    ]
 
 
 def format_spread(figure: Mapping[str, Any] | None) -> str:

@@ -53,8 +53,8 @@ TORCH_USERS = ("reporting/grad_cam_overlays",)  # within NO_TORCH: imported only
 FOUND_BY_KIND = set(KINDS.values()) - {KINDS["block"]}
 # at most so many lines and statements of each package; a commit that raises one says why
 BUDGETS = {
-    ("commands", "cli", "console"): (2_715, 1_872),
-    ("config",): (1_930, 1_335),
+    ("commands", "cli", "console"): (2_825, 1_940),
+    ("config",): (1_940, 1_340),
     ("data",): (4_660, 3_192),
     ("models",): (2_235, 1_475),
     ("inference", "runs"): (6_180, 4_035),
@@ -66,7 +66,7 @@ BUDGETS = {
     ("evaluation",): (10_310, 7_285),
     ("plugins",): (5_320, 3_570),
 }
-MOST_MODULES = 271  # outside plug-ins
+MOST_MODULES = 272  # outside plug-ins
 DRAWERS = {"utils", "util", "helpers", "common", "core", "misc", "shared"}
 # constants that every module of a kind states for itself
 STATED_BY_EACH = {"KIND", "PARAMETERS", "RESEMBLES", "__all__", "__version__"}

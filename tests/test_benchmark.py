@@ -73,6 +73,19 @@ def test_parts_tell_the_same_in_the_table_and_in_json_and_every_planted_copy_is_
     assert counts == {"planted pairs found": 2, "of": 2, "other exact pairs": 0}
 
 
+def test_a_command_is_measured_beside_itself_at_a_commit_and_what_changed_is_listed(rounds, tmp_path):
+    answer = [sys.executable, "-c", "import os; print(os.environ['OF'])"]
+    figure = {"old": iter((4.0, 6.0)), "new": iter((2.0, 3.0))}
+    way = rounds.Way("a way", answer, lambda ended: {"seconds": next(figure[ended.lines[0][1]])})
+    comparison = rounds.Comparison("task", [way, rounds.Way("timm", ["timm"])], beside=("timm",))
+    [two] = rounds.pair(comparison, answer[:2], "abc", {"OF": "old"})
+    result = rounds.measure(two, 2, tmp_path, {"OF": "new"})
+    assert [way["way"] for way in result["ways"]] == ["abc", "here"]
+    assert rounds.list_changes(result) == ["task: a way: abc / here (seconds) 2.00"]
+    result["ways"][1]["ratios"]["seconds"]["abc"]["low"] = 0.9  # slower in one round
+    assert rounds.list_changes(result) == []
+
+
 def test_ways_are_taken_in_turn_and_set_in_relation_by_their_medians(rounds, tmp_path):
     note = "import pathlib, sys; file = pathlib.Path('order'); file.open('a').write(sys.argv[1])"
     printed = {"a": iter((2.0, 6.0, 4.0)), "b": iter((1.0, 2.0, 8.0))}

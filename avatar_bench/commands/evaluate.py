@@ -14,6 +14,7 @@ from avatar_bench.config.schema import (
     ADDRESSES,
     INSIDE,
     LANGUAGE,
+    PROFILE,
     TABLES,
     THREAD_COUNT,
     ImagesConfig,
@@ -51,6 +52,7 @@ class EvaluateConfig:
     threads: int | None = option(None, help="CPU threads; null: torch's default", **THREAD_COUNT)
     lang: str = option("en", help="language of figures, warnings and reasons", **LANGUAGE)
     tables: str = option("auto", **TABLES)
+    profile: str | None = path_option(**PROFILE)
     where: WhereConfig = field(default_factory=WhereConfig)  # evaluate only a slice of the images
     view: ViewConfig = field(default_factory=ViewConfig)
     again: bool = option(False, help="evaluate again even if results are up to date")

@@ -24,6 +24,7 @@ from avatar_bench.config.schema import (
     LANGUAGE,
     MISS_RATE,
     PER_CLASS,
+    PROFILE,
     STABILITY,
     SWITCH,
     TARGET_ERROR,
@@ -98,6 +99,7 @@ class PredictConfig:
     accelerator: str = option("auto", help="device", **ACCELERATOR)
     threads: int | None = option(None, help="CPU threads; null: chosen by autotune", **THREAD_COUNT)
     view: ViewConfig = field(default_factory=ViewConfig)
+    profile: str | None = path_option(**PROFILE)
     engine: EngineConfig = field(default_factory=EngineConfig)
     allow: list[str] = guard_option("upload", "detector_changed")
     columns_enabled: ClassVar[bool] = False  # of the entries of prediction_column, unless they are turned on

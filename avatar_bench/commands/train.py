@@ -23,6 +23,7 @@ from avatar_bench.config.schema import (
     NATURAL,
     POSITIVE,
     PROBABILITY,
+    PROFILE,
     SEED,
     TABLES,
     THREAD_COUNT,
@@ -167,6 +168,7 @@ class TrainConfig:
     label_smoothing: float = option(0.0, help="part of each target that goes to all classes", **_SMOOTHING)
     lang: str = option("en", help="language of the curves", **LANGUAGE)
     tables: str = option("auto", **TABLES)
+    profile: str | None = path_option(**PROFILE)
     out: str | None = path_option("run folder; in a sweep, the folder of its jobs")
     init_from: str | None = path_option("a run whose weights to start from")
     teacher: str | None = path_option("a run or an ensemble whose answers replace the labels of the training images")

@@ -46,6 +46,12 @@ def end_in(*suffixes: str, other: str = "") -> dict[str, Any]:
     return accept(expected, lambda file: file == other or Path(file).suffix.lower() in suffixes)
 
 
+PROFILE = {
+    "help": "file for a trace of torch, viewable in Perfetto, and print the largest costs; null: none",
+    **end_in(".json"),
+}
+
+
 def guard_option(*guards: str) -> Any:
     return option([], help="names of guards to switch off", **choose(*guards))
 
