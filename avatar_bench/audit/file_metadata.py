@@ -9,11 +9,13 @@ import re
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from datetime import date
 from itertools import islice
 from typing import Any
 
 from PIL import Image
 
+from avatar_bench.data.dates import find_days
 from avatar_bench.data.decoding import FORMATS
 from avatar_bench.data.file_structure import iterate_png_chunks
 
@@ -44,6 +46,9 @@ _XMP = (b"<rdf:RDF", b"</rdf:RDF>")
 _XMP_KEY, _XMP_TAG, _EXIF_IFD, _USER_COMMENT = "xml:com.adobe.xmp", 700, 0x8769, 0x9286
 # no tag of a place, a serial number, an owner or an artist
 _EXIF_TAGS = {"ImageDescription": 270, "Make": 271, "Model": 272, "Software": 305}
+_DATE_TAG = 36867
+_STATED_DATE = re.compile(r"(\d{4})(?:[-:./](\d\d))?(?:[-:./](\d\d))?", re.ASCII)
+_FIRST_CLOCK = 1990  # of cameras that write EXIF
 _EXPOSURE_TAGS = (33434, 33437, 34855, 37386)  # exposure time, aperture, sensitivity, focal length
 _STATED_TYPE = re.compile(
     rb"igital[sS]ource[tT]ype(?:\s+rdf:resource)?\s*(?:=\s*[\"']|>)\s*(?:https?://[\w./]{1,80}/)?" + SOURCE_TYPE
@@ -74,6 +79,30 @@ def read_metadata(data: bytes, trust: str = "") -> dict[str, str]:
         texts |= {f"exif:{name}": text for name, text in _read_exif(exif).items()}
     texts |= _read_xmp(packet) | read_manifest(data, trust)
     return {field_name: text for field_name, text in texts.items() if text}
+
+
+def read_date(data: bytes, latest: str = "") -> tuple[str, str]:
+    """Return when an image was made as its file states, YYYY-MM-DD or less, and where: "EXIF" or "XMP".
+
+    DateTimeOriginal of EXIF comes first, then DateCreated and CreateDate of XMP. A date after today or `latest` is
+    not taken, nor is one before 1990 that a clock wrote, which was not set: the other is then "odd". Both are "" where
+    no date is stated; never raise.
+    """
+    exif, packet = "", b""
+    with suppress(Exception):  # as above
+        tags, _, packet = _open_tags(data)
+        exif = _decode(tags.get_ifd(_EXIF_IFD).get(_DATE_TAG, ""))
+    packet = packet or next((text for key, text in _read_png_texts(data) if key.lower() == _XMP_KEY.encode()), b"")
+    stated = [("EXIF", exif), *(("XMP", _find_property(packet, name)) for name in ("DateCreated", "CreateDate"))]
+    stated = [(origin, text.strip("\0 \n")) for origin, text in stated]
+    limits = [date.today(), *(days.last for days in [find_days(latest)] if days)]
+    for index, (origin, text) in enumerate(stated):
+        match = _STATED_DATE.match(text)
+        days = find_days("-".join(filter(None, match.groups()))) if match else None
+        first = _FIRST_CLOCK if index != 1 else 0  # people state the date of an old work in DateCreated
+        if match and days and days.first <= min(limits) and days.first.year >= first:
+            return "-".join(filter(None, match.groups())), origin
+    return "", "odd" if any(text for _, text in stated) else ""
 
 
 def select_hints(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -131,10 +160,12 @@ def _read_xmp(packet: bytes) -> dict[str, str]:
     packet = packet[start : end if end > 0 else None][:MAX_TEXT] if start >= 0 else b""
     terms = dict.fromkeys(match[1].decode() for match in islice(_STATED_TYPE.finditer(packet), 16))
     texts = {"xmp": _decode(packet), "xmp:DigitalSourceType": ", ".join(terms)}
-    for name in ("CreatorTool", "Credit", "Software"):
-        match = re.search(rb"\b%s\s*(?:>|=\s*[\"'])([^<\"']{1,200})" % name.encode(), packet)
-        texts[f"xmp:{name}"] = _decode(match[1]) if match else ""
-    return texts
+    return texts | {f"xmp:{name}": _find_property(packet, name) for name in ("CreatorTool", "Credit", "Software")}
+
+
+def _find_property(packet: bytes, name: str) -> str:
+    match = re.search(rb"\b%s\s*(?:>|=\s*[\"'])([^<\"']{1,200})" % name.encode(), packet[:MAX_TEXT])
+    return _decode(match[1]) if match else ""
 
 
 def _encode(value: object) -> bytes:

@@ -101,7 +101,7 @@ def execute(settings: PrepareConfig) -> Dataset:
     audit = build_block(AUDIT_BLOCK, options)  # invalid options fail before the data set is built
     assert isinstance(audit, DataAudit)
     folder = settings.out or settings.data.get("root")
-    out = Path(folder or demo_root()).expanduser()
+    out = Path(folder or demo_root(settings.data)).expanduser()
     with use_table_format(settings.tables):
         allow_removed = "removed" in settings.allow
         summary = build_dataset(

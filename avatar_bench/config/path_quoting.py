@@ -98,7 +98,7 @@ def _is_bare(command: str, word: str) -> bool:
 
 
 def _exists(word: str) -> bool:
-    return Path(expand_home(word)).exists()
+    return os.path.exists(expand_home(word))  # False where a word is longer than a name may be
 
 
 def quote_paths(command: str, overrides: Sequence[str], multirun: bool = False) -> list[str]:

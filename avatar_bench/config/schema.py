@@ -22,6 +22,7 @@ from avatar_bench.config.options import (
     option,
     path_option,
 )
+from avatar_bench.data.dates import DATE_FORM, is_date
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.i18n import LANGUAGES
 from avatar_bench.runs.record import RESERVED_SET_NAMES
@@ -104,6 +105,7 @@ _SET_NAMES = accept(
 # of runs, behind other ways to name one: ", hf:OWNER/NAME"
 ADDRESSES = "".join(f", {entry.summary.partition(': ')[0]}" for entry in find_entries("run_address").values())
 LANGUAGE, SPLIT_BY, EQUALISE = choose(*LANGUAGES), choose("group", "source", "generator"), choose("jpeg")
+SPLIT_BY_DATE, DATE = choose(*SPLIT_BY["choices"], "date"), accept(DATE_FORM, is_date)
 TABLES = choose("auto", "csv", "parquet") | {"help": "files of tables of images; auto: Parquet above a million rows"}
 ACCELERATOR, RESIZE = choose("auto", "cpu", "gpu"), choose("squash", "crop", "pad")
 
@@ -126,7 +128,8 @@ class StageConfig:
 @dataclass
 class SplitConfig(UnitsConfig):
     folds: int = option(10, help="one fold is test, the next one val, the others train", **FOLDS)
-    by: str | None = option(None, help="null: as the data set states, or group", **SPLIT_BY)
+    by: str | None = option(None, help="null: as the data set states, or group", **SPLIT_BY_DATE)
+    until: str | None = option(None, help="by=date: train on images of this date or before, test on later ones", **DATE)
     at_least: int = option(20, help="minimum images of a held-out unit in a sweep, after data.limit", **COUNT)
     units: dict[str, list[str]] = option({}, help="sources held out together: {UNIT: [SOURCE, ...]}", **_SOURCES_OF)
     val_by: str | None = option(None, help="what val and train do not share; null: group", **choose("group", "source"))

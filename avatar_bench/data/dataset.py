@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from avatar_bench.console.progress import track
 from avatar_bench.console.terminal import format_name
+from avatar_bench.data.dates import DATE_FORM, is_date
 from avatar_bench.data.decoding import SUFFIXES, decode
 from avatar_bench.data.folders import find_split_folders, list_class_folders, list_images, refuse_other_folders
 from avatar_bench.data.shard_files import locate_image
@@ -28,8 +29,9 @@ from avatar_bench.files.table_io import find_table, read_table, write_csv
 from avatar_bench.results.view import View
 
 ENCODING_COLUMNS = ("width", "height", "format", "jpeg_quality")  # of the stored file
+DATE_COLUMNS = ("date", "released")  # of the image, and of its generator
 _COLUMNS = ("path", "label", "source", "origin", "generator", "group", "split", "fold", "sha256", "phash")
-DATASET_COLUMNS = (*_COLUMNS, *ENCODING_COLUMNS)
+DATASET_COLUMNS = (*_COLUMNS, *ENCODING_COLUMNS, *DATE_COLUMNS)
 OTHER_PREFIX = "other:"  # of the columns of a manifest that the package does not know, so that no name is taken
 RUN_COLUMNS = ("turned_phashes", "stated_group")  # only in runs
 OOD_PREFIX = "ood_"  # of manifests of out-of-domain sets
@@ -41,8 +43,8 @@ class Dataset:
     """N images by reference: `frame` has one row per image, with paths relative to `root`.
 
     Its columns are all strings: path, label, source, origin (shared by the sources of one publisher), generator, group,
-    split, fold, sha256, phash, width, height, format and jpeg_quality. It also has the other columns of its
-    manifest, by which results can be sliced, with `other:` before their names. An empty string means unknown.
+    split, fold, sha256, phash, width, height, format, jpeg_quality, date and released. It also has the other columns of
+    its manifest, by which results can be sliced, with `other:` before their names. An empty string means unknown.
     `group` is never empty: images of one group stay on one side of a split. Of a data set in a view, `origin` is
     the whole data set, and the row there of each image.
     """
@@ -71,7 +73,9 @@ class Dataset:
     @cached_property
     def digest(self) -> str:
         """Return 16 hex digits that depend on the whole table, including the order of rows."""
-        return sha256_of_text(self.frame.to_csv(index=False))[:16]
+        # without dates, it is that of earlier versions
+        blank = [name for name in DATE_COLUMNS if name in self.frame and not (self.frame[name] != "").any()]
+        return sha256_of_text(self.frame.drop(columns=blank).to_csv(index=False))[:16]
 
     @cached_property
     def available(self) -> Dataset:
@@ -191,7 +195,7 @@ def make_ood_path(root: Path, name: str) -> Path:
 def tabulate_split(dataset: Dataset) -> pd.DataFrame:
     """Return every image of a run with its split and the hashes that identify its copies."""
     columns = ["path", "label", "source", "group", "split", "generator", "origin", "sha256", "phash"]
-    columns += [*RUN_COLUMNS, *ENCODING_COLUMNS, *list_other_columns(dataset.frame)]
+    columns += [*RUN_COLUMNS, *ENCODING_COLUMNS, *DATE_COLUMNS, *list_other_columns(dataset.frame)]
     return dataset.frame.reindex(columns=columns, fill_value="")
 
 
@@ -239,7 +243,8 @@ def _hash_file(file: Path) -> str:
 
 def _complete(frame: pd.DataFrame, root: Path, name: str, file: Path | None = None) -> Dataset:
     frame = frame.reindex(columns=[*DATASET_COLUMNS, *list_other_columns(frame)], fill_value="").astype(str)
-    frame["label"] = frame["label"].str.strip()
+    for column in ("label", *DATE_COLUMNS):
+        frame[column] = frame[column].str.strip()
     frame["sha256"] = frame["sha256"].str.strip().str.lower()
     blank = frame["sha256"].str.len() != 64
     if blank.any():
@@ -252,6 +257,10 @@ def _complete(frame: pd.DataFrame, root: Path, name: str, file: Path | None = No
             f"one of {', '.join(DATASET_SPLITS)}, or none in every row",
         ),
         ("fold", frame["fold"].str.fullmatch(r"\d{0,3}"), "an integer from 0, or an empty cell"),
+        *(
+            (column, (frame[column] == "") | frame[column].map(is_date), f"{DATE_FORM}, or an empty cell")
+            for column in DATE_COLUMNS
+        ),
     ):
         for row in np.flatnonzero(~is_valid)[:1]:
             path, value = format_name(str(frame["path"].iat[row])), format_name(repr(frame[column].iat[row]))

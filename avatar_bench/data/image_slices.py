@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from avatar_bench.data.dataset import ENCODING_COLUMNS, OTHER_PREFIX, Dataset, list_other_columns
+from avatar_bench.data.dataset import DATE_COLUMNS, ENCODING_COLUMNS, OTHER_PREFIX, Dataset, list_other_columns
 from avatar_bench.data.decoding import FORMATS
 from avatar_bench.errors import ConfigError, DataError
 
@@ -60,7 +60,9 @@ def assign_columns(dataset: Dataset, names: Sequence[str], option: str) -> pd.Da
 def list_columns(dataset: Dataset) -> dict[str, str]:
     """Return the columns by which images can be sliced, those of the manifest as the frame names them."""
     others = list_other_columns(dataset.frame)
-    return {name: name for name in SLICE_COLUMNS} | {name.removeprefix(OTHER_PREFIX): name for name in others}
+    return {name: name for name in (*SLICE_COLUMNS, *DATE_COLUMNS)} | {
+        name.removeprefix(OTHER_PREFIX): name for name in others
+    }
 
 
 def _divide(values: pd.Series) -> NDArray[np.str_]:

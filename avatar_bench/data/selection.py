@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from avatar_bench.console.terminal import format_count
 from avatar_bench.data import splits
 from avatar_bench.data.dataset import DATASET_SPLITS, Dataset
-from avatar_bench.data.splits import DEFAULT_FOLDS, HOLD_OUT_UNITS, SplitPlan, assign_folds, name_units
+from avatar_bench.data.dates import AFTER, place_by_date
+from avatar_bench.data.splits import BY_DATE, DEFAULT_FOLDS, HOLD_OUT_UNITS, SplitPlan, assign_folds, name_units
 from avatar_bench.errors import ConfigError, GuardError
 
 MIN_CALIBRATION_IMAGES = 20  # fitting on fewer images would fit noise
@@ -30,6 +31,8 @@ def split_dataset(dataset: Dataset, plan: SplitPlan, notes: list[str] | None = N
     own_folds = _count_own_folds(dataset.frame)
     if plan.limit is not None:
         dataset = dataset.take(draw_stratified_rows(dataset.frame, plan.limit, plan.seed))
+    if plan.by == BY_DATE:
+        dataset = dataset.take(splits.mark_dated_rows(dataset.frame, str(plan.until), notes))
     frame = dataset.frame.assign(split=_assign_sides(dataset.frame, plan, own_folds, notes))
     keep = (frame["split"] != "").to_numpy(copy=True)
     if plan.train_sources is not None:
@@ -74,7 +77,7 @@ def mark_divided_rows(plan: SplitPlan, frame: pd.DataFrame) -> NDArray[np.bool_]
     labelled = (frame["label"] != "").to_numpy()
     if plan.by is None:
         return labelled | (frame["split"] != "").to_numpy() | (frame["fold"] != "").to_numpy()
-    return labelled if labelled.any() or plan.by not in HOLD_OUT_UNITS else np.ones(len(frame), bool)
+    return labelled if labelled.any() or plan.by not in (*HOLD_OUT_UNITS, BY_DATE) else np.ones(len(frame), bool)
 
 
 def limit_rows(divided: NDArray[np.bool_], frame: pd.DataFrame, plan: SplitPlan) -> tuple[NDArray[np.int64], int]:
@@ -93,15 +96,21 @@ def add_unlabelled_images(
 
     `groups` are the groups of the used images, (N,), in the same terms as `others["group"]`. If one of the others in a
     group is of a held-out source or generator, the whole group goes to test. Used images of such a group on another
-    side are dropped, and their number is noted. The plan's fraction applies to the added training images.
+    side are dropped, and their number is noted. By date, so are later images, and those of unknown date are left out.
+    The plan's fraction applies to the added training images.
     """
     position = used.frame["split"].map(DATASET_SPLITS.index).astype(int)
+    if plan.by == BY_DATE:
+        places = place_by_date(others["date"], others["released"], str(plan.until))
+        others, places = others[places != ""], places[places != ""]
     joined = pd.Series(groups, position.index, dtype=object)
     last = position.groupby(joined).max().reindex(others["group"].unique(), fill_value=0)
     if plan.by in HOLD_OUT_UNITS:
         tested = name_units(used.select_split("test").frame[plan.by], plan.units)
         is_held_out = name_units(others[plan.by], plan.units).isin(set(tested) - {""})
         last[others["group"][is_held_out].unique()] = DATASET_SPLITS.index("test")
+    elif plan.by == BY_DATE:
+        last[others["group"][places == AFTER].unique()] = DATASET_SPLITS.index("test")
     sides = last.map(lambda position: DATASET_SPLITS[int(position)])
     split = others["group"].map(sides)
     target = joined.map(sides).fillna(used.frame["split"]).replace("calibration", "val")
@@ -168,13 +177,14 @@ def _assign_sides(frame: pd.DataFrame, plan: SplitPlan, own_folds: int | None, n
     else:
         split, _ = splits.assign_splits(frame.assign(split=""), plan, option="data.split")
         if lost := int((split == "").sum()):
-            reason = f"left out because their groups also contain images of a held-out {plan.by}"
+            held_out = "later images" if plan.by == BY_DATE else f"images of a held-out {plan.by}"
+            reason = f"left out because their groups also contain {held_out}"
             notes.append(f"{reason}: {format_count(lost, 'image')}")
     if plan.val_by == "source":
         before, split = int((split == "").sum()), splits.hold_out_val_sources(frame.assign(split=split), plan)
         if lost := int((split == "").sum()) - before:
             notes.append(f"left out because their groups also contain images of val's sources: {lost}")
-    if not is_own:
+    if not is_own and plan.by != BY_DATE:  # which plans no proportions
         notes += splits.describe_imbalance(frame.assign(split=split)[split != ""], plan.folds)
     if "calibration" not in split:
         val = np.flatnonzero(split == "val")

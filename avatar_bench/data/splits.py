@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from avatar_bench.console.terminal import format_count, format_name
 from avatar_bench.data.dataset import Dataset
+from avatar_bench.data.dates import AFTER, BEFORE, place_by_date
 from avatar_bench.errors import CheckpointError, ConfigError, DataError, GuardError, suggest_names
 from avatar_bench.files.hashes import sha256_of_text
 
@@ -22,14 +23,16 @@ if TYPE_CHECKING:
 DEFAULT_FOLDS = 10
 IMBALANCE_TOLERANCE = 0.02  # deviation from the planned proportion of a class that is not reported
 HOLD_OUT_UNITS = ("source", "generator")  # that can be held out
+BY_DATE = "date"  # what is later is held out
 
 
 @dataclass(frozen=True)
 class SplitPlan:
     """Plan for dividing a dataset: fold `fold` of `folds` is test, the next one val, the rest train.
 
-    `by` is "group", "source" or "generator"; None means as the dataset states, else by group. By source or generator,
-    test consists of all images of those in `held_out`, or of drawn ones. `seed` fixes the folds and the draws of
+    `by` is "group", "source", "generator" or "date"; None means as the dataset states, else by group. By source or
+    generator, test consists of all images of those in `held_out`, or of drawn ones; by date, of those later than
+    `until`. `seed` fixes the folds and the draws of
     `limit`, `fraction` and `val_fraction`; `draw_seed` fixes the few-shot draw of `shots` images per class (`val_shots`
     for val), and that of `train_sources` sources per class, so that several draws share one test set. `units` names
     the sources or generators that are held out together. With `val_by` "source", val consists of whole sources.
@@ -49,10 +52,19 @@ class SplitPlan:
     shots: int | None = None
     val_shots: int | None = None
     draw_seed: int = 0
+    until: str | None = None
 
     @classmethod
     def from_options(cls, data: SplitDataConfig, **draw: Any) -> SplitPlan:
-        """Build the plan from the data options; `draw` holds the few-shot options, if any."""
+        """Build the plan from the data options; `draw` holds the few-shot options, if any.
+
+        Raise ConfigError for a split by date without its last date, or the reverse.
+        """
+        if (data.split.by == BY_DATE) != (data.split.until is not None):
+            raise ConfigError(
+                "data.split.by=date and data.split.until=DATE need each other.",
+                "For example: data.split.by=date data.split.until=2024-06",
+            )
         return cls(
             seed=data.split.seed,
             folds=data.split.folds,
@@ -65,6 +77,7 @@ class SplitPlan:
             fraction=data.fraction,
             val_fraction=data.val_fraction,
             limit=data.limit,
+            until=data.split.until,
             **draw,
         )
 
@@ -75,11 +88,11 @@ def assign_splits(
     """Return the split of each row (train, val or test) and its fold, -1 if test cannot rotate through the folds.
 
     A group in `earlier`, or one whose split `frame` states, keeps its side; the others go to the folds with the largest
-    deficit. A row gets "" if its group mixes rows of a held-out source or generator with others. Raise ConfigError for
-    an impossible plan, with options prefixed by `option`, and GuardError for a group that is stated on two sides.
+    deficit. A row gets "" if its group mixes held-out rows, such as those of a source, with others. Raise ConfigError
+    for an impossible plan, with options prefixed by `option`, and GuardError for a group that is stated on two sides.
     """
     stated = plan.by is None and bool((frame["split"] != "").any())
-    fixed = stated or plan.by in HOLD_OUT_UNITS
+    fixed = stated or plan.by in (*HOLD_OUT_UNITS, BY_DATE)
     _check_plan(frame, plan, fixed, option)
     if plan.by in HOLD_OUT_UNITS:
         held_out = name_units(pd.Series(plan.held_out, dtype=object), plan.units)
@@ -93,7 +106,7 @@ def assign_splits(
         allowed = {group: _list_allowed_folds(split, plan.folds) for group, split in sides}
     allowed |= {group: _list_allowed_folds(split, plan.folds, fold) for group, (split, fold) in (earlier or {}).items()}
     left_out = np.zeros(len(frame), dtype=bool)
-    if plan.by in HOLD_OUT_UNITS:
+    if plan.by in (*HOLD_OUT_UNITS, BY_DATE):
         is_held_out, is_free = _mark_held_out(frame, plan, earlier or {})
         left_out = _isolate_test_groups(frame["group"], is_held_out, is_free, allowed, plan.folds)
     fold = assign_folds(frame, plan.folds, plan.seed, allowed)
@@ -141,6 +154,31 @@ def hold_out_val_sources(frame: pd.DataFrame, plan: SplitPlan) -> NDArray[np.str
     split = frame["split"].to_numpy(dtype=object, copy=True)
     split[rest], split[is_val], split[mixed] = "train", "val", ""
     return split
+
+
+def mark_dated_rows(frame: pd.DataFrame, until: str, notes: list[str]) -> NDArray[np.bool_]:
+    """Return which images, (N,), are known to be before or after the end of `until`; the number of others is noted.
+
+    Raise DataError if there is none before or none after.
+    """
+    places = place_by_date(frame["date"], frame["released"], until)
+    if missing := [f"none is {side}" for side in (BEFORE, AFTER) if not (places == side).any()]:
+        dates = sorted(filter(None, frame["date"]))
+        known = f"dates are {dates[0]} to {dates[-1]}" if dates else "no image has a date"
+        of_all = f"of {format_count(len(frame), 'image')}"
+        raise DataError(
+            f"data.split.until={until}: {of_all}, {' and '.join(missing)} that ({known}).",
+            "Expected dated images on both sides: add the column date to the manifest, or choose another date.",
+        )
+    unknown = places == ""
+    if unknown.any():
+        only_released = int((unknown & (frame["date"] == "") & (frame["released"] != "")).sum())
+        notes.append(
+            f"left out of train and test: {int(unknown.sum())} of {format_count(len(frame), 'image')}, which may be "
+            f"before or after {until} (without a date: {int((unknown & (frame['date'] == '')).sum())}, of which "
+            f"{only_released} of a generator that was released before)"
+        )
+    return (~unknown).to_numpy()
 
 
 def describe_imbalance(frame: pd.DataFrame, folds: int = DEFAULT_FOLDS) -> list[str]:
@@ -231,6 +269,9 @@ def _mark_held_out(
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return which rows are held out, and which are of classes without units, where groups are held out instead."""
     assert plan.by is not None
+    if plan.by == BY_DATE:
+        is_later = place_by_date(frame["date"], frame["released"], str(plan.until)) == AFTER
+        return is_later.to_numpy(), np.zeros(len(frame), dtype=bool)
     units, labels = frame[plan.by], frame["label"]
     free = (plan.by == "generator") & ~labels.isin(set(labels[units != ""]))
     names = set(plan.held_out)

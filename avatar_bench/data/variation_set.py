@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from avatar_bench.data.corruptions import Variation, derive_seed, encode
-from avatar_bench.data.dataset import Dataset
+from avatar_bench.data.dataset import DATE_COLUMNS, Dataset
 from avatar_bench.data.equalise import ImageArray
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.atomic_write import atomic_write, remove_parts, write_text
@@ -25,7 +25,8 @@ from avatar_bench.files.table_io import format_csv
 
 CLEAN = "clean"  # name of the images as they are
 MANIFEST, RECIPE = "manifest.csv", "recipe.json"
-VARIATION_COLUMNS = ("path", "label", "source", "group", "split", "source_path", "source_sha256", "variation")
+_KEPT = ("label", "source", "group", "split", *DATE_COLUMNS)
+VARIATION_COLUMNS = ("path", *_KEPT, "source_path", "source_sha256", "variation")
 _SUFFIXES = {"PNG": ".png", "JPEG": ".jpg", "WEBP": ".webp"}
 _SAMPLE = 3  # images that are encoded to estimate the size of all
 
@@ -77,7 +78,7 @@ class VariationSet:
     def _write_image(self, row: int) -> tuple[int, list[dict[str, str]]]:
         """Write the missing files of an image; return their number, and the rows of all its files."""
         frame, new, rows = self.dataset.frame, 0, []
-        about = {name: str(frame[name].iat[row]) for name in ("label", "source", "group", "split")}
+        about = {name: str(frame[name].iat[row]) for name in _KEPT}
         about["source_path"] = Path(os.path.relpath(self.dataset.file(row), self.out)).as_posix()
         about["source_sha256"] = str(frame["sha256"].iat[row])
         encode_one = self._make_encoder(row)

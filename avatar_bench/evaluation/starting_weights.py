@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 UNKNOWN = "?"
 SCRATCH, PUBLISHED, FILE = "scratch", "published", "file"
+_TAGS = Path(__file__).with_name("weight_tags.yaml")
 _SIZE_TAG = re.compile(r"[re]?\d+")  # image sizes and epochs in a tag of weights: r224, e300, 384
 
 
@@ -62,7 +63,13 @@ def find_tag(backbone: str) -> str:
 @cache
 def describe_pretraining(tag: str) -> str:
     """Describe the data and labels behind a weights tag; "" if unknown, as with teachers or other data."""
-    known = read_yaml(Path(__file__).with_name("weight_tags.yaml"))
+    known = read_yaml(_TAGS)
     words = [word for word in tag.split("_") if word not in known["training_recipes"] and not _SIZE_TAG.fullmatch(word)]
     stated = known["trained_with"]
     return "" if tag in known["ambiguous"] else str(stated.get(tag, stated.get("_".join(words), "")))
+
+
+def find_newest_images(trained: str) -> int | None:
+    """Return the year after which no image of the `trained` data of weights was made; None if it is unknown."""
+    years = read_yaml(_TAGS)["newest_images"]
+    return max((year for data, year in years.items() if data in trained), default=None)

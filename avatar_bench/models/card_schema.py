@@ -152,6 +152,10 @@ _CARD: dict[str, CardRule] = {
     "options": (lambda value: type(value) is dict and all(map(_is_text, value)), "a mapping of options"),
     "stage": (lambda value: _is_integer(value, 1, 1000), "an integer from 1 to 1000"),
     "temperature": (lambda value: _is_number(value, 0), "a number above 0"),
+    "trained_until": (
+        lambda value: type(value) is str and bool(re.fullmatch(r"(\d{4}(-\d\d){0,2})?", value, re.A)),
+        "YYYY, YYYY-MM or YYYY-MM-DD",
+    ),
     "ancestors": (are_ancestors, "a list of training steps"),
     "versions": (_is_versions, "a short mapping of versions"),
     "schema": (_is_integer, "an integer"),

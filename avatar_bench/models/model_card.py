@@ -34,6 +34,7 @@ class Card:
     split_fingerprint: str = ""
     data_fingerprint: str = ""
     temperature: float = 1.0
+    trained_until: str = ""  # last date of the training images, where they were chosen by date
     versions: dict[str, str] = field(default_factory=dict)
     schema: int = CARD_SCHEMA
 
@@ -54,8 +55,9 @@ class Card:
         return cls(**{**card, "classes": tuple(card["classes"])})
 
     def plain(self) -> dict[str, Any]:
-        """Return the card in types that a weights-only load accepts."""
-        return {**asdict(self), "classes": list(self.classes)}
+        """Return the card in types that a weights-only load accepts, as earlier versions do where they can."""
+        stated = {**asdict(self), "classes": list(self.classes)}
+        return stated if self.trained_until else {key: stated[key] for key in stated if key != "trained_until"}
 
 
 def read_provenance(texts: Mapping[str, str], file: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any, cast
 import pandas as pd
 
 from avatar_bench.console.progress import track
-from avatar_bench.console.terminal import print_note
+from avatar_bench.console.terminal import format_count, print_note
 from avatar_bench.data.dataset import list_files, read_dataset
 from avatar_bench.data.decoding import decode
 from avatar_bench.data.duplicates import ImageSet
@@ -53,8 +53,9 @@ class DatasetRecipe(CurationRules):
     against: Mapping[str, str] = field(default_factory=dict)
 
     def plain(self) -> dict[str, Any]:
-        """Return the recipe as JSON values; `ood` is omitted if empty, for datasets of earlier versions."""
+        """Return the recipe as JSON values, without an empty `ood`, as datasets of earlier versions have it."""
         fields = {key: value for key, value in asdict(self).items() if key != "ood" or value}
+        fields["plan"].pop("until")  # prepare splits by no date, and earlier versions did not state it
         return dict(json.loads(json.dumps(fields, sort_keys=True, default=str)))
 
     @property
@@ -63,13 +64,13 @@ class DatasetRecipe(CurationRules):
         return (*self.blind, *(source for sources in self.ood.values() for source in sources))
 
 
-def demo_root() -> Path:
-    """Return the folder of the demo dataset, in the cache."""
-    return cache_root() / "demo"
+def demo_root(data: Mapping[str, Any] | None = None) -> Path:
+    """Return the folder in the cache of the demo dataset, or of another one that `data` of conf/data describes."""
+    return cache_root() / str(((data or {}).get("prepare") or {}).get("folder", "demo"))
 
 
 def ensure_demo(data: Mapping[str, Any]) -> DatasetSummary:
-    """Build the demo of conf/data/demo.yaml, if there is none or it is of another recipe; raise as `build_dataset`."""
+    """Build the demo, or another set of conf/data, unless it is there, of this recipe; raise as `build_dataset`."""
     options = data.get("prepare") or {}
     recipe = DatasetRecipe(
         sources=data["sources"],
@@ -78,7 +79,7 @@ def ensure_demo(data: Mapping[str, Any]) -> DatasetSummary:
         plan=SplitPlan(by="group", folds=options.get("folds") or DEFAULT_FOLDS),
         ood={name: tuple(sources) for name, sources in (data.get("ood_sources") or {}).items()},
     )
-    return build_dataset(recipe, Path(data.get("root") or demo_root()), afresh=not data.get("root"))
+    return build_dataset(recipe, Path(data.get("root") or demo_root(data)), afresh=not data.get("root"))
 
 
 def build_dataset(
@@ -275,10 +276,22 @@ def _make_row(name: str, source: Source, row: Mapping[str, Any]) -> dict[str, An
         "source": stated,
         "recipe_source": name,
         "group": row.get("shared_group") or f"{stated}:{row.get('group') or row['name']}",
-        "split": row.get("split", ""),
+        **{key: row.get(key, "") for key in ("split", "date", "released", "date_from", "odd_date")},
         "url": row.get("url") or source["homepage"],
         "origin": row["name"],
     }
+
+
+def _describe_dates(frame: pd.DataFrame) -> Iterator[str]:
+    """Describe for how many images dates are known, and from where."""
+    counts = frame["date_from"].value_counts()
+    places = {"table": "a table", "EXIF": "EXIF", "XMP": "XMP", "source": "the source's yaml"}
+    listed = ", ".join(f"{places[name]} {counts[name]}" for name in places if name in counts)
+    yield f"dates: {int((frame['date'] != '').sum())} of {len(frame)} images have one{f' ({listed})' * bool(listed)}"
+    if odd := int((frame["odd_date"] != "").sum()):
+        yield f"dates in EXIF or XMP that cannot be those of the images, and are not taken: {odd}"
+    if released := int((frame["released"] != "").sum()):
+        yield f"release of the generator: known of {format_count(released, 'image')}"
 
 
 def _read_other_set(name: str, path: Path) -> OtherSet:
@@ -291,7 +304,7 @@ def _read_other_set(name: str, path: Path) -> OtherSet:
 
 
 def _print_notes(curated: CurationResult) -> None:
-    for note in curated.notes:
+    for note in [*curated.notes, *_describe_dates(curated.frame)]:
         print_note(note)
     table = curated.frame[~curated.frame["blind"]]
     counts = pd.crosstab(table["label"], table["split"])

@@ -17,7 +17,7 @@ from avatar_bench.sources.reader import DESCRIPTION_KEYS, Source
 
 MANIFEST_COLUMNS = (
     *("path", "label", "source", "generator", "group", "split", "fold", "sha256", "phash", "width", "height"),
-    *("format", "jpeg_quality", "licence", "author", "url", "source_file"),
+    *("format", "jpeg_quality", "date", "date_from", "released", "licence", "author", "url", "source_file"),
 )
 RECIPE_FILE, RECIPE_KEYS = "recipe.json", ("version", "recipe", "states")  # written last: it marks a finished set
 WORK_FOLDER = ".prepare"  # journals, downloads, sides and the lock

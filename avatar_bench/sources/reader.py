@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from avatar_bench.config.entries import describe_folders, find_entries, find_entry
 from avatar_bench.data import user_tables
+from avatar_bench.data.dates import DATE_FORM, is_date
 from avatar_bench.data.folders import SPLIT_FOLDERS
 from avatar_bench.errors import ConfigError, DataError, suggest_names
 from avatar_bench.files.hashes import sha256_of_text
@@ -20,9 +21,10 @@ from avatar_bench.files.hashes import sha256_of_text
 Source = Mapping[str, Any]  # a yaml of conf/source
 CropBox = tuple[float, float, float]
 DESCRIPTION_KEYS = ("label", "licence", "author", "generator", "homepage")  # options of every source that describe it
-COMMON_KEYS = ("kind", *DESCRIPTION_KEYS, "rasterise")
+DATE_KEYS = ("date", "released")  # further ones: of its images, the last where they differ, and of its generator
+COMMON_KEYS = ("kind", *DESCRIPTION_KEYS, *DATE_KEYS, "rasterise")
 # columns that are fields of a SourceImage
-IMAGE_COLUMNS = ("label", "source", "generator", "licence", "author", "url", "split")
+IMAGE_COLUMNS = ("label", "source", "generator", "licence", "author", "url", "split", *DATE_KEYS)
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,8 @@ class SourceImage:
     author: str = ""
     url: str = ""
     split: str = ""
+    date: str = ""
+    released: str = ""
 
 
 @dataclass
@@ -101,6 +105,9 @@ def open_reader(name: str, source: Source) -> SourceReader:
     for key in DESCRIPTION_KEYS:
         if not isinstance(source[key], str):
             raise ConfigError(f"source.{name}.{key}={source[key]}: expected a string.")
+    for key in DATE_KEYS:
+        if source.get(key) and not is_date(str(source[key])):
+            raise ConfigError(f"source.{name}.{key}={source[key]}: expected {DATE_FORM}.")
     if not isinstance(source.get("rasterise") or False, bool):
         raise ConfigError(f"source.{name}.rasterise={source['rasterise']}: expected true or false.")
     required = [
@@ -159,15 +166,17 @@ def find_group(pattern: str | None, name: str) -> str:
 
 
 def read_rows(file: Path, needed: str) -> list[dict[str, str]]:
-    """Read a CSV with a column `needed` as rows of stripped strings; raise DataError for none, or odd splits."""
+    """Read a CSV with a column `needed` as rows of stripped strings; raise DataError for none, odd splits or dates."""
     table = user_tables.read_user_table(file, (needed,))
     if table.empty:
         raise DataError(f"{file} has no rows.", f"Expected one row for each {needed}.")
     rows: Any = table.apply(lambda column: column.str.strip()).to_dict("records")
     for number, row in enumerate(rows):
-        if row.get("split") and row["split"] not in SPLIT_FOLDERS:
-            reason = f"{file}, {user_tables.locate_rows(file, len(rows))[number]}: unknown split {row['split']!r}."
-            raise DataError(reason, f"Expected one of {', '.join(SPLIT_FOLDERS)}, or nothing.")
+        valid = {"split": row.get("split") in SPLIT_FOLDERS} | {key: is_date(row.get(key, "")) for key in DATE_KEYS}
+        if odd := next((key for key, is_valid in valid.items() if row.get(key) and not is_valid), ""):
+            reason = f"{file}, {user_tables.locate_rows(file, len(rows))[number]}: unknown {odd} {row[odd]!r}."
+            expected = f"one of {', '.join(SPLIT_FOLDERS)}" if odd == "split" else DATE_FORM
+            raise DataError(reason, f"Expected {expected}, or nothing.")
     return list(rows)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from avatar_bench.audit.file_metadata import read_date
 from avatar_bench.audit.properties import measure_metadata
 from avatar_bench.data.decoding import decode_bytes, detect_format, read_bytes
 from avatar_bench.data.equalise import equalise_bytes
@@ -57,6 +58,7 @@ def store_image(
     _save(data, content if isinstance(content, Path) and data is original_bytes else None, folder / path)
     prints = fingerprint_image(image)
     known = {key: value for key, value in asdict(source_image).items() if isinstance(value, str) and key != "name"}
+    known |= _find_dates(source_image, source, original_bytes)
     return {
         "name": source_image.name,
         "path": path,
@@ -179,6 +181,21 @@ def _convert(
     image = image if source_image.box is None else crop_square(image, source_image.box)
     converted = equalise_bytes(image, "crop") if equalise else _encode_png(Image.fromarray(image))
     return converted, decode_bytes(converted, source_image.name)
+
+
+def _find_dates(source_image: SourceImage, source: Source, original_bytes: bytes) -> dict[str, str]:
+    """Return date and released with `date_from`, where the date is stated: table, EXIF, XMP, source, or "" for none.
+
+    "odd" is where the file states a date that cannot be its own.
+    """
+    of_source = str(source.get("date") or "")
+    date, origin = (source_image.date, "table") if source_image.date else read_date(original_bytes, of_source)
+    return {
+        "date": date or of_source,
+        "date_from": origin if date else "source" if of_source else "",
+        "odd_date": "" if date else origin,
+        "released": source_image.released or str(source.get("released") or ""),
+    }
 
 
 def _encode_png(image: Image.Image) -> bytes:

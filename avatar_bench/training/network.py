@@ -54,6 +54,7 @@ def build_network(settings: TrainConfig, origin: Origin, split_fingerprint: str,
         seed=settings.seed,
         split_fingerprint=split_fingerprint,
         data_fingerprint=data_fingerprint,
+        trained_until=settings.data.split.until or "",
         versions=read_versions(),
     )
     return Classifier(card, net)

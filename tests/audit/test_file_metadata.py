@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 import sys
 import time
@@ -13,7 +14,7 @@ from PIL import Image, PngImagePlugin
 
 from avatar_bench.audit import file_metadata
 from avatar_bench.audit.evidence_rules import conclude, find_evidence
-from avatar_bench.audit.file_metadata import HINTS, read_metadata, select_hints
+from avatar_bench.audit.file_metadata import HINTS, read_date, read_metadata, select_hints
 from tests.builders.pixels import encode, make_noise
 from tests.data.image_writers import chunk
 
@@ -204,3 +205,53 @@ def test_markup_and_control_characters_come_out_as_one_short_line() -> None:
 def test_the_state_of_a_manifest_is_told_with_what_it_states() -> None:
     hints = select_hints({"c2pa:valid": "digitalArt; Image Maker; signed by Test Press"})
     assert hints["c2pa"] == "valid: digitalArt; Image Maker; signed by Test Press"
+
+
+def with_dates(kind: str, exif: str = "", packet: bytes = b"") -> bytes:
+    """Return an image with DateTimeOriginal and an XMP packet."""
+    stream, tags, info = io.BytesIO(), Image.Exif(), PngImagePlugin.PngInfo()
+    tags[271] = "Camera"
+    tags.get_ifd(34665)[36867] = exif
+    if packet:
+        info.add_itxt("XML:com.adobe.xmp", packet.decode())
+    Image.fromarray(PIXELS).save(stream, kind, exif=tags if exif else b"", xmp=packet, pnginfo=info)
+    return stream.getvalue()
+
+
+CREATED = xmp('photoshop:DateCreated="1863-05" xmp:CreateDate="2011-02-03T04:05:06+01:00"/>')
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
+def test_dates_are_read_in_each_format(kind: str) -> None:
+    assert read_date(with_dates(kind, "2014:05:03 12:00:00")) == ("2014-05-03", "EXIF")
+    assert read_date(with_dates(kind, packet=CREATED)) == ("1863-05", "XMP")
+    assert read_date(with_dates(kind, "2014:05:03 12:00:00", CREATED)) == ("2014-05-03", "EXIF")
+    assert read_date(with_dates(kind)) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("exif", "packet", "expected"),
+    [
+        ("0000:00:00 00:00:00", b"", ("", "odd")),
+        ("    :  :     :  :  ", b"", ("", "odd")),
+        ("1980:01:01 00:00:00", b"", ("", "odd")),  # a clock that was not set
+        ("1990:01:01 00:00:00", b"", ("1990-01-01", "EXIF")),
+        ("9999:01:01 00:00:00", b"", ("", "odd")),
+        ("2014:13:01 00:00:00", b"", ("", "odd")),
+        ("1980:01:01 00:00:00", CREATED, ("1863-05", "XMP")),
+        ("", xmp('xmp:CreateDate="1904-01-01T00:00:00Z"/>'), ("", "odd")),
+        ("", xmp("><xmp:CreateDate>2011</xmp:CreateDate></rdf:Description>"), ("2011", "XMP")),
+        ("", xmp('photoshop:DateCreated="unknown"/>'), ("", "odd")),
+    ],
+)
+def test_dates_that_cannot_be_those_of_the_image_are_not_taken(
+    exif: str, packet: bytes, expected: tuple[str, str]
+) -> None:
+    assert read_date(with_dates("JPEG", exif, packet)) == expected
+
+
+def test_a_date_later_than_the_known_last_one_is_that_of_a_scan() -> None:
+    scanned = with_dates("JPEG", "2014:05:03 12:00:00")
+    assert read_date(scanned, "1900") == ("", "odd")
+    assert read_date(scanned, "2014") == ("2014-05-03", "EXIF")
+    assert read_date(b"no image") == ("", "")

@@ -13,7 +13,7 @@ import yaml
 from avatar_bench.cli.app import main
 from avatar_bench.config.catalogue import find_choices
 from avatar_bench.data.corruptions import UNTRAINED_TIER
-from avatar_bench.data.dataset import ENCODING_COLUMNS, RUN_COLUMNS
+from avatar_bench.data.dataset import DATE_COLUMNS, ENCODING_COLUMNS, RUN_COLUMNS
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.runs.run import Run
 from avatar_bench.training.module import Learner
@@ -54,7 +54,7 @@ def test_a_run_folder_holds_the_files_of_the_contract_alone(tiny_run):
     metrics = [f"{split}/{name}" for split in ("train", "val") for name in ("loss", "accuracy", "macro_f1")]
     assert list(history(tiny_run)) == ["epoch", "stage", *metrics, "lr"]
     columns = ["path", "label", "source", "group", "split", "generator", "origin", "sha256", "phash"]
-    assert list(pd.read_csv(tiny_run / "split.csv")) == [*columns, *RUN_COLUMNS, *ENCODING_COLUMNS]
+    assert list(pd.read_csv(tiny_run / "split.csv")) == [*columns, *RUN_COLUMNS, *ENCODING_COLUMNS, *DATE_COLUMNS]
     digests = {}
     for name in ("best.ckpt", "last.ckpt"):
         file = tiny_run / "checkpoints" / name

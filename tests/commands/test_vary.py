@@ -58,7 +58,8 @@ def test_a_run_predicts_the_files_as_robustness_predicts_its_variations(at, imag
 
 def test_the_manifest_names_each_file_with_its_source(tmp_path, vary):
     table, _ = vary(tmp_path / "out", "size=48", "resize=crop")
-    columns = ["path", "label", "source", "group", "split", "source_path", "source_sha256", "variation"]
+    columns = ["path", "label", "source", "group", "split", "date", "released"]
+    columns += ["source_path", "source_sha256", "variation"]
     assert table.columns.tolist() == columns
     row = table[table["variation"] == "noise/5"].iloc[3]
     source = tmp_path / "out" / row["source_path"]

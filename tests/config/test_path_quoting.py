@@ -35,6 +35,11 @@ def test_a_path_that_exists_is_the_value_of_the_main_option(name):
     assert name_bare_paths("predict", ["workers=0", name]) == [f"input={name}", "workers=0"]
 
 
+def test_an_option_may_be_longer_than_the_name_of_a_file():
+    word = f"source=[{','.join(['folder'] * 60)}]"
+    assert name_bare_paths("prepare", [word]) == [word]
+
+
 def test_other_inputs_of_predict_and_several_paths_stand_alone_but_no_option_does():
     for name in ("a.jpg", "b, c.jpg", "workers=0"):
         Path(name).touch()

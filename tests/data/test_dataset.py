@@ -12,7 +12,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from avatar_bench.data.dataset import DATASET_COLUMNS, read_dataset, read_folder, read_manifest, read_split, write_split
+from avatar_bench.data.dataset import (
+    DATASET_COLUMNS,
+    Dataset,
+    read_dataset,
+    read_folder,
+    read_manifest,
+    read_split,
+    write_split,
+)
 from avatar_bench.errors import DataError
 
 
@@ -90,6 +98,11 @@ def test_a_split_survives_its_file(root: Path) -> None:
         ("path,label\n", "no rows.\nExpected a row for each image"),
         ('path,label\n\na/4.png,"a\nb"\n  \nnowhere.png,a\n', "line 6: nowhere.png does not exist"),
         ("path,label,split\na/4.png,a,training\n", "unknown split 'training'"),
+        (
+            "path,label,date\na/4.png,a,2024\n\na/4.png,a,06/2024\n",
+            "line 4, a/4.png: unknown date '06/2024'.\nExpected YYYY",
+        ),
+        ("path,label,released\na/4.png,a,2023-02-30\n", "unknown released '2023-02-30'"),
         ('path,label\n"a/4.png,a\n', "cannot be read as CSV"),
         ("path,label\nx,4.png,a\n", "line 2: 3 cells, but the header has 2.\nRemove the comma"),
         ("path,label,label\na/4.png,a,b\n", "the column label twice"),
@@ -172,3 +185,10 @@ def test_a_stated_hash_is_believed_only_where_it_is_whole(root: Path) -> None:
     hashes = read_manifest(root / "hashed.csv").frame["sha256"].tolist()
     assert hashes[0] == "f" * 64
     assert hashes[1] == hashlib.sha256((root / "b" / "3.webp").read_bytes()).hexdigest()
+
+
+def test_a_digest_without_dates_is_that_of_earlier_versions_and_changes_with_one(root: Path) -> None:
+    dataset = read_folder(root)
+    earlier = dataset.frame.drop(columns=["date", "released"])
+    assert dataset.digest == Dataset("", root, earlier).digest
+    assert dataset.digest != Dataset("", root, dataset.frame.assign(date="2024")).digest

@@ -91,5 +91,5 @@ def test_a_column_that_is_missing_is_named_with_those_there_are(people):
         image_slices.assign_columns(read_dataset(people), ["age", "gender"], "block.error_bias.slices")
     assert error.value.lines == (
         "block.error_bias.slices: people has no column gender.",
-        "Expected some of source, generator, size, format, jpeg_quality, skin_tone, age, many, place.",
+        "Expected some of source, generator, size, format, jpeg_quality, date, released, skin_tone, age, many, place.",
     )

@@ -396,3 +396,80 @@ def test_train_sources_are_drawn_for_each_class_and_nested_and_share_one_test_se
     held_out = split_dataset(whole, replace(plan, train_sources=1, val_by="source"))
     assert not sources(held_out, "val") & sources(held_out, "train")
     assert held_out.select_split("val").classes == CLASSES
+
+
+def dated(rows: list[tuple[str, str, str, str, int]]) -> Dataset:
+    """Return rows of (class, date, release, group or "", number)."""
+    images = [row[:4] for row in rows for _ in range(row[4])]
+    n = len(images)
+    whole = change(dataset(n, largest=1))
+    groups = [group or f"g{row}" for row, (*_, group) in enumerate(images)]
+    label, date, released = (list(column) for column in list(zip(*images, strict=True))[:3])
+    return change(whole, label=label, date=date, released=released, group=groups, source=label)
+
+
+BY_MONTH = SplitPlan(by="date", until="2024-06", folds=4)
+DATED = [
+    *(("drawing", "2019", "", "", 40), ("drawing", "2024-06-30", "", "", 8), ("drawing", "2024-07", "", "", 5)),
+    *(("generated", "2023-05", "2022", "", 30), ("generated", "", "2024-08", "", 6), ("generated", "", "2022", "", 7)),
+    *(("generated", "2024", "", "", 2), ("drawing", "", "", "", 3)),
+]
+
+
+def test_a_split_by_date_tests_on_later_images_and_leaves_out_unknown_ones() -> None:
+    whole, notes = dated(DATED), list[str]()
+    used = split_dataset(whole, BY_MONTH, notes)
+    counts = pd.crosstab(used.frame["split"], [used.frame["label"], used.frame["date"]])
+    assert counts.loc["test"][counts.loc["test"] > 0].to_dict() == {("drawing", "2024-07"): 5, ("generated", ""): 6}
+    before = used.frame[used.frame["split"] != "test"]
+    assert before["date"].value_counts().to_dict() == {"2019": 40, "2023-05": 30, "2024-06-30": 8}
+    assert (before["split"] == "train").mean() == pytest.approx(2 / 3, abs=0.03)  # of the folds that are not test
+    assert notes == [
+        "left out of train and test: 12 of 101 images, which may be before or after 2024-06 "
+        "(without a date: 10, of which 7 of a generator that was released before)"
+    ]
+
+
+def test_a_group_of_two_times_stays_on_one_side_of_a_split_by_date() -> None:
+    rows = [
+        *DATED,
+        ("drawing", "2020", "", "both", 2),
+        ("drawing", "2025", "", "both", 1),
+        ("drawing", "", "", "both", 1),
+    ]
+    notes: list[str] = []
+    used = split_dataset(dated(rows), BY_MONTH, notes)
+    assert used.frame.loc[used.frame["group"] == "both", ["date", "split"]].to_numpy().tolist() == [["2025", "test"]]
+    assert "left out because their groups also contain later images: 2 images" in notes
+    check_groups(used.frame)
+
+
+def test_unlabelled_images_are_not_learned_from_if_they_are_later() -> None:
+    used = split_dataset(dated(DATED), BY_MONTH)
+    others = dated(
+        [("", "2020", "", "", 4), ("", "2025", "", "", 3), ("", "", "", "", 2), ("", "2019", "", "later", 1)]
+    )
+    frame = others.frame.assign(group=[f"u{row}" for row in range(9)] + ["later"])
+    test_row = int(np.flatnonzero(used.frame["split"] == "test")[0])
+    groups = used.frame["group"].where(np.arange(len(used)) != test_row, "later").to_numpy()
+    joined = add_unlabelled_images(used, groups, frame, BY_MONTH, [])
+    added = joined.frame[joined.frame["label"] == ""]
+    assert added[["date", "split"]].value_counts().to_dict() == {
+        ("2020", "train"): 4,
+        ("2025", "test"): 3,
+        ("2019", "test"): 1,
+    }
+
+
+@pytest.mark.parametrize(
+    ("until", "message"),
+    [
+        ("1900", "none is before that (dates are 2019 to 2024-07)"),
+        ("2030", "none is after that (dates are 2019 to 2024-07)"),
+    ],
+)
+def test_a_split_by_date_needs_images_of_both_sides(until: str, message: str) -> None:
+    with pytest.raises(DataError) as error:
+        split_dataset(dated(DATED), replace(BY_MONTH, until=until))
+    assert message in str(error.value)
+    assert len(error.value.lines) <= 3

@@ -100,7 +100,9 @@ def dataset_of() -> Callable[..., Any]:
     def build(predictions: Predictions, name: str = "test", **columns: Any) -> Any:
         labels = [predictions.classes[target] if target >= 0 else "" for target in predictions.targets]
         plain = {"path": predictions.paths, "label": labels, "source": predictions.sources, "group": predictions.groups}
-        blank = dict.fromkeys(("generator", "split", "width", "height", "format", "jpeg_quality"), "")
+        blank = dict.fromkeys(
+            ("generator", "split", "width", "height", "format", "jpeg_quality", "date", "released"), ""
+        )
         frame = pd.DataFrame(plain | {"sha256": [f"{i:064x}" for i in range(len(labels))]} | blank | columns)
         grey = np.full((8, 6, 3), 128, np.uint8)
         shape = {"__len__": lambda self: len(labels)}

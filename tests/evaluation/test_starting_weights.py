@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from avatar_bench.config.catalogue import find_choices
-from avatar_bench.evaluation.starting_weights import describe_pretraining, find_tag
+from avatar_bench.evaluation.starting_weights import describe_pretraining, find_newest_images, find_tag
 
 ONE = "labels of ImageNet-1k"
 
@@ -57,7 +57,13 @@ def test_the_weights_of_every_model_are_known_and_transformers_have_partners() -
         if name != "timm"
     }
     assert all(labels.values())
+    assert all(2012 <= (find_newest_images(text) or 0) <= 2025 for text in labels.values())
     partners = ("resnet50", "convnext_tiny_in1k", "mobilenetv3_small", "vit_small_in1k", "deit_small", "swin_tiny")
     assert {labels[name] for name in partners} == {ONE}
     others = ("convnext_tiny", "vit_small", "dinov2_small", "mae_base", "clip_vit_b16", "clip_vit_b32")
     assert len({labels[name] for name in others} | {ONE}) == 7
+
+
+def test_the_newest_of_several_data_counts_and_unknown_ones_have_none() -> None:
+    assert find_newest_images("labels of ImageNet-21k, then texts of LAION-2B") == 2022
+    assert find_newest_images("") is None

@@ -30,6 +30,7 @@ NUMBERS = Path(__file__).with_name("numbers.json")
 # of these blocks, the numbers come from networks or from files, not from predictions; their own tests cover them
 NOT_OF_PREDICTIONS = {"architecture", "data_audit", "efficiency", "gradcam"}
 STORED = {"width": "200", "height": "300", "format": "PNG"}
+DATES = [f"{2019 + row % 6}" for row in range(120)]
 OPTIONS: dict[str, dict[str, Any]] = {
     "calibration": {"severity": 3},
     "clusters": {"permutations": 2, "method": "pca"},  # t-SNE and UMAP differ between machines
@@ -50,7 +51,7 @@ def read_pins() -> dict[str, str]:
 def evaluate(name: str, oracle: Any, fake_run: Any, dataset_of: Any) -> Result:
     """Compute the result of a block on predictions of three runs, two of them seeds of one recipe."""
     predictions = [oracle("noisy", n=120, seed=seed) for seed in (1, 2, 3)]
-    datasets = [dataset_of(prediction, **STORED) for prediction in predictions]
+    datasets = [dataset_of(prediction, date=DATES, **STORED) for prediction in predictions]
     other, held_out = oracle("uniform", n=40, seed=4), ("s00", "s11", "s22")
     runs = []
     for k, prediction in enumerate(predictions):

@@ -176,6 +176,6 @@ def _read_split_plan(run: Run) -> SplitPlan:
     """Return the split in a run's configuration, as far as it determines what is held out."""
     data = run.config.get("data") or {}
     split = data.get("split") or {}
-    names = ("seed", "folds", "by", "units", "val_by", "train_sources")
+    names = ("seed", "folds", "by", "units", "val_by", "train_sources", "until")
     known = {name: split[name] for name in names if split.get(name) is not None}
     return SplitPlan(**known, held_out=tuple(split.get("held_out") or ()), limit=data.get("limit"))
