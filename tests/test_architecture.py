@@ -53,20 +53,20 @@ TORCH_USERS = ("reporting/grad_cam_overlays",)  # within NO_TORCH: imported only
 FOUND_BY_KIND = set(KINDS.values()) - {KINDS["block"]}
 # at most so many lines and statements of each package; a commit that raises one says why
 BUDGETS = {
-    ("commands", "cli", "console"): (2_825, 1_940),
-    ("config",): (1_940, 1_340),
-    ("data",): (4_815, 3_290),
-    ("models",): (2_240, 1_475),
+    ("commands", "cli", "console"): (2_830, 1_945),
+    ("config",): (1_950, 1_345),
+    ("data",): (5_090, 3_485),
+    ("models",): (2_260, 1_490),
     ("inference", "runs"): (6_180, 4_035),
     ("reporting",): (2_915, 1_990),
     ("results", "i18n", "files"): (2_065, 1_390),
     ("metrics", "audit"): (4_881, 2_989),
     ("sources",): (2_558, 1_876),
     ("training",): (2_715, 1_900),
-    ("evaluation",): (10_589, 7_479),
+    ("evaluation",): (10_745, 7_590),
     ("plugins",): (5_320, 3_570),
 }
-MOST_MODULES = 275  # outside plug-ins
+MOST_MODULES = 278  # outside plug-ins
 DRAWERS = {"utils", "util", "helpers", "common", "core", "misc", "shared"}
 # constants that every module of a kind states for itself
 STATED_BY_EACH = {"KIND", "PARAMETERS", "RESEMBLES", "__all__", "__version__"}

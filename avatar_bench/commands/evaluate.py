@@ -80,6 +80,8 @@ def check(cfg: DictConfig) -> None:
             f"data.name={cfg.data.name}: the name is reserved for a set of the run",
             f"names of the run's own sets: {', '.join(reserved)}",
         )
+    if cfg.ckpt is None and (cfg.data.mask.corners or cfg.data.mask.patches):
+        raise ConfigError("data.mask: without ckpt=RUN, images are read as they are", "remove the option")
     if not cfg.block:
         raise ConfigError("block: no block is selected", "for example: avatar-bench evaluate block=blind_test")
 

@@ -111,11 +111,12 @@ def _find_preprocessing(settings: VaryConfig, run: Run | None) -> Preprocessing 
             f"ckpt={settings.ckpt}: its networks resize images in {len(known)} ways.",
             "Choose one: size=224 resize=squash, or at=native",
         )
-    if known[0].equalise and settings.at == "input":
-        print_note(
-            f"{run.name} re-encodes every image (data.equalise={known[0].equalise}), and would re-encode these again: "
-            "its predictions of them differ from those of robustness"
-        )
+    for setting, value in {"equalise": known[0].equalise, "mask": known[0].mask}.items():
+        if value and settings.at == "input":
+            print_note(
+                f"{run.name} changes every image (data.{setting}={value}), and would change these again: "
+                "its predictions of them differ from those of robustness"
+            )
     return known[0]
 
 

@@ -65,6 +65,7 @@ COUNT = accept("at least 1", lambda value: value >= 1)
 NATURAL = accept("0 or more", lambda value: value >= 0)
 POSITIVE = accept("more than 0", lambda value: 0 < value < math.inf)
 FRACTION = accept("more than 0 and at most 1", lambda value: 0 < value <= 1)
+UP_TO_HALF = accept("more than 0 and at most 0.5", lambda value: 0 < value <= 0.5)
 PROBABILITY = accept("from 0 to 1", lambda value: 0 <= value <= 1)
 INSIDE = accept("between 0 and 1", lambda value: 0 < value < 1)
 # of commands that decide
@@ -137,6 +138,14 @@ class SplitConfig(UnitsConfig):
 
 
 @dataclass
+class MaskConfig:
+    """Grey boxes on the images of every class, to hide marks."""
+
+    corners: float | None = option(None, help="paint squares of this fraction of the shorter side", **UP_TO_HALF)
+    patches: str | None = path_option("patches.csv of the block data_audit: paint boxes on every image")
+
+
+@dataclass
 class ImageSetConfig:
     kind: str = option(MISSING, help="kind of the data set", **choose("folder", "manifest", "shards", "demo", "run"))
     name: str | None = path_option("name of the data set; null: the folder's name or the file's stem")
@@ -155,6 +164,7 @@ class ImagesConfig(ImageSetConfig):
     image_size: int | None = option(None, help="pixels per side; null in evaluate: the checkpoint's", **SIDE)
     resize: str | None = option(None, help="null in evaluate: the checkpoint's", **RESIZE)
     equalise: str | None = option(None, help="re-encode all images; null in evaluate: the checkpoint's", **EQUALISE)
+    mask: MaskConfig = field(default_factory=MaskConfig)
     batch_size: Any = option(32, help="images per batch; by device only in train", **_BATCH)
     workers: int = option(2, help="image-loading processes", **WORKERS)
     cache_gb: float = option(4.0, help="size limit of the shared cache of resized images; 0: off", **NATURAL)

@@ -62,8 +62,12 @@ class ImageDataset(TorchDataset[dict[str, Any]]):
             image = self.prepare(row)
         else:
             deliver = self.augmentation.draw_delivery(seed)
-            native = self.preprocessing(deliver(decode(self.files[row]))) if deliver else self.prepare(row)
-            image = self.augmentation(native, seed)
+            if deliver:
+                native = decode(self.files[row])
+                prepared = self.preprocessing(deliver(native), native)
+            else:
+                prepared = self.prepare(row)
+            image = self.augmentation(prepared, seed)
         return {"image": image, "target": self.targets[row], "row": row}
 
     def prepare(self, row: int) -> ImageArray:
@@ -96,7 +100,7 @@ class ReadableImageDataset(TorchDataset[dict[str, Any]]):
         if native is None:
             return {"row": row, "reason": reason}
         versions = chain([native], (variation(native, 0) for variation in self.variations))
-        return {"images": [prepare(image) for image in versions for prepare in self.preprocessings], "row": row}
+        return {"images": [prepare(image, native) for image in versions for prepare in self.preprocessings], "row": row}
 
 
 class ReadFiles(list[str]):
@@ -119,7 +123,7 @@ class VariedImageDataset(ImageDataset):
         square = self.preprocessing(native)
 
         def prepare(image: ImageArray) -> ImageArray:  # images not varied at native size are prepared once
-            return square if image is native else self.preprocessing(image)
+            return square if image is native else self.preprocessing(image, native)
 
         images = [apply_variation(variation, native, prepare, seed) for variation in self.variations]
         return {"image": np.stack(images), "target": self.targets[row], "row": row}

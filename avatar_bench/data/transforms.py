@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 
 from avatar_bench.config.entries import Entry, find_entry
 from avatar_bench.data.equalise import RESIZE_MODES, ImageArray, equalise, resize_to_square
+from avatar_bench.data.mask import Mask
 from avatar_bench.errors import CheckpointError, ConfigError
 
 EQUALISERS = ("jpeg",)
@@ -25,7 +26,8 @@ class Preprocessing:
     """Resizing of any image to (size, size, 3); `mean` and `std`, of values in 0..1, are applied by the network.
 
     resize: "squash" changes the aspect ratio, "crop" keeps the centred square, "pad" adds white on both sides.
-    equalise: "jpeg" first re-encodes every image alike, None does not. Raise ValueError for invalid values.
+    equalise: "jpeg" first re-encodes every image alike, None does not. mask: paints every image before, None does not.
+    Raise ValueError for invalid values.
     """
 
     size: int
@@ -33,6 +35,7 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     equalise: str | None = None
+    mask: Mask | None = None
 
     def __post_init__(self) -> None:
         if type(self.size) is not int or self.size < 1:
@@ -47,20 +50,27 @@ class Preprocessing:
         if min(self.std) <= 0:
             raise ValueError(f"std must be above 0, not {self.std!r}")
 
-    def __call__(self, image: ImageArray) -> ImageArray:
-        """Resize (H, W, 3) uint8 RGB to (size, size, 3) uint8; an image of that size is returned unchanged."""
+    def __call__(self, image: ImageArray, original: ImageArray | None = None) -> ImageArray:
+        """Resize (H, W, 3) uint8 RGB to (size, size, 3) uint8; an image of that size is returned unchanged.
+
+        `original` is the decoded image of which `image` is a variation, if it is, for the mask.
+        """
+        image = self.mask(image, original) if self.mask else image
         return resize_to_square(equalise(image, self.resize) if self.equalise else image, self.size, self.resize)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as numbers, strings and lists, for JSON or a checkpoint."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        """Return the fields as numbers, strings, lists and dicts, for JSON or a checkpoint; no mask if it is None."""
+        mask = {"mask": self.mask.to_dict()} if self.mask else {}
+        values = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "mask"}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()} | mask
 
     @classmethod
     def from_dict(cls, state: Mapping[str, Any]) -> Preprocessing:
         """Restore the result of `to_dict`; raise CheckpointError for a missing, unknown or invalid value."""
         try:
             triples = {name: tuple(float(value) for value in state[name]) for name in ("mean", "std")}
-            return cls(**{**state, **triples})
+            mask = {"mask": Mask.from_dict(state["mask"])} if state.get("mask") else {}
+            return cls(**{**state, **triples, **mask})
         except KeyError as error:
             raise CheckpointError(f"The checkpoint's preprocessing lacks {error}.") from error
         except (TypeError, ValueError) as error:

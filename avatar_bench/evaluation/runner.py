@@ -17,7 +17,7 @@ import numpy as np
 import avatar_bench
 from avatar_bench.config.entries import find_entry
 from avatar_bench.console.terminal import format_names
-from avatar_bench.data.dataset import DATASET_SPLITS, Dataset
+from avatar_bench.data.dataset import DATASET_SPLITS, Dataset, hash_files
 from avatar_bench.data.image_slices import assign_slices
 from avatar_bench.errors import AvatarBenchError, BlockError, ConfigError, GuardError
 from avatar_bench.evaluation.block import Block, DatasetBlock, RunBlock, SidesBlock, compares, hash_user_code
@@ -181,6 +181,8 @@ class BlockRunner:
         if isinstance(block, DatasetBlock):
             run = next(iter(self.runs), None)
             inputs["equalise"] = run.card.preprocessing.get("equalise") if run else settings.data.equalise
+            if mask := run and run.card.preprocessing.get("mask"):
+                inputs["mask"] = {name: mask[name] for name in ("corners", "table")}
         return inputs | parts[0] | (_collect_provenance(self.runs[0]) if self.runs else {})
 
     def _describe_sources(self, block: Block) -> dict[str, Any]:
@@ -299,8 +301,13 @@ def select_slice(dataset: Dataset, where: WhereConfig) -> Dataset:
 
 def check_preprocessing(run: Run, settings: EvaluateConfig) -> None:
     """Raise GuardError if images would be preprocessed differently from those that the network was trained on."""
-    for option, name in {"image_size": "size", "resize": "resize", "equalise": "equalise"}.items():
-        value, trained = getattr(settings.data, option), run.card.preprocessing.get(name)
+    preprocessing, mask = run.card.preprocessing, settings.data.mask
+    known = preprocessing.get("mask") or {}
+    options = {"image_size": "size", "resize": "resize", "equalise": "equalise"}
+    compared = [(name, getattr(settings.data, name), preprocessing.get(key)) for name, key in options.items()]
+    compared.append(("mask.corners", mask.corners, known.get("corners")))
+    compared.append(("mask.patches", mask.patches and hash_files([Path(mask.patches)])[0], known.get("table") or None))
+    for option, value, trained in compared:
         if value is not None and value != trained:
             raise GuardError(
                 f"`data.{option}={value}` conflicts with the checkpoint (trained with `{trained}`).",

@@ -101,10 +101,33 @@ def _is_scalar(value: Any) -> bool:
 
 
 def _is_preprocessing(value: Any) -> bool:
-    if type(value) is not dict or not value.keys() <= {"size", "resize", "mean", "std", "equalise"}:
+    if type(value) is not dict or not value.keys() <= {"size", "resize", "mean", "std", "equalise", "mask"}:
         return False
     whole = _are_triples(value[name] for name in ("mean", "std") if name in value)
-    return whole and _is_integer(value.get("size", 1), 1, MAX_IMAGE_SIDE) and _is_text(value.get("resize", ""))
+    sized = whole and _is_integer(value.get("size", 1), 1, MAX_IMAGE_SIDE) and _is_text(value.get("resize", ""))
+    return sized and ("mask" not in value or _is_mask(value["mask"]))
+
+
+def _is_mask(value: Any) -> bool:
+    if type(value) is not dict or value.keys() != {"corners", "patches", "table"} or not _is_text(value["table"]):
+        return False
+    corners, patches = value["corners"], value["patches"]
+    if type(patches) is not dict or not (corners is None or (_is_number(corners, 0) and corners <= 0.5)):
+        return False
+    return all(_is_text(mark) and _are_bearers(bearers) for mark, bearers in patches.items())
+
+
+def _are_bearers(value: Any) -> bool:
+    pairs = value.items() if type(value) is dict and value else [(None, None)]
+    return all(re.fullmatch("[0-9a-f]{64}", str(digest)) and _are_boxes(boxes) for digest, boxes in pairs)
+
+
+def _are_boxes(value: Any) -> bool:
+    boxes = value if isinstance(value, list | tuple) and value else [None]
+    return all(
+        isinstance(box, list | tuple) and len(box) == 4 and all(_is_number(part, -1) and 0 <= part <= 1 for part in box)
+        for box in boxes
+    )
 
 
 def _is_timm_transform(value: Any) -> bool:
@@ -147,7 +170,7 @@ _CARD: dict[str, CardRule] = {
     "backbone": (lambda value: _is_text(value) and bool(re.fullmatch(r"[\w.]+", value, re.A)), "the name of a network"),
     "preprocessing": (
         _is_preprocessing,
-        f"size up to {MAX_IMAGE_SIDE}, resize, mean and std of three numbers, equalise",
+        f"size up to {MAX_IMAGE_SIDE}, resize, mean and std of three numbers, equalise, mask",
     ),
     "options": (lambda value: type(value) is dict and all(map(_is_text, value)), "a mapping of options"),
     "stage": (lambda value: _is_integer(value, 1, 1000), "an integer from 1 to 1000"),

@@ -12,6 +12,7 @@ import pandas as pd
 
 from avatar_bench.console.terminal import format_count, print_note
 from avatar_bench.data.dataset import Dataset
+from avatar_bench.data.mask import read_mask
 from avatar_bench.data.selection import MIN_SELECTION_IMAGES
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import ConfigError, DataError
@@ -61,7 +62,8 @@ class ClassifierJob:
         origin = open_origin(settings, dataset, self.whole.classes, folder)
         record.init = origin.entry
         self.stages, self.done = plan_stages(settings, origin.earlier)
-        network = build_network(settings, origin, record.split["fingerprint"], dataset.fingerprint)
+        mask = read_mask(settings.data.mask, self.whole)
+        network = build_network(settings, origin, mask, record.split["fingerprint"], dataset.fingerprint)
         self.data = build_data(settings, dataset, origin.teacher, network.card)
         self.learner = build_learner(settings, network, self.data)
         environment.choose_precision(settings, network.net, self.data.preprocessing.size, record)

@@ -13,6 +13,7 @@ from torch import nn
 from avatar_bench.console.terminal import format_count, print_note
 from avatar_bench.data.cache import open_image_cache
 from avatar_bench.data.dataset import Dataset
+from avatar_bench.data.mask import Mask
 from avatar_bench.data.training_batches import DataModule
 from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.errors import ConfigError
@@ -32,17 +33,19 @@ if TYPE_CHECKING:
     from avatar_bench.config.schema import ImagesConfig
 
 
-def build_network(settings: TrainConfig, origin: Origin, split_fingerprint: str, data_fingerprint: str) -> Classifier:
+def build_network(
+    settings: TrainConfig, origin: Origin, mask: Mask | None, split_fingerprint: str, data_fingerprint: str
+) -> Classifier:
     """Build the network with initial weights and card; raise ConfigError if that of `init_from` is another one."""
     model, earlier, weights = settings.model, origin.earlier, origin.weights
     options = model.options | _choose_layers(settings, earlier)
     shape = resolve_options(model.backbone, options, settings.data.image_size or 224)
     net = create_backbone(model.backbone, len(origin.classes), weights, model.package, shape)
     if earlier is None:
-        preprocessing = build_preprocessing(net, settings.data, weights)
+        preprocessing = build_preprocessing(net, settings.data, weights, mask)
     else:
         _load_earlier_weights(net, earlier, settings, shape)
-        preprocessing = build_preprocessing(net, settings.data, earlier.card)
+        preprocessing = build_preprocessing(net, settings.data, earlier.card, mask)
         _warn_of_other_preprocessing(earlier, preprocessing, settings)
     card = Card(
         classes=origin.classes,
@@ -76,12 +79,12 @@ def _load_earlier_weights(net: nn.Module, earlier: Run, settings: TrainConfig, s
 
 def _warn_of_other_preprocessing(earlier: Run, preprocessing: Preprocessing, settings: TrainConfig) -> None:
     """Warn of preprocessing that differs from the earlier run's; larger images alone are common practice."""
-    before, now = earlier.preprocessing.to_dict(), preprocessing.to_dict()
-    names = {"image_size": "size", "resize": "resize", "equalise": "equalise"}
+    before, now = earlier.preprocessing, preprocessing
+    names = {"image_size": "size", "resize": "resize", "equalise": "equalise", "mask": "mask"}
     changes = [
-        f"data.{option}={now[name]} instead of {before[name]}"
+        f"data.{option}={getattr(now, name)} instead of {getattr(before, name)}"
         for option, name in names.items()
-        if now[name] != before[name]
+        if getattr(now, name) != getattr(before, name)
     ]
     if changes:
         print_note(f"warning: init_from={settings.init_from} used other preprocessing: {', '.join(changes)}")
@@ -97,12 +100,15 @@ def _choose_layers(settings: TrainConfig, earlier: Run | None) -> dict[str, list
     return {} if before == [LAST_EMBEDDING] else {POOLED_OPTION: list(before)}
 
 
-def build_preprocessing(net: nn.Module, data: ImagesConfig, source: str | PretrainedWeights | Card) -> Preprocessing:
+def build_preprocessing(
+    net: nn.Module, data: ImagesConfig, source: str | PretrainedWeights | Card, mask: Mask | None
+) -> Preprocessing:
     """Build the preprocessing, with the normalisation of the weights' card, if they have one, else timm's."""
     card = source if isinstance(source, Card) else getattr(source, "card", None)
     stated = (card.preprocessing["mean"], card.preprocessing["std"]) if card else get_normalisation(net)
     mean, std = (tuple(map(float, values)) for values in stated)
-    return Preprocessing(data.image_size or 224, data.resize or "squash", mean, std, data.equalise)  # type: ignore[arg-type]
+    size, resize = data.image_size or 224, data.resize or "squash"
+    return Preprocessing(size, resize, mean, std, data.equalise, mask)  # type: ignore[arg-type]
 
 
 def build_data(settings: TrainConfig, dataset: Dataset, teacher: Run | None, card: Card) -> DataModule:

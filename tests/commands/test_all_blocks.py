@@ -67,6 +67,7 @@ METRICS = {
         *("unbias", "mean_confidence", "std_confidence", "mean_confidence_correct", "mean_confidence_incorrect"),
         "worst_slice",
     ],
+    "marks": ["mark_effect", "moved", "moved_by_patch", "mark_effect/real", "masking_cost", "accuracy_masked"],
     "prior_shift": [f"{kind}/{mix}" for kind in ("accuracy", "macro_f1") for mix in MIXES],
     "architecture": ["params_m", "macs_g", "depth", "input_size"],
 }
@@ -78,6 +79,7 @@ FILES = {
     "gradcam": ["maps.npz"],
     "out_of_domain": ["sets.csv", "confidence.csv", "scores.csv"],
     "error_bias": ["slices.csv"],
+    "marks": ["moves.csv", "predictions.csv"],
 }
 BY_NETWORK = ("efficiency", "gradcam", "architecture")  # these need more of it than its Predictions
 QUICK = [
@@ -86,7 +88,7 @@ QUICK = [
     *("block.gradcam.images=6", "block.gradcam.steps=3", "block.gradcam.random_weights=1"),
     *("block.efficiency.batches=[1,4]", "block.efficiency.rounds=3", "block.efficiency.seconds=.05"),
     *("block.efficiency.passes=2", "block.efficiency.pass_seconds=0", "block.efficiency.threads=[1]"),
-    "block.error_bias.minimum=5",
+    *("block.error_bias.minimum=5", "block.marks.kinds=[pill]", "block.marks.opacities=[1.0]"),
 ]
 COMPARISONS = ("significance", "integrated_score", "ensemble", "leave_one_source_out", "shots")
 QUICK_COMPARISONS = [f"block.{name}.resamples=100" for name in COMPARISONS]
@@ -181,6 +183,7 @@ def test_each_set_goes_through_the_network_once_and_once_for_each_variation(run_
     test = sets[0]
     seeds = [derive_seed(digest) for digest in test.frame["sha256"]]
     variations = [*(Corruption(kind, 3) for kind in CORRUPTIONS), Delivery("web")]
+    variations += build_block("marks", {"kinds": ["pill"], "opacities": [1.0]}).list_variations().values()
     varied = [
         to_tensor(apply_variation(variation, test.image(row), run.preprocessing, seed))
         for row, seed in enumerate(seeds)

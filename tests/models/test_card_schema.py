@@ -27,6 +27,16 @@ ODD_CARDS: list[dict[str, Any]] = [
     {"preprocessing": {**PREPROCESSING, "size": 5000}},
     {"preprocessing": {**PREPROCESSING, "mean": [0, 0]}},
     {"preprocessing": {**PREPROCESSING, "more": 1}},
+    {"preprocessing": {**PREPROCESSING, "mask": 0.1}},
+    {"preprocessing": {**PREPROCESSING, "mask": {"corners": 0.6, "patches": {}, "table": ""}}},
+    {"preprocessing": {**PREPROCESSING, "mask": {"corners": None, "patches": {"m1": {}}, "table": ""}}},
+    {
+        "preprocessing": {
+            **PREPROCESSING,
+            "mask": {"corners": 0.1, "patches": {"m1": {"x": [[0] * 4]}}, "table": ""},
+        }
+    },
+    {"preprocessing": {**PREPROCESSING, "mask": {"corners": 0.1, "patches": {"m1": {"0" * 64: [[0]]}}, "table": ""}}},
     {"temperature": float("nan")},
     {"stage": 0},
     {"seed": -1},

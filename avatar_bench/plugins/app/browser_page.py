@@ -41,13 +41,14 @@ from avatar_bench.runs.run import Run
 MAX_PAGE_MB = 60  # of more, browsers on phones run out of memory
 
 
-def refuse_equalised(run: Run) -> None:
-    """Raise ConfigError if a run encodes images again before its network sees them, which a page cannot do."""
-    if run.preprocessing.equalise:
-        raise ConfigError(
-            f"{run.name} re-encodes images by equalise={run.preprocessing.equalise}, which a page cannot do.",
-            "Train with data.equalise=null, or export the run as .onnx.",
-        )
+def refuse_changed_images(run: Run) -> None:
+    """Raise ConfigError if a run encodes images again or masks them for its network, which a page cannot do."""
+    for option, value in {"equalise": run.preprocessing.equalise, "mask": run.preprocessing.mask}.items():
+        if value:
+            raise ConfigError(
+                f"{run.name} changes images by data.{option}={value}, which a page cannot do.",
+                f"Train without data.{option}, or export the run as .onnx.",
+            )
 
 
 def render_page(

@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from avatar_bench.console.terminal import format_count, print_note
 from avatar_bench.data.cache import open_image_cache
 from avatar_bench.data.dataset import Dataset, read_split, write_split
+from avatar_bench.data.mask import read_mask
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import GuardError
 from avatar_bench.files.atomic_write import atomic_write
@@ -167,7 +168,7 @@ class PretrainingJob:
         shape = dict(model.options) | choose_shape_options(options, model.backbone)
         shape = resolve_options(model.backbone, shape, data.image_size or 224)
         net = create_backbone(model.backbone, 0, weights, model.package, shape)
-        preprocessing = build_preprocessing(net, data, weights)
+        preprocessing = build_preprocessing(net, data, weights, read_mask(data.mask, self.sides))
         environment.choose_precision(settings, net, preprocessing.size, self.record)
         method = create_method(net, preprocessing.size, options, pretrained=weights != "none")
         epochs = min(settings.epochs, settings.trainer.max_epochs or sys.maxsize)

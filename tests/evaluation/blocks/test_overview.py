@@ -118,7 +118,7 @@ def test_what_is_missing_is_null_and_listed():
     table, missing = result.tables["runs"].set_index("run"), result.tables["missing"]
     assert np.isnan(table.loc["b", "robustness"])
     assert "linear_probe" in table  # a column even where no run has it
-    everywhere = {"clusters", "gradcam", "prior_shift"}
+    everywhere = {"clusters", "gradcam", "marks", "over_time", "prior_shift"}
     assert set(missing.loc[(missing["run"] == "b") & (missing["metric"] == ""), "block"]) == everywhere | {"robustness"}
     ((run, cell),) = missing.loc[missing["metric"] == "mcc", ["run", "reason"]].to_numpy().tolist()
     reason = Reason("of_block", block="blind_test", reason=Reason("too_few_classes"))

@@ -109,10 +109,11 @@ def test_a_mistake_is_one_error_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_that_encodes_images_again_is_refused(train, folder, tmp_path, capsys):
-    run = train(tmp_path / "run", "data.equalise=jpeg")
+@pytest.mark.parametrize("change", ["data.equalise=jpeg", "data.mask.corners=0.1"])
+def test_a_run_that_changes_images_for_its_network_is_refused(change, train, folder, tmp_path, capsys):
+    run = train(tmp_path / "run", change)
     assert main(["export", f"ckpt={run}", f"out={tmp_path / 'page.html'}", f"web_runtime={folder}"]) == 2
-    assert "equalise=jpeg, which a page cannot do" in capsys.readouterr().err
+    assert "which a page cannot do" in capsys.readouterr().err
 
 
 @pytest.mark.slow

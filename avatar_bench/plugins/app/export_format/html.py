@@ -18,11 +18,11 @@ _DEFAULT_TARGET_ERROR = 0.05  # of a page of a run whose calibration allows it
 def prepare(run: Run, options: ExportConfig) -> Callable[[Classifier, Mapping[str, str]], dict[str, bytes]]:
     """Return the function that encodes the page of a network; print what a user must know of the page's decisions."""
     from avatar_bench.inference.export_formats import onnx
-    from avatar_bench.plugins.app.browser_page import refuse_equalised, render_page
+    from avatar_bench.plugins.app.browser_page import refuse_changed_images, render_page
     from avatar_bench.plugins.app.web_runtime import load_web_runtime
     from avatar_bench.runs.decisions import make_rule
 
-    refuse_equalised(run)
+    refuse_changed_images(run)
     rule = None
     is_asked = options.target_error is not None or options.costs is not None
     try:

@@ -1,0 +1,164 @@
+"""Tests of marks: moved shares counted by hand, and detectors whose rule is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+from avatar_bench.cli.app import main
+from avatar_bench.data.dataset import read_dataset
+from avatar_bench.data.mask import Erasure
+from avatar_bench.data.stamps import Marking
+from avatar_bench.data.transforms import Preprocessing
+from avatar_bench.errors import BlockError
+from avatar_bench.evaluation.blocks.marks import Marks
+from avatar_bench.results.reasons import Reason
+from avatar_bench.runs.run import Run
+from tests.builders.commands import data_of
+from tests.builders.pixels import make_smooth
+
+BLUE = (0, 51, 153)  # of the circle behind the letters
+LETTERS: dict[str, Any] = {"kinds": ["letters"], "opacities": [1.0], "sizes": [0.3], "resamples": 200}
+ORDERS = [("drawing", "generated", "real"), ("generated", "real", "drawing"), ("real", "drawing", "generated")]
+
+
+class LabelReader:
+    """Detector that answers generated where the lower right quarter has the colour of the stamp."""
+
+    sha256 = "1"
+
+    def __init__(self, classes: tuple[str, ...]) -> None:
+        self.classes = classes
+
+    def predict(self, images: list[NDArray[np.uint8]]) -> NDArray[np.float64]:
+        names = []
+        for image in images:
+            quarter = image[image.shape[0] // 2 :, image.shape[1] // 2 :]
+            is_labelled = (quarter == BLUE).all(axis=2).any()
+            names.append("generated" if is_labelled else "real" if image.mean() > 100 else "drawing")
+        return np.array([[0.8 if name == known else 0.1 for known in self.classes] for name in names])
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight bright and eight dark images, and four bright ones of the class generated, of which one bears a stamp."""
+    root = tmp_path_factory.mktemp("photos")
+    for label, low, count in (("drawing", 0, 8), ("generated", 150, 4), ("real", 150, 8)):
+        for number in range(count):
+            image = make_smooth(number + low, 60, 50, low, low + 80)
+            if (label, number) == ("generated", 0):
+                image[-5:, -5:] = BLUE
+            file = root / label / f"source{number % 4}" / f"{number}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(file)
+    return root
+
+
+@pytest.mark.parametrize("classes", ORDERS)
+def test_a_detector_that_reads_the_label_moves_wholly_and_a_patch_does_not_move_it(
+    classes: tuple[str, ...], photos: Path, tmp_path: Path
+) -> None:
+    run = Run.from_predictor(LabelReader(classes), tmp_path / "reader", label="reader")
+    result = Marks(**LETTERS).evaluate(run, read_dataset(photos))
+    value = {name: metric.value for name, metric in result.metrics.items()}
+    assert value["moved"] == value["mark_effect"] == value["mark_effect/real"] == value["mark_effect/generated"] == 1
+    assert value["moved_by_patch"] == 0
+    assert result.metrics["moved"].n == 19  # without the one that is predicted generated as it is
+    table = result.tables["moves"].query("kind == 'letters'").set_index("class")["n"]
+    assert table.to_dict() == {"(all)": 19, "drawing": 8, "generated": 3, "real": 8}
+    # grey corners hide the label of one image, which is then predicted real
+    assert value["accuracy"] == pytest.approx(17 / 20)
+    assert value["accuracy_masked"] == pytest.approx(16 / 20)
+    assert value["masking_cost"] == pytest.approx(1 / 20)
+    assert result.warnings[-1] == Reason("reads_marks", moved=1.0, patch=0.0, effect=1.0, name="generated", n=19)
+
+
+def test_moved_shares_are_those_counted_by_hand(
+    make_predictions: Callable[..., Any], fake_run: Callable[..., Any], dataset_of: Callable[..., Any]
+) -> None:
+    targets = [0, 0, 0, 0, 1, 1, 2, 2, 2, 2]
+    answers = {  # class predicted of each image
+        "clean": [0, 0, 0, 1, 1, 2, 2, 2, 2, 0],
+        ("letters", False): [1, 1, 0, 1, 1, 1, 2, 2, 1, 0],
+        ("letters", True): [1, 0, 0, 0, 1, 2, 2, 2, 2, 0],
+        ("frame", False): [0, 0, 1, 1, 1, 2, 2, 2, 1, 0],
+        ("frame", True): [0, 0, 0, 1, 1, 2, 1, 2, 2, 0],
+        "corners": [0, 0, 2, 2, 1, 2, 2, 2, 2, 0],
+    }
+
+    def predict(key: Any) -> Any:
+        return make_predictions(targets, 3 * np.eye(3)[answers[key]])
+
+    def vary(variation: Any) -> Any:
+        return predict("corners" if isinstance(variation, Erasure) else (variation.kind, variation.is_patch))
+
+    clean = predict("clean")
+    run = fake_run(clean, variations=vary, preprocessing=Preprocessing(8, "squash", (0.5,) * 3, (0.5,) * 3))
+    options = {"kinds": ["letters", "frame"], "opacities": [1.0], "resamples": 200}
+    result = Marks(**options).evaluate(run, dataset_of(clean))
+    table = result.tables["moves"].set_index(["kind", "class"])[["n", "moved", "moved_by_patch", "mark_effect"]]
+    expected = {
+        ("(any)", "(all)"): (8, 5 / 8, 2 / 8, 3 / 8),
+        ("letters", "(all)"): (8, 4 / 8, 1 / 8, 3 / 8),
+        ("frame", "(all)"): (8, 2 / 8, 1 / 8, 1 / 8),
+        ("letters", "drawing"): (3, 2 / 3, 1 / 3, 1 / 3),
+        ("letters", "generated"): (1, 1, 0, 1),
+        ("letters", "real"): (4, 1 / 4, 0, 1 / 4),
+        ("frame", "drawing"): (3, 1 / 3, 0, 1 / 3),
+        ("frame", "real"): (4, 1 / 4, 1 / 4, 0),
+    }
+    for key, numbers in expected.items():
+        assert tuple(table.loc[key]) == pytest.approx(numbers), key
+    assert result.metrics["mark_effect"].value == pytest.approx(3 / 8)
+    assert result.metrics["masking_cost"].value == pytest.approx(7 / 10 - 6 / 10)
+    assert {metric.higher_is_better for name, metric in result.metrics.items() if "accuracy" not in name} == {False}
+
+
+def test_images_that_are_all_predicted_as_the_class_cannot_move(
+    make_predictions: Callable[..., Any], fake_run: Callable[..., Any], dataset_of: Callable[..., Any]
+) -> None:
+    clean = make_predictions([0, 1, 2, 1], 3 * np.eye(3)[[1, 1, 1, 1]])
+    run = fake_run(clean, preprocessing=Preprocessing(8, "squash", (0.5,) * 3, (0.5,) * 3))
+    result = Marks(resamples=200).evaluate(run, dataset_of(clean))
+    assert result.metrics["mark_effect"].value is None
+    assert result.metrics["moved"].reason == Reason("no_images")
+    assert result.warnings == [Reason("always_target", name="generated")]
+    with pytest.raises(BlockError, match="has no class 'fake'"):
+        Marks(target="fake").evaluate(run, dataset_of(clean))
+
+
+def test_a_variation_is_cached_under_each_of_its_parameters() -> None:
+    cases = [
+        Marking("pill", 1.0, 0.2, "any"),
+        Marking("logo", 1.0, 0.2, "any"),
+        Marking("pill", 0.5, 0.2, "any"),
+        Marking("pill", 1.0, 0.3, "any"),
+        Marking("pill", 1.0, 0.2, "top_left"),
+        Marking("pill", 1.0, 0.2, "any", is_patch=True),
+        Erasure(0.1),
+        Erasure(0.2),
+    ]
+    assert len({case.key for case in cases}) == len(cases)
+
+
+def test_its_figures_show_every_stamp(
+    photos: Path, tmp_path: Path, drawn_whole: Callable[[Path, set[str]], None]
+) -> None:
+    run = Run.from_predictor(LabelReader(ORDERS[0]), tmp_path / "reader", label="reader")
+    result = Marks(**LETTERS | {"kinds": ["letters", "frame"]}).evaluate(run, read_dataset(photos))
+    assert len(result.arrays["images"]["rows"]) == 6
+    drawn_whole(result.save(tmp_path / "marks"), {"moves", "by_class", "images"})
+
+
+def test_a_run_without_the_class_is_left_out(tiny_run: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["evaluate", f"ckpt={tiny_run}", *data_of(images / "blind.csv"), "block=marks", "block.marks.target=fake"]
+    assert main(words) == 3
+    error = capsys.readouterr().err
+    assert "has no class 'fake'" in error
+    assert "block.marks.target=CLASS" in error
