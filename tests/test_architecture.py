@@ -60,13 +60,13 @@ BUDGETS = {
     ("inference", "runs"): (6_180, 4_035),
     ("reporting",): (2_915, 1_990),
     ("results", "i18n", "files"): (2_065, 1_390),
-    ("metrics", "audit"): (4_881, 2_989),
+    ("metrics", "audit"): (5_565, 3_460),
     ("sources",): (2_558, 1_876),
     ("training",): (2_715, 1_900),
-    ("evaluation",): (10_745, 7_590),
+    ("evaluation",): (10_800, 7_630),
     ("plugins",): (5_320, 3_570),
 }
-MOST_MODULES = 278  # outside plug-ins
+MOST_MODULES = 281  # outside plug-ins
 DRAWERS = {"utils", "util", "helpers", "common", "core", "misc", "shared"}
 # constants that every module of a kind states for itself
 STATED_BY_EACH = {"KIND", "PARAMETERS", "RESEMBLES", "__all__", "__version__"}

@@ -102,11 +102,16 @@ def count_hints(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def assess(
-    frame: pd.DataFrame, file_alone: Metric, source_alone: Metric, matches: pd.DataFrame | None = None
+    frame: pd.DataFrame,
+    file_alone: Metric,
+    source_alone: Metric,
+    matches: pd.DataFrame | None = None,
+    marks: Sequence[Reason] = (),
 ) -> Assessment:
     """Assess whether the classes of a set can only be distinguished by image content; the gravest reason comes first.
 
-    `file_alone` and `source_alone` are AUROCs of probes; `matches` are pairs of copies, None if not searched for.
+    `file_alone` and `source_alone` are AUROCs of probes; `matches` are pairs of copies, None if not searched for;
+    `marks` are reasons for care.
     """
     matches = pd.DataFrame(columns=["left", "right", "conflict"]) if matches is None else matches
     classes = frame["label"].nunique()
@@ -117,7 +122,7 @@ def assess(
     grave = [*_find_small_classes(frame), *_find_shortcut(file_alone, SHORTCUT_AUROC)]
     if conflicts / len(frame) > MANY_CONFLICTS:
         grave.append(Reason("many_conflicts", share=conflicts / len(frame)))
-    cautions = _find_cautions(frame, source_alone, conflicts, copies)
+    cautions = [*marks, *_find_cautions(frame, source_alone, conflicts, copies)]
     if grave:
         return Assessment("no", [*grave, *cautions])
     cautions = [*_find_shortcut(file_alone, NOTABLE_AUROC), *cautions]

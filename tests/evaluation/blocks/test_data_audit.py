@@ -75,7 +75,7 @@ def test_figures_are_whole_and_name_properties_and_probes_in_words(
 ) -> None:
     with use_language(language):
         drawn = draw_saved(shortcut)
-    assert set(drawn) == {"aurocs", "single_properties", "confounding", "properties"}
+    assert set(drawn) == {"aurocs", "single_properties", "confounding", "properties", "marks"}
     assert [name for name, figure in drawn.items() if not inside(figure)] == []
     words = [tick.get_text() for figure in drawn.values() for axes in figure.axes for tick in axes.get_yticklabels()]
     assert not any("_" in word or word in {"metadata", "residual", "grey", "icc"} for word in words)

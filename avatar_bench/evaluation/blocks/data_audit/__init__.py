@@ -1,4 +1,4 @@
-"""Block data_audit: whether file format, size, colours or source of images predict the class."""
+"""Block data_audit: whether file format, size, colours, visible marks or source of images predict the class."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from avatar_bench.audit import probes, shortcuts
 from avatar_bench.audit.file_metadata import HINTS
 from avatar_bench.audit.properties import APPEARANCE, COLOUR, METADATA, RESIDUAL
+from avatar_bench.audit.visible_marks import find_marks
 from avatar_bench.config.options import option
 from avatar_bench.console.progress import track
 from avatar_bench.data.dataset import Dataset
@@ -34,7 +35,7 @@ _BATCH, _SIZE = 32, 224
 class DataAudit(IntervalOptions):
     """Audit of a data set: what separates its classes besides image content, before and after equalising."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
 
     resamples: int = option(1000, help="of the bootstrap, which draws whole groups", range=(100, None))
     seed: int = option(0, help="of the bootstrap, the folds and the draw", range=(0, None))
@@ -43,6 +44,7 @@ class DataAudit(IntervalOptions):
     equalised: bool = option(True, help="audit again after data.equalise=jpeg")
     resize: str = option("squash", help="how images are made square for it", choices=("squash", "crop", "pad"))
     duplicates: bool = option(True, help="search for copies and near-duplicates")
+    marks: bool = option(True, help="search for visible marks, such as stamps, that give a class away")
     label_errors: bool | None = option(
         None,
         help="search for suspected label errors; null: if cleanlab and the weights are installed",
@@ -77,18 +79,19 @@ class DataAudit(IntervalOptions):
         matches = shortcuts.find_copies(drawn, frame) if self.duplicates else None
         if matches is not None:
             result.tables["duplicates"] = matches
+        marks = self._find_marks(result, drawn, frame) if self.marks else []
         probed = self._run_probes(frame) | {"source": probes.probe_source(frame, settings=self._plan)}
         accuracy, balanced = probes.score_majority_class(frame)
         result.metrics = _name_metrics(probed, "")
         result.metrics |= {"majority_accuracy": accuracy, "majority_balanced_accuracy": balanced}
         single = probes.probe_single_properties(frame, [*METADATA, *APPEARANCE], self._plan)
         result.tables["single_properties"] = single
-        self._assess(result, frame, matches, prefix="")
+        self._assess(result, frame, matches, marks, prefix="")
         if self.equalised:
             # re-encoding does not remove the source
             again = self._run_probes(shortcuts.measure_images(drawn, self.resize)[0]) | {"source": probed["source"]}
             result.metrics |= _name_metrics(again, "equalised/")
-            self._assess(result, frame, matches, prefix="equalised/")
+            self._assess(result, frame, matches, marks, prefix="equalised/")
         self._find_label_errors(result, drawn, frame)
         return result
 
@@ -106,10 +109,29 @@ class DataAudit(IntervalOptions):
     def _run_probes(self, frame: pd.DataFrame) -> dict[str, probes.ProbeResult]:
         return {name: probes.probe(frame, columns, self._plan) for name, columns in PROBE_PROPERTIES.items()}
 
-    def _assess(self, result: Result, frame: pd.DataFrame, matches: pd.DataFrame | None, prefix: str) -> None:
+    def _find_marks(self, result: Result, drawn: Dataset, frame: pd.DataFrame) -> list[Reason]:
+        """Add tables and crops of marks to a Result; return the reasons for care."""
+        findings = find_marks(drawn, frame, self._plan)
+        result.tables |= {"marks": findings.table, "patches": findings.patches}
+        result.metrics["marks"] = Metric(len(findings.found), len(frame), higher_is_better=False)
+        if len(findings.corners):
+            result.arrays["corners"] = {"luma": findings.corners.astype(np.float32)}
+        if findings.crops:
+            result.arrays["crops"] = findings.crops
+            result.images = {f"marks/{name}": crop for name, crop in findings.crops.items()}
+        return findings.reasons
+
+    def _assess(
+        self,
+        result: Result,
+        frame: pd.DataFrame,
+        matches: pd.DataFrame | None,
+        marks: Sequence[Reason],
+        prefix: str,
+    ) -> None:
         """Write the assessment of the set as stored, or after equalising."""
         file_alone, source_alone = (result.metrics[f"{prefix}{name}_auroc"] for name in ("metadata", "source"))
-        assessment = shortcuts.assess(frame, file_alone, source_alone, matches)
+        assessment = shortcuts.assess(frame, file_alone, source_alone, matches, marks)
         result.provenance[f"{prefix}assessment"] = assessment.plain
         if not prefix:
             why = assessment.reasons or Reason("no_problem")

@@ -1,4 +1,4 @@
-"""Figure of data_audit: distribution of properties over the classes."""
+"""Figures of data_audit: distribution of properties over the classes, corners of the images, and visible marks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from avatar_bench.audit.mark_tests import CORNERS
 from avatar_bench.evaluation import charts
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
@@ -22,11 +23,16 @@ _NUMBERS = (
 )
 _CATEGORIES = ("format", "mode", "subsampling")
 _FLAGS = ("progressive", "exif", "icc")
-_COLUMNS, _BINS, _MAX_CATEGORIES = 4, 24, 6
+_COLUMNS, _BINS, _MAX_CATEGORIES, _MAX_MARKS = 4, 24, 6, 4
+
+
+def draw(result: Result) -> dict[str, Figure]:
+    """Draw the properties and, where they were searched for, the marks."""
+    return {"properties": _draw_properties(result)} | ({"marks": _draw_marks(result)} if result.arrays else {})
 
 
 @plots.use_style()
-def draw(result: Result) -> dict[str, Figure]:
+def _draw_properties(result: Result) -> Figure:
     """Draw a panel per property: the proportion of each class's images by value; numbers are clipped at 1 and 99 %."""
     frame, classes = result.tables["properties"].astype({"label": str}), result.classes
     names = [*_CATEGORIES, "flags", *_NUMBERS]
@@ -47,7 +53,34 @@ def draw(result: Result) -> dict[str, Figure]:
     handles = [Patch(color=plots.get_colour(index), alpha=0.8, label=name) for index, name in labels]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(classes)))
     figure.supylabel(_("proportion of the class's images (%)"), fontsize=9)
-    return {"properties": figure}
+    return figure
+
+
+@plots.use_style()
+def _draw_marks(result: Result) -> Figure:
+    """Draw mean and standard deviation of the corners by class, and the first marks."""
+    luma, crops = result.arrays["corners"]["luma"], result.arrays.get("crops", {})
+    found = result.tables["marks"].query("mark != ''").drop_duplicates("mark").set_index("mark")
+    shown = [name for name in crops if name in found.index][:_MAX_MARKS]
+    rows, classes = len(luma) + bool(shown), sorted(set(result.tables["properties"]["label"].astype(str)))
+    figure = plots.create_figure(9.8, 1.25 * rows + 0.5 * bool(shown) + 0.3)
+    grid = figure.add_gridspec(rows, 2 * len(CORNERS), height_ratios=[1] * len(luma) + [1.5] * bool(shown))
+    for row, column in np.ndindex(len(luma), 2 * len(CORNERS)):
+        kind, corner = divmod(column, len(CORNERS))
+        axes = figure.add_subplot(grid[row, column])
+        axes.imshow(luma[row, kind, corner], cmap="gray", vmin=0, vmax=(255, 100)[kind])
+        axes.set(xticks=[], yticks=[], ylabel="" if column else plots.shorten_name(classes[row]))
+        axes.spines[:].set_visible(False)
+        if not row:
+            axes.set_title(f"{(_('mean'), _('sd'))[kind]}\n{find_heading(CORNERS[corner], 'data_audit')}", fontsize=7)
+    for column, name in enumerate(shown):
+        axes, mark = figure.add_subplot(grid[-1, 2 * column : 2 * column + 2]), found.loc[name]
+        axes.imshow(crops[name])
+        axes.set_axis_off()
+        where = find_heading(str(mark["position"]), "data_audit")
+        words = _("{n} images, AUROC {value}", n=f"{mark['images']:,}", value=f"{mark['auroc']:.2f}")
+        axes.set_title(f"{name}: {plots.shorten_name(str(mark['class']))}, {where}\n{words}", fontsize=7)
+    return figure
 
 
 def _draw_histograms(axes: Axes, frame: pd.DataFrame, name: str, classes: Sequence[str]) -> None:
