@@ -60,7 +60,7 @@ BUDGETS = {
     ("inference", "runs"): (6_180, 4_035),
     ("reporting",): (2_915, 1_990),
     ("results", "i18n", "files"): (2_065, 1_390),
-    ("metrics", "audit"): (5_565, 3_460),
+    ("metrics", "audit"): (5_570, 3_460),
     ("sources",): (2_558, 1_876),
     ("training",): (2_715, 1_900),
     ("evaluation",): (10_800, 7_630),

@@ -65,7 +65,7 @@ class MarkFindings:
     @property
     def found(self) -> pd.DataFrame:
         """Return the rows of marks, the strongest of each first."""
-        return self.table[self.table["mark"] != ""].sort_values(["mark", "p"], kind="stable").drop_duplicates("mark")
+        return list_strongest(self.table)
 
     @property
     def reasons(self) -> list[Reason]:
@@ -78,6 +78,12 @@ class MarkFindings:
         if reasons and self.table["unit"].iat[0] == "group":
             reasons.append(Reason("mark_or_style"))
         return reasons
+
+
+def list_strongest(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the row of each mark of a table with MARK_COLUMNS that shows it best."""
+    rows = table[table["mark"] != ""].sort_values(["mark", "p", "auroc"], ascending=[True, True, False])
+    return rows.drop_duplicates("mark")
 
 
 class _Box(NamedTuple):

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from avatar_bench.audit.mark_tests import CORNERS
+from avatar_bench.audit.visible_marks import list_strongest
 from avatar_bench.evaluation import charts
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
@@ -60,7 +61,7 @@ def _draw_properties(result: Result) -> Figure:
 def _draw_marks(result: Result) -> Figure:
     """Draw mean and standard deviation of the corners by class, and the first marks."""
     luma, crops = result.arrays["corners"]["luma"], result.arrays.get("crops", {})
-    found = result.tables["marks"].query("mark != ''").drop_duplicates("mark").set_index("mark")
+    found = list_strongest(result.tables["marks"]).set_index("mark")
     shown = [name for name in crops if name in found.index][:_MAX_MARKS]
     rows, classes = len(luma) + bool(shown), sorted(set(result.tables["properties"]["label"].astype(str)))
     figure = plots.create_figure(9.8, 1.25 * rows + 0.5 * bool(shown) + 0.3)
