@@ -21,7 +21,7 @@ WINDOW, DEPTH = 48, 24  # pixels: side of a corner, depth of a border
 GRID = 160  # pixels of the shorter side of the scaled image
 LINE = 12  # rows of the scaled image: height of a line of text
 CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right")
-BORDERS = ("top", "bottom", "left", "right")
+BORDERS = ("top_border", "bottom_border", "left_border", "right_border")
 TEXT_BANDS = ("text_top", "text_bottom")
 ANYWHERE = "anywhere"
 GRIDS = ("native", "scaled")
@@ -174,7 +174,7 @@ def cut_window(image: Any, top: int, left: int, size: tuple[int, int] = (WINDOW,
 def _profile(directions: NDArray[np.float32], name: str) -> NDArray[np.float32]:
     """Return the mean direction of edges in each of DEPTH rows from a border, (D, 2), without the corners."""
     end = int(0.3 * directions.shape[1])  # what lies in a corner is no border
-    rows = directions if name in ("top", "left") else directions[::-1]
+    rows = directions if name in (BORDERS[0], BORDERS[2]) else directions[::-1]
     strip = rows[:DEPTH, end : directions.shape[1] - end]
     return np.pad(strip.mean(axis=1), ((0, DEPTH - len(strip)), (0, 0)))
 

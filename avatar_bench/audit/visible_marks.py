@@ -257,7 +257,7 @@ class _Placed:
             deep = high / scale
             vertical = name in BORDERS[2:]
             wide, high = (deep, height) if vertical else (width, deep)
-            left, top = (width - deep if name == "right" else 0.0), (height - deep if name == "bottom" else 0.0)
+            left, top = (width - deep if name == BORDERS[3] else 0.0), (height - deep if name == BORDERS[1] else 0.0)
         else:
             before, above = self._start(row)
             left, top, wide, high = ((before + left) / scale, (above + top) / scale, wide / scale, high / scale)
@@ -295,7 +295,7 @@ class _Placed:
         name, size, start = self.look.position, (WINDOW, WINDOW), self._start(row)
         if name in BORDERS:  # the middle of the border, turned up
             pixels = np.swapaxes(pixels, 0, 1) if name in BORDERS[2:] else pixels
-            pixels = pixels if name in ("top", "left") else pixels[::-1]
+            pixels = pixels if name in (BORDERS[0], BORDERS[2]) else pixels[::-1]
             size, start = (WINDOW, 2 * WINDOW), (max(pixels.shape[1] // 2 - WINDOW, 0), 0)
         elif name not in CORNERS:
             size = (2 * _REACH, 2 * _REACH) if name == ANYWHERE else (LINE, GRID)

@@ -22,7 +22,6 @@ from avatar_bench.data.leakage import refuse_changed_files
 from avatar_bench.data.loaders import build_image_dataset, build_loader, build_varied_loader, encode_targets
 from avatar_bench.errors import ConfigError
 from avatar_bench.inference.autotune import DTYPES, load_or_export, tune_inference
-from avatar_bench.inference.feature_cache import find_feature_cache
 from avatar_bench.inference.prediction_table import EMBEDDING
 from avatar_bench.inference.predictor import (
     DEFAULT_OPTIONS,
@@ -105,6 +104,8 @@ class NetworkPredictor(DatasetPredictor):
 
     @cached_property
     def _features(self) -> ArrayCache | None:
+        from avatar_bench.inference.feature_cache import find_feature_cache  # imports timm, which is slow
+
         is_linear = isinstance(self.module.net.get_classifier(), nn.Linear)  # type: ignore[operator]
         return find_feature_cache(self.module, self.device, "32-true") if is_linear else None
 
