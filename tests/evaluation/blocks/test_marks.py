@@ -70,7 +70,7 @@ def test_a_detector_that_reads_the_label_moves_wholly_and_a_patch_does_not_move_
     assert value["moved"] == value["mark_effect"] == value["mark_effect/real"] == value["mark_effect/generated"] == 1
     assert value["moved_by_patch"] == 0
     assert result.metrics["moved"].n == 19  # without the one that is predicted generated as it is
-    table = result.tables["moves"].query("kind == 'letters'").set_index("class")["n"]
+    table = result.tables["moves"].query("stamp == 'letters'").set_index("class")["n"]
     assert table.to_dict() == {"(all)": 19, "drawing": 8, "generated": 3, "real": 8}
     # grey corners hide the label of one image, which is then predicted real
     assert value["accuracy"] == pytest.approx(17 / 20)
@@ -102,7 +102,7 @@ def test_moved_shares_are_those_counted_by_hand(
     run = fake_run(clean, variations=vary, preprocessing=Preprocessing(8, "squash", (0.5,) * 3, (0.5,) * 3))
     options = {"kinds": ["letters", "frame"], "opacities": [1.0], "resamples": 200}
     result = Marks(**options).evaluate(run, dataset_of(clean))
-    table = result.tables["moves"].set_index(["kind", "class"])[["n", "moved", "moved_by_patch", "mark_effect"]]
+    table = result.tables["moves"].set_index(["stamp", "class"])[["n", "moved", "moved_by_patch", "mark_effect"]]
     expected = {
         ("(any)", "(all)"): (8, 5 / 8, 2 / 8, 3 / 8),
         ("letters", "(all)"): (8, 4 / 8, 1 / 8, 3 / 8),

@@ -125,7 +125,7 @@ class Marks(IntervalOptions):
         table = []
         for (label, name), (stamp, patch, effect) in computed.items():
             kind, opacity, size = name.split("/") if name != ANY_STAMP else (ANY_STAMP, "nan", "nan")
-            about = {"kind": kind, "opacity": float(opacity), "size": float(size), "class": label, "n": stamp.n}
+            about = {"stamp": kind, "opacity": float(opacity), "size": float(size), "class": label, "n": stamp.n}
             row = make_columns("moved", stamp, "moved_") | make_columns("moved_by_patch", patch, "moved_by_patch_")
             table.append(about | row | make_columns("mark_effect", effect, "mark_effect_"))
         moved_all, moved_by_patch_all, effect = computed[ALL_CLASSES, ANY_STAMP]
