@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,7 +21,9 @@ def draw(rng, n, share=0.3):
 @pytest.mark.slow
 def test_other_libraries_estimate_the_same():
     from ppi_py import ppi_mean_ci, ppi_mean_pointestimate
-    from quapy.method.aggregative import EMQ
+
+    with matplotlib.rc_context():  # quapy changes the style of all figures
+        from quapy.method.aggregative import EMQ
 
     rng = np.random.default_rng(0)
     for n, size in ((40, 5000), (200, 900)):
