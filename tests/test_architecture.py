@@ -55,7 +55,7 @@ FOUND_BY_KIND = set(KINDS.values()) - {KINDS["block"]}
 BUDGETS = {
     ("commands", "cli", "console"): (2_830, 1_945),
     ("config",): (1_950, 1_345),
-    ("data",): (5_090, 3_485),
+    ("data",): (5_100, 3_495),
     ("models",): (2_260, 1_490),
     ("inference", "runs"): (6_180, 4_035),
     ("reporting",): (2_915, 1_990),

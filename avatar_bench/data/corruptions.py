@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import cv2
 import numpy as np
@@ -16,6 +16,9 @@ from PIL import features
 from avatar_bench.config.entries import Entry, find_entries, find_entry
 from avatar_bench.data.equalise import ImageArray
 from avatar_bench.errors import ConfigError
+
+if TYPE_CHECKING:
+    from avatar_bench.data.dataset import Dataset
 
 SEVERITIES = (1, 2, 3, 4, 5)
 RESOLUTIONS = ("input", "native")
@@ -109,6 +112,14 @@ def apply_variation(
     if variation.at == "native":
         return prepare(variation(image, seed))
     return variation(prepare(image), seed)
+
+
+def list_versions(
+    dataset: Dataset, row: int, variations: Iterable[Variation], prepare: Callable[[ImageArray], ImageArray]
+) -> list[ImageArray]:
+    """Return an image of a data set as `prepare` returns it, and under each variation."""
+    image, seed = dataset.image(row), derive_seed(str(dataset.frame["sha256"].iat[row]))
+    return [prepare(image), *(apply_variation(variation, image, prepare, seed) for variation in variations)]
 
 
 @lru_cache

@@ -77,7 +77,7 @@ def mark_divided_rows(plan: SplitPlan, frame: pd.DataFrame) -> NDArray[np.bool_]
     labelled = (frame["label"] != "").to_numpy()
     if plan.by is None:
         return labelled | (frame["split"] != "").to_numpy() | (frame["fold"] != "").to_numpy()
-    return labelled if labelled.any() or plan.by not in (*HOLD_OUT_UNITS, BY_DATE) else np.ones(len(frame), bool)
+    return labelled if labelled.any() or plan.by not in splits.HOLDING_OUT else np.ones(len(frame), bool)
 
 
 def limit_rows(divided: NDArray[np.bool_], frame: pd.DataFrame, plan: SplitPlan) -> tuple[NDArray[np.int64], int]:

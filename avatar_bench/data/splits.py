@@ -24,6 +24,7 @@ DEFAULT_FOLDS = 10
 IMBALANCE_TOLERANCE = 0.02  # deviation from the planned proportion of a class that is not reported
 HOLD_OUT_UNITS = ("source", "generator")  # that can be held out
 BY_DATE = "date"  # what is later is held out
+HOLDING_OUT = (*HOLD_OUT_UNITS, BY_DATE)  # values of `by` that choose the images of test
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def assign_splits(
     for an impossible plan, with options prefixed by `option`, and GuardError for a group that is stated on two sides.
     """
     stated = plan.by is None and bool((frame["split"] != "").any())
-    fixed = stated or plan.by in (*HOLD_OUT_UNITS, BY_DATE)
+    fixed = stated or plan.by in HOLDING_OUT
     _check_plan(frame, plan, fixed, option)
     if plan.by in HOLD_OUT_UNITS:
         held_out = name_units(pd.Series(plan.held_out, dtype=object), plan.units)
@@ -106,7 +107,7 @@ def assign_splits(
         allowed = {group: _list_allowed_folds(split, plan.folds) for group, split in sides}
     allowed |= {group: _list_allowed_folds(split, plan.folds, fold) for group, (split, fold) in (earlier or {}).items()}
     left_out = np.zeros(len(frame), dtype=bool)
-    if plan.by in (*HOLD_OUT_UNITS, BY_DATE):
+    if plan.by in HOLDING_OUT:
         is_held_out, is_free = _mark_held_out(frame, plan, earlier or {})
         left_out = _isolate_test_groups(frame["group"], is_held_out, is_free, allowed, plan.folds)
     fold = assign_folds(frame, plan.folds, plan.seed, allowed)

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.config.options import option
-from avatar_bench.data.corruptions import Variation, apply_variation, derive_seed
+from avatar_bench.data.corruptions import Variation, list_versions
 from avatar_bench.data.mask import Erasure
 from avatar_bench.data.stamps import POSITIONS, STAMPS, Marking
 from avatar_bench.errors import BlockError
@@ -164,8 +164,6 @@ class Marks(IntervalOptions):
         target = clean.classes.index(self.target)
         counts: Floats = np.sum([part.predicted == target for part in by_variation.values()], axis=0)
         chosen = int(np.where(clean.predicted == target, -1, counts).argmax())
-        image, seed = dataset.image(int(rows[chosen])), derive_seed(str(dataset.frame["sha256"].iat[rows[chosen]]))
         variations = self.list_variations().values()
-        varied = (apply_variation(variation, image, run.predictor.prepare, seed) for variation in variations)
-        shown = plots.make_thumbnails([run.predictor.prepare(image), *varied])
-        return {"rows": chosen + len(rows) * np.arange(len(by_variation) + 1), **shown}
+        versions = list_versions(dataset, int(rows[chosen]), variations, run.predictor.prepare)
+        return {"rows": chosen + len(rows) * np.arange(len(by_variation) + 1), **plots.make_thumbnails(versions)}

@@ -20,9 +20,8 @@ from avatar_bench.data.corruptions import (
     Corruption,
     Delivery,
     Variation,
-    apply_variation,
-    derive_seed,
     list_corruptions,
+    list_versions,
 )
 from avatar_bench.errors import ConfigError
 from avatar_bench.evaluation.block import make_columns, read_labelled, tabulate_predictions
@@ -252,9 +251,8 @@ def _select_images(
     """Return the image whose error rate is closest to the mean, clean and under all variations."""
     wrong = np.mean([~by_variation[name].correct for name in variations], axis=0)
     typical = int(np.abs(wrong - wrong.mean()).argmin())
-    image, seed = dataset.image(int(rows[typical])), derive_seed(str(dataset.frame["sha256"].iat[rows[typical]]))
-    varied = (apply_variation(variation, image, run.predictor.prepare, seed) for variation in variations.values())
-    shown = plots.make_thumbnails([run.predictor.prepare(image), *varied])
+    versions = list_versions(dataset, int(rows[typical]), variations.values(), run.predictor.prepare)
+    shown = plots.make_thumbnails(versions)
     return {"rows": typical + len(rows) * np.arange(len(by_variation)), **shown}
 
 
