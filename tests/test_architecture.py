@@ -56,8 +56,8 @@ BUDGETS = {
     ("commands", "cli", "console"): (2_830, 1_945),
     ("config",): (1_950, 1_345),
     ("data",): (5_100, 3_495),
-    ("models",): (2_260, 1_490),
-    ("inference", "runs"): (6_180, 4_035),
+    ("models",): (2_325, 1_535),
+    ("inference", "runs"): (6_185, 4_040),
     ("reporting",): (2_915, 1_990),
     ("results", "i18n", "files"): (2_065, 1_390),
     ("metrics", "audit"): (5_570, 3_460),
@@ -66,7 +66,7 @@ BUDGETS = {
     ("evaluation",): (10_800, 7_630),
     ("plugins",): (5_320, 3_570),
 }
-MOST_MODULES = 281  # outside plug-ins
+MOST_MODULES = 282  # outside plug-ins
 DRAWERS = {"utils", "util", "helpers", "common", "core", "misc", "shared"}
 # constants that every module of a kind states for itself
 STATED_BY_EACH = {"KIND", "PARAMETERS", "RESEMBLES", "__all__", "__version__"}

@@ -83,7 +83,7 @@ def _compute_features(images: Dataset, recipe: dict[str, Any]) -> NDArray[np.flo
         else:
             features[row] = cached
     if missing:
-        computed = compute_package_features(recipe, _iterate_views(images, missing)).reshape(-1, 2, _FEATURES)
+        computed = compute_package_features(recipe, _SIDE, _iterate_views(images, missing)).reshape(-1, 2, _FEATURES)
         features[missing] = computed / np.maximum(np.linalg.norm(computed, axis=2, keepdims=True), 1e-6)
     for row in missing:
         if has_room and sha256_of_file(images.file(row)) == digests[row]:  # it may have changed since it was hashed

@@ -38,6 +38,7 @@ from avatar_bench.inference.runtimes import (
     refuse_missing_package,
 )
 from avatar_bench.metrics.averaging import AveragingWeights, average_logits
+from avatar_bench.models.batch_norm_folding import fold_batch_norms
 from avatar_bench.results.predictions import Predictions
 
 if TYPE_CHECKING:
@@ -70,6 +71,10 @@ class NetworkPredictor(DatasetPredictor):
         classifier = self.load_network().to(self.device)
         classifier.card = replace(classifier.card, temperature=self.temperature)  # of a soup, or fitted since
         return classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+    @cached_property
+    def _folded(self) -> Classifier:
+        return fold_batch_norms(self.module)
 
     @property
     def device(self) -> str:
@@ -144,7 +149,7 @@ class NetworkPredictor(DatasetPredictor):
         kind = DTYPES.get(precision)
         autocast = torch.autocast(self.device, dtype=kind or torch.bfloat16, enabled=kind is not None)
         with torch.inference_mode(), autocast:
-            logits, embeddings = self.module(images[0].to(self.device, non_blocking=True))
+            logits, embeddings = self._folded(images[0].to(self.device, non_blocking=True))
         return logits.float().cpu().numpy(), embeddings.float().cpu().numpy()
 
     def load(self, precision: str = "32") -> list[str]:
@@ -152,12 +157,13 @@ class NetworkPredictor(DatasetPredictor):
         if self.runtime != "torch":
             note = self._get_engine(precision)[1]
             return [note] if note else []
-        self.module  # noqa: B018
+        self._folded  # noqa: B018
         return []
 
     def unload(self) -> None:
         """Release the network from memory; it is loaded again when needed."""
-        self.__dict__.pop("module", None)
+        for kept in ("module", "_folded"):
+            self.__dict__.pop(kept, None)
 
     def _get_engine(self, precision: str) -> tuple[Engine, str]:
         """Return the engine of the exported network and a notice to print, created once per precision."""

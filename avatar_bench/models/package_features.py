@@ -26,17 +26,22 @@ def has_weights(recipe: Mapping[str, Any]) -> bool:
     return find_archive_folder(package["distribution"], package["version"]).is_dir()
 
 
-def compute_package_features(recipe: Mapping[str, Any], batches: Iterable[NDArray[np.uint8]]) -> NDArray[np.float32]:
-    """Compute pre-logits features (N, D) of batches of images, (B, H, W, 3) RGB."""
+def compute_package_features(
+    recipe: Mapping[str, Any], size: int, batches: Iterable[NDArray[np.uint8]]
+) -> NDArray[np.float32]:
+    """Compute pre-logits features (N, D) of batches of RGB images (B, size, size, 3)."""
     import torch  # imported here because it takes seconds, and most commands need no features
 
     from avatar_bench.models.backbones import create_backbone, get_normalisation
+    from avatar_bench.models.batch_norm_folding import fold_batch_norms
+    from avatar_bench.models.classifier import Classifier
+    from avatar_bench.models.model_card import Card
 
-    net: Any = create_backbone(recipe["backbone"], 2, "package", recipe["package"]).eval()
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in get_normalisation(net))
-    outputs = []
+    net: Any = create_backbone(recipe["backbone"], 2, "package", recipe["package"])
+    mean, std = get_normalisation(net)
+    preprocessing = {"size": size, "resize": "squash", "mean": mean, "std": std}
+    classifier = Classifier(Card(("0", "1"), recipe["backbone"], preprocessing), net)  # only its embeddings are read
+    folded = fold_batch_norms(classifier.eval().to(memory_format=torch.channels_last))  # type: ignore[call-overload]
     with torch.inference_mode():
-        for images in batches:
-            batch = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
-            outputs.append(net.forward_head(net.forward_features((batch - mean) / std), pre_logits=True).numpy())
+        outputs = [folded(torch.from_numpy(images).permute(0, 3, 1, 2))[1].numpy() for images in batches]
     return np.concatenate(outputs)

@@ -17,6 +17,8 @@ from avatar_bench.data.loaders import build_image_dataset, build_loader
 from avatar_bench.data.training_batches import DataModule
 from avatar_bench.files.hashes import sha256_of_text
 from avatar_bench.inference.feature_cache import find_feature_cache
+from avatar_bench.models.batch_norm_folding import fold_batch_norms
+from avatar_bench.models.classifier import Classifier
 from avatar_bench.training.environment import resolve_precision, resolve_torch_device
 from avatar_bench.training.module import Learner
 
@@ -57,10 +59,11 @@ def iterate_embeddings(
     learner.eval().to(resolve_torch_device(options.accelerator))
     if options.channels_last:
         learner.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = fold_batch_norms(Classifier(learner.card, learner.net).eval().to(learner.device))
     reduced = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(resolve_precision(options))
     with torch.autocast(learner.device.type, reduced or torch.bfloat16, enabled=reduced is not None):
         for batch in track(batches, "features", unit="batch"):
-            yield learner(batch["image"].to(learner.device))[1].float().cpu().numpy()
+            yield network(batch["image"].to(learner.device))[1].float().cpu().numpy()
 
 
 def compute_features(

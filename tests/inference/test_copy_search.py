@@ -57,8 +57,8 @@ def test_crops_are_found_and_identical_files_left_to_others(sets):
 def test_matches_and_features_are_kept_by_content(sets, tmp_path, monkeypatch):
     first, computed = search_aligned_copies(*sets), list[int]()
 
-    def compute(recipe, batches):
-        features = package_features.compute_package_features(recipe, batches)
+    def compute(recipe, size, batches):
+        features = package_features.compute_package_features(recipe, size, batches)
         computed.append(len(features))
         return features
 

@@ -171,7 +171,7 @@ def compute_features(dataset: Dataset, rows: NDArray[np.integer], model: str) ->
     resize = Preprocessing(_SIZE, "squash", (0, 0, 0), (1, 1, 1))
     starts = track(range(0, len(rows), _BATCH), "features", unit="batch")
     batches = (np.stack([resize(dataset.image(int(row))) for row in rows[start : start + _BATCH]]) for start in starts)
-    return compute_package_features(_require_recipe(model), batches)
+    return compute_package_features(_require_recipe(model), _SIZE, batches)
 
 
 def find_suspects(features: NDArray[np.float32], frame: pd.DataFrame, plan: probes.ProbeSettings) -> pd.DataFrame:
