@@ -57,7 +57,7 @@ BUDGETS = {
     ("config",): (1_950, 1_345),
     ("data",): (5_100, 3_495),
     ("models",): (2_325, 1_535),
-    ("inference", "runs"): (6_185, 4_040),
+    ("inference", "runs"): (6_205, 4_055),
     ("reporting",): (2_915, 1_990),
     ("results", "i18n", "files"): (2_065, 1_390),
     ("metrics", "audit"): (5_570, 3_460),

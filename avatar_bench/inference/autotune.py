@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import platform
 import re
@@ -12,11 +13,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.numpy import load, save
 from scipy.special import log_softmax
 from torch import nn
@@ -41,10 +44,10 @@ MAX_LOG_DIFFERENCE = {"32": 0.05, "bf16": 1.0, "16": 0.5, "int8": 1.0}
 DTYPES = {"bf16": torch.bfloat16, "16": torch.float16}
 MIN_SPEEDUP = 1.2  # the least speedup for which a shorter type, fewer threads or another runtime is used
 MAX_CACHE_BYTES = 2 * 10**9  # of all exported networks that are kept
-FEWEST_FILES = 1000  # with fewer, a trial of runtimes takes longer than it saves
+FEWEST_FILES = 2000  # with fewer, a trial of runtimes takes longer than it saves
 MAX_CHANGED = 0.01  # of the classes of calibration images, beyond those that torch's own precision changes
 _MOST_THREADS, _MOST_WORKERS = 1024, 8
-_N_IMAGES, _BATCH = 192, 64  # of a trial of runtimes
+_N_IMAGES, _BATCH, _WARM_UP = 100, 34, 8  # of a trial of runtimes
 _SHORT_TYPES = re.compile(r"\S*(?:bf16|fp16|amx|bf|asimdhp)\S*")  # a processor's instructions for short types
 _Kept = TypeVar("_Kept")
 
@@ -93,18 +96,22 @@ def choose_runtime(
     """Return the fastest installed runtime whose predictions on files agree with torch's, and its precision.
 
     `run` computes by torch, `open_with` opens it with another runtime; `precision` is that of predict, also "auto". The
-    trial, on calibration images, is made once a run and machine, for at least FEWEST_FILES files. Without such images,
-    on a GPU, or if no other runtime has the precision, the runtime is torch. Without `keeps_trial`, it is not kept.
+    trial, on calibration images, is made once a run and machine, for at least FEWEST_FILES files. A runtime that an
+    installed one is `faster_than` is not tried. Without such images, on a GPU, or if no other runtime has the
+    precision, the runtime is torch. Without `keeps_trial`, it is not kept.
     """
     kinds = ["32", "bf16"] if precision == "auto" else [precision]
+    entries = find_entries("runtime")
     able = {
         name: [kind for kind in entry.about.get("precisions", ["32"]) if kind in kinds]
-        for name, entry in find_entries("runtime").items()
+        for name, entry in entries.items()
     }
     able = {name: kinds for name, kinds in able.items() if kinds}
     installed = {name: kinds for name, kinds in able.items() if not find_missing_package(name)}
     if precision == "int8":  # torch lacks it
         return next(iter(installed or able)), precision
+    slower = {name for faster in installed for name in entries[faster].about.get("faster_than", ())}
+    installed = {name: kinds for name, kinds in installed.items() if name not in slower}
     by_torch = "torch", run.predictor.resolve_precision(precision)
     if not installed or run.predictor.device != "cpu":
         return by_torch
@@ -308,33 +315,40 @@ def _make_training_step(net: nn.Module, size: int, kind: str) -> Callable[[], ob
 def _try_runtimes(
     run: Run, open_with: Callable[[str], Run], tried: Sequence[tuple[str, str]]
 ) -> tuple[tuple[str, str], dict[str, dict[str, float | str]]]:
-    """Return the chosen runtime and precision, and what was seen of each: agreement, and seconds a batch."""
+    """Return the chosen runtime and precision, and what was seen of each: agreement, and seconds an image.
+
+    The passes that show the agreement are also timed, in turns, as further ones would take as long again.
+    """
     runs = {name: run if name == "torch" else open_with(name) for name, _ in tried}
-    reference, dataset, threads = run.predictor, run.dataset("calibration"), torch.get_num_threads()
+    dataset, threads = run.dataset("calibration"), torch.get_num_threads()
     rows = np.sort(np.random.default_rng(0).permutation(len(dataset))[:_N_IMAGES])
-    inputs = reference.preprocess([dataset.image(int(row)) for row in rows])
-    batch = [part[:_BATCH] for part in inputs]
-    exact = reference.compute_logits(inputs)
-    least = 0.0
-    seen: dict[str, dict[str, float | str]] = {}
-    jobs: dict[str, TimedCall] = {}
-    for name, kind in tried:  # torch first
-        compute = runs[name].predictor.compute_logits
-        words = f"runtime={name} precision={kind}"
+    inputs = run.predictor.preprocess([dataset.image(int(row)) for row in rows])
+    batches = [[part[first : first + _BATCH] for part in inputs] for first in range(0, len(rows), _BATCH)]
+    names = {pair: "runtime={} precision={}".format(*pair) for pair in tried}
+    seen: dict[str, dict[str, float | str]] = {words: {} for words in names.values()}
+    passed: dict[tuple[str, str], list[NDArray[np.floating]]] = {}
+    for name, kind in tried:
         try:
-            logits = compute(inputs, kind)
+            runs[name].predictor.compute_logits([part[:_WARM_UP] for part in inputs], kind)
+            passed[name, kind] = []
         except ConfigError as error:  # the network cannot be exported
-            seen[words] = {"refused": error.lines[0]}
-            continue
+            seen[names[name, kind]]["refused"] = error.lines[0]
+    least_seconds = dict.fromkeys(passed, math.inf)
+    by_torch, threads_of_torch = tried[0], min(tune_inference("cpu").threads, threads)
+    for batch, pair in product(batches, passed):
+        torch.set_num_threads(threads_of_torch if pair == by_torch else threads)
+        start = time.perf_counter()
+        passed[pair].append(runs[pair[0]].predictor.compute_logits(batch, pair[1]))
+        least_seconds[pair] = min(least_seconds[pair], (time.perf_counter() - start) / len(batch[0]))
+    torch.set_num_threads(threads)
+    exact = np.concatenate([run.predictor.compute_logits(batch) for batch in batches])
+    least, seconds = 0.0, {}
+    for pair in passed:  # torch first
+        logits = np.concatenate(passed[pair])
         equal = float((logits.argmax(axis=1) == exact.argmax(axis=1)).mean())
         differs = float(np.abs(log_softmax(logits, axis=1) - log_softmax(exact, axis=1)).max())
-        seen[words] = {"equal_classes": equal, "log_difference": differs}
-        if name == "torch":
-            least = equal - MAX_CHANGED
-            jobs[words] = TimedCall(partial(compute, batch, kind), min(tune_inference("cpu").threads, threads))
-        elif equal >= least and differs <= MAX_LOG_DIFFERENCE[kind]:
-            jobs[words] = TimedCall(partial(compute, batch, kind), threads)
-    seconds = _time_minimum(jobs, time.perf_counter, seconds=1.0)
-    for words, least_seconds in seconds.items():
-        seen[words]["seconds"] = least_seconds
+        seen[names[pair]] |= {"equal_classes": equal, "log_difference": differs}
+        least = equal - MAX_CHANGED if pair == by_torch else least
+        if pair == by_torch or (equal >= least and differs <= MAX_LOG_DIFFERENCE[pair[1]]):
+            seconds[names[pair]] = seen[names[pair]]["seconds"] = least_seconds[pair]
     return tried[list(seen).index(select_fastest(seconds))], seen

@@ -120,7 +120,7 @@ def test_auto_compares_the_runtimes_once_and_takes_none_that_disagrees(tiny_run,
     def predict_and_read():
         table, err = predict_table(*words), capsys.readouterr().err
         runtime = err.partition("Computed with runtime=")[2].split()[0]
-        return table, "comparing torch, onnx, openvino, wrong" in err, runtime
+        return table, "comparing torch, openvino, wrong," in err, runtime
 
     few, has_compared, runtime = predict_and_read()
     assert (has_compared, runtime) == (False, "torch")
@@ -132,11 +132,11 @@ def test_auto_compares_the_runtimes_once_and_takes_none_that_disagrees(tiny_run,
     kept = json.loads(trial.read_text())
     assert kept["runtime"] == runtime != "wrong"
     equal = [option for option, seen in kept["seen"].items() if seen["equal_classes"] == 1]
-    assert equal == [f"runtime={name} precision=32" for name in ("torch", "onnx", "openvino")]
+    assert equal == [f"runtime={name} precision=32" for name in ("torch", "openvino")]  # faster than onnx
     wrong = kept["seen"]["runtime=wrong precision=32"]
     assert wrong["equal_classes"] < 0.99
     assert "seconds" not in wrong
-    for other in ("openvino", "onnx"):  # as if the trial had come out otherwise
+    for other in ("openvino", "torch"):  # as if the trial had come out otherwise
         trial.write_text(json.dumps(kept | {"runtime": other}))
         assert predict_and_read()[1:] == (False, other)
     trial.write_text('{"runtime": "nowhere"}')

@@ -37,8 +37,8 @@ class Runtime(Protocol):
     """Module of a runtime for exported networks, in this folder or in runtime/ of a user's, that has these functions.
 
     The yaml beside it names the `packages` that must be installed and how to `install` them, the `exporters`, packages
-    whose versions change an export, and the `precisions` of `predict`. A runtime with int8 among these also has
-    `quantise_network(network, images, targets)`.
+    whose versions change an export, the `precisions` of `predict`, and the runtimes that it is `faster_than`. A runtime
+    with int8 among its precisions also has `quantise_network(network, images, targets)`.
     """
 
     def export_network(self, classifier: nn.Module, size: int) -> ExportedNetwork:
@@ -117,6 +117,9 @@ class ExportModule(nn.Module):
 
     def __init__(self, classifier: nn.Module, temperature: float | None, embeds: bool = False) -> None:
         super().__init__()
+        for layer in classifier.modules():
+            if hasattr(layer, "inplace"):  # with which exporters take a third longer for the same graph
+                layer.inplace = False  # type: ignore[assignment]
         self.classifier = classifier
         self.temperature = temperature
         self.embeds = embeds
