@@ -20,8 +20,6 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import AverageMeter, CheckpointSaver, accuracy, random_seed, update_summary
 from torch import nn
 
-CPU = torch.device("cpu")
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -35,6 +33,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--workers", type=int)
+    parser.add_argument("--device", type=torch.device, default=torch.device("cpu"), help="cpu or cuda")
     parser.add_argument("--best", action="store_true", help="channels_last, and bfloat16 by autocast")
     arguments = parser.parse_args()
     TASKS[arguments.task](arguments)
@@ -48,7 +47,7 @@ def predict(arguments: argparse.Namespace) -> None:
         dataset,
         batch_size=arguments.batch_size or 256,
         num_workers=2 if arguments.workers is None else arguments.workers,
-        device=CPU,
+        device=arguments.device,
         **settings_of(model, arguments),
     )
     outputs = []
@@ -58,7 +57,7 @@ def predict(arguments: argparse.Namespace) -> None:
                 logits = model(laid_out(images, arguments))
             outputs.append(logits.softmax(-1).float())
     columns = [f"prob_{number}" for number in range(arguments.classes)]
-    table = pd.DataFrame(torch.cat(outputs).numpy(), columns=columns)
+    table = pd.DataFrame(torch.cat(outputs).numpy(force=True), columns=columns)
     table.insert(0, "filename", loader.dataset.filenames(basename=True))
     table.to_csv(arguments.out, index=False)
 
@@ -78,14 +77,19 @@ def train(arguments: argparse.Namespace) -> None:
         training,
         batch_size=batch_size,
         num_workers=workers,
-        device=CPU,
+        device=arguments.device,
         is_training=True,
         color_jitter=0.4,
         interpolation="random",
         **config,
     )
     plain = create_loader(
-        validation, batch_size=batch_size, num_workers=workers, device=CPU, interpolation=interpolation, **config
+        validation,
+        batch_size=batch_size,
+        num_workers=workers,
+        device=arguments.device,
+        interpolation=interpolation,
+        **config,
     )
     optimizer = create_optimizer_v2(model, "sgd", lr=0.1 * batch_size / 256, weight_decay=2e-5, momentum=0.9)
     schedule, _ = create_scheduler_v2(
@@ -132,7 +136,7 @@ def validate(
 
 def build(arguments: argparse.Namespace) -> nn.Module:
     model = timm.create_model(arguments.model, num_classes=arguments.classes, checkpoint_path=arguments.checkpoint)
-    return model.to(memory_format=torch.channels_last) if arguments.best else model
+    return model.to(arguments.device, memory_format=torch.channels_last if arguments.best else torch.preserve_format)
 
 
 def settings_of(model: nn.Module, arguments: argparse.Namespace) -> dict[str, object]:
@@ -146,7 +150,7 @@ def laid_out(images: torch.Tensor, arguments: argparse.Namespace) -> torch.Tenso
 
 
 def autocast(arguments: argparse.Namespace) -> contextlib.AbstractContextManager[object]:
-    return torch.autocast("cpu", dtype=torch.bfloat16) if arguments.best else contextlib.nullcontext()
+    return torch.autocast(arguments.device.type, dtype=torch.bfloat16) if arguments.best else contextlib.nullcontext()
 
 
 TASKS = {"predict": predict, "train": train}
