@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
@@ -34,9 +35,10 @@ class BrightnessCorruption:
 
     @staticmethod
     def corrupt(image: ImageArray, factor: float, seed: int) -> ImageArray:
-        value = np.maximum(np.maximum(image[..., 0], image[..., 1]), image[..., 2])  # max(axis=2) is ten times as slow
+        red, green, blue = channels = cv2.split(image)
         scale = np.minimum(factor, 255 / np.maximum(np.arange(256, dtype=np.float32), 1))  # for each value of V
-        return _round(image * scale[value][..., None])  # with constant H and S, RGB scale like V
+        scales = cv2.LUT(np.maximum(np.maximum(red, green), blue), scale)
+        return _merge(channel * scales for channel in channels)  # with constant H and S, RGB scale like V
 
 
 class ColourFilterCorruption:
@@ -52,9 +54,14 @@ class ColourFilterCorruption:
         """Mix in the filtered image; the tint is drawn from the seed."""
         tint = np.array(cls.TINTS[np.random.default_rng(seed).integers(len(cls.TINTS))], dtype=np.float32)
         values = image.astype(np.float32)
-        muted = cls.COLOUR * values + (1 - cls.COLOUR) * (values @ cls.LUMA)[..., None]
-        filtered = np.clip((muted - 128) * cls.CONTRAST + 128, 0, 255) * tint
-        return _round((1 - strength) * values + strength * np.clip(filtered, 0, 255))
+        grey = (1 - cls.COLOUR) * (values @ cls.LUMA)
+
+        def mix(channel: NDArray[Any], factor: np.float32) -> NDArray[np.float32]:
+            contrasted = (cls.COLOUR * channel + grey - 128) * cls.CONTRAST + 128
+            filtered = np.clip(np.clip(contrasted, 0, 255) * factor, 0, 255)
+            return np.asarray((1 - strength) * channel + strength * filtered)
+
+        return _merge(mix(channel, factor) for channel, factor in zip(cv2.split(values), tint, strict=True))
 
 
 class JpegCorruption:
@@ -109,13 +116,21 @@ class RoundCropCorruption:
         height, width = image.shape[:2]
         rng = np.random.default_rng(seed)
         page, border = cls.PAGES[rng.integers(len(cls.PAGES))], rng.integers(0, 256, 3).astype(np.float32)
-        down, across = (
-            2 * (np.arange(side, dtype=np.float32) + np.float32(0.5)) / side - 1 for side in (height, width)
-        )
-        depth = diameter - np.hypot(down[:, None], across)[..., None]  # inside the edge of the circle, in half sides
+        depth = diameter - _measure_distances(height, width)  # inside the edge of the circle, in half sides
         edge = min(height, width) / 2  # pixels of a half side: an edge is smoothed over one pixel
         inside, within_border = (np.clip(depth * edge + 0.5 - inset * edge, 0, 1) for inset in (0, 2 * cls.BORDER))
-        return _round(within_border * image + (inside - within_border) * border + (1 - inside) * page)
+        ring, outside = inside - within_border, 1 - inside
+        return _merge(
+            within_border * channel + ring * colour + outside * ground
+            for channel, colour, ground in zip(cv2.split(image), border, page, strict=True)
+        )
+
+
+@lru_cache(maxsize=1)  # images at the network's size have it in common
+def _measure_distances(height: int, width: int) -> NDArray[np.float32]:
+    """Return the distance of each pixel from the centre, (H, W), in half sides."""
+    down, across = (2 * (np.arange(side, dtype=np.float32) + np.float32(0.5)) / side - 1 for side in (height, width))
+    return np.hypot(down[:, None], across)
 
 
 _TURN = np.linspace(0, 2 * np.pi, 40, endpoint=False)
@@ -184,6 +199,11 @@ def _round(values: NDArray[Any]) -> ImageArray:
     """Round and clip floats, in place."""
     np.rint(values, out=values)
     return np.clip(values, 0, 255, out=values).astype(np.uint8)
+
+
+def _merge(channels: Iterable[NDArray[Any]]) -> ImageArray:
+    """Round and clip three channels of floats, (H, W), into an image; computed one by one, they stay in the cache."""
+    return np.asarray(cv2.merge([_round(channel) for channel in channels]), dtype=np.uint8)
 
 
 @lru_cache(maxsize=1)  # all severities of an image are processed in sequence
