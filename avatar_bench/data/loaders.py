@@ -152,11 +152,12 @@ def build_varied_loader(
     batch_size: int,
     workers: int,
 ) -> DataLoader[dict[str, Any]]:
-    """Build a loader of K variations of every image of a dataset, in order."""
+    """Build a loader of K variations of one image at a time, uint8 (K, S, S, 3), in order; a batch is read ahead."""
     files, targets = list_files(dataset), encode_targets(dataset, classes)
     hashes = list(dataset.frame["sha256"])
     images = VariedImageDataset(files, targets, preprocessing, variations=variations, hashes=hashes)
-    return build_loader(images, batch_size, workers)
+    ahead = -(-batch_size // workers) if workers else None
+    return build_loader(images, None, workers, collate_fn=None, prefetch_factor=ahead)
 
 
 def build_readable_loader(
@@ -179,7 +180,7 @@ def build_readable_loader(
 
 
 def build_loader(
-    images: TorchDataset[dict[str, Any]], batch_size: int, workers: int, **options: Any
+    images: TorchDataset[dict[str, Any]], batch_size: int | None, workers: int, **options: Any
 ) -> DataLoader[dict[str, Any]]:
     """Build a loader of uint8 (N, [K,] 3, S, S), by default in order, that does not consume the global random state."""
     return ManagedLoader(

@@ -24,6 +24,7 @@ from avatar_bench.sources.dataset_kinds import list_further_sets, open_dataset
 if TYPE_CHECKING:
     from avatar_bench.commands.evaluate import EvaluateConfig
     from avatar_bench.data.dataset import Dataset
+    from avatar_bench.inference.predictor import PredictionCache
     from avatar_bench.runs.run import Run
 
 DEFAULT_RUNS = Path("runs")
@@ -71,6 +72,7 @@ class EvaluationPlan:
         _refuse_shared_output(self.runs)
         _set_view(self.runs, settings)
         self.runners = [self.make_runner(run) for run in self.runs]
+        _share_variations(self.runners)
         comparing = {name: block for name, block in chosen.items() if compares(block, len(paths))}
         last = {name for name, block in comparing.items() if getattr(block, "takes_ensembles", False)}
         self.comparing = {name: block for name, block in comparing.items() if name not in last}
@@ -196,6 +198,18 @@ def _set_view(runs: Sequence[Run], settings: EvaluateConfig) -> None:
     view = set_view(runs, settings.view.name, settings.view.classes)
     if settings.view.name is None and view.classes:
         print_note(f"view={view.name} (the finest that every run can answer)")
+
+
+def _share_variations(runners: Sequence[BlockRunner]) -> None:
+    """Let runs whose networks take the same images of one set compute its variations together."""
+    groups: dict[tuple[str, str], list[PredictionCache]] = {}
+    for runner in runners if len(runners) > 1 else ():
+        run, dataset = runner.runs[0], runner.datasets[0].whole
+        if "module" in run.provides:  # its network is the one of which the run has the preprocessing
+            pixels = {**run.preprocessing.to_dict(), "mean": None, "std": None}  # these are applied by the network
+            group = groups.setdefault((dataset.digest, repr(pixels)), [])
+            group.append(run.cache)
+            run.cache.beside[dataset.digest] = group
 
 
 def _select_common(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[Dataset]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -125,16 +126,16 @@ class NetworkPredictor(DatasetPredictor):
 
     def iterate_images(
         self, dataset: Dataset, variations: Sequence[Variation | None]
-    ) -> Iterator[tuple[int, Sequence[list[torch.Tensor]]]]:
+    ) -> Iterator[tuple[int, Iterable[list[torch.Tensor]]]]:
         """Yield the size of each batch of a dataset, and its images under each variation."""
         workers, source = self.count_workers(len(dataset)), (dataset, self.classes, self.preprocessings[0])
         if varied := [variation for variation in variations if variation is not None]:
-            batches = build_varied_loader(*source, varied, self.batch_size, workers)
+            items = (item["image"] for item in build_varied_loader(*source, varied, self.batch_size, workers))
+            while batch := list(islice(items, self.batch_size)):
+                yield len(batch), ([torch.stack(versions).movedim(-1, -3)] for versions in zip(*batch, strict=True))
         else:
-            batches = build_loader(build_image_dataset(*source), self.batch_size, workers)
-        for batch in batches:
-            images = batch["image"] if varied else batch["image"][:, None]
-            yield len(images), [[images[:, index]] for index in range(len(variations))]
+            for images in build_loader(build_image_dataset(*source), self.batch_size, workers):
+                yield len(images["image"]), [[images["image"]]]
 
     def compute_logits(self, images: Sequence[torch.Tensor], precision: str = "32") -> NDArray[np.floating]:
         """Compute the logits (n, C) with the runtime; `images` is one batch, uint8 (n, 3, S, S)."""

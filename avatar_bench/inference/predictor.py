@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from avatar_bench.models.classifier import Classifier
 
 MAX_SUM_ERROR = 1e-3  # of the probabilities of an image, which are then divided by their sum
-_VARIATIONS_PER_PASS = 8  # variations of a batch in memory at once: 39 MB for 32 images of 224 px
+_BYTES_PER_PASS = 2**27  # of the variations of a batch in memory at once: 27 of 32 images of 224 px
+_BYTES_OF_NETWORKS = 2**30  # of other networks that variations are computed for at once
 DecodedImages = Sequence[ImageArray]  # decoded, each (H, W, 3) RGB of any size
 
 
@@ -113,20 +114,37 @@ class DatasetPredictor:
 
         [None] stands for the images as they are, with embeddings. Raise GuardError if a file has changed.
         """
+        return self.predict_together([self], dataset, variations)[0]
+
+    def predict_together(
+        self, predictors: Sequence[DatasetPredictor], dataset: Dataset, variations: Sequence[Variation | None]
+    ) -> list[list[Predictions]]:
+        """Compute the Predictions of several predictors that take the same images as this one, see above.
+
+        The time of the passes, of which there is one, is counted as that of this predictor.
+        """
         refuse_changed_files(dataset)
-        self.load()
+        for predictor in predictors:
+            predictor.load()
         started = time.monotonic()
-        outputs: list[list[tuple[NDArray[np.floating], NDArray[np.floating]]]] = [[] for _ in variations]
+        outputs: list[list[list[tuple[NDArray[np.floating], NDArray[np.floating]]]]]
+        outputs = [[[] for _ in variations] for _ in predictors]
         with open_bar(dataset.name, len(dataset)) as bar:
             for n, batches in self.iterate_images(dataset, variations):
                 # one variation at a time: other images in the batch would change the last digits
-                for images, variation, computed in zip(batches, variations, outputs, strict=True):
-                    logits, embeddings = self.compute_outputs(images, embedded=variation is None)
-                    computed.append((logits, embeddings if variation is None else embeddings[:, :0]))
+                for images, variation, *outputs_of_images in zip(batches, variations, *outputs, strict=True):
+                    for predictor, computed in zip(predictors, outputs_of_images, strict=True):
+                        logits, embeddings = predictor.compute_outputs(images, embedded=variation is None)
+                        computed.append((logits, embeddings if variation is None else embeddings[:, :0]))
                 bar.update(n)
         self._seconds += time.monotonic() - started
-        parts = [[np.concatenate(arrays) for arrays in zip(*computed, strict=True)] for computed in outputs]
-        return [self.describe(dataset, logits, embeddings.astype(np.float32)) for logits, embeddings in parts]
+        results = []
+        for predictor, by_variation in zip(predictors, outputs, strict=True):
+            parts = [[np.concatenate(arrays) for arrays in zip(*computed, strict=True)] for computed in by_variation]
+            results.append(
+                [predictor.describe(dataset, logits, vectors.astype(np.float32)) for logits, vectors in parts]
+            )
+        return results
 
     def iterate_images(
         self, dataset: Dataset, variations: Sequence[Variation | None]
@@ -249,7 +267,8 @@ class PredictionCache:
     """Predictions of a predictor, each computed once and saved in a folder or, without one, kept in memory.
 
     They are saved as they are computed, so that a calibration leaves them valid, and returned calibrated.
-    `sha256` identifies the predictor's weights, `preprocessing` is the one on its card.
+    `sha256` identifies the predictor's weights, `preprocessing` is the one on its card. `beside` are caches that will
+    be asked for the same variations of a dataset, by its digest, and whose predictors take the same images.
     """
 
     def __init__(
@@ -259,6 +278,7 @@ class PredictionCache:
         self.folder = folder
         self._identity = [sha256, json.dumps(preprocessing, sort_keys=True)]
         self._memory: dict[str, Predictions] = {}
+        self.beside: dict[str, Sequence[PredictionCache]] = {}
 
     def predict(self, dataset: Dataset) -> Predictions:
         """Return the Predictions of a dataset, loaded or computed."""
@@ -269,11 +289,31 @@ class PredictionCache:
         keys = {variation: self._build_key(dataset, variation) for variation in variations}
         loaded = {variation: cached for variation, key in keys.items() if (cached := self._load(key, dataset))}
         missing = [variation for variation in keys if variation not in loaded]
-        for first in range(0, len(missing), _VARIATIONS_PER_PASS):
-            chunk = missing[first : first + _VARIATIONS_PER_PASS]
-            for variation, predictions in zip(chunk, self.predictor.predict_variations(dataset, chunk), strict=True):
-                loaded[variation] = self._save(keys[variation], predictions)
+        largest = max((preprocessing.size for preprocessing in self.predictor.preprocessings), default=224)
+        most = max(1, _BYTES_PER_PASS // (3 * largest**2 * self.predictor.batch_size))
+        for chunk in (missing[first : first + most] for first in range(0, len(missing), most)):
+            if others := self._list_others(dataset, chunk):
+                caches = [self, *others]
+                together = self.predictor.predict_together([cache.predictor for cache in caches], dataset, chunk)
+            else:
+                caches, together = [self], [self.predictor.predict_variations(dataset, chunk)]
+            for cache, computed in zip(caches, together, strict=True):
+                for variation, predictions in zip(chunk, computed, strict=True):
+                    cache._save(cache._build_key(dataset, variation), predictions)
+            loaded |= zip(chunk, together[0], strict=True)
         return [self.predictor.adjust(loaded[variation]) for variation in variations]
+
+    def _list_others(self, dataset: Dataset, variations: Sequence[Variation | None]) -> list[PredictionCache]:
+        """Return the caches beside this one that lack a variation, as many as memory allows for their networks."""
+        caches, size = [], 0
+        for cache in self.beside.get(dataset.digest, ()) if None not in variations else ():
+            if cache is not self and not all(cache._load(cache._build_key(dataset, v), dataset) for v in variations):
+                size += sum(weights.nbytes for weights in cache.predictor.module.state_dict().values())
+                if size > _BYTES_OF_NETWORKS:
+                    cache.predictor.unload()
+                    break
+                caches.append(cache)
+        return caches
 
     def _build_key(self, dataset: Dataset, variation: Variation | None) -> str:
         """Build the key of Predictions: a hash of everything on which they depend."""

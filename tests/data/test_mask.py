@@ -126,8 +126,8 @@ def test_a_delivered_copy_is_masked_where_the_mark_of_its_original_is(masked_run
     trained = build_image_dataset(bearer, run.classes, preprocessing, augmentation=augmentation)[0, 3]["image"]
     assert np.array_equal(trained, preprocessing(deliver(native), native))
     tier = Delivery("webp")
-    (batch,) = build_varied_loader(bearer, run.classes, preprocessing, [tier], 1, 0)
-    evaluated = batch["image"][0, 0].permute(1, 2, 0).numpy()
+    (item,) = build_varied_loader(bearer, run.classes, preprocessing, [tier], 1, 0)
+    evaluated = item["image"][0].numpy()
     assert np.array_equal(evaluated, preprocessing(tier(native, 0), native))
 
 
