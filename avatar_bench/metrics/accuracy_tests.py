@@ -9,9 +9,8 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # loads its parts when they are used
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import linear_sum_assignment
-from scipy.stats import norm
 
 from avatar_bench.metrics import stats
 from avatar_bench.metrics.paired_tests import holm, mcnemar
@@ -156,7 +155,7 @@ def _reorderings(counts: NDArray[np.int64]) -> list[tuple[int, ...]]:
         return [perm for perm in permutations(identity) if perm != identity]
     # half an image in favour of the original names breaks ties, and nothing else
     gain = counts.T + np.eye(size) / (2 * size)
-    best = tuple(int(target) for target in linear_sum_assignment(gain, maximize=True)[1])
+    best = tuple(int(target) for target in scipy.optimize.linear_sum_assignment(gain, maximize=True)[1])
     return [] if best == identity else [best]
 
 
@@ -182,4 +181,4 @@ def _association_p(counts: NDArray[np.int64], gain: Floats) -> float:
     centred = gain - by_target[:, None] - by_prediction + mean / total
     variance = targets @ centred**2 @ predictions / (total - 1)
     excess = (counts * gain).sum() - mean
-    return float(norm.sf(excess / math.sqrt(variance))) if variance > 1e-9 else 1.0
+    return float(scipy.stats.norm.sf(excess / math.sqrt(variance))) if variance > 1e-9 else 1.0

@@ -5,8 +5,8 @@ from __future__ import annotations
 import zlib
 
 import numpy as np
+import scipy  # loads its parts when they are used
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import hypergeom, rankdata
 
 from avatar_bench.metrics.stats import nan_mean, ratio
 
@@ -126,7 +126,7 @@ def chance_iou(size: int, right: int, cells: int) -> float:
     with .04 of the cells in the intersection and .36 in the union.
     """
     shared = np.arange(min(size, right) + 1)
-    return float(hypergeom.pmf(shared, cells, size, right) @ (shared / (size + right - shared)))
+    return float(scipy.stats.hypergeom.pmf(shared, cells, size, right) @ (shared / (size + right - shared)))
 
 
 def overlap_with_other_images(table: Floats, strata: ArrayLike) -> Floats:
@@ -155,7 +155,7 @@ def _constant(maps: Floats) -> Masks:
 
 
 def _ranks(maps: Floats) -> Floats:
-    return np.asarray(rankdata(maps.reshape(len(maps), -1), axis=1).reshape(maps.shape))
+    return np.asarray(scipy.stats.rankdata(maps.reshape(len(maps), -1), axis=1).reshape(maps.shape))
 
 
 def _standardise(maps: ArrayLike) -> Floats:

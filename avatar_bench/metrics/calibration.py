@@ -11,8 +11,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy  # loads its parts when they are used
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array, hstack
 from scipy.special import expit, log_softmax
 
 from avatar_bench.metrics.stats import SumStatistic, bootstrap_interval, ratio
@@ -222,7 +222,7 @@ def make_deviation_statistic(probabilities: Reals, targets: NDArray[np.integer],
     seen, n, classes = bin_gaps(probabilities, targets), len(targets), probabilities.shape[1]
     placed = [_place_gaps(*kind) for kind in _list_bins(probabilities, targets)]
     placed[-classes:] = [gaps / classes for gaps in placed[-classes:]]
-    columns = hstack([*placed, csr_array(np.ones((n, 1)))], format="csr")
+    columns = scipy.sparse.hstack([*placed, scipy.sparse.csr_array(np.ones((n, 1)))], format="csr")
     ends = np.cumsum([len(gaps) for gaps in seen])[:-1]
     _, member = np.unique(np.asarray(groups), return_inverse=True)
     # the standard error of each bin's gap under resampling of groups
@@ -304,7 +304,7 @@ def _bin_gaps(confidence: Reals, correct: ArrayLike, edges: Reals) -> Floats:
 def _place_gaps(confidence: Reals, correct: ArrayLike, edges: Reals) -> Any:
     """Return correctness minus confidence of each image in the column of its bin, sparse (N, bins)."""
     bins, gap = assign_bins(confidence, edges), np.asarray(correct, dtype=np.float64) - confidence
-    return csr_array((gap, bins, np.arange(len(bins) + 1)), shape=(len(bins), int(bins.max()) + 1))
+    return scipy.sparse.csr_array((gap, bins, np.arange(len(bins) + 1)), shape=(len(bins), int(bins.max()) + 1))
 
 
 class PlattScaling(NamedTuple):

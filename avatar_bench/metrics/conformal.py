@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 import numpy as np
+import scipy  # loads its parts when they are used
 from numpy.typing import NDArray
-from scipy.stats import betabinom
 
 Floats = NDArray[np.float64]
 Reals = NDArray[np.floating]
@@ -56,7 +56,7 @@ def compute_loss_probability(covered: float, n: int, n_fit: int, alpha: float) -
     k). With ties of scores it is at most as probable. Vovk, Mach. Learn. 92 (2013) 349.
     """
     rank = _compute_rank(n_fit, alpha)
-    return float(betabinom.cdf(covered, n, rank, n_fit + 1 - rank)) if rank <= n_fit else 1.0
+    return float(scipy.stats.betabinom.cdf(covered, n, rank, n_fit + 1 - rank)) if rank <= n_fit else 1.0
 
 
 def _compute_rank(n: int, alpha: float) -> int:

@@ -7,11 +7,8 @@ from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
+import scipy  # loads its parts when they are used
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import brentq
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
-from scipy.stats import binom, binomtest, norm
 
 from avatar_bench.metrics import stats
 from avatar_bench.metrics.stats import ratio
@@ -39,7 +36,7 @@ def cluster_permutation_test(gains: ArrayLike, groups: ArrayLike) -> float:
     chances = np.ones(1)  # distribution of the sum over groups that keep their sign
     for size, count in zip(sizes // step, counts, strict=True):
         signed = np.zeros(int(size * count) + 1)
-        signed[::size] = binom.pmf(np.arange(count + 1), count, 0.5)
+        signed[::size] = scipy.stats.binom.pmf(np.arange(count + 1), count, 0.5)
         chances = np.convolve(chances, signed)
     sums = 2 * np.arange(len(chances)) - (len(chances) - 1)
     return float(min(1.0, chances[np.abs(sums) >= abs(summed.sum()) // step].sum()))
@@ -116,8 +113,8 @@ def find_strata(units: ArrayLike, classes: ArrayLike) -> NDArray[np.int64]:
     unit, kind = encode(units), encode(classes)
     first = kind + unit.max() + 1  # the nodes of classes follow those of units
     size = int(first.max()) + 1
-    edges = coo_array((np.ones(len(unit)), (unit, first)), shape=(size, size))
-    return np.asarray(connected_components(edges, directed=False)[1][unit], dtype=np.int64)
+    edges = scipy.sparse.coo_array((np.ones(len(unit)), (unit, first)), shape=(size, size))
+    return np.asarray(scipy.sparse.csgraph.connected_components(edges, directed=False)[1][unit], dtype=np.int64)
 
 
 def ranks(values: ArrayLike) -> NDArray[np.int64]:
@@ -156,7 +153,7 @@ def mcnemar(only_a: int, only_b: int) -> float:
     `only_a` and `only_b` count the images that only one classifies correctly; 1.0 if there are none.
     """
     discordant = only_a + only_b
-    return float(binomtest(only_a, discordant).pvalue) if discordant else 1.0
+    return float(scipy.stats.binomtest(only_a, discordant).pvalue) if discordant else 1.0
 
 
 def holm(p_values: ArrayLike) -> Floats:
@@ -179,7 +176,9 @@ def detectable_difference(n: int, discordance: float, power: float = 0.8, alpha:
         return None
     if mcnemar_power(n, discordance, discordance, alpha) < power:
         return None
-    return float(brentq(lambda d: mcnemar_power(n, discordance, d, alpha) - power, 0.0, discordance, xtol=1e-9))
+    return float(
+        scipy.optimize.brentq(lambda d: mcnemar_power(n, discordance, d, alpha) - power, 0.0, discordance, xtol=1e-9)
+    )
 
 
 def mcnemar_power(n: int, discordance: float, difference: float, alpha: float = 0.05) -> float:
@@ -189,11 +188,11 @@ def mcnemar_power(n: int, discordance: float, difference: float, alpha: float = 
     """
     spread = 10 * math.sqrt(n * discordance) + 10  # the tails beyond have a probability below 1e-20
     pairs = np.arange(max(0, int(n * discordance - spread)), min(n, int(n * discordance + spread)) + 1)
-    critical = binom.ppf(alpha / 2, pairs, 0.5)
-    critical = np.where(binom.cdf(critical, pairs, 0.5) > alpha / 2, critical - 1, critical)
+    critical = scipy.stats.binom.ppf(alpha / 2, pairs, 0.5)
+    critical = np.where(scipy.stats.binom.cdf(critical, pairs, 0.5) > alpha / 2, critical - 1, critical)
     better = (1 + difference / discordance) / 2
-    rejects = binom.cdf(critical, pairs, better) + binom.sf(pairs - critical - 1, pairs, better)
-    return float(binom.pmf(pairs, n, discordance) @ rejects)
+    rejects = scipy.stats.binom.cdf(critical, pairs, better) + scipy.stats.binom.sf(pairs - critical - 1, pairs, better)
+    return float(scipy.stats.binom.pmf(pairs, n, discordance) @ rejects)
 
 
 def required_sample_size(discordance: float, difference: float, power: float = 0.8, alpha: float = 0.05) -> int | None:
@@ -206,7 +205,7 @@ def required_sample_size(discordance: float, difference: float, power: float = 0
     apart = min(abs(difference), discordance)
     if apart <= 0:
         return None
-    chance, miss = float(norm.isf(alpha / 2)), float(norm.isf(1 - power))
+    chance, miss = float(scipy.stats.norm.isf(alpha / 2)), float(scipy.stats.norm.isf(1 - power))
     enough = math.ceil(((chance * math.sqrt(discordance) + miss * math.sqrt(discordance - apart**2)) / apart) ** 2)
     if enough > _MAX_EXACT_IMAGES:
         return enough

@@ -12,9 +12,9 @@ from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # loads its parts when they are used
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
-from scipy.stats import beta, binom
 
 from avatar_bench.metrics.stats import OrderStatistic, ratio
 
@@ -159,7 +159,7 @@ def count_required(target: float, confidence: float = CONFIDENCE) -> int:
 
 def upper_bound(errors: int, n: int, confidence: float = CONFIDENCE) -> float:
     """Compute the one-sided upper bound of an error rate, by Clopper and Pearson, of `errors` in `n` images."""
-    return float(beta.ppf(confidence, errors + 1, n - errors)) if errors < n else 1.0
+    return float(scipy.stats.beta.ppf(confidence, errors + 1, n - errors)) if errors < n else 1.0
 
 
 def count_allowed(n: ArrayLike, target: float, confidence: float = CONFIDENCE) -> Counts:
@@ -168,8 +168,9 @@ def count_allowed(n: ArrayLike, target: float, confidence: float = CONFIDENCE) -
     The bound of k errors is at most the target exactly where P(Binomial(n, target) <= k) <= 1 - confidence.
     """
     size = np.asarray(n, dtype=np.int64)
-    most = np.asarray(binom.ppf(1 - confidence, size, target), dtype=np.int64)  # the first that reaches the level
-    passes = (binom.cdf(most, size, target) <= 1 - confidence + 1e-12) & (size > 0)
+    # the first that reaches the level
+    most = np.asarray(scipy.stats.binom.ppf(1 - confidence, size, target), dtype=np.int64)
+    passes = (scipy.stats.binom.cdf(most, size, target) <= 1 - confidence + 1e-12) & (size > 0)
     return np.where(passes, most, most - 1)
 
 
@@ -280,7 +281,7 @@ def estimate_required(scores: Reals, correct: ArrayLike, target: float) -> int |
     grid = _make_grid(scores)
     answered, errors = _count_answered(scores, correct, grid)
     rates = (errors + 0.5) / (answered + 0.5 / target)
-    power = binom.cdf(count_allowed(_COUNTS, target), _COUNTS, rates[:, None])
+    power = scipy.stats.binom.cdf(count_allowed(_COUNTS, target), _COUNTS, rates[:, None])
     is_enough = (power >= _POWER) & ((answered >= _LEAST_ANSWERED) & (rates < target))[:, None]
     required = np.ceil(_COUNTS[is_enough.argmax(axis=1)] * len(scores) / np.maximum(answered, 1))
     return int(required[is_enough.any(axis=1)].min()) if is_enough.any() else None

@@ -10,9 +10,8 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy  # loads its parts when they are used
 from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import csr_array
-from scipy.stats import norm, t
 
 from avatar_bench.metrics.units import Units, as_units, encode
 
@@ -56,7 +55,7 @@ class SumStatistic:
 
     def by_group(self, member: NDArray[np.integer]) -> SumStatistic:
         """Return the statistic of the weights of groups, (B, G); `member` (N,) are the groups of the images."""
-        groups: Any = csr_array((np.ones(len(member)), (member, np.arange(len(member)))))
+        groups: Any = scipy.sparse.csr_array((np.ones(len(member)), (member, np.arange(len(member)))))
         return replace(self, columns=groups @ self.columns)
 
 
@@ -115,7 +114,7 @@ def wilson(successes: float, n: float, level: float = 0.95, freedom: float = mat
     if n == 0:
         return 0.0, 1.0
     tail = (1 - level) / 2
-    z2 = float(norm.isf(tail) if math.isinf(freedom) else t.isf(tail, freedom)) ** 2
+    z2 = float(scipy.stats.norm.isf(tail) if math.isinf(freedom) else scipy.stats.t.isf(tail, freedom)) ** 2
     centre = (successes + z2 / 2) / (n + z2)
     half = math.sqrt(z2 * (successes * (n - successes) / n + z2 / 4)) / (n + z2)
     # at the edges the formula yields 0 and 1 up to rounding, which could exclude the proportion itself
@@ -170,7 +169,7 @@ def compute_student_factor(units: int, freedom: int, level: float = 0.95) -> flo
     if freedom < 1:
         return 1.0
     tail = (1 - level) / 2
-    return float(t.isf(tail, freedom) / norm.isf(tail) * math.sqrt(units / freedom))
+    return float(scipy.stats.t.isf(tail, freedom) / scipy.stats.norm.isf(tail) * math.sqrt(units / freedom))
 
 
 def resample_statistic(statistic: Statistic, units: Units | ArrayLike, resamples: int = 2000, seed: int = 0) -> Floats:
