@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import numpy as np
@@ -36,6 +36,8 @@ class ArrayCache:
     cache and be killed at any time. Files are read, which takes two thirds of the time of memory-mapping.
     """
 
+    _kept_bounds: ClassVar[set[tuple[Path, int]]] = set()  # folders, and sizes to which they were cut
+
     def __init__(self, folder: Path, shape: tuple[int, ...], dtype: DTypeLike) -> None:
         self.folder, self.shape, self.dtype = folder, shape, np.dtype(dtype)
         self.is_writable = True  # until the disk is full
@@ -55,16 +57,17 @@ class ArrayCache:
             return f"{needed / 2**30:.1f} GiB are more than its limit of {limit / 2**30:g} GiB"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            present = [file for file in map(self._file, requested) if _touch(file)]
+            missing, bounds = needed - len(present) * self.item_bytes, (self.folder.parent, limit)
+            if not missing and bounds in self._kept_bounds:
+                return None  # listing all caches takes as long as a training on cached features
             evictable = _list_files(self.folder.parent)
-            present = [file for file in map(self._file, requested) if file in evictable]
             for file in present:
-                with suppress(FileNotFoundError):  # another process may be evicting
-                    os.utime(file)
-                evictable.pop(file)
-            missing = needed - len(present) * self.item_bytes
+                evictable.pop(file, None)  # another process may be evicting
             if (free := shutil.disk_usage(self.folder).free) < missing + MIN_FREE_BYTES:
                 return f"{missing / 2**30:.1f} GiB more would leave too little of the {free / 2**30:.1f} GiB free"
             _evict(evictable, limit - needed)
+            self._kept_bounds.add(bounds)
         except OSError as error:
             return f"{error.strerror}: {error.filename}"
         return None
@@ -133,6 +136,15 @@ def open_image_cache(hashes: Collection[str], preprocessing: Preprocessing, giga
 
 def _compute_checksum(values: NDArray[Any]) -> bytes:
     return zlib.crc32(np.ascontiguousarray(values).data).to_bytes(_CHECKSUM)
+
+
+def _touch(file: Path) -> bool:
+    """Mark a file as just used; return whether it exists."""
+    try:
+        os.utime(file)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _list_files(root: Path) -> dict[Path, os.stat_result]:

@@ -151,3 +151,17 @@ def _fill_for_ever(files: dict[str, Path]) -> None:
         cache = ImageCache(PREPROCESSING)
         for digest, file in files.items():
             cache.store(digest, cache.preprocessing(decode(file)))
+
+
+def test_caches_are_listed_again_for_another_limit_or_a_missing_array_alone(
+    files: dict[str, Path], root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, listed, list_files = ImageCache(PREPROCESSING), list[Path](), caches._list_files
+    monkeypatch.setattr(caches, "_list_files", lambda folder: listed.append(folder) or list_files(folder))
+    fill(cache, files)
+    for limit, count in ((GIB, 1), (2 * GIB, 2), (GIB, 2)):
+        assert cache.reserve(files, limit) is None
+        assert listed == [root] * count
+    stored(root)[0].unlink()
+    assert cache.reserve(files, GIB) is None
+    assert listed == [root] * 3
