@@ -1,7 +1,5 @@
 """What blocks share: predictions in one order of images and classes, refusals, options, and the edges of a set."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import permutations
@@ -19,9 +17,7 @@ QUALITIES = ("accuracy", "robustness", "calibration", "ood", "separation", "spee
 RUN_BLOCKS = (*PREDICTION_BLOCKS, "error_bias", "gradcam", "robustness")
 
 
-def test_images_and_classes_are_brought_into_the_first_runs_order(
-    oracle: Build, fake_run: Build, dataset_of: Build
-) -> None:
+def test_images_and_classes_are_brought_into_the_first_runs_order(oracle, fake_run, dataset_of):
     first = oracle("noisy", n=30)
     shuffled = np.random.default_rng(3).permutation(30)
     other = first.take(shuffled).reorder(("real", "drawing", "generated"))
@@ -33,14 +29,14 @@ def test_images_and_classes_are_brought_into_the_first_runs_order(
     assert aligned.classes == first.classes
 
 
-def test_images_of_no_known_class_are_left_out_of_all(oracle: Build, fake_run: Build, dataset_of: Build) -> None:
+def test_images_of_no_known_class_are_left_out_of_all(oracle, fake_run, dataset_of):
     plain = oracle("noisy", n=30)
     some = replace(plain, targets=np.where(np.arange(30) < 5, -1, plain.targets))
     aligned = align_predictions([fake_run(some)] * 2, [dataset_of(some)] * 2)
     assert [len(predictions) for predictions in aligned] == [25, 25]
 
 
-def test_what_cannot_be_compared_is_refused(oracle: Build, fake_run: Build, dataset_of: Build) -> None:
+def test_what_cannot_be_compared_is_refused(oracle, fake_run, dataset_of):
     three, four = oracle("noisy", n=60), oracle("noisy", n=60, classes=4)
     run, same, other = fake_run(three, label="a"), dataset_of(three), dataset_of(three, "other")
     for runs, sets, message in (
@@ -53,9 +49,7 @@ def test_what_cannot_be_compared_is_refused(oracle: Build, fake_run: Build, data
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3)))[1:])
-def test_each_wrong_class_order_of_any_run_raises_the_alarm(
-    order: tuple[int, ...], oracle: Build, fake_run: Build, dataset_of: Build
-) -> None:
+def test_each_wrong_class_order_of_any_run_raises_the_alarm(order, oracle, fake_run, dataset_of):
     right, wrong = oracle("noisy"), oracle(("permuted", order))
     with pytest.raises(GuardError, match="wrong order"):
         align_predictions([fake_run(right), fake_run(wrong)], [dataset_of(right), dataset_of(wrong)])
@@ -63,8 +57,8 @@ def test_each_wrong_class_order_of_any_run_raises_the_alarm(
 
 @pytest.mark.parametrize("name", RUN_BLOCKS)
 def test_every_block_of_one_run_refuses_a_wrong_class_order_and_a_set_without_a_known_class(
-    name: str, oracle: Build, fake_run: Build, dataset_of: Build
-) -> None:
+    name, oracle, fake_run, dataset_of
+):
     wrong, plain = oracle(("permuted", (1, 2, 0))), oracle("noisy")
     unlabelled = replace(plain, targets=np.full(240, -1))
     for predictions, error, message in ((wrong, GuardError, "wrong order"), (unlabelled, BlockError, "known class")):
@@ -76,9 +70,7 @@ def test_every_block_of_one_run_refuses_a_wrong_class_order_and_a_set_without_a_
 
 
 @pytest.mark.parametrize("name", ["significance", "ensemble", "shots"])
-def test_every_block_of_several_runs_refuses_a_wrong_class_order(
-    name: str, oracle: Build, fake_run: Build, dataset_of: Build
-) -> None:
+def test_every_block_of_several_runs_refuses_a_wrong_class_order(name, oracle, fake_run, dataset_of):
     both = [oracle("noisy"), oracle(("permuted", (1, 2, 0)))]
     runs = [
         fake_run(predictions, images=None, config={"seed": 0, "mode": {"name": "few_shot", "shots": shots}})
@@ -109,11 +101,7 @@ def test_every_block_of_several_runs_refuses_a_wrong_class_order(
         ("integrated_score", {"weights": {"beauty": 1.0}}, "weights"),
         ("integrated_score", {"weights": dict.fromkeys(QUALITIES, 0.0)}, "weights"),
         ("integrated_score", {"ranges": {"beauty": [0.0, 1.0]}}, "no block declares the quality 'beauty'"),
-        (
-            "integrated_score",
-            {"ranges": {"speed": [0.0, 100.0]}},
-            "speed=[0.0, 100.0]: expected two numbers",
-        ),
+        ("integrated_score", {"ranges": {"speed": [0.0, 100.0]}}, "speed=[0.0, 100.0]: expected two numbers"),
         ("integrated_score", {"ranges": {"ood": [None, 1.0]}}, "ranges.ood"),
         ("integrated_score", {"ranges": {"ood": [0.5, 0.5]}}, "ranges.ood"),
         ("integrated_score", {"ranges": {"ood": [0.5]}}, "ranges.ood"),
@@ -131,14 +119,14 @@ def test_every_block_of_several_runs_refuses_a_wrong_class_order(
         ("significance", {"power": 1}, "power"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(block: str, options: dict[str, Any], words: str) -> None:
+def test_options_that_make_no_sense_are_refused(block, options, words):
     with pytest.raises(ConfigError, match=rf"block[.=]{block}") as caught:
         build_block(block, options)
     assert [word for word in words.split("|") if word not in str(caught.value)] == []
     assert len(caught.value.lines) <= 3
 
 
-def test_recipes_gather_their_seeds(oracle: Build, fake_run: Build) -> None:
+def test_recipes_gather_their_seeds(oracle, fake_run):
     runs = [fake_run(oracle("noisy", n=6), recipe=name) for name in ("b", "a", "b")]
     assert group_by_recipe(runs) == {"b": [0, 2], "a": [1]}
 
@@ -146,8 +134,8 @@ def test_recipes_gather_their_seeds(oracle: Build, fake_run: Build) -> None:
 @pytest.mark.parametrize("edge", ["one image", "one class", "no class", "no error", "two images"])
 @pytest.mark.parametrize("name", PREDICTION_BLOCKS)
 def test_every_block_of_predictions_has_metrics_or_a_reason_at_the_edges(
-    name: str, edge: str, oracle: Build, fake_run: Build, dataset_of: Build, draw_saved: Build
-) -> None:
+    name, edge, oracle, fake_run, dataset_of, draw_saved
+):
     whole = oracle("perfect" if edge == "no error" else "noisy", n=60)
     rows = {"one image": [0], "two images": [0, 1], "one class": np.flatnonzero(whole.targets == 0)}
     predictions = whole.take(np.asarray(rows.get(edge, np.arange(60))))

@@ -1,16 +1,10 @@
 """Charts that an about.yaml declares: what is drawn of a table, and what is said of a wrong declaration."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
 from matplotlib.collections import LineCollection
-from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from avatar_bench.config.entries import use_folders
@@ -28,10 +22,10 @@ SETS = (("near", 0.8), ("far", 0.3))  # with the lowest end of their intervals
 
 
 @pytest.fixture
-def draw(tmp_path: Path):
+def draw(tmp_path):
     """Draw the declared chart of a user's block, which has no figures.py, of some tables."""
 
-    def draw_chart(chart: dict[str, Any], language: str = "en", **tables: pd.DataFrame) -> Figure:
+    def draw_chart(chart, language="en", **tables):
         folder = tmp_path / "block" / "mine"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "__init__.py").write_text("")
@@ -45,11 +39,11 @@ def draw(tmp_path: Path):
     return draw_chart
 
 
-def list_texts(figure: Figure) -> list[str]:
+def list_texts(figure):
     return [text.get_text() for text in figure.findobj(Text)]
 
 
-def test_dots_have_their_values_intervals_percent_and_labels_in_the_language_asked_for(draw) -> None:
+def test_dots_have_their_values_intervals_percent_and_labels_in_the_language_asked_for(draw):
     figure = draw(DOTS, "ru", sources=SOURCES)
     (axes,) = figure.axes
     assert [line.get_xdata()[0] for line in axes.lines] == [0.5, 0.8]
@@ -61,7 +55,7 @@ def test_dots_have_their_values_intervals_percent_and_labels_in_the_language_ask
     assert axes.get_xlabel() == "доля верных (%)"
 
 
-def test_bars_show_numbers_of_images_classes_and_the_level_of_guessing(draw, inside) -> None:
+def test_bars_show_numbers_of_images_classes_and_the_level_of_guessing(draw, inside):
     bars = DOTS | {"chart": "bars", "hue": "class", "count": "n", "lines": {"guessing": "by chance"}}
     figure = draw(bars, sources=SOURCES)
     assert {"ink (n = 9)", "gan (n = 1)", "by chance", "drawing", "generated"} <= set(list_texts(figure))
@@ -70,7 +64,7 @@ def test_bars_show_numbers_of_images_classes_and_the_level_of_guessing(draw, ins
     assert level.get_xdata()[0] == pytest.approx(1 / 3)
 
 
-def test_histograms_show_the_share_of_the_images_of_each_group_its_mean_and_their_number(draw, inside) -> None:
+def test_histograms_show_the_share_of_the_images_of_each_group_its_mean_and_their_number(draw, inside):
     images = pd.DataFrame({"confidence": [0.5, 0.9, 0.9, 1.0, 0.6, 0.8], "group": ["right"] * 4 + ["wrong"] * 2})
     histograms = {"chart": "histograms", "table": "images", "x": {"confidence": "confidence (%)"}, "hue": "group"}
     figure = draw(histograms, images=images)
@@ -81,7 +75,7 @@ def test_histograms_show_the_share_of_the_images_of_each_group_its_mean_and_thei
     assert inside(figure)
 
 
-def test_the_floor_is_a_column_or_that_of_the_metric(draw) -> None:
+def test_the_floor_is_a_column_or_that_of_the_metric(draw):
     metrics = {"table": "metrics", "y": "metric", "x": {"value": "value (%)"}}
     for chart, table in ((DOTS | metrics, SOURCES), (DOTS, SOURCES.assign(accuracy_floor=0.25))):
         figure = draw(chart, sources=table)
@@ -90,7 +84,7 @@ def test_the_floor_is_a_column_or_that_of_the_metric(draw) -> None:
 
 
 @pytest.mark.parametrize("size", [2, 12])
-def test_cells_of_any_size_show_counts_and_shares_of_the_row(size, draw, inside) -> None:
+def test_cells_of_any_size_show_counts_and_shares_of_the_row(size, draw, inside):
     names = [*CLASSES, *(f"a class name that goes on and on {number}" for number in range(9))][:size]
     counts = np.eye(size, dtype=int) * 3
     counts[0, 1], counts[1] = 1, 0
@@ -103,19 +97,19 @@ def test_cells_of_any_size_show_counts_and_shares_of_the_row(size, draw, inside)
 
 
 @pytest.mark.parametrize(("values", "scale"), [([0.7, 0.75], (0, 1)), ([0.7, -0.1], (-1, 1)), ([14.0, 20.0], (14, 20))])
-def test_the_colours_of_an_index_follow_its_scale_and_not_the_data(values, scale, draw) -> None:
+def test_the_colours_of_an_index_follow_its_scale_and_not_the_data(values, scale, draw):
     pairs = pd.DataFrame({"a": ["x", "x"], "b": ["y", "z"], "kappa": values})
     figure = draw({"chart": "cells", "table": "pairs", "y": "b", "x": "a", "value": {"kappa": "kappa"}}, pairs=pairs)
     assert figure.axes[0].images[0].get_clim() == pytest.approx(scale)
 
 
-def test_panels_that_share_an_axis_show_the_intervals_of_all(draw) -> None:
+def test_panels_that_share_an_axis_show_the_intervals_of_all(draw):
     rows = [{"score": "a", "set": name, "auroc": low + 0.1, "auroc_low": low, "auroc_high": 0.99} for name, low in SETS]
     chart = {"chart": "dots", "table": "scores", "y": "score", "x": {"auroc": "AUROC (%)"}, "panels": "set"}
     assert all(axes.get_xlim()[0] <= 0.3 for axes in draw(chart, scores=pd.DataFrame(rows)).axes)
 
 
-def test_lines_of_few_points_have_bars_and_of_many_a_band(draw) -> None:
+def test_lines_of_few_points_have_bars_and_of_many_a_band(draw):
     chart = {"chart": "lines", "table": "curve", "x": "shots", "y": {"accuracy": "accuracy (%)"}, "hue": "class"}
     for n, bands in ((3, 0), (30, 2)):
         numbers = np.linspace(0.1, 0.9, n)
@@ -125,7 +119,7 @@ def test_lines_of_few_points_have_bars_and_of_many_a_band(draw) -> None:
         assert sum(not isinstance(part, LineCollection) for part in collections) == bands
 
 
-def test_a_chart_without_its_table_or_a_value_is_left_out(draw) -> None:
+def test_a_chart_without_its_table_or_a_value_is_left_out(draw):
     assert draw(DOTS) is None
     assert draw(DOTS, sources=SOURCES.assign(accuracy=np.nan)) is None
     assert draw(DOTS | {"least": 4}, sources=SOURCES) is None
@@ -143,7 +137,7 @@ def test_a_chart_without_its_table_or_a_value_is_left_out(draw) -> None:
         ({"where": {"sorce": "ink"}}, "charts.chart: where: the table sources has no column sorce"),
     ],
 )
-def test_a_wrong_declaration_is_refused_with_file_chart_and_key(change, message: str, draw) -> None:
+def test_a_wrong_declaration_is_refused_with_file_chart_and_key(change, message, draw):
     with pytest.raises(ConfigError) as error:
         draw(DOTS | change, sources=SOURCES)
     assert message in str(error.value)

@@ -1,11 +1,7 @@
 """Log of evaluations: what counts, two commands at once, damaged lines and folders that cannot be written."""
 
-from __future__ import annotations
-
 import json
 import time
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,20 +13,20 @@ from tests.commands.conftest import Child
 
 
 @pytest.fixture(autouse=True)
-def _without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+def _without_figures(monkeypatch):
     monkeypatch.setattr("avatar_bench.evaluation.result_writer.draw_figures", lambda result: {})
 
 
-def evaluate(run: Path, *words: str) -> None:
+def evaluate(run, *words):
     quick = [] if any(word.startswith("block=") for word in words) else ["block.blind_test.resamples=100"]
     assert main(["evaluate", f"ckpt={run}", "data.workers=0", *quick, *words]) == 0
 
 
-def read(log: Path) -> list[dict[str, Any]]:
+def read(log):
     return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
 
 
-def write(log: Path, *entries: tuple[str, str, str]) -> Path:
+def write(log, *entries):
     """Write a log of a fingerprint, a command and a checkpoint a line."""
     log.parent.mkdir(parents=True, exist_ok=True)
     rows = [
@@ -41,9 +37,7 @@ def write(log: Path, *entries: tuple[str, str, str]) -> Path:
     return log
 
 
-def test_each_command_counts_once_for_each_run_and_a_kept_result_for_none(
-    run_copy: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_each_command_counts_once_for_each_run_and_a_kept_result_for_none(run_copy, images, tmp_path, capsys):
     log = run_copy / "evaluation" / LOG_FILE
     evaluate(run_copy)
     assert not log.exists()  # its own test images are no external set
@@ -70,12 +64,12 @@ def test_each_command_counts_once_for_each_run_and_a_kept_result_for_none(
     assert "evaluated" not in capsys.readouterr().out
 
 
-def test_a_set_that_a_block_reads_beside_its_own_is_counted(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_set_that_a_block_reads_beside_its_own_is_counted(run_copy, capsys):
     evaluate(run_copy, "block=calibration", "block.calibration.resamples=100")
     assert capsys.readouterr().out.splitlines()[-1] == "blind: evaluated 1 time on 1 run"
 
 
-def test_damaged_lines_are_ignored_and_a_truncated_one_spoils_no_other(run_copy: Path) -> None:
+def test_damaged_lines_are_ignored_and_a_truncated_one_spoils_no_other(run_copy):
     log = write(run_copy / "evaluation" / LOG_FILE, ("f", "1", "a"))
     damaged = [
         "{",
@@ -92,7 +86,7 @@ def test_damaged_lines_are_ignored_and_a_truncated_one_spoils_no_other(run_copy:
     assert list(count_evaluations([log]).values()) == [SetUse(1, 1), SetUse(1, 1)]
 
 
-def test_a_folder_that_cannot_be_written_costs_a_note(run_copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_cannot_be_written_costs_a_note(run_copy, capsys):
     (run_copy / "evaluation" / LOG_FILE).mkdir(parents=True)
     evaluate(run_copy, "split=blind", "block=[blind_test,prior_shift]")
     output = capsys.readouterr()
@@ -101,15 +95,15 @@ def test_a_folder_that_cannot_be_written_costs_a_note(run_copy: Path, capsys: py
     assert "evaluated" not in output.out
 
 
-def log(folder: Path, command: str) -> None:
+def log(folder, command):
     result = Result("blind_test", "blind", 1, ("a", "b"))
     result.provenance = {"evaluated": {"f" * 10_000: "blind"}, "run": "run", "checkpoint_sha256": command}
     log_result(result, folder, command)
 
 
-def test_two_commands_at_once_lose_no_line(tmp_path: Path) -> None:
-    def begin(command: str) -> Child:
-        def write_some() -> None:
+def test_two_commands_at_once_lose_no_line(tmp_path):
+    def begin(command):
+        def write_some():
             (tmp_path / command).touch()
             for _ in range(50):
                 log(tmp_path, command)
@@ -127,7 +121,7 @@ def test_two_commands_at_once_lose_no_line(tmp_path: Path) -> None:
     assert (commands.count("a"), commands.count("b")) == (50, 50)
 
 
-def test_logs_of_runs_sweeps_and_ensembles_are_found_and_a_copy_adds_nothing(tmp_path: Path) -> None:
+def test_logs_of_runs_sweeps_and_ensembles_are_found_and_a_copy_adds_nothing(tmp_path):
     folders = ["evaluation", "one/evaluation", "sweep/job/evaluation", "sweep/ensembles/vote/evaluation"]
     logs = [write(tmp_path / folder / LOG_FILE, ("f", "1", folder)) for folder in folders]
     write(tmp_path / "copy" / "evaluation" / LOG_FILE, ("f", "1", folders[1]))

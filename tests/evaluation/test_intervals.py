@@ -1,7 +1,5 @@
 """Metrics with confidence intervals, and gaps between slices, against Newcombe by hand and by simulation."""
 
-from __future__ import annotations
-
 import math
 
 import numpy as np
@@ -22,7 +20,7 @@ from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
 
 
-def test_a_resampled_figure_bears_its_ends_or_says_why_it_has_none() -> None:
+def test_a_resampled_figure_bears_its_ends_or_says_why_it_has_none():
     nan, same, few = float("nan"), Reason("no_spread"), Reason("too_few_classes")
     whole = metric_with_interval(np.float64(0.5), np.float64(0.4), np.float64(0.6), 9, "bootstrap", None, 0.1, few)
     assert whole == Metric(0.5, 9, 0.4, 0.6, "bootstrap", None, floor=0.1)
@@ -35,7 +33,7 @@ def test_a_resampled_figure_bears_its_ends_or_says_why_it_has_none() -> None:
         metric_with_interval(nan, nan, nan, 0, "bootstrap")
 
 
-def test_a_proportion_has_the_interval_of_its_groups() -> None:
+def test_a_proportion_has_the_interval_of_its_groups():
     hits, groups = np.array([True, True, False, True]), np.array(["a", "b", "c", "d"])
     metric = compute_proportion(IntervalOptions(), hits, groups, floor=0.5)
     low, high = stats.wilson(3, 4, 0.95)
@@ -44,10 +42,10 @@ def test_a_proportion_has_the_interval_of_its_groups() -> None:
     assert metric.high == pytest.approx(high)
 
 
-def test_metrics_of_one_bootstrap_keep_their_directions_and_reasons() -> None:
+def test_metrics_of_one_bootstrap_keep_their_directions_and_reasons():
     values = np.array([1.0, 2.0, 4.0, 8.0])
 
-    def statistic(weights: np.ndarray) -> np.ndarray:
+    def statistic(weights):
         mean = weights @ values / weights.sum(axis=1)
         return np.column_stack([mean, np.full(len(weights), np.nan)])
 
@@ -55,15 +53,15 @@ def test_metrics_of_one_bootstrap_keep_their_directions_and_reasons() -> None:
         IntervalOptions(resamples=200), ["mean", "none"], statistic, list("abcd"), {"mean": False, "none": True}
     )
     assert metrics["mean"].value == 3.75
-    assert metrics["mean"].low < 3.75 < metrics["mean"].high  # type: ignore[operator]
+    assert metrics["mean"].low < 3.75 < metrics["mean"].high
     assert metrics["mean"].higher_is_better is False
     assert metrics["none"] == Metric(None, 4, reason=Reason("too_few_classes"))
 
 
 @pytest.mark.parametrize("options", [{"level": 0.0}, {"level": 1.0}, {"resamples": 99}, {"seed": -1}])
-def test_impossible_options_are_refused(options: dict[str, float]) -> None:
+def test_impossible_options_are_refused(options):
     with pytest.raises(ConfigError, match="expected"):
-        IntervalOptions(**options)  # type: ignore[arg-type]
+        IntervalOptions(**options)
 
 
 def make_hits(*counts):

@@ -1,14 +1,8 @@
 """Blocks on a predictor without a checkpoint, of which only probabilities, or embeddings too, are known."""
 
-from __future__ import annotations
-
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
-from numpy.typing import NDArray
 
 from avatar_bench.commands.evaluate import EvaluateConfig
 from avatar_bench.config.catalogue import list_blocks
@@ -18,7 +12,6 @@ from avatar_bench.evaluation.block import build_block
 from avatar_bench.evaluation.result_writer import ResultWriter
 from avatar_bench.evaluation.runner import BlockRunner
 from avatar_bench.inference.predictor import FileOptions
-from avatar_bench.results.result import Result
 from avatar_bench.runs.run import Run
 
 QUICK = {"resamples": 100, "permutations": 20, "corruptions": ["noise"], "severities": [3], "delivery": ["web"]}
@@ -31,7 +24,7 @@ class BrightnessPredictor:
     classes = ("drawing", "generated", "real")
     sha256 = "0" * 64
 
-    def predict(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
+    def predict(self, images):
         brightness = np.array([image.mean() / 255 for image in images])
         odds = np.exp(-20 * (brightness[:, None] - np.array([0.7, 0.5, 0.3])) ** 2)
         return odds / odds.sum(axis=1, keepdims=True)
@@ -42,11 +35,11 @@ class ColourPredictor(BrightnessPredictor):
 
     sha256 = "1" * 64
 
-    def embed(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float64]:
+    def embed(self, images):
         return np.array([[*image.mean(axis=(0, 1)), *image.std(axis=(0, 1))] for image in images]) / 255
 
 
-def run_block(name: str, runs: Sequence[Run], images: Path, folder: Path) -> Result:
+def run_block(name, runs, images, folder):
     blind = read_manifest(images / "blind.csv", "blind")
     settings = EvaluateConfig()
     settings.data.kind, settings.data.manifest = "manifest", str(images / "blind.csv")
@@ -56,12 +49,12 @@ def run_block(name: str, runs: Sequence[Run], images: Path, folder: Path) -> Res
         return BlockRunner(settings, runs, [blind] * len(runs), folder)(name, block, writer)
 
 
-def needs(kind: str, *allowed: str) -> list[str]:
+def needs(kind, *allowed):
     return [name for name in list_blocks((kind,)) if set(getattr(build_block(name), "needs", ())) <= set(allowed)]
 
 
 @pytest.mark.parametrize("name", needs("run", "predictions", "pixels"))
-def test_a_predictor_goes_through_every_block_that_needs_predictions(name: str, images: Path, tmp_path: Path) -> None:
+def test_a_predictor_goes_through_every_block_that_needs_predictions(name, images, tmp_path):
     other = {"other": str(images / "blind" / "real")}
     run = Run.from_predictor(BrightnessPredictor(), tmp_path / "run", others=other, label="brightness")
     result = run_block(name, [run], images, tmp_path)
@@ -70,7 +63,7 @@ def test_a_predictor_goes_through_every_block_that_needs_predictions(name: str, 
     assert "training_images_unknown" in {warning.code for warning in result.warnings}
 
 
-def test_a_predictor_is_compared_with_a_run(tiny_run: Path, images: Path, tmp_path: Path) -> None:
+def test_a_predictor_is_compared_with_a_run(tiny_run, images, tmp_path):
     fake = Run.from_predictor(BrightnessPredictor(), label="brightness", recipe="brightness")
     real = Run.open(tiny_run, label="tiny", recipe="tiny")
     result = run_block("significance", [real, fake], images, tmp_path)
@@ -78,20 +71,18 @@ def test_a_predictor_is_compared_with_a_run(tiny_run: Path, images: Path, tmp_pa
 
 
 @pytest.mark.parametrize(("name", "lacks"), [("clusters", "embeddings"), ("gradcam", "single network")])
-def test_a_block_is_left_out_where_the_predictor_lacks_what_it_needs(
-    name: str, lacks: str, images: Path, tmp_path: Path
-) -> None:
+def test_a_block_is_left_out_where_the_predictor_lacks_what_it_needs(name, lacks, images, tmp_path):
     run = Run.from_predictor(BrightnessPredictor())
     with pytest.raises(BlockError, match=f"BrightnessPredictor has no {lacks}, which this block needs"):
         run_block(name, [run], images, tmp_path)
 
 
-def test_a_predictor_with_embeddings_is_clustered(images: Path, tmp_path: Path) -> None:
+def test_a_predictor_with_embeddings_is_clustered(images, tmp_path):
     result = run_block("clusters", [Run.from_predictor(ColourPredictor())], images, tmp_path)
     assert result.metrics["silhouette"].value > 0.5
 
 
-def test_predictions_are_those_of_the_predictor_and_saved(images: Path, tmp_path: Path) -> None:
+def test_predictions_are_those_of_the_predictor_and_saved(images, tmp_path):
     blind, predictor = read_manifest(images / "blind.csv", "blind"), ColourPredictor()
     run = Run.from_predictor(predictor, tmp_path / "run", batch_size=5)
     predictions, pixels = run.predictions(blind), [blind.image(row) for row in range(len(blind))]
@@ -99,11 +90,11 @@ def test_predictions_are_those_of_the_predictor_and_saved(images: Path, tmp_path
     np.testing.assert_allclose(predictions.embeddings, predictor.embed(pixels), atol=1e-6)
     assert not predictions.has_logits
     again = Run.from_predictor(predictor, tmp_path / "run")
-    predictor.predict = None  # type: ignore[assignment,method-assign]  # saved predictions are used
+    predictor.predict = None  # saved predictions are used
     np.testing.assert_array_equal(again.predictions(blind).logits, predictions.logits)
 
 
-def test_a_run_predicts_decoded_images_like_its_data_set(tiny_run: Path) -> None:
+def test_a_run_predicts_decoded_images_like_its_data_set(tiny_run):
     run = Run.open(tiny_run)
     test = run.dataset("test")
     probabilities = run.predictor.predict([test.image(row) for row in range(5)])
@@ -111,7 +102,7 @@ def test_a_run_predicts_decoded_images_like_its_data_set(tiny_run: Path) -> None
     assert {"pixels", "embeddings", "module"} < run.predictor.provides
 
 
-def test_files_are_predicted_and_embedded_and_broken_ones_named(images: Path, tmp_path: Path) -> None:
+def test_files_are_predicted_and_embedded_and_broken_ones_named(images, tmp_path):
     blind, broken = read_manifest(images / "blind.csv", "blind"), tmp_path / "broken.png"
     broken.write_bytes(b"none")
     run = Run.from_predictor(ColourPredictor(), batch_size=2)
@@ -126,8 +117,8 @@ def test_files_are_predicted_and_embedded_and_broken_ones_named(images: Path, tm
     assert run.predict(files)["status"].tolist() == table["status"].tolist()
 
 
-def test_values_that_are_no_probabilities_are_refused(images: Path) -> None:
+def test_values_that_are_no_probabilities_are_refused(images):
     predictor = BrightnessPredictor()
-    predictor.predict = lambda images: np.ones((len(images), 3))  # type: ignore[method-assign]
+    predictor.predict = lambda images: np.ones((len(images), 3))
     with pytest.raises(DataError, match="rows sum to 1"):
         Run.from_predictor(predictor).predictions(read_manifest(images / "blind.csv"))

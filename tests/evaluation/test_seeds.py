@@ -1,7 +1,5 @@
 """Tests of recipes of several seeds: which runs are of one, and what is said of their seeds."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Tests of what the tags of published weights say, for every model of conf/model."""
 
-from __future__ import annotations
-
 import pytest
 import yaml
 
@@ -37,11 +35,11 @@ ONE = "labels of ImageNet-1k"
         ),
     ],
 )
-def test_a_tag_says_what_weights_were_trained_with(tag: str, expected: str) -> None:
+def test_a_tag_says_what_weights_were_trained_with(tag, expected):
     assert describe_pretraining(tag) == expected
 
 
-def test_a_name_without_a_tag_stands_for_its_default_weights() -> None:
+def test_a_name_without_a_tag_stands_for_its_default_weights():
     assert (find_tag("resnet18"), find_tag("vit_base_patch16_224.mae"), find_tag("none of timm")) == (
         "a1_in1k",
         "mae",
@@ -49,7 +47,7 @@ def test_a_name_without_a_tag_stands_for_its_default_weights() -> None:
     )
 
 
-def test_the_weights_of_every_model_are_known_and_transformers_have_partners() -> None:
+def test_the_weights_of_every_model_are_known_and_transformers_have_partners():
     files = {name: yaml.safe_load(file.read_text(encoding="utf-8")) for name, file in find_choices("model").items()}
     labels = {
         name: describe_pretraining(find_tag(recipe["model"]["backbone"]))
@@ -64,6 +62,6 @@ def test_the_weights_of_every_model_are_known_and_transformers_have_partners() -
     assert len({labels[name] for name in others} | {ONE}) == 7
 
 
-def test_the_newest_of_several_data_counts_and_unknown_ones_have_none() -> None:
+def test_the_newest_of_several_data_counts_and_unknown_ones_have_none():
     assert find_newest_images("labels of ImageNet-21k, then texts of LAION-2B") == 2022
     assert find_newest_images("") is None

@@ -4,13 +4,10 @@ numbers.json has the version and a digest of the numbers of each block, to 6 dig
 seed. Write it anew, after raising the version of each block that changed: python tests/evaluation/test_versions.py
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -41,14 +38,14 @@ OPTIONS: dict[str, dict[str, Any]] = {
 DIGITS = 6
 
 
-def read_pins() -> dict[str, str]:
+def read_pins():
     """Return the versions in constraints.txt of the packages that compute the numbers."""
     text = (Path(__file__).parents[2] / "constraints.txt").read_text(encoding="utf-8")
     pins = dict(re.findall(r"^([\w-]+)==([\w.]+)", text, re.MULTILINE))
     return {name: pins[name] for name in ("numpy", "scipy", "scikit-learn", "pandas") if name in pins}
 
 
-def evaluate(name: str, oracle: Any, fake_run: Any, dataset_of: Any) -> Result:
+def evaluate(name, oracle, fake_run, dataset_of):
     """Compute the result of a block on predictions of three runs, two of them seeds of one recipe."""
     predictions = [oracle("noisy", n=120, seed=seed) for seed in (1, 2, 3)]
     datasets = [dataset_of(prediction, date=DATES, **STORED) for prediction in predictions]
@@ -84,12 +81,12 @@ def evaluate(name: str, oracle: Any, fake_run: Any, dataset_of: Any) -> Result:
 RESAMPLED = {name for name in list_blocks() if "resamples" in vars(build_block(name))}
 
 
-def digest(result: Result) -> str:
+def digest(result):
     """Return 16 hex digits of the metrics and tables of a result, their numbers to 6 digits."""
     return hashlib.sha256("\n".join(list_numbers(result)).encode()).hexdigest()[:16]
 
 
-def list_numbers(result: Result) -> Iterator[str]:
+def list_numbers(result):
     for name, metric in result.metrics.items():
         values = (metric.value, metric.low, metric.high, metric.floor, metric.n, metric.higher_is_better)
         yield f"{name} {[show(value) for value in values]} {metric.interval} {metric.reason}"
@@ -98,7 +95,7 @@ def list_numbers(result: Result) -> Iterator[str]:
         yield from (str([show(value) for value in row]) for row in table.astype(object).to_numpy().tolist())
 
 
-def show(value: Any) -> str:
+def show(value):
     if value is None or value is pd.NA or (isinstance(value, float) and math.isnan(value)):
         return ""
     is_number = isinstance(value, float | np.floating) and not isinstance(value, bool)
@@ -106,9 +103,7 @@ def show(value: Any) -> str:
 
 
 @pytest.mark.parametrize("name", sorted(set(list_blocks()) - NOT_OF_PREDICTIONS))
-def test_numbers_change_with_the_version_alone(
-    name: str, oracle: Callable[..., Any], fake_run: Callable[..., Any], dataset_of: Callable[..., Any]
-) -> None:
+def test_numbers_change_with_the_version_alone(name, oracle, fake_run, dataset_of):
     other = {package: pin for package, pin in read_pins().items() if metadata.version(package) != pin}
     if other:
         pytest.skip(f"the digests are those of constraints.txt, not of these versions: {other}")
@@ -121,19 +116,19 @@ def test_numbers_change_with_the_version_alone(
     )
 
 
-def test_every_block_of_predictions_has_its_digest() -> None:
+def test_every_block_of_predictions_has_its_digest():
     assert set(json.loads(NUMBERS.read_text(encoding="utf-8"))) == set(list_blocks()) - NOT_OF_PREDICTIONS
 
 
-def test_a_digest_changes_with_a_number_and_not_with_rounding() -> None:
-    def make(value: float) -> str:
+def test_a_digest_changes_with_a_number_and_not_with_rounding():
+    def make(value):
         return digest(Result("x", "test", 1, ("a",), tables={"t": pd.DataFrame({"v": [value]})}))
 
     assert make(0.1234567) == make(0.12345671)
     assert make(0.1234567) != make(0.1234667)
 
 
-def write() -> None:
+def write():
     """Write numbers.json anew."""
     import conftest as fixtures  # beside this file
 

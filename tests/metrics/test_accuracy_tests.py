@@ -1,7 +1,5 @@
 """Tests of what chance makes of slices, against exact tests and by simulation."""
 
-from __future__ import annotations
-
 from itertools import permutations
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Tests of the figures of agreement, against scikit-learn, statsmodels, numpy and counts by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from sklearn import metrics as sk

@@ -1,7 +1,5 @@
 """Tests of the overlap of maps, against hand counts, scipy, scikit-learn and closed forms."""
 
-from __future__ import annotations
-
 from itertools import combinations
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Tests of the strategies of averaging, against sums by hand and naive loops."""
 
-from __future__ import annotations
-
 import inspect
 from itertools import product
 

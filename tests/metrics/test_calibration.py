@@ -1,7 +1,5 @@
 """Tests of the figures of calibration, and of the temperature."""
 
-from __future__ import annotations
-
 import time
 
 import numpy as np
@@ -329,7 +327,7 @@ SCORES = RNG.normal(size=400) + 2 * POSITIVE
 
 
 @pytest.mark.parametrize(("factor", "centre"), [(1, 0), (1e-4, 0), (300, 0), (5, 1000)])
-def test_slope_and_intercept_are_those_of_statsmodels_on_any_scale(factor: float, centre: float) -> None:
+def test_slope_and_intercept_are_those_of_statsmodels_on_any_scale(factor, centre):
     scores = factor * SCORES + centre
     intercept, slope = Logit(POSITIVE, np.column_stack([np.ones(400), SCORES])).fit(disp=False).params
     platt = fit_platt(scores, POSITIVE)
@@ -340,7 +338,7 @@ def test_slope_and_intercept_are_those_of_statsmodels_on_any_scale(factor: float
 
 
 @pytest.mark.parametrize("prevalence", [0.05, 0.5])
-def test_the_mean_probability_is_the_prevalence(prevalence: float) -> None:
+def test_the_mean_probability_is_the_prevalence(prevalence):
     positive = np.arange(400) < 400 * prevalence
     scores = np.random.default_rng(1).normal(size=400) + positive
     platt = fit_platt(scores, positive)
@@ -348,7 +346,7 @@ def test_the_mean_probability_is_the_prevalence(prevalence: float) -> None:
 
 
 @pytest.mark.parametrize("outlier", [1e4, -1e4, 1e30])
-def test_an_outlier_counts_as_a_score_at_the_fence(outlier: float) -> None:
+def test_an_outlier_counts_as_a_score_at_the_fence(outlier):
     low, high = find_fences(np.append(SCORES, outlier))
     platt = fit_platt(np.append(SCORES, outlier), np.append(POSITIVE, True))
     assert platt == fit_platt(np.append(SCORES, np.clip(outlier, low, high)), np.append(POSITIVE, True))
@@ -357,24 +355,24 @@ def test_an_outlier_counts_as_a_score_at_the_fence(outlier: float) -> None:
     assert np.abs(now - before).max() < 0.1
 
 
-def test_fences_are_three_interquartile_ranges_away() -> None:
+def test_fences_are_three_interquartile_ranges_away():
     assert find_fences(np.arange(101)) == (25 - 150, 75 + 150)
     assert find_fences([0, 0, 0, 0, 7]) == (0, 7)
 
 
-def test_the_range_of_the_steepness_ends_where_nothing_determines_it() -> None:
+def test_the_range_of_the_steepness_ends_where_nothing_determines_it():
     separated, reversed_order = fit_platt(np.arange(40), np.arange(40) >= 20), fit_platt(-SCORES, POSITIVE)
     assert (separated.steepness, reversed_order.steepness) == pytest.approx((20, 0.05))
     assert -separated.intercept / separated.slope == pytest.approx(19.5, abs=1e-3)
 
 
 @pytest.mark.parametrize(("scores", "positive"), [([1, 1], [0, 1]), ([1, 2], [1, 1]), ([1, 2], [0, 0]), ([], [])])
-def test_without_two_scores_or_a_kind_of_image_there_is_no_scaling(scores: list[float], positive: list[int]) -> None:
+def test_without_two_scores_or_a_kind_of_image_there_is_no_scaling(scores, positive):
     with pytest.raises(ValueError, match="needs two scores"):
         fit_platt(scores, np.array(positive, dtype=bool))
 
 
-def test_balanced_accuracy_is_that_of_scikit_learn() -> None:
+def test_balanced_accuracy_is_that_of_scikit_learn():
     scores = np.round(SCORES, 1)  # with ties
     tried = [*np.unique(scores), 99.0]
     expected = [balanced_accuracy_score(POSITIVE, scores >= threshold) for threshold in tried]

@@ -1,7 +1,5 @@
 """Tests of the figures of merit against scikit-learn."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from sklearn import metrics as sk
@@ -111,7 +109,7 @@ def test_auroc_at_its_edges():
 CLEAN = np.diag([40.0, 20.0, 10.0])
 
 
-def test_a_network_that_sees_one_class_in_whatever_is_transformed_is_biased_to_it() -> None:
+def test_a_network_that_sees_one_class_in_whatever_is_transformed_is_biased_to_it():
     after = np.zeros((3, 3))
     after[:, 1] = CLEAN.sum(axis=1)
     moved = prediction_shifts(CLEAN, after)
@@ -119,14 +117,14 @@ def test_a_network_that_sees_one_class_in_whatever_is_transformed_is_biased_to_i
     assert fragility(moved) == pytest.approx([1, 0, 1])
 
 
-def test_a_network_that_guesses_on_whatever_is_transformed_is_fragile_and_not_biased() -> None:
+def test_a_network_that_guesses_on_whatever_is_transformed_is_fragile_and_not_biased():
     after = np.repeat(CLEAN.sum(axis=1, keepdims=True) / 3, 3, axis=1)
     moved = prediction_shifts(CLEAN, after)
     assert bias(moved) == pytest.approx([0, 0, 0])
     assert fragility(moved) == pytest.approx([2 / 3] * 3)
 
 
-def test_moves_are_what_a_set_with_one_class_transformed_shows() -> None:
+def test_moves_are_what_a_set_with_one_class_transformed_shows():
     rng = np.random.default_rng(0)
     targets = np.repeat([0, 1, 2], [30, 20, 10])
     before, after = rng.integers(0, 3, (2, 60))
@@ -145,7 +143,7 @@ def test_moves_are_what_a_set_with_one_class_transformed_shows() -> None:
     assert bias(moved) == pytest.approx(moved.mean(axis=0))
 
 
-def test_an_absent_class_is_left_out_and_one_class_alone_shows_no_bias() -> None:
+def test_an_absent_class_is_left_out_and_one_class_alone_shows_no_bias():
     before, after = np.diag([10.0, 10.0, 0.0]), np.array([[5.0, 0, 5], [0, 10, 0], [0, 0, 0]])
     moved = prediction_shifts(before, after)
     assert np.isnan(moved[2]).all()
@@ -157,7 +155,7 @@ def test_an_absent_class_is_left_out_and_one_class_alone_shows_no_bias() -> None
     assert fragility(lonely)[0] == 0.5
 
 
-def test_a_stack_is_worked_like_its_parts() -> None:
+def test_a_stack_is_worked_like_its_parts():
     stack = np.random.default_rng(1).integers(0, 9, (2, 4, 3, 3)).astype(float) + np.eye(3)
     after = np.roll(stack, 1, axis=-1)
     moved = prediction_shifts(stack, after)

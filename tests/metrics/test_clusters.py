@@ -1,7 +1,5 @@
 """Tests of how far apart classes lie, against scikit-learn and sums by hand."""
 
-from __future__ import annotations
-
 from collections import Counter
 from fractions import Fraction
 from itertools import permutations, product

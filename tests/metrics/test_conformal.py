@@ -1,7 +1,5 @@
 """Tests of conformal prediction sets."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.special import softmax

@@ -1,7 +1,5 @@
 """Tests of the out-of-domain scores against pytorch-ood, and of their figures of merit against scikit-learn."""
 
-from __future__ import annotations
-
 import math
 from types import SimpleNamespace
 
@@ -192,10 +190,7 @@ def test_fpr_equals_pytorch_ood():
 
 def test_a_perfect_score_and_one_that_knows_nothing_end_the_scales():
     positive = np.arange(40) < 10
-    assert (detection.aupr(roc(positive, positive)), detection.fpr95(roc(positive, positive))) == (
-        1,
-        0,
-    )
+    assert (detection.aupr(roc(positive, positive)), detection.fpr95(roc(positive, positive))) == (1, 0)
     assert detection.aupr(roc(np.zeros(40), positive)) == pytest.approx(0.25)
     assert detection.fpr95(roc(np.zeros(40), positive)) == 1
 

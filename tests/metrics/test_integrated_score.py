@@ -1,7 +1,5 @@
 """Tests of the numbers behind the integrated score: by hand, at the edges, and against other code."""
 
-from __future__ import annotations
-
 from fractions import Fraction
 from itertools import product
 
@@ -13,12 +11,12 @@ from sklearn.preprocessing import MinMaxScaler
 from avatar_bench.metrics import integrated_score, paired_tests
 
 
-def test_a_fixed_range_is_linear_and_cut_off() -> None:
+def test_a_fixed_range_is_linear_and_cut_off():
     got = integrated_score.scale_to_range([0.0, 1 / 3, 2 / 3, 1.0, 1.2], 1 / 3, 1)
     assert got == pytest.approx([0, 0, 0.5, 1, 1])
 
 
-def test_a_lower_best_end_turns_a_quality_round() -> None:
+def test_a_lower_best_end_turns_a_quality_round():
     values = np.linspace(0, 0.6, 7)
     assert integrated_score.scale_to_range(values, 0.6, 0) == pytest.approx(
         1 - integrated_score.scale_to_range(values, 0, 0.6)
@@ -26,48 +24,48 @@ def test_a_lower_best_end_turns_a_quality_round() -> None:
     assert (np.diff(integrated_score.scale_to_range(values, 0.6, 0)) < 0).all()
 
 
-def test_equal_ratios_are_equal_steps_on_a_log_range() -> None:
+def test_equal_ratios_are_equal_steps_on_a_log_range():
     assert integrated_score.scale_to_range([1, 10, 100, 1000], 1, 1000, log=True) == pytest.approx([0, 1 / 3, 2 / 3, 1])
     assert integrated_score.scale_to_range([1, 10, 100, 1000], 1000, 1, log=True) == pytest.approx([1, 2 / 3, 1 / 3, 0])
 
 
-def test_a_value_that_is_not_known_stays_unknown() -> None:
+def test_a_value_that_is_not_known_stays_unknown():
     assert np.isnan(integrated_score.scale_to_range([np.nan], 0, 1)).all()
     assert np.isnan(integrated_score.scale_min_max([np.nan, 1.0, 2.0], True, np.array([False, True, True]))[0])
     assert np.isnan(integrated_score.weighted_mean([[0.5, np.nan]], [1, 1])).all()
 
 
-def test_min_max_equals_scikit_learns_and_turns_round() -> None:
+def test_min_max_equals_scikit_learns_and_turns_round():
     values = np.random.default_rng(0).normal(size=9)
     reference = MinMaxScaler().fit_transform(values[:, None])[:, 0]
     assert integrated_score.scale_min_max(values, True) == pytest.approx(reference)
     assert integrated_score.scale_min_max(values, False) == pytest.approx(1 - reference)
 
 
-def test_min_max_of_equal_values_tells_nothing() -> None:
+def test_min_max_of_equal_values_tells_nothing():
     assert integrated_score.scale_min_max([2.0, 2.0], True).tolist() == [0.5, 0.5]
 
 
-def test_min_max_is_fitted_on_some_and_cut_off_for_others() -> None:
+def test_min_max_is_fitted_on_some_and_cut_off_for_others():
     got = integrated_score.scale_min_max([0.0, 1.0, 3.0], True, np.array([True, True, False]))
     assert got.tolist() == [0, 1, 1]
 
 
-def test_min_max_scales_each_resample_by_itself() -> None:
+def test_min_max_scales_each_resample_by_itself():
     values = np.random.default_rng(0).normal(size=(4, 5))
     assert integrated_score.scale_min_max(values, True) == pytest.approx(
         np.stack([integrated_score.scale_min_max(row, True) for row in values])
     )
 
 
-def test_a_weighted_mean_equals_a_hand_count() -> None:
+def test_a_weighted_mean_equals_a_hand_count():
     expected = (Fraction(1, 2) * 3 + Fraction(1, 4) * 1 + 0) / 8
     assert integrated_score.weighted_mean([0.5, 0.25, 0.0], [3, 1, 4]) == pytest.approx(float(expected))
     several = integrated_score.weighted_mean(np.eye(3), np.array([[[3, 1, 4]], [[1, 1, 0]]]))
     assert several == pytest.approx(np.array([[3 / 8, 1 / 8, 4 / 8], [0.5, 0.5, 0]]))
 
 
-def test_rank_shares_divide_what_is_tied() -> None:
+def test_rank_shares_divide_what_is_tied():
     shares = integrated_score.rank_shares([[1, 1, 3], [1, 2, 3]])
     assert shares.tolist() == [[0.75, 0.25, 0], [0.25, 0.75, 0], [0, 0, 1]]
     drawn = paired_tests.ranks(np.random.default_rng(0).integers(0, 4, (50, 5)))
@@ -76,7 +74,7 @@ def test_rank_shares_divide_what_is_tied() -> None:
     assert shares.sum(axis=1) == pytest.approx(1)
 
 
-def test_the_front_equals_a_search_of_all_pairs() -> None:
+def test_the_front_equals_a_search_of_all_pairs():
     values = np.random.default_rng(1).integers(0, 4, (12, 3)) / 3
     expected = [
         not any(all(b >= a for a, b in zip(value, two, strict=True)) and tuple(two) != tuple(value) for two in values)
@@ -86,7 +84,7 @@ def test_the_front_equals_a_search_of_all_pairs() -> None:
     assert 0 < sum(expected) < 12
 
 
-def test_equal_models_are_both_on_the_front_and_a_dominated_one_never() -> None:
+def test_equal_models_are_both_on_the_front_and_a_dominated_one_never():
     assert integrated_score.pareto_front([[1, 0], [1, 0], [0.9, 0], [0, 1]]).tolist() == [True, True, False, True]
 
 
@@ -108,7 +106,7 @@ def test_an_end_on_the_wrong_side_counts_as_the_value():
     assert np.isnan(integrated_score.draw_from_interval([-2, 0, 2], np.nan, np.nan, np.nan)).all()
 
 
-def test_a_rank_interval_ends_at_ranks() -> None:
+def test_a_rank_interval_ends_at_ranks():
     rank = np.array([[1, 2]] * 97 + [[2, 1]] * 3)
     low, high = integrated_score.rank_interval(rank, 0.95)
     assert (low.tolist(), high.tolist()) == ([1, 1], [2, 2])

@@ -1,7 +1,5 @@
 """Tests of distances, neighbours, their purity and the trustworthiness of maps."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
@@ -70,7 +68,7 @@ def test_a_faithful_map_is_trusted_and_a_random_one_half():
 
 
 @pytest.mark.parametrize("k", [1, 5, 20])
-def test_the_vote_is_that_of_the_nearest_by_angle(k: int) -> None:
+def test_the_vote_is_that_of_the_nearest_by_angle(k):
     rng = np.random.default_rng(0)
     train, queries = rng.normal(size=(60, 8)), rng.normal(size=(30, 8))
     labels = rng.choice(["a", "b", "c"], 60)
@@ -82,13 +80,13 @@ def test_the_vote_is_that_of_the_nearest_by_angle(k: int) -> None:
     assert predict_by_knn(train, labels, queries, k).tolist() == expected
 
 
-def test_length_says_nothing_and_few_neighbours_all_vote() -> None:
+def test_length_says_nothing_and_few_neighbours_all_vote():
     train, labels = np.array([[1.0, 0.0], [0.0, 1.0], [0.1, 1.0]]), np.array(["x", "y", "y"])
     assert predict_by_knn(train, labels, np.array([[100.0, 1.0]]), k=1).tolist() == ["x"]
     assert predict_by_knn(train, labels, np.array([[100.0, 1.0]]), k=20).tolist() == ["y"]
 
 
-def test_distances_are_those_to_the_kth_neighbour_of_other_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_distances_are_those_to_the_kth_neighbour_of_other_groups(monkeypatch):
     monkeypatch.setattr("avatar_bench.metrics.neighbours._CHUNK_ROWS", 7)
     rng = np.random.default_rng(0)
     reference, new = rng.normal(size=(40, 6)), rng.normal(size=(23, 6))

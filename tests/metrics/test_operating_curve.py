@@ -1,7 +1,5 @@
 """Tests of outcomes at thresholds of the confidence, against scikit-learn, scipy and counts by hand."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.stats import binom, binomtest
@@ -12,7 +10,7 @@ from avatar_bench.metrics import stats
 
 
 @pytest.mark.parametrize("classes", [2, 3, 40])
-def test_thresholds_begin_at_0_end_at_1_and_lie_where_confidences_can(classes: int) -> None:
+def test_thresholds_begin_at_0_end_at_1_and_lie_where_confidences_can(classes):
     grid = curve.list_thresholds(classes)
     assert (grid[0], grid[-1]) == (0, 1)
     assert (np.diff(grid) > 0).all()
@@ -21,7 +19,7 @@ def test_thresholds_begin_at_0_end_at_1_and_lie_where_confidences_can(classes: i
     assert {0.9, 0.95, 0.999} < {*grid.tolist()}
 
 
-def test_outcomes_are_those_of_a_confusion_matrix_with_a_column_for_no_answer() -> None:
+def test_outcomes_are_those_of_a_confusion_matrix_with_a_column_for_no_answer():
     generator = np.random.default_rng(0)
     targets, predicted = generator.integers(0, 3, (2, 200))
     confidence = np.append(generator.uniform(1 / 3, 1, 199), 1.0)
@@ -40,14 +38,14 @@ def test_outcomes_are_those_of_a_confusion_matrix_with_a_column_for_no_answer() 
             assert np.nanmean(hits[:, column]) == pytest.approx(value), (name, index, threshold)
 
 
-def test_nothing_answered_has_no_error_and_an_absent_class_no_recall() -> None:
+def test_nothing_answered_has_no_error_and_an_absent_class_no_recall():
     answers = np.array([0.9, 0.8]), [0, 1], [0, 0], np.array([1.0])
     assert np.isnan(curve.mark_outcomes(*answers, "error", -1)).all()
     assert np.isnan(curve.mark_outcomes(*answers, "recall", 1)).all()
     assert curve.mark_outcomes(*answers, "coverage", -1).sum() == 0
 
 
-def test_a_small_rate_ends_where_the_exact_binomial_bound_does() -> None:
+def test_a_small_rate_ends_where_the_exact_binomial_bound_does():
     for events, n in ((0, 300), (1, 600)):
         exact = binomtest(events, n).proportion_ci(0.95, "exact").high
         assert curve.raise_high_end(events / n, 0.0, n, 0.95, False) == pytest.approx(exact)
@@ -57,13 +55,13 @@ def test_a_small_rate_ends_where_the_exact_binomial_bound_does() -> None:
     assert curve.raise_high_end(1.0, 1.0, 40, 0.95, False) == 1.0
 
 
-def test_precision_at_a_prevalence_of_one_in_a_thousand_is_that_of_a_count_by_hand() -> None:
+def test_precision_at_a_prevalence_of_one_in_a_thousand_is_that_of_a_count_by_hand():
     # of 1,000,000 images 1,000 are of the class: 900 are called, and 9,990 (4,995 to 19,980) of the 999,000 others
     called = curve.compute_precision([0.9, 0.8, 0.95], [0.01, 0.005, 0.02], 0.001)
     assert called == pytest.approx([900 / (900 + 9990), 800 / (800 + 19980), 950 / (950 + 4995)])
 
 
-def test_precision_is_never_certain_without_a_false_alarm_and_absent_without_a_call() -> None:
+def test_precision_is_never_certain_without_a_false_alarm_and_absent_without_a_call():
     recall, high = [0.5, 0.4, 0.6], curve.raise_high_end(0.0, 0.0, 300, 0.975, False)
     value, low, top = curve.compute_precision(recall, [0.0, 0.0, high], 0.001)
     assert (value, top) == (1, 1)
@@ -74,8 +72,8 @@ def test_precision_is_never_certain_without_a_false_alarm_and_absent_without_a_c
 
 
 @pytest.mark.parametrize(("recall", "rate"), [(0.9, 0.001), (0.9, 0.004), (0.5, 0.02), (0.98, 0.2)])
-def test_the_interval_of_the_precision_holds_at_its_level(recall: float, rate: float) -> None:
-    def weigh(n: int, share: float, is_raised: bool) -> tuple[np.ndarray, np.ndarray]:
+def test_the_interval_of_the_precision_holds_at_its_level(recall, rate):
+    def weigh(n, share, is_raised):
         counts = np.flatnonzero(binom.pmf(np.arange(n + 1), n, share) > 1e-7)
         ends = [stats.wilson(count, n, 0.975) for count in counts.tolist()]
         if is_raised:

@@ -1,7 +1,5 @@
 """Tests of paired comparisons: the exact test by group, joint resamples, ranks and the letters of ties."""
 
-from __future__ import annotations
-
 from itertools import product
 
 import numpy as np

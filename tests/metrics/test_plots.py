@@ -1,21 +1,18 @@
 """Tests that the shared figures draw whole, with long and foreign names, at every size."""
 
-from __future__ import annotations
-
 import io
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 
 from avatar_bench.metrics import plots
 
 NAMES = ["рисунок", "γενικό", "$5_real_$", *(f"a class name that goes on and on {i}" for i in range(9))]
 
 
-def texts(figure: Figure) -> list[str]:
+def texts(figure):
     return [text.get_text() for text in figure.findobj(mpl.text.Text)]
 
 
@@ -30,7 +27,7 @@ def test_a_gallery_takes_images_of_any_shape(count, inside):
     assert inside(figure)
 
 
-def table(stages: list[int]) -> pd.DataFrame:
+def table(stages):
     n = len(stages)
     values = {"train/loss": 1.0, "val/loss": 1.2, "train/accuracy": 0.6, "val/accuracy": 0.5}
     values |= {"train/macro_f1": 0.45, "val/macro_f1": 0.4, "lr": 1e-3}
@@ -38,7 +35,7 @@ def table(stages: list[int]) -> pd.DataFrame:
     return pd.DataFrame({"epoch": epochs, "stage": stages, **{name: [value] * n for name, value in values.items()}})
 
 
-def upright(axes: mpl.axes.Axes) -> list[tuple[float, str]]:
+def upright(axes):
     """Return where each vertical line stands, and its style."""
     lines = [line for line in axes.lines if list(line.get_ydata()) == [0, 1] and len(set(line.get_xdata())) == 1]
     return [(line.get_xdata()[0], line.get_linestyle()) for line in lines]

@@ -1,7 +1,5 @@
 """Tests of figures under other class shares, and of the correction for them."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from scipy.optimize import minimize

@@ -1,7 +1,5 @@
 """Thresholds of confidence: exact bounds against scipy and by hand, and the promise and its price by simulation."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -23,7 +21,7 @@ Floats = NDArray[np.float64]
 Marks = NDArray[np.bool_]
 
 
-def test_bounds_are_those_of_the_exact_binomial_test() -> None:
+def test_bounds_are_those_of_the_exact_binomial_test():
     assert [count_required(target) for target in (0.05, 0.1, 0.5)] == [45, 22, 4]
     for errors, n in ((0, 45), (1, 45), (7, 120), (30, 31), (31, 31)):
         exact = binomtest(errors, n, alternative="less").proportion_ci(0.9, "exact").high
@@ -33,7 +31,7 @@ def test_bounds_are_those_of_the_exact_binomial_test() -> None:
         assert count_allowed(n, 0.05) == max(passing, default=-1)
 
 
-def test_images_just_enough_are_answered_and_one_fewer_or_one_error_is_not() -> None:
+def test_images_just_enough_are_answered_and_one_fewer_or_one_error_is_not():
     rng = np.random.default_rng(0)
     pilot, scores, correct = rng.random(60), rng.random(45), np.ones(45, dtype=bool)
     threshold = fit_answering_threshold(pilot, np.ones(60, dtype=bool), scores, correct, 0.05)
@@ -48,7 +46,7 @@ def test_images_just_enough_are_answered_and_one_fewer_or_one_error_is_not() -> 
     assert none.value == 0.0  # nothing is known beforehand: only the threshold that answers all is tested
 
 
-def test_a_start_with_too_few_images_for_any_test_is_passed_over() -> None:
+def test_a_start_with_too_few_images_for_any_test_is_passed_over():
     pilot = np.linspace(1, 0.5, 120)
     is_correct = np.arange(120) < 60
     fewer = np.concatenate([pilot[:50] - 0.1, pilot[50:]])  # fewer confident images than the pilot has, all correct
@@ -57,7 +55,7 @@ def test_a_start_with_too_few_images_for_any_test_is_passed_over() -> None:
     assert threshold.answered >= 45
 
 
-def test_one_confident_error_does_not_end_the_sequence_of_a_pilot_without_errors() -> None:
+def test_one_confident_error_does_not_end_the_sequence_of_a_pilot_without_errors():
     rng = np.random.default_rng(0)
     pilot, scores = rng.random(250) / 10 + 0.9, rng.random(250) / 10 + 0.9
     threshold = fit_answering_threshold(pilot, np.ones(250, bool), scores, scores < scores.max(), 0.05)
@@ -65,10 +63,10 @@ def test_one_confident_error_does_not_end_the_sequence_of_a_pilot_without_errors
 
 
 @pytest.mark.parametrize(("errors", "n"), [(3, 74), (0, 20), (40, 1000)])
-def test_required_images_are_those_of_a_binomial_test_with_power_8_of_10(errors: int, n: int) -> None:
+def test_required_images_are_those_of_a_binomial_test_with_power_8_of_10(errors, n):
     rate = (errors + 0.5) / (n + 0.5 / 0.1)
 
-    def pass_chance(images: int) -> float:
+    def pass_chance(images):
         allowed = int((binom.cdf(np.arange(images), images, 0.1) <= 0.1).sum()) - 1
         return float(binom.cdf(allowed, images, rate))
 
@@ -80,7 +78,7 @@ def test_required_images_are_those_of_a_binomial_test_with_power_8_of_10(errors:
     assert half == 2 * required  # of which half is answered
 
 
-def test_where_the_most_confident_images_exceed_the_target_no_number_is_enough() -> None:
+def test_where_the_most_confident_images_exceed_the_target_no_number_is_enough():
     scores = np.linspace(1, 0.5, 80)
     assert estimate_required(scores, np.arange(80) % 5 > 0, 0.1) is None
     assert estimate_required(scores[:9], np.ones(9, bool), 0.1) is None  # too few to say anything
@@ -91,7 +89,7 @@ def test_where_the_most_confident_images_exceed_the_target_no_number_is_enough()
     assert threshold.n_missing == 2 * (threshold.n_required - 20) > 0
 
 
-def test_of_each_group_one_image_is_drawn_and_each_may_be() -> None:
+def test_of_each_group_one_image_is_drawn_and_each_may_be():
     groups = np.repeat([f"g{k:04}" for k in range(2000)], 3)
     drawn = draw_of_groups(groups)
     np.testing.assert_array_equal(groups[drawn], np.unique(groups))
@@ -100,13 +98,13 @@ def test_of_each_group_one_image_is_drawn_and_each_may_be() -> None:
     assert places.min() > 600
 
 
-def draw_images(rng: np.random.Generator, shape: tuple[int, ...], power: float) -> tuple[Floats, Marks]:
+def draw_images(rng, shape, power):
     """Draw confidences and whether images are correct, with that probability: calibrated, as after a temperature."""
     scores = 1 - 0.7 * rng.random(shape) ** power
     return scores, rng.random(shape) < scores
 
 
-def find_best_coverage(scores: Floats, correct: Marks, target: float, coverages: Floats, grid: Floats) -> float:
+def find_best_coverage(scores, correct, target, coverages, grid):
     """Return the mean coverage of the same tests, (draws, N), with the best of all grids of equal steps of coverage."""
     order = np.argsort(-scores, axis=1)
     errors = np.cumsum(~np.take_along_axis(correct, order, axis=1), axis=1)
@@ -123,7 +121,7 @@ def find_best_coverage(scores: Floats, correct: Marks, target: float, coverages:
 
 
 @pytest.mark.parametrize(("target", "power", "largest"), [(0.05, 3.0, 1), (0.1, 2.0, 6)])
-def test_the_promise_holds_and_costs_little_coverage(target: float, power: float, largest: int) -> None:
+def test_the_promise_holds_and_costs_little_coverage(target, power, largest):
     """With groups of 1 to `largest` images, which are equally confident and all correct or all incorrect."""
     rng = np.random.default_rng(largest)
     population, is_correct = draw_images(rng, (400_000,), power)

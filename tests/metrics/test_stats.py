@@ -1,7 +1,5 @@
 """Tests of intervals, tests and detectable effects."""
 
-from __future__ import annotations
-
 import time
 from itertools import pairwise, permutations
 
@@ -392,7 +390,7 @@ def test_the_interval_of_a_difference_of_two_shares_is_newcombes(a, b, expected)
     assert (-high, -low) == pytest.approx(expected, abs=5e-5)
 
 
-def test_weighted_quantiles_equal_those_of_the_repeated_values() -> None:
+def test_weighted_quantiles_equal_those_of_the_repeated_values():
     rng = np.random.default_rng(0)
     values, weights = rng.exponential(size=23), rng.integers(0, 4, (50, 23))
     quantiles = stats.quantiles(values, QUANTILES, weights)
@@ -401,14 +399,14 @@ def test_weighted_quantiles_equal_those_of_the_repeated_values() -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10, 20, 40])
-def test_each_measurement_counted_once_gives_numpys_quantile(n: int) -> None:
+def test_each_measurement_counted_once_gives_numpys_quantile(n):
     values = np.random.default_rng(n).permutation(n).astype(float)
     quantile = stats.quantiles(values, QUANTILES, np.ones((1, n)))[0]
     np.testing.assert_allclose(quantile, np.quantile(values, QUANTILES), rtol=1e-12)
     assert quantile[1] == pytest.approx(np.median(values), rel=1e-12)
 
 
-def test_no_weight_at_all_gives_nan() -> None:
+def test_no_weight_at_all_gives_nan():
     assert np.isnan(stats.quantiles([1.0, 2.0], (0.5,), [[0, 0]])).all()
 
 

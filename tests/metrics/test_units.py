@@ -13,12 +13,12 @@ SOURCES = np.repeat(np.arange(5), [4, 6, 5, 3, 7])
 CLASSES = np.array([0, 0, 1, 1, 1])[SOURCES]
 
 
-def build(seed: int = 0) -> tuple[np.ndarray, Units]:
+def build(seed=0):
     hits = np.random.default_rng(seed).random(len(SOURCES)) < 0.7
     return hits, Units(np.arange(len(SOURCES)), SOURCES, CLASSES)
 
 
-def test_units_count_sources_within_classes_and_groups_otherwise() -> None:
+def test_units_count_sources_within_classes_and_groups_otherwise():
     __, units = build()
     assert (units.count, units.degrees_of_freedom, units.name, units.population) == (5, 3, "source", "new sources")
     assert (units.these.count, units.these.name, units.these.population) == (25, "image", "these sources")
@@ -30,7 +30,7 @@ def test_units_count_sources_within_classes_and_groups_otherwise() -> None:
     assert shared.take(np.array([1, 2, 3])).usable.sources is not None
 
 
-def test_the_interval_of_a_proportion_is_wilsons_with_the_variance_between_sources() -> None:
+def test_the_interval_of_a_proportion_is_wilsons_with_the_variance_between_sources():
     hits, units = build()
     value, variance = hits.mean(), 0.0
     for label in (0, 1):
@@ -44,7 +44,7 @@ def test_the_interval_of_a_proportion_is_wilsons_with_the_variance_between_sourc
     assert interval[2:] == (5, "wilson by source")
 
 
-def test_where_all_sources_agree_they_count_as_one_image_each() -> None:
+def test_where_all_sources_agree_they_count_as_one_image_each():
     __, units = build()
     assert stats.proportion_interval_of_sources(np.ones(25), units)[:2] == stats.wilson(5, 5, 0.95, 3)
     inside = np.where(CLASSES == 0, 1.0, np.nan)
@@ -52,7 +52,7 @@ def test_where_all_sources_agree_they_count_as_one_image_each() -> None:
     assert stats.wilson(2, 5, 0.95, 10**9) == pytest.approx(stats.wilson(2, 5))
 
 
-def test_balanced_accuracy_adds_the_distances_of_classes_as_variances() -> None:
+def test_balanced_accuracy_adds_the_distances_of_classes_as_variances():
     hits, units = build()
     below, above, recalls = [], [], []
     for label, of_class in ((0, [0, 1]), (1, [2, 3, 4])):
@@ -69,7 +69,7 @@ def test_balanced_accuracy_adds_the_distances_of_classes_as_variances() -> None:
     assert stats.balanced_interval_of_sources(hits, units)[:2] == pytest.approx(expected)
 
 
-def test_resamples_draw_whole_sources_within_their_classes() -> None:
+def test_resamples_draw_whole_sources_within_their_classes():
     __, units = build()
     counts = stats.SumStatistic(np.eye(5)[SOURCES], lambda sums: sums / np.bincount(SOURCES))
     drawn = stats.resample_statistic(counts, units, 4000, seed=1)
@@ -80,7 +80,7 @@ def test_resamples_draw_whole_sources_within_their_classes() -> None:
     assert both == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
 
 
-def test_the_bootstrap_of_few_sources_is_widened_and_stays_in_its_bounds() -> None:
+def test_the_bootstrap_of_few_sources_is_widened_and_stays_in_its_bounds():
     hits, units = build()
     mean = stats.build_mean_statistic(hits[:, None])
     low, high = stats.percentiles(stats.resample_statistic(mean, units))
@@ -92,7 +92,7 @@ def test_the_bootstrap_of_few_sources_is_widened_and_stays_in_its_bounds() -> No
     assert stats.compute_student_factor(1000, 999) == pytest.approx(1, abs=0.01)
 
 
-def test_a_sign_flip_test_of_few_sources_cannot_be_significant() -> None:
+def test_a_sign_flip_test_of_few_sources_cannot_be_significant():
     assert paired_tests.find_least_p(5) == 2 / 2**5
     for count in (1, 4, 6):
         gains = np.repeat(1, 3 * count)
@@ -100,7 +100,7 @@ def test_a_sign_flip_test_of_few_sources_cannot_be_significant() -> None:
         assert p == pytest.approx(paired_tests.find_least_p(count))
 
 
-def test_equal_recipes_whose_sources_differ_are_rarely_significant() -> None:
+def test_equal_recipes_whose_sources_differ_are_rarely_significant():
     rng, sources = np.random.default_rng(0), np.repeat(np.arange(15), 20)
     by_source = by_image = 0
     for _ in range(200):
@@ -114,7 +114,7 @@ def test_equal_recipes_whose_sources_differ_are_rarely_significant() -> None:
 
 
 @pytest.mark.parametrize("count", [5, 8, 22])
-def test_intervals_of_few_sources_cover_the_accuracy_on_new_ones(count: int) -> None:
+def test_intervals_of_few_sources_cover_the_accuracy_on_new_ones(count):
     rng, draws = np.random.default_rng(1), 300
     sources, classes = np.repeat(np.arange(count), 20), np.repeat(np.arange(count) % 2, 20)
     units = Units(np.arange(len(sources)), sources, classes)

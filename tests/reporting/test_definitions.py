@@ -1,7 +1,5 @@
 """Definitions of metrics, in the report and in the pages of the blocks."""
 
-from __future__ import annotations
-
 import html
 import re
 from pathlib import Path
@@ -21,7 +19,7 @@ TERMS = {term for block in ALL for term in declare_block(block).terms}
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_the_report_shows_the_definitions_of_its_blocks(language: str, runs: Path) -> None:
+def test_the_report_shows_the_definitions_of_its_blocks(language, runs):
     blocks = ("calibration", "out_of_domain", "gradcam")
     for block in blocks:
         write_result(runs / "good", block, "test", {"metric": accuracy(0.5)})
@@ -36,19 +34,19 @@ def test_the_report_shows_the_definitions_of_its_blocks(language: str, runs: Pat
             assert plain(term) in text
 
 
-def plain(text: str) -> str:
+def plain(text):
     """Return a text without markup, be it HTML or Markdown."""
     return html.unescape(re.sub(r"<[^>]+>|[`\\\\]", "", text))
 
 
 @pytest.mark.parametrize("block", ALL)
-def test_no_other_text_of_the_report_defines_a_term(block: str) -> None:
+def test_no_other_text_of_the_report_defines_a_term(block):
     for term in TERMS | {"FPR@95", "kappa", "double fault", "`unbias`", "`n_required`", "Q"}:
         pattern = rf"(?i)(^|\. |; ){re.escape(term)} (is|are|means|says) (the|a|how|1|an)\b"
         assert not re.search(pattern, declare_block(block).reading)
 
 
 @pytest.mark.parametrize("block", [block for block in ALL if declare_block(block).terms])
-def test_the_page_of_a_block_links_to_its_definitions(block: str) -> None:
+def test_the_page_of_a_block_links_to_its_definitions(block):
     text = (DOCS / "blocks" / f"{block}.md").read_text(encoding="utf-8")
     assert f"../definitions.md#{block}" in text

@@ -1,9 +1,5 @@
 """Figures that saved results lack in the language of a report."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pandas as pd
 import pytest
 
@@ -14,7 +10,7 @@ from avatar_bench.reporting.saved_result import SavedResult, read_saved
 from avatar_bench.results.result import Result, draw_figures
 
 
-def save(folder: Path) -> SavedResult:
+def save(folder):
     """Save a result of against, whose figure shows one difference."""
     row = {"metric": "accuracy", "comparison": "paired", "difference": 0.1, "low": 0.0, "high": 0.2}
     result = Result("against", "test", 9, ("a", "b"), tables={"differences": pd.DataFrame([row])})
@@ -25,9 +21,7 @@ def save(folder: Path) -> SavedResult:
 
 
 @pytest.mark.parametrize("few", [0, 8])
-def test_figures_are_drawn_in_the_language_of_the_report(
-    few: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_figures_are_drawn_in_the_language_of_the_report(few, tmp_path, monkeypatch):
     monkeypatch.setattr(page, "_FEW_RESULTS", few)  # 0: in processes
     saved = save(tmp_path)
     with use_language("ru"):
@@ -37,14 +31,14 @@ def test_figures_are_drawn_in_the_language_of_the_report(
     assert saved.find_figure("differences") == saved.folder / "differences"
 
 
-def test_a_figure_that_is_gone_is_drawn_again(tmp_path: Path) -> None:
+def test_a_figure_that_is_gone_is_drawn_again(tmp_path):
     saved = save(tmp_path)
     (saved.folder / "differences.png").unlink()
     assert draw_missing_figures([saved]) == {}
     assert (saved.folder / "differences.png").is_file()
 
 
-def test_a_result_that_cannot_be_drawn_is_named_and_keeps_its_figures(tmp_path: Path) -> None:
+def test_a_result_that_cannot_be_drawn_is_named_and_keeps_its_figures(tmp_path):
     saved = save(tmp_path)
     (saved.folder / "differences.csv").write_text("metric\naccuracy\n")
     with use_language("ru"):

@@ -1,11 +1,8 @@
 """Figures made small: their size, their ground, and what happens where room is short."""
 
-from __future__ import annotations
-
 import base64
 import io
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +12,7 @@ from avatar_bench.reporting.inline_images import inline_figures, shrink
 
 
 @pytest.fixture
-def figures(tmp_path: Path) -> list[Path]:
+def figures(tmp_path):
     """Return five figures of noise, which take many bytes."""
     rng = np.random.default_rng(0)
     files = [tmp_path / f"{k}.png" for k in range(5)]
@@ -24,7 +21,7 @@ def figures(tmp_path: Path) -> list[Path]:
     return files
 
 
-def test_a_figure_becomes_webp_of_the_width_and_what_is_transparent_white(figures: list[Path], tmp_path: Path) -> None:
+def test_a_figure_becomes_webp_of_the_width_and_what_is_transparent_white(figures, tmp_path):
     small = shrink(figures[0], 200, 60)
     assert small is not None
     assert (small.width, small.height) == (200, 150)
@@ -39,7 +36,7 @@ def test_a_figure_becomes_webp_of_the_width_and_what_is_transparent_white(figure
         assert np.asarray(image.convert("RGB")).min() > 250
 
 
-def test_the_budget_is_kept_and_the_last_are_left_out(figures: list[Path]) -> None:
+def test_the_budget_is_kept_and_the_last_are_left_out(figures):
     inlined = inline_figures(figures)
     assert list(inlined) == figures
     full = sum(len(small.data) for small in inlined.values())
@@ -51,7 +48,7 @@ def test_the_budget_is_kept_and_the_last_are_left_out(figures: list[Path]) -> No
     assert list(inline_figures(figures, most=2)) == figures[:2]
 
 
-def test_a_figure_that_occurs_again_or_cannot_be_read_is_left_out(figures: list[Path], tmp_path: Path) -> None:
+def test_a_figure_that_occurs_again_or_cannot_be_read_is_left_out(figures, tmp_path):
     twin, broken = tmp_path / "twin.png", tmp_path / "broken.png"
     shutil.copy(figures[0], twin)
     broken.write_bytes(b"no image")

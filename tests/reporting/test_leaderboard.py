@@ -1,18 +1,13 @@
 """Ranks of models, and the headline that states them."""
 
-from __future__ import annotations
-
 import shutil
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 
 from avatar_bench.i18n import use_language
 from avatar_bench.reporting.first_screen import format_headline
-from avatar_bench.reporting.leaderboard import Leaderboard, build_leaderboards
+from avatar_bench.reporting.leaderboard import build_leaderboards
 from avatar_bench.reporting.page import write_report
 from avatar_bench.reporting.study import read_study
 from avatar_bench.results.reasons import Reason
@@ -20,12 +15,12 @@ from avatar_bench.results.result import Metric
 from tests.reporting.conftest import accuracy, balanced, write_ensemble, write_ranking, write_result, write_run
 
 
-def read_board(runs: Path, name: str = "test") -> Leaderboard:
+def read_board(runs, name="test"):
     (board,) = [board for board in build_leaderboards(read_study(runs)) if board.name == name]
     return board
 
 
-def rank(name: str, value: float, first: int, last: int, letters: str) -> tuple[Any, ...]:
+def rank(name, value, first, last, letters):
     return name, value, value - 0.05, value + 0.05, first, last, "a" in letters, letters
 
 
@@ -63,7 +58,7 @@ SPOILT = [rank("spoilt", 0.95, 1, 1, "a"), rank("good", 0.9, 2, 3, "b"), rank("p
         ),
     ],
 )
-def test_a_headline_is_that_of_the_paired_tests(ranking: Any, headline: str, rows: Any, runs: Path) -> None:
+def test_a_headline_is_that_of_the_paired_tests(ranking, headline, rows, runs):
     write_ranking(runs, "test", ranking, compared=["good", "poor"])
     board = read_board(runs)
     assert format_headline(board) == headline
@@ -74,11 +69,11 @@ def test_a_headline_is_that_of_the_paired_tests(ranking: Any, headline: str, row
     assert board.detectable.value == 0.07  # of the test, not of a single run
 
 
-def test_the_blind_set_stands_first(runs: Path) -> None:
+def test_the_blind_set_stands_first(runs):
     assert [board.name for board in build_leaderboards(read_study(runs))] == ["blind", "test"]
 
 
-def test_without_tests_ranks_are_what_intervals_leave_open(runs: Path) -> None:
+def test_without_tests_ranks_are_what_intervals_leave_open(runs):
     headline = format_headline(read_board(runs))
     assert "no paired test" in headline
     assert "its interval is above that of all others" in headline
@@ -94,14 +89,14 @@ def test_without_tests_ranks_are_what_intervals_leave_open(runs: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["a run", "letters", "rank_low"])
-def test_a_ranking_that_lacks_a_run_or_a_column_is_not_used(missing: str, runs: Path) -> None:
+def test_a_ranking_that_lacks_a_run_or_a_column_is_not_used(missing, runs):
     folder = write_ranking(runs, "test", [GOOD] if missing == "a run" else TIED, compared=["good"])
     table = pd.read_csv(folder / "ranking.csv").drop(columns=missing, errors="ignore")
     table.to_csv(folder / "ranking.csv", index=False)
     assert not read_board(runs).is_tested
 
 
-def test_ensembles_are_ranked_where_paired_tests_include_them_or_they_stand_alone(runs: Path) -> None:
+def test_ensembles_are_ranked_where_paired_tests_include_them_or_they_stand_alone(runs):
     write_ensemble(runs, "soft_vote", 0.95)
     write_ensemble(runs, "soup", 0.97, kind="soup")
     board = read_board(runs)
@@ -122,7 +117,7 @@ def test_ensembles_are_ranked_where_paired_tests_include_them_or_they_stand_alon
     assert [(row.name, row.first) for row in read_board(runs, "web").rows] == [("first", 1), ("second", 2)]
 
 
-def test_several_seeds_are_one_entry_with_the_metric_over_seeds(tmp_path: Path) -> None:
+def test_several_seeds_are_one_entry_with_the_metric_over_seeds(tmp_path):
     for name, seed, value in (("a", 1, 0.7), ("b", 2, 0.8)):
         folder = write_run(tmp_path, name, seed, experiment="same")
         (folder / "config.yaml").write_text(f"model: {{backbone: r}}\nseed: {seed}\n")
@@ -149,21 +144,21 @@ def test_several_seeds_are_one_entry_with_the_metric_over_seeds(tmp_path: Path) 
     assert names == ["| same (mean over 2 seeds, below)", "| same · seed 2", "| same · seed 1"]
 
 
-def test_different_images_under_one_name_stand_on_boards_of_their_own(runs: Path) -> None:
+def test_different_images_under_one_name_stand_on_boards_of_their_own(runs):
     write_result(runs / "poor", "blind_test", "test", {"accuracy": accuracy(0.6)}, data_fingerprint="other")
     boards = [board for board in build_leaderboards(read_study(runs)) if board.name == "test"]
     assert [(board.fingerprint, board.names) for board in boards] == [("test0", ["good"]), ("other", ["poor"])]
     assert format_headline(boards[1]) == "poor on test: accuracy 0.600 [0.550, 0.650]."
 
 
-def test_a_run_without_an_accuracy_has_no_rank(runs: Path) -> None:
+def test_a_run_without_an_accuracy_has_no_rank(runs):
     missing = Metric(None, 0, reason=Reason("no_images_of_class"))
     write_result(runs / "poor", "blind_test", "test", {"accuracy": missing})
     row = read_board(runs).rows[-1]
     assert (row.name, row.first, row.is_best) == ("poor", None, False)
 
 
-def test_without_blind_test_there_is_no_board(runs: Path) -> None:
+def test_without_blind_test_there_is_no_board(runs):
     for folder in ("good", "poor"):
         shutil.rmtree(runs / folder / "evaluation")
         write_result(runs / folder, "robustness", "test", {"robustness": accuracy(0.5)})
@@ -171,10 +166,10 @@ def test_without_blind_test_there_is_no_board(runs: Path) -> None:
 
 
 @pytest.fixture
-def evaluated(tmp_path: Path) -> Any:
+def evaluated(tmp_path):
     """Write runs of these accuracies and balanced accuracies, with or without a ranking whose letters are given."""
 
-    def build(values: Mapping[str, tuple[float, float]], letters: Mapping[str, str] | None = None) -> Leaderboard:
+    def build(values, letters=None):
         for name, (value, mean) in values.items():
             metrics = {"accuracy": accuracy(value), "balanced_accuracy": balanced(mean)}
             write_result(write_run(tmp_path, name), "blind_test", "test", metrics)
@@ -259,9 +254,7 @@ TWO_FIRST = {"a": (0.9, 0.9), "b": (0.9, 0.9), "c": (0.88, 0.88)}
         ),
     ],
 )
-def test_a_model_that_guesses_is_never_best(
-    values: Any, letters: Any, headline: str, best: list[str], evaluated: Any
-) -> None:
+def test_a_model_that_guesses_is_never_best(values, letters, headline, best, evaluated):
     board = evaluated(values, letters)
     assert format_headline(board) == headline
     assert [row.name for row in board.rows if row.is_best] == best
@@ -271,12 +264,12 @@ def test_a_model_that_guesses_is_never_best(
 
 
 @pytest.mark.parametrize("others", [0, 8])
-def test_an_interval_a_hair_above_guessing_is_no_success_among_nine(evaluated: Any, others: int) -> None:
+def test_an_interval_a_hair_above_guessing_is_no_success_among_nine(evaluated, others):
     values = {f"net{number}": (0.33, 0.33) for number in range(others)} | {"lucky": (0.385, 0.385)}  # [0.335, 0.435]
     assert ("lucky" in evaluated(values).guessing) == (others > 0)
 
 
-def test_without_a_level_of_guessing_no_model_guesses(tmp_path: Path) -> None:
+def test_without_a_level_of_guessing_no_model_guesses(tmp_path):
     write_result(write_run(tmp_path, "one"), "blind_test", "test", {"accuracy": accuracy(0.3)})
     assert format_headline(read_board(tmp_path)) == "one on test: accuracy 0.300 [0.250, 0.350]."
 
@@ -284,7 +277,7 @@ def test_without_a_level_of_guessing_no_model_guesses(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("language", "text"), [("en", "not significantly better than guessing"), ("ru", "не значимо лучше угадывания")]
 )
-def test_the_board_on_the_page_marks_those_that_guess(evaluated: Any, tmp_path: Path, language: str, text: str) -> None:
+def test_the_board_on_the_page_marks_those_that_guess(evaluated, tmp_path, language, text):
     evaluated({"good": (0.8, 0.8), "guess": (0.33, 0.33)})
     with use_language(language):
         write_report(read_study(tmp_path), tmp_path / "report.html", language)

@@ -1,27 +1,22 @@
 """Operating points in the report, without a browser: first numbers, sets, sizes, and files of other forms."""
 
-from __future__ import annotations
-
 import json
-from collections.abc import Callable
-from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from avatar_bench.cli.app import main
-from avatar_bench.reporting.operating_point import OperatingPoint, build_operating_point
+from avatar_bench.reporting.operating_point import build_operating_point
 from avatar_bench.reporting.study import read_study
 from avatar_bench.results.declaration import declare_block
 from tests.builders.parsed_page import Page
 from tests.reporting.conftest import CLASSES, make_curve, write_result, write_run
 
 
-def build(root: Path) -> OperatingPoint | None:
+def build(root):
     return build_operating_point(read_study(root), declare_block("decision"))
 
 
-def test_the_page_begins_with_a_table_of_all_classes_and_sets(tmp_path: Path) -> None:
+def test_the_page_begins_with_a_table_of_all_classes_and_sets(tmp_path):
     folder = write_run(tmp_path, "good")
     write_result(folder, "decision", "test", tables={"operating_curve": make_curve("test", "blind", "cats")})
     write_result(folder, "decision", "blind", tables={"operating_curve": make_curve("blind", "cats")})
@@ -46,7 +41,7 @@ def test_the_page_begins_with_a_table_of_all_classes_and_sets(tmp_path: Path) ->
     assert {0.0001, 0.001, 0.01, 0.1, 0.5} < {*point.prevalences}
 
 
-def test_pages_show_it_in_both_languages_and_one_without_curves_has_none(tmp_path: Path, report: Path) -> None:
+def test_pages_show_it_in_both_languages_and_one_without_curves_has_none(tmp_path, report):
     curves = {"operating_curve": make_curve("test")}
     write_result(write_run(tmp_path, "good"), "decision", "test", tables=curves)
     for language, text in (("en", "Operating point of good"), ("ru", "Рабочая точка: good")):
@@ -59,7 +54,7 @@ def test_pages_show_it_in_both_languages_and_one_without_curves_has_none(tmp_pat
     assert Page(report).list_values("class", "form") == ["models"]
 
 
-def test_further_sets_end_where_a_page_has_no_room_and_the_first_is_always_there(tmp_path: Path) -> None:
+def test_further_sets_end_where_a_page_has_no_room_and_the_first_is_always_there(tmp_path):
     folder, grid = write_run(tmp_path, "good"), tuple(k / 40 for k in range(41))
     write_result(
         folder, "decision", tables={"operating_curve": make_curve(*(f"s{k}" for k in range(12)), thresholds=grid)}
@@ -82,9 +77,7 @@ def test_further_sets_end_where_a_page_has_no_room_and_the_first_is_always_there
         lambda table: table.assign(value="<b>"),
     ],
 )
-def test_a_damaged_curve_is_a_problem_of_its_result(
-    change: Callable[[pd.DataFrame], pd.DataFrame], tmp_path: Path
-) -> None:
+def test_a_damaged_curve_is_a_problem_of_its_result(change, tmp_path):
     folder = write_run(tmp_path, "good")
     write_result(folder, "blind_test", "test")
     write_result(folder, "decision", "test", tables={"operating_curve": change(make_curve("test"))})

@@ -1,14 +1,10 @@
 """The page as a whole: true to what is saved, and proof against names."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import io
 import json
 import re
-from pathlib import Path
-from typing import Any
 from urllib.parse import unquote
 
 import pandas as pd
@@ -34,35 +30,35 @@ from tests.reporting.conftest import (
 EVIL = "<script>alert(1)</script>"
 
 
-def write(runs: Path, language: str = "en") -> Page:
+def write(runs, language="en"):
     with use_language(language):
         write_report(read_study(runs), runs / "report.html", language)
     return Page(runs / "report.html")
 
 
-def read_csv(page: Page, name: str) -> pd.DataFrame:
+def read_csv(page, name):
     (address,) = [str(attrs["href"]) for _, attrs in page.tags if attrs.get("download") == f"{name}.csv"]
     return pd.read_csv(io.StringIO(unquote(address.partition(",")[2])))
 
 
-def list_links(page: Page) -> list[str]:
+def list_links(page):
     return [unquote(link) for link in page.list_values("href", "a") if not link.startswith(("#", "data:"))]
 
 
-def test_every_figure_has_a_text(report: Path) -> None:
+def test_every_figure_has_a_text(report):
     texts = [str(attrs["alt"]) for tag, attrs in Page(report).tags if tag == "img" and attrs.get("src")]
     assert len(texts) == 5  # the counts too
     assert any("good, on test. accuracy: 0.900 [0.850, 0.950]." in text for text in texts)
 
 
-def test_every_link_leads_to_a_file(report: Path) -> None:
+def test_every_link_leads_to_a_file(report):
     links = list_links(Page(report))
     assert len(links) >= 20
     links += [unquote(link) for link in re.findall(r"\]\(([^)]+)\)", report.with_suffix(".md").read_text())]
     assert [link for link in links if not (report.parent / link).exists()] == []
 
 
-def test_figures_are_linked_where_they_lie_and_nothing_is_copied(runs: Path, tmp_path: Path) -> None:
+def test_figures_are_linked_where_they_lie_and_nothing_is_copied(runs, tmp_path):
     before = {file for file in runs.rglob("*") if file.is_file()}
     folder = tmp_path / "elsewhere, [1]"
     write_report(read_study(runs), folder / "page.html", "en")
@@ -74,7 +70,7 @@ def test_figures_are_linked_where_they_lie_and_nothing_is_copied(runs: Path, tmp
     )
 
 
-def test_folders_of_images_are_linked_and_their_images_are_no_figures(runs: Path) -> None:
+def test_folders_of_images_are_linked_and_their_images_are_no_figures(runs):
     images = [f"overlays/{row:04d}_face" for row in (1, 2)]
     write_result(runs / "good", "gradcam", metrics={"deletion": accuracy(0.5)}, figures=["panels"], images=images)
     page = write(runs)
@@ -83,7 +79,7 @@ def test_folders_of_images_are_linked_and_their_images_are_no_figures(runs: Path
     assert not any("_face" in address for address in list_links(page) + page.list_values("src"))
 
 
-def test_the_page_carries_its_numbers_in_full_and_their_origin(report: Path) -> None:
+def test_the_page_carries_its_numbers_in_full_and_their_origin(report):
     board = read_csv(Page(report), "leaderboard_blind_blind0")
     assert list(board["model"]) == ["good", "poor"]
     assert board[["accuracy", "accuracy low"]].to_numpy().ravel() == pytest.approx([0.7, 0.65, 0.4, 0.35])
@@ -94,7 +90,7 @@ def test_the_page_carries_its_numbers_in_full_and_their_origin(report: Path) -> 
     assert row[columns].tolist() == [checkpoint("good"), "blind_test", "blind0", 1]
 
 
-def test_the_page_stays_under_its_limit_whatever_it_holds(runs: Path) -> None:
+def test_the_page_stays_under_its_limit_whatever_it_holds(runs):
     metrics = {"accuracy": accuracy(0.9)} | {f"recall/{k}": accuracy(0.5) for k in range(400)}
     write_result(runs / "good", "robustness", "test", metrics, figures=[f"figure_{k}" for k in range(6)])
     file, study = runs / "report.html", read_study(runs)
@@ -108,7 +104,7 @@ def test_the_page_stays_under_its_limit_whatever_it_holds(runs: Path) -> None:
         assert [link for link in list_links(page) if not (runs / link).exists()] == []
 
 
-def test_the_first_screen_holds_answer_board_warnings_and_cautions_in_this_order(report: Path) -> None:
+def test_the_first_screen_holds_answer_board_warnings_and_cautions_in_this_order(report):
     words = Page(report).words
     parts = ("Is this avatar", "good has the highest accuracy of 2 models", "Leaderboard on blind", "Caveats")
     start = words.index("Report on runs", 100)
@@ -117,7 +113,7 @@ def test_the_first_screen_holds_answer_board_warnings_and_cautions_in_this_order
     assert words.index("Leaderboard on test") > places[-1]
 
 
-def test_our_own_words_bear_code_and_those_of_others_do_not(runs: Path) -> None:
+def test_our_own_words_bear_code_and_those_of_others_do_not(runs):
     write_ranking(runs, "test", [("good", 0.9, 0.8, 1.0, 1, 2, True, "`a`"), ("poor", 0.6, 0.5, 0.7, 1, 2, True, "a")])
     page = write(runs)
     assert "<code>alpha</code>" in page.text
@@ -152,13 +148,13 @@ def test_our_own_words_bear_code_and_those_of_others_do_not(runs: Path) -> None:
         ("poor", "robustness", {"checkpoint_sha256": "0" * 64}, ["poor/evaluation/test/robustness"]),
     ],
 )
-def test_the_page_names_what_to_heed(run: str, block: str, provenance: Any, texts: list[str], runs: Path) -> None:
+def test_the_page_names_what_to_heed(run, block, provenance, texts, runs):
     write_result(runs / run, block, "test", {"accuracy": accuracy(0.6)}, **provenance)
     words = write(runs).words
     assert [text for text in texts if text not in words] == []
 
 
-def test_runs_files_and_metrics_that_are_missing_are_named_with_the_reason(runs: Path) -> None:
+def test_runs_files_and_metrics_that_are_missing_are_named_with_the_reason(runs):
     write_run(runs, "late", status="interrupted")
     for name in ("per_source.csv", "confusion.png"):
         (runs / "good" / "evaluation" / "test" / "blind_test" / name).unlink()
@@ -171,7 +167,7 @@ def test_runs_files_and_metrics_that_are_missing_are_named_with_the_reason(runs:
 
 
 @pytest.mark.parametrize("language", ["en", "ru"])
-def test_names_stay_text(language: str, runs: Path) -> None:
+def test_names_stay_text(language, runs):
     odd = "a\"b'|`c` [d](e) ${x} {{ 7*7 }} & " + EVIL
     folder = write_run(runs, "run <b>x<!--", experiment=odd)
     write_run(runs, "javascript:alert(1)")
@@ -196,7 +192,7 @@ def test_names_stay_text(language: str, runs: Path) -> None:
     assert "[d](e)" not in marked
 
 
-def test_what_was_not_evaluated_is_one_line_at_the_end_of_overview(runs: Path) -> None:
+def test_what_was_not_evaluated_is_one_line_at_the_end_of_overview(runs):
     labels = ("efficiency", "poor")  # a run may be called like a block
     write_result(runs / "good", "calibration", "test", {"ece_15": accuracy(0.1)})
     folder = write_result(runs, "overview", "test", {f"accuracy/{label}": accuracy(0.7) for label in labels})
@@ -221,7 +217,7 @@ def test_what_was_not_evaluated_is_one_line_at_the_end_of_overview(runs: Path) -
 @pytest.mark.parametrize(
     ("language", "text"), [("en", "gain in accuracy, soft vote: "), ("ru", "прирост доли верных ответов, мягкое")]
 )
-def test_figures_and_tables_name_metrics_and_strategies(language: str, text: str, runs: Path) -> None:
+def test_figures_and_tables_name_metrics_and_strategies(language, text, runs):
     table = pd.DataFrame({"strategy": ["soft_vote"], "gain": [0.1]})
     write_result(runs, "ensemble", "test", {"gain/soft_vote": accuracy(0.1)}, {"strategies": table}, ["gain"])
     differences = {"calibration/accuracy": accuracy(0.1)}
@@ -233,19 +229,19 @@ def test_figures_and_tables_name_metrics_and_strategies(language: str, text: str
     assert "soft_vote" not in page.words.partition("ensemble")[2].partition("gain/")[0]
 
 
-def test_the_same_study_gives_the_same_page(runs: Path, report: Path) -> None:
+def test_the_same_study_gives_the_same_page(runs, report):
     assert write(runs).text == report.read_text(encoding="utf-8")
     assert not list(runs.glob(".*"))
 
 
 @pytest.mark.parametrize("members", [5, [5], "x"])
-def test_members_that_are_none_are_not_named(members: object, runs: Path) -> None:
+def test_members_that_are_none_are_not_named(members, runs):
     file = runs / "good" / "run.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"members": members}))
     assert "good" in write(runs).words
 
 
-def test_ensembles_are_marked_without_a_rank_and_name_their_members(runs: Path) -> None:
+def test_ensembles_are_marked_without_a_rank_and_name_their_members(runs):
     write_ensemble(runs, "greedy", 0.92)
     write_ensemble(runs, "soup", 0.91, kind="soup")
     metrics = {"accuracy": accuracy(0.9), "balanced_accuracy": balanced(0.88), "macro_f1": accuracy(0.87)}
@@ -262,14 +258,14 @@ def test_ensembles_are_marked_without_a_rank_and_name_their_members(runs: Path) 
     assert "Ensembles have no rank" in marked
 
 
-def test_slugs_are_stable_and_apart() -> None:
+def test_slugs_are_stable_and_apart():
     slug = make_slugs()
     slugs = [slug("model", "A b"), slug("model", "a-b"), slug("model", "A b"), slug("Слово")]
     assert (slugs[0], slugs[2], slugs[3]) == ("model-a-b", "model-a-b", "part")
     assert slugs[1] != "model-a-b"
 
 
-def test_the_page_allows_its_own_style_and_script_alone(report: Path) -> None:
+def test_the_page_allows_its_own_style_and_script_alone(report):
     page = Page(report)
     (policy,) = [attrs["content"] for _, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy"]
     assert policy
@@ -281,7 +277,7 @@ def test_the_page_allows_its_own_style_and_script_alone(report: Path) -> None:
     assert "unsafe" not in policy
 
 
-def test_evaluations_of_an_external_set_are_counted_over_runs_and_comparisons(runs: Path) -> None:
+def test_evaluations_of_an_external_set_are_counted_over_runs_and_comparisons(runs):
     write_result(runs / "good", "blind_test", "blind", {"accuracy": accuracy(0.9)}, evaluated={"f": "blind"})
     logged = {"good": ["1a", "1a", "2a"], "poor": ["1b"], ".": ["1a", "3b"]}  # a command and a checkpoint each
     for folder, evaluations in logged.items():

@@ -1,9 +1,6 @@
 """Words of pages: the question, predictions by their probability, and the accuracy of the model."""
 
-from __future__ import annotations
-
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -22,7 +19,7 @@ from avatar_bench.runs.ensembles import open_run
         (tuple("abcde"), "Which of 5 classes is this image of?"),
     ],
 )
-def test_the_question_names_the_classes_of_the_run(classes: tuple[str, ...], question: str) -> None:
+def test_the_question_names_the_classes_of_the_run(classes, question):
     assert ask_question(classes) == question
 
 
@@ -30,16 +27,16 @@ def test_the_question_names_the_classes_of_the_run(classes: tuple[str, ...], que
     ("probability", "words"),
     [(0.96, "Prediction: cat"), (0.9, "Prediction: cat"), (0.6, "Probably: cat"), (0.595, "Not sure, perhaps: cat")],
 )
-def test_a_prediction_is_worded_by_its_probability(probability: float, words: str) -> None:
+def test_a_prediction_is_worded_by_its_probability(probability, words):
     assert phrase_prediction("cat", probability) == words
 
 
-def test_classes_of_a_user_keep_their_names_in_russian() -> None:
+def test_classes_of_a_user_keep_their_names_in_russian():
     with use_language("ru"):
         assert [translate_class(name) for name in ("real", "cat")] == ["настоящее фото", "cat"]
 
 
-def test_the_accuracy_is_that_on_external_images_or_else_on_those_of_training(run_copy: Path) -> None:
+def test_the_accuracy_is_that_on_external_images_or_else_on_those_of_training(run_copy):
     assert "set aside from its training sources" in describe_accuracy(open_run(run_copy))
     words = ["evaluate", f"ckpt={run_copy}", "split=blind", "block.blind_test.resamples=100", "data.workers=0"]
     assert main(words) == 0

@@ -1,13 +1,10 @@
 """The page for review as predict writes it, in a browser, and its manifest as calibrate reads it."""
 
-from __future__ import annotations
-
 import csv
 import json
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -31,12 +28,12 @@ SPOKEN = (
 QUICK = "workers=0"
 
 
-def read_cards(file: Path) -> list[dict[str, Any]]:
+def read_cards(file):
     return [attrs for _tag, attrs in Page(file).tags if attrs.get("class") == "card"]
 
 
 @pytest.fixture(scope="module")
-def run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(tiny_run, tmp_path_factory):
     """Return a copy of the tiny run that decides; never write into it."""
     root = tmp_path_factory.mktemp("calibrated")
     draw_set(root, "fit", 64, SOURCES, seed=2)
@@ -46,7 +43,7 @@ def run(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def batch(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def batch(images, tmp_path_factory):
     """Return a folder of 42 images, of which one has an odd name and one names its generator, and a broken file."""
     folder = tmp_path_factory.mktemp("batch") / "mine & yours"
     shutil.copytree(images / "blind", folder)
@@ -61,7 +58,7 @@ def batch(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(run: Path, batch: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def page(run, batch, tmp_path_factory):
     """Return a page with everything on it, and the table of the same predictions beside it."""
     folder = tmp_path_factory.mktemp("page")
     words = [f"ckpt={run}", f"input={batch}", "target_error=.2", "evidence=true", "stability=true", QUICK]
@@ -71,7 +68,7 @@ def page(run: Path, batch: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return folder / "page.html"
 
 
-def test_the_page_shows_each_image_in_order_of_need_and_loads_nothing(page: Path) -> None:
+def test_the_page_shows_each_image_in_order_of_need_and_loads_nothing(page):
     cards, table = read_cards(page), pd.read_csv(page.with_suffix(".csv"), keep_default_na=False)
     good = table[table["status"] == "ok"]
     assert len(cards) == len(good) == 42
@@ -103,7 +100,7 @@ def test_the_page_shows_each_image_in_order_of_need_and_loads_nothing(page: Path
         assert parsed.text.count(caution) == 1
 
 
-def test_a_start_of_a_row_is_read_as_path_and_sha256(page: Path, batch: Path) -> None:
+def test_a_start_of_a_row_is_read_as_path_and_sha256(page, batch):
     rows = list(csv.reader([card["data-start"] for card in read_cards(page)]))
     assert {Path(path) for path, _ in rows if "'" not in path} <= set(batch.rglob("*.*"))
     assert all(sha256_of_file(Path(path)) == digest for path, digest in rows if Path(path).exists())
@@ -111,9 +108,7 @@ def test_a_start_of_a_row_is_read_as_path_and_sha256(page: Path, batch: Path) ->
     assert odd == str(batch / "real" / "new-real" / ODD)  # a formula inside of a text is none
 
 
-def test_another_page_on_the_same_images_keeps_their_random_order(
-    page: Path, run: Path, batch: Path, tmp_path: Path
-) -> None:
+def test_another_page_on_the_same_images_keeps_their_random_order(page, run, batch, tmp_path):
     plain = tmp_path / "plain.html"
     assert main(["predict", f"ckpt={run}", f"input={batch}", f"output={plain}", QUICK]) == 3
     first, second = ({card["data-start"]: card["data-draw"] for card in read_cards(file)} for file in (page, plain))
@@ -122,7 +117,7 @@ def test_another_page_on_the_same_images_keeps_their_random_order(
     assert "No decisions were asked for" in plain.read_text(encoding="utf-8")
 
 
-def test_a_russian_page_holds_no_english(run: Path, batch: Path, page: Path, tmp_path: Path) -> None:
+def test_a_russian_page_holds_no_english(run, batch, page, tmp_path):
     table = pd.read_csv(page.with_suffix(".csv"))
     (reason,) = table.loc[table["status"] == "error", "reason"]
     russian, shown = tmp_path / "page.html", Texts()
@@ -145,9 +140,7 @@ def test_a_russian_page_holds_no_english(run: Path, batch: Path, page: Path, tmp
     assert len(texts) > 60
 
 
-def test_more_images_than_a_page_holds_are_refused_before_anything_is_computed(
-    run: Path, batch: Path, tmp_path: Path, capsys: Any
-) -> None:
+def test_more_images_than_a_page_holds_are_refused_before_anything_is_computed(run, batch, tmp_path, capsys):
     listed, file = tmp_path / "list.txt", tmp_path / "page.html"
     listed.write_text(f"{batch / 'broken.png'}\n" * (MAX_PAGE_IMAGES + 1))
     assert main(["predict", f"ckpt={run}", f"input=@{listed}", f"output={file}"]) == 2
@@ -158,12 +151,10 @@ def test_more_images_than_a_page_holds_are_refused_before_anything_is_computed(
     assert not file.exists()
 
 
-def test_an_interrupted_page_leaves_the_earlier_one(
-    run: Path, batch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
+def test_an_interrupted_page_leaves_the_earlier_one(run, batch, tmp_path, monkeypatch, capsys):
     from avatar_bench.inference.network_predictor import NetworkPredictor
 
-    def stop_late(self: NetworkPredictor, files: Any, *options: Any) -> pd.DataFrame:
+    def stop_late(self, files, *options):
         if any("new-real" in path for path, _ in files):
             raise KeyboardInterrupt
         return tabulate(self, files, *options)
@@ -177,15 +168,13 @@ def test_an_interrupted_page_leaves_the_earlier_one(
     assert file.read_text() == earlier
 
 
-def calibrate(run: Path, manifest: Path, *words: str, code: int = 0) -> dict[str, Any]:
+def calibrate(run, manifest, *words, code=0):
     data = ["data=manifest", f"data.manifest={manifest}", QUICK]
     assert main(["calibrate", f"ckpt={run}", *data, *words]) == code
     return dict(json.loads((run / "calibration.json").read_text(encoding="utf-8"))) if code == 0 else {}
 
 
-def test_calibrate_takes_the_random_images_alone_unless_it_is_allowed(
-    run_copy: Path, images: Path, tmp_path: Path, capsys: Any
-) -> None:
+def test_calibrate_takes_the_random_images_alone_unless_it_is_allowed(run_copy, images, tmp_path, capsys):
     table = pd.read_csv(images / "blind.csv").sample(frac=1, random_state=0)
     table["path"] = [str(images / path) for path in table["path"]]
     table["sha256"] = [sha256_of_file(Path(path)) for path in table["path"]]
@@ -208,9 +197,7 @@ def test_calibrate_takes_the_random_images_alone_unless_it_is_allowed(
 
 
 @pytest.mark.slow
-def test_images_are_labelled_by_keyboard_and_calibrate_reads_the_manifest(
-    page: Path, run_copy: Path, visit: Any, tmp_path: Path
-) -> None:
+def test_images_are_labelled_by_keyboard_and_calibrate_reads_the_manifest(page, run_copy, visit, tmp_path):
     opened = visit(page)
     assert opened.locator(".labels:visible").count() == 42
     opened.get_by_role("button", name="Start with a random sample of 42").press("Enter")
@@ -241,7 +228,7 @@ def test_images_are_labelled_by_keyboard_and_calibrate_reads_the_manifest(
 
 
 @pytest.mark.slow
-def test_filters_order_odd_names_and_gaps_in_a_random_beginning(page: Path, visit: Any, tmp_path: Path) -> None:
+def test_filters_order_odd_names_and_gaps_in_a_random_beginning(page, visit, tmp_path):
     opened = visit(page)
     needs, search, shown = (
         opened.get_by_label("Why review is needed"),
@@ -273,7 +260,7 @@ def test_filters_order_odd_names_and_gaps_in_a_random_beginning(page: Path, visi
 
 
 @pytest.mark.slow
-def test_axe_finds_no_serious_violation(page: Path, visit: Any, axe: str) -> None:
+def test_axe_finds_no_serious_violation(page, visit, axe):
     opened = visit(page)
     opened.evaluate(f"() => {{ {axe}\n }}")
     for width, theme in ((390, "light"), (1400, "dark")):

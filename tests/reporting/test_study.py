@@ -1,19 +1,14 @@
 """What is found below a folder of runs, and what is set apart."""
 
-from __future__ import annotations
-
 import json
 import shutil
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
 
 from avatar_bench.errors import DataError
 from avatar_bench.reporting.saved_result import MAX_SHOWN_ROWS
-from avatar_bench.reporting.study import Study, read_study
+from avatar_bench.reporting.study import read_study
 from tests.reporting.conftest import accuracy, checkpoint, write_ensemble, write_ranking, write_result, write_run
 
 BLIND = "poor/evaluation/blind/blind_test"
@@ -22,15 +17,15 @@ ROBUSTNESS = "poor/evaluation/test/robustness"
 VOTE = "ensembles/vote"
 
 
-def list_problems(study: Study) -> set[tuple[str, str]]:
+def list_problems(study):
     return {(problem.kind, problem.locate(study.root)) for problem in study.problems}
 
 
-def list_labels(study: Study) -> list[str]:
+def list_labels(study):
     return [model.label for model in study.models]
 
 
-def test_runs_are_found_in_the_order_in_which_they_started_with_their_results(runs: Path) -> None:
+def test_runs_are_found_in_the_order_in_which_they_started_with_their_results(runs):
     study = read_study(runs)
     assert list_labels(study) == ["good", "poor"]
     assert study.sets == ["blind", "test"]
@@ -40,15 +35,15 @@ def test_runs_are_found_in_the_order_in_which_they_started_with_their_results(ru
     assert (list_labels(alone), alone.comparisons) == (["good"], {})
 
 
-def write_file(path: str, text: str) -> Callable[[Path], Any]:
-    def write(runs: Path) -> None:
+def write_file(path, text):
+    def write(runs):
         (runs / path).parent.mkdir(parents=True, exist_ok=True)
         (runs / path).write_text(text)
 
     return write
 
 
-def write_vote(runs: Path, *members: tuple[str, str]) -> None:
+def write_vote(runs, *members):
     """Write an ensemble of runs in these places, relative to its folder, by the names of their checkpoints."""
     listed = [{"run": run, "checkpoint_sha256": checkpoint(name), "weight": 0.5} for run, name in members]
     write_file(f"{VOTE}/ensemble.json", json.dumps({"kind": "ensemble", "members": listed}))(runs)
@@ -91,9 +86,7 @@ def write_vote(runs: Path, *members: tuple[str, str]) -> None:
         (lambda runs: (runs / "good/evaluation/test/.robustness.x.part").mkdir(), set(), ""),  # being written
     ],
 )
-def test_what_cannot_be_used_is_set_apart_and_named(
-    spoil: Callable[[Path], Any], problems: set[tuple[str, str]], why: str, runs: Path
-) -> None:
+def test_what_cannot_be_used_is_set_apart_and_named(spoil, problems, why, runs):
     spoil(runs)
     study = read_study(runs)
     assert list_labels(study) == ["good", "poor"]
@@ -105,7 +98,7 @@ def test_what_cannot_be_used_is_set_apart_and_named(
     assert study.of_block("test", "robustness") == {}
 
 
-def test_a_comparison_of_checkpoints_that_are_not_here_is_foreign(runs: Path) -> None:
+def test_a_comparison_of_checkpoints_that_are_not_here_is_foreign(runs):
     vote = write_ensemble(runs, "vote", 0.9)
     write_result(vote, "blind_test", "blind", checkpoint_sha256=checkpoint("vote"))
     for name, compared in (("test", ["good", "gone"]), ("blind", ["good", "vote"])):
@@ -115,7 +108,7 @@ def test_a_comparison_of_checkpoints_that_are_not_here_is_foreign(runs: Path) ->
     assert set(study.comparisons) == {("blind", "significance")}
 
 
-def test_ensembles_are_models_of_their_own(runs: Path) -> None:
+def test_ensembles_are_models_of_their_own(runs):
     write_vote(runs)
     study = read_study(runs)
     assert [(model.label, model.kind) for model in study.models][-1] == ("vote", "ensemble")
@@ -123,7 +116,7 @@ def test_ensembles_are_models_of_their_own(runs: Path) -> None:
     assert study.problems == []
 
 
-def test_no_more_of_a_table_is_read_than_is_shown(runs: Path) -> None:
+def test_no_more_of_a_table_is_read_than_is_shown(runs):
     long = pd.DataFrame({"a": range(1000)})
     write_result(runs, "significance", "test", tables={"pairs": long}, checkpoint_sha256=None)
     write_result(runs / "good", "robustness", "test", tables={"predictions": long})
@@ -132,7 +125,7 @@ def test_no_more_of_a_table_is_read_than_is_shown(runs: Path) -> None:
     assert study.models[0].results["test", "robustness"].result.tables == {}
 
 
-def test_a_folder_without_usable_runs_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_a_folder_without_usable_runs_is_refused_with_what_to_do(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
         read_study(tmp_path / "nowhere")
     with pytest.raises(DataError, match="contains no run") as caught:
@@ -147,7 +140,7 @@ def test_a_folder_without_usable_runs_is_refused_with_what_to_do(tmp_path: Path)
         read_study(tmp_path)
 
 
-def test_results_that_lie_elsewhere_are_of_the_run_that_they_name(runs: Path, tmp_path: Path) -> None:
+def test_results_that_lie_elsewhere_are_of_the_run_that_they_name(runs, tmp_path):
     out, metrics = tmp_path / "out", {"accuracy": accuracy(0.7)}
     for folder, name in ((out, "good"), (out / "a", "poor"), (out / "b", "gone")):
         write_result(folder, "blind_test", "test", metrics, run=str(runs / name), checkpoint_sha256=checkpoint(name))
@@ -162,7 +155,7 @@ def test_results_that_lie_elsewhere_are_of_the_run_that_they_name(runs: Path, tm
     assert ("test", "robustness") in read_study(runs).models[0].results
 
 
-def test_a_comparison_with_an_earlier_result_is_shown_and_missed_in_no_other_run(runs: Path) -> None:
+def test_a_comparison_with_an_earlier_result_is_shown_and_missed_in_no_other_run(runs):
     write_result(runs / "good", "against", "blind", {"blind_test/accuracy": accuracy(0.1)})
     study = read_study(runs)
     assert ("blind", "against") in study.models[0].results

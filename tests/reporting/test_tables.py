@@ -1,10 +1,7 @@
 """How numbers are written, as text and as cells."""
 
-from __future__ import annotations
-
 import io
 import math
-from typing import Any
 from urllib.parse import unquote
 
 import pandas as pd
@@ -31,11 +28,11 @@ LOOK = {"color": "#123456", "marker": "o"}
 NONE = "none: the class is never predicted"
 
 
-def lay(table: pd.DataFrame, *columns: str) -> Table:
+def lay(table, *columns):
     return lay_out(table, "blind_test", "t", "t", {"m": LOOK}, list(columns))
 
 
-def list_keys(table: Table) -> list[Any]:
+def list_keys(table):
     return [column["key"] for column in table.columns]
 
 
@@ -46,7 +43,7 @@ def list_keys(table: Table) -> list[Any]:
         *((1103.0003, "1103"), (-0.2, "−0.200"), (0.00004, "4e−05"), (-0.0, "0.000")),
     ],
 )
-def test_a_number_has_the_digits_that_matter(value: float, text: str) -> None:
+def test_a_number_has_the_digits_that_matter(value, text):
     assert format_number(value) == text
 
 
@@ -65,7 +62,7 @@ def test_a_number_has_the_digits_that_matter(value: float, text: str) -> None:
         ((3.0, 1.0, 4.0), "3 [1, 4]"),
     ],
 )
-def test_a_value_and_its_interval_have_the_same_digits_and_the_width_shows(values: Any, text: str) -> None:
+def test_a_value_and_its_interval_have_the_same_digits_and_the_width_shows(values, text):
     assert format_value(*values) == text
     assert format_value(0.5, 0.4, math.nan) == "0.500"
     low, high = text.split("[")[1].rstrip("]").split(", ")
@@ -75,7 +72,7 @@ def test_a_value_and_its_interval_have_the_same_digits_and_the_width_shows(value
     assert [cell["text"], *ends] == [text.split(" ")[0], low, high]
 
 
-def test_cells_of_metrics_are_sorted_by_value_and_give_the_reason_where_there_is_none() -> None:
+def test_cells_of_metrics_are_sorted_by_value_and_give_the_reason_where_there_is_none():
     assert make_metric_cell(None, "blind_test") is None
     assert make_metric_cell(Metric(0.5, 9), "blind_test") == {"value": 0.5, "text": "0.500"}
     whole = make_metric_cell(Metric(0.5, 9, 0.4, 0.6, floor=0.0), "blind_test")
@@ -84,7 +81,7 @@ def test_cells_of_metrics_are_sorted_by_value_and_give_the_reason_where_there_is
     assert format_metric(empty, "blind_test") == format_cell(make_metric_cell(empty, "blind_test")) == NONE
 
 
-def test_values_of_tables_keep_their_kind() -> None:
+def test_values_of_tables_keep_their_kind():
     table = pd.DataFrame({"a": ["x", None], "b": [1, 2], "c": [0.5, math.nan], "d": [True, False]})
     first, second = (row.cells for row in lay(table).rows)
     assert first[:2] == ["x", 1]
@@ -94,18 +91,18 @@ def test_values_of_tables_keep_their_kind() -> None:
     assert list_keys(lay(table.assign(e=math.nan))) == ["a", "b", "c", "d"]  # e would be a row of dashes
 
 
-def test_whole_numbers_are_written_whole_in_a_column_of_whole_numbers_alone() -> None:
+def test_whole_numbers_are_written_whole_in_a_column_of_whole_numbers_alone():
     table = pd.DataFrame({"mixed": [1.0, 0.687, math.nan], "whole": [1.0, 12.0, math.nan], "counts": [3, 4, 5]})
     assert lay(table).texts == [["1.000", "1", "3"], ["0.687", "12", "4"], ["–", "–", "5"]]
 
 
-def test_ranks_and_lists_are_written() -> None:
+def test_ranks_and_lists_are_written():
     assert format_cell({"first": 1, "last": 3, "letters": "ab"}) == "1–3 ab"
     assert format_cell({"first": 2, "last": 2, "letters": ""}) == "2"
     assert [format_names(list("abc")[:n]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
 
 
-def test_a_table_has_its_numbers_in_full_as_csv() -> None:
+def test_a_table_has_its_numbers_in_full_as_csv():
     metric = make_metric_cell(Metric(1 / 3, 9, 0.1, 0.6), "blind_test")
     row = TableRow(["Ёж, <b>", metric, {"text": "abc", "full": "abcdef"}, {"first": 1, "last": 2}])
     columns = [make_column("m"), make_column("v", True), make_column("h"), make_column("m")]
@@ -121,20 +118,20 @@ def test_a_table_has_its_numbers_in_full_as_csv() -> None:
     assert Table("t", "t", columns).csv is None
 
 
-def test_a_wide_table_of_few_models_is_turned() -> None:
+def test_a_wide_table_of_few_models_is_turned():
     turned = transpose(lay(pd.DataFrame({"run": ["m", "n"], "x": [1, 2], "y": [0.5, math.nan]})))
     assert [column["text"] for column in turned.columns] == ["run", "m", "n"]
     assert turned.texts == [["x", "1", "2"], ["y", "0.500", "–"]]
 
 
-def test_intervals_are_drawn_where_the_scale_fits() -> None:
+def test_intervals_are_drawn_where_the_scale_fits():
     columns = [make_column(name, True) for name in "abc"]
     rows = [TableRow([{"value": 0.5, "low": 0.4, "high": 0.6}, {"value": 5.0, "low": 4.0, "high": 6.0}, None])]
     fit_scale(columns, rows)
     assert [column["bars"] for column in columns] == [True, False, False]
 
 
-def test_intervals_of_saved_tables_stand_beside_their_values_and_models_bear_their_looks() -> None:
+def test_intervals_of_saved_tables_stand_beside_their_values_and_models_bear_their_looks():
     table = pd.DataFrame(
         {"run": ["m", "n"], "score": [0.5, 0.1], "score_low": [0.4, math.nan], "score_high": [0.6, math.nan]}
         | {"rank": [1, 2], "rank_low": [1, 1], "rank_high": [2, 2], "difference": [0.2, 0.3]}
@@ -149,7 +146,7 @@ def test_intervals_of_saved_tables_stand_beside_their_values_and_models_bear_the
     assert list_keys(lay(table, "run", "rank")) == ["run", "rank"]
 
 
-def test_an_empty_cell_of_a_saved_table_bears_its_reason() -> None:
+def test_an_empty_cell_of_a_saved_table_bears_its_reason():
     reasons = [math.nan, str(Reason("never_predicted"))]
     table = pd.DataFrame({"a": ["x", "y"], "least": [0.1, math.nan], "least_reason": reasons})
     for columns in ([], ["a", "least"]):
@@ -159,7 +156,7 @@ def test_an_empty_cell_of_a_saved_table_bears_its_reason() -> None:
     assert lay(table.iloc[1:], "a", "least").texts == [["y", NONE]]  # not left out as if nobody had asked
 
 
-def test_the_size_of_a_network_stands_below_its_name() -> None:
+def test_the_size_of_a_network_stands_below_its_name():
     table = pd.DataFrame({"a": ["m", "n"], "b": ["n", "o"], "p": [0.2, 0.3]})
     sizes = {"params_m_a": [27.82, 5.5], "macs_g_a": [4.5, 1.1], "params_m_b": [5.5, math.nan]}
     shown = lay(table.assign(**sizes), "a", "b", "p")

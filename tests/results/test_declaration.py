@@ -1,9 +1,5 @@
 """Declarations of blocks: about.yaml, read without importing the block."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pytest
 
 from avatar_bench.config.catalogue import list_blocks
@@ -13,13 +9,13 @@ from avatar_bench.i18n import use_language
 from avatar_bench.results.declaration import Declaration, declare_block
 
 
-def write_block(folder: Path, name: str, about: str) -> None:
+def write_block(folder, name, about):
     (folder / "block" / name).mkdir(parents=True)
     (folder / "block" / name / "__init__.py").write_text("raise RuntimeError('imported')\n")
     (folder / "block" / name / "about.yaml").write_text(about, encoding="utf-8")
 
 
-def test_a_users_block_is_declared_like_a_built_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_users_block_is_declared_like_a_built_in_one(tmp_path, monkeypatch):
     about = "title: Mine\nkind: comparison\nmetrics: [x]\nfigures: {bars: Bars, 'of_*': 'Bars of {name}'}\n"
     write_block(tmp_path, "mine", about + "tables: {t: {title: T, columns: [a, b], open: true}}\n")
     monkeypatch.setenv("AVATAR_BENCH_CONF", str(tmp_path))
@@ -43,9 +39,7 @@ def test_a_users_block_is_declared_like_a_built_in_one(tmp_path: Path, monkeypat
         ("- x\n", "expected a mapping"),
     ],
 )
-def test_a_wrong_declaration_is_refused_with_its_file(
-    about: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_wrong_declaration_is_refused_with_its_file(about, message, tmp_path, monkeypatch):
     write_block(tmp_path, "mine", about)
     monkeypatch.setenv("AVATAR_BENCH_CONF", str(tmp_path))
     with pytest.raises(ConfigError, match=message) as error:
@@ -53,21 +47,19 @@ def test_a_wrong_declaration_is_refused_with_its_file(
     assert "about.yaml" in str(error.value)
 
 
-def test_an_order_that_is_no_number_leaves_the_other_blocks_in_theirs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_order_that_is_no_number_leaves_the_other_blocks_in_theirs(tmp_path, monkeypatch):
     write_block(tmp_path, "mine", "order: first\n")
     monkeypatch.setenv("AVATAR_BENCH_CONF", str(tmp_path))
     assert list_blocks()[0] == "blind_test"
     assert "mine" in list_blocks()
 
 
-def test_a_block_that_is_not_installed_has_a_declaration_without_texts() -> None:
+def test_a_block_that_is_not_installed_has_a_declaration_without_texts():
     assert declare_block("elsewhere") == Declaration("elsewhere", title="elsewhere", is_known=False)
 
 
 @pytest.mark.parametrize("name", find_entries("block"))
-def test_a_built_in_block_declares_what_its_readers_need(name: str) -> None:
+def test_a_built_in_block_declares_what_its_readers_need(name):
     block = declare_block(name)
     assert block.title != name
     assert block.summary
@@ -90,6 +82,6 @@ def test_a_built_in_block_declares_what_its_readers_need(name: str) -> None:
         ("class_1", "class 1"),
     ],
 )
-def test_a_caption_names_what_its_last_star_matches(figure: str, caption: str) -> None:
+def test_a_caption_names_what_its_last_star_matches(figure, caption):
     figures = {"wall": "All classes", "class_*_*": "Images of {name}", "errors_of_*": "Errors of {name}"}
     assert Declaration("toy", figures=figures).find_caption(figure) == caption

@@ -1,7 +1,5 @@
 """Readable names of columns, metrics and words in results."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -36,11 +34,11 @@ COMMON = read_yaml(Path(avatar_bench.results.__file__).with_name("headings.yaml"
         ("a_users_own/metric", "a_users_own/metric"),
     ],
 )
-def test_a_heading_is_the_readable_name_of_a_column(name: str, expected: str) -> None:
+def test_a_heading_is_the_readable_name_of_a_column(name, expected):
     assert find_heading(name) == expected
 
 
-def test_names_are_in_the_current_language() -> None:
+def test_names_are_in_the_current_language():
     with use_language("ru"):
         assert find_heading("accuracy") == "доля верных ответов"
         assert find_heading("recall/real", "blind_test") == "полнота, real"
@@ -49,13 +47,13 @@ def test_names_are_in_the_current_language() -> None:
     assert find_word("no word of ours") == "no word of ours"
 
 
-def test_a_pattern_keeps_its_place() -> None:
+def test_a_pattern_keeps_its_place():
     headings = [COMMON["headings"], *(declare_block(block).headings for block in find_entries("block"))]
     for name, text in ((name, text) for known in headings for name, text in known.items()):
         assert text.count("%s") == name.count("%s"), name
 
 
-def test_one_block_has_no_two_names_with_the_same_words() -> None:
+def test_one_block_has_no_two_names_with_the_same_words():
     for language in LANGUAGES:
         with use_language(language):
             for block in find_entries("block"):
@@ -65,7 +63,7 @@ def test_one_block_has_no_two_names_with_the_same_words() -> None:
                 assert sorted(twice) == [], (language, block)
 
 
-def test_a_corruption_has_its_own_name_in_each_block_that_does_not_use_the_word_otherwise() -> None:
+def test_a_corruption_has_its_own_name_in_each_block_that_does_not_use_the_word_otherwise():
     assert [find_heading(name, "robustness") for name in ("noise", "brightness", "drop/noise")] == [
         *("noise", "brightness", "drop, noise")
     ]

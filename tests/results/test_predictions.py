@@ -1,11 +1,7 @@
 """Predictions: probabilities by hand, edge cases, and files without pickle."""
 
-from __future__ import annotations
-
 import zipfile
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +11,7 @@ from avatar_bench.errors import CheckpointError, DivergedError
 from avatar_bench.results.predictions import Predictions, to_string_array
 
 
-def given(logits: Any, targets: Any, **options: Any) -> Predictions:
+def given(logits, targets, **options):
     logits = np.asarray(logits, dtype=np.float32)
     names = to_string_array(f"фото {row}, (x).png" for row in range(len(logits)))
     return Predictions(
@@ -30,7 +26,7 @@ def given(logits: Any, targets: Any, **options: Any) -> Predictions:
     )
 
 
-def test_probabilities_are_the_softmax_of_logits_over_temperature() -> None:
+def test_probabilities_are_the_softmax_of_logits_over_temperature():
     logits = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
     made = given(logits, np.zeros(50), temperature=2.5)
     np.testing.assert_allclose(made.probabilities, softmax(logits.astype(float) / 2.5, axis=1), rtol=1e-12)
@@ -39,14 +35,14 @@ def test_probabilities_are_the_softmax_of_logits_over_temperature() -> None:
     np.testing.assert_array_equal(made.predicted, logits.argmax(axis=1))
 
 
-def test_the_temperature_changes_no_prediction() -> None:
+def test_the_temperature_changes_no_prediction():
     logits = np.random.default_rng(0).normal(size=(50, 3))
     np.testing.assert_array_equal(
         given(logits, np.zeros(50), temperature=0.05).predicted, given(logits, np.zeros(50), temperature=20.0).predicted
     )
 
 
-def test_huge_logits_give_confidence_one_and_equal_ones_the_first_class() -> None:
+def test_huge_logits_give_confidence_one_and_equal_ones_the_first_class():
     made = given([[1e30, 0, -1e30], [2, 2, 2]], [0, 1])
     assert made.confidence[0] == 1.0
     assert made.probabilities[0].tolist() == [1, 0, 0]
@@ -54,17 +50,17 @@ def test_huge_logits_give_confidence_one_and_equal_ones_the_first_class() -> Non
     np.testing.assert_allclose(made.confidence[1], 1 / 3)
 
 
-def test_an_unknown_target_is_never_correct() -> None:
+def test_an_unknown_target_is_never_correct():
     assert given([[9, 0, 0], [9, 0, 0], [0, 9, 0]], [0, -1, 0]).correct.tolist() == [True, False, False]
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_logit_that_is_not_finite_is_refused_with_its_image(bad: float) -> None:
+def test_a_logit_that_is_not_finite_is_refused_with_its_image(bad):
     with pytest.raises(DivergedError, match=r"фото 1, \(x\)\.png"):
         given([[0, 0, 0], [0, bad, 0]], [0, 0])
 
 
-def test_a_file_gives_back_what_was_saved_and_holds_no_pickle(tmp_path: Path) -> None:
+def test_a_file_gives_back_what_was_saved_and_holds_no_pickle(tmp_path):
     made = given(np.random.default_rng(0).normal(size=(4, 3)), [0, 1, 2, -1], temperature=1.25)
     made.save(tmp_path / "x.npz")
     read = Predictions.load(tmp_path / "x.npz")
@@ -77,7 +73,7 @@ def test_a_file_gives_back_what_was_saved_and_holds_no_pickle(tmp_path: Path) ->
         assert len(parts.namelist()) == 9
 
 
-def test_a_file_says_whether_logits_are_known_and_an_older_one_is_of_a_network(tmp_path: Path) -> None:
+def test_a_file_says_whether_logits_are_known_and_an_older_one_is_of_a_network(tmp_path):
     given(np.zeros((2, 3)), [0, 1], has_logits=False).save(tmp_path / "x.npz")
     assert not Predictions.load(tmp_path / "x.npz").has_logits
     with np.load(tmp_path / "x.npz") as stored:
@@ -86,13 +82,13 @@ def test_a_file_says_whether_logits_are_known_and_an_older_one_is_of_a_network(t
     assert Predictions.load(tmp_path / "older.npz").has_logits
 
 
-def test_an_object_array_is_never_unpickled(tmp_path: Path) -> None:
+def test_an_object_array_is_never_unpickled(tmp_path):
     np.savez(tmp_path / "x.npz", classes=np.array([{"a": 1}], dtype=object), temperature=1.0)
     with pytest.raises(CheckpointError, match="ValueError"):
         Predictions.load(tmp_path / "x.npz")
 
 
-def test_rows_that_are_all_rows_in_order_are_no_copy() -> None:
+def test_rows_that_are_all_rows_in_order_are_no_copy():
     made, single = given(np.eye(3), [0, 1, 2]), given(np.eye(3)[:1], [0])
     assert made.take(np.arange(3)) is made
     assert made.take(np.ones(3, dtype=bool)) is made
@@ -100,7 +96,7 @@ def test_rows_that_are_all_rows_in_order_are_no_copy() -> None:
     assert (len(single.take(np.array([False]))), len(single.take(np.array([0, 0])))) == (0, 2)
 
 
-def test_codes_of_groups_are_places_among_the_sorted_names() -> None:
+def test_codes_of_groups_are_places_among_the_sorted_names():
     names = to_string_array(["b", "Ж", "a", "b", "", "ä"])
     made = replace(given(np.zeros((6, 3)), np.zeros(6)), groups=names)
     np.testing.assert_array_equal(made.group_codes, np.unique(names, return_inverse=True)[1])
@@ -108,7 +104,7 @@ def test_codes_of_groups_are_places_among_the_sorted_names() -> None:
     assert given(np.zeros((0, 3)), []).group_codes.tolist() == []
 
 
-def test_no_images_and_some_rows(tmp_path: Path) -> None:
+def test_no_images_and_some_rows(tmp_path):
     none = given(np.zeros((0, 3)), [])
     assert len(none) == 0
     assert none.probabilities.shape == (0, 3)
@@ -122,7 +118,7 @@ def test_no_images_and_some_rows(tmp_path: Path) -> None:
         assert part.classes == made.classes
 
 
-def _spoil(file: Path, **other: Any) -> None:
+def _spoil(file, **other):
     with np.load(file) as stored:
         arrays = {**stored, **other}
     np.savez(file.open("wb"), **arrays)
@@ -146,14 +142,14 @@ def _spoil(file: Path, **other: Any) -> None:
     ],
     ids=str,
 )
-def test_arrays_that_do_not_go_together_are_refused(other: dict[str, Any], tmp_path: Path) -> None:
+def test_arrays_that_do_not_go_together_are_refused(other, tmp_path):
     given(np.zeros((2, 3)), [0, 1]).save(tmp_path / "x.npz")
     _spoil(tmp_path / "x.npz", **other)
     with pytest.raises(CheckpointError):
         Predictions.load(tmp_path / "x.npz")
 
 
-def test_packed_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
+def test_packed_missing_and_foreign_files_are_refused(tmp_path):
     np.savez_compressed(tmp_path / "packed.npz", logits=np.zeros(10**6))
     np.save(tmp_path / "one.npy", np.zeros(3))
     (tmp_path / "text.npz").write_text("no arrays")
@@ -165,7 +161,7 @@ def test_packed_missing_and_foreign_files_are_refused(tmp_path: Path) -> None:
             Predictions.load(tmp_path / name)
 
 
-def test_merged_probabilities_are_sums_at_the_temperature_and_without_it() -> None:
+def test_merged_probabilities_are_sums_at_the_temperature_and_without_it():
     logits = np.random.default_rng(0).normal(0, 4, size=(50, 3)).astype(np.float32)
     made = given(logits, np.zeros(50), temperature=2.5)
     merged = made.merge({"x": ["д"], "y": ["a", "b, c"]}, np.ones(50, dtype=np.int64))
@@ -183,7 +179,7 @@ def test_merged_probabilities_are_sums_at_the_temperature_and_without_it() -> No
     np.testing.assert_array_equal(merged.take(np.array([3, 1])).uncalibrated.logits, merged.uncalibrated.logits[[3, 1]])
 
 
-def test_probabilities_of_some_classes_are_relative_to_these() -> None:
+def test_probabilities_of_some_classes_are_relative_to_these():
     made = given(
         [[1, 2, 300], [0, 0, 0]], [0, 1]
     )  # the probabilities of the first two are far below any float's last digit
@@ -191,7 +187,7 @@ def test_probabilities_of_some_classes_are_relative_to_these() -> None:
     np.testing.assert_allclose(merged.probabilities, [softmax([2, 1]), [0.5, 0.5]], rtol=1e-12)
 
 
-def test_renamed_classes_keep_their_logits() -> None:
+def test_renamed_classes_keep_their_logits():
     made = given([[1, 2, 3]], [0])
     merged = made.merge({"z": ["д"], "x": ["a"], "y": ["b, c"]}, np.array([1]))
     assert merged.logits.tolist() == [[3, 1, 2]]

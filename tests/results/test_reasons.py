@@ -1,7 +1,5 @@
 """Reasons: codes with values, saved without language and shown in any."""
 
-from __future__ import annotations
-
 import json
 
 import numpy as np
@@ -10,7 +8,7 @@ from avatar_bench.i18n import use_language
 from avatar_bench.results.reasons import Reason, format_reason
 
 
-def test_a_reason_is_shown_in_the_current_language_with_its_plural_form() -> None:
+def test_a_reason_is_shown_in_the_current_language_with_its_plural_form():
     few = Reason("few_images", name="real", n=3)
     assert format_reason(few, "blind_test").startswith("The set has only 3 images of class 'real'")
     assert format_reason(Reason("few_images", name="real", n=1), "blind_test").startswith("The set has only 1 image of")
@@ -19,7 +17,7 @@ def test_a_reason_is_shown_in_the_current_language_with_its_plural_form() -> Non
     assert len({text.replace("1", "n").replace("3", "n").replace("5", "n") for text in forms}) == 3
 
 
-def test_a_saved_reason_is_read_back_from_json_and_from_a_cell() -> None:
+def test_a_saved_reason_is_read_back_from_json_and_from_a_cell():
     inner = Reason("class_absent", name="a/б")
     reason = Reason("of_runs", runs=("x", "y"), reason=inner, n=np.int64(3))
     assert reason.plain == {
@@ -35,12 +33,12 @@ def test_a_saved_reason_is_read_back_from_json_and_from_a_cell() -> None:
     assert Reason.parse_cell(float("nan")) is None
 
 
-def test_reasons_in_a_list_are_those_of_the_block_that_is_named() -> None:
+def test_reasons_in_a_list_are_those_of_the_block_that_is_named():
     reasons = [Reason("no_images_of_class"), Reason("never_predicted")]
     saved = Reason("of_block", block="blind_test", reason=reasons)
     assert Reason.parse_cell(str(saved)) == saved
     assert format_reason(saved, "overview") == "no image of this class in the set; the class is never predicted"
 
 
-def test_a_code_without_a_sentence_is_shown_with_its_values() -> None:
+def test_a_code_without_a_sentence_is_shown_with_its_values():
     assert format_reason(Reason("odd", of="x", n=2), "no_such_block") == "odd of=x n=2"

@@ -1,7 +1,5 @@
 """Results: strict JSON, atomic folders, and reading back."""
 
-from __future__ import annotations
-
 import errno
 import json
 import os
@@ -26,7 +24,7 @@ from avatar_bench.results.result import METRICS_FILE, Metric, Result, has_figure
 matplotlib.use("Agg")
 
 
-def draw(saved: Result) -> dict[str, Figure]:
+def draw(saved):
     """Draw a figure with a text of the current language, from the saved arrays."""
     figure = Figure(figsize=(1, 1))
     figure.subplots().plot(saved.arrays["maps"]["first"])
@@ -34,7 +32,7 @@ def draw(saved: Result) -> dict[str, Figure]:
     return {"curve": figure}
 
 
-def result() -> Result:
+def result():
     return Result(
         block="blind_test",
         set="blind",
@@ -53,7 +51,7 @@ def result() -> Result:
     )
 
 
-def test_a_saved_result_is_read_back(tmp_path: Path) -> None:
+def test_a_saved_result_is_read_back(tmp_path):
     made = result()
     read = Result.load(made.save(tmp_path / "deep" / "blind_test"))
     assert (read.block, read.set, read.n, read.classes) == ("blind_test", "blind", 3, ("a", "б"))
@@ -64,7 +62,7 @@ def test_a_saved_result_is_read_back(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(read.tables["scores"], made.tables["scores"], check_exact=True)
 
 
-def test_the_files_are_named_by_their_content(tmp_path: Path) -> None:
+def test_the_files_are_named_by_their_content(tmp_path):
     folder = result().save(tmp_path / "blind_test", draw)
     assert {file.name for file in folder.iterdir()} == {
         "metrics.json",
@@ -77,7 +75,7 @@ def test_the_files_are_named_by_their_content(tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.load(folder / "maps.npz")["first"], np.eye(2))
 
 
-def test_figures_of_another_language_are_drawn_from_the_files_and_the_numbers_stay(tmp_path: Path) -> None:
+def test_figures_of_another_language_are_drawn_from_the_files_and_the_numbers_stay(tmp_path):
     folder = result().save(tmp_path / "blind_test", draw)
     before = (folder / METRICS_FILE).read_bytes()
     assert has_figures(folder, ["curve"], "en")
@@ -91,12 +89,12 @@ def test_figures_of_another_language_are_drawn_from_the_files_and_the_numbers_st
     assert [file.name for file in folder.iterdir() if file.is_dir()] == ["ru"]
 
 
-def test_a_text_as_reason_is_refused() -> None:
+def test_a_text_as_reason_is_refused():
     with pytest.raises(TypeError, match="must be a Reason"):
-        Metric(None, 0, reason="a sentence")  # type: ignore[arg-type]
+        Metric(None, 0, reason="a sentence")
 
 
-def test_images_are_saved_in_folders_of_theirs_and_are_no_figures(tmp_path: Path) -> None:
+def test_images_are_saved_in_folders_of_theirs_and_are_no_figures(tmp_path):
     made, image = result(), np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     made.images["overlays/0001_я"] = image
     folder = made.save(tmp_path / "blind_test", draw)
@@ -110,8 +108,8 @@ def test_images_are_saved_in_folders_of_theirs_and_are_no_figures(tmp_path: Path
     assert Result.load_if_complete(folder) is None
 
 
-def test_a_figure_is_saved_as_matplotlib_draws_it_and_its_text_stays_text(tmp_path: Path) -> None:
-    def drawn() -> Figure:
+def test_a_figure_is_saved_as_matplotlib_draws_it_and_its_text_stays_text(tmp_path):
+    def drawn():
         return draw_training_curves(pd.DataFrame({"epoch": [0, 1], "val/loss": [0.9, 0.4], "val/accuracy": [0.5, 0.8]}))
 
     drawn().savefig(tmp_path / "plain.png")
@@ -128,8 +126,8 @@ def test_a_figure_is_saved_as_matplotlib_draws_it_and_its_text_stays_text(tmp_pa
     assert vectors == (again / "confusion.svg").read_text(encoding="utf-8")
 
 
-def test_the_json_is_strict_and_of_the_schema(tmp_path: Path) -> None:
-    def refuse(word: str) -> None:
+def test_the_json_is_strict_and_of_the_schema(tmp_path):
+    def refuse(word):
         raise AssertionError(word)
 
     text = (result().save(tmp_path / "x") / "metrics.json").read_text(encoding="utf-8")
@@ -146,18 +144,18 @@ def test_the_json_is_strict_and_of_the_schema(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
-def test_a_figure_that_is_not_finite_is_refused(number: float) -> None:
+def test_a_figure_that_is_not_finite_is_refused(number):
     for field in ("value", "low", "high"):
         with pytest.raises(ValueError, match=f"{field} must be finite"):
             Metric(**{"value": 0.5, "n": 1, field: number})
 
 
-def test_a_missing_figure_needs_a_reason() -> None:
+def test_a_missing_figure_needs_a_reason():
     with pytest.raises(ValueError, match="reason"):
         Metric(None, 0)
 
 
-def test_not_a_number_elsewhere_is_refused_and_an_earlier_result_stays(tmp_path: Path) -> None:
+def test_not_a_number_elsewhere_is_refused_and_an_earlier_result_stays(tmp_path):
     result().save(tmp_path / "x")
     other = result()
     other.provenance = {"loss": float("nan")}
@@ -166,7 +164,7 @@ def test_not_a_number_elsewhere_is_refused_and_an_earlier_result_stays(tmp_path:
     assert Result.load(tmp_path / "x").provenance == {"seed": 42}
 
 
-def test_saving_again_leaves_nothing_of_the_earlier_result(tmp_path: Path) -> None:
+def test_saving_again_leaves_nothing_of_the_earlier_result(tmp_path):
     result().save(tmp_path / "x")
     left = tmp_path / ".x.1234.part"  # as a killed process leaves it
     left.mkdir()
@@ -177,8 +175,8 @@ def test_saving_again_leaves_nothing_of_the_earlier_result(tmp_path: Path) -> No
     assert not left.exists()
 
 
-def test_several_processes_may_write_one_result(tmp_path: Path) -> None:
-    def write(number: int) -> None:
+def test_several_processes_may_write_one_result(tmp_path):
+    def write(number):
         for __ in range(25):
             made = Result("block", "test", number, ("a",), tables={"numbers": pd.DataFrame({"x": range(200)})})
             made.save(tmp_path / "test" / "block")
@@ -189,15 +187,13 @@ def test_several_processes_may_write_one_result(tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "test").iterdir()] == ["block"]
 
 
-def test_a_result_that_cannot_take_its_place_leaves_the_earlier_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_result_that_cannot_take_its_place_leaves_the_earlier_one(tmp_path, monkeypatch):
     (tmp_path / "block").write_text("no folder")
     folder = result().save(tmp_path / "block")  # in place of a file
     before = (folder / "metrics.json").read_text()
     rename = Path.rename
 
-    def refused(self: Path, target: Path) -> Path:
+    def refused(self, target):
         if self.suffix == ".part":
             raise PermissionError(errno.EACCES, "Permission denied")
         return rename(self, target)
@@ -209,11 +205,11 @@ def test_a_result_that_cannot_take_its_place_leaves_the_earlier_one(
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_a_result_replaces_one_of_a_lower_layer_of_a_container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_replaces_one_of_a_lower_layer_of_a_container(tmp_path, monkeypatch):
     folder = Result("block", "test", 3, ("a",)).save(tmp_path / "block")
     rename = Path.rename
 
-    def of_a_layer(self: Path, target: Path) -> Path:
+    def of_a_layer(self, target):
         if self == folder:
             raise OSError(errno.EXDEV, "Invalid cross-device link")
         return rename(self, target)
@@ -224,7 +220,7 @@ def test_a_result_replaces_one_of_a_lower_layer_of_a_container(tmp_path: Path, m
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_a_result_of_another_schema_is_not_read(tmp_path: Path) -> None:
+def test_a_result_of_another_schema_is_not_read(tmp_path):
     folder = result().save(tmp_path / "blind_test")
     file = folder / "metrics.json"
     file.write_text(file.read_text().replace('"schema": 3', '"schema": 99'))
@@ -244,7 +240,7 @@ def test_a_result_of_another_schema_is_not_read(tmp_path: Path) -> None:
         ("bootstrap by pass", "pass"),
     ],
 )
-def test_a_metric_states_what_it_counts(interval: str | None, unit: str, tmp_path: Path) -> None:
+def test_a_metric_states_what_it_counts(interval, unit, tmp_path):
     metric = Metric(0.5, 10, 0.4, 0.6, interval)
     folder = Result("block", "set", 20, ("a",), metrics={"x": metric}).save(tmp_path / "block")
     saved = json.loads((folder / "metrics.json").read_text())["metrics"]["x"]
@@ -253,7 +249,7 @@ def test_a_metric_states_what_it_counts(interval: str | None, unit: str, tmp_pat
     assert Result.load(folder).metrics["x"] == metric
 
 
-def test_text_of_digits_and_empty_text_are_read_back_as_text(tmp_path: Path) -> None:
+def test_text_of_digits_and_empty_text_are_read_back_as_text(tmp_path):
     saved = Result("block", "test", 2, ("0", "NA"))
     columns = {"target": ["0", "NA"], "source": ["", ""], "group": ["1.0", ""], "n": [1, 2], "sure": [True, None]}
     saved.tables["images"] = pd.DataFrame(columns)
@@ -263,8 +259,8 @@ def test_text_of_digits_and_empty_text_are_read_back_as_text(tmp_path: Path) -> 
     assert table["n"].tolist() == [1, 2]
 
 
-def test_charts_are_marked_for_the_dark_theme_and_figures_with_photos_are_not(tmp_path: Path) -> None:
-    def draw_both(saved: Result) -> dict[str, Figure]:
+def test_charts_are_marked_for_the_dark_theme_and_figures_with_photos_are_not(tmp_path):
+    def draw_both(saved):
         photo = Figure(figsize=(1, 1))
         photo.subplots().imshow(np.zeros((4, 4, 3), dtype=np.uint8))
         return draw(saved) | {"photo": photo}

@@ -1,10 +1,5 @@
 """Views: how they merge classes, and which of them a run can answer."""
 
-from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from avatar_bench.config.entries import use_folders
@@ -36,19 +31,17 @@ GENERATED = View.parse("generated_or_not", {"generated": ["generated"], "not_gen
         (PHOTOS, {"a": ("real", "generated"), "b": ("drawing",)}, None),  # part of a class is left out
     ],
 )
-def test_a_run_answers_a_view_if_its_classes_are_inside_those_of_the_view(
-    view: View, class_map: dict[str, tuple[str, ...]], expected: dict[str, tuple[str, ...]] | None
-) -> None:
+def test_a_run_answers_a_view_if_its_classes_are_inside_those_of_the_view(view, class_map, expected):
     assert view.assign(class_map) == expected
 
 
-def test_labels_are_mapped_and_others_left_out() -> None:
+def test_labels_are_mapped_and_others_left_out():
     assert [PHOTOS.find_class(name) for name in ("real", "drawing", "generated", "")] == ["photo", "art", "", ""]
     assert View().find_class("generated") == "generated"
     assert PHOTOS.find_class("photo") == "photo"  # data may be labelled with the classes of the view
 
 
-def test_classes_with_the_names_of_a_view_stand_for_what_it_merges() -> None:
+def test_classes_with_the_names_of_a_view_stand_for_what_it_merges():
     assert find_meanings(["not_generated", "generated"]) == {
         "generated": ["generated"],
         "not_generated": ["drawing", "real", "not_generated"],
@@ -56,18 +49,18 @@ def test_classes_with_the_names_of_a_view_stand_for_what_it_merges() -> None:
     assert find_meanings(["fake", "not_fake"]) == {}
 
 
-def test_shares_of_merged_classes_are_summed_and_those_left_out_do_not_count() -> None:
+def test_shares_of_merged_classes_are_summed_and_those_left_out_do_not_count():
     shares = {"drawing": 0.5, "real": 0.3, "generated": 0.2}
     assert GENERATED.merge_shares(shares) == pytest.approx({"generated": 0.2, "not_generated": 0.8})
     assert PHOTOS.merge_shares(shares) == pytest.approx({"photo": 0.375, "art": 0.625})
     assert PHOTOS.merge_shares({"generated": 1.0}) == {}
 
 
-def test_the_folder_of_a_set_names_the_view() -> None:
+def test_the_folder_of_a_set_names_the_view():
     assert (View().name_set("test"), PHOTOS.name_set("test")) == ("test", "test--photo_or_art")
 
 
-def test_views_come_finest_first_and_users_add_their_own(tmp_path: Path) -> None:
+def test_views_come_finest_first_and_users_add_their_own(tmp_path):
     folder = tmp_path / "view"
     folder.mkdir()
     text = "name: as_they_are\nclasses: {d: [drawing], g: [generated], r: [real]}\n"
@@ -88,6 +81,6 @@ def test_views_come_finest_first_and_users_add_their_own(tmp_path: Path) -> None
         ("all", {"a": ["real"], "b": ["drawing"]}),
     ],
 )
-def test_a_view_without_two_disjoint_classes_is_refused(name: str, classes: Any) -> None:
+def test_a_view_without_two_disjoint_classes_is_refused(name, classes):
     with pytest.raises(ConfigError, match=f"view={name}: its classes are"):
         View.parse(name, classes)

@@ -1,7 +1,5 @@
 """Runs: opening from folders and files, refusal of damaged ones, and reproducible predictions."""
 
-from __future__ import annotations
-
 import pickle
 import shutil
 from dataclasses import dataclass, replace

@@ -1,11 +1,5 @@
 """Tests of architecture on the tiny run, and of its diagram."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -19,20 +13,18 @@ from avatar_bench.runs.run import Run
 
 
 @pytest.fixture(scope="module")
-def saved(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
+def saved(tiny_run, tmp_path_factory):
     out = tmp_path_factory.mktemp("architecture")
     assert main(["evaluate", f"ckpt={tiny_run}", "block=architecture", f"out={out}"]) == 0
     return Result.load(out / "evaluation" / "test" / "architecture", arrays=True)
 
 
 @pytest.fixture(scope="module")
-def weights(tiny_run: Path) -> Any:
+def weights(tiny_run):
     return torch.load(tiny_run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
 
 
-def test_every_metric_is_that_of_the_saved_tables_and_of_the_checkpoint(
-    saved: Result, weights: Any, tiny_run: Path
-) -> None:
+def test_every_metric_is_that_of_the_saved_tables_and_of_the_checkpoint(saved, weights, tiny_run):
     layers, run = saved.tables["layers"], Run.open(tiny_run)
     learnt = [value.numel() for name, value in weights.items() if name.endswith(("weight", "bias"))]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -49,9 +41,7 @@ def test_every_metric_is_that_of_the_saved_tables_and_of_the_checkpoint(
     assert layers["input"].iloc[0].endswith(" x 32")
 
 
-def test_filters_are_the_weights_of_the_checkpoint_and_feature_maps_of_an_image_of_each_class(
-    saved: Result, weights: Any, tiny_run: Path
-) -> None:
+def test_filters_are_the_weights_of_the_checkpoint_and_feature_maps_of_an_image_of_each_class(saved, weights, tiny_run):
     filters, maps, run = saved.arrays["filters"], saved.arrays["feature_maps"], Run.open(tiny_run)
     np.testing.assert_array_equal(filters["weights"], weights[f"net.{filters['layer']}.weight"].numpy())
     frame = run.dataset("test").frame
@@ -64,7 +54,7 @@ def test_filters_are_the_weights_of_the_checkpoint_and_feature_maps_of_an_image_
 
 
 @pytest.mark.parametrize("classes", [1, 6])
-def test_filters_and_maps_are_drawn_whole(classes: int, inside: Callable[..., bool]) -> None:
+def test_filters_and_maps_are_drawn_whole(classes, inside):
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (classes, 32, 32, 3), dtype=np.uint8)
     maps = [FeatureMaps(f"stages.{k}.blocks", np.arange(k + 1), rng.random((classes, k + 1, 8, 8))) for k in range(3)]
@@ -74,7 +64,7 @@ def test_filters_and_maps_are_drawn_whole(classes: int, inside: Callable[..., bo
 
 
 @pytest.mark.parametrize("model", ["resnet18", "convnext_tiny"])
-def test_every_stage_has_its_box_and_no_word_leaves_it(model: str, network: Callable[[str], Any]) -> None:
+def test_every_stage_has_its_box_and_no_word_leaves_it(model, network):
     net = network(model)
     mode = net.training
     anatomy = inspect_network(net.eval(), 64)

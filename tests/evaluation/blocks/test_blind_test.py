@@ -1,7 +1,5 @@
 """Tests of blind_test: numbers by scikit-learn, intervals over images, groups and sources, and class order."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import permutations
 

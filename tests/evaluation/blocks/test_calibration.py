@@ -1,7 +1,5 @@
 """Tests of calibration: its numbers by libraries, oracles, shift, and the images that it may be fitted on."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Tests of clusters: every number by scikit-learn from the saved embeddings and tables, and the maps of the points."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,11 +1,8 @@
 """Tests of the audit of a data set: planted shortcuts, its parts, its options, and label errors."""
 
-from __future__ import annotations
-
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,7 +11,7 @@ from PIL import Image
 
 from avatar_bench.audit.probes import ProbeSettings
 from avatar_bench.cli.app import main
-from avatar_bench.data.dataset import Dataset, read_manifest
+from avatar_bench.data.dataset import read_manifest
 from avatar_bench.evaluation.blocks import data_audit
 from avatar_bench.evaluation.blocks.data_audit import DataAudit
 from avatar_bench.i18n import use_language
@@ -24,7 +21,7 @@ from avatar_bench.results.result import Result
 FAST = {"resamples": 100, "label_errors": False}
 
 
-def planted(root: Path, kinds: dict[str, str], n: int = 60) -> Dataset:
+def planted(root, kinds, n=60):
     """Write images of which nothing tells the class but the file's format."""
     rng, rows = np.random.default_rng(0), []
     for label, ending in kinds.items():
@@ -40,13 +37,13 @@ def planted(root: Path, kinds: dict[str, str], n: int = 60) -> Dataset:
 
 
 @pytest.fixture(scope="module")
-def shortcut(tmp_path_factory: pytest.TempPathFactory) -> Result:
+def shortcut(tmp_path_factory):
     """The audit of a set whose classes only their format tells, every option on that needs no download."""
     dataset = planted(tmp_path_factory.mktemp("planted"), {"drawing": "png", "real": "jpg"})
     return DataAudit(**FAST).audit(dataset)
 
 
-def test_a_class_told_by_its_format_is_a_shortcut_and_unsuitable_until_it_is_equalised(shortcut: Result) -> None:
+def test_a_class_told_by_its_format_is_a_shortcut_and_unsuitable_until_it_is_equalised(shortcut):
     assert shortcut.metrics["metadata_auroc"].value >= 0.95
     assert shortcut.metrics["equalised/metadata_auroc"].value <= 0.60
     first = shortcut.tables["single_properties"].iloc[0]
@@ -59,7 +56,7 @@ def test_a_class_told_by_its_format_is_a_shortcut_and_unsuitable_until_it_is_equ
     assert reason.startswith("is this set suitable for evaluating classifiers? no: the file alone, ")
 
 
-def test_tables_are_saved_and_read_back(shortcut: Result, tmp_path: Path) -> None:
+def test_tables_are_saved_and_read_back(shortcut, tmp_path):
     saved = Result.load(shortcut.save(tmp_path / "audit"))
     properties = saved.tables["properties"]
     assert len(properties) == 120
@@ -70,9 +67,7 @@ def test_tables_are_saved_and_read_back(shortcut: Result, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("language", ["en", "ru"])
-def test_figures_are_whole_and_name_properties_and_probes_in_words(
-    language: str, shortcut: Result, draw_saved, inside
-) -> None:
+def test_figures_are_whole_and_name_properties_and_probes_in_words(language, shortcut, draw_saved, inside):
     with use_language(language):
         drawn = draw_saved(shortcut)
     assert set(drawn) == {"aurocs", "single_properties", "confounding", "properties", "marks"}
@@ -81,7 +76,7 @@ def test_figures_are_whole_and_name_properties_and_probes_in_words(
     assert not any("_" in word or word in {"metadata", "residual", "grey", "icc"} for word in words)
 
 
-def test_unlabelled_and_broken_images_are_left_out_and_counted(tmp_path: Path) -> None:
+def test_unlabelled_and_broken_images_are_left_out_and_counted(tmp_path):
     dataset = planted(tmp_path, {"a": "png", "b": "png"}, n=15)
     dataset.file(3).write_bytes(b"broken")
     dataset.frame.loc[[0, 1], "label"] = ""
@@ -93,7 +88,7 @@ def test_unlabelled_and_broken_images_are_left_out_and_counted(tmp_path: Path) -
     assert "a3.png" in undecodable.values["why"]
 
 
-def labelled(n: int = 90) -> tuple[np.ndarray, pd.DataFrame]:
+def labelled(n=90):
     """Return features that separate the classes, and one label that contradicts them."""
     targets = np.arange(n) % 3
     features = np.random.default_rng(0).normal(size=(n, 8)).astype(np.float32)
@@ -104,7 +99,7 @@ def labelled(n: int = 90) -> tuple[np.ndarray, pd.DataFrame]:
     return features, pd.DataFrame({"path": path, "label": label, "source": "s", "group": path})
 
 
-def test_a_wrong_label_is_suspected_first() -> None:
+def test_a_wrong_label_is_suspected_first():
     pytest.importorskip("cleanlab")
     table = data_audit.find_suspects(*labelled(), ProbeSettings())
     assert table.iloc[0][["path", "label", "suggested"]].tolist() == ["4.png", "a", "b"]
@@ -112,7 +107,7 @@ def test_a_wrong_label_is_suspected_first() -> None:
     assert len(table) <= 3
 
 
-def test_label_errors_are_left_out_with_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_label_errors_are_left_out_with_a_reason(tmp_path, monkeypatch):
     frame, model = labelled()[1], "efficientnet_lite0"
     assert data_audit.explain_skip(model, frame, False) == Reason("not_requested")
     monkeypatch.setattr(data_audit.importlib.util, "find_spec", lambda name: None)
@@ -124,14 +119,12 @@ def test_label_errors_are_left_out_with_a_reason(tmp_path: Path, monkeypatch: py
     assert data_audit.explain_skip(model, frame.head(6), True) == Reason("few_groups_for_labels", n=5)
 
 
-def test_the_audit_loads_no_torch_where_label_errors_are_not_asked() -> None:
+def test_the_audit_loads_no_torch_where_label_errors_are_not_asked():
     code = "import sys, avatar_bench.evaluation.blocks.data_audit; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
-def test_the_audit_of_an_external_set_names_the_sources_that_training_has(
-    run_copy: Path, images: Path, tmp_path: Path
-) -> None:
+def test_the_audit_of_an_external_set_names_the_sources_that_training_has(run_copy, images, tmp_path):
     sources = pd.read_csv(run_copy / "split.csv")["source"]
     blind = pd.read_csv(images / "blind.csv")
     blind["path"] = [str(images / path) for path in blind["path"]]

@@ -1,7 +1,5 @@
 """Tests of decision: operating points and costs recomputed from the predictions, and sets that lack something."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np
@@ -86,7 +84,7 @@ def test_answers_are_sliced_by_columns_of_the_manifest_with_gaps(evaluate_block,
         assert row["low"] <= row["gap"] <= row["high"]
 
 
-def test_an_unmet_target_says_how_many_more_images_are_needed_in_both_languages() -> None:
+def test_an_unmet_target_says_how_many_more_images_are_needed_in_both_languages():
     fits = {"real": AnsweringThreshold(np.inf, 0, 0, 70, 9, 205), "drawing": AnsweringThreshold(np.inf, 0, 0, 70, 9)}
     rule = DecisionRule(("drawing", "real"), 0.5, None, 0.1, fits)
     more, none, *_ = rule.notes

@@ -1,12 +1,8 @@
 """Tests of efficiency: on the tiny run for its structure, on made-up timings for its numbers."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys
-from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -42,7 +38,7 @@ needs_onnx = pytest.mark.skipif(bool(find_missing_package("onnx")), reason="the 
 
 
 @pytest.fixture(autouse=True)
-def time_predict(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def time_predict(monkeypatch):
     """Return the function that times predict in a process, and replace it: its start takes seconds."""
     passes = pd.DataFrame({"round": [0, 1], "images": [128, 128], "seconds": [0.5, 0.54]})
     passes = passes.assign(command="predict", runtime="onnx", precision="32", threads=2, workers=2, batch=64)
@@ -51,7 +47,7 @@ def time_predict(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     return real
 
 
-def evaluate(run: Path, out: Path, **options: Any) -> Result:
+def evaluate(run, out, **options):
     """Run the block by the command, and return its saved Result."""
     words = [f"block.efficiency.{name}={value}".replace(" ", "") for name, value in (FAST | options).items()]
     assert main(["evaluate", f"ckpt={run}", "block=efficiency", f"out={out}", "data.workers=0", *words]) == 0
@@ -59,12 +55,12 @@ def evaluate(run: Path, out: Path, **options: Any) -> Result:
 
 
 @pytest.fixture(scope="module")
-def saved(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
+def saved(tiny_run, tmp_path_factory):
     """The saved Result of the tiny run; two settings of threads."""
     return evaluate(tiny_run, tmp_path_factory.mktemp("efficiency"), threads=[1, 2], tolerance=1000)
 
 
-def test_the_metrics_are_those_of_the_contract(saved: Result) -> None:
+def test_the_metrics_are_those_of_the_contract(saved):
     kinds = ("latency_ms", "latency_ms_p95", "images_per_second")
     assert next(iter(saved.metrics)) == "end_to_end_images_per_second"
     assert set(saved.metrics) == {
@@ -80,7 +76,7 @@ def test_the_metrics_are_those_of_the_contract(saved: Result) -> None:
     assert saved.provenance["machine"]["torch"] == torch.__version__
 
 
-def test_every_time_can_be_recomputed_from_the_saved_calls(saved: Result) -> None:
+def test_every_time_can_be_recomputed_from_the_saved_calls(saved):
     samples = saved.tables["samples"].query("network == 'run' and threads == 1")
     for batch in (1, 4):
         seconds = samples.loc[samples["batch"] == batch, "seconds"]
@@ -89,7 +85,7 @@ def test_every_time_can_be_recomputed_from_the_saved_calls(saved: Result) -> Non
         for kind, value in expected.items():
             metric = saved.metrics[f"{kind}/b{batch}"]
             assert (metric.value, metric.n) == (pytest.approx(value, rel=1e-6), 3)
-            assert metric.low <= metric.value <= metric.high  # type: ignore[operator]
+            assert metric.low <= metric.value <= metric.high
     for command, prefix in (("predict", ""), ("evaluate", "torch/")):
         passes = saved.tables["passes"].query("command == @command")
         rates = passes["images"] / passes["seconds"]
@@ -99,7 +95,7 @@ def test_every_time_can_be_recomputed_from_the_saved_calls(saved: Result) -> Non
         assert noise == pytest.approx(rates.max() / rates.min() - 1, rel=1e-6)
 
 
-def test_the_counts_are_those_of_the_network(saved: Result, tiny_run: Path) -> None:
+def test_the_counts_are_those_of_the_network(saved, tiny_run):
     value = {name: metric.value for name, metric in saved.metrics.items()}
     weights = torch.load(tiny_run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     learnt = [tensor.numel() for name, tensor in weights.items() if name.endswith(("weight", "bias"))]
@@ -107,17 +103,17 @@ def test_the_counts_are_those_of_the_network(saved: Result, tiny_run: Path) -> N
     assert value["params_m"] == pytest.approx(sum(learnt) / 1e6)
     assert value["weights_mb"] == pytest.approx(sum(net) / 1e6)
     assert value["macs_g"] == pytest.approx(count_macs(Run.open(tiny_run).predictor.module.net, 32) / 1e9)
-    assert value["peak_memory_mb"] > value["weights_mb"] + 4 * 3 * 32 * 32 / 1e6  # type: ignore[operator]
+    assert value["peak_memory_mb"] > value["weights_mb"] + 4 * 3 * 32 * 32 / 1e6
 
 
 @pytest.fixture
-def measure(monkeypatch: pytest.MonkeyPatch, tiny_run: Path) -> Callable[..., Result]:
+def measure(monkeypatch, tiny_run):
     """Return the Result of made-up times: 10 ms an image, 1 + `slower` times that for the copy.
 
     Passes over files take 1 second, and 1.05; the processor works for a `share` of the time.
     """
 
-    def build(slower: float, share: float = 0.95, **options: Any) -> Result:
+    def build(slower, share=0.95, **options):
         rows = [
             ("torch", batch, 1, network, number, 0.01 * batch * (1 + slower * (network == "copy")))
             for network in ("run", "copy")
@@ -135,11 +131,11 @@ def measure(monkeypatch: pytest.MonkeyPatch, tiny_run: Path) -> Callable[..., Re
     return build
 
 
-def list_timed(result: Result) -> list[str]:
+def list_timed(result):
     return [name for name in result.metrics if "latency" in name or "images_per_second" in name]
 
 
-def test_steady_times_are_taken_as_they_are(measure: Callable[..., Result]) -> None:
+def test_steady_times_are_taken_as_they_are(measure):
     result = measure(slower=0.05)
     expected = {"latency_ms/b4": 40, "images_per_second/b1": 100, "noise": 0.05}
     expected |= {"torch/end_to_end_images_per_second": (100 + 100 / 1.05) / 2}
@@ -152,7 +148,7 @@ def test_steady_times_are_taken_as_they_are(measure: Callable[..., Result]) -> N
 
 
 @pytest.mark.parametrize("slower", [0.2, -0.2])
-def test_a_noisy_machine_is_named_in_warning_metrics_and_table(measure: Callable[..., Result], slower: float) -> None:
+def test_a_noisy_machine_is_named_in_warning_metrics_and_table(measure, slower):
     result = measure(slower)
     noise = max(1 + slower, 1 / (1 + slower)) - 1
     assert result.metrics["noise"].value == pytest.approx(noise)
@@ -163,7 +159,7 @@ def test_a_noisy_machine_is_named_in_warning_metrics_and_table(measure: Callable
     assert measure(slower, tolerance=0.3).warnings == []
 
 
-def test_a_busy_machine_is_named_in_warning_metrics_and_tables(measure: Callable[..., Result]) -> None:
+def test_a_busy_machine_is_named_in_warning_metrics_and_tables(measure):
     result = measure(slower=0.0, share=0.5)
     (text,) = [format_reason(warning, "efficiency") for warning in result.warnings]
     assert text.startswith("The machine is busy: the network had a processor for 50% of its time (90% needed)")
@@ -175,9 +171,7 @@ def test_a_busy_machine_is_named_in_warning_metrics_and_tables(measure: Callable
 
 @needs_onnx
 @pytest.mark.slow
-def test_a_trial_of_runtimes_for_the_timing_is_not_kept(
-    time_predict: Callable[..., Any], tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_trial_of_runtimes_for_the_timing_is_not_kept(time_predict, tiny_run, tmp_path, monkeypatch):
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path))
     run = Run.open(tiny_run, accelerator="cpu")
     files = np.array([str(file) for file in list_files(run.dataset("test"))])
@@ -189,14 +183,8 @@ def test_a_trial_of_runtimes_for_the_timing_is_not_kept(
 
 @pytest.mark.parametrize(("script", "status"), [("kill -9 $$", "-9"), ("exec sleep 60", "TimeoutExpired")])
 def test_a_process_that_dies_costs_the_main_metric_alone(
-    script: str,
-    status: str,
-    time_predict: Callable[..., Any],
-    tiny_run: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    script, status, time_predict, tiny_run, tmp_path, monkeypatch, capsys
+):
     program = tmp_path / "python"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
@@ -215,17 +203,17 @@ def test_a_process_that_dies_costs_the_main_metric_alone(
 
 @needs_onnx
 @pytest.mark.slow
-def test_another_runtime_stands_beside_torch_under_its_name(tiny_run: Path) -> None:
+def test_another_runtime_stands_beside_torch_under_its_name(tiny_run):
     run = Run.open(tiny_run, workers=0, accelerator="cpu")
     result = Efficiency(**FAST | {"runtimes": ["torch", "onnx"]}).evaluate(run, run.dataset("test"))
     assert {"latency_ms/b1", "onnx/latency_ms/b1", "onnx/images_per_second/b4"} <= set(result.metrics)
     assert not any(warning.code == "runtime_differs" for warning in result.warnings)
 
 
-def test_a_runtime_with_other_outputs_is_not_timed(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runtime_with_other_outputs_is_not_timed(tiny_run, monkeypatch):
     right = timing.prepare_engine
 
-    def prepare(runtime: str, classifier: Any, size: int) -> Any:
+    def prepare(runtime, classifier, size):
         built = right("torch", classifier, size)
         return built if runtime == "torch" else lambda threads: lambda images: built(threads)(images) + 0.01
 
@@ -236,7 +224,7 @@ def test_a_runtime_with_other_outputs_is_not_timed(tiny_run: Path, monkeypatch: 
     assert set(result.tables["latency"]["runtime"]) == {"torch"}
 
 
-def test_beside_a_gpu_the_cpu_is_timed_as_well(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_beside_a_gpu_the_cpu_is_timed_as_well(tiny_run, monkeypatch):
     run = Run.open(tiny_run, workers=0, accelerator="cpu")
     noise, network = timing.create_noise_images(run, 4), run.predictor.module
     stand_in: Any = SimpleNamespace(
@@ -252,9 +240,7 @@ def test_beside_a_gpu_the_cpu_is_timed_as_well(tiny_run: Path, monkeypatch: pyte
     assert settings == {("torch", n, "run"), ("torch", n, "copy"), ("cpu", 1, "run"), ("cpu", 2, "run")}
 
 
-def test_files_are_timed_after_workers_have_started_and_before_they_are_done(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_are_timed_after_workers_have_started_and_before_they_are_done(tmp_path, monkeypatch):
     """A batch takes 2 seconds, but 60 the first, and next to nothing those that workers have ready at the end."""
     files = [tmp_path / f"{row}.png" for row in range(7)]
     for file in files:
@@ -262,7 +248,7 @@ def test_files_are_timed_after_workers_have_started_and_before_they_are_done(
     now, passes = [0.0], []
 
     class Predictor(SimpleNamespace):
-        def predict_files(self, paths: list[str]) -> Any:
+        def predict_files(self, paths):
             passes.append((self.workers, len(paths)))
             for start in range(0, len(paths), self.batch_size):
                 is_ready = start >= len(paths) - 2 * self.workers * self.batch_size
@@ -280,7 +266,7 @@ def test_files_are_timed_after_workers_have_started_and_before_they_are_done(
     assert passes == [(2, 8 * (3 + n + 4)), (0, 8 * (1 + n))] * 2  # at 0 seconds without a trial before
 
 
-def test_the_figure_is_drawn_inside_the_page_in_both_languages(inside: Callable[..., bool]) -> None:
+def test_the_figure_is_drawn_inside_the_page_in_both_languages(inside):
     rate = {"images_per_second": 5.0, "images_per_second_low": 4.0, "images_per_second_high": 6.0}
     times = {"latency_ms": 1.0, "latency_ms_p95": 2.0, "device": "cpu"} | rate
     settings = [("torch", 1, "run"), ("torch", 16, "run"), ("contiguous", 16, "run"), ("torch", 16, "copy")]
@@ -299,9 +285,7 @@ def test_the_figure_is_drawn_inside_the_page_in_both_languages(inside: Callable[
             assert inside(figures.draw(result)["latency"])
 
 
-def test_a_set_whose_images_are_gone_is_refused(
-    run_copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_set_whose_images_are_gone_is_refused(run_copy, tmp_path, capsys):
     record = json.loads((run_copy / "run.json").read_text())
     record["data"]["root"] = str(tmp_path / "gone")
     (run_copy / "run.json").write_text(json.dumps(record))

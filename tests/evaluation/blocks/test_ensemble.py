@@ -1,7 +1,5 @@
 """Tests of ensemble: strategies fitted on held-out images alone, and pairs of runs, all equal to sums by hand."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from itertools import combinations

@@ -1,7 +1,5 @@
 """Tests of error_bias: every metric recomputed from the saved tables, and edge cases."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

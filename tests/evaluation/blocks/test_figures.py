@@ -1,7 +1,5 @@
 """Figures of runs whose names are long and alike: nothing is cut off, and no two rows bear one name."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 

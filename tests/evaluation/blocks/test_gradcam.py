@@ -1,7 +1,5 @@
 """Tests of gradcam: metrics recomputed from the saved arrays, oracles, and a network with known maps."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import replace
@@ -33,7 +31,7 @@ BACKBONE = "test_resnet"
 
 
 @pytest.fixture(scope="module")
-def classifier() -> Classifier:
+def classifier():
     torch.manual_seed(0)
     return Classifier(Card(CLASSES, BACKBONE, PREPROCESSING), timm.create_model(BACKBONE, num_classes=3)).eval()
 

@@ -1,7 +1,5 @@
 """Tests of what gradcam compares between runs: the overlap of their maps, by hand, and the wall of their maps."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import combinations
 from types import SimpleNamespace

@@ -1,7 +1,5 @@
 """Tests of integrated_score: directions, ranges, completeness, ranks, and their intervals."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -368,11 +366,7 @@ def test_metrics_that_do_not_rest_on_the_same_are_named():
 @pytest.mark.parametrize(
     ("block", "provenance", "warnings"),
     [
-        (
-            "out_of_domain",
-            {"sets": {"cats": "x", "mugs": "m"}},
-            [Reason("other_basis", quality="ood", groups="a | b")],
-        ),
+        ("out_of_domain", {"sets": {"cats": "x", "mugs": "m"}}, [Reason("other_basis", quality="ood", groups="a | b")]),
         ("blind_test", {"options": {"seed": 5, "resamples": 100, "gallery": 3}}, []),  # these move intervals alone
     ],
 )

@@ -1,7 +1,5 @@
 """Tests of leave_one_source_out: recall by source, its mean and worst, and the runs that are compared."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import pairwise
 

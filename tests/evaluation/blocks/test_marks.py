@@ -1,14 +1,9 @@
 """Tests of marks: moved shares counted by hand, and detectors whose rule is known."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 from avatar_bench.cli.app import main
@@ -33,10 +28,10 @@ class LabelReader:
 
     sha256 = "1"
 
-    def __init__(self, classes: tuple[str, ...]) -> None:
+    def __init__(self, classes):
         self.classes = classes
 
-    def predict(self, images: list[NDArray[np.uint8]]) -> NDArray[np.float64]:
+    def predict(self, images):
         names = []
         for image in images:
             quarter = image[image.shape[0] // 2 :, image.shape[1] // 2 :]
@@ -46,7 +41,7 @@ class LabelReader:
 
 
 @pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def photos(tmp_path_factory):
     """Eight bright and eight dark images, and four bright ones of the class generated, of which one bears a stamp."""
     root = tmp_path_factory.mktemp("photos")
     for label, low, count in (("drawing", 0, 8), ("generated", 150, 4), ("real", 150, 8)):
@@ -61,9 +56,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("classes", ORDERS)
-def test_a_detector_that_reads_the_label_moves_wholly_and_a_patch_does_not_move_it(
-    classes: tuple[str, ...], photos: Path, tmp_path: Path
-) -> None:
+def test_a_detector_that_reads_the_label_moves_wholly_and_a_patch_does_not_move_it(classes, photos, tmp_path):
     run = Run.from_predictor(LabelReader(classes), tmp_path / "reader", label="reader")
     result = Marks(**LETTERS).evaluate(run, read_dataset(photos))
     value = {name: metric.value for name, metric in result.metrics.items()}
@@ -79,9 +72,7 @@ def test_a_detector_that_reads_the_label_moves_wholly_and_a_patch_does_not_move_
     assert result.warnings[-1] == Reason("reads_marks", moved=1.0, patch=0.0, effect=1.0, name="generated", n=19)
 
 
-def test_moved_shares_are_those_counted_by_hand(
-    make_predictions: Callable[..., Any], fake_run: Callable[..., Any], dataset_of: Callable[..., Any]
-) -> None:
+def test_moved_shares_are_those_counted_by_hand(make_predictions, fake_run, dataset_of):
     targets = [0, 0, 0, 0, 1, 1, 2, 2, 2, 2]
     answers = {  # class predicted of each image
         "clean": [0, 0, 0, 1, 1, 2, 2, 2, 2, 0],
@@ -92,10 +83,10 @@ def test_moved_shares_are_those_counted_by_hand(
         "corners": [0, 0, 2, 2, 1, 2, 2, 2, 2, 0],
     }
 
-    def predict(key: Any) -> Any:
+    def predict(key):
         return make_predictions(targets, 3 * np.eye(3)[answers[key]])
 
-    def vary(variation: Any) -> Any:
+    def vary(variation):
         return predict("corners" if isinstance(variation, Erasure) else (variation.kind, variation.is_patch))
 
     clean = predict("clean")
@@ -120,9 +111,7 @@ def test_moved_shares_are_those_counted_by_hand(
     assert {metric.higher_is_better for name, metric in result.metrics.items() if "accuracy" not in name} == {False}
 
 
-def test_images_that_are_all_predicted_as_the_class_cannot_move(
-    make_predictions: Callable[..., Any], fake_run: Callable[..., Any], dataset_of: Callable[..., Any]
-) -> None:
+def test_images_that_are_all_predicted_as_the_class_cannot_move(make_predictions, fake_run, dataset_of):
     clean = make_predictions([0, 1, 2, 1], 3 * np.eye(3)[[1, 1, 1, 1]])
     run = fake_run(clean, preprocessing=Preprocessing(8, "squash", (0.5,) * 3, (0.5,) * 3))
     result = Marks(resamples=200).evaluate(run, dataset_of(clean))
@@ -133,7 +122,7 @@ def test_images_that_are_all_predicted_as_the_class_cannot_move(
         Marks(target="fake").evaluate(run, dataset_of(clean))
 
 
-def test_a_variation_is_cached_under_each_of_its_parameters() -> None:
+def test_a_variation_is_cached_under_each_of_its_parameters():
     cases = [
         Marking("pill", 1.0, 0.2, "any"),
         Marking("logo", 1.0, 0.2, "any"),
@@ -147,16 +136,14 @@ def test_a_variation_is_cached_under_each_of_its_parameters() -> None:
     assert len({case.key for case in cases}) == len(cases)
 
 
-def test_its_figures_show_every_stamp(
-    photos: Path, tmp_path: Path, drawn_whole: Callable[[Path, set[str]], None]
-) -> None:
+def test_its_figures_show_every_stamp(photos, tmp_path, drawn_whole):
     run = Run.from_predictor(LabelReader(ORDERS[0]), tmp_path / "reader", label="reader")
     result = Marks(**LETTERS | {"kinds": ["letters", "frame"]}).evaluate(run, read_dataset(photos))
     assert len(result.arrays["images"]["rows"]) == 6
     drawn_whole(result.save(tmp_path / "marks"), {"moves", "by_class", "images"})
 
 
-def test_a_run_without_the_class_is_left_out(tiny_run: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_the_class_is_left_out(tiny_run, images, capsys):
     words = ["evaluate", f"ckpt={tiny_run}", *data_of(images / "blind.csv"), "block=marks", "block.marks.target=fake"]
     assert main(words) == 3
     error = capsys.readouterr().err

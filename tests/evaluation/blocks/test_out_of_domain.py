@@ -1,7 +1,5 @@
 """Tests of out_of_domain: every metric recomputed from the saved tables, and refused inputs."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from itertools import product
 

@@ -1,7 +1,5 @@
 """Tests of over_time: numbers by period counted by hand, the cut, old works, and what is said of dates and weights."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import numpy as np

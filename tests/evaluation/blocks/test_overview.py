@@ -1,7 +1,5 @@
 """Tests of overview: tables, charts, missing metrics and charts that are left out."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 

@@ -1,7 +1,5 @@
 """Tests of prior_shift: metrics under other class proportions, recomputed from the saved tables."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from sklearn import metrics as sk

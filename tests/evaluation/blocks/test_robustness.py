@@ -1,7 +1,5 @@
 """Tests of robustness: oracles, every metric recomputed from the saved tables, and any order of workers."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,7 +26,7 @@ PREPROCESSING = Preprocessing(16, "squash", (0.5,) * 3, (0.5,) * 3)
 def evaluate_block(fake_run, dataset_of):
     """Run the block on predictions, with others for each variation."""
 
-    def build(clean, variations=None, **options) -> Result:
+    def build(clean, variations=None, **options):
         run = fake_run(clean, variations=variations, preprocessing=PREPROCESSING)
         return Robustness(**{"resamples": 200, **options}).evaluate(run, dataset_of(clean))
 

@@ -1,7 +1,5 @@
 """Tests of learning curves: what is compared, intervals over seeds and groups, and what is saved."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score

@@ -1,7 +1,5 @@
 """Tests of significance: oracles, saved tables, ties, seeds and groups."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,11 +1,8 @@
 """The report's page in a browser: the page of every macro, and a report as the command writes it."""
 
-from __future__ import annotations
-
 import re
 import shutil
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -23,7 +20,7 @@ RULES = {"resultTypes": ["violations"]}
 
 
 @pytest.fixture(scope="module")
-def report(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report(tiny_run, tmp_path_factory):
     """The report of two copies of the tiny run, in folders with odd names, one class of which bears markup."""
     from avatar_bench.cli.app import main
 
@@ -42,11 +39,11 @@ def report(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(params=["demo", "report"])
-def file(request: pytest.FixtureRequest) -> Path:
+def file(request):
     return Path(request.getfixturevalue(request.param))
 
 
-def test_nothing_scrolls_sideways_and_axe_finds_no_serious_violation(visit: Any, file: Path, axe: str) -> None:
+def test_nothing_scrolls_sideways_and_axe_finds_no_serious_violation(visit, file, axe):
     page = visit(file)
     # axe gives up on contrast over a gradient, which is no more than a shade at the edge of a table
     page.evaluate("document.querySelectorAll('.region').forEach((part) => { part.style.background = 'none'; })")
@@ -62,7 +59,7 @@ def test_nothing_scrolls_sideways_and_axe_finds_no_serious_violation(visit: Any,
         assert [(rule["id"], [node["html"][:200] for node in rule["nodes"][:3]]) for rule in serious] == []
 
 
-def test_names_stay_text_headings_go_down_by_one_and_links_lead_somewhere(visit: Any, file: Path) -> None:
+def test_names_stay_text_headings_go_down_by_one_and_links_lead_somewhere(visit, file):
     page = visit(file)
     assert page.locator("body script, body img[onerror]").count() == 0
     assert ODD in page.locator("body").inner_text()
@@ -80,7 +77,7 @@ def test_names_stay_text_headings_go_down_by_one_and_links_lead_somewhere(visit:
     assert page.evaluate("document.activeElement.id") == "main"
 
 
-def test_the_links_tables_and_models_of_a_report(visit: Any, report: Path) -> None:
+def test_the_links_tables_and_models_of_a_report(visit, report):
     page = visit(report)
     links = page.evaluate("[...document.querySelectorAll('main a:not([href^=\"#\"], [download])')].map((a) => a.href)")
     assert links
@@ -97,11 +94,11 @@ def test_the_links_tables_and_models_of_a_report(visit: Any, report: Path) -> No
     assert 0 < page.locator("main [data-model]:not([hidden])").count() < before
 
 
-def path_of(link: str) -> Path:
+def path_of(link):
     return Path(unquote(urlsplit(link).path))
 
 
-def test_the_theme_is_the_systems_at_first_switches_and_is_remembered(visit: Any, demo: Path) -> None:
+def test_the_theme_is_the_systems_at_first_switches_and_is_remembered(visit, demo):
     page = visit(demo, theme="dark")
     assert page.evaluate("document.documentElement.dataset.theme") is None
     assert page.locator("button.theme").get_attribute("aria-pressed") == "true"
@@ -122,7 +119,7 @@ def test_the_theme_is_the_systems_at_first_switches_and_is_remembered(visit: Any
     assert page.evaluate(ground) == dark
 
 
-def test_an_image_enlarges_gives_the_focus_back_and_arrows_go_through_a_wall(visit: Any, demo: Path) -> None:
+def test_an_image_enlarges_gives_the_focus_back_and_arrows_go_through_a_wall(visit, demo):
     page = visit(demo)
     button = page.locator(".enlarge").first
     button.focus()
@@ -145,12 +142,12 @@ def test_an_image_enlarges_gives_the_focus_back_and_arrows_go_through_a_wall(vis
     assert page.locator("dialog[open]").count() == 0
 
 
-def column(page: Any, number: int) -> list[str]:
+def column(page, number):
     cells = page.locator(f"#board tbody tr > :nth-child({number})").all()
     return [cell.get_attribute("data-value") for cell in cells]
 
 
-def test_a_table_sorts_numbers_as_numbers_blanks_last_equals_kept_in_three_states(visit: Any, demo: Path) -> None:
+def test_a_table_sorts_numbers_as_numbers_blanks_last_equals_kept_in_three_states(visit, demo):
     page = visit(demo)
     names = page.locator("#board tbody th").all_inner_texts()
     high, low = "1.0 0.9 0.75 0.5 0.5 0.1 0.08 -0.2 ", "-0.2 0.08 0.1 0.5 0.5 0.75 0.9 1.0 "
@@ -168,7 +165,7 @@ def test_a_table_sorts_numbers_as_numbers_blanks_last_equals_kept_in_three_state
     assert page.locator("#board [aria-sort=descending]").count() == 1
 
 
-def test_models_are_filtered_links_show_what_is_hidden_and_a_long_table_is_searched(visit: Any, demo: Path) -> None:
+def test_models_are_filtered_links_show_what_is_hidden_and_a_long_table_is_searched(visit, demo):
     page = visit(demo)
     page.get_by_role("checkbox", name=ODD).check()
     assert page.locator("form.models [role=status]").inner_text() == "1 of 9 models shown"
@@ -193,7 +190,7 @@ def test_models_are_filtered_links_show_what_is_hidden_and_a_long_table_is_searc
     assert page.locator("#files tbody tr:visible").count() == 40
 
 
-def test_sliders_by_keyboard_change_tables_and_an_address_that_shows_the_same(visit: Any, report: Path) -> None:
+def test_sliders_by_keyboard_change_tables_and_an_address_that_shows_the_same(visit, report):
     page = visit(report, width=390, reduced_motion="reduce")
     threshold, prevalence = map(page.get_by_label, ("Threshold of the confidence", "Prevalence of the class"))
     page.get_by_label("Class", exact=True).select_option("real")
@@ -231,7 +228,7 @@ def test_sliders_by_keyboard_change_tables_and_an_address_that_shows_the_same(vi
     assert page.locator(".point").inner_text() == "At a threshold of 0 and a prevalence of 0.5"
 
 
-def test_without_scripts_everything_is_there_and_nothing_dead(visit: Any, report: Path) -> None:
+def test_without_scripts_everything_is_there_and_nothing_dead(visit, report):
     page = visit(report, java_script_enabled=False)
     for summary in page.locator("main details:not([open]) > summary").all()[::-1]:
         summary.evaluate("(summary) => { summary.parentElement.open = true; }")
@@ -240,7 +237,7 @@ def test_without_scripts_everything_is_there_and_nothing_dead(visit: Any, report
     assert page.locator(".point:visible").inner_text() == "At a threshold of 0.9 and a prevalence of 0.01"
 
 
-def test_it_prints_light_and_what_stands_open(visit: Any, file: Path, tmp_path: Path) -> None:
+def test_it_prints_light_and_what_stands_open(visit, file, tmp_path):
     page = visit(file, theme="dark", reduced_motion="reduce")
     assert page.evaluate("getComputedStyle(document.documentElement).scrollBehavior") == "auto"
     printed = page.pdf(path=tmp_path / "report.pdf", prefer_css_page_size=True)

@@ -1,13 +1,9 @@
 """The parts of the report's page, as HTML, without a browser."""
 
-from __future__ import annotations
-
 import re
 from itertools import pairwise
-from typing import Any
 
 import pytest
-from jinja2 import Environment
 
 from avatar_bench.i18n import _, use_language
 from tests.builders.parsed_page import Page
@@ -16,7 +12,7 @@ IMPORT = '{% import "report/macros.html.jinja" as ui %}'
 
 
 @pytest.mark.parametrize("name", ["demo", "report"])
-def test_a_page_is_sound_and_reads_nothing_from_elsewhere(name: str, request: pytest.FixtureRequest) -> None:
+def test_a_page_is_sound_and_reads_nothing_from_elsewhere(name, request):
     page = Page(request.getfixturevalue(name))
     ids, links, tags = page.list_values("id"), page.list_values("href"), [tag for tag, _attrs in page.tags]
     assert page.open == []
@@ -36,11 +32,11 @@ def test_a_page_is_sound_and_reads_nothing_from_elsewhere(name: str, request: py
 
 
 @pytest.fixture
-def cell(templates: Environment) -> Any:
+def cell(templates):
     """Return the HTML of a cell on one line."""
     template = templates.from_string(IMPORT + "{{ ui.cell(value, column) }}")
 
-    def render(value: Any, **column: Any) -> str:
+    def render(value, **column):
         return " ".join(template.render(value=value, column=column).split())
 
     return render
@@ -63,11 +59,11 @@ def cell(templates: Environment) -> Any:
         ({"value": 2, "soft": "of 3"}, '<span class="value">2</span><span class="second">of 3</span>'),
     ],
 )
-def test_a_cell_shows_its_value(cell: Any, value: Any, html: str) -> None:
+def test_a_cell_shows_its_value(cell, value, html):
     assert cell(value) == html
 
 
-def test_a_cell_takes_its_digits_from_its_column(cell: Any) -> None:
+def test_a_cell_takes_its_digits_from_its_column(cell):
     assert cell(2.345, digits=1) == "2.3"
     assert cell({"value": 2.345, "digits": 2}, digits=1) == '<span class="value">2.35</span>'
 
@@ -95,21 +91,19 @@ def test_a_cell_takes_its_digits_from_its_column(cell: Any) -> None:
         ),
     ],
 )
-def test_a_cell_draws_intervals_to_scale_and_the_marker_of_a_model(
-    cell: Any, value: Any, column: Any, parts: list[str]
-) -> None:
+def test_a_cell_draws_intervals_to_scale_and_the_marker_of_a_model(cell, value, column, parts):
     html = cell(value, **column)
     assert [part for part in parts if part not in html] == []
 
 
-def test_a_row_of_two_models_names_both(templates: Environment) -> None:
+def test_a_row_of_two_models_names_both(templates):
     html = templates.from_string(IMPORT + '{{ ui.table(["pair"], rows, "Pairs") }}').render(
         rows=[{"cells": ["x"], "model": ["a", 'b"']}]
     )
     assert 'data-model="a\nb&#34;"' in html
 
 
-def test_a_russian_page_has_russian_words(templates: Environment) -> None:
+def test_a_russian_page_has_russian_words(templates):
     with use_language("ru"):
         html = templates.from_string(IMPORT + '{% call ui.page("x", []) %}{% endcall %}').render()
         assert all(_(words) in html for words in ("Contents", "Dark theme", "Skip to content", "Full size"))
