@@ -19,15 +19,12 @@ def rectified(n, side=7, seed=0):
     return np.maximum(np.random.default_rng(seed).normal(size=(n, side, side)), 0)
 
 
-def test_a_hand_counted_pair_has_its_overlap():
+def test_every_pair_of_maps_is_compared_as_by_hand_and_as_scipy_and_sklearn_do():
     first = np.array([[[9.0, 8, 1, 0, 2], [0.5, 0.1, 0.2, 0.3, 0.4]]])  # 10 cells: the top 20 % are two
     second = np.array([[[9.0, 1, 8, 5, 2], [0.5, 0.1, 0.2, 0.3, 0.4]]])
     overlaps = attribution_maps.overlaps(first, second)
     assert overlaps["iou_top20"] == pytest.approx(1 / 3)  # {0, 1} and {0, 2}
     assert overlaps["iou_half"] == pytest.approx(1 / 4)  # {0, 1} and {0, 2, 3}
-
-
-def test_every_pair_of_maps_is_compared_as_scipy_and_sklearn_do():
     first, second = rectified(4), rectified(3, seed=1)
     overlaps = attribution_maps.overlaps(first, second)
     assert tuple(overlaps) == attribution_maps.OVERLAP_MEASURES
@@ -63,19 +60,16 @@ def test_equal_cells_are_drawn_apart_for_each_map_and_alike_for_the_same_map():
     assert nine < apart < 0.2  # the one cell that they share, and chance
 
 
-def test_a_map_overlaps_wholly_with_itself():
+def test_a_map_overlaps_wholly_with_itself_and_scale_means_nothing():
     for maps in (random_maps(5), rectified(5), np.where(random_maps(5) > 0.95, 1.0, 0)):
         for name, table in attribution_maps.overlaps(maps, maps).items():
             np.testing.assert_allclose(np.diag(table), 1, atol=1e-12, err_msg=name)
-
-
-def test_scale_means_nothing():
     first, second = rectified(6), rectified(6, seed=1)
     for name, table in attribution_maps.overlaps(first, 1e-6 * second).items():
         np.testing.assert_allclose(table, attribution_maps.overlaps(first, second)[name], atol=1e-9, err_msg=name)
 
 
-def test_a_constant_map_has_no_overlap_with_anything():
+def test_a_constant_map_has_no_overlap_with_anything_and_one_nowhere_above_zero_no_hot_cells():
     maps = rectified(3)
     for value in (0.0, 0.1, 3.0):
         maps[1] = value
@@ -84,15 +78,16 @@ def test_a_constant_map_has_no_overlap_with_anything():
             assert not np.isnan(table[[0, 2]]).any(), name
         for name, value_by_chance in attribution_maps.chance_overlaps(maps, rectified(3, seed=1)).items():
             np.testing.assert_array_equal(np.isnan(value_by_chance), [False, True, False], err_msg=name)
-
-
-def test_a_map_that_is_nowhere_above_zero_has_no_hot_cells():
     below = -1 - random_maps(2)
     assert not attribution_maps.hot_cells(below).any()
     assert np.isnan(attribution_maps.overlaps(below, random_maps(2))["iou_half"]).all()
 
 
-def test_independent_rankings_share_a_ninth():
+def test_independent_rankings_share_a_ninth_and_chance_is_the_mean_over_all_draws():
+    sets, fixed = [set(drawn) for drawn in combinations(range(6), 2)], {0, 1, 2}
+    expected = np.mean([len(fixed & drawn) / len(fixed | drawn) for drawn in sets])
+    assert attribution_maps.chance_iou(3, 2, 6) == pytest.approx(expected)
+    assert attribution_maps.chance_iou(6, 6, 6) == pytest.approx(1)
     assert attribution_maps.chance_iou(20_000, 20_000, 100_000) == pytest.approx(1 / 9, abs=1e-4)
     seven = attribution_maps.overlaps(random_maps(300), random_maps(300, seed=1))
     assert seven["iou_top20"].mean() == pytest.approx(attribution_maps.chance_iou(10, 10, 49), abs=2e-3)
@@ -101,22 +96,14 @@ def test_independent_rankings_share_a_ninth():
     assert seven["spearman"].mean() == pytest.approx(0, abs=2e-3)
 
 
-def test_chance_is_the_mean_over_all_draws():
-    sets = [set(drawn) for drawn in combinations(range(6), 2)]
-    fixed = {0, 1, 2}
-    expected = np.mean([len(fixed & drawn) / len(fixed | drawn) for drawn in sets])
-    assert attribution_maps.chance_iou(3, 2, 6) == pytest.approx(expected)
-    assert attribution_maps.chance_iou(6, 6, 6) == pytest.approx(1)
-
-
 def test_chance_equals_the_mean_of_shuffled_maps():
     first, second = rectified(4), rectified(4, seed=1)
     rng = np.random.default_rng(2)
     flat = second.reshape(4, -1)
-    shuffled = [attribution_maps.overlaps(first, rng.permuted(flat, axis=1).reshape(second.shape)) for _ in range(1500)]
+    shuffled = [attribution_maps.overlaps(first, rng.permuted(flat, axis=1).reshape(second.shape)) for _ in range(600)]
     for name, expected in attribution_maps.chance_overlaps(first, second).items():
         by_chance = np.mean([np.diag(table[name]) for table in shuffled], axis=0)
-        np.testing.assert_allclose(by_chance, expected, atol=0.02, err_msg=name)
+        np.testing.assert_allclose(by_chance, expected, atol=0.025, err_msg=name)
 
 
 def test_maps_of_other_grids_are_enlarged_and_equal_ones_are_not():
@@ -181,14 +168,10 @@ def test_area_equals_sklearn_and_hand_counts():
     np.testing.assert_allclose(attribution_maps.area_under_curve([[1, 1, 1], [1, 0, 0], [0, 1, 0]]), [1, 0.25, 0.5])
 
 
-def test_rank_correlation_equals_scipy_with_ties():
-    rng = np.random.default_rng(0)
-    first, second = np.maximum(rng.normal(size=(2, 6, 7, 7)), 0)
+def test_rank_correlation_equals_scipy_with_ties_and_is_nothing_to_a_constant_map():
+    first, second = np.maximum(np.random.default_rng(0).normal(size=(2, 6, 7, 7)), 0)
     expected = [spearmanr(a.ravel(), b.ravel()).statistic for a, b in zip(first, second, strict=True)]
     np.testing.assert_allclose(attribution_maps.rank_correlation(first, second), expected, atol=1e-12)
-
-
-def test_a_map_is_like_itself_unlike_its_negative_and_nothing_to_a_constant_one():
     maps = np.random.default_rng(0).normal(size=(1, 3, 3))
     assert attribution_maps.rank_correlation(maps, 2 * maps + 1) == pytest.approx([1])
     assert attribution_maps.rank_correlation(maps, -maps) == pytest.approx([-1])

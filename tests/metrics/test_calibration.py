@@ -9,7 +9,6 @@ import torch
 from scipy.special import expit, softmax
 from scipy.stats import chi2
 from sklearn import metrics as sk
-from sklearn.metrics import balanced_accuracy_score
 from statsmodels.api import Logit
 from torchmetrics.functional import classification as tm
 
@@ -25,36 +24,26 @@ def calibrated_logits(n=20_000):
     return logits, np.minimum(targets, 2)
 
 
-def test_nll_equals_sklearn_log_loss():
+def test_nll_equals_sklearn_log_loss_and_stays_finite_for_a_confident_error():
     logits, targets = calibrated_logits(500)
     expected = sk.log_loss(targets, softmax(logits / 1.7, axis=1))
     assert calibration.nll(logits, targets, 1.7) == pytest.approx(expected)
-
-
-def test_nll_stays_finite_for_a_confident_error():
     assert calibration.nll([[5000.0, 0.0]], np.array([1])) == pytest.approx(5000)
 
 
-def test_temperature_of_calibrated_logits_is_one_and_of_logits_times_three_is_three():
+def test_the_temperature_is_the_true_one_the_best_of_a_grid_and_stops_at_the_ends_of_its_range():
     logits, targets = calibrated_logits()
     assert calibration.fit_temperature(logits, targets) == pytest.approx(1, abs=0.04)
     assert calibration.fit_temperature(3 * logits, targets) == pytest.approx(3, abs=0.1)
-
-
-def test_temperature_equals_the_best_of_a_grid():
     logits, targets = calibrated_logits(400)
     grid = np.linspace(0.5, 4, 3501)
     best = grid[np.argmin([calibration.nll(2 * logits, targets, t) for t in grid])]
     assert calibration.fit_temperature(2 * logits, targets) == pytest.approx(best, abs=0.002)
-
-
-def test_temperature_stops_at_the_ends_of_its_range():
     targets = np.array([0, 1, 2] * 5)
-    assert calibration.fit_temperature(np.eye(3)[targets], targets) == pytest.approx(0.05, rel=1e-3)
-    assert calibration.fit_temperature(np.eye(3)[(targets + 1) % 3], targets) == pytest.approx(20, rel=1e-3)
-
-
-def test_a_temperature_cannot_be_fitted_on_nothing():
+    for predicted, end in ((targets, 0.05), ((targets + 1) % 3, 20)):
+        assert calibration.fit_temperature(np.eye(3)[predicted], targets) == pytest.approx(end, rel=1e-3)
+        resampled = calibration.build_temperature_statistic(np.eye(3)[predicted], targets)(np.ones((1, 15)))
+        assert resampled == pytest.approx(end, rel=0.05)
     with pytest.raises(ValueError, match="without images"):
         calibration.fit_temperature(np.zeros((0, 3)), np.zeros(0, int))
 
@@ -72,24 +61,16 @@ def test_brier_score_equals_sklearn_and_goes_from_0_to_2():
     probabilities, targets = overconfident()
     expected = sk.brier_score_loss(targets, probabilities, scale_by_half=False)
     assert calibration.brier_scores(probabilities, targets).mean() == pytest.approx(expected, abs=1e-12)
-    ends = calibration.brier_scores(np.eye(2), np.array([0, 0]))
-    assert ends.tolist() == [0, 2]
+    assert calibration.brier_scores(np.eye(2), np.array([0, 0])).tolist() == [0, 2]
 
 
-@pytest.mark.parametrize("bins", [10, 15])
-def test_ece_equals_torchmetrics(bins):
+def test_ece_and_classwise_ece_equal_torchmetrics():
     probabilities, targets = overconfident()
     tensors = torch.from_numpy(probabilities), torch.from_numpy(targets)
-    expected = tm.multiclass_calibration_error(*tensors, num_classes=3, n_bins=bins, norm="l1")
-    assert pick(f"ece_{bins}", probabilities, targets) == pytest.approx(float(expected), abs=1e-6)
-
-
-def test_classwise_ece_is_the_mean_of_torchmetrics_over_the_classes():
-    probabilities, targets = overconfident()
-    by_class = [
-        tm.binary_calibration_error(torch.from_numpy(column.copy()), torch.from_numpy(targets == index), n_bins=15)
-        for index, column in enumerate(probabilities.T)
-    ]
+    for bins in (10, 15):
+        expected = tm.multiclass_calibration_error(*tensors, num_classes=3, n_bins=bins, norm="l1")
+        assert pick(f"ece_{bins}", probabilities, targets) == pytest.approx(float(expected), abs=1e-6)
+    by_class = [tm.binary_calibration_error(tensors[0][:, k].clone(), tensors[1] == k, n_bins=15) for k in range(3)]
     assert pick("ece_classwise", probabilities, targets) == pytest.approx(float(np.mean(by_class)), abs=1e-6)
 
 
@@ -103,29 +84,16 @@ def test_adaptive_ece_equals_bins_cut_by_pandas(n):
     assert pick("ece_adaptive", probabilities, targets) == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_confidence_of_one_is_in_the_last_bin_and_an_edge_in_the_bin_below():
-    edges = calibration.equal_width_edges(10)
-    assert calibration.assign_bins(np.array([0.0, 0.1, 0.10001, 0.3, 0.7, 0.95, 1.0]), edges).tolist() == [
-        0,
-        0,
-        1,
-        2,
-        6,
-        9,
-        9,
-    ]
+def test_a_confidence_of_one_is_in_the_last_bin_an_edge_in_the_bin_below_and_equal_ones_share_a_bin():
+    confidences = np.array([0.0, 0.1, 0.10001, 0.3, 0.7, 0.95, 1.0])
+    bins = calibration.assign_bins(confidences, calibration.equal_width_edges(10))
+    assert bins.tolist() == [0, 0, 1, 2, 6, 9, 9]
     # by hand: bin of .95 and 1: |1 + 0 - 1.95| / 3, bin of .7: |1 - .7| / 3
     error = calibration.ece(np.array([0.95, 1.0, 0.7]), [True, False, True])
     assert error == pytest.approx((0.95 + 0.3) / 3)
-
-
-def test_equal_confidences_share_one_bin_of_equal_mass():
     probabilities, targets = np.tile([0.8, 0.2], (20, 1)), np.arange(20) % 2
     assert calibration.equal_mass_edges(probabilities.max(axis=1)).tolist() == [0.8]
     assert pick("ece_adaptive", probabilities, targets) == pytest.approx(0.3)
-
-
-def test_one_image_has_an_error_of_its_own():
     assert calibration.calibration_errors(np.array([[0.6, 0.4]]), np.array([1])) == pytest.approx([0.6] * 4)
     assert calibration.calibration_errors(np.eye(3), np.arange(3)) == pytest.approx([0] * 4)
 
@@ -143,30 +111,17 @@ def test_noise_floor_is_what_torchmetrics_finds_on_outcomes_drawn_by_numpy():
     assert np.quantile(floor, 0.95) == pytest.approx(np.quantile(drawn, 0.95), abs=4e-3)
 
 
-def test_noise_floor_of_certainty_is_zero_and_one_seed_gives_one_floor():
-    assert calibration.simulate_noise_floor(np.eye(3)[np.arange(30) % 3], 100).max() == 0
-    probabilities = overconfident(50)[0]
-    np.testing.assert_array_equal(
-        calibration.simulate_noise_floor(probabilities, 50), calibration.simulate_noise_floor(probabilities, 50)
-    )
-
-
-def test_noise_floor_of_groups_that_fall_together_is_that_of_one_image_each():
+def test_the_noise_floor_repeats_with_its_seed_is_zero_for_certainty_and_knows_how_groups_correlate():
+    simulate = calibration.simulate_noise_floor
+    assert simulate(np.eye(3)[np.arange(30) % 3], 100).max() == 0
     probabilities = softmax(calibrated_logits(100)[0], axis=1)
-    groups = np.repeat(np.arange(100), 5)
-    copies = np.repeat(probabilities, 5, axis=0)
-    together = calibration.simulate_noise_floor(copies, 1000, groups=groups, correlation=1)[:, [0, 1, 3]].mean(axis=0)
-    np.testing.assert_allclose(
-        together, calibration.simulate_noise_floor(probabilities, 1000)[:, [0, 1, 3]].mean(axis=0), 0.05
-    )
-    apart = calibration.simulate_noise_floor(copies, 100, groups=groups, correlation=0)
-    np.testing.assert_array_equal(apart, calibration.simulate_noise_floor(copies, 100))
-
-
-def test_noise_floor_gives_outcomes_of_one_group_the_correlation_asked_for():
-    """Two images of one bin: the error is .6 or .4 where both agree and .1 where they do not."""
-    probabilities = np.array([[0.6, 0.4], [0.6, 0.4]])
-    drawn = calibration.simulate_noise_floor(probabilities, 20_000, groups=[0, 0], correlation=0.5)[:, 0]
+    copies, groups = np.repeat(probabilities, 5, axis=0), np.repeat(np.arange(100), 5)
+    together = simulate(copies, 1000, groups=groups, correlation=1)[:, [0, 1, 3]].mean(axis=0)
+    np.testing.assert_allclose(together, simulate(probabilities, 1000)[:, [0, 1, 3]].mean(axis=0), 0.05)
+    apart = simulate(copies, 100, groups=groups, correlation=0)
+    np.testing.assert_array_equal(apart, simulate(copies, 100))
+    # two images of one bin: the error is .6 or .4 where both agree and .1 where they do not
+    drawn = simulate(np.array([[0.6, 0.4], [0.6, 0.4]]), 20_000, groups=[0, 0], correlation=0.5)[:, 0]
     assert np.isclose(drawn, 0.1).mean() == pytest.approx(0.5 * 2 * 0.6 * 0.4, abs=0.015)
     assert np.isclose(drawn, 0.4).mean() == pytest.approx(0.5 * 0.6 + 0.5 * 0.36, abs=0.015)
 
@@ -179,21 +134,16 @@ def test_group_correlation_is_that_of_all_pairs_of_a_group():
     centred = gaps - gaps.mean()
     expected = np.mean([centred[i] * centred[j] for i, j in pairs]) / centred.var()
     assert calibration.group_correlation(gaps, groups) == pytest.approx(expected)
-
-
-def test_group_correlation_has_ends_and_is_zero_where_nothing_repeats_or_differs():
     assert calibration.group_correlation([1.0, 1.0, 0.0, 0.0], ["a", "a", "b", "b"]) == pytest.approx(1)
-    assert calibration.group_correlation([1.0, 0.0], ["a", "a"]) == 0
-    assert calibration.group_correlation([1.0, 0.0, 0.5], ["a", "b", "c"]) == 0
-    assert calibration.group_correlation([0.3, 0.3], ["a", "a"]) == 0
+    for equal, names in (([1.0, 0.0], "aa"), ([1.0, 0.0, 0.5], "abc"), ([0.3, 0.3], "aa")):
+        assert calibration.group_correlation(equal, list(names)) == 0
 
 
 def test_bin_gaps_sum_to_the_errors_and_are_those_counted_by_pandas():
     probabilities, targets = overconfident(300)
     gaps = calibration.bin_gaps(probabilities, targets)
-    assert [np.abs(part).sum() for part in gaps] == pytest.approx(
-        calibration.calibration_errors(probabilities, targets).tolist()
-    )
+    errors = calibration.calibration_errors(probabilities, targets)
+    assert [np.abs(part).sum() for part in gaps] == pytest.approx(errors.tolist())
     confidence = probabilities.max(axis=1)
     frame = pd.DataFrame({"gap": (probabilities.argmax(axis=1) == targets) - confidence})
     expected = frame.groupby(pd.cut(confidence, np.linspace(0, 1, 11)), observed=False)["gap"].sum() / 300
@@ -231,17 +181,6 @@ def test_calibrated_probabilities_lie_below_the_95th_percentile_of_their_floor_9
     assert (np.mean(below, axis=0) > 0.88).all()
 
 
-def test_an_overconfident_network_is_mended_by_its_temperature():
-    logits, targets = calibrated_logits(4000)
-    fitted, evaluated = slice(0, 2000), slice(2000, None)
-    temperature = calibration.fit_temperature(3 * logits[fitted], targets[fitted])
-    assert temperature == pytest.approx(3, abs=0.1)
-    before, after = (softmax(3 * logits[evaluated] / t, axis=1) for t in (1, temperature))
-    assert (calibration.calibration_errors(before, targets[evaluated]) > 0.06).all()
-    limit = np.quantile(calibration.simulate_noise_floor(after), 0.95, axis=0)
-    assert (calibration.calibration_errors(after, targets[evaluated]) < limit).all()
-
-
 def test_resampled_temperatures_equal_refits_of_the_copies():
     logits, targets = calibrated_logits(150)
     weights = np.random.default_rng(1).multinomial(150, np.full(150, 1 / 150), size=8).astype(float)
@@ -251,13 +190,6 @@ def test_resampled_temperatures_equal_refits_of_the_copies():
         for row in weights.astype(int)
     ]
     np.testing.assert_allclose(temperatures, expected, rtol=2e-3)
-
-
-def test_resampled_temperatures_stop_at_the_ends_of_their_range():
-    targets, ones = np.array([0, 1, 2] * 5), np.ones((1, 15))
-    for predicted, end in ((targets, 0.05), ((targets + 1) % 3, 20)):
-        statistic = calibration.build_temperature_statistic(np.eye(3)[predicted], targets)
-        assert statistic(ones) == pytest.approx(end, rel=0.05)
 
 
 def test_reliability_bins_hold_every_image_and_empty_ones_have_no_accuracy():
@@ -337,27 +269,16 @@ def test_slope_and_intercept_are_those_of_statsmodels_on_any_scale(factor, centr
     assert platt.steepness == pytest.approx(slope * (quarters[1] - quarters[0]), rel=1e-4)
 
 
-@pytest.mark.parametrize("prevalence", [0.05, 0.5])
-def test_the_mean_probability_is_the_prevalence(prevalence):
-    positive = np.arange(400) < 400 * prevalence
-    scores = np.random.default_rng(1).normal(size=400) + positive
-    platt = fit_platt(scores, positive)
-    assert expit(platt.slope * scores + platt.intercept).mean() == pytest.approx(prevalence, abs=1e-5)
-
-
 @pytest.mark.parametrize("outlier", [1e4, -1e4, 1e30])
-def test_an_outlier_counts_as_a_score_at_the_fence(outlier):
+def test_an_outlier_counts_as_a_score_at_the_fence_three_interquartile_ranges_away(outlier):
+    assert find_fences(np.arange(101)) == (25 - 150, 75 + 150)
+    assert find_fences([0, 0, 0, 0, 7]) == (0, 7)
     low, high = find_fences(np.append(SCORES, outlier))
     platt = fit_platt(np.append(SCORES, outlier), np.append(POSITIVE, True))
     assert platt == fit_platt(np.append(SCORES, np.clip(outlier, low, high)), np.append(POSITIVE, True))
     without = fit_platt(SCORES, POSITIVE)
     before, now = (expit(scaling.slope * SCORES + scaling.intercept) for scaling in (without, platt))
     assert np.abs(now - before).max() < 0.1
-
-
-def test_fences_are_three_interquartile_ranges_away():
-    assert find_fences(np.arange(101)) == (25 - 150, 75 + 150)
-    assert find_fences([0, 0, 0, 0, 7]) == (0, 7)
 
 
 def test_the_range_of_the_steepness_ends_where_nothing_determines_it():
@@ -375,5 +296,5 @@ def test_without_two_scores_or_a_kind_of_image_there_is_no_scaling(scores, posit
 def test_balanced_accuracy_is_that_of_scikit_learn():
     scores = np.round(SCORES, 1)  # with ties
     tried = [*np.unique(scores), 99.0]
-    expected = [balanced_accuracy_score(POSITIVE, scores >= threshold) for threshold in tried]
+    expected = [sk.balanced_accuracy_score(POSITIVE, scores >= threshold) for threshold in tried]
     np.testing.assert_allclose(compute_balanced_accuracy(scores, POSITIVE, tried), expected, atol=1e-12)

@@ -18,61 +18,36 @@ def drawn(request):
     return targets, predicted, classes, present
 
 
-def test_confusion_has_targets_in_rows_as_in_sklearn(drawn):
-    targets, predicted, classes, _ = drawn
-    expected = sk.confusion_matrix(targets, predicted, labels=range(classes))
-    np.testing.assert_array_equal(classification.confusion_matrix(targets, predicted, classes), expected)
-
-
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
-def test_overall_figures_equal_sklearn_over_the_classes_present(drawn):
+def test_measures_equal_sklearn_over_the_classes_present_and_are_nan_for_an_absent_class(drawn):
     targets, predicted, classes, present = drawn
     confusion = classification.confusion_matrix(targets, predicted, classes)
-    assert classification.accuracy(confusion) == pytest.approx(sk.accuracy_score(targets, predicted))
-    assert classification.balanced_accuracy(confusion) == pytest.approx(sk.balanced_accuracy_score(targets, predicted))
-    assert classification.mcc(confusion) == pytest.approx(sk.matthews_corrcoef(targets, predicted))
-    expected = sk.f1_score(targets, predicted, labels=present, average="macro")
-    assert classification.macro_f1(confusion) == pytest.approx(expected)
-    expected = sk.precision_score(targets, predicted, labels=present, average="macro", zero_division=0)
-    assert classification.macro_precision(confusion) == pytest.approx(expected)
+    np.testing.assert_array_equal(confusion, sk.confusion_matrix(targets, predicted, labels=range(classes)))
+    mean = {"labels": present, "average": "macro", "zero_division": 0}
+    expected = {
+        "accuracy": sk.accuracy_score(targets, predicted),
+        "balanced_accuracy": sk.balanced_accuracy_score(targets, predicted),
+        "mcc": sk.matthews_corrcoef(targets, predicted),
+        "macro_f1": sk.f1_score(targets, predicted, **mean),
+        "macro_precision": sk.precision_score(targets, predicted, **mean),
+    }
+    assert {name: getattr(classification, name)(confusion) for name in expected} == pytest.approx(expected)
+    assert np.isnan([getattr(classification, name)(np.zeros((3, 3))) for name in expected]).all()
+    by_class = sk.precision_recall_fscore_support(targets, predicted, labels=present)
+    for name, values in zip(("precision", "recall", "f1"), by_class, strict=False):
+        measured = getattr(classification, name)(confusion)
+        np.testing.assert_allclose(measured[present], values)
+        assert np.isnan(np.delete(measured, present)).all()
 
 
-def test_figures_by_class_equal_sklearn_and_are_nan_for_an_absent_class(drawn):
-    targets, predicted, classes, present = drawn
-    confusion = classification.confusion_matrix(targets, predicted, classes)
-    expected = sk.precision_recall_fscore_support(targets, predicted, labels=present)[:3]
-    for function, values in zip(
-        (classification.precision, classification.recall, classification.f1), expected, strict=True
-    ):
-        np.testing.assert_allclose(function(confusion)[present], values)
-        assert np.isnan(np.delete(function(confusion), present)).all()
-
-
-def test_a_class_never_predicted_has_no_precision_but_a_recall_and_an_f1_of_zero():
+def test_a_class_never_predicted_has_no_precision_but_a_recall_an_f1_and_an_mcc_of_zero():
     confusion = np.array([[10, 0], [5, 0]])
     assert np.isnan(classification.precision(confusion)[1])
-    assert classification.recall(confusion)[1] == classification.f1(confusion)[1] == 0
-    assert classification.macro_f1(confusion) == pytest.approx(
-        sk.f1_score([0] * 10 + [1] * 5, [0] * 15, average="macro")
-    )
+    assert classification.recall(confusion)[1] == classification.f1(confusion)[1] == classification.mcc(confusion) == 0
+    expected = sk.f1_score([0] * 10 + [1] * 5, [0] * 15, average="macro")
+    assert classification.macro_f1(confusion) == pytest.approx(expected)
     assert classification.macro_precision(confusion) == pytest.approx(10 / 15 / 2)
-
-
-def test_mcc_is_zero_for_a_constant_prediction_and_nan_for_a_constant_target():
-    assert classification.mcc([[10, 0], [5, 0]]) == 0
     assert np.isnan(classification.mcc([[10, 5], [0, 0]]))
-
-
-def test_an_empty_confusion_gives_nan_everywhere():
-    empty = np.zeros((3, 3))
-    for function in (
-        classification.accuracy,
-        classification.balanced_accuracy,
-        classification.macro_precision,
-        classification.macro_f1,
-        classification.mcc,
-    ):
-        assert np.isnan(function(empty))
 
 
 def test_a_stack_of_weights_equals_one_confusion_after_another(drawn):
@@ -94,32 +69,23 @@ def test_auroc_equals_sklearn_with_ties_and_weights(digits):
     weights = np.concatenate([np.ones((1, 300)), generator.integers(0, 3, (5, 300))])
     expected = [sk.roc_auc_score(positive, scores, sample_weight=row) for row in weights]
     np.testing.assert_allclose(classification.build_auroc_statistic(scores, positive)(weights), expected)
-
-
-def test_auroc_at_its_edges():
-    def auroc(scores, positive):
-        return classification.build_auroc_statistic(scores, positive)(np.ones((1, 2)))[0]
-
-    assert auroc([1.0, 0.0], [True, False]) == 1
-    assert auroc([0.5, 0.5], [True, False]) == 0.5
-    assert np.isnan(auroc([0.1, 0.2], [True, True]))
-    assert np.isnan(auroc([0.1, 0.2], [False, False]))
+    for scores, positive, auroc in (([1, 0], [1, 0], 1), ([0, 0], [1, 0], 0.5), ([0, 1], [1, 1], np.nan)):
+        statistic = classification.build_auroc_statistic(np.array(scores, float), np.array(positive, bool))
+        assert statistic(np.ones((1, 2)))[0] == pytest.approx(auroc, nan_ok=True)
+    none = classification.build_auroc_statistic(np.arange(2.0), np.zeros(2, bool))
+    assert np.isnan(none(np.ones((1, 2)))).all()
 
 
 CLEAN = np.diag([40.0, 20.0, 10.0])
 
 
-def test_a_network_that_sees_one_class_in_whatever_is_transformed_is_biased_to_it():
-    after = np.zeros((3, 3))
-    after[:, 1] = CLEAN.sum(axis=1)
-    moved = prediction_shifts(CLEAN, after)
+def test_seeing_one_class_in_whatever_is_transformed_is_a_bias_and_guessing_is_fragile():
+    one_class, guesses = np.zeros((3, 3)), np.repeat(CLEAN.sum(axis=1, keepdims=True) / 3, 3, axis=1)
+    one_class[:, 1] = CLEAN.sum(axis=1)
+    moved = prediction_shifts(CLEAN, one_class)
     assert bias(moved) == pytest.approx([-1 / 3, 2 / 3, -1 / 3])
     assert fragility(moved) == pytest.approx([1, 0, 1])
-
-
-def test_a_network_that_guesses_on_whatever_is_transformed_is_fragile_and_not_biased():
-    after = np.repeat(CLEAN.sum(axis=1, keepdims=True) / 3, 3, axis=1)
-    moved = prediction_shifts(CLEAN, after)
+    moved = prediction_shifts(CLEAN, guesses)
     assert bias(moved) == pytest.approx([0, 0, 0])
     assert fragility(moved) == pytest.approx([2 / 3] * 3)
 
@@ -128,14 +94,9 @@ def test_moves_are_what_a_set_with_one_class_transformed_shows():
     rng = np.random.default_rng(0)
     targets = np.repeat([0, 1, 2], [30, 20, 10])
     before, after = rng.integers(0, 3, (2, 60))
-    counts = [
-        np.array([[((targets == t) & (p == c)).sum() for c in range(3)] for t in range(3)]) for p in (before, after)
-    ]
-    moved = prediction_shifts(*counts)
+    moved = prediction_shifts(*(sk.confusion_matrix(targets, predicted) for predicted in (before, after)))
     for k in range(3):
-        mixed = np.where(
-            targets == k, after, before
-        )  # the predictions of the set in which class k alone is transformed
+        mixed = np.where(targets == k, after, before)  # where class k alone is transformed
         gained = [((mixed == c).sum() - (before == c).sum()) / (targets == k).sum() for c in range(3)]
         assert moved[k] == pytest.approx(gained)
     assert moved.sum(axis=1) == pytest.approx([0, 0, 0])

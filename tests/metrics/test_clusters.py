@@ -35,25 +35,15 @@ def replicated(x, labels, seed=0):
     return weights[None].astype(float), np.repeat(x, weights, axis=0), np.repeat(labels, weights)
 
 
-def test_davies_bouldin_and_calinski_harabasz_equal_sklearn():
-    x, labels = two_scales()
-    products = clusters.EmbeddingSpace(x, ()).products
-    expected = sk.davies_bouldin_score(x, labels)
-    assert clusters.davies_bouldin(products, labels, once(labels)) == pytest.approx([expected], rel=1e-9)
-    expected = sk.calinski_harabasz_score(x, labels)
-    assert clusters.calinski_harabasz(products, labels, once(labels)) == pytest.approx([expected], rel=1e-9)
-
-
-def test_weights_count_as_copies():
+def test_davies_bouldin_and_calinski_harabasz_equal_sklearn_where_weights_count_as_copies():
     x, labels = two_scales()
     weights, copies, names = replicated(x, labels)
     products = clusters.EmbeddingSpace(x, ()).products
-    assert clusters.davies_bouldin(products, labels, weights) == pytest.approx(
-        [sk.davies_bouldin_score(copies, names)], rel=1e-9
-    )
-    assert clusters.calinski_harabasz(products, labels, weights) == pytest.approx(
-        [sk.calinski_harabasz_score(copies, names)], rel=1e-9
-    )
+    for name in ("davies_bouldin", "calinski_harabasz"):
+        compute, reference = getattr(clusters, name), getattr(sk, f"{name}_score")
+        assert compute(products, labels, once(labels)) == pytest.approx([reference(x, labels)], rel=1e-9)
+        assert compute(products, labels, weights) == pytest.approx([reference(copies, names)], rel=1e-9)
+        assert np.isnan(compute(products, labels, (labels != 5).astype(float)[None])).all()  # without a class
 
 
 def by_hand(x, labels, origin):
@@ -90,14 +80,6 @@ def test_mean_distances_are_those_of_pairs():
     assert np.isfinite(alone[0]).all()
 
 
-def test_a_resample_without_a_class_gives_nan_where_the_figure_needs_it():
-    x, labels = two_scales(30)
-    weights = (labels != 5).astype(float)[None]
-    products = clusters.EmbeddingSpace(x, ()).products
-    assert np.isnan(clusters.davies_bouldin(products, labels, weights)).all()
-    assert np.isnan(clusters.calinski_harabasz(products, labels, weights)).all()
-
-
 def test_one_point_a_class_parts_without_end():
     x = np.repeat(np.array([[0.0, 0.0], [3.0, 4.0]]), 5, axis=0)
     labels = np.repeat([0, 1], 5)
@@ -106,21 +88,17 @@ def test_one_point_a_class_parts_without_end():
     assert np.isnan(clusters.separation_ratio(distances(x), labels, once(labels))).all()  # nothing to divide by
 
 
-def test_silhouettes_and_purity_by_image_equal_sklearn():
+def test_silhouettes_by_image_and_within_images_of_one_kind_equal_sklearn():
     x, labels = two_scales()
     scores = clusters.EmbeddingSpace(x, np.arange(90).astype(str), 10).image_scores(labels)
     np.testing.assert_allclose(scores[:, 0], sk.silhouette_samples(x, labels), atol=1e-6)
     np.testing.assert_allclose(scores[:, 1], sk.silhouette_samples(x, labels, metric="cosine"), atol=1e-6)
     assert ((scores[:, 2] >= 0) & (scores[:, 2] <= 1)).all()
-
-
-def test_silhouettes_within_look_at_images_of_one_kind_alone():
-    x, labels = two_scales()
     kind = np.repeat([0, 1, 2], 30)
     labels[kind == 2] = 0
-    silhouettes_within = clusters.silhouettes_within(distances(x), labels, kind)
-    np.testing.assert_allclose(silhouettes_within[:30], sk.silhouette_samples(x[:30], labels[:30]), atol=1e-6)
-    assert np.isnan(silhouettes_within[60:]).all()  # one label there
+    within = clusters.silhouettes_within(distances(x), labels, kind)
+    np.testing.assert_allclose(within[:30], sk.silhouette_samples(x[:30], labels[:30]), atol=1e-6)
+    assert np.isnan(within[60:]).all()  # one label there
 
 
 def test_the_probe_never_trains_on_the_group_that_it_predicts():
@@ -171,6 +149,12 @@ def test_permuted_labels_stay_with_their_groups_and_within_their_kind():
     assert (dealt != labels).any()
     inside = clusters.permute_labels(labels, groups, np.random.default_rng(0), within=kind)
     assert (inside % 2 == labels % 2).all()  # odd labels belong to odd kinds
+    groups, classes = np.repeat(np.arange(10), 2), np.tile([0, 1], 10)  # groups mix classes
+    sources = 2 * (np.arange(20) // 2 % 3) + classes  # odd sources are of odd classes
+    dealt = clusters.permute_labels(sources, groups, np.random.default_rng(0), within=classes)
+    assert (dealt % 2 == classes).all()
+    assert sorted(dealt) == sorted(sources)
+    assert (dealt != sources).any()
 
 
 def test_labels_of_mixed_groups_are_dealt_as_an_enumeration_of_all_dealings_says():
@@ -203,12 +187,3 @@ def test_the_silhouette_of_labels_without_meaning_is_that_of_dealt_ones_where_gr
     assert np.mean(floor) == pytest.approx(np.mean(truth), abs=0.01)
     whole = [score(rng.permutation(np.arange(6) % 2)[groups]) for _ in range(20)]
     assert np.mean(whole) > np.mean(truth) + 0.05  # whole groups of one label each part where nothing does
-
-
-def test_sources_are_dealt_within_the_class_of_each_image_where_groups_mix_classes():
-    groups, classes = np.repeat(np.arange(10), 2), np.tile([0, 1], 10)
-    sources = 2 * (np.arange(20) // 2 % 3) + classes  # odd sources are of odd classes
-    dealt = clusters.permute_labels(sources, groups, np.random.default_rng(0), within=classes)
-    assert (dealt % 2 == classes).all()
-    assert sorted(dealt) == sorted(sources)
-    assert (dealt != sources).any()

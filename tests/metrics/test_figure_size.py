@@ -15,32 +15,16 @@ def draw(names):
     return figure
 
 
-def list_boxes(figure):
-    figure.draw_without_rendering()
-    boxes = [label.get_window_extent() for label in figure.axes[0].get_xticklabels()]
-    return [(box.x0, box.x1) for box in boxes]
-
-
-@pytest.mark.parametrize("names", [2, 8])
-def test_labels_shrink_only_as_far_as_they_would_overlap(names):
+@pytest.mark.parametrize(("names", "width", "is_shrunk"), [(2, 3.3, False), (8, 3.3, True), (3, 9.0, False)])
+def test_labels_shrink_only_as_far_as_they_would_overlap(names, width, is_shrunk):
     figure = draw(names)
     before = figure.axes[0].get_xticklabels()[0].get_fontsize()
-    resize_figure(figure, 3.3)
-    assert figure.get_figwidth() == pytest.approx(3.3)
-    boxes = list_boxes(figure)
-    assert all(left[1] <= right[0] + 1 for left, right in pairwise(boxes))
-    shrunk = figure.axes[0].get_xticklabels()[0].get_fontsize() < before
-    assert shrunk == (names > 2)
-
-
-def test_a_width_and_a_height_are_kept():
-    figure = draw(8)
+    resize_figure(figure, width)
+    assert figure.get_figwidth() == pytest.approx(width)
+    figure.draw_without_rendering()
+    labels = figure.axes[0].get_xticklabels()
+    boxes = [label.get_window_extent() for label in labels]
+    assert all(left.x1 <= right.x0 + 1 for left, right in pairwise(boxes))
+    assert (labels[0].get_fontsize() < before) == is_shrunk
     resize_figure(figure, (3.3, 2.0))
     assert tuple(figure.get_size_inches()) == pytest.approx((3.3, 2.0))
-
-
-def test_a_larger_figure_keeps_its_text():
-    figure = draw(3)
-    size = figure.axes[0].get_xticklabels()[0].get_fontsize()
-    resize_figure(figure, 9.0)
-    assert figure.axes[0].get_xticklabels()[0].get_fontsize() == size

@@ -11,28 +11,16 @@ from sklearn.preprocessing import MinMaxScaler
 from avatar_bench.metrics import integrated_score, paired_tests
 
 
-def test_a_fixed_range_is_linear_and_cut_off():
-    got = integrated_score.scale_to_range([0.0, 1 / 3, 2 / 3, 1.0, 1.2], 1 / 3, 1)
-    assert got == pytest.approx([0, 0, 0.5, 1, 1])
-
-
-def test_a_lower_best_end_turns_a_quality_round():
-    values = np.linspace(0, 0.6, 7)
-    assert integrated_score.scale_to_range(values, 0.6, 0) == pytest.approx(
-        1 - integrated_score.scale_to_range(values, 0, 0.6)
-    )
-    assert (np.diff(integrated_score.scale_to_range(values, 0.6, 0)) < 0).all()
-
-
-def test_equal_ratios_are_equal_steps_on_a_log_range():
-    assert integrated_score.scale_to_range([1, 10, 100, 1000], 1, 1000, log=True) == pytest.approx([0, 1 / 3, 2 / 3, 1])
-    assert integrated_score.scale_to_range([1, 10, 100, 1000], 1000, 1, log=True) == pytest.approx([1, 2 / 3, 1 / 3, 0])
-
-
-def test_a_value_that_is_not_known_stays_unknown():
-    assert np.isnan(integrated_score.scale_to_range([np.nan], 0, 1)).all()
-    assert np.isnan(integrated_score.scale_min_max([np.nan, 1.0, 2.0], True, np.array([False, True, True]))[0])
-    assert np.isnan(integrated_score.weighted_mean([[0.5, np.nan]], [1, 1])).all()
+def test_a_fixed_range_is_linear_or_logarithmic_cut_off_and_turned_round_by_a_lower_best_end():
+    for values, ends, options, expected in (
+        ([0.0, 1 / 3, 2 / 3, 1.0, 1.2], (1 / 3, 1), {}, [0, 0, 0.5, 1, 1]),
+        ([0.0, 0.15, 0.6], (0.6, 0), {}, [1, 0.75, 0]),
+        ([1, 10, 100, 1000], (1, 1000), {"log": True}, [0, 1 / 3, 2 / 3, 1]),
+        ([1, 10, 100, 1000], (1000, 1), {"log": True}, [1, 2 / 3, 1 / 3, 0]),
+        ([np.nan], (0, 1), {}, [np.nan]),
+    ):
+        scaled = integrated_score.scale_to_range(values, *ends, **options)
+        assert scaled == pytest.approx(expected, nan_ok=True)
 
 
 def test_min_max_equals_scikit_learns_and_turns_round():
@@ -40,22 +28,12 @@ def test_min_max_equals_scikit_learns_and_turns_round():
     reference = MinMaxScaler().fit_transform(values[:, None])[:, 0]
     assert integrated_score.scale_min_max(values, True) == pytest.approx(reference)
     assert integrated_score.scale_min_max(values, False) == pytest.approx(1 - reference)
-
-
-def test_min_max_of_equal_values_tells_nothing():
+    resamples = integrated_score.scale_min_max(values.reshape(3, 3), True)  # each by itself
+    assert resamples == pytest.approx(MinMaxScaler().fit_transform(values.reshape(3, 3).T).T)
     assert integrated_score.scale_min_max([2.0, 2.0], True).tolist() == [0.5, 0.5]
-
-
-def test_min_max_is_fitted_on_some_and_cut_off_for_others():
-    got = integrated_score.scale_min_max([0.0, 1.0, 3.0], True, np.array([True, True, False]))
-    assert got.tolist() == [0, 1, 1]
-
-
-def test_min_max_scales_each_resample_by_itself():
-    values = np.random.default_rng(0).normal(size=(4, 5))
-    assert integrated_score.scale_min_max(values, True) == pytest.approx(
-        np.stack([integrated_score.scale_min_max(row, True) for row in values])
-    )
+    some = np.array([True, True, False])  # fitted on these, and cut off for the other
+    assert integrated_score.scale_min_max([0.0, 1.0, 3.0], True, some).tolist() == [0, 1, 1]
+    assert np.isnan(integrated_score.scale_min_max([np.nan, 1.0, 2.0], True, some[::-1])[0])
 
 
 def test_a_weighted_mean_equals_a_hand_count():
@@ -63,6 +41,7 @@ def test_a_weighted_mean_equals_a_hand_count():
     assert integrated_score.weighted_mean([0.5, 0.25, 0.0], [3, 1, 4]) == pytest.approx(float(expected))
     several = integrated_score.weighted_mean(np.eye(3), np.array([[[3, 1, 4]], [[1, 1, 0]]]))
     assert several == pytest.approx(np.array([[3 / 8, 1 / 8, 4 / 8], [0.5, 0.5, 0]]))
+    assert np.isnan(integrated_score.weighted_mean([[0.5, np.nan]], [1, 1])).all()
 
 
 def test_rank_shares_divide_what_is_tied():
@@ -82,10 +61,8 @@ def test_the_front_equals_a_search_of_all_pairs():
     ]
     assert integrated_score.pareto_front(values).tolist() == expected
     assert 0 < sum(expected) < 12
-
-
-def test_equal_models_are_both_on_the_front_and_a_dominated_one_never():
-    assert integrated_score.pareto_front([[1, 0], [1, 0], [0.9, 0], [0, 1]]).tolist() == [True, True, False, True]
+    equals_and_dominated = [[1, 0], [1, 0], [0.9, 0], [0, 1]]
+    assert integrated_score.pareto_front(equals_and_dominated).tolist() == [True, True, False, True]
 
 
 @pytest.mark.parametrize("log", [False, True])

@@ -36,13 +36,10 @@ def test_outcomes_are_those_of_a_confusion_matrix_with_a_column_for_no_answer():
         for (name, index), value in expected.items():
             hits = curve.mark_outcomes(confidence, predicted, targets, grid, name, index)
             assert np.nanmean(hits[:, column]) == pytest.approx(value), (name, index, threshold)
-
-
-def test_nothing_answered_has_no_error_and_an_absent_class_no_recall():
-    answers = np.array([0.9, 0.8]), [0, 1], [0, 0], np.array([1.0])
-    assert np.isnan(curve.mark_outcomes(*answers, "error", -1)).all()
-    assert np.isnan(curve.mark_outcomes(*answers, "recall", 1)).all()
-    assert curve.mark_outcomes(*answers, "coverage", -1).sum() == 0
+    unanswered = np.array([0.9, 0.8]), [0, 1], [0, 0], np.array([1.0])
+    assert np.isnan(curve.mark_outcomes(*unanswered, "error", -1)).all()
+    assert np.isnan(curve.mark_outcomes(*unanswered, "recall", 1)).all()  # of an absent class
+    assert curve.mark_outcomes(*unanswered, "coverage", -1).sum() == 0
 
 
 def test_a_small_rate_ends_where_the_exact_binomial_bound_does():
@@ -59,16 +56,11 @@ def test_precision_at_a_prevalence_of_one_in_a_thousand_is_that_of_a_count_by_ha
     # of 1,000,000 images 1,000 are of the class: 900 are called, and 9,990 (4,995 to 19,980) of the 999,000 others
     called = curve.compute_precision([0.9, 0.8, 0.95], [0.01, 0.005, 0.02], 0.001)
     assert called == pytest.approx([900 / (900 + 9990), 800 / (800 + 19980), 950 / (950 + 4995)])
-
-
-def test_precision_is_never_certain_without_a_false_alarm_and_absent_without_a_call():
-    recall, high = [0.5, 0.4, 0.6], curve.raise_high_end(0.0, 0.0, 300, 0.975, False)
-    value, low, top = curve.compute_precision(recall, [0.0, 0.0, high], 0.001)
-    assert (value, top) == (1, 1)
-    assert low == pytest.approx(0.0004 / (0.0004 + 0.999 * (1 - 0.0125 ** (1 / 300))))  # .027
-    value, low, top = curve.compute_precision([0, 0, 0.1], [0, 0, 0.1], 0.001)
-    assert np.isnan(value)
-    assert (low, top) == (0, 1)
+    high = curve.raise_high_end(0.0, 0.0, 300, 0.975, False)  # never certain without a false alarm
+    low = 0.0004 / (0.0004 + 0.999 * (1 - 0.0125 ** (1 / 300)))  # .027
+    assert curve.compute_precision([0.5, 0.4, 0.6], [0.0, 0.0, high], 0.001) == pytest.approx((1, low, 1))
+    absent = curve.compute_precision([0, 0, 0.1], [0, 0, 0.1], 0.001)  # without a call
+    assert absent == pytest.approx((np.nan, 0, 1), nan_ok=True)
 
 
 @pytest.mark.parametrize(("recall", "rate"), [(0.9, 0.001), (0.9, 0.004), (0.5, 0.02), (0.98, 0.2)])

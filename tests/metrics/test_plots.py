@@ -48,36 +48,22 @@ def test_curves_mark_where_a_stage_begins_and_the_best_epoch(inside):
         assert upright(axes) == [(2.5, "-"), (4, ":")]
     assert "best epoch (4)" in texts(figure)
     assert inside(figure)
-
-
-def test_curves_of_a_stage_that_goes_on_from_another_run_mark_the_epoch_and_not_the_row():
-    later = table([2, 2]).assign(epoch=[7, 8])
+    later = table([2, 2]).assign(epoch=[7, 8])  # goes on from another run: the epoch is marked, not the row
     assert upright(plots.draw_training_curves(later, best=8).axes[0]) == [(2, ":")]
+    for rows in (0, 1):
+        assert inside(plots.draw_training_curves(table([1] * rows)))
 
 
-def test_curves_draw_train_dashed_in_the_colour_of_its_metric():
-    right = plots.draw_training_curves(table([1, 1, 1]), best=1).axes[1]
-    drawn = {line.get_label(): (line.get_linestyle(), line.get_color(), line.get_ydata()[0]) for line in right.lines}
-    assert {name: (style, value) for name, (style, _, value) in drawn.items() if "/" in name} == {
-        "train/accuracy": ("--", 0.6),
-        "val/accuracy": ("-", 0.5),
-        "train/macro_f1": ("--", 0.45),
-        "val/macro_f1": ("-", 0.4),
-    }
-    assert drawn["train/accuracy"][1] == drawn["val/accuracy"][1] != drawn["val/macro_f1"][1]
-
-
-@pytest.mark.parametrize("rows", [0, 1])
-def test_curves_of_hardly_any_epoch_are_drawn(rows, inside):
-    assert inside(plots.draw_training_curves(table([1] * rows)))
-
-
-def test_curves_leave_out_epochs_without_a_value():
+def test_curves_draw_train_dashed_in_the_colour_of_its_metric_without_epochs_that_lack_a_value():
     measured = table([1, 1, 1])
     measured.loc[1, "val/loss"] = np.nan
-    train, val = plots.draw_training_curves(measured).axes[0].lines
-    assert list(train.get_xdata()) == [1, 2, 3]
-    assert list(val.get_xdata()) == [1, 3]
+    left, right = plots.draw_training_curves(measured, best=1).axes[:2]
+    assert [list(line.get_xdata()) for line in left.lines[:2]] == [[1, 2, 3], [1, 3]]
+    drawn = {line.get_label(): (line.get_linestyle(), line.get_color(), line.get_ydata()[0]) for line in right.lines}
+    expected = {"train/accuracy": ("--", 0.6), "val/accuracy": ("-", 0.5)}
+    expected |= {"train/macro_f1": ("--", 0.45), "val/macro_f1": ("-", 0.4)}
+    assert {name: drawn[name][::2] for name in drawn if "/" in name} == expected
+    assert drawn["train/accuracy"][1] == drawn["val/accuracy"][1] != drawn["val/macro_f1"][1]
 
 
 def test_figures_are_fit_for_print_and_leave_the_settings_alone():
@@ -106,16 +92,12 @@ def test_names_shortened_together_fit_and_stay_distinct(names, width):
     assert max(map(len, labels)) <= width
 
 
-def test_names_that_fit_are_not_shortened():
+def test_names_that_differ_in_the_middle_keep_what_differs_and_names_that_fit_are_not_shortened():
+    assert [label.split()[0] for label in plots.shorten_names(RECIPES, 24)] == ["…alpha", "…beta"]
+    ends = ("10 shots · seed 1", "30 shots · seed 3")
+    assert all(label.endswith(ends) for label in plots.shorten_names(SEEDS, 26)[::5])
     assert plots.shorten_names(["a", "b" * 24, "a"]) == ["a", "b" * 24, "a"]
     assert plots.shorten_names([]) == []
-
-
-def test_names_that_differ_in_the_middle_keep_what_differs():
-    assert [label.split()[0] for label in plots.shorten_names(RECIPES, 24)] == ["…alpha", "…beta"]
-    assert all(
-        label.endswith(("10 shots · seed 1", "30 shots · seed 3")) for label in plots.shorten_names(SEEDS, 26)[::5]
-    )
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.74, 0.84), (0.7, 0.95), (0.001, 0.012), (-0.05, 0.05)])

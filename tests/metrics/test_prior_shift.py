@@ -25,11 +25,6 @@ def estimate(posteriors, weights=None, start=TRAINING, tolerance=1e-6, **options
     return ps.estimate_prior(posteriors, TRAINING, weights, start, tolerance, **options)
 
 
-def test_one_class_has_its_share_and_the_others_the_rest_in_equal_parts():
-    np.testing.assert_allclose(ps.make_prior(1, 0.6, 3), [0.2, 0.6, 0.2])
-    np.testing.assert_allclose(ps.make_prior(0, 0.9, 2), [0.9, 0.1])
-
-
 def test_reweighted_figures_equal_sklearn_with_sample_weights():
     targets, logits = drawn(400, [0.3, 0.3, 0.4])
     predicted = logits.argmax(axis=1)
@@ -40,11 +35,17 @@ def test_reweighted_figures_equal_sklearn_with_sample_weights():
     assert values[ps.PRIOR_SHIFT_COLUMNS.index("macro_f1")] == pytest.approx(macro)
 
 
-def test_accuracy_under_a_mix_is_the_mean_recall_weighted_by_it():
+def test_accuracy_under_a_mix_is_the_mean_recall_weighted_by_it_and_each_class_has_its_share():
+    np.testing.assert_allclose(ps.make_prior(1, 0.6, 3), [0.2, 0.6, 0.2])
+    np.testing.assert_allclose(ps.make_prior(0, 0.9, 2), [0.9, 0.1])
     confusion = np.array([[8, 1, 1], [0, 3, 1], [5, 0, 15]])
     table = ps.reweight_confusion(confusion, PRIOR)
     np.testing.assert_allclose(table.sum(axis=1), PRIOR)
     assert np.trace(table) == pytest.approx(0.7 * 8 / 10 + 0.2 * 3 / 4 + 0.1 * 15 / 20)
+    targets, weights = np.arange(60) % 3, np.random.default_rng(0).integers(0, 3, (4, 60)).astype(float)
+    mixed = ps.reweight_images(weights, targets, PRIOR)  # in each resample
+    np.testing.assert_allclose(mixed @ np.eye(3)[targets], np.tile(PRIOR, (4, 1)))
+    assert (mixed[weights == 0] == 0).all()
 
 
 def test_a_class_with_a_share_and_no_image_gives_nan_and_one_without_a_share_does_not():
@@ -56,14 +57,6 @@ def test_a_class_with_a_share_and_no_image_gives_nan_and_one_without_a_share_doe
     np.testing.assert_allclose(ps.reweight_images(np.ones((1, 3)), targets, [0.5, 0, 0.5]), [[0.25, 0.25, 0.5]])
 
 
-def test_mix_weights_give_each_class_its_share_in_each_resample():
-    targets = np.arange(60) % 3
-    weights = np.random.default_rng(0).integers(0, 3, (4, 60)).astype(float)
-    mixed = ps.reweight_images(weights, targets, PRIOR)
-    np.testing.assert_allclose(mixed @ np.eye(3)[targets], np.tile(PRIOR, (4, 1)))
-    assert (mixed[weights == 0] == 0).all()
-
-
 def test_the_correction_is_bayes_rule_with_the_new_shares():
     _, logits = drawn(50, PRIOR)
     by_hand = softmax(logits, axis=1) * PRIOR / TRAINING
@@ -71,9 +64,6 @@ def test_the_correction_is_bayes_rule_with_the_new_shares():
     np.testing.assert_allclose(ps.correct_prior(logits, TRAINING, PRIOR), by_hand, rtol=1e-12)
     np.testing.assert_allclose(ps.correct_prior(logits, TRAINING, TRAINING), softmax(logits, axis=1), rtol=1e-12)
     assert ps.correct_prior(logits, TRAINING, np.stack([PRIOR, TRAINING])).shape == (2, 50, 3)
-
-
-def test_the_correction_holds_at_confidence_one_and_at_a_share_of_nothing():
     sure = np.array([[1000.0, 0.0, 0.0], [0.0, 0.0, -1000.0]])
     corrected = ps.correct_prior(sure, TRAINING, [0.0, 0.5, 0.5])
     assert np.isfinite(corrected).all()
@@ -89,9 +79,11 @@ def test_the_correction_by_known_shares_wins_where_posteriors_are_calibrated():
     raw_loss, corrected_loss = (-np.log(table[np.arange(20_000), targets]).mean() for table in tables)
     assert corrected_loss < raw_loss
     np.testing.assert_allclose(corrected.mean(axis=0), PRIOR, atol=0.01)  # calibrated for the new shares
+    perfect = ps.PriorShiftStatistic(1000 * np.eye(3)[targets], targets, TRAINING, PRIOR)(np.ones((1, 20_000)))[0]
+    np.testing.assert_allclose(perfect, [1] * 6 + [0] * 3 + PRIOR.tolist(), atol=1e-6)
 
 
-def test_estimated_shares_are_those_of_the_greatest_likelihood():
+def test_estimated_shares_are_those_of_the_greatest_likelihood_and_near_the_true_ones_whatever_the_start():
     _, logits = drawn(300, PRIOR)
     posteriors = softmax(logits, axis=1)
 
@@ -101,14 +93,9 @@ def test_estimated_shares_are_those_of_the_greatest_likelihood():
     best = softmax(np.append(minimize(loss, np.zeros(2), tol=1e-14).x, 0.0))
     estimated = estimate(posteriors, tolerance=1e-12, iterations=20_000)
     np.testing.assert_allclose(estimated, [best], atol=1e-5)
-
-
-def test_estimated_shares_come_near_the_true_ones_whatever_the_start():
-    _, logits = drawn(20_000, PRIOR)
-    posteriors = softmax(logits, axis=1)
-    first = estimate(posteriors)
+    posteriors = softmax(drawn(20_000, PRIOR)[1], axis=1)
+    first, second = (estimate(posteriors, start=start) for start in (TRAINING, np.array([0.1, 0.1, 0.8])))
     np.testing.assert_allclose(first, [PRIOR], atol=0.015)
-    second = estimate(posteriors, start=np.array([0.1, 0.1, 0.8]))
     np.testing.assert_allclose(first, second, atol=1e-4)
 
 
@@ -121,19 +108,10 @@ def test_weights_count_as_copies_and_a_resample_of_nan_stays_nan():
     estimated = estimate(posteriors, both, tolerance=1e-10)
     np.testing.assert_allclose(estimated[0], estimate(copies, tolerance=1e-10)[0], atol=1e-7)
     assert np.isnan(estimated[1]).all()
-    mixed = ps.PriorShiftStatistic(logits, targets, TRAINING, PRIOR)(
-        np.stack([np.ones(60), (targets != 1).astype(float)])
-    )
+    present = np.stack([np.ones(60), targets != 1]).astype(float)
+    mixed = ps.PriorShiftStatistic(logits, targets, TRAINING, PRIOR)(present)
     assert np.isfinite(mixed[0]).all()
     assert np.isnan(mixed[1]).all()
-
-
-def test_perfect_posteriors_give_the_mix_back():
-    targets = np.arange(90) % 3
-    values = ps.PriorShiftStatistic(1000 * np.eye(3)[targets], targets, TRAINING, PRIOR)(np.ones((1, 90)))[0]
-    assert (values[:6] == 1).all()
-    np.testing.assert_allclose(values[6:9], 0, atol=1e-6)
-    np.testing.assert_allclose(values[9:], PRIOR, atol=1e-6)
 
 
 def test_a_resample_is_evaluated_as_the_images_that_it_drew():
@@ -143,27 +121,19 @@ def test_a_resample_is_evaluated_as_the_images_that_it_drew():
     for row, values in zip(weights, mix(weights), strict=True):
         rows = np.repeat(np.arange(200), row.astype(int))
         alone = ps.PriorShiftStatistic(logits[rows], targets[rows], TRAINING, PRIOR)(np.ones((1, len(rows))))[0]
-        known = [
-            ps.PRIOR_SHIFT_COLUMNS.index(name)
-            for name in ("accuracy", "macro_f1", "corrected/accuracy", "corrected/gain")
-        ]
+        names = ("accuracy", "macro_f1", "corrected/accuracy", "corrected/gain")
+        known = [ps.PRIOR_SHIFT_COLUMNS.index(name) for name in names]
         np.testing.assert_allclose(values[known], alone[known], rtol=1e-12)
         np.testing.assert_allclose(values[9:], alone[9:], atol=5e-3)  # resamples stop at a looser tolerance
 
 
 def test_floors_are_what_a_network_gets_that_sees_nothing():
-    targets, n = np.arange(3000) % 3, np.ones((1, 3000))
-    blind = np.log(TRAINING) + 1e-9 * np.random.default_rng(0).normal(size=(3000, 3))
-    values = dict(
-        zip(ps.PRIOR_SHIFT_COLUMNS, ps.PriorShiftStatistic(blind, targets, TRAINING, PRIOR)(n)[0], strict=False)
-    )
-    for name in ("corrected/accuracy", "corrected/macro_f1", "prior_error"):
-        assert values[name] == pytest.approx(ps.guessing_floor(name, TRAINING, PRIOR), abs=1e-6)
-    guess = log_softmax(1e-9 * np.random.default_rng(0).normal(size=(3000, 3)), axis=1)
-    values = dict(
-        zip(
-            ps.PRIOR_SHIFT_COLUMNS, ps.PriorShiftStatistic(guess, targets, np.full(3, 1 / 3), PRIOR)(n)[0], strict=False
-        )
-    )
-    for name in ("accuracy", "macro_f1"):
-        assert values[name] == pytest.approx(ps.guessing_floor(name, TRAINING, PRIOR), abs=0.03)
+    targets, noise = np.arange(3000) % 3, 1e-9 * np.random.default_rng(0).normal(size=(3000, 3))
+    for logits, training, names, tolerance in (
+        (np.log(TRAINING) + noise, TRAINING, ("corrected/accuracy", "corrected/macro_f1", "prior_error"), 1e-6),
+        (log_softmax(noise, axis=1), np.full(3, 1 / 3), ("accuracy", "macro_f1"), 0.03),
+    ):
+        values = ps.PriorShiftStatistic(logits, targets, training, PRIOR)(np.ones((1, 3000)))[0]
+        for name in names:
+            floor = ps.guessing_floor(name, TRAINING, PRIOR)
+            assert values[ps.PRIOR_SHIFT_COLUMNS.index(name)] == pytest.approx(floor, abs=tolerance)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from scipy.stats import binom, binomtest
 
 from avatar_bench.metrics import selective
@@ -17,12 +16,14 @@ from avatar_bench.metrics.selective import (
 
 DRAWS, N = 1000, 300
 MOST = 0.119  # of draws: 10 %, and 1.9 points of noise
-Floats = NDArray[np.float64]
-Marks = NDArray[np.bool_]
 
 
 def test_bounds_are_those_of_the_exact_binomial_test():
     assert [count_required(target) for target in (0.05, 0.1, 0.5)] == [45, 22, 4]
+    for rate, level, n in ((0.01, 0.95, 299), (0.001, 0.95, 2995), (0.5, 0.5, 1)):
+        assert count_required(rate, level) == n
+        assert binomtest(0, n, rate, "less").pvalue <= 1 - level + 1e-12
+        assert n == 1 or binomtest(0, n - 1, rate, "less").pvalue > 1 - level
     for errors, n in ((0, 45), (1, 45), (7, 120), (30, 31), (31, 31)):
         exact = binomtest(errors, n, alternative="less").proportion_ci(0.9, "exact").high
         assert upper_bound(errors, n) == pytest.approx(exact, abs=1e-9)
@@ -34,30 +35,27 @@ def test_bounds_are_those_of_the_exact_binomial_test():
 def test_images_just_enough_are_answered_and_one_fewer_or_one_error_is_not():
     rng = np.random.default_rng(0)
     pilot, scores, correct = rng.random(60), rng.random(45), np.ones(45, dtype=bool)
-    threshold = fit_answering_threshold(pilot, np.ones(60, dtype=bool), scores, correct, 0.05)
+    right = np.ones(60, dtype=bool)
+    threshold = fit_answering_threshold(pilot, right, scores, correct, 0.05)
     assert (threshold.value, threshold.answered, threshold.errors, threshold.coverage) == (0.0, 45, 0, 1.0)
     assert threshold.bound == pytest.approx(1 - 0.1 ** (1 / 45))
-    fewer = fit_answering_threshold(pilot, np.ones(60, dtype=bool), scores[1:], correct[1:], 0.05)
+    fewer = fit_answering_threshold(pilot, right, scores[1:], correct[1:], 0.05)
     assert (fewer.value, fewer.answered, fewer.coverage, fewer.bound) == (np.inf, 0, 0.0, 1.0)
     correct[scores.argmin()] = False
-    assert fit_answering_threshold(pilot, np.ones(60, dtype=bool), scores, correct, 0.05).answered == 0
-    assert fit_answering_threshold(pilot, np.zeros(60, dtype=bool), scores, ~correct, 0.05).n_errors == 44
-    none = fit_answering_threshold(pilot[:0], np.ones(0, dtype=bool), scores, np.ones(45, dtype=bool), 0.05)
+    assert fit_answering_threshold(pilot, right, scores, correct, 0.05).answered == 0
+    assert fit_answering_threshold(pilot, ~right, scores, ~correct, 0.05).n_errors == 44
+    none = fit_answering_threshold(pilot[:0], right[:0], scores, right[:45], 0.05)
     assert none.value == 0.0  # nothing is known beforehand: only the threshold that answers all is tested
 
 
-def test_a_start_with_too_few_images_for_any_test_is_passed_over():
+def test_a_start_with_too_few_images_is_passed_over_and_one_confident_error_does_not_end_the_sequence():
     pilot = np.linspace(1, 0.5, 120)
     is_correct = np.arange(120) < 60
     fewer = np.concatenate([pilot[:50] - 0.1, pilot[50:]])  # fewer confident images than the pilot has, all correct
     threshold = fit_answering_threshold(pilot, is_correct, fewer, np.argsort(np.argsort(-fewer)) < 60, 0.05)
     assert threshold.errors == 0
     assert threshold.answered >= 45
-
-
-def test_one_confident_error_does_not_end_the_sequence_of_a_pilot_without_errors():
-    rng = np.random.default_rng(0)
-    pilot, scores = rng.random(250) / 10 + 0.9, rng.random(250) / 10 + 0.9
+    pilot, scores = np.random.default_rng(0).random((2, 250)) / 10 + 0.9  # a pilot without errors
     threshold = fit_answering_threshold(pilot, np.ones(250, bool), scores, scores < scores.max(), 0.05)
     assert (threshold.answered, threshold.errors) == (250, 1)  # from the strictest start on, nothing would be answered
 
@@ -166,61 +164,34 @@ def counted(confidence, correct):
     return np.mean([1 - correct[confidence >= least].mean() for least in confidence])
 
 
-def test_risk_and_coverage_are_those_counted_by_hand():
-    coverage, risk = selective.risk_coverage(np.array([0.9, 0.5, 0.7, 0.7]), [True, False, True, False])
-    np.testing.assert_allclose(coverage, [1 / 4, 3 / 4, 3 / 4, 1])
-    np.testing.assert_allclose(risk, [0, 1 / 3, 1 / 3, 1 / 2])
-
-
-def test_aurc_without_equals_is_the_mean_of_the_running_error_rate():
-    confidence, correct = answers()
-    confidence = confidence + np.arange(60) * 1e-9
-    errors = ~correct[np.argsort(-confidence)]
-    expected = np.mean(np.cumsum(errors) / np.arange(1, 61))
-    assert aurc(confidence, correct) == pytest.approx(expected, abs=1e-12)
-
-
 @pytest.mark.parametrize("distinct", [2, 7, 1000])
-def test_aurc_with_equals_does_not_depend_on_the_order(distinct):
+def test_aurc_with_equals_does_not_depend_on_the_order_and_a_weight_counts_as_copies(distinct):
     confidence, correct = answers(distinct=distinct)
     assert aurc(confidence, correct) == pytest.approx(counted(confidence, correct), abs=1e-12)
     assert aurc(confidence[::-1], correct[::-1]) == pytest.approx(counted(confidence, correct), abs=1e-12)
-
-
-def test_a_confidence_that_says_nothing_gives_the_error_rate():
-    _, correct = answers()
-    assert aurc(np.full(60, 0.5), correct) == pytest.approx(1 - correct.mean())
-
-
-def test_the_best_order_is_below_and_the_worst_above_every_other():
-    confidence, correct = answers()
-    best, worst = (aurc(sign * correct.astype(float), correct) for sign in (1, -1))
-    assert best < aurc(confidence, correct) < worst
-    assert aurc(confidence, np.ones(60, bool)) == 0
-
-
-@pytest.mark.parametrize("distinct", [5, 1000])
-def test_a_weight_counts_as_so_many_copies(distinct):
-    confidence, correct = answers(distinct=distinct)
     weights = np.random.default_rng(1).multinomial(60, np.full(60, 1 / 60), size=20).astype(float)
-    areas = aurc(confidence, correct, weights)
-    for row, value in zip(weights.astype(int), areas, strict=True):
+    for row, value in zip(weights.astype(int), aurc(confidence, correct, weights), strict=True):
         assert value == pytest.approx(counted(np.repeat(confidence, row), np.repeat(correct, row)), abs=1e-12)
 
 
-def test_thresholds_reach_the_coverage_asked_for_and_no_more():
-    confidence = np.arange(1, 21) / 20
-    for share, least in zip(
-        (0.05, 0.1, 0.5, 0.93, 1), selective.thresholds([0.05, 0.1, 0.5, 0.93, 1], confidence), strict=True
-    ):
-        assert (confidence >= least).mean() >= share
-        assert (confidence > least).mean() < share
-
-
-def test_one_answer_is_a_curve():
+def test_risk_and_coverage_are_those_counted_by_hand_and_aurc_lies_between_its_ends():
+    coverage, risk = selective.risk_coverage(np.array([0.9, 0.5, 0.7, 0.7]), [True, False, True, False])
+    np.testing.assert_allclose(coverage, [1 / 4, 3 / 4, 3 / 4, 1])
+    np.testing.assert_allclose(risk, [0, 1 / 3, 1 / 3, 1 / 2])
+    confidence, correct = answers()
+    assert aurc(np.full(60, 0.5), correct) == pytest.approx(1 - correct.mean())
+    best, worst = (aurc(sign * correct.astype(float), correct) for sign in (1, -1))
+    assert best < aurc(confidence, correct) < worst
+    assert aurc(confidence, np.ones(60, bool)) == 0
     coverage, risk = selective.risk_coverage(np.array([1.0]), [False])
-    assert (coverage.tolist(), risk.tolist()) == ([1.0], [1.0])
-    assert aurc(np.array([1.0]), [False]) == 1
+    assert (coverage.tolist(), risk.tolist(), aurc(np.array([1.0]), [False])) == ([1.0], [1.0], 1)
+
+
+def test_thresholds_reach_the_coverage_asked_for_and_no_more():
+    confidence, coverages = np.arange(1, 21) / 20, (0.05, 0.1, 0.5, 0.93, 1)
+    for coverage, least in zip(coverages, selective.thresholds(coverages, confidence), strict=True):
+        assert (confidence >= least).mean() >= coverage
+        assert (confidence > least).mean() < coverage
     assert selective.thresholds([0.05, 1], np.array([1.0])).tolist() == [1.0, 1.0]
 
 

@@ -1,6 +1,7 @@
 """Tests of intervals, tests and detectable effects."""
 
 import time
+from collections import Counter
 from itertools import pairwise, permutations
 
 import numpy as np
@@ -22,20 +23,12 @@ def renamed(confusion, order):
     return confusion[:, list(order)]
 
 
-@pytest.mark.parametrize(("successes", "n"), [(0, 10), (10, 10), (285, 300), (1, 1), (50, 100)])
 @pytest.mark.parametrize("level", [0.8, 0.95])
-def test_wilson_equals_scipy(successes, n, level):
-    expected = binomtest(successes, n).proportion_ci(level, method="wilson")
-    assert stats.wilson(successes, n, level) == pytest.approx((expected.low, expected.high), abs=1e-12)
-
-
-@pytest.mark.parametrize("n", range(1, 200))
-def test_wilson_holds_the_share_itself_where_all_or_none_succeed(n):
-    assert stats.wilson(n, n)[1] == 1.0
-    assert stats.wilson(0, n)[0] == 0.0
-
-
-def test_wilson_of_nothing_is_everything():
+def test_wilson_equals_scipy_and_holds_the_proportion_itself(level):
+    for successes, n in [(0, 10), (10, 10), (285, 300), (1, 1), (50, 100)]:
+        expected = binomtest(successes, n).proportion_ci(level, method="wilson")
+        assert stats.wilson(successes, n, level) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert {(stats.wilson(0, n, level)[0], stats.wilson(n, n, level)[1]) for n in range(200)} == {(0.0, 1.0)}
     assert stats.wilson(0, 0) == (0.0, 1.0)
 
 
@@ -56,13 +49,13 @@ def clustered_hits(generator, clusters=120, size=5, mean=0.7):
 def test_clustered_bootstrap_covers_the_truth_where_one_of_single_images_does_not():
     generator = np.random.default_rng(0)
     by_group, by_image = [], []
-    for seed in range(400):
+    for seed in range(200):
         hits, groups = clustered_hits(generator)
         low, high = stats.proportion_interval(hits, groups, resamples=300, seed=seed)[:2]
         by_group.append(low <= 0.7 <= high)
         low, high = stats.wilson(int(hits.sum()), len(hits))
         by_image.append(low <= 0.7 <= high)
-    assert np.mean(by_group) == pytest.approx(0.95, abs=0.02)
+    assert np.mean(by_group) == pytest.approx(0.95, abs=0.03)
     assert np.mean(by_image) < 0.85
 
 
@@ -72,19 +65,7 @@ def test_bootstrap_of_a_mean_has_its_textbook_width():
     assert (low, high) == pytest.approx(values.mean() + np.array([-1.96, 1.96]) * values.std() / 500**0.5, abs=0.005)
 
 
-def test_bootstrap_draws_whole_groups():
-    groups = np.array(["a", "b", "a", "c"])
-
-    def statistic(weights):
-        np.testing.assert_array_equal(weights[:, 0], weights[:, 2])
-        drawn = weights[:, [0, 1, 3]].sum(axis=1)
-        np.testing.assert_array_equal(drawn, 3)
-        return drawn
-
-    assert [float(end) for end in stats.bootstrap_interval(statistic, groups, 100)] == [3.0, 3.0]
-
-
-def test_bootstrap_repeats_with_its_seed_and_chunks_do_not_matter_to_the_shape():
+def test_bootstrap_repeats_with_its_seed_draws_statistics_alike_and_leaves_out_what_is_nan():
     values = np.random.default_rng(0).random((50, 2))
     first, second, other = (
         stats.bootstrap_interval(lambda w: w @ values, np.arange(50), 500, seed=seed) for seed in (1, 1, 2)
@@ -92,13 +73,14 @@ def test_bootstrap_repeats_with_its_seed_and_chunks_do_not_matter_to_the_shape()
     assert first[0].shape == (2,)
     np.testing.assert_array_equal(first, second)
     assert not np.array_equal(first, other)
+    groups = np.random.default_rng(0).integers(0, 9, 40)
+    single, both = (stats.resample_statistic(lambda w, n=n: w[:, :n], groups, 50, seed=3) for n in (1, 2))
+    np.testing.assert_array_equal(single[:, 0], both[:, 0])
 
-
-def test_bootstrap_leaves_out_resamples_without_a_figure():
-    def statistic(weights):
+    def count(weights):
         return np.column_stack([np.where(weights[:, 0] > 0, 1.0, np.nan), np.full(len(weights), np.nan)])
 
-    low, high = stats.bootstrap_interval(statistic, np.arange(5), 200)
+    low, high = stats.bootstrap_interval(count, np.arange(5), 200)
     np.testing.assert_array_equal([low, high], [[1.0, np.nan], [1.0, np.nan]])
 
 
@@ -148,29 +130,17 @@ def test_resamples_cost_by_group_not_by_image():
     assert interval.high - interval.low == pytest.approx(2 * 1.96 * (0.09 / 400_000) ** 0.5, rel=0.25)
 
 
-def test_share_interval_is_wilson_where_each_group_has_one_image():
-    interval = stats.proportion_interval([True, True, False], ["a", "b", "c"])
-    assert interval == (*stats.wilson(2, 3), 3, "wilson")
-
-
-def test_share_interval_counts_groups_where_all_images_agree():
-    interval = stats.proportion_interval([True] * 6, ["a", "a", "b", "b", "c", "c"])
-    assert interval == (*stats.wilson(3, 3), 3, "wilson by group")
-
-
-@pytest.mark.parametrize(("hits", "groups"), [([1] * 11 + [0], [0] * 12), ([1, 0, 1, 0, 1, 0], [0, 0, 1, 1, 2, 2])])
-def test_share_interval_is_never_a_point(hits, groups):
-    low, high, n, method = stats.proportion_interval(np.array(hits, bool), np.array(groups))
-    assert low < np.mean(hits) < high
-    assert (n, method) == (len(set(groups)), "wilson by group")
-    assert (low, high) == stats.wilson(n * np.mean(hits), n)
-
-
-def test_share_interval_of_repeated_groups_is_wider_than_of_single_images():
+def test_the_interval_of_a_proportion_counts_groups_and_is_never_a_point():
+    assert stats.proportion_interval([True, True, False], list("abc")) == (*stats.wilson(2, 3), 3, "wilson")
+    assert stats.proportion_interval([True] * 6, list("aabbcc")) == (*stats.wilson(3, 3), 3, "wilson by group")
+    for hits, groups in (([1] * 11 + [0], [0] * 12), ([1, 0, 1, 0, 1, 0], [0, 0, 1, 1, 2, 2])):
+        low, high, n, method = stats.proportion_interval(np.array(hits, bool), np.array(groups))
+        assert low < np.mean(hits) < high
+        assert (n, method) == (len(set(groups)), "wilson by group")
+        assert (low, high) == stats.wilson(n * np.mean(hits), n)
     hits, groups = clustered_hits(np.random.default_rng(0))
     clustered, single = stats.proportion_interval(hits, groups), stats.wilson(int(hits.sum()), len(hits))
-    assert clustered.method == "bootstrap by group"
-    assert clustered.n == 120
+    assert (clustered.method, clustered.n) == ("bootstrap by group", 120)
     assert clustered.high - clustered.low > 1.3 * (single[1] - single[0])
 
 
@@ -182,37 +152,30 @@ def test_moments_equal_those_of_numpy_over_repeated_values():
         drawn = np.repeat(values, weights[row] * parts[:, column])
         assert means[row, column] == pytest.approx(drawn.mean(), abs=1e-12)
         assert deviations[row, column] == pytest.approx(drawn.std(), abs=1e-12)
-
-
-def test_moments_of_nothing_are_nan_and_one_value_has_no_deviation():
     means, deviations = stats.weighted_moments(np.array([[3.0, 0.0]]), np.array([0.7, 0.9]), [[1, 0], [1, 1]])
-    np.testing.assert_array_equal(means, [[0.7, np.nan]])
+    np.testing.assert_array_equal(means, [[0.7, np.nan]])  # of nothing, and one value without a deviation
     assert np.isnan(deviations).all()
     assert stats.weighted_moments(np.ones((1, 3)), np.full(3, 0.1), np.ones((3, 1)))[1] == 0
 
 
-def test_mcnemar_equals_a_hand_count():
-    assert paired_tests.mcnemar(0, 5) == pytest.approx(2 / 2**5)
-    assert paired_tests.mcnemar(1, 5) == pytest.approx(2 * 7 / 2**6)
-    assert paired_tests.mcnemar(0, 0) == 1.0
-    assert paired_tests.mcnemar(4, 4) == 1.0
+def test_mcnemar_and_holm_equal_a_hand_count():
+    counts = {(0, 5): 2 / 2**5, (1, 5): 2 * 7 / 2**6, (0, 0): 1, (4, 4): 1}
+    assert {pair: paired_tests.mcnemar(*pair) for pair in counts} == pytest.approx(counts)
+    for p, adjusted in (([0.04, 0.01, 0.03], [0.06, 0.03, 0.06]), ([0.9, 0.8], [1.0, 1.0]), ([], [])):
+        assert paired_tests.holm(p) == pytest.approx(adjusted)
 
 
-def test_holm_equals_a_hand_count_in_any_order():
-    assert paired_tests.holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
-    assert paired_tests.holm([0.9, 0.8]) == pytest.approx([1.0, 1.0])
-    assert len(paired_tests.holm([])) == 0
+def test_power_and_the_required_images_equal_a_simulation():
+    def simulate(n, discordance, difference):
+        generator = np.random.default_rng(0)
+        pairs = generator.binomial(n, discordance, 3000)
+        wins = generator.binomial(pairs, (1 + difference / discordance) / 2)
+        outcomes = Counter(zip(wins.tolist(), (pairs - wins).tolist(), strict=True))
+        return sum(times for counts, times in outcomes.items() if paired_tests.mcnemar(*counts) <= 0.05) / 3000
 
-
-def test_mcnemar_power_equals_a_simulation():
-    generator = np.random.default_rng(0)
-    pairs = generator.binomial(300, 0.1, 4000)
-    wins = generator.binomial(pairs, (1 + 0.05 / 0.1) / 2)
-    rejected = [paired_tests.mcnemar(int(w), int(p - w)) <= 0.05 for w, p in zip(wins, pairs, strict=True)]
-    assert paired_tests.mcnemar_power(300, 0.1, 0.05) == pytest.approx(np.mean(rejected), abs=0.025)
-
-
-def test_mcnemar_power_without_a_difference_stays_below_alpha():
+    assert paired_tests.mcnemar_power(300, 0.1, 0.05) == pytest.approx(simulate(300, 0.1, 0.05), abs=0.025)
+    n = paired_tests.required_sample_size(0.2, 0.08)
+    assert simulate(n, 0.2, 0.08) == pytest.approx(0.8, abs=0.025)
     assert 0.01 < paired_tests.mcnemar_power(300, 0.1, 0.0) <= 0.05
 
 
@@ -223,18 +186,17 @@ def test_detectable_difference_has_the_power_asked_for_and_no_less_has(n, discor
     assert paired_tests.mcnemar_power(n, discordance, 0.98 * difference) < 0.8
 
 
-def test_detectable_difference_is_near_the_normal_approximation_on_a_large_set():
+def test_detectable_and_required_agree_with_the_normal_approximation_and_end_where_nothing_can_be_detected():
     expected = (1.960 + 0.842) * (0.1 / 20_000) ** 0.5
     assert paired_tests.detectable_difference(20_000, 0.1) == pytest.approx(expected, rel=0.03)
-
-
-@pytest.mark.parametrize(("n", "discordance"), [(300, 0.0), (0, 0.5), (5, 1.0), (20, 0.05)])
-def test_detectable_difference_is_none_where_nothing_can_be_detected(n, discordance):
-    assert paired_tests.detectable_difference(n, discordance) is None
-
-
-def test_six_images_that_all_differ_are_the_fewest_that_can_be_told():
+    for n, discordance in ((300, 0.0), (0, 0.5), (5, 1.0), (20, 0.05)):
+        assert paired_tests.detectable_difference(n, discordance) is None
     assert paired_tests.detectable_difference(6, 1.0, power=0.99) is not None
+    assert paired_tests.required_sample_size(0.1, 0.0) is paired_tests.required_sample_size(0.0, 0.0) is None
+    exact, approximate = (paired_tests.required_sample_size(0.1, difference) for difference in (0.0018, 0.0014))
+    assert exact < 300_000 < approximate
+    assert approximate * 0.0014**2 == pytest.approx(exact * 0.0018**2, rel=0.01)
+    assert paired_tests.required_sample_size(0.1, 1e-12) > 1e20
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -243,49 +205,43 @@ def test_each_wrong_order_of_three_classes_is_named(confusion, order):
     assert accuracy_tests.find_class_permutation(renamed(confusion, order)) == order
 
 
-def test_two_swapped_classes_are_found_though_accuracy_is_a_third():
-    confusion = np.array([[50, 0, 0], [0, 0, 50], [0, 50, 0]])
-    assert confusion.trace() / confusion.sum() == pytest.approx(1 / 3)
-    assert accuracy_tests.find_class_permutation(confusion) == (0, 2, 1)
-
-
-@pytest.mark.parametrize("row", [[0, 500, 0], [100, 300, 100], [500, 0, 0]])
-def test_one_class_sets_never_alarm(row):
-    assert accuracy_tests.find_class_permutation([row, [0, 0, 9], [0, 0, 0]]) is None
+def test_wrong_orders_are_named_on_unbalanced_sets_with_absent_classes_and_of_many_classes():
+    swapped, many = np.array([[0, 1], [1, 0]]), np.zeros((7, 7), int)
+    many[1, 2] = many[2, 1] = 40
+    shift = tuple((np.arange(8) + 1) % 8)
+    eight = np.full((8, 8), 2) + 30 * np.eye(8, dtype=int)
+    for confusion, order in (
+        ([[50, 0, 0], [0, 0, 50], [0, 50, 0]], (0, 2, 1)),  # though accuracy is a third
+        ([[0, 295, 5], [48, 1, 1], [1, 1, 10]], (1, 0, 2)),
+        ([[2, 0, 98], [3, 95, 2], [0, 0, 0]], (2, 1, 0)),
+        (swapped * 10, (1, 0)),
+        (swapped * 9, None),  # too few images
+        (many, (0, 2, 1, 3, 4, 5, 6)),  # absent classes keep their names
+        (many[:4, :4], (0, 2, 1, 3)),
+        (eight, None),
+        (renamed(eight, shift), shift),
+    ):
+        assert accuracy_tests.find_class_permutation(confusion) == order
 
 
 @pytest.mark.parametrize(
     "confusion",
     [
         GOOD,
-        [[60, 20, 20], [30, 40, 30], [30, 30, 40]],
-        [[70, 20, 10], [40, 20, 40], [10, 45, 45]],
-        [[60, 5, 35], [5, 10, 85], [5, 30, 65]],
-        [[34, 33, 33], [33, 34, 33], [33, 33, 34]],
-        [[0, 0, 0], [0, 0, 0], [0, 0, 0]],
-    ],
-    ids=["good", "mediocre", "hesitant", "generated taken for real", "chance", "empty"],
-)
-def test_a_network_that_is_merely_bad_does_not_alarm(confusion):
-    assert accuracy_tests.find_class_permutation(confusion) is None
-
-
-@pytest.mark.parametrize(
-    "confusion",
-    [
-        [[0, 0, 10], [0, 0, 300], [0, 0, 10]],
+        [[60, 20, 20], [30, 40, 30], [30, 30, 40]],  # mediocre
+        [[70, 20, 10], [40, 20, 40], [10, 45, 45]],  # hesitant
+        [[60, 5, 35], [5, 10, 85], [5, 30, 65]],  # generated taken for real
+        [[34, 33, 33], [33, 34, 33], [33, 33, 34]],  # chance
+        np.zeros((3, 3), int),
+        *([row, [0, 0, 9], [0, 0, 0]] for row in ([0, 500, 0], [100, 300, 100], [500, 0, 0])),  # sets of one class
+        [[0, 0, 10], [0, 0, 300], [0, 0, 10]],  # the class that is predicted too often is rare or absent
         [[12, 0, 0], [0, 30, 270], [0, 3, 47]],
         [[0, 5, 15], [0, 40, 260], [0, 1, 19]],
         [[0, 0, 100], [0, 0, 100], [0, 0, 0]],
     ],
 )
-def test_leaning_to_one_class_does_not_alarm_where_that_class_is_rare_or_absent(confusion):
+def test_a_network_that_is_merely_bad_does_not_alarm(confusion):
     assert accuracy_tests.find_class_permutation(confusion) is None
-
-
-def test_a_swap_is_found_on_an_unbalanced_set_and_with_an_absent_class():
-    assert accuracy_tests.find_class_permutation([[0, 295, 5], [48, 1, 1], [1, 1, 10]]) == (1, 0, 2)
-    assert accuracy_tests.find_class_permutation([[2, 0, 98], [3, 95, 2], [0, 0, 0]]) == (2, 1, 0)
 
 
 def test_chance_of_a_gain_by_blind_predictions_equals_a_simulation():
@@ -297,42 +253,15 @@ def test_chance_of_a_gain_by_blind_predictions_equals_a_simulation():
     assert norm.isf(accuracy_tests._association_p(counts, gain)) == pytest.approx(z, abs=0.08)
 
 
-def test_too_few_images_do_not_alarm_and_ten_a_class_do():
-    swapped = np.array([[0, 1], [1, 0]])
-    assert accuracy_tests.find_class_permutation(swapped * 9) is None
-    assert accuracy_tests.find_class_permutation(swapped * 10) == (1, 0)
-
-
 @pytest.mark.parametrize("mix", [(1 / 3, 1 / 3, 1 / 3), (0.8, 0.15, 0.05), (0.7, 0.3, 0)])
 def test_random_predictors_hardly_ever_alarm(mix):
     generator = np.random.default_rng(0)
     alarms = 0
-    for _ in range(1000):
+    for _ in range(400):
         rows = generator.multinomial(150, mix)
         guesses = generator.dirichlet([1, 1, 1])
         alarms += accuracy_tests.find_class_permutation([generator.multinomial(n, guesses) for n in rows]) is not None
-    assert alarms <= 3  # 1 expected at most
-
-
-def test_a_shift_of_eight_classes_is_named_and_their_right_order_is_not():
-    shift = tuple((np.arange(8) + 1) % 8)
-    confusion = np.full((8, 8), 2) + 30 * np.eye(8, dtype=int)
-    assert accuracy_tests.find_class_permutation(confusion) is None
-    assert accuracy_tests.find_class_permutation(renamed(confusion, shift)) == shift
-
-
-def test_absent_classes_keep_their_names():
-    confusion = np.zeros((7, 7), int)
-    confusion[1, 2] = confusion[2, 1] = 40
-    assert accuracy_tests.find_class_permutation(confusion) == (0, 2, 1, 3, 4, 5, 6)
-    assert accuracy_tests.find_class_permutation(confusion[:4, :4]) == (0, 2, 1, 3)
-
-
-def test_resamples_of_two_statistics_are_paired():
-    groups = np.random.default_rng(0).integers(0, 9, 40)
-    first = stats.resample_statistic(lambda w: w[:, 0], groups, 50, seed=3)
-    both = stats.resample_statistic(lambda w: w[:, :2], groups, 50, seed=3)
-    np.testing.assert_array_equal(first, both[:, 0])
+    assert alarms <= 2  # .4 expected at most
 
 
 @pytest.mark.parametrize(("discordance", "difference"), [(0.1, 0.05), (0.3, 0.1), (0.02, 0.02), (0.08, 0.01)])
@@ -344,35 +273,15 @@ def test_required_images_are_the_fewest_with_the_power_asked_for(discordance, di
     assert paired_tests.required_sample_size(discordance, -difference) == n
 
 
-def test_required_images_find_the_difference_as_often_as_asked():
-    n = paired_tests.required_sample_size(0.2, 0.08)
-    rng = np.random.default_rng(0)
-    pairs = rng.binomial(n, 0.2, 3000)
-    wins = rng.binomial(pairs, (1 + 0.08 / 0.2) / 2)
-    collected = [paired_tests.mcnemar(int(w), int(p - w)) <= 0.05 for w, p in zip(wins, pairs, strict=True)]
-    assert np.mean(collected) == pytest.approx(0.8, abs=0.025)
-
-
 def test_required_images_grow_with_discordance_and_power_and_fall_with_the_difference():
-    def grow(numbers):
+    require = paired_tests.required_sample_size
+    for numbers in (
+        [require(share, 0.05) for share in (0.05, 0.1, 0.2, 0.4, 0.8)],
+        [require(0.2, 0.05, power) for power in (0.5, 0.8, 0.9, 0.99)],
+        [require(0.2, gain) for gain in (0.2, 0.1, 0.05, 0.01, 0.001)],
+        [require(0.2, 0.05, alpha=alpha) for alpha in (0.1, 0.05, 0.01)],
+    ):
         assert all(a < b for a, b in pairwise(numbers))
-
-    grow([paired_tests.required_sample_size(share, 0.05) for share in (0.05, 0.1, 0.2, 0.4, 0.8)])
-    grow([paired_tests.required_sample_size(0.2, 0.05, power) for power in (0.5, 0.8, 0.9, 0.99)])
-    grow([paired_tests.required_sample_size(0.2, gain) for gain in (0.2, 0.1, 0.05, 0.01, 0.001)])
-    grow([paired_tests.required_sample_size(0.2, 0.05, alpha=alpha) for alpha in (0.1, 0.05, 0.01)])
-
-
-@pytest.mark.parametrize(("discordance", "difference"), [(0.1, 0.0), (0.0, 0.0)])
-def test_no_number_of_images_tells_equals_apart(discordance, difference):
-    assert paired_tests.required_sample_size(discordance, difference) is None
-
-
-def test_required_images_of_a_tiny_difference_are_those_of_the_normal_approximation():
-    exact, approximate = (paired_tests.required_sample_size(0.1, difference) for difference in (0.0018, 0.0014))
-    assert exact < 300_000 < approximate
-    assert approximate * 0.0014**2 == pytest.approx(exact * 0.0018**2, rel=0.01)
-    assert paired_tests.required_sample_size(0.1, 1e-12) > 1e20
 
 
 @pytest.mark.parametrize(
@@ -396,17 +305,10 @@ def test_weighted_quantiles_equal_those_of_the_repeated_values():
     quantiles = stats.quantiles(values, QUANTILES, weights)
     expected = [np.quantile(np.repeat(values, row), QUANTILES) for row in weights]
     np.testing.assert_allclose(quantiles, expected, rtol=1e-12)
-
-
-@pytest.mark.parametrize("n", [1, 2, 3, 10, 20, 40])
-def test_each_measurement_counted_once_gives_numpys_quantile(n):
-    values = np.random.default_rng(n).permutation(n).astype(float)
-    quantile = stats.quantiles(values, QUANTILES, np.ones((1, n)))[0]
-    np.testing.assert_allclose(quantile, np.quantile(values, QUANTILES), rtol=1e-12)
-    assert quantile[1] == pytest.approx(np.median(values), rel=1e-12)
-
-
-def test_no_weight_at_all_gives_nan():
+    for n in (1, 2, 3, 10, 20, 40):
+        values = np.random.default_rng(n).permutation(n).astype(float)
+        once = stats.quantiles(values, QUANTILES, np.ones((1, n)))[0]
+        np.testing.assert_allclose(once, np.quantile(values, QUANTILES), rtol=1e-12)
     assert np.isnan(stats.quantiles([1.0, 2.0], (0.5,), [[0, 0]])).all()
 
 
@@ -416,23 +318,14 @@ def test_a_widened_percentile_interval_of_a_mean_is_students():
     low, high = norm.interval(0.9, value, values.std() / count**0.5)  # as the percentiles of many resamples
     exact = t.interval(0.9, count - 1, value, values.std(ddof=1) / count**0.5)
     assert stats.widen_for_few_units(low, high, value, count, level=0.9) == pytest.approx(exact)
-
-
-def test_each_stratum_takes_a_degree_of_freedom():
-    factor = t.ppf(0.975, 6) / norm.ppf(0.975) * np.sqrt(9 / 6)
+    factor = t.ppf(0.975, 6) / norm.ppf(0.975) * np.sqrt(9 / 6)  # each of three strata takes a degree of freedom
     assert stats.widen_for_few_units(0.4, 0.7, 0.5, 9, 3) == pytest.approx((0.5 - factor * 0.1, 0.5 + factor * 0.2))
 
 
-def test_a_quotient_is_nan_where_nothing_is_counted():
+def test_quotients_and_means_leave_out_what_is_missing_and_are_nan_of_nothing():
     np.testing.assert_array_equal(ratio([[1, 2], [3, 0]], [[2], [0]]), [[0.5, 1.0], [np.nan, np.nan]])
-
-
-def test_what_is_nan_is_left_out_of_a_mean():
     values = np.array([[1.0, np.nan, 3.0], [np.nan, np.nan, np.nan]])
     np.testing.assert_array_equal(nan_mean(values, axis=1), [2, np.nan])
     assert nan_mean(values) == 2
-
-
-def test_weighted_means_leave_missing_values_out():
     weights, values = np.array([[1.0, 2.0, 1.0], [0.0, 0.0, 1.0]]), np.array([[1.0], [4.0], [np.nan]])
     np.testing.assert_allclose(build_mean_statistic(values)(weights), [[3.0], [np.nan]])

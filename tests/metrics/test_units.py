@@ -115,7 +115,7 @@ def test_equal_recipes_whose_sources_differ_are_rarely_significant():
 
 @pytest.mark.parametrize("count", [5, 8, 22])
 def test_intervals_of_few_sources_cover_the_accuracy_on_new_ones(count):
-    rng, draws = np.random.default_rng(1), 300
+    rng, draws = np.random.default_rng(1), 150
     sources, classes = np.repeat(np.arange(count), 20), np.repeat(np.arange(count) % 2, 20)
     units = Units(np.arange(len(sources)), sources, classes)
     inside = np.zeros(2)
