@@ -192,17 +192,6 @@ def test_resampled_temperatures_equal_refits_of_the_copies():
     np.testing.assert_allclose(temperatures, expected, rtol=2e-3)
 
 
-def test_reliability_bins_hold_every_image_and_empty_ones_have_no_accuracy():
-    probabilities, targets = overconfident()
-    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
-    table = pd.DataFrame(calibration.reliability_bins(confidence, correct, calibration.equal_width_edges(15)))
-    assert list(table) == ["bin", "low", "high", "count", "confidence", "accuracy"]
-    assert table["count"].sum() == len(targets)
-    assert table.loc[table["count"] == 0, ["confidence", "accuracy"]].isna().all(axis=None)
-    gaps = (table["count"] * (table["accuracy"] - table["confidence"]).abs()).sum() / len(targets)
-    assert gaps == pytest.approx(pick("ece_15", probabilities, targets))
-
-
 def test_two_thousand_resamples_of_ten_thousand_images_take_seconds():
     probabilities, targets = overconfident(10_000)
     begin = time.process_time()

@@ -49,11 +49,16 @@ def test_a_perfect_oracle_scores_one(evaluate, oracle):
     assert shown == []
 
 
-def test_a_uniform_oracle_scores_chance(evaluate, oracle):
+def test_a_uniform_oracle_scores_chance_and_states_the_detectable_difference(evaluate, oracle):
     metrics = evaluate(oracle("uniform", n=600, seed=3)).metrics
     for name, chance in (("accuracy", 1 / 3), ("balanced_accuracy", 1 / 3), ("macro_f1", 1 / 3), ("mcc", 0)):
         assert metrics[name].low <= chance <= metrics[name].high
     assert metrics["chance"].value == pytest.approx(1 / 3)
+    accuracy = metrics["accuracy"].value  # errors of another run are taken to be independent, or as the option says
+    expected = paired_tests.detectable_difference(600, 2 * accuracy * (1 - accuracy))
+    assert metrics["detectable_difference"].value == expected
+    stated = evaluate(oracle("noisy"), discordance=0.2).metrics["detectable_difference"]
+    assert stated.value == paired_tests.detectable_difference(240, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -132,8 +137,7 @@ def test_saved_sources_have_their_own_recall_and_commonest_error(saved):
 def test_intervals_are_wilson_for_single_images_and_by_group_for_repeated_ones(evaluate):
     logits = noisy()
     metrics = evaluate(make(TARGETS, logits)).metrics
-    single = metrics["accuracy"]
-    correct = int((logits.argmax(axis=1) == TARGETS).sum())
+    single, correct = metrics["accuracy"], int((logits.argmax(axis=1) == TARGETS).sum())
     assert (single.low, single.high) == pytest.approx(stats.wilson(correct, 240))
     assert (single.interval, single.n) == ("wilson", 240)
     assert metrics["macro_f1"].interval == "bootstrap by group"
@@ -186,11 +190,3 @@ def test_the_gallery_shows_the_most_confident_errors_of_the_right_images(evaluat
     wrong = np.flatnonzero((targets >= 0) & ~predictions.correct)
     assert shown == sorted(wrong, key=lambda i: -predictions.confidence[i])[:5]
     assert "gallery" not in evaluate(predictions, gallery=0).arrays
-
-
-def test_detectable_difference_follows_the_discordance_option_or_that_of_independent_errors(evaluate, oracle):
-    stated, metrics = evaluate(oracle("noisy"), discordance=0.2).metrics, evaluate(oracle("noisy")).metrics
-    assert stated["detectable_difference"].value == paired_tests.detectable_difference(240, 0.2)
-    accuracy = metrics["accuracy"].value
-    expected = paired_tests.detectable_difference(240, 2 * accuracy * (1 - accuracy))
-    assert metrics["detectable_difference"].value == expected

@@ -1,6 +1,5 @@
 """Tests of the audit of a data set: planted shortcuts, its parts, its options, and label errors."""
 
-import json
 import subprocess
 import sys
 
@@ -17,6 +16,7 @@ from avatar_bench.evaluation.blocks.data_audit import DataAudit
 from avatar_bench.i18n import use_language
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Result
+from tests.builders.commands import change_record, read_record, write_manifest
 
 FAST = {"resamples": 100, "label_errors": False}
 
@@ -43,7 +43,7 @@ def shortcut(tmp_path_factory):
     return DataAudit(**FAST).audit(dataset)
 
 
-def test_a_class_told_by_its_format_is_a_shortcut_and_unsuitable_until_it_is_equalised(shortcut):
+def test_a_class_told_by_its_format_is_a_shortcut_and_unsuitable_until_it_is_equalised(shortcut, tmp_path):
     assert shortcut.metrics["metadata_auroc"].value >= 0.95
     assert shortcut.metrics["equalised/metadata_auroc"].value <= 0.60
     first = shortcut.tables["single_properties"].iloc[0]
@@ -54,9 +54,6 @@ def test_a_class_told_by_its_format_is_a_shortcut_and_unsuitable_until_it_is_equ
     assert shortcut.provenance["equalised/assessment"] == {"suitable": "yes", "reasons": []}
     reason = format_reason(shortcut.warnings[0], "data_audit")
     assert reason.startswith("is this set suitable for evaluating classifiers? no: the file alone, ")
-
-
-def test_tables_are_saved_and_read_back(shortcut, tmp_path):
     saved = Result.load(shortcut.save(tmp_path / "audit"))
     properties = saved.tables["properties"]
     assert len(properties) == 120
@@ -83,9 +80,9 @@ def test_unlabelled_and_broken_images_are_left_out_and_counted(tmp_path):
     result = DataAudit(equalised=False, **FAST).audit(dataset)
     assert result.n == 27
     assert Reason("unlabelled", n=2, all=30) in result.warnings
-    (undecodable,) = [warning for warning in result.warnings if warning.code == "undecodable"]
-    assert (undecodable.values["n"], undecodable.values["all"]) == (1, 28)
-    assert "a3.png" in undecodable.values["why"]
+    (undecodable,) = [warning.values for warning in result.warnings if warning.code == "undecodable"]
+    assert (undecodable["n"], undecodable["all"]) == (1, 28)
+    assert "a3.png" in undecodable["why"]
 
 
 def labelled(n=90):
@@ -127,12 +124,9 @@ def test_the_audit_loads_no_torch_where_label_errors_are_not_asked():
 def test_the_audit_of_an_external_set_names_the_sources_that_training_has(run_copy, images, tmp_path):
     sources = pd.read_csv(run_copy / "split.csv")["source"]
     blind = pd.read_csv(images / "blind.csv")
-    blind["path"] = [str(images / path) for path in blind["path"]]
     blind.loc[:3, "source"] = sources.iloc[0]
-    blind.to_csv(tmp_path / "blind.csv", index=False)
-    record = json.loads((run_copy / "run.json").read_text())
-    record["data"]["blind"] = str(tmp_path / "blind.csv")
-    (run_copy / "run.json").write_text(json.dumps(record))
+    write_manifest(tmp_path / "blind.csv", blind, images)
+    change_record(run_copy, data=read_record(run_copy)["data"] | {"blind": str(tmp_path / "blind.csv")})
     options = ("resamples=100", "folds=2", "equalised=false", "label_errors=false")
     words = [f"ckpt={run_copy}", "block=data_audit", "split=blind", "data.workers=0", "allow=[shortcut]"]
     assert main(["evaluate", *words, *(f"block.data_audit.{option}" for option in options)]) == 0

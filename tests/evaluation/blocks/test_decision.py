@@ -115,13 +115,7 @@ def test_targets_that_cannot_be_met_or_shown_answer_nothing(evaluate_block, orac
     assert {"sets", "thresholds"}.isdisjoint(none.tables)
 
 
-def test_evaluating_on_the_images_of_the_thresholds_is_refused(evaluate_block, oracle, calibrated):
-    held = oracle("noisy", n=200)
-    with pytest.raises(GuardError, match="fitted on"):
-        evaluate_block(replace(held, groups=np.char.add("held ", held.groups)), run=calibrated(held), targets=[0.1])
-
-
-def test_curves_and_points_are_those_of_scikit_learn(evaluate_block, oracle):
+def test_curves_and_points_are_those_of_scikit_learn_and_drawn(evaluate_block, oracle, draw_saved, inside):
     predictions = oracle("noisy", n=900)
     result = evaluate_block(predictions, false_alarms=[0.01, 0.1])
     points = result.tables["operating_points"].set_index(["class", "false_alarms"])
@@ -143,6 +137,11 @@ def test_curves_and_points_are_those_of_scikit_learn(evaluate_block, oracle):
         curve = result.tables["precision_recall"].query("`class` == @name")
         expected = [precisions[recalls >= recall - 1e-12][-1] for recall in curve["recall"]]
         np.testing.assert_allclose(curve["precision"], expected)
+    drawn = draw_saved(result)
+    names = ("operating_points", "risk_coverage", "cost_curve")
+    assert {name: inside(figure) for name, figure in drawn.items()} == dict.fromkeys(names, True)
+    recall = result.tables["roc"].query("`class` == 'real'")["recall"]
+    np.testing.assert_allclose(drawn["operating_points"].axes[0].lines[2].get_ydata(), recall)
 
 
 def test_few_false_alarms_are_claimed_only_with_enough_groups_of_other_classes(evaluate_block, oracle):
@@ -208,7 +207,9 @@ def test_the_operating_curve_is_counted_from_the_predictions(evaluate_block, ora
     assert set(curves.query("set == 'blind' and value.notna()")["population"]) == {"new sources"}
 
 
-def test_a_set_without_a_class_or_of_one_class_has_reasons(evaluate_block, oracle, draw_saved):
+def test_a_set_without_a_class_of_one_class_or_of_equal_probabilities_has_reasons(
+    evaluate_block, oracle, make_predictions, draw_saved
+):
     predictions = oracle("noisy", n=240)
     without = evaluate_block(predictions.take(predictions.targets != 2))
     assert without.metrics["recall_at/0.01/real"].reason == Reason("class_absent", name="real")
@@ -219,29 +220,22 @@ def test_a_set_without_a_class_or_of_one_class_has_reasons(evaluate_block, oracl
     assert set(draw_saved(alone)) == {"risk_coverage", "cost_curve"}
     single = evaluate_block(predictions.take(np.arange(1)))
     assert single.tables["risk_coverage"]["answered"].eq(1).all()
+    equal = evaluate_block(make_predictions(np.arange(90) % 3, np.zeros((90, 3)))).tables  # all or none are answered
+    assert equal["risk_coverage"]["answered"].eq(90).all()
+    assert equal["operating_points"][["recall", "seen"]].eq(0).all(axis=None)
+    assert equal["operating_points"]["threshold"].isna().all()
 
 
-def test_equal_probabilities_answer_all_or_none(evaluate_block, make_predictions):
-    tables = evaluate_block(make_predictions(np.arange(90) % 3, np.zeros((90, 3)))).tables
-    assert tables["risk_coverage"]["answered"].eq(90).all()
-    points = tables["operating_points"]
-    assert points["recall"].eq(0).all()
-    assert points["threshold"].isna().all()
-    assert points["seen"].eq(0).all()
-
-
-def test_a_wrong_class_order_of_the_external_test_set_is_refused(evaluate_block, oracle):
+def test_images_of_the_thresholds_another_class_order_and_tables_of_predictions_are_refused(
+    evaluate_block, oracle, calibrated
+):
+    held = oracle("noisy", n=200)
+    with pytest.raises(GuardError, match="fitted on"):
+        evaluate_block(replace(held, groups=np.char.add("held ", held.groups)), run=calibrated(held), targets=[0.1])
     with pytest.raises(GuardError):
         evaluate_block(oracle("noisy", n=90), oracle(("permuted", (1, 2, 0)), n=240))
-
-
-def test_figures_show_the_tables(evaluate_block, oracle, draw_saved, inside):
-    result = evaluate_block(oracle("noisy", n=240), oracle("noisy", n=90, seed=7))
-    drawn = draw_saved(result)
-    names = ("operating_points", "risk_coverage", "cost_curve")
-    assert {name: inside(figure) for name, figure in drawn.items()} == dict.fromkeys(names, True)
-    recall = result.tables["roc"].query("`class` == 'real'")["recall"]
-    np.testing.assert_allclose(drawn["operating_points"].axes[0].lines[2].get_ydata(), recall)
+    with pytest.raises(BlockError, match="a table of predictions"):
+        evaluate_block(held, run={"provides": frozenset({"predictions", "decisions"})}, stability=True)
 
 
 def test_stability_and_averaging_are_compared_with_confidence_at_equal_coverage(
@@ -291,7 +285,7 @@ def test_stability_and_averaging_are_compared_with_confidence_at_equal_coverage(
     assert inside(draw_saved(result)["stability"])
 
 
-def test_answers_that_all_change_or_never_do_and_tables_of_predictions_have_reasons(evaluate_block, oracle):
+def test_answers_that_all_change_or_never_do_have_reasons(evaluate_block, oracle):
     perfect = oracle("perfect", n=30)
     turned = replace(perfect, logits=perfect.logits[:, [1, 2, 0]])
     none = evaluate_block(perfect, run={"variations": lambda change: turned}, stability=True)
@@ -300,5 +294,3 @@ def test_answers_that_all_change_or_never_do_and_tables_of_predictions_have_reas
     every = evaluate_block(perfect, stability=True)
     assert every.metrics["stable"].value == 1
     assert (every.metrics["saved_by_stability"].value, every.metrics["saved_by_averaging"].value) == (0, 0)
-    with pytest.raises(BlockError, match="a table of predictions"):
-        evaluate_block(perfect, run={"provides": frozenset({"predictions", "decisions"})}, stability=True)

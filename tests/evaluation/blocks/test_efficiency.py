@@ -1,10 +1,9 @@
 """Tests of efficiency: on the tiny run for its structure, on made-up timings for its numbers."""
 
-import json
 import re
 import sys
+from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,18 +21,11 @@ from avatar_bench.models import profiling
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Result
 from avatar_bench.runs.run import Run
+from tests.builders.commands import change_record, read_record
 from tests.models.small import count_macs
 
-FAST: dict[str, Any] = {
-    "batches": [1, 4],
-    "threads": [1],
-    "rounds": 3,
-    "seconds": 0.05,
-    "passes": 2,
-    "pass_seconds": 0.0,
-    "resamples": 100,
-    "workers": [],
-}
+FAST = {"batches": [1, 4], "threads": [1], "rounds": 3, "seconds": 0.05, "passes": 2, "pass_seconds": 0.0}
+FAST |= {"resamples": 100, "workers": []}
 needs_onnx = pytest.mark.skipif(bool(find_missing_package("onnx")), reason="the extra export is not installed")
 
 
@@ -148,8 +140,8 @@ def test_steady_times_are_taken_as_they_are(measure):
 
 
 @pytest.mark.parametrize("slower", [0.2, -0.2])
-def test_a_noisy_machine_is_named_in_warning_metrics_and_table(measure, slower):
-    result = measure(slower)
+def test_a_noisy_or_busy_machine_is_named_in_warning_metrics_and_tables(measure, slower):
+    result, busy = measure(slower), measure(slower=0.0, share=0.5)
     noise = max(1 + slower, 1 / (1 + slower)) - 1
     assert result.metrics["noise"].value == pytest.approx(noise)
     assert result.warnings == [Reason("noisy_machine", noise=pytest.approx(noise), tolerance=0.1)]
@@ -157,16 +149,11 @@ def test_a_noisy_machine_is_named_in_warning_metrics_and_table(measure, slower):
     assert result.metrics["params_m"].reason is None
     assert not result.tables["latency"]["steady"].any()
     assert measure(slower, tolerance=0.3).warnings == []
-
-
-def test_a_busy_machine_is_named_in_warning_metrics_and_tables(measure):
-    result = measure(slower=0.0, share=0.5)
-    (text,) = [format_reason(warning, "efficiency") for warning in result.warnings]
+    (text,) = [format_reason(warning, "efficiency") for warning in busy.warnings]
     assert text.startswith("The machine is busy: the network had a processor for 50% of its time (90% needed)")
-    assert result.metrics["processor_share"].value == pytest.approx(0.5)
-    assert {result.metrics[name].reason for name in list_timed(result)} == {Reason("busy_timings")}
-    assert not result.tables["latency"]["steady"].any()
-    assert not result.tables["end_to_end"]["steady"].any()
+    assert busy.metrics["processor_share"].value == pytest.approx(0.5)
+    assert {busy.metrics[name].reason for name in list_timed(busy)} == {Reason("busy_timings")}
+    assert not pd.concat([busy.tables["latency"]["steady"], busy.tables["end_to_end"]["steady"]]).any()
 
 
 @needs_onnx
@@ -194,9 +181,7 @@ def test_a_process_that_dies_costs_the_main_metric_alone(
     result = evaluate(tiny_run, tmp_path / "out")
     assert f"`predict` could not be timed: its process ended with {status}." in capsys.readouterr().err
     deployed = result.metrics["end_to_end_images_per_second"]
-    assert deployed.value is None
-    assert deployed.reason
-    assert deployed.reason.code == "predict_failed"
+    assert (deployed.value, deployed.reason.code) == (None, "predict_failed")
     assert result.metrics["torch/end_to_end_images_per_second"].value
     assert set(result.tables["end_to_end"]["command"]) == {"evaluate"}
 
@@ -227,10 +212,8 @@ def test_a_runtime_with_other_outputs_is_not_timed(tiny_run, monkeypatch):
 def test_beside_a_gpu_the_cpu_is_timed_as_well(tiny_run, monkeypatch):
     run = Run.open(tiny_run, workers=0, accelerator="cpu")
     noise, network = timing.create_noise_images(run, 4), run.predictor.module
-    stand_in: Any = SimpleNamespace(
-        predictor=SimpleNamespace(device="cuda", module=network),
-        preprocessing=SimpleNamespace(size=run.preprocessing.size),
-    )
+    on_gpu = SimpleNamespace(device="cuda", module=network)
+    stand_in = SimpleNamespace(predictor=on_gpu, preprocessing=SimpleNamespace(size=run.preprocessing.size))
     monkeypatch.setattr(timing, "create_noise_images", lambda run, count: noise[:count])
     factories, distances = timing.prepare_runtimes(stand_in, ["torch"])
     assert distances == {"torch": 0.0, "cpu": pytest.approx(0.0, abs=1e-5)}
@@ -242,9 +225,9 @@ def test_beside_a_gpu_the_cpu_is_timed_as_well(tiny_run, monkeypatch):
 
 def test_files_are_timed_after_workers_have_started_and_before_they_are_done(tmp_path, monkeypatch):
     """A batch takes 2 seconds, but 60 the first, and next to nothing those that workers have ready at the end."""
-    files = [tmp_path / f"{row}.png" for row in range(7)]
+    files = np.array([str(tmp_path / f"{row}.png") for row in range(7)])
     for file in files:
-        file.write_bytes(b"")
+        Path(file).touch()
     now, passes = [0.0], []
 
     class Predictor(SimpleNamespace):
@@ -256,8 +239,8 @@ def test_files_are_timed_after_workers_have_started_and_before_they_are_done(tmp
                 yield paths[start : start + self.batch_size]
 
     monkeypatch.setattr(timing, "time_batches", lambda batches: profiling.time_batches(batches, lambda: now[0]))
-    run: Any = SimpleNamespace(batch_size=8, predictor=Predictor(batch_size=8, workers=3))
-    table = timing.time_files(run, np.array([str(file) for file in files]), [2, 0], passes=2, seconds=0.0)
+    run = SimpleNamespace(batch_size=8, predictor=Predictor(batch_size=8, workers=3))
+    table = timing.time_files(run, files, [2, 0], passes=2, seconds=0.0)
     n = timing.MIN_TIMED_BATCHES
     assert table[["workers", "round", "images"]].to_numpy().tolist() == [
         [workers, number, 8 * n] for number in (0, 1) for workers in (2, 0)
@@ -277,18 +260,15 @@ def test_the_figure_is_drawn_inside_the_page_in_both_languages(inside):
     ]
     kind = {"runtime": "openvino", "precision": "bf16", "threads": 16, "command": "predict", "batch": 32} | rate
     end_to_end = pd.DataFrame([kind | {"workers": workers} for workers in (16, 0)])
-    result = Result(
-        "efficiency", "blind", 0, ("real",), tables={"latency": pd.DataFrame(rows), "end_to_end": end_to_end}
-    )
+    tables = {"latency": pd.DataFrame(rows), "end_to_end": end_to_end}
+    result = Result("efficiency", "blind", 0, ("real",), tables=tables)
     for language in LANGUAGES:
         with use_language(language):
             assert inside(figures.draw(result)["latency"])
 
 
 def test_a_set_whose_images_are_gone_is_refused(run_copy, tmp_path, capsys):
-    record = json.loads((run_copy / "run.json").read_text())
-    record["data"]["root"] = str(tmp_path / "gone")
-    (run_copy / "run.json").write_text(json.dumps(record))
+    change_record(run_copy, data=read_record(run_copy)["data"] | {"root": str(tmp_path / "gone")})
     assert main(["evaluate", f"ckpt={run_copy}", "block=efficiency"]) == 3
     message = rf"{tmp_path}/gone/\S+: cannot be read: No such file or directory\.\n"
     assert re.fullmatch(message, capsys.readouterr().err)

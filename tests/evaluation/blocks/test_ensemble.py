@@ -12,6 +12,7 @@ from scipy.special import softmax
 from scipy.stats import binomtest
 from sklearn import metrics as sk
 from statsmodels.stats.contingency_tables import Table2x2
+from statsmodels.stats.multitest import multipletests
 
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.errors import BlockError
@@ -20,6 +21,7 @@ from avatar_bench.i18n import use_language
 from avatar_bench.metrics.agreement import MEASURES
 from avatar_bench.metrics.averaging import STRATEGIES
 from avatar_bench.metrics.calibration import fit_temperature
+from avatar_bench.models.model_card import Card
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Result
 from avatar_bench.runs.ensembles import open_run, save_ensemble
@@ -52,17 +54,11 @@ def voters(make_predictions, fake_run, dataset_of):
             test = change(parts[0] if groups is None else replace(parts[0], groups=groups))
             keys = [f"{i + 10_000:064x}" for i in range(held)]
             images = Dataset("run", Path(), dataset_of(parts[1], split="calibration").frame.assign(sha256=keys))
-            described = {
-                "images": images,
-                "label": f"run {number}",
-                "recipe": f"run {number}",
-                "checkpoint": Path(f"run{number}/checkpoints/best.ckpt"),
-                "checkpoint_sha256": f"{number:064x}",
-                "card": SimpleNamespace(
-                    backbone=f"net{number}", options={}, preprocessing={}, classes=test.classes, weights="hub", seed=0
-                ),
-            }
-            runs.append(fake_run(test, calibration=parts[1], **described | fields))
+            run = fake_run(test, calibration=parts[1], images=images, label=f"run {number}", recipe=f"run {number}")
+            run.checkpoint, run.checkpoint_sha256 = Path(f"run{number}/checkpoints/best.ckpt"), f"{number:064x}"
+            run.card = Card(test.classes, f"net{number}", {}, weights="hub")
+            vars(run).update(fields)
+            runs.append(run)
             datasets.append(dataset_of(test))
         return runs, datasets
 
@@ -74,10 +70,8 @@ def compare_predictions(fake_run, dataset_of):
     """Run the block on the Predictions of several stand-ins, whose pairs alone are compared."""
 
     def call(predictions, resamples=200):
-        runs = [
-            fake_run(part, images=None, label=f"run {number}", recipe=f"run {number}")
-            for number, part in enumerate(predictions)
-        ]
+        names = [f"run {number}" for number in range(len(predictions))]
+        runs = [fake_run(p, images=None, label=name, recipe=name) for p, name in zip(predictions, names, strict=True)]
         return compare(runs, [dataset_of(part) for part in predictions], resamples)
 
     return call
@@ -107,18 +101,6 @@ def test_no_strategy_moves_with_the_labels_and_outputs_of_the_evaluated_set(vote
     ]
     assert fitted[0] == fitted[1]
     assert clean.provenance["single"] == poisoned.provenance["single"]
-
-
-def test_p_values_of_the_gains_are_corrected_for_the_number_of_strategies(voters):
-    table = compare(*voters()).tables["strategies"]
-    assert list(table["strategy"]) == ["single", *STRATEGIES]
-    assert table.loc[0, ["p", "p_holm"]].isna().all()
-    rows = table[1:].sort_values("p")
-    counts = zip(rows["only_strategy_correct"], rows["only_single_correct"], strict=True)
-    p = [binomtest(wins, wins + losses).pvalue if wins + losses else 1.0 for wins, losses in counts]
-    assert list(rows["p"]) == pytest.approx(p)
-    stepwise = np.maximum.accumulate([value * (len(p) - k) for k, value in enumerate(p)])
-    assert list(rows["p_holm"]) == pytest.approx(np.minimum(1, stepwise))
 
 
 def compute_ece(probabilities, targets):
@@ -172,9 +154,7 @@ def test_weights_and_temperatures_are_recomputed_from_the_saved_held_out_images(
     scaled = strategies["scaled_vote"]["temperature"].to_numpy()
     np.testing.assert_allclose(scaled, [refit(logits, held) for logits in held["logits"]], rtol=1e-6)
     members = softmax(held["logits"] / scaled[:, None, None], axis=2)
-    scores = np.array(
-        [sk.accuracy_score(targets, member.argmax(1)) * (1 - compute_ece(member, targets)) for member in members]
-    )
+    scores = np.array([(member.argmax(1) == targets).mean() * (1 - compute_ece(member, targets)) for member in members])
     np.testing.assert_allclose(strategies["accuracy_ece"]["weight"], scores / sum(scores), atol=1e-9)
     np.testing.assert_allclose(strategies["soft_vote"]["weight"], 1 / 3)
     np.testing.assert_allclose(scores, table["calibration_accuracy"] * (1 - table["calibration_ece"]), atol=1e-9)
@@ -196,7 +176,7 @@ def refit(logits, held):
     return 1.0 if low <= 1 <= high else fit_temperature(logits, targets)
 
 
-def test_the_interval_of_a_gain_is_a_paired_bootstrap_of_groups(saved):
+def test_the_interval_of_a_gain_is_a_paired_bootstrap_of_groups_and_its_p_value_corrected_for_all(saved, voters):
     table, row = saved.tables["predictions"], saved.tables["strategies"].set_index("strategy").loc["soft_vote"]
     correct = {name: rows["correct"].to_numpy(float) for name, rows in table.groupby("strategy")}
     pairs = (correct["soft_vote"] - correct["single"]).reshape(-1, 2).sum(axis=1)
@@ -209,26 +189,18 @@ def test_the_interval_of_a_gain_is_a_paired_bootstrap_of_groups(saved):
         metric = saved.metrics[f"{kind}/soft_vote"]
         ends = [row[f"{kind}{end}"] for end in ("", "_low", "_high")]
         assert ends == pytest.approx([metric.value, metric.low, metric.high])
-
-
-def test_the_single_run_is_the_one_of_the_held_out_images_and_not_of_the_set(voters):
-    runs, datasets = voters()
-    runs[0].predictions, runs[2].predictions = runs[2].predictions, runs[0].predictions
-    result = compare(runs, [datasets[2], datasets[1], datasets[0]])
-    assert result.provenance["single"] == "run 0"
-    assert result.tables["members"].set_index("run")["chosen"].tolist() == [True, False, False]
-
-
-def test_two_copies_of_one_run_gain_nothing(voters):
-    runs, datasets = voters(1)
-    metrics = compare([runs[0], SimpleNamespace(**vars(runs[0]) | {"label": "twin"})], datasets * 2).metrics
-    assert {metrics[f"accuracy/{name}"].value for name in STRATEGIES} == {metrics["accuracy/single"].value}
-    assert {metrics[f"gain/{name}"].value for name in STRATEGIES} == {0}
-    assert metrics["contribution/run 0"].value == 0
+    strategies = compare(*voters()).tables["strategies"]  # groups of one image
+    assert list(strategies["strategy"]) == ["single", *STRATEGIES]
+    assert strategies.loc[0, ["p", "p_holm"]].isna().all()
+    rows = strategies[1:].sort_values("p")
+    counts = zip(rows["only_strategy_correct"], rows["only_single_correct"], strict=True)
+    p = [binomtest(wins, wins + losses).pvalue if wins + losses else 1.0 for wins, losses in counts]
+    assert list(rows["p"]) == pytest.approx(p)
+    assert list(rows["p_holm"]) == pytest.approx(multipletests(p, method="holm")[1])
 
 
 @pytest.mark.parametrize(("kind", "score"), [("perfect", 1.0), ("uniform", 1 / 3)])
-def test_oracles_score_one_and_chance(kind, score, oracle, voters):
+def test_oracles_score_one_and_chance_and_perfect_pairs_have_no_q(kind, score, oracle, voters, compare_predictions):
     runs, datasets = voters(2)
     for seed, run in enumerate(runs):
         run.predictions = lambda dataset, seed=seed: oracle(kind, 240, seed=seed)
@@ -236,12 +208,34 @@ def test_oracles_score_one_and_chance(kind, score, oracle, voters):
     for name in STRATEGIES:
         metric = metrics[f"accuracy/{name}"]
         assert metric.low - 1e-9 <= score <= metric.high + 1e-9
+    pairs = compare_predictions([oracle(kind, 900, seed=seed) for seed in range(3)], resamples=500).metrics
     if kind == "perfect":
         assert metrics["accuracy/soft_vote"].value == 1
         assert metrics["ece/soft_vote"].value == pytest.approx(0, abs=1e-6)
+        values = {"agreement": 1, "kappa": 1, "disagreement": 0, "double_fault": 0}
+        values |= dict.fromkeys(("q_statistic", "error_correlation", "probability_correlation"))
+        assert {name: pairs[name].value for name in values} == values
+        assert pairs["q_statistic"].reason == Reason("undefined_for_all_pairs")
+        assert pairs["probability_correlation"].reason == Reason("constant_probabilities")
+    else:
+        for name, chance in (("kappa", 0), ("q_statistic", 0), ("error_correlation", 0), ("agreement", 1 / 3)):
+            assert pairs[name].low <= chance <= pairs[name].high
 
 
-def test_weights_are_fitted_on_what_all_hold_out_and_none_has_learned(voters):
+def test_two_copies_of_one_run_gain_nothing_and_the_single_run_is_that_of_the_held_out_images(voters):
+    runs, datasets = voters(1)
+    metrics = compare([runs[0], SimpleNamespace(**vars(runs[0]) | {"label": "twin"})], datasets * 2).metrics
+    assert {metrics[f"accuracy/{name}"].value for name in STRATEGIES} == {metrics["accuracy/single"].value}
+    assert {metrics[f"gain/{name}"].value for name in STRATEGIES} == {0}
+    assert metrics["contribution/run 0"].value == 0
+    runs, datasets = voters()
+    runs[0].predictions, runs[2].predictions = runs[2].predictions, runs[0].predictions
+    result = compare(runs, datasets[::-1])
+    assert result.provenance["single"] == "run 0"  # not the best of the set
+    assert result.tables["members"].set_index("run")["chosen"].tolist() == [True, False, False]
+
+
+def test_weights_are_fitted_on_what_all_hold_out_and_none_has_learned_or_left_out_of_too_few(voters):
     runs, datasets = voters(2)
     turned = runs[1].images.frame.iloc[::-1].reset_index(drop=True)
     turned.loc[:9, "split"] = "val"  # the last ten of the first run
@@ -252,14 +246,11 @@ def test_weights_are_fitted_on_what_all_hold_out_and_none_has_learned(voters):
     for predictions in held_out.predictions:
         np.testing.assert_array_equal(predictions.targets, np.arange(110) % 3)
     np.testing.assert_array_equal(held_out.logits[1], held.logits[::-1])
-
-
-def test_of_too_few_common_images_pairs_are_left_and_a_way_out(voters):
-    runs, datasets = voters(2, held=19)
+    few = voters(2, held=19)
     with pytest.raises(BlockError, match="too few calibration images") as caught:
-        weight_fitting.read_held_out(runs, datasets)
+        weight_fitting.read_held_out(*few)
     assert len(caught.value.lines) == 3
-    result = compare(runs, datasets)
+    result = compare(*few)
     assert result.warnings[0] == Reason("not_fitted", why=" ".join(caught.value.lines))
     assert set(result.tables) == {"pairs", "answers"}
     assert "ensembles" not in result.provenance
@@ -342,19 +333,3 @@ def test_every_pair_is_recomputed_from_the_saved_answers_and_the_metrics_are_the
         metric = saved.metrics[name]
         assert metric.low < metric.value < metric.high
         assert (metric.n, metric.units, metric.interval) == (240, 120, "bootstrap by group")
-
-
-def test_two_perfect_runs_agree_and_have_no_q(compare_predictions, oracle, tmp_path):
-    result = compare_predictions([oracle("perfect"), oracle("perfect")])
-    values = {name: metric.value for name, metric in result.metrics.items()}
-    assert (values["agreement"], values["kappa"], values["disagreement"], values["double_fault"]) == (1, 1, 0, 0)
-    assert values["q_statistic"] is values["error_correlation"] is values["probability_correlation"] is None
-    assert result.metrics["q_statistic"].reason == Reason("undefined_for_all_pairs")
-    assert result.metrics["probability_correlation"].reason == Reason("constant_probabilities")
-    result.save(tmp_path / "block")
-
-
-def test_guessing_runs_agree_by_chance(compare_predictions, oracle):
-    metrics = compare_predictions([oracle("uniform", 900, seed=seed) for seed in range(3)], resamples=500).metrics
-    for name, chance in (("kappa", 0), ("q_statistic", 0), ("error_correlation", 0), ("agreement", 1 / 3)):
-        assert metrics[name].low <= chance <= metrics[name].high

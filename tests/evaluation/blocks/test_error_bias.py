@@ -48,12 +48,8 @@ def saved(slanted, oracle, evaluate_block, tmp_path_factory):
     return Result.load(result.save(tmp_path_factory.mktemp("saved") / "error_bias"))
 
 
-@pytest.fixture(scope="module")
-def images(saved):
-    return saved.tables["images"]
-
-
-def test_confidence_can_be_recomputed_from_the_saved_images(saved, images):
+def test_confidence_and_unbias_can_be_recomputed_from_the_saved_predictions(saved):
+    images = saved.tables["images"]
     correct, confidence = images["correct"], images["confidence"]
     assert (correct == (images["target"] == images["prediction"])).all()
     expected = {
@@ -66,9 +62,6 @@ def test_confidence_can_be_recomputed_from_the_saved_images(saved, images):
     assert {name: metric.value for name, metric in metrics.items()} == pytest.approx(expected, abs=1e-9)
     assert all(metric.low < metric.value < metric.high for metric in metrics.values())
     assert metrics["mean_confidence_incorrect"].floor == pytest.approx(expected["mean_confidence"])
-
-
-def test_unbias_can_be_recomputed_from_the_saved_predictions_of_the_sets(saved):
     table, unbias = saved.tables["ood_predictions"], saved.metrics["unbias"]
     assert table["set"].value_counts().to_dict() == {"things": 60, "faces": 50}
     expected = 1 - table["prediction"].value_counts(normalize=True).max()
@@ -76,7 +69,8 @@ def test_unbias_can_be_recomputed_from_the_saved_predictions_of_the_sets(saved):
     assert Reason("unbias_alone", value=unbias.value, chance=unbias.floor) in saved.warnings
 
 
-def test_every_slice_can_be_recomputed_from_the_saved_images(saved, images):
+def test_every_slice_can_be_recomputed_from_the_saved_images_and_a_slanted_one_differs_significantly(saved):
+    images = saved.tables["images"]
     table, correct = saved.tables["slices"], images["correct"]
     assert set(table["by"]) == {"source", "size", "format"}
     assert table["accuracy"].is_monotonic_increasing
@@ -94,9 +88,14 @@ def test_every_slice_can_be_recomputed_from_the_saved_images(saved, images):
         others = correct[~inside].groupby(images["target"]).mean()
         expected = sum(proportion * others.get(target, np.nan) for target, proportion in mix.items())
         assert row.rest == pytest.approx(expected, nan_ok=True)
+    significant = table["p"].notna() & (table["p_adjusted"] < 0.05)
+    assert "s23" in set(table.loc[significant, "slice"])
+    assert (table["significant"] == significant).all()
+    assert Reason("differing", found=significant.sum(), n=table["p"].notna().sum()) in saved.warnings
 
 
-def test_confusion_by_slice_adds_up_to_the_saved_images(saved, images):
+def test_confusion_by_slice_adds_up_to_the_saved_images(saved):
+    images = saved.tables["images"]
     table = saved.tables["confusion_by_slice"]
     for row in table.to_dict("records"):
         in_slice = row["by"] == "class" or images[row["by"]].astype(str) == str(row["slice"])
@@ -105,14 +104,6 @@ def test_confusion_by_slice_adds_up_to_the_saved_images(saved, images):
         assert {key: row[key] for key in ("n", *counts)} == {"n": len(predicted)} | counts
     assert table.loc[table["by"] == "class", "n"].sum() == len(images) == 468
     assert Reason("unlabelled", n=12, all=480) in saved.warnings
-
-
-def test_a_slanted_source_differs_significantly_and_the_warning_counts_such_slices(saved):
-    table = saved.tables["slices"]
-    significant = table["p"].notna() & (table["p_adjusted"] < 0.05)
-    assert "s23" in set(table.loc[significant, "slice"])
-    assert (table["significant"] == significant).all()
-    assert Reason("differing", found=significant.sum(), n=table["p"].notna().sum()) in saved.warnings
 
 
 def test_the_p_value_of_a_source_of_single_images_is_close_to_fishers(oracle, evaluate_block):

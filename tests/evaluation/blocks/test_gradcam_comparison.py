@@ -1,6 +1,5 @@
 """Tests of what gradcam compares between runs: the overlap of their maps, by hand, and the wall of their maps."""
 
-from dataclasses import replace
 from itertools import combinations
 from types import SimpleNamespace
 
@@ -54,33 +53,37 @@ def make_wall(runs, datasets, **options):
 
 
 @pytest.fixture(scope="module")
-def compare_maps(make_run, colour_finder, noise):
-    """Measure the overlap of networks, of those that look at these colours by default."""
+def make_runs(make_run, noise):
+    """Build a run of each network, "run 0" and so on, on the same images, and their datasets."""
 
-    def run(predictions, *colours, inputs=None, networks=None, fields=None, **options):
-        images = noise(len(predictions)) if inputs is None else inputs
-        networks = networks or [colour_finder(of_network) for of_network in colours]
-        pairs = [
-            make_run(predictions, network, images, f"run {k}", **fields or {}) for k, network in enumerate(networks)
-        ]
-        return measure_overlap(*zip(*pairs, strict=True), **options)
+    def build(predictions, networks, inputs=None, **fields):
+        images = noise(len(predictions[0])) if inputs is None else inputs
+        pairs = zip(predictions, networks, strict=True)
+        return zip(*(make_run(of, net, images, f"run {k}", **fields) for k, (of, net) in enumerate(pairs)), strict=True)
 
-    return run
+    return build
 
 
 @pytest.fixture(scope="module")
-def compute_wall(make_run, colour_finder, noise):
+def compare_maps(make_runs, colour_finder):
+    """Measure the overlap of networks, of those that look at these colours by default."""
+
+    def compare(predictions, *colours, inputs=None, networks=None, fields=None, **options):
+        networks = networks or [colour_finder(of_network) for of_network in colours]
+        return measure_overlap(*make_runs([predictions] * len(networks), networks, inputs, **fields or {}), **options)
+
+    return compare
+
+
+@pytest.fixture(scope="module")
+def compute_wall(make_runs, colour_finder):
     """Build the wall of the predictions of several runs for the same images."""
 
-    def call(*predictions, networks=None, fields=None, **options):
-        images = noise(len(predictions[0]))
+    def compute(*predictions, networks=None, fields=None, **options):
         networks = networks or [colour_finder()] * len(predictions)
-        pairs = [
-            make_run(of_run, networks[k], images, f"run {k}", **fields or {}) for k, of_run in enumerate(predictions)
-        ]
-        return make_wall(*zip(*pairs, strict=True), **options)
+        return make_wall(*make_runs(predictions, networks, **fields or {}), **options)
 
-    return call
+    return compute
 
 
 @pytest.fixture(scope="module")
@@ -98,19 +101,15 @@ def by_hand(first, second):
     return [jaccard_score(*top), jaccard_score(*hot), pearsonr(*both).statistic, spearmanr(*both).statistic]
 
 
-def test_every_metric_can_be_recomputed_from_the_saved_maps(saved):
+def test_every_metric_can_be_recomputed_from_the_saved_maps_and_figures_are_drawn_whole(saved, drawn_whole):
     stored = saved.arrays["maps"]
     maps, targets = [stored[f"maps_{k}"] for k in range(3)], stored["targets"]
     assert stored["runs"].tolist() == ["run 0", "run 1", "run 2"]
     rivals = (targets[:, None] == targets) & ~np.eye(12, dtype=bool)
     same, others = np.zeros((12, 4)), np.zeros((12, 4))  # means over the pairs of runs, for each image
     for a, b in combinations(range(3), 2):
-        table = {
-            (i, j): np.array(by_hand(maps[a][i], maps[b][j]))
-            for i in range(12)
-            for j in range(12)
-            if i == j or rivals[i, j]
-        }
+        compared = zip(*np.nonzero(rivals | np.eye(12, dtype=bool)), strict=True)
+        table = {(i, j): np.array(by_hand(maps[a][i], maps[b][j])) for i, j in compared}
         for row in range(12):
             columns = np.flatnonzero(rivals[row])
             same[row] += table[row, row] / 3
@@ -123,9 +122,6 @@ def test_every_metric_can_be_recomputed_from_the_saved_maps(saved):
     for metric in OVERLAP_MEASURES:
         assert saved.metrics[metric].floor == saved.metrics[f"null/{metric}"].value
     assert saved.metrics["null/iou_top20"].floor == pytest.approx(chance_iou(13, 13, 64), abs=1e-9)
-
-
-def test_its_figures_are_drawn_whole_in_both_languages(drawn_whole, saved):
     drawn_whole(saved.folder, {"overlap", "pairs", "maps"})
 
 
@@ -174,53 +170,36 @@ def test_maps_are_those_of_the_true_class_or_of_each_network_s_own(compare_maps,
 
 def test_classes_are_matched_by_name_and_images_by_content(make_run, oracle, colour_finder, noise):
     predictions, images = oracle("noisy", 60), noise(60)
-    other = replace(
-        predictions, classes=CLASSES[::-1], logits=predictions.logits[:, ::-1], targets=2 - predictions.targets
-    )
     order = np.random.default_rng(3).permutation(60)
-    pairs = (
-        make_run(predictions, colour_finder(SAME), images, "a"),
-        make_run(other, colour_finder(SAME[::-1]), images, "b", order=order),
-    )
-    result = measure_overlap(*zip(*pairs, strict=True), resamples=100)
+    first = make_run(predictions, colour_finder(SAME), images, "a")
+    second = make_run(predictions.reorder(CLASSES[::-1]), colour_finder(SAME[::-1]), images, "b", order=order)
+    result = measure_overlap(*zip(first, second, strict=True), resamples=100)
     assert result.classes == CLASSES
     assert [result.metrics[metric].value for metric in OVERLAP_MEASURES] == pytest.approx([1] * 4, abs=1e-6)
 
 
-def test_networks_without_a_map_are_left_out_and_named(compare_maps, oracle, colour_finder):
-    predictions, flat = oracle("noisy", 30), colour_finder(SAME)
+def test_networks_without_a_map_or_with_empty_ones_are_named(compare_maps, oracle, colour_finder):
+    predictions, seeing, flat = oracle("noisy", 30), colour_finder(SAME), colour_finder(SAME)
     flat.net.feature_info = []
-    result = compare_maps(predictions, networks=[colour_finder(SAME), flat, colour_finder(SAME)])
+    result = compare_maps(predictions, networks=[seeing, flat, seeing])
     assert result.warnings == [Reason("no_spatial_map", run="run 1")]
     assert set(result.tables["pairs"]["b"]) == {"run 2"}
     for networks, message in (
-        ([colour_finder(SAME), flat], r"Only one run(.|\n)*run 1 is left out"),
+        ([seeing, flat], r"Only one run(.|\n)*run 1 is left out"),
         ([flat, flat], "No run has"),
-        ([colour_finder(SAME)], "at least 2 runs"),
+        ([seeing], "at least 2 runs"),
     ):
         with pytest.raises(BlockError, match=message):
             compare_maps(predictions, networks=networks)
-
-
-def test_empty_maps_have_no_overlap_and_are_named(compare_maps, oracle, colour_finder):
     networks = [colour_finder(SAME), colour_finder(SAME, weight=-80)]
-    result = compare_maps(oracle("noisy", 30), networks=networks)
+    result = compare_maps(predictions, networks=networks)
     assert result.warnings == [Reason("of_runs", runs="run 1", reason=Reason("empty_maps", n=30, all=30))]
     assert {metric.value for metric in result.metrics.values()} == {None}
     assert result.metrics["pearson"].reason == Reason("too_few_maps")
     assert result.tables["pairs"]["n"].tolist() == [0] * 16
 
 
-def test_the_share_of_unanimous_predictions_can_be_recomputed_from_the_table(compute_wall, oracle):
-    result = compute_wall(*(oracle("noisy", 240, seed=seed) for seed in range(3)), collage=30, wall=1)
-    predictions = result.tables["wall"].pivot(index="path", columns="run", values="prediction")
-    metric = result.metrics["unanimous"]
-    assert metric.value == pytest.approx((predictions.nunique(axis=1) == 1).mean(), abs=1e-6)
-    assert 0 < metric.low < metric.value < metric.high < 1
-    assert compute_wall(*[oracle("noisy", 60)] * 2).metrics["unanimous"].value == 1
-
-
-def test_the_wall_has_the_predictions_of_every_run_for_the_same_images(compute_wall, oracle):
+def test_the_wall_has_the_predictions_of_every_run_for_the_same_images_and_counts_unanimous_ones(compute_wall, oracle):
     both = [oracle("noisy", 60), oracle("noisy", 60, seed=1)]
     result = compute_wall(*both, collage=4)
     table = result.tables["wall"]
@@ -236,6 +215,12 @@ def test_the_wall_has_the_predictions_of_every_run_for_the_same_images(compute_w
         np.testing.assert_array_equal(of_run["correct"], predictions.correct[rows])
     first, second = (table[table["run"] == f"run {k}"]["path"].tolist() for k in range(2))
     assert first == second
+    result = compute_wall(*(oracle("noisy", 240, seed=seed) for seed in range(3)), collage=30, wall=1)
+    predictions = result.tables["wall"].pivot(index="path", columns="run", values="prediction")
+    metric = result.metrics["unanimous"]
+    assert metric.value == pytest.approx((predictions.nunique(axis=1) == 1).mean(), abs=1e-6)
+    assert 0 < metric.low < metric.value < metric.high < 1
+    assert compute_wall(*[oracle("noisy", 60)] * 2).metrics["unanimous"].value == 1
 
 
 def test_each_cell_shows_the_prediction_of_the_table(compute_wall, make_predictions, draw_saved):
