@@ -27,13 +27,11 @@ def test_images_and_classes_are_brought_into_the_first_runs_order(oracle, fake_r
     for name in ("logits", "targets", "paths", "groups", "embeddings"):
         np.testing.assert_array_equal(getattr(aligned, name), getattr(first, name))
     assert aligned.classes == first.classes
-
-
-def test_images_of_no_known_class_are_left_out_of_all(oracle, fake_run, dataset_of):
-    plain = oracle("noisy", n=30)
-    some = replace(plain, targets=np.where(np.arange(30) < 5, -1, plain.targets))
+    some = replace(first, targets=np.where(np.arange(30) < 5, -1, first.targets))  # no known class: left out of all
     aligned = align_predictions([fake_run(some)] * 2, [dataset_of(some)] * 2)
     assert [len(predictions) for predictions in aligned] == [25, 25]
+    runs = [fake_run(first, recipe=name) for name in ("b", "a", "b")]
+    assert group_by_recipe(runs) == {"b": [0, 2], "a": [1]}
 
 
 def test_what_cannot_be_compared_is_refused(oracle, fake_run, dataset_of):
@@ -49,10 +47,15 @@ def test_what_cannot_be_compared_is_refused(oracle, fake_run, dataset_of):
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3)))[1:])
-def test_each_wrong_class_order_of_any_run_raises_the_alarm(order, oracle, fake_run, dataset_of):
-    right, wrong = oracle("noisy"), oracle(("permuted", order))
-    with pytest.raises(GuardError, match="wrong order"):
-        align_predictions([fake_run(right), fake_run(wrong)], [dataset_of(right), dataset_of(wrong)])
+def test_each_wrong_class_order_of_any_run_raises_the_alarm_in_every_block_of_several(
+    order, oracle, fake_run, dataset_of
+):
+    both = [oracle("noisy"), oracle(("permuted", order))]
+    configs = [{"seed": 0, "mode": {"name": "few_shot", "shots": shots}} for shots in (5, 6)]
+    runs = [fake_run(of, images=None, config=config) for of, config in zip(both, configs, strict=True)]
+    for name in ("significance", "ensemble", "shots"):
+        with pytest.raises(GuardError, match="wrong order"):
+            build_block(name).compare(runs, [dataset_of(predictions) for predictions in both])
 
 
 @pytest.mark.parametrize("name", RUN_BLOCKS)
@@ -67,17 +70,6 @@ def test_every_block_of_one_run_refuses_a_wrong_class_order_and_a_set_without_a_
         if error is GuardError or name not in ("clusters", "out_of_domain"):  # these need no class of the images
             with pytest.raises(error, match=message):
                 build_block(name).evaluate(run, dataset_of(predictions))
-
-
-@pytest.mark.parametrize("name", ["significance", "ensemble", "shots"])
-def test_every_block_of_several_runs_refuses_a_wrong_class_order(name, oracle, fake_run, dataset_of):
-    both = [oracle("noisy"), oracle(("permuted", (1, 2, 0)))]
-    runs = [
-        fake_run(predictions, images=None, config={"seed": 0, "mode": {"name": "few_shot", "shots": shots}})
-        for shots, predictions in enumerate(both, 5)
-    ]
-    with pytest.raises(GuardError, match="wrong order"):
-        build_block(name).compare(runs, [dataset_of(predictions) for predictions in both])
 
 
 @pytest.mark.parametrize(
@@ -124,11 +116,6 @@ def test_options_that_make_no_sense_are_refused(block, options, words):
         build_block(block, options)
     assert [word for word in words.split("|") if word not in str(caught.value)] == []
     assert len(caught.value.lines) <= 3
-
-
-def test_recipes_gather_their_seeds(oracle, fake_run):
-    runs = [fake_run(oracle("noisy", n=6), recipe=name) for name in ("b", "a", "b")]
-    assert group_by_recipe(runs) == {"b": [0, 2], "a": [1]}
 
 
 @pytest.mark.parametrize("edge", ["one image", "one class", "no class", "no error", "two images"])

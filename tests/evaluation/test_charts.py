@@ -18,7 +18,6 @@ SOURCES = pd.DataFrame(
     | {"low": [0.4, np.nan, np.nan], "high": [0.6, np.nan, np.nan]}
 )
 DOTS = {"chart": "dots", "table": "sources", "y": "source", "x": {"accuracy": "my accuracy (%)"}}
-SETS = (("near", 0.8), ("far", 0.3))  # with the lowest end of their intervals
 
 
 @pytest.fixture
@@ -62,6 +61,11 @@ def test_bars_show_numbers_of_images_classes_and_the_level_of_guessing(draw, ins
     assert inside(figure)
     (level,) = [line for line in figure.axes[0].lines if line.get_linestyle() == "--"]
     assert level.get_xdata()[0] == pytest.approx(1 / 3)
+    metrics = {"table": "metrics", "y": "metric", "x": {"value": "value (%)"}}
+    for chart, table in ((DOTS | metrics, SOURCES), (DOTS, SOURCES.assign(accuracy_floor=0.25))):
+        figure = draw(chart, sources=table)  # the floor is that of the metric, or a column
+        assert [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_linestyle() == "--"] == [0.25]
+        assert "chance" in list_texts(figure)
 
 
 def test_histograms_show_the_share_of_the_images_of_each_group_its_mean_and_their_number(draw, inside):
@@ -73,14 +77,6 @@ def test_histograms_show_the_share_of_the_images_of_each_group_its_mean_and_thei
     assert [line.get_xdata()[0] for line in axes.lines] == pytest.approx([0.825, 0.7])
     assert {"right (n = 4)", "wrong (n = 2)"} <= set(list_texts(figure))
     assert inside(figure)
-
-
-def test_the_floor_is_a_column_or_that_of_the_metric(draw):
-    metrics = {"table": "metrics", "y": "metric", "x": {"value": "value (%)"}}
-    for chart, table in ((DOTS | metrics, SOURCES), (DOTS, SOURCES.assign(accuracy_floor=0.25))):
-        figure = draw(chart, sources=table)
-        assert [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_linestyle() == "--"] == [0.25]
-        assert "chance" in list_texts(figure)
 
 
 @pytest.mark.parametrize("size", [2, 12])
@@ -103,13 +99,11 @@ def test_the_colours_of_an_index_follow_its_scale_and_not_the_data(values, scale
     assert figure.axes[0].images[0].get_clim() == pytest.approx(scale)
 
 
-def test_panels_that_share_an_axis_show_the_intervals_of_all(draw):
-    rows = [{"score": "a", "set": name, "auroc": low + 0.1, "auroc_low": low, "auroc_high": 0.99} for name, low in SETS]
-    chart = {"chart": "dots", "table": "scores", "y": "score", "x": {"auroc": "AUROC (%)"}, "panels": "set"}
-    assert all(axes.get_xlim()[0] <= 0.3 for axes in draw(chart, scores=pd.DataFrame(rows)).axes)
-
-
-def test_lines_of_few_points_have_bars_and_of_many_a_band(draw):
+def test_panels_share_the_intervals_of_all_and_lines_have_bars_of_few_points_and_a_band_of_many(draw):
+    rows = [("a", "near", 0.9, 0.8, 0.99), ("a", "far", 0.4, 0.3, 0.99)]
+    scores = pd.DataFrame(rows, columns=["score", "set", "auroc", "auroc_low", "auroc_high"])
+    panels = {"chart": "dots", "table": "scores", "y": "score", "x": {"auroc": "AUROC (%)"}, "panels": "set"}
+    assert all(axes.get_xlim()[0] <= 0.3 for axes in draw(panels, scores=scores).axes)
     chart = {"chart": "lines", "table": "curve", "x": "shots", "y": {"accuracy": "accuracy (%)"}, "hue": "class"}
     for n, bands in ((3, 0), (30, 2)):
         numbers = np.linspace(0.1, 0.9, n)

@@ -64,21 +64,18 @@ def test_each_command_counts_once_for_each_run_and_a_kept_result_for_none(run_co
     assert "evaluated" not in capsys.readouterr().out
 
 
-def test_a_set_that_a_block_reads_beside_its_own_is_counted(run_copy, capsys):
+def test_a_set_that_a_block_reads_beside_its_own_is_counted_and_damaged_lines_are_ignored(run_copy, capsys):
     evaluate(run_copy, "block=calibration", "block.calibration.resamples=100")
     assert capsys.readouterr().out.splitlines()[-1] == "blind: evaluated 1 time on 1 run"
-
-
-def test_damaged_lines_are_ignored_and_a_truncated_one_spoils_no_other(run_copy):
     log = write(run_copy / "evaluation" / LOG_FILE, ("f", "1", "a"))
-    damaged = [
+    damaged = (
         "{",
         "[1]",
         '{"fingerprint": "f"}',
         "\x00",
         '{"fingerprint": "f", "command": 1, "runs": 3}',
         '{"set": "bl',
-    ]
+    )
     with log.open("a", encoding="utf-8") as file:
         file.write("\n".join(damaged))
     evaluate(run_copy, "split=blind")

@@ -77,12 +77,7 @@ def test_a_block_is_left_out_where_the_predictor_lacks_what_it_needs(name, lacks
         run_block(name, [run], images, tmp_path)
 
 
-def test_a_predictor_with_embeddings_is_clustered(images, tmp_path):
-    result = run_block("clusters", [Run.from_predictor(ColourPredictor())], images, tmp_path)
-    assert result.metrics["silhouette"].value > 0.5
-
-
-def test_predictions_are_those_of_the_predictor_and_saved(images, tmp_path):
+def test_predictions_are_those_of_the_predictor_saved_and_clustered_and_must_be_probabilities(images, tmp_path):
     blind, predictor = read_manifest(images / "blind.csv", "blind"), ColourPredictor()
     run = Run.from_predictor(predictor, tmp_path / "run", batch_size=5)
     predictions, pixels = run.predictions(blind), [blind.image(row) for row in range(len(blind))]
@@ -92,6 +87,10 @@ def test_predictions_are_those_of_the_predictor_and_saved(images, tmp_path):
     again = Run.from_predictor(predictor, tmp_path / "run")
     predictor.predict = None  # saved predictions are used
     np.testing.assert_array_equal(again.predictions(blind).logits, predictions.logits)
+    assert run_block("clusters", [again], images, tmp_path).metrics["silhouette"].value > 0.5
+    predictor.predict = lambda images: np.ones((len(images), 3))
+    with pytest.raises(DataError, match="rows sum to 1"):
+        Run.from_predictor(predictor).predictions(blind)
 
 
 def test_a_run_predicts_decoded_images_like_its_data_set(tiny_run):
@@ -115,10 +114,3 @@ def test_files_are_predicted_and_embedded_and_broken_ones_named(images, tmp_path
     columns = ["prob_drawing", "prob_generated", "prob_real"]
     np.testing.assert_allclose(good[columns].astype(float), ColourPredictor().predict(pixels))
     assert run.predict(files)["status"].tolist() == table["status"].tolist()
-
-
-def test_values_that_are_no_probabilities_are_refused(images):
-    predictor = BrightnessPredictor()
-    predictor.predict = lambda images: np.ones((len(images), 3))
-    with pytest.raises(DataError, match="rows sum to 1"):
-        Run.from_predictor(predictor).predictions(read_manifest(images / "blind.csv"))

@@ -39,29 +39,17 @@ def test_a_tag_says_what_weights_were_trained_with(tag, expected):
     assert describe_pretraining(tag) == expected
 
 
-def test_a_name_without_a_tag_stands_for_its_default_weights():
-    assert (find_tag("resnet18"), find_tag("vit_base_patch16_224.mae"), find_tag("none of timm")) == (
-        "a1_in1k",
-        "mae",
-        "",
-    )
-
-
 def test_the_weights_of_every_model_are_known_and_transformers_have_partners():
     files = {name: yaml.safe_load(file.read_text(encoding="utf-8")) for name, file in find_choices("model").items()}
-    labels = {
-        name: describe_pretraining(find_tag(recipe["model"]["backbone"]))
-        for name, recipe in files.items()
-        if name != "timm"
-    }
+    backbones = {name: recipe["model"]["backbone"] for name, recipe in files.items() if name != "timm"}
+    labels = {name: describe_pretraining(find_tag(backbone)) for name, backbone in backbones.items()}
+    names = ("resnet18", "vit_base_patch16_224.mae", "none of timm")  # without a tag: the default weights
+    assert [find_tag(name) for name in names] == ["a1_in1k", "mae", ""]
     assert all(labels.values())
     assert all(2012 <= (find_newest_images(text) or 0) <= 2025 for text in labels.values())
+    assert find_newest_images("labels of ImageNet-21k, then texts of LAION-2B") == 2022  # the newest of both
+    assert find_newest_images("") is None
     partners = ("resnet50", "convnext_tiny_in1k", "mobilenetv3_small", "vit_small_in1k", "deit_small", "swin_tiny")
     assert {labels[name] for name in partners} == {ONE}
     others = ("convnext_tiny", "vit_small", "dinov2_small", "mae_base", "clip_vit_b16", "clip_vit_b32")
     assert len({labels[name] for name in others} | {ONE}) == 7
-
-
-def test_the_newest_of_several_data_counts_and_unknown_ones_have_none():
-    assert find_newest_images("labels of ImageNet-21k, then texts of LAION-2B") == 2022
-    assert find_newest_images("") is None

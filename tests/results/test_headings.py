@@ -38,7 +38,10 @@ def test_a_heading_is_the_readable_name_of_a_column(name, expected):
     assert find_heading(name) == expected
 
 
-def test_names_are_in_the_current_language():
+def test_names_are_in_the_current_language_and_of_the_block():
+    names = ("noise", "brightness", "drop/noise")
+    assert [find_heading(name, "robustness") for name in names] == ["noise", "brightness", "drop, noise"]
+    assert find_heading("brightness", "data_audit") == "mean brightness"
     with use_language("ru"):
         assert find_heading("accuracy") == "доля верных ответов"
         assert find_heading("recall/real", "blind_test") == "полнота, real"
@@ -47,13 +50,10 @@ def test_names_are_in_the_current_language():
     assert find_word("no word of ours") == "no word of ours"
 
 
-def test_a_pattern_keeps_its_place():
+def test_one_block_has_no_two_names_with_the_same_words_and_patterns_keep_their_place():
     headings = [COMMON["headings"], *(declare_block(block).headings for block in find_entries("block"))]
     for name, text in ((name, text) for known in headings for name, text in known.items()):
         assert text.count("%s") == name.count("%s"), name
-
-
-def test_one_block_has_no_two_names_with_the_same_words():
     for language in LANGUAGES:
         with use_language(language):
             for block in find_entries("block"):
@@ -61,10 +61,3 @@ def test_one_block_has_no_two_names_with_the_same_words():
                 words = [find_heading(name, block) for name in names if "%s" not in name]
                 twice = {text for text in words if words.count(text) > 1} - {"run", "model", "модель"}
                 assert sorted(twice) == [], (language, block)
-
-
-def test_a_corruption_has_its_own_name_in_each_block_that_does_not_use_the_word_otherwise():
-    assert [find_heading(name, "robustness") for name in ("noise", "brightness", "drop/noise")] == [
-        *("noise", "brightness", "drop, noise")
-    ]
-    assert find_heading("brightness", "data_audit") == "mean brightness"

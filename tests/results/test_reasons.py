@@ -20,12 +20,8 @@ def test_a_reason_is_shown_in_the_current_language_with_its_plural_form():
 def test_a_saved_reason_is_read_back_from_json_and_from_a_cell():
     inner = Reason("class_absent", name="a/б")
     reason = Reason("of_runs", runs=("x", "y"), reason=inner, n=np.int64(3))
-    assert reason.plain == {
-        "code": "of_runs",
-        "runs": ["x", "y"],
-        "reason": {"code": "class_absent", "name": "a/б"},
-        "n": 3,
-    }
+    plain = {"code": "of_runs", "runs": ["x", "y"], "reason": {"code": "class_absent", "name": "a/б"}, "n": 3}
+    assert reason.plain == plain
     assert Reason.parse(json.loads(json.dumps(reason.plain))) == reason
     assert Reason.parse_cell(str(reason)) == reason
     assert format_reason(reason) == "x, y: The set has no image of class a/б."
@@ -38,7 +34,4 @@ def test_reasons_in_a_list_are_those_of_the_block_that_is_named():
     saved = Reason("of_block", block="blind_test", reason=reasons)
     assert Reason.parse_cell(str(saved)) == saved
     assert format_reason(saved, "overview") == "no image of this class in the set; the class is never predicted"
-
-
-def test_a_code_without_a_sentence_is_shown_with_its_values():
-    assert format_reason(Reason("odd", of="x", n=2), "no_such_block") == "odd of=x n=2"
+    assert format_reason(Reason("odd", of="x", n=2), "no_such_block") == "odd of=x n=2"  # a code without a sentence

@@ -5,6 +5,7 @@ import json
 import os
 import re
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 import matplotlib
@@ -51,7 +52,7 @@ def result():
     )
 
 
-def test_a_saved_result_is_read_back(tmp_path):
+def test_a_saved_result_is_read_back_with_texts_of_digits_and_empty_ones_as_text(tmp_path):
     made = result()
     read = Result.load(made.save(tmp_path / "deep" / "blind_test"))
     assert (read.block, read.set, read.n, read.classes) == ("blind_test", "blind", 3, ("a", "б"))
@@ -60,23 +61,26 @@ def test_a_saved_result_is_read_back(tmp_path):
     assert read.provenance == {"seed": 42}
     assert read.arrays == {}
     pd.testing.assert_frame_equal(read.tables["scores"], made.tables["scores"], check_exact=True)
+    columns = {"target": ["0", "NA"], "source": ["", ""], "group": ["1.0", ""], "n": [1, 2], "sure": [True, None]}
+    saved = Result("block", "test", 2, ("0", "NA"), tables={"images": pd.DataFrame(columns)})
+    table = Result.load(saved.save(tmp_path / "block")).tables["images"]
+    texts = table[["target", "source", "group"]].fillna("")
+    assert texts.to_dict("list") == {name: columns[name] for name in texts}
+    assert table["n"].tolist() == [1, 2]
 
 
-def test_the_files_are_named_by_their_content(tmp_path):
-    folder = result().save(tmp_path / "blind_test", draw)
-    assert {file.name for file in folder.iterdir()} == {
-        "metrics.json",
-        "scores.csv",
-        "curve.png",
-        "curve.svg",
-        "maps.npz",
-    }
-    assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+def test_files_have_names_of_their_content_and_figures_of_another_language_are_drawn_from_them(tmp_path):
+    def draw_both(saved):
+        photo = Figure(figsize=(1, 1))
+        photo.subplots().imshow(np.zeros((4, 4, 3), dtype=np.uint8))
+        return draw(saved) | {"photo": photo}
+
+    folder = result().save(tmp_path / "blind_test", draw_both)
+    figures = {f"{name}.{ending}" for name in ("curve", "photo") for ending in ("png", "svg")}
+    assert {file.name for file in folder.iterdir()} == {"metrics.json", "scores.csv", "maps.npz", *figures}
     np.testing.assert_array_equal(np.load(folder / "maps.npz")["first"], np.eye(2))
-
-
-def test_figures_of_another_language_are_drawn_from_the_files_and_the_numbers_stay(tmp_path):
-    folder = result().save(tmp_path / "blind_test", draw)
+    shrunk = {name: shrink(folder / f"{name}.png", 100, 60) for name in ("curve", "photo")}  # dark themes need to know
+    assert {name: image and image.is_chart for name, image in shrunk.items()} == {"curve": True, "photo": False}
     before = (folder / METRICS_FILE).read_bytes()
     assert has_figures(folder, ["curve"], "en")
     assert not has_figures(folder, ["curve"], "ru")
@@ -87,11 +91,6 @@ def test_figures_of_another_language_are_drawn_from_the_files_and_the_numbers_st
     assert "accuracy" in (folder / "curve.svg").read_text(encoding="utf-8")
     assert (folder / METRICS_FILE).read_bytes() == before
     assert [file.name for file in folder.iterdir() if file.is_dir()] == ["ru"]
-
-
-def test_a_text_as_reason_is_refused():
-    with pytest.raises(TypeError, match="must be a Reason"):
-        Metric(None, 0, reason="a sentence")
 
 
 def test_images_are_saved_in_folders_of_theirs_and_are_no_figures(tmp_path):
@@ -109,24 +108,20 @@ def test_images_are_saved_in_folders_of_theirs_and_are_no_figures(tmp_path):
 
 
 def test_a_figure_is_saved_as_matplotlib_draws_it_and_its_text_stays_text(tmp_path):
-    def drawn():
-        return draw_training_curves(pd.DataFrame({"epoch": [0, 1], "val/loss": [0.9, 0.4], "val/accuracy": [0.5, 0.8]}))
-
-    drawn().savefig(tmp_path / "plain.png")
+    table = pd.DataFrame({"epoch": [0, 1], "val/loss": [0.9, 0.4], "val/accuracy": [0.5, 0.8]})
+    draw_training_curves(table).savefig(tmp_path / "plain.png")
+    saved = Result("confusion", "blind", 3, ("a", "b"))
     once, again = (
-        Result("confusion", "blind", 3, ("a", "b")).save(tmp_path / name, lambda _: {"confusion": drawn()})
-        for name in ("once", "again")
+        saved.save(tmp_path / name, lambda _: {"confusion": draw_training_curves(table)}) for name in ("once", "again")
     )
-    plain, ours = (
-        np.asarray(Image.open(file).convert("RGB")) for file in (tmp_path / "plain.png", once / "confusion.png")
-    )
-    np.testing.assert_array_equal(ours, plain)
+    files = (tmp_path / "plain.png", once / "confusion.png")
+    np.testing.assert_array_equal(*(np.asarray(Image.open(file).convert("RGB")) for file in files))
     vectors = (once / "confusion.svg").read_text(encoding="utf-8")
     assert "epoch" in re.findall(r"<text[^>]*>([^<]*)", vectors)
     assert vectors == (again / "confusion.svg").read_text(encoding="utf-8")
 
 
-def test_the_json_is_strict_and_of_the_schema(tmp_path):
+def test_the_json_is_strict_and_of_the_schema_and_another_schema_is_not_read(tmp_path):
     def refuse(word):
         raise AssertionError(word)
 
@@ -141,27 +136,26 @@ def test_the_json_is_strict_and_of_the_schema(tmp_path):
     assert body["metrics"]["f1/б"]["value"] is None
     assert body["metrics"]["f1/б"]["reason"] == {"code": "no_images_of_class"}
     assert "б" in text
+    (tmp_path / "x" / "metrics.json").write_text(text.replace('"schema": 3', '"schema": 99'), encoding="utf-8")
+    assert Result.load_if_complete(tmp_path / "x") is None
+    with pytest.raises(ValueError, match="schema 99"):
+        Result.load(tmp_path / "x")
 
 
-@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
-def test_a_figure_that_is_not_finite_is_refused(number):
-    for field in ("value", "low", "high"):
+def test_a_number_that_is_not_finite_and_a_missing_one_without_a_reason_are_refused(tmp_path):
+    for number, field in product((np.nan, np.inf, -np.inf), ("value", "low", "high")):
         with pytest.raises(ValueError, match=f"{field} must be finite"):
             Metric(**{"value": 0.5, "n": 1, field: number})
-
-
-def test_a_missing_figure_needs_a_reason():
     with pytest.raises(ValueError, match="reason"):
         Metric(None, 0)
-
-
-def test_not_a_number_elsewhere_is_refused_and_an_earlier_result_stays(tmp_path):
+    with pytest.raises(TypeError, match="must be a Reason"):
+        Metric(None, 0, reason="a sentence")
     result().save(tmp_path / "x")
     other = result()
     other.provenance = {"loss": float("nan")}
     with pytest.raises(ValueError, match="JSON"):
         other.save(tmp_path / "x")
-    assert Result.load(tmp_path / "x").provenance == {"seed": 42}
+    assert Result.load(tmp_path / "x").provenance == {"seed": 42}  # the earlier result stays
 
 
 def test_saving_again_leaves_nothing_of_the_earlier_result(tmp_path):
@@ -187,7 +181,9 @@ def test_several_processes_may_write_one_result(tmp_path):
     assert [file.name for file in (tmp_path / "test").iterdir()] == ["block"]
 
 
-def test_a_result_that_cannot_take_its_place_leaves_the_earlier_one(tmp_path, monkeypatch):
+def test_a_result_that_cannot_take_its_place_leaves_the_earlier_one_and_replaces_one_of_a_lower_layer(
+    tmp_path, monkeypatch
+):
     (tmp_path / "block").write_text("no folder")
     folder = result().save(tmp_path / "block")  # in place of a file
     before = (folder / "metrics.json").read_text()
@@ -204,67 +200,23 @@ def test_a_result_that_cannot_take_its_place_leaves_the_earlier_one(tmp_path, mo
     assert (folder / "metrics.json").read_text() == before
     assert list(tmp_path.iterdir()) == [folder]
 
-
-def test_a_result_replaces_one_of_a_lower_layer_of_a_container(tmp_path, monkeypatch):
-    folder = Result("block", "test", 3, ("a",)).save(tmp_path / "block")
-    rename = Path.rename
-
-    def of_a_layer(self, target):
+    def refuse_layer(self, target):  # as of a container
         if self == folder:
             raise OSError(errno.EXDEV, "Invalid cross-device link")
         return rename(self, target)
 
-    monkeypatch.setattr(Path, "rename", of_a_layer)
+    monkeypatch.setattr(Path, "rename", refuse_layer)
     Result("block", "test", 4, ("a",)).save(folder)
     assert Result.load(folder).n == 4
     assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_a_result_of_another_schema_is_not_read(tmp_path):
-    folder = result().save(tmp_path / "blind_test")
-    file = folder / "metrics.json"
-    file.write_text(file.read_text().replace('"schema": 3', '"schema": 99'))
-    assert Result.load_if_complete(folder) is None
-    with pytest.raises(ValueError, match="schema 99"):
-        Result.load(folder)
-
-
-@pytest.mark.parametrize(
-    ("interval", "unit"),
-    [
-        (None, "image"),
-        ("wilson", "image"),
-        ("wilson by group", "group"),
-        ("paired bootstrap by group", "group"),
-        ("bootstrap by source", "source"),
-        ("bootstrap by pass", "pass"),
-    ],
-)
-def test_a_metric_states_what_it_counts(interval, unit, tmp_path):
-    metric = Metric(0.5, 10, 0.4, 0.6, interval)
-    folder = Result("block", "set", 20, ("a",), metrics={"x": metric}).save(tmp_path / "block")
-    saved = json.loads((folder / "metrics.json").read_text())["metrics"]["x"]
-    assert metric.unit == unit
-    assert saved.get("unit") == (unit if interval else None)
-    assert Result.load(folder).metrics["x"] == metric
-
-
-def test_text_of_digits_and_empty_text_are_read_back_as_text(tmp_path):
-    saved = Result("block", "test", 2, ("0", "NA"))
-    columns = {"target": ["0", "NA"], "source": ["", ""], "group": ["1.0", ""], "n": [1, 2], "sure": [True, None]}
-    saved.tables["images"] = pd.DataFrame(columns)
-    table = Result.load(saved.save(tmp_path / "block")).tables["images"]
-    texts = table[["target", "source", "group"]].fillna("")
-    assert texts.to_dict("list") == {name: columns[name] for name in texts}
-    assert table["n"].tolist() == [1, 2]
-
-
-def test_charts_are_marked_for_the_dark_theme_and_figures_with_photos_are_not(tmp_path):
-    def draw_both(saved):
-        photo = Figure(figsize=(1, 1))
-        photo.subplots().imshow(np.zeros((4, 4, 3), dtype=np.uint8))
-        return draw(saved) | {"photo": photo}
-
-    folder = result().save(tmp_path / "blind_test", draw_both)
-    shrunk = {name: shrink(folder / f"{name}.png", 100, 60) for name in ("curve", "photo")}
-    assert {name: image and image.is_chart for name, image in shrunk.items()} == {"curve": True, "photo": False}
+def test_a_metric_states_what_it_counts(tmp_path):
+    units = {None: "image", "wilson": "image", "wilson by group": "group", "paired bootstrap by group": "group"}
+    units |= {"bootstrap by source": "source", "bootstrap by pass": "pass"}
+    metrics = {str(interval): Metric(0.5, 10, 0.4, 0.6, interval) for interval in units}
+    folder = Result("block", "set", 20, ("a",), metrics=metrics).save(tmp_path / "block")
+    saved = json.loads((folder / "metrics.json").read_text())["metrics"]
+    assert [metric.unit for metric in metrics.values()] == list(units.values())
+    assert [saved[str(interval)].get("unit") for interval in units] == [None, *list(units.values())[1:]]
+    assert Result.load(folder).metrics == metrics

@@ -5,9 +5,11 @@ import pytest
 from avatar_bench.config.entries import use_folders
 from avatar_bench.errors import ConfigError
 from avatar_bench.results.view import View, find_meanings, read_views
+from tests.builders.run_files import write_file
 
 THREE = {name: (name,) for name in ("drawing", "generated", "real")}
 TWO = {"artificial": ("generated",), "human": ("drawing", "real")}
+TWO_FAKES = {"gan": ("generated",), "sd": ("generated",), "a": ("real",)}
 PHOTOS = View.parse("photo_or_art", {"photo": ["real"], "art": ["drawing"]})
 GENERATED = View.parse("generated_or_not", {"generated": ["generated"], "not_generated": ["drawing", "real"]})
 
@@ -18,11 +20,7 @@ GENERATED = View.parse("generated_or_not", {"generated": ["generated"], "not_gen
         (View(), THREE, THREE),
         (View(), TWO, None),  # human is two classes
         (View(), {"ai": ("generated",), "photo": ("real",)}, {"generated": ("ai",), "real": ("photo",)}),
-        (
-            View(),
-            {"gan": ("generated",), "sd": ("generated",), "a": ("real",)},
-            {"generated": ("gan", "sd"), "real": ("a",)},
-        ),
+        (View(), TWO_FAKES, {"generated": ("gan", "sd"), "real": ("a",)}),
         (GENERATED, THREE, {"generated": ("generated",), "not_generated": ("drawing", "real")}),
         (GENERATED, TWO, {"generated": ("artificial",), "not_generated": ("human",)}),
         (GENERATED, {"real": ("real",), "drawing": ("drawing",)}, None),  # nothing is generated
@@ -35,18 +33,15 @@ def test_a_run_answers_a_view_if_its_classes_are_inside_those_of_the_view(view, 
     assert view.assign(class_map) == expected
 
 
-def test_labels_are_mapped_and_others_left_out():
+def test_labels_are_mapped_others_left_out_and_names_of_a_view_stand_for_what_it_merges():
     assert [PHOTOS.find_class(name) for name in ("real", "drawing", "generated", "")] == ["photo", "art", "", ""]
     assert View().find_class("generated") == "generated"
     assert PHOTOS.find_class("photo") == "photo"  # data may be labelled with the classes of the view
-
-
-def test_classes_with_the_names_of_a_view_stand_for_what_it_merges():
-    assert find_meanings(["not_generated", "generated"]) == {
-        "generated": ["generated"],
-        "not_generated": ["drawing", "real", "not_generated"],
-    }
+    not_generated = ["drawing", "real", "not_generated"]
+    meanings = {"generated": ["generated"], "not_generated": not_generated}
+    assert find_meanings(["not_generated", "generated"]) == meanings
     assert find_meanings(["fake", "not_fake"]) == {}
+    assert (View().name_set("test"), PHOTOS.name_set("test")) == ("test", "test--photo_or_art")
 
 
 def test_shares_of_merged_classes_are_summed_and_those_left_out_do_not_count():
@@ -56,15 +51,9 @@ def test_shares_of_merged_classes_are_summed_and_those_left_out_do_not_count():
     assert PHOTOS.merge_shares({"generated": 1.0}) == {}
 
 
-def test_the_folder_of_a_set_names_the_view():
-    assert (View().name_set("test"), PHOTOS.name_set("test")) == ("test", "test--photo_or_art")
-
-
 def test_views_come_finest_first_and_users_add_their_own(tmp_path):
-    folder = tmp_path / "view"
-    folder.mkdir()
     text = "name: as_they_are\nclasses: {d: [drawing], g: [generated], r: [real]}\n"
-    (folder / "as_they_are.yaml").write_text(text)
+    write_file(tmp_path / "view" / "as_they_are.yaml", text)
     with use_folders([tmp_path]):
         assert list(read_views()) == ["all", "as_they_are", "generated_or_not", "photo_or_art"]
     assert list(read_views()) == ["all", "generated_or_not", "photo_or_art"]

@@ -99,7 +99,7 @@ def three(**fields):
     return [run_of(change(results(*args), "calibration", **fields), label) for label, args in arguments.items()]
 
 
-def test_a_score_equals_a_hand_count():
+def test_a_score_equals_a_hand_count_and_another_model_moves_nobody_on_the_fixed_range():
     saved = results(0, 0.9, 50, 20)
     values = {quality: get_metric(saved, quality).value for quality in QUALITIES}
     aurocs = [metric.value for metric in saved["out_of_domain"].metrics.values()]
@@ -118,6 +118,16 @@ def test_a_score_equals_a_hand_count():
     score = sum(weights[name] * expected[name] for name in QUALITIES) / 8.75
     assert result.metrics["score/good"].value == pytest.approx(score, abs=1e-12)
     assert list_scores(result).loc["good", "score"] == result.metrics["score/good"].value
+    many = compare(*three(), run_of(results(7, 0.95, 900, 1.1, 0.85), "wonder"), weights=weights)
+    assert result.metrics == {name: metric for name, metric in many.metrics.items() if name != "score/wonder"}
+    assert many.tables["scores"]["run"].iloc[0] == "wonder"
+
+
+def test_min_max_is_between_the_worst_and_the_best_of_the_complete():
+    runs = [*three(), run_of(results(3, 0.99, 5000, 0.1, clusters=None), "incomplete")]
+    table = normalised_of(compare(*runs, scale="min_max"))[["speed", "size"]]
+    assert table.loc[["fast", "good"]].to_numpy().tolist() == [[1, 1], [0, 0]]
+    assert table.loc["middling", "speed"] == pytest.approx((100 - 50) / (200 - 50))  # linear, as in the study
 
 
 @pytest.mark.parametrize("scale", ["fixed", "min_max"])
@@ -146,25 +156,10 @@ def test_a_range_against_the_direction_of_its_metric_is_refused_unless_it_has_no
     assert "normalised/calibration" not in list_scores(compare(*runs, **options, weights=weights))
 
 
-def test_another_model_moves_nobody_on_the_fixed_range():
-    few, many = compare(*three()), compare(*three(), run_of(results(7, 0.95, 900, 1.1, 0.85), "wonder"))
-    assert few.metrics == {name: metric for name, metric in many.metrics.items() if name != "score/wonder"}
-    assert many.tables["scores"]["run"].iloc[0] == "wonder"
-
-
-def test_min_max_is_between_the_worst_and_the_best_of_the_complete():
-    runs = [*three(), run_of(results(3, 0.99, 5000, 0.1, clusters=None), "incomplete")]
-    table = normalised_of(compare(*runs, scale="min_max"))
-    assert table.loc["fast", ["speed", "size"]].tolist() == [1, 1]
-    assert table.loc["good", ["speed", "size"]].tolist() == [0, 0]
-    assert table.loc["middling", "speed"] == pytest.approx((100 - 50) / (200 - 50))  # linear, as in the study
-
-
 def test_a_model_without_out_of_domain_results_is_listed_and_not_ranked():
     result = compare(*three(), run_of(results(3, out_of_domain=None), "blind to others"))
     row = list_scores(result).loc["blind to others"]
-    assert not row["complete"]
-    assert not row["pareto"]
+    assert not row[["complete", "pareto"]].any()
     assert row[["score", "rank", "rank_low", "share_first"]].isna().all()
     assert row["normalised/accuracy"] > 0  # what is known is shown
     missing = Reason.parse_cell(row["missing"])
@@ -177,26 +172,20 @@ def test_a_model_without_out_of_domain_results_is_listed_and_not_ranked():
     assert set(result.tables["ranks"]["run"]) == {"good", "middling", "fast"}
 
 
-@pytest.mark.parametrize(
-    ("robustness", "reason"),
-    [
-        (
-            {"robustness": Metric(None, 0, reason=Reason("too_few_classes"))},
-            Reason("of_block", block="robustness", reason=Reason("too_few_classes")),
-        ),
+def test_metrics_that_cannot_be_trusted_are_missing_and_never_guessed():
+    few, saved = Reason("too_few_classes"), results(5)
+    for metrics, reason in (
+        ({"robustness": Metric(None, 0, reason=few)}, Reason("of_block", block="robustness", reason=few)),
         ({}, Reason("no_metric", metric="robustness")),
-    ],
-)
-def test_metrics_that_cannot_be_trusted_are_missing_and_never_guessed(robustness, reason):
-    saved = results(5)
-    saved["robustness"].metrics = robustness
-    result = compare(*three(), run_of(saved, "odd"))
-    row = list_scores(result).loc["odd"]
-    (lacking,) = Reason.parse_cell(row["missing"]).values["qualities"]
-    assert (lacking.values["quality"], lacking.values["reason"]) == ("robustness", reason)
-    assert not row["complete"]
-    assert np.isnan(row["normalised/robustness"])
-    assert np.isnan(result.tables["raw"].set_index("run").loc["odd", "robustness"])
+    ):
+        saved["robustness"].metrics = metrics
+        result = compare(*three(), run_of(saved, "odd"))
+        row = list_scores(result).loc["odd"]
+        (lacking,) = Reason.parse_cell(row["missing"]).values["qualities"]
+        assert (lacking.values["quality"], lacking.values["reason"]) == ("robustness", reason)
+        assert not row["complete"]
+        assert np.isnan(row["normalised/robustness"])
+        assert np.isnan(result.tables["raw"].set_index("run").loc["odd", "robustness"])
 
 
 @pytest.mark.parametrize("scale", ["fixed", "min_max"])
@@ -250,9 +239,7 @@ def test_all_metrics_can_be_recomputed_from_what_is_saved(tmp_path):
     for key in QUALITIES:
         transform = np.log if settings.loc[key, "log"] else np.asarray
         worst, best = (transform(settings.loc[key, end]) for end in ("worst", "best"))
-        assert np.asarray((transform(raw[key]) - worst) / (best - worst)) == pytest.approx(
-            normalised[key].to_numpy(), abs=1e-9
-        )
+        np.testing.assert_allclose((transform(raw[key]) - worst) / (best - worst), normalised[key], atol=1e-9)
 
 
 @pytest.mark.parametrize("language", ["en", "ru"])
@@ -267,7 +254,7 @@ def test_figures_rank_the_complete_models_and_end_with_the_others(language, draw
     assert labels[-1] == "another"
 
 
-def test_intervals_of_the_qualities_are_those_saved():
+def test_intervals_of_the_qualities_are_those_saved_converted_from_another_level_and_for_these_sources():
     saved = results()
     row = compare(run_of(saved), resamples=5000).tables["models"].iloc[0]
     metrics = {key: [get_metric(saved, key)] for key in ("accuracy", "calibration")}
@@ -277,10 +264,11 @@ def test_intervals_of_the_qualities_are_those_saved():
         assert row[[f"{key}_low", f"{key}_high"]].tolist() == pytest.approx(expected, abs=1e-3)
     assert row["speed_low"] == row["speed"] == row["speed_high"]
     assert row["size_low"] == row["size"] == row["size_high"]
-
-
-def test_intervals_of_another_level_are_converted():
-    saved = results()
+    beside = {"low": 0.7, "high": 0.85, "unit": "group", "units": 30}
+    result = compare(run_of(change(saved, "accuracy", value=0.8, low=0.5, high=0.95, these_sources=beside)))
+    row, metric = result.tables["models"].iloc[0], result.metrics["score/a"]
+    assert row[["accuracy_low", "accuracy_high"]].tolist() == pytest.approx([0.7, 0.85], abs=0.01)
+    assert (metric.n, metric.unit, metric.units, metric.population) == (N, "group", 30, "these sources")
     accuracy = get_metric(saved, "accuracy")
     saved["blind_test"].provenance["options"] = {"level": 0.5}
     row = compare(run_of(saved), resamples=5000, level=0.9).tables["models"].iloc[0]
@@ -289,32 +277,19 @@ def test_intervals_of_another_level_are_converted():
     assert row[["accuracy_low", "accuracy_high"]].tolist() == pytest.approx(expected.tolist(), rel=1e-3)
 
 
-def test_the_interval_for_these_sources_is_read():
-    beside = {"low": 0.7, "high": 0.85, "unit": "group", "units": 30}
-    result = compare(run_of(change(results(), "accuracy", value=0.8, low=0.5, high=0.95, these_sources=beside)))
-    row, metric = result.tables["models"].iloc[0], result.metrics["score/a"]
-    assert row[["accuracy_low", "accuracy_high"]].tolist() == pytest.approx([0.7, 0.85], abs=0.01)
-    assert (metric.n, metric.unit, metric.units, metric.population) == (N, "group", 30, "these sources")
-
-
-def test_qualities_of_the_same_images_err_together():
-    """The ends of a score are then the scores of the ends, whatever the direction of a quality."""
+def test_qualities_of_the_same_images_err_together_and_those_of_other_images_independently():
     saved, keys = results(), ("accuracy", "robustness", "calibration", "separation")
     metric = compare(run_of(saved), resamples=5000, weights=weights_of(*keys)).metrics["score/a"]
     accuracy, robustness, error, separation = (get_metric(saved, key) for key in keys)
-    for end, other in (("low", "high"), ("high", "low")):
+    for end, other in (("low", "high"), ("high", "low")):  # the ends of a score are the scores of the ends
         parts = [(getattr(proportion, end) - 1 / 3) / (2 / 3) for proportion in (accuracy, robustness)]
         parts += [1 - getattr(error, other) / (2 / 3), getattr(separation, end)]
         assert getattr(metric, end) == pytest.approx(np.mean(parts), abs=1e-3)
-
-
-def test_qualities_of_other_images_err_independently():
-    """Symmetric half-widths are then added in quadrature."""
     saved = change(results(), "accuracy", value=0.7, low=0.68, high=0.72)
     aurocs = saved["out_of_domain"].metrics
     aurocs |= {name: replace(metric, value=0.8, low=0.77, high=0.83) for name, metric in aurocs.items()}
     metric = compare(run_of(saved), resamples=20_000, weights=weights_of("accuracy", "ood")).metrics["score/a"]
-    half = np.hypot(0.02 / (2 / 3), 0.03 / 0.5) / 2
+    half = np.hypot(0.02 / (2 / 3), 0.03 / 0.5) / 2  # symmetric half-widths are added in quadrature
     assert [metric.value - metric.low, metric.high - metric.value] == pytest.approx([half, half], rel=0.03)
 
 
@@ -379,17 +354,14 @@ def test_other_sets_and_values_outside_a_range_are_named_and_other_intervals_are
     assert compare(run_of(results(), "a"), run_of(fast, "b")).warnings == [*warnings, clipped]
 
 
-def test_runs_of_other_classes_are_not_compared():
-    with pytest.raises(BlockError, match="has the classes"):
-        compare(run_of(results(), "a"), run_of(results(), "b", classes=("cat", "dog")))
-    assert compare(run_of(results(), "a"), run_of(results(), "b", classes=CLASSES[::-1])).metrics
-
-
-def test_weights_and_ranges_of_the_command_line_are_put_into_the_rest():
+def test_runs_of_other_classes_are_not_compared_and_options_are_put_into_the_rest():
     block = build_block("integrated_score", {"weights": {"speed": 0}, "ranges": {"size": [100, 1]}})
     assert block.qualities == tuple(key for key in QUALITIES if key != "speed")
     assert block.ranges == RANGES | {"size": [100, 1]}
     assert block.reads_results
+    with pytest.raises(BlockError, match="has the classes"):
+        compare(run_of(results(), "a"), run_of(results(), "b", classes=("cat", "dog")))
+    assert compare(run_of(results(), "a"), run_of(results(), "b", classes=CLASSES[::-1])).metrics
 
 
 def test_a_block_of_a_user_declares_a_quality(tmp_path, monkeypatch):

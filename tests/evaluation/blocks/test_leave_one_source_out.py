@@ -1,7 +1,7 @@
 """Tests of leave_one_source_out: recall by source, its mean and worst, and the runs that are compared."""
 
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 
 import numpy as np
 import pandas as pd
@@ -65,14 +65,14 @@ def plain(fake_run, dataset_of, oracle):
     return fake_run(oracle("noisy")), dataset_of(oracle("noisy"))
 
 
-def test_recall_of_each_source_its_mean_and_its_worst_equal_a_hand_count(left_out):
+def test_recall_of_each_source_its_mean_and_its_worst_equal_a_hand_count(left_out, draw_saved):
     result = compare(
         left_out("studio", "real", (40, 50)),
-        left_out("ink", "drawing", (27, 30)),
+        left_out("2019", "drawing", (27, 30)),
         left_out("gan", "generated", (10, 40)),
     )
     matrix = result.tables["matrix"].set_index("source")
-    assert dict(matrix["recall"]) == pytest.approx({"studio": 0.8, "ink": 0.9, "gan": 0.25})
+    assert dict(matrix["recall"]) == pytest.approx({"studio": 0.8, "2019": 0.9, "gan": 0.25})
     assert (matrix.loc["gan", "low"], matrix.loc["gan", "high"]) == stats.wilson(10, 40)
     assert matrix.loc["gan", "predicted_as_real"] == 0.75
     assert matrix.loc["studio", "predicted_as_drawing"] == pytest.approx(0.2)
@@ -87,18 +87,14 @@ def test_recall_of_each_source_its_mean_and_its_worst_equal_a_hand_count(left_ou
     summary = result.tables["summary"].iloc[0]
     assert (summary["worst_source"], summary["worst_target"], summary["in_domain"]) == ("gan", "generated", 0.9)
     assert result.metrics["sources"].value == 3
-
-
-def test_the_same_prediction_for_every_image_has_one_over_the_number_of_classes(left_out):
-    counts = {"real": 5, "drawing": 2, "generated": 3}
-    pairs = [
-        left_out(f"{target}{k}", target, ((20 + k) * (target == "real"), 20 + k))
-        for target, count in counts.items()
-        for k in range(count)
-    ]
-    mean = compare(*pairs).metrics["mean"]
-    assert (mean.value, mean.floor) == (pytest.approx(1 / 3), 1 / 3)
-    assert compare(*pairs[:7]).metrics["mean"].value == 1 / 2  # of the classes of which a source was held out
+    figures = draw_saved(result)
+    for name in ("predicted_as", "recall"):  # name a source whose name is a number
+        rows = {tick.get_text() for tick in figures[name].axes[0].get_yticklabels()}
+        assert rows == {"2019, drawing (n = 30)", "studio, real (n = 50)", "gan, generated (n = 40)"}
+    # the interval of the worst holds whichever source is truly the worst
+    worst = compare(left_out("small", "real", (10, 20)), left_out("large", "real", (208, 400))).metrics["worst"]
+    assert (worst.value, worst.low) == (0.5, stats.wilson(10, 20, 0.975)[0])
+    assert worst.high == stats.wilson(208, 400, 0.975)[1] < stats.wilson(10, 20, 0.975)[1]
 
 
 def test_the_interval_of_the_mean_draws_sources_within_each_class(left_out):
@@ -119,13 +115,6 @@ def test_the_interval_of_the_mean_draws_sources_within_each_class(left_out):
     assert (mean.low, mean.high) == pytest.approx((mean.value - half, mean.value + half), abs=0.02)
 
 
-def test_the_interval_of_the_worst_holds_whichever_source_is_truly_the_worst(left_out):
-    worst = compare(left_out("small", "real", (10, 20)), left_out("large", "real", (208, 400))).metrics["worst"]
-    assert worst.value == 0.5
-    assert worst.low == stats.wilson(10, 20, 0.975)[0]
-    assert worst.high == stats.wilson(208, 400, 0.975)[1] < stats.wilson(10, 20, 0.975)[1]
-
-
 def test_a_source_below_the_minimum_is_listed_and_has_no_part_in_mean_and_worst(left_out, draw_saved):
     large, small = left_out("studio", "real", (40, 50)), left_out("street", "real", (0, 19))
     result = compare(large, small)
@@ -139,25 +128,26 @@ def test_a_source_below_the_minimum_is_listed_and_has_no_part_in_mean_and_worst(
     assert set(draw_saved(alone)) == {"recall", "predicted_as"}
 
 
-def test_intervals_count_groups_where_they_repeat(left_out):
+def test_rows_are_of_recipes_with_intervals_of_seeds_and_groups_and_classes_matched_by_name(left_out):
     right = (np.random.default_rng(0).random(12) < 0.7).repeat(5)
     row = compare(left_out("studio", "real", right, groups=np.arange(60) // 5)).tables["matrix"].iloc[0]
     assert (row["n"], row["groups"], row["interval"]) == (60, 12, "bootstrap by group")
     low, high = stats.wilson(int(right.sum()), 60)
     assert row["high"] - row["low"] > 1.5 * (high - low)
-
-
-def test_seeds_of_a_recipe_are_one_row_and_recipes_are_apart(left_out):
     runs = (("a", 1, 20), ("a", 2, 40), ("b", 1, 30))
     pairs = [left_out("ink", "drawing", (right, 40), recipe, seed) for recipe, seed, right in runs]
     matrix = compare(*pairs).tables["matrix"].set_index("recipe")
     assert matrix.loc["a frozen", ["recall", "interval"]].tolist() == [0.75, "bootstrap by seed and group"]
     assert list(matrix["seeds"]) == [2, 1]
+    first, (run, dataset) = left_out("studio", "real", (40, 50)), left_out("ink", "drawing", (30, 50))
+    turned = run.predictions(dataset).reorder(CLASSES[::-1])
+    run.classes, run.predictions = turned.classes, lambda dataset: turned
+    matrix = compare(first, (run, dataset)).tables["matrix"].set_index("source")
+    assert (matrix.loc["ink", "recall"], matrix.loc["ink", "predicted_as_generated"]) == pytest.approx((0.6, 0.4))
 
 
 def test_only_images_of_held_out_sources_are_evaluated_and_those_that_were_drawn_for_test(left_out):
-    """Where a generator is held out, test may hold images of a class that has no generators."""
-    column = ["gan"] * 30 + [""] * 10
+    column = ["gan"] * 30 + [""] * 10  # where a generator is held out, test may hold images without one
     row = compare(left_out("gan", "generated", (20, 40), by="generator", column=column)).tables["matrix"].iloc[0]
     assert (row["n"], row["recall"]) == (30, pytest.approx(2 / 3))
     assert compare(left_out("studio", "real", (40, 50), split={"held_out": []})).metrics["recall/studio"].value == 0.8
@@ -173,14 +163,15 @@ def test_oracles_recognise_all_a_third_and_nothing(left_out):
     nothing = compare(left_out("studio", "real", (0, 100)))  # a result, and no alarm of a wrong class order
     assert nothing.metrics["worst"].value == 0
     assert nothing.tables["matrix"].loc[0, "predicted_as_drawing"] == 1
-
-
-def test_the_classes_of_runs_are_matched_by_name(left_out):
-    first, (run, dataset) = left_out("studio", "real", (40, 50)), left_out("ink", "drawing", (30, 50))
-    turned = run.predictions(dataset).reorder(CLASSES[::-1])
-    run.classes, run.predictions = turned.classes, lambda dataset: turned
-    matrix = compare(first, (run, dataset)).tables["matrix"].set_index("source")
-    assert (matrix.loc["ink", "recall"], matrix.loc["ink", "predicted_as_generated"]) == pytest.approx((0.6, 0.4))
+    counts = {"real": 5, "drawing": 2, "generated": 3}
+    pairs = [
+        left_out(f"{target}{k}", target, ((20 + k) * (target == "real"), 20 + k))
+        for target, count in counts.items()
+        for k in range(count)
+    ]
+    mean = compare(*pairs).metrics["mean"]
+    assert (mean.value, mean.floor) == (pytest.approx(1 / 3), 1 / 3)  # one prediction for every image
+    assert compare(*pairs[:7]).metrics["mean"].value == 1 / 2  # of the classes of which a source was held out
 
 
 def test_other_runs_are_left_out_and_a_recipe_that_lacks_a_source_is_named(left_out, plain):
@@ -207,13 +198,6 @@ def test_what_cannot_be_compared_is_refused(left_out, plain):
         compare(*recipes, base="frozen")
 
 
-def test_figures_of_sources_named_by_numbers_name_them(left_out, draw_saved):
-    figures = draw_saved(compare(left_out("2019", "real", (40, 50)), left_out("2020", "drawing", (27, 30))))
-    for name in ("predicted_as", "recall"):
-        rows = [tick.get_text() for tick in figures[name].axes[0].get_yticklabels()]
-        assert rows == ["2020, drawing (n = 30)", "2019, real (n = 50)"]
-
-
 def test_every_metric_can_be_recomputed_from_the_saved_images(left_out, tmp_path):
     rng = np.random.default_rng(0)
     pairs = [
@@ -226,9 +210,8 @@ def test_every_metric_can_be_recomputed_from_the_saved_images(left_out, tmp_path
     table = loaded.tables["images"]
     recall = (table["prediction"] == table["target"]).groupby([table["recipe"], table["source"]]).mean()
     sizes = table.groupby("source")["path"].nunique()
-    assert loaded.tables["matrix"].set_index(["recipe", "source"])["recall"].to_dict() == pytest.approx(
-        recall.to_dict()
-    )
+    matrix = loaded.tables["matrix"].set_index(["recipe", "source"])["recall"]
+    assert matrix.to_dict() == pytest.approx(recall.to_dict())
     for recipe in ("a frozen", "b frozen"):
         counted = recall[recipe][sizes >= 20]
         expected = {f"recall/{source}/{recipe}": recall[recipe, source] for source in sizes.index}
@@ -321,7 +304,7 @@ def test_the_rule_of_each_network_is_put_to_the_test_on_the_source_that_it_lacks
     assert (row["calibrated_on"], row["rule"], row["fits"]) == ("its own", "image", 1)
 
 
-def test_gains_are_over_common_sources_with_the_same_images(left_out):
+def test_gains_are_over_common_sources_with_the_same_images_and_cost_accuracy_and_seconds(left_out):
     common = [left_out("s1", "real", (right, 40), recipe) for recipe, right in (("a", 10), ("b", 30))]
     apart = [left_out("s2", "real", (0, 40), "a"), left_out("s3", "real", (40, 40), "b")]
     other = [left_out("s4", "real", (n, n), recipe) for recipe, n in (("a", 40), ("b", 50))]
@@ -330,11 +313,8 @@ def test_gains_are_over_common_sources_with_the_same_images(left_out):
     assert result.tables["summary"].set_index("recipe").loc["b frozen", "gain_sources"] == 1
     gain = compare(*apart).metrics["gain/b frozen"]
     assert (gain.value, gain.reason) == (None, Reason("no_common_source"))
-
-
-def test_the_cost_is_that_on_known_sources_and_in_seconds(left_out):
-    fields = {"a": {"metrics": {"val/accuracy": 0.9}, "train_seconds": 10}, "b": {"metrics": {"val/accuracy": 0.85}}}
-    result = compare(*(left_out("s", "real", (20, 40), recipe, **record) for recipe, record in fields.items()))
+    records = {"a": {"metrics": {"val/accuracy": 0.9}, "train_seconds": 10}, "b": {"metrics": {"val/accuracy": 0.85}}}
+    result = compare(*(left_out("s", "real", (20, 40), recipe, **record) for recipe, record in records.items()))
     assert result.tables["summary"].set_index("recipe").loc["b frozen", "in_domain_gain"] == pytest.approx(-0.05)
     assert result.metrics["in_domain/a frozen"].value == 0.9
     assert result.metrics["train_seconds/a frozen"].value == 10
@@ -343,18 +323,10 @@ def test_the_cost_is_that_on_known_sources_and_in_seconds(left_out):
 
 def test_the_curve_is_the_mean_over_sources_by_number_of_training_sources(left_out, draw_saved, inside):
     rng = np.random.default_rng(0)
-    pairs = [
-        left_out(
-            f"s{k}",
-            "real",
-            rng.random(40) < 0.2 + 0.02 * k + 0.1 * np.log2(number),
-            seed=seed,
-            split={"train_sources": number},
-        )
-        for k in range(10)
-        for number in (1, 2, 8)
-        for seed in (1, 2)
-    ]
+    pairs = []
+    for k, number, seed in product(range(10), (1, 2, 8), (1, 2)):
+        right = rng.random(40) < 0.2 + 0.02 * k + 0.1 * np.log2(number)
+        pairs.append(left_out(f"s{k}", "real", right, seed=seed, split={"train_sources": number}))
     result = compare(*pairs)
     images = result.tables["images"]
     number = images["recipe"].str.extract(r"train_sources=(\d)")[0].astype(int)
@@ -370,12 +342,9 @@ def test_the_curve_is_the_mean_over_sources_by_number_of_training_sources(left_o
         assert inside(figures["gain"])
 
 
-def test_many_recipes_have_a_heatmap_in_place_of_dots(left_out, draw_saved):
+def test_many_recipes_have_a_heatmap_that_is_readable_with_45_sources(left_out, draw_saved, inside):
     pairs = [left_out("studio", "real", (2 * n, 20), f"backbone{n}") for n in range(5)]
     assert set(draw_saved(compare(*pairs, resamples=100))) == {"predicted_as", "by_recipe", "gain"}
-
-
-def test_the_heatmap_is_readable_with_45_sources_and_many_recipes(inside):
     rng = np.random.default_rng(0)
     recipes = [f"efficientnet_lite0 probe augmentation=delivery, mode.C={n}" for n in range(5)]
     keys = [(recipe, f"source-{k:02}", CLASSES[k % 3], 12 + k) for recipe in recipes for k in range(45)]

@@ -1,7 +1,5 @@
 """Tests of marks: moved shares counted by hand, and detectors whose rule is known."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 from PIL import Image
@@ -19,7 +17,7 @@ from tests.builders.commands import data_of
 from tests.builders.pixels import make_smooth
 
 BLUE = (0, 51, 153)  # of the circle behind the letters
-LETTERS: dict[str, Any] = {"kinds": ["letters"], "opacities": [1.0], "sizes": [0.3], "resamples": 200}
+LETTERS = {"kinds": ["letters"], "opacities": [1.0], "sizes": [0.3], "resamples": 200}
 ORDERS = [("drawing", "generated", "real"), ("generated", "real", "drawing"), ("real", "drawing", "generated")]
 
 
@@ -56,7 +54,9 @@ def photos(tmp_path_factory):
 
 
 @pytest.mark.parametrize("classes", ORDERS)
-def test_a_detector_that_reads_the_label_moves_wholly_and_a_patch_does_not_move_it(classes, photos, tmp_path):
+def test_a_detector_that_reads_the_label_moves_wholly_and_a_patch_does_not_move_it(
+    classes, photos, tmp_path, drawn_whole
+):
     run = Run.from_predictor(LabelReader(classes), tmp_path / "reader", label="reader")
     result = Marks(**LETTERS).evaluate(run, read_dataset(photos))
     value = {name: metric.value for name, metric in result.metrics.items()}
@@ -70,6 +70,10 @@ def test_a_detector_that_reads_the_label_moves_wholly_and_a_patch_does_not_move_
     assert value["accuracy_masked"] == pytest.approx(16 / 20)
     assert value["masking_cost"] == pytest.approx(1 / 20)
     assert result.warnings[-1] == Reason("reads_marks", moved=1.0, patch=0.0, effect=1.0, name="generated", n=19)
+    if classes == ORDERS[0]:
+        result = Marks(**LETTERS | {"kinds": ["letters", "frame"]}).evaluate(run, read_dataset(photos))
+        assert len(result.arrays["images"]["rows"]) == 6
+        drawn_whole(result.save(tmp_path / "marks"), {"moves", "by_class", "images"})
 
 
 def test_moved_shares_are_those_counted_by_hand(make_predictions, fake_run, dataset_of):
@@ -111,6 +115,13 @@ def test_moved_shares_are_those_counted_by_hand(make_predictions, fake_run, data
     assert {metric.higher_is_better for name, metric in result.metrics.items() if "accuracy" not in name} == {False}
 
 
+def test_a_variation_is_cached_under_each_of_its_parameters():
+    markings = [("pill", 1.0, 0.2, "any"), ("logo", 1.0, 0.2, "any"), ("pill", 0.5, 0.2, "any")]
+    markings += [("pill", 1.0, 0.3, "any"), ("pill", 1.0, 0.2, "top_left"), ("pill", 1.0, 0.2, "any", True)]
+    variations = [*(Marking(*parameters) for parameters in markings), Erasure(0.1), Erasure(0.2)]
+    assert len({variation.key for variation in variations}) == len(variations)
+
+
 def test_images_that_are_all_predicted_as_the_class_cannot_move(make_predictions, fake_run, dataset_of):
     clean = make_predictions([0, 1, 2, 1], 3 * np.eye(3)[[1, 1, 1, 1]])
     run = fake_run(clean, preprocessing=Preprocessing(8, "squash", (0.5,) * 3, (0.5,) * 3))
@@ -120,27 +131,6 @@ def test_images_that_are_all_predicted_as_the_class_cannot_move(make_predictions
     assert result.warnings == [Reason("always_target", name="generated")]
     with pytest.raises(BlockError, match="has no class 'fake'"):
         Marks(target="fake").evaluate(run, dataset_of(clean))
-
-
-def test_a_variation_is_cached_under_each_of_its_parameters():
-    cases = [
-        Marking("pill", 1.0, 0.2, "any"),
-        Marking("logo", 1.0, 0.2, "any"),
-        Marking("pill", 0.5, 0.2, "any"),
-        Marking("pill", 1.0, 0.3, "any"),
-        Marking("pill", 1.0, 0.2, "top_left"),
-        Marking("pill", 1.0, 0.2, "any", is_patch=True),
-        Erasure(0.1),
-        Erasure(0.2),
-    ]
-    assert len({case.key for case in cases}) == len(cases)
-
-
-def test_its_figures_show_every_stamp(photos, tmp_path, drawn_whole):
-    run = Run.from_predictor(LabelReader(ORDERS[0]), tmp_path / "reader", label="reader")
-    result = Marks(**LETTERS | {"kinds": ["letters", "frame"]}).evaluate(run, read_dataset(photos))
-    assert len(result.arrays["images"]["rows"]) == 6
-    drawn_whole(result.save(tmp_path / "marks"), {"moves", "by_class", "images"})
 
 
 def test_a_run_without_the_class_is_left_out(tiny_run, images, capsys):

@@ -55,14 +55,15 @@ def world(oracle, make_predictions, dataset_of, fake_run):
 
 
 @pytest.fixture(scope="module")
-def held(oracle):
-    return oracle("noisy", n=200, seed=21)
+def reference(calibrated, oracle):
+    """The field of a run that was calibrated."""
+    return calibrated(oracle("noisy", n=200, seed=21))
 
 
 @pytest.fixture(scope="module")
-def saved(world, calibrated, held, tmp_path_factory):
+def saved(world, reference, tmp_path_factory):
     """A Result, read back from its files."""
-    run, dataset = world(**calibrated(held))
+    run, dataset = world(**reference)
     result = OutOfDomain(resamples=200).evaluate(run, dataset)
     return Result.load(result.save(tmp_path_factory.mktemp("saved") / "out_of_domain"))
 
@@ -85,11 +86,10 @@ def test_every_detection_metric_can_be_recomputed_from_the_saved_scores(saved):
         assert [metric.higher_is_better for metric in metrics.values()] == [True, True, False]
 
 
-def test_what_decisions_flag_is_measured_by_their_own_rule_and_comes_first(saved, world, calibrated, held):
+def test_what_decisions_flag_is_measured_by_their_own_rule_and_comes_first(saved, world, reference):
     """By hand: flagged is an image whose fifth nearest reference image is farther than that of 99 % of these."""
-    fields = calibrated(held)
-    run, dataset = world(**fields)
-    reference = fields["decision_calibration"].decisions.reference
+    run, dataset = world(**reference)
+    reference = run.decision_calibration.decisions.reference
     rule = DecisionRule(run.classes, 1.0, reference, 0.1, {"": AnsweringThreshold(0.0, 0, 0, 0, 0)})
     scores, metrics = saved.tables["scores"], saved.metrics
     for name in (*SETS, "test"):
@@ -113,12 +113,7 @@ def test_what_decisions_flag_is_measured_by_their_own_rule_and_comes_first(saved
     assert metrics["flagged/things"].floor == metrics["flagged/test"].value < 0.1
 
 
-def test_a_set_with_images_of_the_reference_is_refused(world, calibrated, held):
-    with pytest.raises(GuardError, match="test are also in"):
-        OutOfDomain(resamples=100).evaluate(*world(**calibrated(held, sha256=[f"{i:064x}" for i in range(200)])))
-
-
-def test_every_proportion_and_accuracy_can_be_recomputed_from_the_saved_tables(saved):
+def test_every_proportion_and_accuracy_can_be_recomputed_from_the_saved_tables(saved, drawn_whole):
     scores, sets = saved.tables["scores"], saved.tables["sets"].set_index("set")
     for name, label in product(SETS, saved.classes):
         rows, metric = scores[scores["set"] == name], saved.metrics[f"share/{name}/{label}"]
@@ -129,6 +124,7 @@ def test_every_proportion_and_accuracy_can_be_recomputed_from_the_saved_tables(s
     toons, accuracy = scores[scores["set"] == "simpsons"], saved.metrics["accuracy/simpsons"]
     assert accuracy.value == pytest.approx(sk.accuracy_score(toons["target"], toons["prediction"]))
     assert accuracy.floor == pytest.approx(1 / 3)
+    drawn_whole(saved.folder, {"shares", "confidence", "auroc", "scores", "gallery"})
 
 
 def test_confidence_can_be_recomputed_from_the_saved_scores_by_set_and_predicted_class(saved):
@@ -219,13 +215,12 @@ def test_intervals_draw_whole_groups_and_keep_the_proportion_of_the_set(world):
     assert (metric.low, metric.high) == pytest.approx(stats.bootstrap_interval(sampled, groups, 400))
 
 
-def test_a_perfect_oracle_tells_everything_apart(world):
-    metrics = OutOfDomain(resamples=100).evaluate(*world("perfect")).metrics
+def test_a_perfect_oracle_tells_everything_apart_and_a_uniform_one_nothing(
+    world, oracle, dataset_of, fake_run, calibrated
+):
+    perfect = OutOfDomain(resamples=100).evaluate(*world("perfect")).metrics
     for score in ("msp", "max_logit", "energy"):
-        assert [metrics[f"{kind}/things/{score}"].value for kind in DETECTION_METRICS] == [1, 1, 0]
-
-
-def test_a_uniform_oracle_and_a_set_like_the_domain_give_chance(oracle, dataset_of, fake_run, calibrated):
+        assert [perfect[f"{kind}/things/{score}"].value for kind in DETECTION_METRICS] == [1, 1, 0]
     inside, same = oracle("uniform", n=300), oracle("uniform", n=300, seed=4)
     sets = {"same": (dataset_of(same, "same"), replace(same, targets=np.full(300, -1)))}
     fields = calibrated(oracle("uniform", n=200, seed=21))
@@ -236,25 +231,24 @@ def test_a_uniform_oracle_and_a_set_like_the_domain_give_chance(oracle, dataset_
         assert metric.value == pytest.approx({"auroc": 0.5, "fpr95": 0.95}.get(kind, metric.floor), abs=0.08)
 
 
-@pytest.mark.parametrize(
-    ("labels", "words"),
-    [
+def test_unknown_sets_and_classes_the_sets_themselves_and_images_of_the_reference_are_refused(
+    oracle, world, dataset_of, fake_run, calibrated
+):
+    run, dataset = world()
+    for labels, words in (
         ({"thing": "real"}, ["labels", "'thing'", "animal_faces, things, simpsons"]),
         ({"things": "photo"}, ["labels.things=photo", "drawing, generated, real"]),
-    ],
-)
-def test_an_unknown_set_or_class_is_refused_with_those_that_there_are(labels, words, world):
-    with pytest.raises(ConfigError) as caught:
-        OutOfDomain(labels=labels).evaluate(*world())
-    assert all(word in str(caught.value) for word in words)
-
-
-def test_a_run_without_such_sets_and_a_set_of_its_own_are_refused(oracle, world, dataset_of, fake_run):
+    ):
+        with pytest.raises(ConfigError) as caught:
+            OutOfDomain(labels=labels).evaluate(run, dataset)
+        assert all(word in str(caught.value) for word in words)
     with pytest.raises(BlockError, match="no out-of-domain set"):
         OutOfDomain().evaluate(fake_run(oracle("noisy")), dataset_of(oracle("noisy")))
-    run, _ = world()
     with pytest.raises(BlockError, match="things is an out-of-domain set itself"):
         OutOfDomain().evaluate(run, run.ood["things"])
+    same_images = calibrated(oracle("noisy", n=200, seed=21), sha256=[f"{i:064x}" for i in range(200)])
+    with pytest.raises(GuardError, match="test are also in"):
+        OutOfDomain(resamples=100).evaluate(*world(**same_images))
 
 
 def test_skip_unusable_goes_on_where_a_set_is_broken_or_missing(run_copy, tmp_path, capsys):
@@ -301,7 +295,3 @@ class Spread(OodScore):
             OutOfDomain(scores=["spread"], options={"spread": {"factor": -1}})
     with pytest.raises(ConfigError, match="expected one of decision, energy"):
         build_block("overview", {"ood_score": "spread"})
-
-
-def test_its_figures_are_drawn_whole_in_both_languages(drawn_whole, saved):
-    drawn_whole(saved.folder, {"shares", "confidence", "auroc", "scores", "gallery"})

@@ -48,7 +48,7 @@ def count(result, name):
     return round(metric.value * metric.n), metric.n
 
 
-def test_metrics_of_periods_are_those_counted_by_hand(evaluate_block):
+def test_metrics_of_periods_are_those_counted_by_hand_and_read_back(evaluate_block, tmp_path):
     result = evaluate_block()
     expected = {
         "accuracy/1900": (3, 3),
@@ -80,14 +80,18 @@ def test_metrics_of_periods_are_those_counted_by_hand(evaluate_block):
     assert "recall/2024/drawing" not in result.metrics  # no image of it
     assert {metric.higher_is_better for name, metric in result.metrics.items() if "false" in name} == {False}
     assert all(metric.low <= metric.value <= metric.high for metric in result.metrics.values())
+    assert Result.load(result.save(tmp_path / "over_time")).metrics == result.metrics
+    periods = result.tables["periods"].dropna(subset="position")
+    assert periods["period"].tolist() == ["1900", "2019", "2020", "2021", "2022", "2023", "2024", "2025"]
+    cuts = {"2023-06": 5.0, "2022": 4.5, "2010": 0.5, "1899": -0.5, "2030": 7.5}  # between the periods or in one
+    assert {cut: locate_cut(periods, cut) for cut in cuts} == cuts
 
 
 def test_the_tables_count_images_sources_and_what_is_known(evaluate_block):
     result = evaluate_block(options={"period": "half"})
     periods = result.tables["periods"].set_index("period")
-    assert list(periods.index)[:-2] == [
-        *("2019-H1", "2020-H2", "2021-H1", "2022-H1", "2023-H1", "2023-H2", "2024-H1", "2025-H1")
-    ]
+    halves = "2019-H1 2020-H2 2021-H1 2022-H1 2023-H1 2023-H2 2024-H1 2025-H1"
+    assert list(periods.index)[:-2] == halves.split()
     assert periods["side"].tolist() == ["before"] * 5 + ["after"] * 3 + ["", ""]
     assert periods.loc["2024-H1", ["n", "by_release", "recall"]].tolist() == [4, 4, 0.25]
     assert periods["position"].tolist()[:8] == list(range(8))
@@ -96,24 +100,20 @@ def test_the_tables_count_images_sources_and_what_is_known(evaluate_block):
     assert sum(known) == result.n
     images = result.tables["images"]
     correct = images.groupby("period")["correct"].mean().drop("")
-    assert correct.to_dict() == pytest.approx(
-        {name: result.metrics[f"accuracy/{name}"].value for name in correct.index}
-    )
+    accuracies = {name: result.metrics[f"accuracy/{name}"].value for name in correct.index}
+    assert correct.to_dict() == pytest.approx(accuracies)
     assert periods.loc["2020-H2", "sources"] == images[images["period"] == "2020-H2"]["source"].nunique()
     codes = {reason.code: reason.values.get("n") for reason in result.warnings}
     assert codes == {"undated": 5, "too_coarse": 8, "by_release": 4}
 
 
-def test_false_alarms_of_old_works_have_the_exact_interval(evaluate_block):
+def test_false_alarms_of_old_works_have_the_exact_interval_and_none_the_bound_of_the_rule_of_three(evaluate_block):
     for alarms, n in ((1, 8), (3, 40), (40, 40)):
         rows = [(2, 1, "2015", "", alarms), (0, 0, "1900-05", "", n - alarms), (1, 1, "2024", "", 2)]
         metric = evaluate_block(rows).metrics["false_alarms/before_2021"]
         exact = binomtest(alarms, n).proportion_ci(0.95, method="exact")
         assert (metric.low, metric.high) == pytest.approx((exact.low, exact.high)), (alarms, n)
         assert metric.interval == "exact"
-
-
-def test_no_false_alarm_has_the_bound_of_the_rule_of_three(evaluate_block):
     rows = [(2, 2, "2015", "", 300), (1, 1, "2024", "", 2)]
     metric = evaluate_block(rows).metrics["false_alarms/before_2021"]
     bound = binomtest(0, 300, alternative="less").proportion_ci(0.95, method="exact").high
@@ -122,14 +122,13 @@ def test_no_false_alarm_has_the_bound_of_the_rule_of_three(evaluate_block):
     groups = [f"g{row // 10}" for row in range(300)] + ["a", "b"]
     by_group = evaluate_block(rows, groups=groups).metrics["false_alarms/before_2021"]
     assert (by_group.units, by_group.high) == (30, pytest.approx(1 - 0.05 ** (1 / 30)))
-    # of new sources: images of a source say little about another one
-    origins = np.arange(302) % 5
-    by_source = evaluate_block(rows, origins=origins).metrics["false_alarms/before_2021"]
-    assert (by_source.units, by_source.population) == (5, "new sources")
-    assert by_source.high > 0.3
 
 
-def test_a_period_of_one_source_says_nothing_about_new_ones(evaluate_block):
+def test_of_new_sources_the_images_of_a_source_say_little_about_another(evaluate_block):
+    rows = [(2, 2, "2015", "", 300), (1, 1, "2024", "", 2)]
+    metric = evaluate_block(rows, origins=np.arange(302) % 5).metrics["false_alarms/before_2021"]
+    assert (metric.units, metric.population) == (5, "new sources")
+    assert metric.high > 0.3
     rows = [(1, 1, "2022", "", 20), (1, 0, "2022", "", 20), (1, 1, "2024", "", 20)]
     metrics = evaluate_block(rows, origins=np.where(np.arange(60) < 40, np.arange(60) % 3, 3)).metrics
     assert metrics["accuracy/2022"].population == "new sources"
@@ -156,21 +155,12 @@ def test_the_cut_is_that_of_the_option_of_the_split_or_of_the_images(evaluate_bl
 
     assert find(["2019", "2021-02-03", "2021", "1900", "2025", ""]) == "2021"
     assert find(["2019", "", "2021", "1900", "2025", "2025"]) == ""  # it may be newer
-    members = [
-        fake_run(predictions, images=None, card=Card(CLASSES, "net", {}, trained_until=cut))
-        for cut in ("2024-06", "2024")
-    ]
+    cards = [Card(CLASSES, "net", {}, trained_until=cut) for cut in ("2024-06", "2024")]
+    members = [fake_run(predictions, images=None, card=card) for card in cards]
     assert find([""] * 6, members=members) == "2024"
     unknown = evaluate_block(card=Card(CLASSES, "net", {}))
     assert (unknown.provenance["training_cut"], unknown.warnings[-1]) == (None, Reason("cut_unknown"))
     assert "accuracy/until_cut" not in unknown.metrics
-
-
-def test_the_cut_stands_between_the_periods_or_in_one(evaluate_block):
-    periods = evaluate_block().tables["periods"].dropna(subset="position")
-    assert periods["period"].tolist() == ["1900", "2019", "2020", "2021", "2022", "2023", "2024", "2025"]
-    cuts = {"2023-06": 5.0, "2022": 4.5, "2010": 0.5, "1899": -0.5, "2030": 7.5}
-    assert {cut: locate_cut(periods, cut) for cut in cuts} == cuts
 
 
 def test_weights_that_may_have_seen_the_images_are_named(evaluate_block):
@@ -210,9 +200,3 @@ def test_the_figure_is_whole_and_marks_the_cut(language, length, evaluate_block,
         assert figure.legends[0].texts[0].get_text().endswith(": 2023-06")
     positions = [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_linestyle() == ":"]
     assert positions == [3.0 if length == "year" else 41.5]
-
-
-def test_a_saved_result_reads_back(evaluate_block, tmp_path):
-    result = evaluate_block()
-    saved = Result.load(result.save(tmp_path / "over_time"))
-    assert saved.metrics == result.metrics

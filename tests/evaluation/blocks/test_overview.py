@@ -1,5 +1,6 @@
 """Tests of overview: tables, charts, missing metrics and charts that are left out."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -61,24 +62,14 @@ def results(value=0.8, fingerprint="f1"):
         "decision": {"risk_coverage": pd.DataFrame(risk).assign(error=1 - value, low=0.0, high=0.5)},
         "efficiency": {"latency": pd.DataFrame({"device": ["cpu"]})},
     }
-    return {
-        block: Result(
-            block, "test", 10, CLASSES, of_block, tables.get(block, {}), provenance={"data_fingerprint": fingerprint}
-        )
-        for block, of_block in metrics.items()
-    }
+    made = {name: Result(name, "test", 10, CLASSES, of, tables.get(name, {})) for name, of in metrics.items()}
+    return {name: replace(result, provenance={"data_fingerprint": fingerprint}) for name, result in made.items()}
 
 
 def run_of(saved, label):
-    return SimpleNamespace(
-        label=label,
-        recipe=label,
-        seed=1,
-        classes=CLASSES,
-        history=HISTORY,
-        record=RunRecord(best_epoch=2),
-        saved=lambda block, name: saved.get(block),
-    )
+    names = {"label": label, "recipe": label, "seed": 1, "classes": CLASSES}
+    kept = {"history": HISTORY, "record": RunRecord(best_epoch=2), "saved": lambda block, name: saved.get(block)}
+    return SimpleNamespace(**names, **kept)
 
 
 def compare(*runs, **options):
@@ -86,7 +77,7 @@ def compare(*runs, **options):
     return Overview(**options).compare(runs, [dataset] * len(runs))
 
 
-def test_every_chart_of_two_runs_is_drawn_from_its_table_in_each_language(draw_saved):
+def test_metrics_are_those_of_the_results_and_every_chart_is_drawn_from_its_table_in_each_language(draw_saved):
     result = compare(run_of(results(), "a"), run_of(results(0.6), "b"))
     for language in ("en", "ru"):
         with use_language(language):
@@ -95,11 +86,7 @@ def test_every_chart_of_two_runs_is_drawn_from_its_table_in_each_language(draw_s
     risk = result.tables["risk_coverage"]
     assert risk["run"].tolist() == ["a", "a", "b", "b"]  # of the evaluated set alone
     assert risk["error"].tolist() == pytest.approx([0.2, 0.2, 0.4, 0.4])
-
-
-def test_metrics_are_those_of_the_results_and_nobody_is_best():
-    result = compare(run_of(results(), "a"), run_of(results(0.6), "b"))
-    assert result.metrics == {"accuracy/a": make_metric(), "accuracy/b": make_metric(0.6)}
+    assert result.metrics == {"accuracy/a": make_metric(), "accuracy/b": make_metric(0.6)}  # nobody is best
     table, chart = (result.tables[name].set_index("run") for name in ("runs", "calibration"))
     assert table.loc["a", ["accuracy", "accuracy_low", "accuracy_high"]].tolist() == pytest.approx([0.8, 0.7, 0.9])
     columns = ["auroc/cats/decision", "flagged/cats", "scaled/ece_15", "ece_15"]
@@ -157,10 +144,8 @@ def test_an_ensemble_bears_a_mark_its_name_and_no_warning_for_what_only_a_networ
     assert not any("soft_vote" in warning.values.get("runs", ()) for warning in result.warnings)
     assert "efficiency" in set(result.tables["missing"].query("run == 'soft_vote'")["block"])
     with_vote = {name for name, table in result.tables.items() if "soft_vote" in set(table.get("run", ()))}
-    assert with_vote >= {
-        *("by_class", "robustness", "calibration", "confidence", "ood_confidence", "ood_shares", "bias"),
-        "robustness_bias",
-    }
+    charts = "by_class robustness calibration confidence ood_confidence ood_shares bias robustness_bias"
+    assert with_vote >= {*charts.split()}
     legend = draw_saved(result)["by_class"].legends[0]
     assert [text.get_text() for text in legend.get_texts()] == ["a", "soft vote (ensemble)"]
     assert [line.get_marker() for line in legend.get_lines()] == ["o", "P"]

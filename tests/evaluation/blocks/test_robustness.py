@@ -6,7 +6,6 @@ import pytest
 from scipy.stats import binomtest
 from sklearn import metrics as sk
 
-from avatar_bench.cli.app import main
 from avatar_bench.config.entries import use_folders
 from avatar_bench.data.corruptions import DELIVERY_TIERS, SEVERITIES, STANDARD_CORRUPTIONS, Corruption, list_corruptions
 from avatar_bench.data.transforms import Preprocessing
@@ -68,6 +67,11 @@ def test_a_uniform_oracle_scores_chance_and_has_nothing_to_lose(evaluate_block, 
     for name in ("robustness", "clean", "mean_over_severities", *KINDS):
         assert result.metrics[name].low < 1 / 3 < result.metrics[name].high, name
     assert result.warnings == [Reason("clean_near_chance")]
+    for name in ("clean", *KINDS, *TIERS):  # groups of one image
+        metric = result.metrics[name]
+        expected = binomtest(round(metric.value * 240), 240).proportion_ci(method="wilson")
+        assert (metric.low, metric.high) == pytest.approx(tuple(expected))
+        assert metric.interval == "wilson"
 
 
 def test_every_metric_can_be_recomputed_from_the_saved_tables(evaluate_block, shaky, tmp_path):
@@ -104,15 +108,6 @@ def test_every_metric_can_be_recomputed_from_the_saved_tables(evaluate_block, sh
     assert expected["bias/real"] > 0.1 > expected["fragility/real"]
 
 
-def test_groups_of_one_image_have_wilson_intervals(evaluate_block, oracle):
-    result = evaluate_block(oracle("noisy"), lambda variation: oracle("noisy", seed=len(variation.key)))
-    for name in ("clean", *KINDS, *TIERS):
-        metric = result.metrics[name]
-        expected = binomtest(round(metric.value * 240), 240).proportion_ci(method="wilson")
-        assert (metric.low, metric.high) == pytest.approx(tuple(expected))
-        assert metric.interval == "wilson"
-
-
 def test_the_interval_of_a_drop_is_that_of_paired_images_drawn_by_group(evaluate_block, shaky):
     clean, vary = shaky
     metric = evaluate_block(clean, vary, resamples=2000).metrics["drop/noise"]
@@ -136,6 +131,8 @@ def test_a_corruption_of_a_user_has_its_title_in_figures(evaluate_block, shaky, 
     assert {"upside", "drop/upside", "relative/upside"} <= result.metrics.keys()
     assert {"вверх ногами", "шум"} <= {axes.get_ylabel() for axes in drawn["images"].axes}
     assert [name for name, figure in drawn.items() if not inside(figure)] == []
+    assert set(drawn) == {"severities", "severity_3", "delivery", "one_class", "images", "images_delivered"}
+    assert set(result.tables) == {"severities", "delivery", "recalls", "bias", "one_class", "predictions"}
 
 
 @pytest.mark.slow
@@ -169,13 +166,3 @@ def test_native_corruptions_are_other_images_than_those_of_the_input(run_copy):
     )
     assert np.array_equal(inner.loc["clean", "confidence"], native.loc["clean", "confidence"])
     assert not np.allclose(inner.loc["blur/3", "confidence"], native.loc["blur/3", "confidence"])
-
-
-def test_the_command_writes_every_table_and_figure(tiny_run, tmp_path):
-    words = ["evaluate", f"ckpt={tiny_run}", "block=robustness", f"out={tmp_path}", "block.robustness.resamples=100"]
-    assert main([*words, "block.robustness.severities=[3]"]) == 0
-    tables = ("severities", "delivery", "recalls", "bias", "one_class", "predictions")
-    figures = ("severities", "severity_3", "delivery", "one_class", "images", "images_delivered")
-    drawn = {f"{name}.{ending}" for name in figures for ending in ("png", "svg")}
-    written = {file.name for file in tmp_path.rglob("robustness/*")}
-    assert written == {"metrics.json", "images.npz", *(f"{name}.csv" for name in tables), *drawn}

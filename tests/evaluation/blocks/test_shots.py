@@ -102,18 +102,11 @@ def test_the_level_of_guessing_is_stated_and_drawn(compare, make_predictions, dr
     assert "chance" in [text.get_text() for text in figure.legends[0].get_texts()]
 
 
-def test_a_perfect_oracle_is_right_at_every_number_and_a_uniform_one_at_none(compare, oracle):
-    guess, good = (
-        compare({("a", 5, 1): oracle("uniform"), ("a", 10, 1): oracle("perfect")}).tables["curve"].itertuples()
-    )
+def test_oracles_are_at_chance_and_right_and_runs_on_all_images_are_left_out_and_counted(compare, oracle):
+    result = compare({("a", 5, 1): oracle("uniform"), ("a", 10, 1): oracle("perfect"), ("b", None, 1): oracle("noisy")})
+    guess, good = result.tables["curve"].itertuples()
     assert guess.low < 1 / 3 < guess.high
     assert (good.accuracy, good.macro_f1) == (1, 1)
-
-
-def test_runs_on_all_images_are_left_out_and_counted(compare, oracle):
-    result = compare(
-        {("a", 5, 1): oracle("noisy"), ("a", 10, 1): oracle("noisy", seed=1), ("b", None, 1): oracle("noisy")}
-    )
     assert len(result.tables["runs"]) == 2
     assert result.warnings == [Reason("each_has_one_seed"), Reason("no_shots", n=1, all=3)]
     assert result.metrics["spread_over_seeds/5"].reason == Reason("trained_with_one_seed")
