@@ -164,22 +164,12 @@ def fake_run() -> Callable[..., Any]:
         def vary(dataset: Any, wanted: Sequence[Any]) -> list[Predictions]:
             return [variations(variation) if variations else predictions for variation in wanted]
 
-        plain = {
-            "classes": predictions.classes,
+        plain = dict.fromkeys(("decision_calibration", "folder", "temperature_fit", "history"))
+        plain |= {"seed": 0, "name": "a/run", "label": "run", "recipe": "run", "config": {}, "allow": frozenset()}
+        plain |= {"classes": predictions.classes, "temperature": predictions.temperature, "view": View()}
+        plain |= {
             "merged_classes": {name: (name,) for name in predictions.classes},
-            "view": View(),
-            "decision_calibration": None,
-            "folder": None,
-            "temperature": predictions.temperature,
-            "temperature_fit": None,
-            "allow": frozenset(),
             "leakage": Leakage([], [], ()),
-            "seed": 0,
-            "name": "a/run",
-            "label": "run",
-            "recipe": "run",
-            "config": {},
-            "history": None,
             "saved": lambda block, name: None,
             "predictions": lambda dataset: known.get(dataset.name, predictions),
             "variations": vary,
@@ -188,7 +178,7 @@ def fake_run() -> Callable[..., Any]:
             "blind": blind[0] if blind else None,
             "predictor": SimpleNamespace(prepare=fields.get("preprocessing")),
             "provides": frozenset(
-                {"predictions", "pixels", "variations", "embeddings", "module", "own_classes", "decisions"}
+                ["predictions", "pixels", "variations", "embeddings", "module", "own_classes", "decisions"]
             ),
             "ood": {name: pair[0] for name, pair in (ood or {}).items()},
         }

@@ -54,7 +54,7 @@ def test_dots_have_their_values_intervals_percent_and_labels_in_the_language_ask
     assert axes.get_xlabel() == "доля верных (%)"
 
 
-def test_bars_show_numbers_of_images_classes_and_the_level_of_guessing(draw, inside):
+def test_bars_and_histograms_show_numbers_of_images_classes_means_and_the_level_of_guessing(draw, inside):
     bars = DOTS | {"chart": "bars", "hue": "class", "count": "n", "lines": {"guessing": "by chance"}}
     figure = draw(bars, sources=SOURCES)
     assert {"ink (n = 9)", "gan (n = 1)", "by chance", "drawing", "generated"} <= set(list_texts(figure))
@@ -66,9 +66,6 @@ def test_bars_show_numbers_of_images_classes_and_the_level_of_guessing(draw, ins
         figure = draw(chart, sources=table)  # the floor is that of the metric, or a column
         assert [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_linestyle() == "--"] == [0.25]
         assert "chance" in list_texts(figure)
-
-
-def test_histograms_show_the_share_of_the_images_of_each_group_its_mean_and_their_number(draw, inside):
     images = pd.DataFrame({"confidence": [0.5, 0.9, 0.9, 1.0, 0.6, 0.8], "group": ["right"] * 4 + ["wrong"] * 2})
     histograms = {"chart": "histograms", "table": "images", "x": {"confidence": "confidence (%)"}, "hue": "group"}
     figure = draw(histograms, images=images)

@@ -33,7 +33,7 @@ def test_a_resampled_figure_bears_its_ends_or_says_why_it_has_none():
         metric_with_interval(nan, nan, nan, 0, "bootstrap")
 
 
-def test_a_proportion_has_the_interval_of_its_groups_at_a_possible_level():
+def test_proportions_and_metrics_of_one_bootstrap_have_their_intervals_directions_and_reasons():
     hits, groups = np.array([True, True, False, True]), np.array(["a", "b", "c", "d"])
     metric = compute_proportion(IntervalOptions(), hits, groups, floor=0.5)
     low, high = stats.wilson(3, 4, 0.95)
@@ -42,9 +42,6 @@ def test_a_proportion_has_the_interval_of_its_groups_at_a_possible_level():
     for options in ({"level": 0.0}, {"level": 1.0}, {"resamples": 99}, {"seed": -1}):
         with pytest.raises(ConfigError, match="expected"):
             IntervalOptions(**options)
-
-
-def test_metrics_of_one_bootstrap_keep_their_directions_and_reasons():
     values = np.array([1.0, 2.0, 4.0, 8.0])
 
     def statistic(weights):
@@ -91,16 +88,13 @@ def test_the_gap_of_two_slices_has_newcombes_interval_of_groups():
     assert (grouped["low"], grouped["high"]) == pytest.approx((low, high), abs=0.03)
 
 
-def test_small_and_empty_slices_do_not_count():
+def test_gaps_of_small_slices_do_not_count_and_intervals_contain_the_true_gap_as_often_as_they_say():
     assert find(make_hits((5, 5), (0, 2), (0, 0)), minimum=3) is None
     gap = find(make_hits((5, 5), (0, 2), (0, 0)))
     assert (gap["slices"], gap["gap"]) == (2, 1.0)
     equal = find(make_hits((5, 10), (5, 10)))
     assert (equal["gap"], equal["low"]) == (0.0, 0.0)
     assert equal["high"] > 0
-
-
-def test_the_interval_contains_the_true_gap_of_many_slices_as_often_as_it_says():
     rng, truth = np.random.default_rng(0), np.array([0.9, 0.8, 0.85])
     held = 0
     for _ in range(300):

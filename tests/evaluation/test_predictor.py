@@ -63,11 +63,16 @@ def test_a_predictor_goes_through_every_block_that_needs_predictions(name, image
     assert "training_images_unknown" in {warning.code for warning in result.warnings}
 
 
-def test_a_predictor_is_compared_with_a_run(tiny_run, images, tmp_path):
+def test_a_predictor_is_compared_with_a_run_which_predicts_decoded_images_like_its_data_set(tiny_run, images, tmp_path):
     fake = Run.from_predictor(BrightnessPredictor(), label="brightness", recipe="brightness")
     real = Run.open(tiny_run, label="tiny", recipe="tiny")
     result = run_block("significance", [real, fake], images, tmp_path)
     assert result.metrics["accuracy/tiny"].value > result.metrics["accuracy/brightness"].value > 0.5
+    run = Run.open(tiny_run)
+    test = run.dataset("test")
+    probabilities = run.predictor.predict([test.image(row) for row in range(5)])
+    np.testing.assert_allclose(probabilities, run.predictions(test).probabilities[:5], atol=1e-5)
+    assert {"pixels", "embeddings", "module"} < run.predictor.provides
 
 
 @pytest.mark.parametrize(("name", "lacks"), [("clusters", "embeddings"), ("gradcam", "single network")])
@@ -91,14 +96,6 @@ def test_predictions_are_those_of_the_predictor_saved_and_clustered_and_must_be_
     predictor.predict = lambda images: np.ones((len(images), 3))
     with pytest.raises(DataError, match="rows sum to 1"):
         Run.from_predictor(predictor).predictions(blind)
-
-
-def test_a_run_predicts_decoded_images_like_its_data_set(tiny_run):
-    run = Run.open(tiny_run)
-    test = run.dataset("test")
-    probabilities = run.predictor.predict([test.image(row) for row in range(5)])
-    np.testing.assert_allclose(probabilities, run.predictions(test).probabilities[:5], atol=1e-5)
-    assert {"pixels", "embeddings", "module"} < run.predictor.provides
 
 
 def test_files_are_predicted_and_embedded_and_broken_ones_named(images, tmp_path):

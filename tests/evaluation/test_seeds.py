@@ -20,15 +20,12 @@ def run(fake_run, oracle):
     return build
 
 
-def test_families_differ_in_the_option_and_the_seed_alone_and_are_named_by_what_differs(run):
+def test_families_differ_in_the_option_and_the_seed_alone_and_are_named_by_options_or_folders(run):
     runs = [run(), run(shots=9), run(backbone="other", name="other"), run(seed=2)]
     assert group_across_options(runs, "mode.shots") == {"net few_shot": [0, 1, 3], "other few_shot": [2]}
     assert runs[0].config["mode"]["shots"] == 5
     names = [f"net few_shot model.backbone={backbone}" for backbone in ("net", "other")]
     assert list(group_across_options([run(), run(backbone="other")], "mode.shots")) == names
-
-
-def test_families_that_differ_in_many_options_are_named_by_their_folders(run):
     folders = [Path(name) for name in ("ink-study-seed1", "gan-study-seed2", "ink-strong-seed1")]
     for places, names in ((folders, ("study", "ink-strong-seed1")), ([None] * 3, ("(1)", "(2)"))):
         runs = [run(folder=folder) for folder in places]
@@ -36,19 +33,13 @@ def test_families_that_differ_in_many_options_are_named_by_their_folders(run):
         assert list(group_across_options(runs, "mode.shots")) == [f"net few_shot {name}" for name in names]
 
 
-def test_the_slope_is_that_of_a_least_squares_line_over_doublings():
+def test_slopes_are_those_of_least_squares_and_few_or_repeated_seeds_are_said():
     numbers, values = [5, 10, 40], np.array([0.5, 0.62, 0.7])
     assert values @ weigh_doublings(numbers) == pytest.approx(np.polyfit(np.log2(numbers), values, 1)[0])
-
-
-def test_recipes_of_one_seed_and_of_the_same_seed_twice_are_said():
     assert warn_about_seeds({"a": [1, 2], "b": [1, 3, 4]}) == []
     assert warn_about_seeds({"a": [1], "b": [2]}) == [Reason("each_has_one_seed")]
     assert warn_about_seeds({"a": [1], "b": [1, 2]}) == [Reason("one_seed", names=["a"])]
     assert warn_about_seeds({"a": [1, 1], "b": [1, 2]}) == [Reason("repeated_seeds", names=["a"])]
-
-
-def test_where_every_run_is_always_right_the_interval_counts_groups():
     right = np.ones((2, 40), dtype=bool)
     recipes = Recipes({"a": [0, 1]}, right, Units(np.arange(40)), (1, 2))
     block = IntervalOptions(resamples=100)

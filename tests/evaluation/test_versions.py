@@ -116,11 +116,9 @@ def test_numbers_change_with_the_version_alone(name, oracle, fake_run, dataset_o
     )
 
 
-def test_every_block_of_predictions_has_its_digest():
+def test_every_block_has_its_digest_which_changes_with_a_number_and_not_with_rounding():
     assert set(json.loads(NUMBERS.read_text(encoding="utf-8"))) == set(list_blocks()) - NOT_OF_PREDICTIONS
 
-
-def test_a_digest_changes_with_a_number_and_not_with_rounding():
     def make(value):
         return digest(Result("x", "test", 1, ("a",), tables={"t": pd.DataFrame({"v": [value]})}))
 

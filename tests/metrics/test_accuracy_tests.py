@@ -69,13 +69,17 @@ def test_where_the_distribution_is_skewed_the_p_value_is_not_fishers():
     assert fisher_exact([[46, 2], [23, 0]]).pvalue == pytest.approx(1)
 
 
-def test_accuracy_is_dealt_within_a_class_alone():
+def test_accuracy_is_dealt_within_a_class_alone_in_parts_that_make_a_whole(monkeypatch):
     strata = np.arange(40) % 2
     members = np.stack([strata == 0, strata == 1, np.arange(40) < 10], axis=1)
     accuracies = accuracy_tests.slice_accuracies(strata == 0, strata, np.arange(40), members, 50)
     np.testing.assert_allclose(accuracies.observed, [1, 0, 0.5])
     np.testing.assert_allclose(accuracies.drawn, np.tile([1, 0, 0.5], (50, 1)))
     assert np.array_equal(accuracy_tests.max_t_p_values(accuracies)[0], [1, 1, 1])
+    about = (np.arange(30) % 4 > 0, np.arange(30) % 2, np.arange(30), (np.arange(30) < 9)[:, None], 500)
+    whole = accuracy_tests.slice_accuracies(*about)[1]
+    monkeypatch.setattr(accuracy_tests, "_CHUNK_ELEMENTS", 700)
+    np.testing.assert_array_equal(accuracy_tests.slice_accuracies(*about)[1], whole)
 
 
 def test_images_of_a_group_are_one_finding_and_one_image_is_none():
@@ -103,13 +107,6 @@ def test_chance_finds_a_slice_among_many_no_more_often_than_it_may_and_a_true_di
     assert (adjusted.argmin(), adjusted[3]) == (3, 1 / 1000)
 
 
-def test_many_draws_are_made_in_parts_that_make_a_whole(monkeypatch):
-    about = (np.arange(30) % 4 > 0, np.arange(30) % 2, np.arange(30), (np.arange(30) < 9)[:, None], 500)
-    whole = accuracy_tests.slice_accuracies(*about)[1]
-    monkeypatch.setattr(accuracy_tests, "_CHUNK_ELEMENTS", 700)
-    np.testing.assert_array_equal(accuracy_tests.slice_accuracies(*about)[1], whole)
-
-
 SETS = {"balanced": [100, 100, 100], "unbalanced": [240, 45, 15], "two of three classes": [150, 0, 150]}
 
 
@@ -129,13 +126,6 @@ def exceeds_guessing(targets, predicted, groups=None, resamples=400):
 @pytest.fixture(params=SETS.values(), ids=SETS)
 def targets(request):
     return np.repeat(np.arange(3), request.param)
-
-
-def test_the_level_is_one_over_the_classes_that_the_set_holds():
-    assert guessing_level([0, 1, 2, 2, 2]) == 1 / 3
-    assert guessing_level(["real", "drawing"]) == 1 / 2
-    assert guessing_level([1, 1, 1]) is None
-    assert guessing_level([]) is None
 
 
 @pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
@@ -174,7 +164,7 @@ def test_groups_that_repeat_count_once():
     assert sum(by_group) <= 7
 
 
-def test_an_interval_above_the_level_decides_and_without_one_wilson_over_the_units():
+def test_an_interval_above_the_level_of_the_classes_decides_and_without_one_wilson_over_the_units():
     for value, low, n, level, expected in (
         (1.0, None, 300, 1 / 3, True),  # a perfect predictor
         (1 / 3, None, 10**9, 1 / 3, False),
@@ -187,3 +177,7 @@ def test_an_interval_above_the_level_decides_and_without_one_wilson_over_the_uni
         (0.9, 0.8, 300, None, None),
     ):
         assert beats_guessing(value, low, n, level) is expected
+    assert guessing_level([0, 1, 2, 2, 2]) == 1 / 3
+    assert guessing_level(["real", "drawing"]) == 1 / 2
+    assert guessing_level([1, 1, 1]) is None
+    assert guessing_level([]) is None

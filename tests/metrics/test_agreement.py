@@ -57,16 +57,13 @@ def test_measures_by_hand_and_at_their_edges():
         assert [measured[name] for name in names] == pytest.approx(expected, nan_ok=True)
 
 
-def test_weights_count_images_as_often_as_they_are_drawn(pair):
+def test_weights_count_images_as_often_as_they_are_drawn_and_probabilities_are_correlated_as_numpy_does(pair):
     targets, first, second = pair
     drawn = np.random.default_rng(1).integers(0, 400, (5, 400))
     weights = np.stack([np.bincount(rows, minlength=400) for rows in drawn])
     measures = agreement.compute_measures((first, second), targets, 3, weights)
     expected = [agreement.compute_measures((first[rows], second[rows]), targets[rows], 3) for rows in drawn]
     np.testing.assert_allclose(measures, expected)
-
-
-def test_probabilities_of_the_true_class_are_correlated_as_numpy_does():
     ours, theirs = np.random.default_rng(2).random((2, 50))
     assert agreement.probability_correlation(ours, theirs) == pytest.approx(np.corrcoef(ours, theirs)[0, 1])
     assert agreement.probability_correlation(ours, ours) == pytest.approx(1)

@@ -37,7 +37,7 @@ def test_every_pair_of_maps_is_compared_as_by_hand_and_as_scipy_and_sklearn_do()
         assert overlaps["spearman"][i, j] == pytest.approx(spearmanr(left.ravel(), right.ravel()).statistic)
 
 
-def test_the_top_has_as_many_cells_in_every_map_however_many_are_zero():
+def test_the_top_has_as_many_cells_in_every_map_and_equal_ones_are_drawn_apart():
     maps = rectified(20)
     maps[:10].reshape(10, -1)[:, 3:] = 0
     maps[:, 0, 0] = 1  # three cells at most are above 0
@@ -46,9 +46,6 @@ def test_the_top_has_as_many_cells_in_every_map_however_many_are_zero():
     assert top[maps == 0].any()
     assert (maps[:10][~top[:10]] == 0).all()
     assert attribution_maps.top_cells(np.array([[[1.0, 2], [3, 4]]])).sum() == 1  # a fifth of four cells
-
-
-def test_equal_cells_are_drawn_apart_for_each_map_and_alike_for_the_same_map():
     maps = np.zeros((400, 7, 7))
     maps[:, 0, 0] = 1 + np.random.default_rng(0).random(400)
     top = attribution_maps.top_cells(maps)
@@ -117,7 +114,7 @@ def test_maps_of_other_grids_are_enlarged_and_equal_ones_are_not():
     assert [maps.shape for maps in oblong] == [(1, 5, 5), (3, 5, 5)]
 
 
-def test_images_are_dealt_within_their_stratum_and_every_order_alike():
+def test_images_are_dealt_within_their_stratum_in_every_order_alike():
     strata = np.array(["b", "a", "b", "a", "b"])
     places = attribution_maps.shuffle_within_strata(strata, 6000, np.random.default_rng(0))
     np.testing.assert_array_equal(np.sort(places, axis=1), np.tile(np.arange(5), (6000, 1)))
@@ -125,9 +122,6 @@ def test_images_are_dealt_within_their_stratum_and_every_order_alike():
     orders, counts = np.unique(places, axis=0, return_counts=True)
     assert len(orders) == 2 * 6
     np.testing.assert_allclose(counts, 500, atol=90)
-
-
-def test_maps_of_other_images_are_those_of_the_same_stratum():
     table = np.arange(16.0).reshape(4, 4)
     overlaps = attribution_maps.overlap_with_other_images(table, ["a", "b", "a", "a"])
     assert overlaps[0] == pytest.approx(np.mean([table[0, 2], table[0, 3], table[2, 0], table[3, 0]]))
@@ -142,16 +136,13 @@ def test_enlarging_equals_torch(shape, size):
     np.testing.assert_allclose(attribution_maps.upsample(maps, size), expected[:, 0].numpy(), atol=1e-12)
 
 
-def test_pixels_are_ranked_from_the_most_important_downward():
+def test_pixels_are_ranked_downward_and_equal_ones_in_a_random_order_that_the_seed_repeats():
     maps = np.random.default_rng(0).random((3, 4, 4))
     ranks = attribution_maps.rank_pixels(maps, 16, np.random.default_rng(0))
     values = attribution_maps.upsample(maps, 16)
     for rank, value in zip(ranks.reshape(3, -1), values.reshape(3, -1), strict=True):
         np.testing.assert_array_equal(np.sort(rank), np.arange(256))
         assert (np.diff(value[np.argsort(rank)]) <= 0).all()
-
-
-def test_equal_pixels_come_in_a_random_order_that_the_seed_repeats():
     empty = np.zeros((2, 3, 3))
     first, again, other = (attribution_maps.rank_pixels(empty, 30, np.random.default_rng(seed)) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
@@ -161,14 +152,11 @@ def test_equal_pixels_come_in_a_random_order_that_the_seed_repeats():
     assert halves == pytest.approx([449.5, 449.5], rel=0.1)
 
 
-def test_area_equals_sklearn_and_hand_counts():
+def test_areas_equal_sklearn_and_rank_correlations_scipy_with_ties():
     curves = np.random.default_rng(0).random((5, 12))
     expected = [auc(np.linspace(0, 1, 12), curve) for curve in curves]
     np.testing.assert_allclose(attribution_maps.area_under_curve(curves), expected, atol=1e-12)
     np.testing.assert_allclose(attribution_maps.area_under_curve([[1, 1, 1], [1, 0, 0], [0, 1, 0]]), [1, 0.25, 0.5])
-
-
-def test_rank_correlation_equals_scipy_with_ties_and_is_nothing_to_a_constant_map():
     first, second = np.maximum(np.random.default_rng(0).normal(size=(2, 6, 7, 7)), 0)
     expected = [spearmanr(a.ravel(), b.ravel()).statistic for a, b in zip(first, second, strict=True)]
     np.testing.assert_allclose(attribution_maps.rank_correlation(first, second), expected, atol=1e-12)

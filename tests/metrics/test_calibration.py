@@ -24,11 +24,15 @@ def calibrated_logits(n=20_000):
     return logits, np.minimum(targets, 2)
 
 
-def test_nll_equals_sklearn_log_loss_and_stays_finite_for_a_confident_error():
+def test_nll_and_brier_score_equal_sklearn_and_stay_in_their_range():
     logits, targets = calibrated_logits(500)
     expected = sk.log_loss(targets, softmax(logits / 1.7, axis=1))
     assert calibration.nll(logits, targets, 1.7) == pytest.approx(expected)
     assert calibration.nll([[5000.0, 0.0]], np.array([1])) == pytest.approx(5000)
+    probabilities, targets = overconfident()
+    expected = sk.brier_score_loss(targets, probabilities, scale_by_half=False)
+    assert calibration.brier_scores(probabilities, targets).mean() == pytest.approx(expected, abs=1e-12)
+    assert calibration.brier_scores(np.eye(2), np.array([0, 0])).tolist() == [0, 2]
 
 
 def test_the_temperature_is_the_true_one_the_best_of_a_grid_and_stops_at_the_ends_of_its_range():
@@ -55,13 +59,6 @@ def overconfident(n=500):
 
 def pick(kind, probabilities, targets):
     return calibration.calibration_errors(probabilities, targets)[..., calibration.ECE_KINDS.index(kind)]
-
-
-def test_brier_score_equals_sklearn_and_goes_from_0_to_2():
-    probabilities, targets = overconfident()
-    expected = sk.brier_score_loss(targets, probabilities, scale_by_half=False)
-    assert calibration.brier_scores(probabilities, targets).mean() == pytest.approx(expected, abs=1e-12)
-    assert calibration.brier_scores(np.eye(2), np.array([0, 0])).tolist() == [0, 2]
 
 
 def test_ece_and_classwise_ece_equal_torchmetrics():

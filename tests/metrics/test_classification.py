@@ -50,7 +50,7 @@ def test_a_class_never_predicted_has_no_precision_but_a_recall_an_f1_and_an_mcc_
     assert np.isnan(classification.mcc([[10, 5], [0, 0]]))
 
 
-def test_a_stack_of_weights_equals_one_confusion_after_another(drawn):
+def test_a_stack_of_weights_or_confusions_equals_one_after_another(drawn):
     targets, predicted, classes, _ = drawn
     weights = np.random.default_rng(1).integers(0, 4, (6, 200))
     stack = classification.confusion_matrix(targets, predicted, classes, weights)
@@ -59,6 +59,14 @@ def test_a_stack_of_weights_equals_one_confusion_after_another(drawn):
         np.testing.assert_array_equal(confusion, expected)
     for function in (classification.accuracy, classification.macro_f1, classification.mcc, classification.precision):
         np.testing.assert_allclose(function(stack), [function(confusion) for confusion in stack])
+    stack = np.random.default_rng(1).integers(0, 9, (2, 4, 3, 3)).astype(float) + np.eye(3)
+    after = np.roll(stack, 1, axis=-1)
+    moved = prediction_shifts(stack, after)
+    for index in np.ndindex(2, 4):
+        alone = prediction_shifts(stack[index], after[index])
+        assert np.array_equal(moved[index], alone)
+        assert np.array_equal(bias(moved)[index], bias(alone))
+        assert np.array_equal(fragility(moved)[index], fragility(alone))
 
 
 @pytest.mark.parametrize("digits", [8, 1], ids=["distinct", "tied"])
@@ -114,14 +122,3 @@ def test_an_absent_class_is_left_out_and_one_class_alone_shows_no_bias():
     lonely = prediction_shifts(np.diag([10.0, 0, 0]), np.array([[5.0, 5, 0], [0, 0, 0], [0, 0, 0]]))
     assert np.isnan(bias(lonely)).all()
     assert fragility(lonely)[0] == 0.5
-
-
-def test_a_stack_is_worked_like_its_parts():
-    stack = np.random.default_rng(1).integers(0, 9, (2, 4, 3, 3)).astype(float) + np.eye(3)
-    after = np.roll(stack, 1, axis=-1)
-    moved = prediction_shifts(stack, after)
-    for index in np.ndindex(2, 4):
-        alone = prediction_shifts(stack[index], after[index])
-        assert np.array_equal(moved[index], alone)
-        assert np.array_equal(bias(moved)[index], bias(alone))
-        assert np.array_equal(fragility(moved)[index], fragility(alone))

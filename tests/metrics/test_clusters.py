@@ -56,7 +56,7 @@ def by_hand(x, labels, origin):
     return np.mean(between), np.mean(within)
 
 
-def test_separation_ratio_is_between_over_within_without_self_distances():
+def test_separation_and_mean_distances_are_those_of_pairs():
     x, labels = two_scales(30)
     between, within = by_hand(x, labels, np.arange(30))
     assert clusters.separation_ratio(distances(x), labels, once(labels)) == pytest.approx([between / within])
@@ -64,9 +64,6 @@ def test_separation_ratio_is_between_over_within_without_self_distances():
     origin = np.repeat(np.arange(30), weights[0].astype(int))
     between, within = by_hand(copies, names, origin)
     assert clusters.separation_ratio(distances(x), labels, weights) == pytest.approx([between / within], rel=1e-9)
-
-
-def test_mean_distances_are_those_of_pairs():
     x, labels = two_scales(30)
     far = distances(x)
     table = clusters.mean_distances(far, labels)
@@ -78,9 +75,6 @@ def test_mean_distances_are_those_of_pairs():
     alone = clusters.mean_distances(far[:4, :4], np.array([0, 0, 0, 1]))
     assert np.isnan(alone[1, 1])
     assert np.isfinite(alone[0]).all()
-
-
-def test_one_point_a_class_parts_without_end():
     x = np.repeat(np.array([[0.0, 0.0], [3.0, 4.0]]), 5, axis=0)
     labels = np.repeat([0, 1], 5)
     products = clusters.EmbeddingSpace(x, ()).products
@@ -101,18 +95,7 @@ def test_silhouettes_by_image_and_within_images_of_one_kind_equal_sklearn():
     assert np.isnan(within[60:]).all()  # one label there
 
 
-def test_the_probe_never_trains_on_the_group_that_it_predicts():
-    rng = np.random.default_rng(3)
-    x = np.repeat(rng.normal(size=(40, 30)), 5, axis=0) + 0.01 * rng.normal(size=(200, 30))
-    groups = np.repeat(np.arange(40), 5)
-    labels = rng.permutation(np.arange(40) % 2)[groups]  # a group's images give each other's label away
-    apart = (clusters.predict_by_linear_probe(x, labels, groups, 5) == labels).mean()
-    leaking = (clusters.predict_by_linear_probe(x, labels, np.arange(200), 5) == labels).mean()
-    assert leaking > 0.95
-    assert apart < 0.7
-
-
-def test_the_probe_equals_logistic_regression_fold_by_fold():
+def test_the_probe_equals_logistic_regression_and_never_trains_on_the_group_that_it_predicts():
     x, labels = two_scales(apart=0.1)
     groups = np.arange(90) // 2
     expected = np.empty(90, dtype=int)
@@ -121,6 +104,14 @@ def test_the_probe_equals_logistic_regression_fold_by_fold():
         model = LogisticRegression(max_iter=1000).fit((x[train] - mean) / spread, labels[train])
         expected[test] = model.predict((x[test] - mean) / spread)
     assert (clusters.predict_by_linear_probe(x, labels, groups, 3, seed=7) == expected).mean() > 0.98
+    rng = np.random.default_rng(3)
+    x = np.repeat(rng.normal(size=(40, 30)), 5, axis=0) + 0.01 * rng.normal(size=(200, 30))
+    groups = np.repeat(np.arange(40), 5)
+    labels = rng.permutation(np.arange(40) % 2)[groups]  # a group's images give each other's label away
+    apart = (clusters.predict_by_linear_probe(x, labels, groups, 5) == labels).mean()
+    leaking = (clusters.predict_by_linear_probe(x, labels, np.arange(200), 5) == labels).mean()
+    assert leaking > 0.95
+    assert apart < 0.7
 
 
 def test_the_probe_computes_in_one_thread_and_leaves_the_others_as_they_were(monkeypatch):

@@ -21,15 +21,12 @@ def sets_of(method, fitted, evaluated, alpha=0.1):
     return scores(evaluated[0], evaluated[2]) <= limit
 
 
-def test_scores_of_one_image_are_those_counted_by_hand():
+def test_scores_and_thresholds_are_those_counted_by_hand():
     probabilities, uniform = np.array([[0.2, 0.7, 0.1]]), np.array([0.5])
     np.testing.assert_allclose(conformal.lac_scores(probabilities, uniform), [[0.8, 0.3, 0.9]])
     np.testing.assert_allclose(conformal.aps_scores(probabilities, uniform), [[0.8, 0.35, 0.95]])
     np.testing.assert_allclose(conformal.aps_scores(probabilities, np.array([1.0])), [[0.9, 0.7, 1.0]])
     np.testing.assert_allclose(conformal.aps_scores(probabilities, np.array([0.0])), [[0.7, 0.0, 0.9]])
-
-
-def test_the_threshold_is_the_score_of_the_corrected_rank():
     assert conformal.threshold(np.arange(1, 10) / 10, 0.1) == 0.9  # ceil(10 x .9) = the ninth of nine
     assert conformal.threshold(np.arange(1, 20) / 20, 0.1) == 0.9  # the eighteenth of nineteen
     assert conformal.threshold(np.arange(1, 21) / 20, 0.1) == 0.95  # ceil(18.9) = the nineteenth of twenty

@@ -82,7 +82,7 @@ def test_scores_and_their_auroc_equal_those_of_pytorch_ood(name, features):
         np.testing.assert_allclose(ends, [-1, -1 / 3])
 
 
-def test_the_mahalanobis_distance_is_that_of_a_linear_discriminant_analysis(features):
+def test_mahalanobis_distances_are_those_of_a_discriminant_analysis_or_shrunk_by_ledoit_and_wolf(features):
     training, targets, embeddings, *_ = features
     analysis = LinearDiscriminantAnalysis(solver="lsqr", store_covariance=True).fit(training, targets)
     inverse = np.linalg.inv(analysis.covariance_)
@@ -90,9 +90,6 @@ def test_the_mahalanobis_distance_is_that_of_a_linear_discriminant_analysis(feat
     expected = np.einsum("nci,ij,ncj->nc", apart, inverse, apart).min(axis=1)
     measured = scored(fitted("mahalanobis", training, targets), embeddings)
     np.testing.assert_allclose(measured, expected, rtol=1e-4)
-
-
-def test_a_singular_covariance_is_shrunk_by_ledoit_and_wolf(features):
     training, targets, embeddings, *_ = features
     few, of = training[:9], targets[:9]
     scorer = fitted("mahalanobis", few, of)
@@ -125,7 +122,7 @@ def test_an_ill_conditioned_covariance_is_shrunk_and_one_below_the_limit_is_not(
         np.testing.assert_allclose(far, near, rtol=0.1, atol=1.5)
 
 
-def test_where_the_weight_of_ledoit_and_wolf_is_too_small_the_least_that_suffices_is_taken():
+def test_the_least_weight_that_suffices_is_taken_and_constant_features_and_single_images_are_no_obstacle(features):
     signs = np.stack([np.arange(400) % 2, np.arange(400) // 2 % 2], axis=1) * 2.0 - 1  # whose covariance is certain
     embeddings = signs * (1e4, 1e-1)
     weight = LedoitWolf(assume_centered=True).fit(embeddings).shrinkage_
@@ -133,9 +130,6 @@ def test_where_the_weight_of_ledoit_and_wolf_is_too_small_the_least_that_suffice
     kept = np.linalg.inv(detector.whitening @ detector.whitening.T)
     assert weight < detector.shrinkage
     assert np.linalg.cond(kept) == pytest.approx(MAX_CONDITION, rel=1e-6)
-
-
-def test_a_feature_that_never_changes_and_single_images_are_no_obstacle(features):
     training, targets, embeddings, *_ = features
     dead = fitted("mahalanobis", np.column_stack([training, np.zeros(300)]), targets)
     assert 0 < dead.shrinkage <= 1

@@ -36,15 +36,12 @@ def test_min_max_equals_scikit_learns_and_turns_round():
     assert np.isnan(integrated_score.scale_min_max([np.nan, 1.0, 2.0], True, some[::-1])[0])
 
 
-def test_a_weighted_mean_equals_a_hand_count():
+def test_weighted_means_and_shares_of_ranks_equal_a_hand_count():
     expected = (Fraction(1, 2) * 3 + Fraction(1, 4) * 1 + 0) / 8
     assert integrated_score.weighted_mean([0.5, 0.25, 0.0], [3, 1, 4]) == pytest.approx(float(expected))
     several = integrated_score.weighted_mean(np.eye(3), np.array([[[3, 1, 4]], [[1, 1, 0]]]))
     assert several == pytest.approx(np.array([[3 / 8, 1 / 8, 4 / 8], [0.5, 0.5, 0]]))
     assert np.isnan(integrated_score.weighted_mean([[0.5, np.nan]], [1, 1])).all()
-
-
-def test_rank_shares_divide_what_is_tied():
     shares = integrated_score.rank_shares([[1, 1, 3], [1, 2, 3]])
     assert shares.tolist() == [[0.75, 0.25, 0], [0.25, 0.75, 0], [0, 0, 1]]
     drawn = paired_tests.ranks(np.random.default_rng(0).integers(0, 4, (50, 5)))

@@ -21,13 +21,10 @@ def points(n=60, d=5, seed=0):
     return np.random.default_rng(seed).normal(size=(n, d)) + 3
 
 
-def test_distances_equal_scipy_and_are_zero_to_oneself():
+def test_distances_and_neighbours_equal_scipy_and_sklearn():
     for metric in ("euclidean", "cosine"):
         np.testing.assert_allclose(distances(points(), metric), cdist(points(), points(), metric), atol=1e-6)
         assert (distances(points(), metric).diagonal() == 0).all()
-
-
-def test_neighbours_are_sklearns_where_every_image_is_its_own_group():
     x, labels = points(), np.arange(60) % 3
     near = find_neighbours(distances(x), np.arange(60).astype(str), 7)
     model = KNeighborsClassifier(7).fit(x, labels)

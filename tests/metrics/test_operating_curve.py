@@ -42,7 +42,7 @@ def test_outcomes_are_those_of_a_confusion_matrix_with_a_column_for_no_answer():
     assert curve.mark_outcomes(*unanswered, "coverage", -1).sum() == 0
 
 
-def test_a_small_rate_ends_where_the_exact_binomial_bound_does():
+def test_a_small_rate_ends_where_the_exact_bound_does_and_precision_is_that_of_a_count_by_hand():
     for events, n in ((0, 300), (1, 600)):
         exact = binomtest(events, n).proportion_ci(0.95, "exact").high
         assert curve.raise_high_end(events / n, 0.0, n, 0.95, False) == pytest.approx(exact)
@@ -50,10 +50,6 @@ def test_a_small_rate_ends_where_the_exact_binomial_bound_does():
     assert curve.raise_high_end(0.02, 0.06, 14, 0.95, True) == 0.06
     assert curve.raise_high_end(0.5, 0.99, 40, 0.95, False) == 0.99
     assert curve.raise_high_end(1.0, 1.0, 40, 0.95, False) == 1.0
-
-
-def test_precision_at_a_prevalence_of_one_in_a_thousand_is_that_of_a_count_by_hand():
-    # of 1,000,000 images 1,000 are of the class: 900 are called, and 9,990 (4,995 to 19,980) of the 999,000 others
     called = curve.compute_precision([0.9, 0.8, 0.95], [0.01, 0.005, 0.02], 0.001)
     assert called == pytest.approx([900 / (900 + 9990), 800 / (800 + 19980), 950 / (950 + 4995)])
     high = curve.raise_high_end(0.0, 0.0, 300, 0.975, False)  # never certain without a false alarm

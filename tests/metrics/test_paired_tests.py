@@ -47,11 +47,16 @@ def test_it_equals_the_library_on_many_groups():
     assert paired_tests.cluster_permutation_test(gains, groups) == pytest.approx(reference.pvalue, abs=0.01)
 
 
-def test_groups_that_repeat_count_once():
+def test_groups_that_repeat_count_once_as_the_design_effect_says():
     gains = np.repeat([1, 1, 1, 1, 1], 10)
     assert paired_tests.cluster_permutation_test(gains, np.repeat(np.arange(5), 10)) == pytest.approx(2 / 2**5)
     assert paired_tests.cluster_permutation_test(gains, np.arange(50)) < 1e-12
     assert paired_tests.cluster_permutation_test(gains, np.zeros(50)) == 1.0
+    gains = np.array([1, -1, 0, 1, 1, 0])
+    assert paired_tests.design_effect(gains, np.arange(6)) == 1.0
+    assert paired_tests.design_effect(np.repeat(gains, 4), np.repeat(np.arange(6), 4)) == 4.0
+    assert paired_tests.design_effect(np.array([1, -1]), np.zeros(2)) == 1.0
+    assert paired_tests.design_effect(np.zeros(5), np.arange(5)) == 1.0
 
 
 def clustered(rng, clusters=60, size=4):
@@ -72,27 +77,16 @@ def test_without_a_difference_it_rejects_as_often_as_it_says_where_mcnemar_does_
     assert np.mean(by_image) > 0.1
 
 
-def test_design_effect_is_the_size_of_groups_that_agree_and_one_for_single_images():
-    gains = np.array([1, -1, 0, 1, 1, 0])
-    assert paired_tests.design_effect(gains, np.arange(6)) == 1.0
-    assert paired_tests.design_effect(np.repeat(gains, 4), np.repeat(np.arange(6), 4)) == 4.0
-    assert paired_tests.design_effect(np.array([1, -1]), np.zeros(2)) == 1.0
-    assert paired_tests.design_effect(np.zeros(5), np.arange(5)) == 1.0
-
-
 def accuracies(right):
     return lambda weights: weights @ right.T / weights.sum(axis=1, keepdims=True)
 
 
-def test_recipes_of_one_run_are_resampled_by_group_alone():
+def test_recipes_of_one_run_are_resampled_by_group_alone_and_those_of_the_same_seeds_meet_the_same_seeds():
     right, groups = clustered(np.random.default_rng(0))
     drawn = paired_tests.resample_groups_and_seeds(accuracies(right), groups, [[0], [1]], [1, 1], 300, seed=4)
     np.testing.assert_allclose(drawn, stats.resample_statistic(accuracies(right), groups, 300, seed=4))
     low, high = stats.bootstrap_interval(accuracies(right), groups, 300, seed=4)
     np.testing.assert_allclose(np.quantile(drawn, [0.025, 0.975], axis=0), [low, high])
-
-
-def test_recipes_of_the_same_seeds_meet_the_same_seeds():
     right = np.random.default_rng(0).random((3, 50)) < 0.7
     resample, members = paired_tests.resample_groups_and_seeds, [[0, 1, 2], [3, 4, 5]]
     twice = accuracies(np.concatenate([right, right[::-1]]))
@@ -119,10 +113,14 @@ def test_intervals_over_seeds_and_groups_cover_the_truth_where_those_of_groups_d
     assert np.mean(groups_alone) < 0.75
 
 
-def test_ranks_put_the_largest_first_and_let_equals_share():
+def test_ranks_let_equals_share_and_tie_groups_are_the_largest_without_a_significant_pair():
     np.testing.assert_array_equal(paired_tests.ranks([0.3, 0.9, 0.9, 0.1]), [3, 1, 1, 4])
     np.testing.assert_array_equal(paired_tests.ranks([[1, 2], [2, 1]]), [[2, 1], [1, 2]])
     np.testing.assert_array_equal(paired_tests.ranks([0.1 + 0.2, 0.3]), [1, 1])
+    assert paired_tests.find_tie_groups(apart(3)) == [(0, 1, 2)]
+    assert paired_tests.find_tie_groups(apart(3, (0, 2))) == [(0, 1), (1, 2)]
+    assert paired_tests.find_tie_groups(apart(3, (0, 1), (0, 2), (1, 2))) == [(0,), (1,), (2,)]
+    assert paired_tests.find_tie_groups(apart(4, (0, 1), (2, 3))) == [(0, 2), (0, 3), (1, 2), (1, 3)]
 
 
 def apart(size, *pairs):
@@ -130,13 +128,6 @@ def apart(size, *pairs):
     for a, b in pairs:
         values[a, b] = values[b, a] = True
     return values
-
-
-def test_tie_groups_are_the_largest_without_a_significant_pair():
-    assert paired_tests.find_tie_groups(apart(3)) == [(0, 1, 2)]
-    assert paired_tests.find_tie_groups(apart(3, (0, 2))) == [(0, 1), (1, 2)]
-    assert paired_tests.find_tie_groups(apart(3, (0, 1), (0, 2), (1, 2))) == [(0,), (1,), (2,)]
-    assert paired_tests.find_tie_groups(apart(4, (0, 1), (2, 3))) == [(0, 2), (0, 3), (1, 2), (1, 3)]
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -151,23 +142,17 @@ def test_recipes_share_a_letter_exactly_if_they_do_not_differ_significantly(seed
     assert paired_tests.assign_letters([(i,) for i in range(28)], 28)[25:] == ["z", "a2", "b2"]
 
 
-def test_a_mean_over_units_that_are_drawn_holds_what_they_differ_by():
+def test_units_are_drawn_within_classes_of_equal_weight_and_hold_what_they_differ_by():
     exact = np.tile([0.1, 0.5, 0.9], (4000, 1))
     drawn = paired_tests.resample_units(exact, 0, ["a", "b", "c"], ["x"] * 3)
     assert drawn.mean() == pytest.approx(0.5, abs=0.01)
     assert drawn.std() == pytest.approx(np.std([0.1, 0.5, 0.9]) / 3**0.5, abs=0.01)
     np.testing.assert_allclose(paired_tests.resample_units(exact[:, :1], 0, ["a"], ["x"]), 0.1)
-
-
-def test_units_are_drawn_within_classes_and_classes_have_equal_weight():
     exact = np.tile([0.0, 1.0, 0.6, 0.6, 0.6], (4000, 1))
     drawn = paired_tests.resample_units(exact, 0, range(5), [0, 0, 1, 1, 1])
     values, counts = np.unique(drawn.round(6), return_counts=True)
     np.testing.assert_allclose(values, [0.3, 0.55, 0.8])
     np.testing.assert_allclose(counts / 4000, [0.25, 0.5, 0.25], atol=0.03)
-
-
-def test_a_unit_of_several_classes_is_drawn_in_all_of_them_at_once():
     units, classes = ["lab", "lab", "a", "b", "c", "d"], ["x", "y", "x", "y", "z", "z"]
     strata = paired_tests.find_strata(units, classes)
     assert len(set(strata[:4])) == 1

@@ -35,7 +35,7 @@ def test_reweighted_figures_equal_sklearn_with_sample_weights():
     assert values[ps.PRIOR_SHIFT_COLUMNS.index("macro_f1")] == pytest.approx(macro)
 
 
-def test_accuracy_under_a_mix_is_the_mean_recall_weighted_by_it_and_each_class_has_its_share():
+def test_accuracy_under_a_mix_is_the_mean_recall_weighted_by_it_and_nan_without_an_image_of_a_class():
     np.testing.assert_allclose(ps.make_prior(1, 0.6, 3), [0.2, 0.6, 0.2])
     np.testing.assert_allclose(ps.make_prior(0, 0.9, 2), [0.9, 0.1])
     confusion = np.array([[8, 1, 1], [0, 3, 1], [5, 0, 15]])
@@ -46,9 +46,6 @@ def test_accuracy_under_a_mix_is_the_mean_recall_weighted_by_it_and_each_class_h
     mixed = ps.reweight_images(weights, targets, PRIOR)  # in each resample
     np.testing.assert_allclose(mixed @ np.eye(3)[targets], np.tile(PRIOR, (4, 1)))
     assert (mixed[weights == 0] == 0).all()
-
-
-def test_a_class_with_a_share_and_no_image_gives_nan_and_one_without_a_share_does_not():
     confusion = np.array([[8, 1, 1], [0, 0, 0], [5, 0, 15]])
     assert np.isnan(ps.reweight_confusion(confusion, PRIOR)).all()
     assert np.trace(ps.reweight_confusion(confusion, [0.5, 0, 0.5])) == pytest.approx(0.5 * 0.8 + 0.5 * 0.75)

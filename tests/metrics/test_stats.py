@@ -59,13 +59,10 @@ def test_clustered_bootstrap_covers_the_truth_where_one_of_single_images_does_no
     assert np.mean(by_image) < 0.85
 
 
-def test_bootstrap_of_a_mean_has_its_textbook_width():
+def test_bootstrap_has_its_textbook_width_repeats_with_its_seed_and_leaves_out_what_is_nan():
     values = np.random.default_rng(0).normal(size=500)
     low, high = stats.bootstrap_interval(lambda w: w @ values / w.sum(axis=1), np.arange(500), 4000)
     assert (low, high) == pytest.approx(values.mean() + np.array([-1.96, 1.96]) * values.std() / 500**0.5, abs=0.005)
-
-
-def test_bootstrap_repeats_with_its_seed_draws_statistics_alike_and_leaves_out_what_is_nan():
     values = np.random.default_rng(0).random((50, 2))
     first, second, other = (
         stats.bootstrap_interval(lambda w: w @ values, np.arange(50), 500, seed=seed) for seed in (1, 1, 2)

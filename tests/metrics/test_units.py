@@ -30,7 +30,7 @@ def test_units_count_sources_within_classes_and_groups_otherwise():
     assert shared.take(np.array([1, 2, 3])).usable.sources is not None
 
 
-def test_the_interval_of_a_proportion_is_wilsons_with_the_variance_between_sources():
+def test_intervals_of_a_proportion_are_wilsons_with_the_variance_between_sources():
     hits, units = build()
     value, variance = hits.mean(), 0.0
     for label in (0, 1):
@@ -42,9 +42,6 @@ def test_the_interval_of_a_proportion_is_wilsons_with_the_variance_between_sourc
     interval = stats.proportion_interval_of_sources(hits, units)
     assert interval[:2] == pytest.approx((centre - half, centre + half))
     assert interval[2:] == (5, "wilson by source")
-
-
-def test_where_all_sources_agree_they_count_as_one_image_each():
     __, units = build()
     assert stats.proportion_interval_of_sources(np.ones(25), units)[:2] == stats.wilson(5, 5, 0.95, 3)
     inside = np.where(CLASSES == 0, 1.0, np.nan)
@@ -92,15 +89,7 @@ def test_the_bootstrap_of_few_sources_is_widened_and_stays_in_its_bounds():
     assert stats.compute_student_factor(1000, 999) == pytest.approx(1, abs=0.01)
 
 
-def test_a_sign_flip_test_of_few_sources_cannot_be_significant():
-    assert paired_tests.find_least_p(5) == 2 / 2**5
-    for count in (1, 4, 6):
-        gains = np.repeat(1, 3 * count)
-        p = paired_tests.cluster_permutation_test(gains, np.repeat(np.arange(count), 3))
-        assert p == pytest.approx(paired_tests.find_least_p(count))
-
-
-def test_equal_recipes_whose_sources_differ_are_rarely_significant():
+def test_sign_flip_tests_of_sources_are_rarely_significant_without_a_difference_and_never_of_few():
     rng, sources = np.random.default_rng(0), np.repeat(np.arange(15), 20)
     by_source = by_image = 0
     for _ in range(200):
@@ -111,6 +100,11 @@ def test_equal_recipes_whose_sources_differ_are_rarely_significant():
         by_image += paired_tests.cluster_permutation_test(gains, np.arange(300)) < 0.05
     assert by_source / 200 <= 0.09  # 0.05 and three standard errors
     assert by_image / 200 > 0.15
+    assert paired_tests.find_least_p(5) == 2 / 2**5
+    for count in (1, 4, 6):
+        gains = np.repeat(1, 3 * count)
+        p = paired_tests.cluster_permutation_test(gains, np.repeat(np.arange(count), 3))
+        assert p == pytest.approx(paired_tests.find_least_p(count))
 
 
 @pytest.mark.parametrize("count", [5, 8, 22])

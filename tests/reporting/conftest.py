@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -38,25 +39,14 @@ def write_run(root: Path, name: str, seed: int = 1, **record: Any) -> Path:
     """Write run.json, config.yaml and split.csv of a run whose experiment is its name."""
     folder = root / name
     folder.mkdir(parents=True)
-    collected = {
-        "status": "finished",
-        "experiment": name,
-        "seed": seed,
-        "mode": "full",
-        "started": f"2026-01-01T00:00:{len(list(root.iterdir())):02}",
-        "checkpoint_sha256": checkpoint(name),
-        "classes": list(CLASSES),
-        "split": {"fingerprint": "split0"},
-        "data": {"fingerprint": "data0"},
-        "metrics": {"val/macro_f1": 0.5},
-    }
+    started = f"2026-01-01T00:00:{len(list(root.iterdir())):02}"
+    collected = {"status": "finished", "experiment": name, "seed": seed, "mode": "full", "started": started}
+    collected |= {"checkpoint_sha256": checkpoint(name), "classes": list(CLASSES), "metrics": {"val/macro_f1": 0.5}}
+    collected |= {part: {"fingerprint": f"{part}0"} for part in ("split", "data")}
     (folder / "run.json").write_text(json.dumps(collected | record), encoding="utf-8")
     (folder / "config.yaml").write_text(yaml.safe_dump({"model": {"backbone": name}, "seed": seed}), encoding="utf-8")
-    rows = [
-        (f"{label}/{k}.png", label, f"{label}-src", ("train", "val", "test")[k % 3])
-        for label in CLASSES
-        for k in range(6)
-    ]
+    splits = enumerate(("train", "val", "test") * 2)
+    rows = [(f"{of}/{k}.png", of, f"{of}-src", split) for of, (k, split) in product(CLASSES, splits)]
     pd.DataFrame(rows, columns=["path", "label", "source", "split"]).to_csv(folder / "split.csv", index=False)
     return folder
 
@@ -74,15 +64,10 @@ def write_result(
 ) -> Path:
     """Save a Result below a run's folder, of the run's own checkpoint unless another is given."""
     record = json.loads((folder / "run.json").read_text()) if (folder / "run.json").is_file() else {}
-    origin = {
-        "checkpoint_sha256": record.get("checkpoint_sha256"),
-        "data_fingerprint": f"{name}0",
-        "seed": record.get("seed"),
-    }
+    origin = {key: record[key] for key in ("checkpoint_sha256", "seed") if record.get(key)}
     result = Result(block, name, 90, tuple(classes), metrics or {}, tables or {})
-    result.provenance = (
-        {key: value for key, value in origin.items() if value} | {"version": "1", "block_version": 1} | provenance
-    )
+    versions = {"version": "1", "block_version": 1, "data_fingerprint": f"{name}0"}
+    result.provenance = versions | origin | provenance
     result.images = {image: np.zeros((2, 2, 3), np.uint8) for image in images}
 
     def draw(saved: Result) -> dict[str, Figure]:

@@ -21,7 +21,7 @@ def save(folder):
 
 
 @pytest.mark.parametrize("few", [0, 8])
-def test_figures_are_drawn_in_the_language_of_the_report(few, tmp_path, monkeypatch):
+def test_figures_are_drawn_in_the_language_of_the_report_and_where_they_are_gone(few, tmp_path, monkeypatch):
     monkeypatch.setattr(page, "_FEW_RESULTS", few)  # 0: in processes
     saved = save(tmp_path)
     with use_language("ru"):
@@ -29,10 +29,6 @@ def test_figures_are_drawn_in_the_language_of_the_report(few, tmp_path, monkeypa
         assert saved.find_figure("differences") == saved.folder / "ru" / "differences"
     assert "доля верных ответов" in (saved.folder / "ru" / "differences.svg").read_text(encoding="utf-8")
     assert saved.find_figure("differences") == saved.folder / "differences"
-
-
-def test_a_figure_that_is_gone_is_drawn_again(tmp_path):
-    saved = save(tmp_path)
     (saved.folder / "differences.png").unlink()
     assert draw_missing_figures([saved]) == {}
     assert (saved.folder / "differences.png").is_file()

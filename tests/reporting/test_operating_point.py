@@ -22,7 +22,6 @@ def test_the_page_begins_with_a_table_of_all_classes_and_sets(tmp_path):
     write_result(folder, "decision", "blind", tables={"operating_curve": make_curve("blind", "cats")})
     write_result(write_run(tmp_path, "old"), "decision", "test")  # saved before there were curves
     point = build(tmp_path)
-    assert point is not None
     (curve,) = point.curves
     assert (point.classes, point.chosen, point.level, point.rate_level) == (list(CLASSES), "generated", 0.95, 0.975)
     assert [column["text"] for column in curve.table.columns] == ["metric", "blind", "test", "cats"]
@@ -56,9 +55,8 @@ def test_pages_show_it_in_both_languages_and_one_without_curves_has_none(tmp_pat
 
 def test_further_sets_end_where_a_page_has_no_room_and_the_first_is_always_there(tmp_path):
     folder, grid = write_run(tmp_path, "good"), tuple(k / 40 for k in range(41))
-    write_result(
-        folder, "decision", tables={"operating_curve": make_curve(*(f"s{k}" for k in range(12)), thresholds=grid)}
-    )
+    curves = make_curve(*(f"s{k}" for k in range(12)), thresholds=grid)
+    write_result(folder, "decision", tables={"operating_curve": curves})
     (curve,) = build(tmp_path).curves
     assert 5 < len(json.loads(curve.data)["sets"]) == len(curve.table.columns) - 1 < 12
     assert len(curve.data) <= 40_000

@@ -16,7 +16,9 @@ from avatar_bench.reporting.page import make_slugs, write_report
 from avatar_bench.reporting.study import read_study
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
+from tests.builders.commands import change_record
 from tests.builders.parsed_page import Page
+from tests.builders.run_files import write_file
 from tests.reporting.conftest import (
     accuracy,
     balanced,
@@ -45,49 +47,64 @@ def list_links(page):
     return [unquote(link) for link in page.list_values("href", "a") if not link.startswith(("#", "data:"))]
 
 
-def test_every_figure_has_a_text(report):
-    texts = [str(attrs["alt"]) for tag, attrs in Page(report).tags if tag == "img" and attrs.get("src")]
+def test_the_page_has_its_numbers_in_full_links_to_files_and_allows_its_own_style_and_script_alone(report):
+    page = Page(report)
+    texts = [str(attrs["alt"]) for tag, attrs in page.tags if tag == "img" and attrs.get("src")]
     assert len(texts) == 5  # the counts too
     assert any("good, on test. accuracy: 0.900 [0.850, 0.950]." in text for text in texts)
-
-
-def test_every_link_leads_to_a_file(report):
-    links = list_links(Page(report))
+    links = list_links(page)
     assert len(links) >= 20
     links += [unquote(link) for link in re.findall(r"\]\(([^)]+)\)", report.with_suffix(".md").read_text())]
     assert [link for link in links if not (report.parent / link).exists()] == []
+    board, table = read_csv(page, "leaderboard_blind_blind0"), read_csv(page, "provenance")
+    assert list(board["model"]) == ["good", "poor"]
+    assert board[["accuracy", "accuracy low"]].to_numpy().ravel() == pytest.approx([0.7, 0.65, 0.4, 0.35])
+    assert len(table) == 4
+    row = table[(table["model"] == "good") & (table["set"] == "blind")].iloc[0]
+    columns = ["checkpoint, SHA-256", "block", "data fingerprint", "seed"]
+    assert row[columns].tolist() == [checkpoint("good"), "blind_test", "blind0", 1]
+    parts = ("Is this avatar", "good has the highest accuracy of 2 models", "Leaderboard on blind", "Caveats")
+    start = page.words.index("Report on runs", 100)  # the order of the first screen
+    places = [page.words.index(part, start) for part in (*parts, "Meaning of the classes")]
+    assert places == sorted(places)
+    assert page.words.index("Leaderboard on test") > places[-1]
+    page = Page(report)
+    (policy,) = [attrs["content"] for _, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:;")
+    for tag in ("style", "script"):
+        (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", page.text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert f"{tag}-src 'sha256-{digest}'" in policy
+    assert "unsafe" not in policy
 
 
-def test_figures_are_linked_where_they_lie_and_nothing_is_copied(runs, tmp_path):
+def test_the_same_study_gives_the_same_page_with_stable_slugs_whatever_the_members_are_said_to_be(runs, report):
+    assert write(runs).text == report.read_text(encoding="utf-8")
+    assert not list(runs.glob(".*"))
+    slug = make_slugs()
+    slugs = [slug("model", "A b"), slug("model", "a-b"), slug("model", "A b"), slug("Слово")]
+    assert (slugs[0], slugs[2], slugs[3]) == ("model-a-b", "model-a-b", "part")
+    assert slugs[1] != "model-a-b"
+    for members in (5, [5], "x"):
+        change_record(runs / "good", members=members)
+        assert "good" in write(runs).words
+
+
+def test_figures_and_folders_of_images_are_linked_where_they_lie_and_nothing_is_copied(runs, tmp_path):
+    images = [f"overlays/{row:04d}_face" for row in (1, 2)]
+    write_result(runs / "good", "gradcam", metrics={"deletion": accuracy(0.5)}, figures=["panels"], images=images)
     before = {file for file in runs.rglob("*") if file.is_file()}
     folder = tmp_path / "elsewhere, [1]"
     write_report(read_study(runs), folder / "page.html", "en")
     assert {file for file in runs.rglob("*") if file.is_file()} == before
     assert {file.name for file in folder.iterdir()} == {"page.html", "page.md"}
     files = {f"../runs/good/evaluation/test/blind_test/{name}" for name in ("confusion.png", "confusion.svg")}
-    assert files | {"../runs/good/evaluation/test/blind_test/metrics.json"} <= set(
-        list_links(Page(folder / "page.html"))
-    )
-
-
-def test_folders_of_images_are_linked_and_their_images_are_no_figures(runs):
-    images = [f"overlays/{row:04d}_face" for row in (1, 2)]
-    write_result(runs / "good", "gradcam", metrics={"deletion": accuracy(0.5)}, figures=["panels"], images=images)
-    page = write(runs)
-    assert "good/evaluation/test/gradcam/overlays/" in list_links(page)
+    page = Page(folder / "page.html")
+    links = list_links(page)
+    assert files | {"../runs/good/evaluation/test/blind_test/metrics.json"} <= set(links)
+    assert "../runs/good/evaluation/test/gradcam/overlays/" in links
     assert "good: overlays (2 files)" in page.words
-    assert not any("_face" in address for address in list_links(page) + page.list_values("src"))
-
-
-def test_the_page_carries_its_numbers_in_full_and_their_origin(report):
-    board = read_csv(Page(report), "leaderboard_blind_blind0")
-    assert list(board["model"]) == ["good", "poor"]
-    assert board[["accuracy", "accuracy low"]].to_numpy().ravel() == pytest.approx([0.7, 0.65, 0.4, 0.35])
-    table = read_csv(Page(report), "provenance")
-    assert len(table) == 4
-    row = table[(table["model"] == "good") & (table["set"] == "blind")].iloc[0]
-    columns = ["checkpoint, SHA-256", "block", "data fingerprint", "seed"]
-    assert row[columns].tolist() == [checkpoint("good"), "blind_test", "blind0", 1]
+    assert not any("_face" in address for address in links + page.list_values("src"))  # they are no figures
 
 
 def test_the_page_stays_under_its_limit_whatever_it_holds(runs):
@@ -104,15 +121,6 @@ def test_the_page_stays_under_its_limit_whatever_it_holds(runs):
         assert [link for link in list_links(page) if not (runs / link).exists()] == []
 
 
-def test_the_first_screen_holds_answer_board_warnings_and_cautions_in_this_order(report):
-    words = Page(report).words
-    parts = ("Is this avatar", "good has the highest accuracy of 2 models", "Leaderboard on blind", "Caveats")
-    start = words.index("Report on runs", 100)
-    places = [words.index(part, start) for part in (*parts, "Meaning of the classes")]
-    assert places == sorted(places)
-    assert words.index("Leaderboard on test") > places[-1]
-
-
 def test_our_own_words_bear_code_and_those_of_others_do_not(runs):
     write_ranking(runs, "test", [("good", 0.9, 0.8, 1.0, 1, 2, True, "`a`"), ("poor", 0.6, 0.5, 0.7, 1, 2, True, "a")])
     page = write(runs)
@@ -123,28 +131,19 @@ def test_our_own_words_bear_code_and_those_of_others_do_not(runs):
     assert "\\`a\\`" in marked
 
 
+DIFFERENT = [f"Main metrics on test, 90 images, only fingerprint {digest}" for digest in ("test0", "other")]
+DIFFERENT += ["Runs were evaluated on different images under the name test"]
+FILE = {"code": "file", "value": 0.9}
+UNSUITABLE = ["Data audit, suitable data: no. the file alone, without the image, predicts a class: AUROC 0.90"]
+UNSUITABLE += ["Meaning of the classes.", "does not transfer to others"]
+
+
 @pytest.mark.parametrize(
     ("run", "block", "provenance", "texts"),
     [
         ("good", "robustness", {"allow": ["overlap"]}, ["Guard overlap was overridden for good."]),
-        (
-            "poor",
-            "blind_test",
-            {"data_fingerprint": "other"},
-            [
-                "Runs were evaluated on different images under the name test",
-                *(f"Main metrics on test, 90 images, only fingerprint {digest}" for digest in ("test0", "other")),
-            ],
-        ),
-        (
-            "good",
-            "data_audit",
-            {"assessment": {"suitable": "no", "reasons": [{"code": "file", "value": 0.9}]}},
-            [
-                "Data audit, suitable data: no. the file alone, without the image, predicts a class: AUROC 0.90",
-                *("Meaning of the classes.", "does not transfer to others"),
-            ],
-        ),
+        ("poor", "blind_test", {"data_fingerprint": "other"}, DIFFERENT),
+        ("good", "data_audit", {"assessment": {"suitable": "no", "reasons": [FILE]}}, UNSUITABLE),
         ("poor", "robustness", {"checkpoint_sha256": "0" * 64}, ["poor/evaluation/test/robustness"]),
     ],
 )
@@ -229,18 +228,6 @@ def test_figures_and_tables_name_metrics_and_strategies(language, text, runs):
     assert "soft_vote" not in page.words.partition("ensemble")[2].partition("gain/")[0]
 
 
-def test_the_same_study_gives_the_same_page(runs, report):
-    assert write(runs).text == report.read_text(encoding="utf-8")
-    assert not list(runs.glob(".*"))
-
-
-@pytest.mark.parametrize("members", [5, [5], "x"])
-def test_members_that_are_none_are_not_named(members, runs):
-    file = runs / "good" / "run.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"members": members}))
-    assert "good" in write(runs).words
-
-
 def test_ensembles_are_marked_without_a_rank_and_name_their_members(runs):
     write_ensemble(runs, "greedy", 0.92)
     write_ensemble(runs, "soup", 0.91, kind="soup")
@@ -258,36 +245,13 @@ def test_ensembles_are_marked_without_a_rank_and_name_their_members(runs):
     assert "Ensembles have no rank" in marked
 
 
-def test_slugs_are_stable_and_apart():
-    slug = make_slugs()
-    slugs = [slug("model", "A b"), slug("model", "a-b"), slug("model", "A b"), slug("Слово")]
-    assert (slugs[0], slugs[2], slugs[3]) == ("model-a-b", "model-a-b", "part")
-    assert slugs[1] != "model-a-b"
-
-
-def test_the_page_allows_its_own_style_and_script_alone(report):
-    page = Page(report)
-    (policy,) = [attrs["content"] for _, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy"]
-    assert policy
-    assert policy.startswith("default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:;")
-    for tag in ("style", "script"):
-        (content,) = re.findall(rf"<{tag}>(.*?)</{tag}>", page.text, re.DOTALL)
-        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
-        assert f"{tag}-src 'sha256-{digest}'" in policy
-    assert "unsafe" not in policy
-
-
 def test_evaluations_of_an_external_set_are_counted_over_runs_and_comparisons(runs):
     write_result(runs / "good", "blind_test", "blind", {"accuracy": accuracy(0.9)}, evaluated={"f": "blind"})
     logged = {"good": ["1a", "1a", "2a"], "poor": ["1b"], ".": ["1a", "3b"]}  # a command and a checkpoint each
     for folder, evaluations in logged.items():
-        rows = [
-            {"fingerprint": "f", "command": command, "runs": [{"checkpoint_sha256": checkpoint}]}
-            for command, checkpoint in evaluations
-        ]
-        file = runs / folder / "evaluation" / "log.jsonl"
-        file.parent.mkdir(exist_ok=True)
-        file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+        row = '{{"fingerprint": "f", "command": "{}", "runs": [{{"checkpoint_sha256": "{}"}}]}}\n'
+        text = "".join(row.format(*evaluation) for evaluation in evaluations)
+        write_file(runs / folder / "evaluation" / "log.jsonl", text)
     for language, text in (
         ("en", "External set blind: evaluated 4 times on 2 runs."),
         ("ru", "Внешний набор blind: оценён 4 раза на 2 запусках."),

@@ -23,15 +23,9 @@ def test_the_question_names_the_classes_of_the_run(classes, question):
     assert ask_question(classes) == question
 
 
-@pytest.mark.parametrize(
-    ("probability", "words"),
-    [(0.96, "Prediction: cat"), (0.9, "Prediction: cat"), (0.6, "Probably: cat"), (0.595, "Not sure, perhaps: cat")],
-)
-def test_a_prediction_is_worded_by_its_probability(probability, words):
-    assert phrase_prediction("cat", probability) == words
-
-
-def test_classes_of_a_user_keep_their_names_in_russian():
+def test_a_prediction_is_worded_by_its_probability_and_classes_of_a_user_keep_their_names():
+    words = {0.96: "Prediction: cat", 0.9: "Prediction: cat", 0.6: "Probably: cat", 0.595: "Not sure, perhaps: cat"}
+    assert {probability: phrase_prediction("cat", probability) for probability in words} == words
     with use_language("ru"):
         assert [translate_class(name) for name in ("real", "cat")] == ["настоящее фото", "cat"]
 
@@ -43,6 +37,5 @@ def test_the_accuracy_is_that_on_external_images_or_else_on_those_of_training(ru
     assert "Accuracy of this model on blind (n = 42): " in describe_accuracy(open_run(run_copy))
     (run_copy / "run.json").unlink()
     shutil.rmtree(run_copy / "evaluation")
-    assert describe_accuracy(open_run(run_copy / "checkpoints" / "best.ckpt")) == (
-        "The accuracy of this model is not measured."
-    )
+    moved = open_run(run_copy / "checkpoints" / "best.ckpt")
+    assert describe_accuracy(moved) == "The accuracy of this model is not measured."

@@ -14,6 +14,7 @@ from avatar_bench.cli.app import main
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.inference.prediction_writer import MAX_PAGE_IMAGES
 from avatar_bench.reporting.prediction_outputs.html import NEAREST
+from tests.builders.commands import copy_run, data_of
 from tests.builders.parsed_page import Page
 from tests.commands.test_languages import KEPT, WORD, Texts
 from tests.conftest import SOURCES, draw_set
@@ -37,7 +38,7 @@ def run(tiny_run, tmp_path_factory):
     """Return a copy of the tiny run that decides; never write into it."""
     root = tmp_path_factory.mktemp("calibrated")
     draw_set(root, "fit", 64, SOURCES, seed=2)
-    copy = Path(shutil.copytree(tiny_run, root / "run", ignore=shutil.ignore_patterns("evaluation", "predictions")))
+    copy = copy_run(tiny_run, root / "run")
     calibrate(copy, root / "fit.csv", "stability=true")
     return copy
 
@@ -76,19 +77,14 @@ def test_the_page_shows_each_image_in_order_of_need_and_loads_nothing(page):
     order = [(ranks[card["data-needs"].split(" ")[0]], float(card["data-confidence"])) for card in cards]
     assert order == sorted(order)
     contradicted = (good["evidence_says"] != "") & (good["evidence_says"] != good["prediction"])
-    needs = {
-        "abstained": good["decision"] == "abstain",
-        "unstable": good["flips_on"] != "",
-        "contradicted": contradicted,
-    }
-    for need, n in ((need, holds.sum()) for need, holds in needs.items()):
-        assert sum(need in card["data-needs"].split() for card in cards) == n
+    needs = {"abstained": good["decision"] == "abstain", "unstable": good["flips_on"] != ""}
+    for need, holds in (needs | {"contradicted": contradicted}).items():
+        assert sum(need in card["data-needs"].split() for card in cards) == holds.sum()
     assert contradicted.sum() == 1
     assert sorted(int(card["data-draw"]) for card in cards) == list(range(1, 43))
     parsed = Page(page)
-    assert (
-        parsed.text.count("<dt>Answer after slight changes</dt><dd>the same</dd>") == (good["stability"] == "1.0").sum()
-    )
+    stable = parsed.text.count("<dt>Answer after slight changes</dt><dd>the same</dd>")
+    assert stable == (good["stability"] == "1.0").sum()
     addresses = [address for name in ("src", "href", "srcset", "poster") for address in parsed.list_values(name)]
     assert all(address.startswith(("data:", "#")) for address in addresses)
     assert "default-src 'none'" in parsed.text
@@ -100,15 +96,12 @@ def test_the_page_shows_each_image_in_order_of_need_and_loads_nothing(page):
         assert parsed.text.count(caution) == 1
 
 
-def test_a_start_of_a_row_is_read_as_path_and_sha256(page, batch):
+def test_rows_begin_with_path_and_sha256_and_another_page_keeps_their_random_order(page, run, batch, tmp_path):
     rows = list(csv.reader([card["data-start"] for card in read_cards(page)]))
     assert {Path(path) for path, _ in rows if "'" not in path} <= set(batch.rglob("*.*"))
     assert all(sha256_of_file(Path(path)) == digest for path, digest in rows if Path(path).exists())
     (odd,) = [path for path, _ in rows if "onerror" in path]
     assert odd == str(batch / "real" / "new-real" / ODD)  # a formula inside of a text is none
-
-
-def test_another_page_on_the_same_images_keeps_their_random_order(page, run, batch, tmp_path):
     plain = tmp_path / "plain.html"
     assert main(["predict", f"ckpt={run}", f"input={batch}", f"output={plain}", QUICK]) == 3
     first, second = ({card["data-start"]: card["data-draw"] for card in read_cards(file)} for file in (page, plain))
@@ -169,8 +162,7 @@ def test_an_interrupted_page_leaves_the_earlier_one(run, batch, tmp_path, monkey
 
 
 def calibrate(run, manifest, *words, code=0):
-    data = ["data=manifest", f"data.manifest={manifest}", QUICK]
-    assert main(["calibrate", f"ckpt={run}", *data, *words]) == code
+    assert main(["calibrate", f"ckpt={run}", *data_of(manifest), QUICK, *words]) == code
     return dict(json.loads((run / "calibration.json").read_text(encoding="utf-8"))) if code == 0 else {}
 
 
@@ -230,11 +222,8 @@ def test_images_are_labelled_by_keyboard_and_calibrate_reads_the_manifest(page, 
 @pytest.mark.slow
 def test_filters_order_odd_names_and_gaps_in_a_random_beginning(page, visit, tmp_path):
     opened = visit(page)
-    needs, search, shown = (
-        opened.get_by_label("Why review is needed"),
-        opened.get_by_role("searchbox"),
-        opened.locator(".card:visible"),
-    )
+    needs, search = opened.get_by_label("Why review is needed"), opened.get_by_role("searchbox")
+    shown = opened.locator(".card:visible")
     needs.select_option("contradicted")
     assert shown.count() == 1
     assert "1 of 42 images shown" in opened.locator(".controls [role=status]").inner_text()

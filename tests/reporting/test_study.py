@@ -9,12 +9,15 @@ import pytest
 from avatar_bench.errors import DataError
 from avatar_bench.reporting.saved_result import MAX_SHOWN_ROWS
 from avatar_bench.reporting.study import read_study
+from tests.builders.run_files import write_file
 from tests.reporting.conftest import accuracy, checkpoint, write_ensemble, write_ranking, write_result, write_run
 
 BLIND = "poor/evaluation/blind/blind_test"
 TEST = "poor/evaluation/test/blind_test"
 ROBUSTNESS = "poor/evaluation/test/robustness"
 VOTE = "ensembles/vote"
+ANOTHER = {"checkpoint_sha256": checkpoint("another")}
+POOR, EARLIER = ("../../poor", "poor"), ("../../good/checkpoints/best.ckpt", "earlier")
 
 
 def list_problems(study):
@@ -33,20 +36,30 @@ def test_runs_are_found_in_the_order_in_which_they_started_with_their_results(ru
     assert study.problems == []
     alone = read_study(runs / "good")
     assert (list_labels(alone), alone.comparisons) == (["good"], {})
+    write_result(runs / "good", "against", "blind", {"blind_test/accuracy": accuracy(0.1)})
+    write_vote(runs)
+    study = read_study(runs)
+    assert ("blind", "against") in study.models[0].results
+    assert study.problems == []  # a comparison with an earlier result is missed in no other run
+    assert [(model.label, model.kind) for model in study.models][-1] == ("vote", "ensemble")
+    assert [model.label for model in study.runs] == ["good", "poor"]
+    long = pd.DataFrame({"a": range(1000)})  # no more is read than is shown
+    write_result(runs, "significance", "test", tables={"pairs": long}, checkpoint_sha256=None)
+    write_result(runs / "good", "robustness", "test", tables={"predictions": long})
+    study = read_study(runs)
+    assert len(study.comparisons["test", "significance"].result.tables["pairs"]) == MAX_SHOWN_ROWS + 1
+    assert study.models[0].results["test", "robustness"].result.tables == {}
 
 
-def write_file(path, text):
-    def write(runs):
-        (runs / path).parent.mkdir(parents=True, exist_ok=True)
-        (runs / path).write_text(text)
-
-    return write
+def put(path, text):
+    """Return a function that writes a file below a folder of runs."""
+    return lambda runs: write_file(runs / path, text)
 
 
 def write_vote(runs, *members):
     """Write an ensemble of runs in these places, relative to its folder, by the names of their checkpoints."""
     listed = [{"run": run, "checkpoint_sha256": checkpoint(name), "weight": 0.5} for run, name in members]
-    write_file(f"{VOTE}/ensemble.json", json.dumps({"kind": "ensemble", "members": listed}))(runs)
+    put(f"{VOTE}/ensemble.json", json.dumps({"kind": "ensemble", "members": listed}))(runs)
     write_result(runs / VOTE, "blind_test", "test", {"accuracy": accuracy(0.92)})
 
 
@@ -54,35 +67,19 @@ def write_vote(runs, *members):
     ("spoil", "problems", "why"),
     [
         (lambda runs: write_run(runs, "late", status="running"), {("unfinished", "late")}, "running"),
-        (write_file("broken/run.json", "{"), {("damaged", "broken")}, ""),
+        (put("broken/run.json", "{"), {("damaged", "broken")}, ""),
         *(
-            (write_file(f"{BLIND}/metrics.json", text), {("damaged", BLIND), ("missing", "poor")}, "")
+            (put(f"{BLIND}/metrics.json", text), {("damaged", BLIND), ("missing", "poor")}, "")
             for text in ("{", "[]", "{}", '{"files": []}', '{"files": 3}')
         ),
         (lambda runs: (runs / BLIND / "metrics.json").unlink(), {("damaged", BLIND), ("missing", "poor")}, ""),
-        (
-            lambda runs: write_result(runs / "poor", "robustness", checkpoint_sha256=checkpoint("another")),
-            {("foreign", ROBUSTNESS)},
-            "",
-        ),
+        (lambda runs: write_result(runs / "poor", "robustness", **ANOTHER), {("foreign", ROBUSTNESS)}, ""),
         (lambda runs: shutil.copytree(runs / TEST, runs / ROBUSTNESS), {("foreign", ROBUSTNESS)}, ""),
         (lambda runs: (runs / TEST / "per_source.csv").unlink(), {("missing", TEST)}, "per_source.csv"),
-        (
-            lambda runs: write_result(runs / "good", "robustness", "blind"),
-            {("missing", "poor")},
-            "blind by: robustness",
-        ),
-        *((write_file(f"{VOTE}/ensemble.json", text), {("damaged", VOTE)}, "") for text in ("", "[]", "{}")),
-        (
-            lambda runs: write_vote(runs, ("../../poor", "poor"), ("../../good/checkpoints/best.ckpt", "earlier")),
-            {("foreign", VOTE)},
-            "good had the checkpoint",
-        ),
-        (
-            lambda runs: write_vote(runs, ("../../poor", "poor"), ("../gone", "earlier")),
-            {("foreign", VOTE)},
-            "is missing",
-        ),
+        (lambda runs: write_result(runs / "good", "robustness", "blind"), {("missing", "poor")}, "by: robustness"),
+        *((put(f"{VOTE}/ensemble.json", text), {("damaged", VOTE)}, "") for text in ("", "[]", "{}")),
+        (lambda runs: write_vote(runs, POOR, EARLIER), {("foreign", VOTE)}, "good had the checkpoint"),
+        (lambda runs: write_vote(runs, POOR, ("../gone", "earlier")), {("foreign", VOTE)}, "is missing"),
         (lambda runs: (runs / "good/evaluation/test/.robustness.x.part").mkdir(), set(), ""),  # being written
     ],
 )
@@ -108,23 +105,6 @@ def test_a_comparison_of_checkpoints_that_are_not_here_is_foreign(runs):
     assert set(study.comparisons) == {("blind", "significance")}
 
 
-def test_ensembles_are_models_of_their_own(runs):
-    write_vote(runs)
-    study = read_study(runs)
-    assert [(model.label, model.kind) for model in study.models][-1] == ("vote", "ensemble")
-    assert [model.label for model in study.runs] == ["good", "poor"]
-    assert study.problems == []
-
-
-def test_no_more_of_a_table_is_read_than_is_shown(runs):
-    long = pd.DataFrame({"a": range(1000)})
-    write_result(runs, "significance", "test", tables={"pairs": long}, checkpoint_sha256=None)
-    write_result(runs / "good", "robustness", "test", tables={"predictions": long})
-    study = read_study(runs)
-    assert len(study.comparisons["test", "significance"].result.tables["pairs"]) == MAX_SHOWN_ROWS + 1
-    assert study.models[0].results["test", "robustness"].result.tables == {}
-
-
 def test_a_folder_without_usable_runs_is_refused_with_what_to_do(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
         read_study(tmp_path / "nowhere")
@@ -146,17 +126,9 @@ def test_results_that_lie_elsewhere_are_of_the_run_that_they_name(runs, tmp_path
         write_result(folder, "blind_test", "test", metrics, run=str(runs / name), checkpoint_sha256=checkpoint(name))
     write_ranking(out, "test", [], ["good", "poor"])
     study = read_study(out)
-    assert {model.label: list(model.results) for model in study.models} == {
-        name: [("test", "blind_test")] for name in ("good", "poor")
-    }
+    results = {model.label: list(model.results) for model in study.models}
+    assert results == {"good": [("test", "blind_test")], "poor": [("test", "blind_test")]}
     assert list(study.comparisons) == [("test", "significance")]
     assert [(problem.kind, problem.folder.name) for problem in study.problems] == [("damaged", "gone")]
     write_result(runs, "robustness", "test", metrics, run=str(runs / "good"), checkpoint_sha256=checkpoint("good"))
     assert ("test", "robustness") in read_study(runs).models[0].results
-
-
-def test_a_comparison_with_an_earlier_result_is_shown_and_missed_in_no_other_run(runs):
-    write_result(runs / "good", "against", "blind", {"blind_test/accuracy": accuracy(0.1)})
-    study = read_study(runs)
-    assert ("blind", "against") in study.models[0].results
-    assert study.problems == []

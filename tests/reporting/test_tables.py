@@ -67,7 +67,6 @@ def test_a_value_and_its_interval_have_the_same_digits_and_the_width_shows(value
     assert format_value(0.5, 0.4, math.nan) == "0.500"
     low, high = text.split("[")[1].rstrip("]").split(", ")
     cell = make_metric_cell(Metric(values[0], 9, *values[1:]), "blind_test")
-    assert cell is not None
     ends = [format_number(cell[end], cell["digits"]) for end in ("low", "high")]
     assert [cell["text"], *ends] == [text.split(" ")[0], low, high]
 
@@ -79,9 +78,16 @@ def test_cells_of_metrics_are_sorted_by_value_and_give_the_reason_where_there_is
     assert whole == {"value": 0.5, "text": "0.500", "low": 0.4, "high": 0.6, "digits": 3, "floor": 0.0}
     empty = Metric(None, 0, reason=Reason("never_predicted"))
     assert format_metric(empty, "blind_test") == format_cell(make_metric_cell(empty, "blind_test")) == NONE
+    assert format_cell({"first": 1, "last": 3, "letters": "ab"}) == "1–3 ab"
+    assert format_cell({"first": 2, "last": 2, "letters": ""}) == "2"
+    assert [format_names(list("abc")[:n]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
+    columns = [make_column(name, True) for name in "abc"]
+    rows = [TableRow([{"value": 0.5, "low": 0.4, "high": 0.6}, {"value": 5.0, "low": 4.0, "high": 6.0}, None])]
+    fit_scale(columns, rows)
+    assert [column["bars"] for column in columns] == [True, False, False]  # drawn where the scale fits
 
 
-def test_values_of_tables_keep_their_kind():
+def test_values_of_tables_keep_their_kind_also_where_they_are_turned():
     table = pd.DataFrame({"a": ["x", None], "b": [1, 2], "c": [0.5, math.nan], "d": [True, False]})
     first, second = (row.cells for row in lay(table).rows)
     assert first[:2] == ["x", 1]
@@ -89,17 +95,15 @@ def test_values_of_tables_keep_their_kind():
     assert [format_cell(cell) for cell in second] == ["–", "2", "–", "no"]
     assert make_value_cell(3.0) == {"text": "3", "value": 3.0}
     assert list_keys(lay(table.assign(e=math.nan))) == ["a", "b", "c", "d"]  # e would be a row of dashes
-
-
-def test_whole_numbers_are_written_whole_in_a_column_of_whole_numbers_alone():
     table = pd.DataFrame({"mixed": [1.0, 0.687, math.nan], "whole": [1.0, 12.0, math.nan], "counts": [3, 4, 5]})
-    assert lay(table).texts == [["1.000", "1", "3"], ["0.687", "12", "4"], ["–", "–", "5"]]
-
-
-def test_ranks_and_lists_are_written():
-    assert format_cell({"first": 1, "last": 3, "letters": "ab"}) == "1–3 ab"
-    assert format_cell({"first": 2, "last": 2, "letters": ""}) == "2"
-    assert [format_names(list("abc")[:n]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
+    assert lay(table).texts == [
+        ["1.000", "1", "3"],
+        ["0.687", "12", "4"],
+        ["–", "–", "5"],
+    ]  # whole alone: no digits
+    turned = transpose(lay(pd.DataFrame({"run": ["m", "n"], "x": [1, 2], "y": [0.5, math.nan]})))
+    assert [column["text"] for column in turned.columns] == ["run", "m", "n"]
+    assert turned.texts == [["x", "1", "2"], ["y", "0.500", "–"]]
 
 
 def test_a_table_has_its_numbers_in_full_as_csv():
@@ -118,19 +122,6 @@ def test_a_table_has_its_numbers_in_full_as_csv():
     assert Table("t", "t", columns).csv is None
 
 
-def test_a_wide_table_of_few_models_is_turned():
-    turned = transpose(lay(pd.DataFrame({"run": ["m", "n"], "x": [1, 2], "y": [0.5, math.nan]})))
-    assert [column["text"] for column in turned.columns] == ["run", "m", "n"]
-    assert turned.texts == [["x", "1", "2"], ["y", "0.500", "–"]]
-
-
-def test_intervals_are_drawn_where_the_scale_fits():
-    columns = [make_column(name, True) for name in "abc"]
-    rows = [TableRow([{"value": 0.5, "low": 0.4, "high": 0.6}, {"value": 5.0, "low": 4.0, "high": 6.0}, None])]
-    fit_scale(columns, rows)
-    assert [column["bars"] for column in columns] == [True, False, False]
-
-
 def test_intervals_of_saved_tables_stand_beside_their_values_and_models_bear_their_looks():
     table = pd.DataFrame(
         {"run": ["m", "n"], "score": [0.5, 0.1], "score_low": [0.4, math.nan], "score_high": [0.6, math.nan]}
@@ -146,7 +137,7 @@ def test_intervals_of_saved_tables_stand_beside_their_values_and_models_bear_the
     assert list_keys(lay(table, "run", "rank")) == ["run", "rank"]
 
 
-def test_an_empty_cell_of_a_saved_table_bears_its_reason():
+def test_empty_cells_of_saved_tables_bear_their_reason_and_sizes_stand_below_names():
     reasons = [math.nan, str(Reason("never_predicted"))]
     table = pd.DataFrame({"a": ["x", "y"], "least": [0.1, math.nan], "least_reason": reasons})
     for columns in ([], ["a", "least"]):
@@ -154,15 +145,10 @@ def test_an_empty_cell_of_a_saved_table_bears_its_reason():
         assert list_keys(shown) == ["a", "least"]
         assert shown.texts == [["x", "0.100"], ["y", NONE]]
     assert lay(table.iloc[1:], "a", "least").texts == [["y", NONE]]  # not left out as if nobody had asked
-
-
-def test_the_size_of_a_network_stands_below_its_name():
     table = pd.DataFrame({"a": ["m", "n"], "b": ["n", "o"], "p": [0.2, 0.3]})
     sizes = {"params_m_a": [27.82, 5.5], "macs_g_a": [4.5, 1.1], "params_m_b": [5.5, math.nan]}
     shown = lay(table.assign(**sizes), "a", "b", "p")
     assert list_keys(shown) == ["a", "b", "p"]
     assert shown.rows[0].cells[0] == {"text": "m", "soft": "27.8 M parameters"} | LOOK
-    assert shown.texts == [
-        ["m (27.8 M parameters)", "n (5.50 M parameters)", "0.200"],
-        ["n (5.50 M parameters)", "o", "0.300"],
-    ]
+    small = "n (5.50 M parameters)"
+    assert shown.texts == [["m (27.8 M parameters)", small, "0.200"], [small, "o", "0.300"]]

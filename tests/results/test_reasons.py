@@ -17,7 +17,7 @@ def test_a_reason_is_shown_in_the_current_language_with_its_plural_form():
     assert len({text.replace("1", "n").replace("3", "n").replace("5", "n") for text in forms}) == 3
 
 
-def test_a_saved_reason_is_read_back_from_json_and_from_a_cell():
+def test_saved_reasons_are_read_back_and_those_in_a_list_are_of_the_block_that_is_named():
     inner = Reason("class_absent", name="a/б")
     reason = Reason("of_runs", runs=("x", "y"), reason=inner, n=np.int64(3))
     plain = {"code": "of_runs", "runs": ["x", "y"], "reason": {"code": "class_absent", "name": "a/б"}, "n": 3}
@@ -27,9 +27,6 @@ def test_a_saved_reason_is_read_back_from_json_and_from_a_cell():
     assert format_reason(reason) == "x, y: The set has no image of class a/б."
     assert Reason.parse_cell("plain text") is None
     assert Reason.parse_cell(float("nan")) is None
-
-
-def test_reasons_in_a_list_are_those_of_the_block_that_is_named():
     reasons = [Reason("no_images_of_class"), Reason("never_predicted")]
     saved = Reason("of_block", block="blind_test", reason=reasons)
     assert Reason.parse_cell(str(saved)) == saved

@@ -158,18 +158,7 @@ def test_a_number_that_is_not_finite_and_a_missing_one_without_a_reason_are_refu
     assert Result.load(tmp_path / "x").provenance == {"seed": 42}  # the earlier result stays
 
 
-def test_saving_again_leaves_nothing_of_the_earlier_result(tmp_path):
-    result().save(tmp_path / "x")
-    left = tmp_path / ".x.1234.part"  # as a killed process leaves it
-    left.mkdir()
-    (left / "stale.csv").touch()
-    os.utime(left, (0, 0))
-    Result("blind_test", "blind", 0, ("a",)).save(tmp_path / "x")
-    assert [file.name for file in (tmp_path / "x").iterdir()] == ["metrics.json"]
-    assert not left.exists()
-
-
-def test_several_processes_may_write_one_result(tmp_path):
+def test_writers_at_once_do_no_harm_and_saving_again_leaves_nothing_of_the_earlier_result(tmp_path):
     def write(number):
         for __ in range(25):
             made = Result("block", "test", number, ("a",), tables={"numbers": pd.DataFrame({"x": range(200)})})
@@ -179,6 +168,14 @@ def test_several_processes_may_write_one_result(tmp_path):
         list(pool.map(write, range(6)))
     assert Result.load_if_complete(tmp_path / "test" / "block") is not None
     assert [file.name for file in (tmp_path / "test").iterdir()] == ["block"]
+    result().save(tmp_path / "x")
+    left = tmp_path / ".x.1234.part"  # as a killed process leaves it
+    left.mkdir()
+    (left / "stale.csv").touch()
+    os.utime(left, (0, 0))
+    Result("blind_test", "blind", 0, ("a",)).save(tmp_path / "x")
+    assert [file.name for file in (tmp_path / "x").iterdir()] == ["metrics.json"]
+    assert not left.exists()
 
 
 def test_a_result_that_cannot_take_its_place_leaves_the_earlier_one_and_replaces_one_of_a_lower_layer(

@@ -44,14 +44,11 @@ def test_labels_are_mapped_others_left_out_and_names_of_a_view_stand_for_what_it
     assert (View().name_set("test"), PHOTOS.name_set("test")) == ("test", "test--photo_or_art")
 
 
-def test_shares_of_merged_classes_are_summed_and_those_left_out_do_not_count():
+def test_shares_of_merged_classes_are_summed_and_views_come_finest_first(tmp_path):
     shares = {"drawing": 0.5, "real": 0.3, "generated": 0.2}
     assert GENERATED.merge_shares(shares) == pytest.approx({"generated": 0.2, "not_generated": 0.8})
     assert PHOTOS.merge_shares(shares) == pytest.approx({"photo": 0.375, "art": 0.625})
     assert PHOTOS.merge_shares({"generated": 1.0}) == {}
-
-
-def test_views_come_finest_first_and_users_add_their_own(tmp_path):
     text = "name: as_they_are\nclasses: {d: [drawing], g: [generated], r: [real]}\n"
     write_file(tmp_path / "view" / "as_they_are.yaml", text)
     with use_folders([tmp_path]):

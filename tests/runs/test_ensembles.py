@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
 
 from avatar_bench.cli.app import main
 from avatar_bench.data import loaders
@@ -37,34 +37,30 @@ def describe(member, **other):
     return json.dumps({"kind": "ensemble", "members": [member], "temperature": 1, "classes": ["a", "b"], **other})
 
 
-def test_the_probabilities_are_the_weighted_mean_of_the_members_and_kept(run_pair, tmp_path, monkeypatch):
+def test_probabilities_and_energies_are_weighted_means_of_the_members_embeddings_beside_each_other_and_kept(
+    run_pair, tmp_path, monkeypatch
+):
     ensemble = open_run(write(tmp_path / "ensembles" / "a", run_pair, [0.3, 0.7], [2.0, 0.5], t=1.0))
     dataset = ensemble.dataset("test")
-    parts = []
-    for run, weight, temperature in zip(run_pair, (0.3, 0.7), (2.0, 0.5), strict=True):
-        logits = Run.open(run).predictions(dataset).logits.astype(float) / temperature
-        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
-        parts.append(weight * shares / shares.sum(axis=1, keepdims=True))
+    members = [Run.open(run).predictions(dataset) for run in run_pair]
+    first, second = (softmax(of.logits.astype(float) / t, axis=1) for of, t in zip(members, (2.0, 0.5), strict=True))
     predictions = ensemble.predictions(dataset)
-    np.testing.assert_allclose(predictions.probabilities, sum(parts), atol=1e-6)
-    assert (predictions.predicted == sum(parts).argmax(axis=1)).all()
-    assert ensemble.name == "ensembles/a"
-    assert type(ensemble) is EnsembleRun
+    np.testing.assert_allclose(predictions.probabilities, 0.3 * first + 0.7 * second, atol=1e-6)
+    assert (predictions.predicted == (0.3 * first + 0.7 * second).argmax(axis=1)).all()
+    assert (ensemble.name, type(ensemble)) == ("ensembles/a", EnsembleRun)
+    energies = [logsumexp(of.logits, axis=1) for of in members]  # before temperatures
+    scaled = open_run(write(tmp_path / "scaled", run_pair, [0.3, 0.7], [2.0, 0.5], t=1.7)).predictions(dataset)
+    for of in (predictions, scaled):
+        np.testing.assert_allclose(logsumexp(of.logits, axis=1), 0.3 * energies[0] + 0.7 * energies[1], atol=1e-5)
+    assert scaled.has_logits
+    unit = [of.embeddings / np.linalg.norm(of.embeddings, axis=1, keepdims=True) for of in members]
+    np.testing.assert_allclose(predictions.embeddings, np.hstack(unit), atol=1e-6)
     assert len(list((ensemble.folder / "predictions").glob("*.npz"))) == 1
     monkeypatch.setattr(EnsemblePredictor, "predict_variations", None)  # they are kept
     np.testing.assert_array_equal(open_run(ensemble.folder).predictions(dataset).logits, predictions.logits)
 
 
-def test_the_energy_is_the_weighted_mean_of_the_members_energies_before_temperatures(run_pair, tmp_path):
-    ensemble = open_run(write(tmp_path / "a", run_pair, [0.3, 0.7], [2.0, 0.5], t=1.7))
-    dataset = ensemble.dataset("test")
-    energies = [logsumexp(Run.open(run).predictions(dataset).logits, axis=1) for run in run_pair]
-    predictions = ensemble.predictions(dataset)
-    np.testing.assert_allclose(logsumexp(predictions.logits, axis=1), 0.3 * energies[0] + 0.7 * energies[1], atol=1e-5)
-    assert predictions.has_logits
-
-
-def test_the_temperature_divides_the_logarithm_of_the_mean(run_pair, tmp_path):
+def test_the_temperature_divides_the_logarithm_of_the_mean_and_variations_are_averaged_like_images(run_pair, tmp_path):
     plain, scaled = (open_run(write(tmp_path / str(t), run_pair, t=t)) for t in (1.0, 2.0))
     first, second = (run.predictions(run.dataset("test")) for run in (plain, scaled))
     np.testing.assert_array_equal(first.logits, second.logits)
@@ -72,71 +68,35 @@ def test_the_temperature_divides_the_logarithm_of_the_mean(run_pair, tmp_path):
     np.testing.assert_allclose(second.probabilities, root / root.sum(axis=1, keepdims=True), atol=1e-6)
     assert scaled.temperature == 2
     assert plain.checkpoint_sha256 != scaled.checkpoint_sha256
-
-
-def test_two_copies_of_one_run_or_a_soup_of_it_change_nothing(tiny_run, tmp_path):
-    run = Run.open(tiny_run)
-    dataset = run.dataset("test")
-    alone = run.predictions(dataset)
-    for kind in ("ensemble", "soup"):
-        twice = open_run(write(tmp_path / kind, [tiny_run, tiny_run], kind=kind, t=run.temperature))
-        predictions = twice.predictions(dataset)
-        np.testing.assert_allclose(predictions.probabilities, alone.probabilities, atol=1e-6)
-        np.testing.assert_array_equal(predictions.predicted, alone.predicted)
-    np.testing.assert_allclose(WeightSoup.of([run]).predictions(dataset).logits, alone.logits, atol=1e-5)
-
-
-def test_embeddings_are_the_members_at_length_one_side_by_side(run_pair, tmp_path):
-    ensemble = open_run(write(tmp_path / "a", run_pair))
-    dataset = ensemble.dataset("test")
-    made = [Run.open(run).predictions(dataset).embeddings for run in run_pair]
-    expected = [embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True) for embeddings in made]
-    np.testing.assert_allclose(ensemble.predictions(dataset).embeddings, np.hstack(expected), atol=1e-6)
-
-
-def test_variations_are_averaged_like_the_images_themselves(run_pair, tmp_path):
     ensemble = open_run(write(tmp_path / "a", run_pair, t=1.0))
     dataset, noise = ensemble.dataset("test"), [Corruption("noise", 3), Corruption("blur", 5)]
     made = [Run.open(run).variations(dataset, noise) for run in run_pair]
     for index, variation in enumerate(ensemble.variations(dataset, noise)):
-        shares = [np.exp(share[index].logits - share[index].logits.max(axis=1, keepdims=True)) for share in made]
-        expected = np.mean([share / share.sum(axis=1, keepdims=True) for share in shares], axis=0)
+        expected = np.mean([softmax(of_run[index].logits, axis=1) for of_run in made], axis=0)
         np.testing.assert_allclose(variation.probabilities, expected, atol=1e-5)
 
 
-def test_predictions_on_files_equal_those_on_the_data_set(run_pair, images, tmp_path):
-    ensemble = open_run(write(tmp_path / "a", run_pair, [0.2, 0.8], t=0.7))
-    dataset = ensemble.dataset("test")
+def test_predictions_on_files_equal_those_on_the_data_set_and_members_share_each_decoded_image(
+    run_pair, tmp_path, monkeypatch
+):
+    ensemble = open_run(write(tmp_path / "a", run_pair, [0.2, 0.8], t=0.7), workers=0)
+    dataset, opened = ensemble.dataset("test"), []
     (tmp_path / "broken.png").write_bytes(b"none")
     files = [dataset.file(row) for row in range(5)]
     table = ensemble.predict([*files, tmp_path / "broken.png"], precision="32")
     assert table["status"].tolist() == ["ok"] * 5 + ["error"]
     shares = table[[f"prob_{name}" for name in ensemble.classes]].to_numpy(float)[:5]
     np.testing.assert_allclose(shares, ensemble.predictions(dataset).probabilities[:5], atol=1e-5)
+    out = tmp_path / "predictions.csv"
+    words = [f"ckpt={ensemble.folder}", f"input={files[0].parent}", f"output={out}"]
+    assert main(["predict", *words]) == 0  # takes an ensemble like a run
+    expected = ensemble.predict(pd.read_csv(out)["path"].tolist())
+    assert pd.read_csv(out)["prediction"].tolist() == expected["prediction"].tolist()
+    monkeypatch.setattr(loaders, "try_decode", lambda path: opened.append(Path(path)) or try_decode(path))
     plain = ensemble.predict(files, calibrated=False)
+    assert opened == files
     assert (plain["prediction"] == table["prediction"][:5]).all()
     assert not np.allclose(plain["confidence"], table["confidence"][:5].astype(float))
-
-
-def test_an_ensembles_members_share_each_decoded_image(run_pair, tmp_path, monkeypatch):
-    ensemble = open_run(write(tmp_path / "a", run_pair, [0.2, 0.8]), workers=0)
-    files, opened = [ensemble.dataset("test").file(row) for row in range(5)], []
-
-    def counted(path):
-        opened.append(Path(path))
-        return try_decode(path)
-
-    monkeypatch.setattr(loaders, "try_decode", counted)
-    ensemble.predict(files)
-    assert opened == files
-
-
-def test_predict_takes_an_ensemble_like_a_run(run_pair, images, tmp_path):
-    folder, out = write(tmp_path / "a", run_pair), tmp_path / "predictions.csv"
-    assert main(["predict", f"ckpt={folder}", f"input={images / 'blind' / 'real'}", f"output={out}"]) == 0
-    files = sorted((images / "blind" / "real").rglob("*.*"))
-    expected = open_run(folder).predict(files)
-    assert pd.read_csv(out)["prediction"].tolist() == expected["prediction"].tolist()
 
 
 def test_an_image_is_of_train_for_all_where_any_member_trained_on_it(train, run_pair, tmp_path):
@@ -170,7 +130,7 @@ def test_an_ensemble_has_what_its_members_share_and_no_single_network(run_pair, 
         ensemble.predictor.module  # noqa: B018
 
 
-def test_a_soup_is_the_network_of_mean_weights(run_pair, tmp_path):
+def test_a_soup_is_the_network_of_mean_weights_and_copies_of_one_run_change_nothing(run_pair, tmp_path, tiny_run):
     soup = open_run(write(tmp_path / "a", run_pair, kind="soup", t=1.1))
     states = [read_checkpoint(run / "checkpoints" / "best.ckpt")["state_dict"] for run in run_pair]
     state_dict = soup.predictor.module.state_dict()
@@ -181,6 +141,15 @@ def test_a_soup_is_the_network_of_mean_weights(run_pair, tmp_path):
     assert predictions.temperature == soup.temperature == 1.1
     assert type(soup) is WeightSoup
     assert predictions.embeddings.shape == Run.open(run_pair[0]).predictions(soup.dataset("test")).embeddings.shape
+    run = Run.open(tiny_run)
+    dataset = run.dataset("test")
+    alone = run.predictions(dataset)
+    for kind in ("ensemble", "soup"):
+        twice = open_run(write(tmp_path / kind, [tiny_run, tiny_run], kind=kind, t=run.temperature))
+        predictions = twice.predictions(dataset)
+        np.testing.assert_allclose(predictions.probabilities, alone.probabilities, atol=1e-6)
+        np.testing.assert_array_equal(predictions.predicted, alone.predicted)
+    np.testing.assert_allclose(WeightSoup.of([run]).predictions(dataset).logits, alone.logits, atol=1e-5)
 
 
 def test_members_have_relative_paths_so_that_all_may_be_moved(run_pair, run_copy, tmp_path):
@@ -195,18 +164,19 @@ def test_members_have_relative_paths_so_that_all_may_be_moved(run_pair, run_copy
         open_run(folder)
 
 
-def test_a_member_that_has_changed_is_refused(run_copy, run_pair, tmp_path, reseal):
+def test_members_that_have_changed_or_have_other_classes_are_refused(run_copy, run_pair, tiny_run, tmp_path, reseal):
     folder = write(tmp_path / "a", [run_copy, run_pair[0]])
+    description = json.loads((folder / "ensemble.json").read_text())
+    write_file(tmp_path / "other" / "ensemble.json", json.dumps({**description, "classes": ["a", "b", "c"]}))
+    with pytest.raises(CheckpointError, match="differ from its members"):
+        open_run(tmp_path / "other").card  # noqa: B018
     file = run_copy / "checkpoints" / "best.ckpt"
     shutil.copy(run_pair[1] / "checkpoints" / "best.ckpt", file)
     reseal(file)
     with pytest.raises(CheckpointError, match="has changed since") as caught:
         open_run(folder)
     assert len(caught.value.lines) <= 3
-
-
-def test_anything_else_is_opened_as_a_run(tiny_run, tmp_path):
-    assert type(open_run(tiny_run, label="a")) is Run
+    assert type(open_run(tiny_run, label="a")) is Run  # anything else is opened as a run
     assert open_run(tiny_run / "checkpoints" / "last.ckpt", label="a").label == "a"
     with pytest.raises(CheckpointError):
         open_run(tmp_path)
@@ -231,11 +201,3 @@ def test_a_damaged_description_is_refused(text, tmp_path):
     write_file(tmp_path / "ensemble.json", text)
     with pytest.raises(CheckpointError, match=r"ensemble\.json"):
         open_run(tmp_path)
-
-
-def test_classes_that_are_not_the_members_are_refused(run_pair, tmp_path):
-    folder = write(tmp_path / "a", run_pair[:1])
-    description = json.loads((folder / "ensemble.json").read_text())
-    (folder / "ensemble.json").write_text(json.dumps({**description, "classes": ["a", "b", "c"]}))
-    with pytest.raises(CheckpointError, match="differ from its members"):
-        open_run(folder).card  # noqa: B018

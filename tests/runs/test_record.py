@@ -38,21 +38,18 @@ def test_runs_are_found_at_a_folder_and_up_to_two_levels_below_but_no_pretrainin
     assert find_runs(tmp_path / "a") == []
 
 
-def test_a_record_gives_its_figures_or_a_dash(tmp_path):
+def test_a_record_gives_its_numbers_or_a_dash_and_its_name_or_that_of_the_config(tmp_path):
     write(tmp_path / "a", json.dumps({"status": "finished", "metrics": {"val/macro_f1": 0.91239}, "seconds": 61.7}))
     write(tmp_path / "b", json.dumps({"status": "running", "metrics": None}))
     write(tmp_path / "c", '{"status": "run')
     printed = [(record.status, record.macro_f1, record.seconds) for record in read_records(tmp_path)]
     assert printed == [("finished", "0.9124", "62"), ("running", "-", "-"), ("unreadable", "-", "-")]
     assert format_table([("a", "bb"), ("ccc", "d")]) == "a    bb\nccc  d"
-
-
-def test_a_name_comes_from_the_record_else_from_the_config(tmp_path):
     write(tmp_path / "a", json.dumps({"model": "resnet18"}))
-    (tmp_path / "a" / "config.yaml").write_text("model: {backbone: other}\nmode: {name: full}\n", encoding="utf-8")
-    (record,) = read_records(tmp_path)
-    assert (record.choice("model", "backbone"), record.choice("mode", "name")) == ("resnet18", "full")
-    assert record.choice("logger", "name") == "-"
+    write_file(tmp_path / "a" / "config.yaml", "model: {backbone: other}\nmode: {name: full}\n")
+    record = read_records(tmp_path)[0]
+    choices = [record.choice(*key) for key in (("model", "backbone"), ("mode", "name"), ("logger", "name"))]
+    assert choices == ["resnet18", "full", "-"]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +68,7 @@ def test_a_record_that_no_run_of_ours_writes_is_refused(text, tmp_path):
     assert [record.macro_f1 for record in read_records(tmp_path)] == ["-"]
 
 
-def test_a_record_is_written_whole_or_not_at_all(tmp_path):
+def test_a_record_is_written_whole_or_not_at_all_and_gets_the_schema_that_it_lacks(tmp_path):
     record = RunRecord(status="running", name="имя", metrics={"val/loss": 0.5}, seed=0, stages=[])
     record.write(tmp_path)
     with pytest.raises(ValueError, match="JSON"):
@@ -80,9 +77,6 @@ def test_a_record_is_written_whole_or_not_at_all(tmp_path):
     unknown = dict.fromkeys(("git", "experiment", "sweep", "error"))
     stated = {"status": "running", "name": "имя", "metrics": {"val/loss": 0.5}, "seed": 0, "stages": []}
     assert json.loads((tmp_path / "run.json").read_text(encoding="utf-8")) == {"schema": SCHEMA, **stated, **unknown}
-
-
-def test_a_record_without_a_schema_is_read_and_written_with_one(tmp_path):
     write(tmp_path / "run", '{"status": "interrupted", "seed": 3, "metrics": null, "dropped": 1, "train_seconds": 2}')
     record = read_record(tmp_path / "run")
     assert (record.schema, record.status, record.seed, record.metrics) == (None, "interrupted", 3, {})
@@ -140,7 +134,7 @@ def test_an_address_is_refused_and_never_opened(small, tmp_path, monkeypatch, ca
             server.accept()
 
 
-def test_an_entry_opens_the_addresses_that_begin_with_its_name_and_others_are_paths(tmp_path):
+def test_an_entry_opens_the_addresses_that_begin_with_its_name_and_others_are_paths(tmp_path, monkeypatch):
     code = "def fetch_run(address, option):\n    return {'ckpt': '/a', 'runs': '/b'}[option] + address[4:]\n"
     write_file(tmp_path / "run_address" / "lab.py", code)
     with entries.use_folders([tmp_path]):
@@ -150,10 +144,7 @@ def test_an_entry_opens_the_addresses_that_begin_with_its_name_and_others_are_pa
         for path in ("runs/one", "C:/runs/one", "a: b", ":", "s3://bucket/run"):
             assert not is_run_address(path)
             assert locate_run(path) == Path(path)
-
-
-def test_an_address_of_a_plugin_that_is_missing_names_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(entries, "find_plugins", dict)
+    monkeypatch.setattr(entries, "find_plugins", dict)  # the plug-in is missing
     monkeypatch.syspath_prepend(tmp_path)  # for another path, entries are found anew
     assert is_run_address("hf:someone/avatars")
     with pytest.raises(ConfigError, match=r"ckpt=hf:someone/avatars: .* plug-in hub"):

@@ -18,8 +18,9 @@ from avatar_bench.data.leakage import find_shared_images
 from avatar_bench.errors import BlockError, CheckpointError, ConfigError, DataError, DivergedError, GuardError
 from avatar_bench.inference.network_predictor import NetworkPredictor
 from avatar_bench.models.model_card import Card
-from avatar_bench.runs.record import RunRecord, choose_newest_run, find_runs, read_record
+from avatar_bench.runs.record import RunRecord, choose_newest_run, find_runs
 from avatar_bench.runs.run import Run
+from tests.builders.commands import change_record
 from tests.builders.run_files import load_record
 
 
@@ -42,7 +43,7 @@ def bare(tiny_run, tmp_path):
     return shutil.copy(best(tiny_run), tmp_path / "фото (1), x=2.ckpt")
 
 
-def test_a_run_opened_by_its_folder_or_a_checkpoint_knows_how_it_predicts(tiny_run):
+def test_a_run_opened_by_its_folder_or_a_checkpoint_knows_how_it_predicts(tiny_run, tmp_path):
     run, record = Run.open(tiny_run), load_record(tiny_run)
     assert run.classes == tuple(record["classes"])
     assert run.temperature == record["temperature"]
@@ -53,14 +54,16 @@ def test_a_run_opened_by_its_folder_or_a_checkpoint_knows_how_it_predicts(tiny_r
     last = tiny_run / "checkpoints" / "last.ckpt"
     assert [Run.open(checkpoint).folder for checkpoint in (best(tiny_run), last)] == [tiny_run] * 2
     assert Run.open(last).checkpoint == last
+    card = Card(
+        classes=("b", "а б", "c,d"), backbone="resnet18", options={"drop_rate": 0.1},
+        preprocessing={"size": 32, "resize": "crop", "mean": [0, 0, 0], "std": [1, 1, 1]},
+        temperature=1.5, stage=2, versions={"torch": "2"},
+    )  # fmt: skip
+    torch.save({"avatar_bench": card.plain()}, tmp_path / "x.ckpt")
+    assert Card.from_checkpoint(torch.load(tmp_path / "x.ckpt", weights_only=True), tmp_path / "x.ckpt") == card
 
 
-def test_a_checkpoint_moved_elsewhere_predicts_the_same(tiny_run, bare, images):
-    moved = avatar_bench.load(bare).predict(files(images))
-    pd.testing.assert_frame_equal(moved, avatar_bench.load(tiny_run).predict(files(images)))
-
-
-def test_the_sets_of_a_run_are_those_of_its_split(tiny_run):
+def test_the_sets_of_a_run_are_those_of_its_split_and_others_are_refused(tiny_run, bare):
     run, split = Run.open(tiny_run), pd.read_csv(tiny_run / "split.csv")
     for name in ("train", "val", "calibration", "test"):
         dataset = run.dataset(name)
@@ -68,17 +71,14 @@ def test_the_sets_of_a_run_are_those_of_its_split(tiny_run):
         assert dataset.frame["path"].tolist() == split.loc[split["split"] == name, "path"].tolist()
         assert dataset.file(0).is_file()
     assert len(run.dataset("blind")) == 42
-
-
-def test_a_set_that_the_run_lacks_is_refused_with_those_it_has(tiny_run, bare):
     with pytest.raises(ConfigError, match="blind"):
-        Run.open(tiny_run).dataset("ood")
+        run.dataset("ood")
     for name in ("test", "blind"):
         with pytest.raises(ConfigError, match="has no folder of its training"):
             Run.open(bare).dataset(name)
 
 
-def test_predictions_are_in_the_datasets_order_and_kept(run_copy, monkeypatch):
+def test_predictions_are_those_of_the_network_in_the_datasets_order_and_kept(run_copy, monkeypatch):
     run = Run.open(run_copy, batch_size=7)
     dataset = run.dataset("test")
     made = run.predictions(dataset)
@@ -87,22 +87,17 @@ def test_predictions_are_in_the_datasets_order_and_kept(run_copy, monkeypatch):
     assert made.temperature == run.temperature
     assert made.correct.mean() > 0.9
     assert len(list((run_copy / "predictions").glob("*.npz"))) == 1
+    image = torch.from_numpy(run.preprocessing(dataset.image(0)).transpose(2, 0, 1).copy())[None]
+    net = run.predictor.module.net  # the outputs are those of the network itself
+    mean, std = (torch.tensor(getattr(run.preprocessing, name)).view(3, 1, 1) for name in ("mean", "std"))
+    with torch.inference_mode():
+        np.testing.assert_allclose(made.logits[:1], net((image / 255 - mean) / std), atol=1e-4)
+        logits = net.get_classifier()(torch.from_numpy(made.embeddings))
+    np.testing.assert_allclose(logits, made.logits, atol=1e-4)
     monkeypatch.setattr(NetworkPredictor, "compute_outputs", None)
     kept = Run.open(run_copy).predictions(dataset)
     np.testing.assert_array_equal(kept.logits, made.logits)
     np.testing.assert_array_equal(kept.embeddings, made.embeddings)
-
-
-def test_logits_are_those_of_the_network_itself(tiny_run):
-    run = Run.open(tiny_run)
-    made = run.predictions(run.dataset("test"))
-    image = torch.from_numpy(run.preprocessing(run.dataset("test").image(0)).transpose(2, 0, 1).copy())[None]
-    net = run.predictor.module.net
-    mean, std = (torch.tensor(getattr(run.preprocessing, name)).view(3, 1, 1) for name in ("mean", "std"))
-    with torch.inference_mode():
-        logits = net((image / 255 - mean) / std)
-    np.testing.assert_allclose(made.logits[:1], logits, atol=1e-4)
-    np.testing.assert_allclose(net.get_classifier()(torch.from_numpy(made.embeddings)).detach(), made.logits, atol=1e-4)
 
 
 def test_labels_and_overlaps_are_guarded(run_copy, images, blind):
@@ -117,6 +112,10 @@ def test_labels_and_overlaps_are_guarded(run_copy, images, blind):
     blind.frame.loc[0, "label"] = "photo"
     with pytest.raises(GuardError, match="'photo'"):
         run.predictions(blind)
+    blind.frame["label"] = ""  # images without a label are predicted and have no target
+    made = run.predictions(blind)
+    assert (made.targets == -1).all()
+    assert not made.correct.any()
 
 
 def test_near_duplicates_of_training_images_are_guarded(tiny_run, tmp_path):
@@ -134,7 +133,9 @@ def test_near_duplicates_of_training_images_are_guarded(tiny_run, tmp_path):
         Run.open(tiny_run, allow=frozenset({"overlap"})).predictions(others)
 
 
-def test_a_set_is_compared_with_the_training_images_and_the_runs_own_val_once(tiny_run, blind, monkeypatch):
+def test_sets_are_compared_with_the_training_images_once_and_nothing_is_fitted_and_evaluated_on_the_same(
+    tiny_run, blind, monkeypatch
+):
     run, compared = Run.open(tiny_run), []
 
     def compare(train, dataset):
@@ -149,13 +150,16 @@ def test_a_set_is_compared_with_the_training_images_and_the_runs_own_val_once(ti
     for known in (run.leakage.own, ()):
         run.leakage.own = known
         assert [run.leakage.is_held_out(dataset) for dataset in sets] == [True, True, False, False]
-
-
-def test_images_without_a_label_are_predicted_and_have_no_target(tiny_run, blind):
-    blind.frame["label"] = ""
-    made = Run.open(tiny_run).predictions(blind)
-    assert (made.targets == -1).all()
-    assert not made.correct.any()
+    run = Run.open(tiny_run)
+    fitted = run.calibration(run.dataset("test"))
+    frame = run.images.select_split("calibration").frame
+    assert list(fitted.paths) == list(frame["path"])
+    with pytest.raises(GuardError, match="fitted on"):
+        run.calibration(run.dataset("calibration"))
+    test = run.dataset("test")
+    groups = test.frame["group"].where(np.arange(len(test)) > 0, frame["group"].iat[0])
+    with pytest.raises(GuardError, match="1 of"):
+        run.calibration(replace(test, frame=test.frame.assign(group=groups)))
 
 
 def test_a_network_that_gives_no_finite_logit_is_refused(run_copy, reseal, images, blind):
@@ -168,34 +172,28 @@ def test_a_network_that_gives_no_finite_logit_is_refused(run_copy, reseal, image
     assert set(avatar_bench.load(run_copy).predict(files(images))["status"]) == {"error"}
 
 
-def truncate(data):
-    return data[: len(data) // 2]
+def test_a_damaged_checkpoint_ends_with_4_and_three_lines_at_most(run_copy, images, tmp_path, capsys):
+    whole = best(run_copy).read_bytes()
+    middle, predict = len(whole) // 2, ["predict", f"input={images / 'blind'}", f"output={tmp_path / 'out.csv'}"]
+    flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]  # no other than by the checksum
+    sealed, unsealed = (flipped, whole[:middle]), (whole[:middle], b"", b"no")
+    for content, is_sealed in (*((content, True) for content in sealed), *((content, False) for content in unsealed)):
+        best(run_copy).write_bytes(content)
+        if not is_sealed:
+            best(run_copy).with_name("best.ckpt.sha256").unlink(missing_ok=True)
+        for words in (predict, ["evaluate"]):
+            assert main([*words, f"ckpt={run_copy}"]) == 4
+            err = capsys.readouterr().err.splitlines()
+            assert 1 <= len(err) <= 3
+            assert "best.ckpt" in err[0]
 
 
-def flip(data):
-    middle = len(data) // 2
-    return data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
-
-
-@pytest.mark.parametrize(
-    ("spoil", "is_sealed"),  # one bit of a weight cannot be told from a weight without the checksum
-    [(flip, True), (truncate, True), (truncate, False), (lambda data: b"", False), (lambda data: b"no", False)],
-)
-def test_a_damaged_checkpoint_ends_with_4_and_three_lines_at_most(spoil, is_sealed, run_copy, images, tmp_path, capsys):
-    best(run_copy).write_bytes(spoil(best(run_copy).read_bytes()))
-    if not is_sealed:
-        best(run_copy).with_name("best.ckpt.sha256").unlink()
-    for words in (["predict", f"input={images / 'blind'}", f"output={tmp_path / 'out.csv'}"], ["evaluate"]):
-        assert main([*words, f"ckpt={run_copy}"]) == 4
-        err = capsys.readouterr().err.splitlines()
-        assert 1 <= len(err) <= 3
-        assert "best.ckpt" in err[0]
+PREPROCESSING = {"size": 32, "resize": "squash", "mean": [0, 0, 0], "std": [1, 1, 1]}
 
 
 def make_checkpoint(**other):
     """Return a checkpoint with a changed card and without weights."""
-    preprocessing = {"size": 32, "resize": "squash", "mean": [0, 0, 0], "std": [1, 1, 1]}
-    card = Card(classes=("a", "b"), backbone="test_resnet", preprocessing=preprocessing).plain()
+    card = Card(classes=("a", "b"), backbone="test_resnet", preprocessing=PREPROCESSING).plain()
     return {"avatar_bench": {**card, **other}}
 
 
@@ -219,10 +217,7 @@ class Foreign:
         ({"avatar_bench": BARE_CARD | {"classes": [1]}}, "list of strings"),
         ({"avatar_bench": BARE_CARD | {"more": 1}}, "not a checkpoint of"),
         (make_checkpoint(preprocessing={}), "preprocessing has no 'mean'"),
-        (
-            make_checkpoint(preprocessing={"size": 32, "resize": "fold", "mean": [0, 0, 0], "std": [1, 1, 1]}),
-            "resize must be",
-        ),
+        (make_checkpoint(preprocessing=PREPROCESSING | {"resize": "fold"}), "resize must be"),
         (make_checkpoint(temperature=0), "temperature is 0"),
         (make_checkpoint(backbone="no_such_net"), "no_such_net"),
         ({**make_checkpoint(), "state_dict": {}}, "do not fit"),
@@ -251,17 +246,11 @@ def test_a_plain_pickle_is_refused(tmp_path, monkeypatch):
     assert not (tmp_path / "was_here").exists()
 
 
-def test_a_card_survives_a_checkpoint(tmp_path):
-    card = Card(
-        classes=("b", "а б", "c,d"), backbone="resnet18", options={"drop_rate": 0.1},
-        preprocessing={"size": 32, "resize": "crop", "mean": [0, 0, 0], "std": [1, 1, 1]},
-        temperature=1.5, stage=2, versions={"torch": "2"},
-    )  # fmt: skip
-    torch.save({"avatar_bench": card.plain()}, tmp_path / "x.ckpt")
-    assert Card.from_checkpoint(torch.load(tmp_path / "x.ckpt", weights_only=True), tmp_path / "x.ckpt") == card
-
-
-def test_a_damaged_record_ends_with_4_and_a_run_without_a_checkpoint_says_its_status(run_copy):
+def test_images_that_are_gone_a_damaged_record_and_a_run_without_a_checkpoint_are_named(run_copy, tmp_path):
+    change_record(run_copy, data=load_record(run_copy)["data"] | {"root": str(tmp_path / "gone")})
+    run = Run.open(run_copy)
+    with pytest.raises(DataError, match="gone"):
+        run.predictions(run.dataset("test"))
     shutil.move(run_copy / "checkpoints", run_copy.parent)
     with pytest.raises(CheckpointError, match="finished"):
         Run.open(run_copy)
@@ -287,24 +276,6 @@ def test_runs_are_found_at_any_depth_the_newest_last(tmp_path, tiny_run, capsys)
         choose_newest_run(tmp_path / "bare")
 
 
-def test_images_that_are_gone_are_named(run_copy, images, tmp_path):
-    record = read_record(run_copy)
-    record.data["root"] = str(tmp_path / "gone")
-    record.write(run_copy)
-    run = Run.open(run_copy)
-    with pytest.raises(DataError, match="gone"):
-        run.predictions(run.dataset("test"))
-
-
-def test_results_are_read_back_from_the_run_folder(tiny_run, bare):
-    assert main(["evaluate", f"ckpt={tiny_run}", "block.blind_test.resamples=100"]) == 0
-    assert Run.open(tiny_run).results("blind_test").metrics["accuracy"].value > 0.8
-    with pytest.raises(CheckpointError):
-        Run.open(bare).results("blind_test")
-    with pytest.raises(DataError, match="no result of calibration on blind"):
-        Run.open(tiny_run).results("calibration", "blind")
-
-
 @dataclass(frozen=True)
 class Darker:
     """Variation that depends on a seed."""
@@ -320,7 +291,7 @@ class Darker:
         return np.clip(image.astype(int) - self.by - seed % 7, 0, 255).astype(np.uint8)
 
 
-def test_variations_are_those_of_single_images_and_are_kept(run_copy, tmp_path):
+def test_variations_are_those_of_single_images_by_any_workers_and_are_kept(run_copy, monkeypatch):
     run = Run.open(run_copy, workers=0)
     dataset = run.dataset("test")
     wanted = [Darker(40), Darker(0, "native"), Darker(90)]
@@ -345,20 +316,25 @@ def test_variations_are_those_of_single_images_and_are_kept(run_copy, tmp_path):
     for first, second in zip(made[::-1], again.variations(dataset, wanted[::-1]), strict=True):
         np.testing.assert_array_equal(first.logits, second.logits)
     assert sorted((run_copy / "predictions").iterdir()) == kept
-
-
-def test_variations_do_not_depend_on_workers_or_what_else_is_asked(run_copy, monkeypatch):
     monkeypatch.setattr(NetworkPredictor, "count_workers", lambda predictor, n: predictor.workers)
     darker = [Darker(by) for by in range(0, 110, 10)]  # more than in one pass
     alone = Run.open(run_copy, workers=0)
     alone.folder = None
-    expected = [alone.variations(Run.open(run_copy).dataset("test"), [variation])[0] for variation in darker]
+    expected = [alone.variations(dataset, [variation])[0] for variation in darker]
     run = Run.open(run_copy, workers=4)
     for predictions, other in zip(expected, run.variations(run.dataset("test"), darker), strict=True):
         np.testing.assert_array_equal(predictions.logits, other.logits)
 
 
-def test_a_run_out_of_its_folder_makes_its_predictions_once(bare, blind):
+def test_a_run_out_of_its_folder_predicts_the_same_once_and_has_no_results(tiny_run, bare, blind, images):
+    moved, there = (avatar_bench.load(checkpoint).predict(files(images)) for checkpoint in (bare, tiny_run))
+    pd.testing.assert_frame_equal(moved, there)
+    assert main(["evaluate", f"ckpt={tiny_run}", "block.blind_test.resamples=100"]) == 0
+    assert Run.open(tiny_run).results("blind_test").metrics["accuracy"].value > 0.8
+    with pytest.raises(DataError, match="no result of calibration on blind"):
+        Run.open(tiny_run).results("calibration", "blind")
+    with pytest.raises(CheckpointError):
+        Run.open(bare).results("blind_test")
     run = Run.open(bare, workers=0)
     assert run.predictions(blind).logits is run.predictions(blind).logits
     with pytest.raises(BlockError, match="knows no calibration images"):
@@ -369,19 +345,6 @@ def test_a_run_out_of_its_folder_makes_its_predictions_once(bare, blind):
     assert run.ood == {}
 
 
-def test_nothing_is_fitted_and_evaluated_on_the_same_images(tiny_run):
-    run = Run.open(tiny_run)
-    fitted = run.calibration(run.dataset("test"))
-    frame = run.images.select_split("calibration").frame
-    assert list(fitted.paths) == list(frame["path"])
-    with pytest.raises(GuardError, match="fitted on"):
-        run.calibration(run.dataset("calibration"))
-    test = run.dataset("test")
-    groups = test.frame["group"].where(np.arange(len(test)) > 0, frame["group"].iat[0])
-    with pytest.raises(GuardError, match="1 of"):
-        run.calibration(replace(test, frame=test.frame.assign(group=groups)))
-
-
 def test_other_sets_are_read_by_name_with_the_labels_that_the_run_knows(tiny_run, images, tmp_path):
     for number, folder in enumerate(("flat", "flat", "named/real", "named/cat")):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
@@ -389,10 +352,8 @@ def test_other_sets_are_read_by_name_with_the_labels_that_the_run_knows(tiny_run
         Image.fromarray(image).save(tmp_path / folder / f"{number}.png")
     others = {"flat": str(tmp_path / "flat"), "named": str(tmp_path / "named"), "blind": str(images / "blind.csv")}
     run = Run.open(tiny_run, others=others)
-    assert {name: sorted(dataset.frame["label"]) for name, dataset in run.ood.items()} == {
-        "flat": ["", ""],
-        "named": ["", "real"],
-    }
+    labels = {name: sorted(dataset.frame["label"]) for name, dataset in run.ood.items()}
+    assert labels == {"flat": ["", ""], "named": ["", "real"]}
     assert run.blind is not None
     assert run.used.keys() == {"flat", "named", "blind"}
     assert (run.predictions(run.dataset("flat")).targets == -1).all()

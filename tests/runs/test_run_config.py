@@ -165,14 +165,11 @@ def test_a_run_that_is_resumed_writes_into_its_folder_alone_and_uses_no_network(
     assert f"logger.a.{key}=" in error.value.lines[0]
     assert "repeat the options of logger beside resume=" in error.value.lines[1]
     refuse_outward_nodes({"logger": {"a": node}}, {"logger": {"a": node}})  # the user has typed it
-
-
-def test_usual_nodes_of_a_run_are_resumed_without_being_typed():
     others = {"stop": {"_target_": "pytorch_lightning.callbacks.EarlyStopping", "monitor": "val/loss"}}
     others |= {"timer": {"_target_": "pytorch_lightning.callbacks.Timer", "duration": "00:08:00:00"}}
     names = ("csv", "mlflow", "tensorboard", "wandb")
-    loggers = {name: read_yaml(find_choices("logger")[name])[name] for name in names}
-    refuse_outward_nodes({"callbacks": {"others": others}, "logger": loggers | {"mine": CSV | {"name": "mine"}}}, {})
+    loggers = {name: read_yaml(find_choices("logger")[name])[name] for name in names} | {"mine": CSV | {"name": "mine"}}
+    refuse_outward_nodes({"callbacks": {"others": others}, "logger": loggers}, {})  # usual nodes need not be typed
 
 
 def test_options_that_a_run_folder_cannot_choose_are_repeated_to_resume_it(here, capfd):
@@ -186,7 +183,7 @@ def test_options_that_a_run_folder_cannot_choose_are_repeated_to_resume_it(here,
     assert "logger.csv.save_dir=/ cannot change it" in printed
 
 
-def test_the_options_of_an_earlier_version_are_those_of_now():
+def test_the_options_of_an_earlier_version_are_those_of_now_or_refused():
     schedule = {"name": "cosine", "options": {}, "warmup_epochs": 1.0, "factor": 0.5, "patience": 1}
     optimizer = {"name": "sam", "base": "sgd", "momentum": 0.8, "rho": 0.1, "adaptive": None, "weight_decay": 0.2}
     callbacks = {"early_stopping": 2, "ema": 0.9, "swa": None, "others": {}, "progress": False}
@@ -206,10 +203,7 @@ def test_the_options_of_an_earlier_version_are_those_of_now():
     wandb = new["logger"]["wandb"]
     assert (wandb["project"], wandb["offline"], wandb["name"]) == ("mine", False, "{name}")
     assert rename_options(new) == new
-
-
-def test_a_logger_or_schedule_of_a_former_kind_is_refused_when_its_run_is_resumed():
-    optimizer = {"name": "adamw", "schedule": {"name": "stairs"}}
+    optimizer = {"name": "adamw", "schedule": {"name": "stairs"}}  # of a former kind
     new = rename_options({"optimizer": optimizer, "callbacks": {}, "logger": {"name": "lines"}})
     for option, node in (("schedule", new["schedule"]), ("logger.lines", new["logger"]["lines"])):
         with pytest.raises(ConfigError, match=r"expected \{_target_: CLASS"):

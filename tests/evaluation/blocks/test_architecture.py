@@ -19,12 +19,8 @@ def saved(tiny_run, tmp_path_factory):
     return Result.load(out / "evaluation" / "test" / "architecture", arrays=True)
 
 
-@pytest.fixture(scope="module")
-def weights(tiny_run):
-    return torch.load(tiny_run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
-
-
-def test_every_metric_is_that_of_the_saved_tables_and_of_the_checkpoint(saved, weights, tiny_run):
+def test_metrics_filters_and_feature_maps_are_those_of_the_saved_tables_and_of_the_checkpoint(saved, tiny_run):
+    weights = torch.load(tiny_run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     layers, run = saved.tables["layers"], Run.open(tiny_run)
     learnt = [value.numel() for name, value in weights.items() if name.endswith(("weight", "bias"))]
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -39,10 +35,7 @@ def test_every_metric_is_that_of_the_saved_tables_and_of_the_checkpoint(saved, w
         assert sums == pytest.approx((value["params_m"], value["macs_g"]), abs=1e-12)
     assert layers["on_longest_path"].sum() == depth
     assert layers["input"].iloc[0].endswith(" x 32")
-
-
-def test_filters_are_the_weights_of_the_checkpoint_and_feature_maps_of_an_image_of_each_class(saved, weights, tiny_run):
-    filters, maps, run = saved.arrays["filters"], saved.arrays["feature_maps"], Run.open(tiny_run)
+    filters, maps = saved.arrays["filters"], saved.arrays["feature_maps"]
     np.testing.assert_array_equal(filters["weights"], weights[f"net.{filters['layer']}.weight"].numpy())
     frame = run.dataset("test").frame
     assert maps["labels"].tolist() == list(run.classes)

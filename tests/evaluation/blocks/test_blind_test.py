@@ -102,7 +102,7 @@ def saved(evaluate, tmp_path_factory):
     return Result.load(evaluate(predictions).save(tmp_path_factory.mktemp("blind") / "blind_test"))
 
 
-def test_every_metric_can_be_recomputed_from_the_saved_predictions(saved):
+def test_metrics_and_sources_can_be_recomputed_from_the_saved_predictions(saved):
     table = saved.tables["predictions"]
     true, predicted = table["target"], table["prediction"]
     expected = {
@@ -120,9 +120,6 @@ def test_every_metric_can_be_recomputed_from_the_saved_predictions(saved):
     confusion = saved.tables["confusion"]
     assert list(confusion["target"]) == list(CLASSES)
     np.testing.assert_array_equal(confusion[list(CLASSES)], sk.confusion_matrix(true, predicted, labels=CLASSES))
-
-
-def test_saved_sources_have_their_own_recall_and_commonest_error(saved):
     table, predictions = saved.tables["per_source"], saved.tables["predictions"]
     assert table["n"].sum() == len(predictions)
     assert ((table["low"] <= table["accuracy"]) & (table["accuracy"] <= table["high"])).all()
@@ -172,7 +169,7 @@ def test_on_new_sources_intervals_are_by_source_with_those_of_these_sources_besi
     assert metrics["recall/drawing"].population == "new sources"
 
 
-def test_an_absent_class_gives_null_and_means_are_over_the_others(evaluate):
+def test_an_absent_class_gives_null_and_the_gallery_shows_the_most_confident_errors(evaluate):
     present, logits = TARGETS != 1, noisy()
     result = evaluate(make(TARGETS[present], logits[present]))
     assert {result.metrics[f"{kind}/generated"].value for kind in ("precision", "recall", "f1", "auroc")} == {None}
@@ -181,9 +178,6 @@ def test_an_absent_class_gives_null_and_means_are_over_the_others(evaluate):
         assert result.metrics[name].value == pytest.approx(score(TARGETS[present], predicted, **mean))
     assert Reason("no_images", name="generated") in result.warnings
     assert result.tables["confusion"].loc[1, list(CLASSES)].sum() == 0
-
-
-def test_the_gallery_shows_the_most_confident_errors_of_the_right_images(evaluate):
     targets, shown = np.where(np.arange(240) < 10, -1, TARGETS), []
     predictions = make(targets, noisy(1.0))
     evaluate(predictions, gallery=5, shown=shown)

@@ -19,6 +19,7 @@ from avatar_bench.data.dataset import Dataset
 from avatar_bench.errors import GuardError
 from avatar_bench.evaluation.blocks.calibration import Calibration, calibration_tables
 from avatar_bench.i18n import use_language
+from avatar_bench.metrics import conformal
 from avatar_bench.metrics.calibration import ECE_KINDS, TemperatureFit, calibration_errors, fit_temperature
 from avatar_bench.metrics.selective import draw_of_groups
 from avatar_bench.results.reasons import Reason, format_reason
@@ -135,7 +136,9 @@ def test_the_floors_are_those_of_outcomes_drawn_by_numpy(saved):
             assert saved.metrics[prefix + name].value == pytest.approx(table.loc[f"{prefix}ece_15", column])
 
 
-def test_the_saved_temperature_is_the_best_of_a_grid_on_the_saved_calibration_logits(saved):
+def test_the_saved_temperature_is_the_best_of_a_grid_and_nothing_is_fitted_on_the_evaluated_images(
+    saved, evaluate, overconfident, make_predictions
+):
     arrays, temperature = saved.arrays["calibration"], saved.metrics["temperature"]
     grid = np.linspace(2.8, 3.1, 301)
     losses = [sk.log_loss(arrays["targets"], scale_logits(arrays, divisor)) for divisor in grid]
@@ -143,6 +146,12 @@ def test_the_saved_temperature_is_the_best_of_a_grid_on_the_saved_calibration_lo
     assert temperature.low < temperature.value < temperature.high
     assert temperature.n == 2000
     assert saved.metrics["scaled/temperature"].value == pytest.approx(1, abs=1e-5)
+    evaluated, held_out = overconfident
+    other = make_predictions(*honest(500, 20, seed=5), temperature=evaluated.temperature)
+    first, second = evaluate(evaluated, held_out), evaluate(other, held_out)
+    for name in ("temperature", "scaled/temperature"):
+        assert first.metrics[name] == second.metrics[name]
+    assert set(first.tables["coverage"]["threshold"]) == set(second.tables["coverage"]["threshold"])
 
 
 def test_reliability_tables_hold_the_saved_predictions(saved):
@@ -160,22 +169,14 @@ def test_reliability_tables_hold_the_saved_predictions(saved):
 
 
 def form_sets(fitted, evaluated, temperature, method):
-    """Return the conformal sets (N, C) of saved arrays by hand; tests/metrics/test_conformal.py has those of MAPIE."""
-
-    def score(arrays):
-        probabilities = scale_logits(arrays, temperature)
-        if method == "lac":
-            return 1 - probabilities
-        is_larger = probabilities[:, None] > probabilities[:, :, None]  # (N, class, other class)
-        above = (probabilities[:, None] * is_larger).sum(axis=2)
-        return above + arrays["uniforms"][:, None] * probabilities
-
-    scores = np.sort(score(fitted)[np.arange(len(fitted["targets"])), fitted["targets"]])
-    return score(evaluated) <= scores[int(np.ceil((len(scores) + 1) * 0.9)) - 1]
+    """Return the conformal sets (N, C) of saved arrays, by functions that test_conformal.py compares with MAPIE."""
+    score = conformal.CONFORMAL_SCORES[method]
+    scores = [score(scale_logits(arrays, temperature), arrays["uniforms"]) for arrays in (fitted, evaluated)]
+    return scores[1] <= conformal.threshold(conformal.select_targets(scores[0], fitted["targets"]), 0.1)
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_conformal_sets_are_those_formed_by_hand_overall_by_class_and_under_shift(saved, method):
+def test_conformal_sets_are_formed_from_what_is_saved_overall_by_class_and_under_shift(saved, method):
     fitted, evaluated = saved.arrays["calibration"], saved.arrays["predictions"]
     metrics, targets = saved.metrics, evaluated["targets"]
     temperature, rows = metrics["temperature"].value, np.arange(len(targets))
@@ -249,15 +250,6 @@ def test_a_uniform_oracle_has_the_errors_of_guessing(evaluate, oracle):
     for method in METHODS:
         assert metrics[f"coverage/{method}"].value == pytest.approx(0.9, abs=0.04)
         assert metrics[f"coverage/{method}"].floor == pytest.approx(0.9, abs=0.04)
-
-
-def test_nothing_is_fitted_on_the_evaluated_images(evaluate, overconfident, make_predictions):
-    evaluated, held_out = overconfident
-    other = make_predictions(*honest(500, 20, seed=5), temperature=evaluated.temperature)
-    first, second = evaluate(evaluated, held_out), evaluate(other, held_out)
-    for name in ("temperature", "scaled/temperature"):
-        assert first.metrics[name] == second.metrics[name]
-    assert set(first.tables["coverage"]["threshold"]) == set(second.tables["coverage"]["threshold"])
 
 
 def test_without_calibration_images_there_are_no_sets_and_of_few_every_class_is_in_every_set(
@@ -337,21 +329,20 @@ def test_reliability_is_drawn_before_and_after_scaling_and_its_legend_names_each
     }
 
 
-def test_a_blind_set_that_is_evaluated_or_bears_no_labels_is_no_row_of_shift(evaluate, oracle, dataset_of, draw_saved):
+def test_one_image_is_enough_and_an_evaluated_or_unlabelled_blind_set_is_no_row_of_shift(
+    evaluate, make_predictions, oracle, draw_saved, dataset_of
+):
+    result = evaluate(make_predictions([2], [[5.0, 0, 0]]), oracle("noisy", seed=1))
+    assert result.metrics["ece_15"].value == pytest.approx(softmax([5.0, 0, 0])[0])
+    assert result.metrics["aurc"].value == 1
+    assert result.tables["coverage"]["class"].unique().tolist() == ["", "real"]
+    assert "coverage" in draw_saved(result)
     predictions = oracle("noisy")
     unlabelled = replace(predictions, targets=np.full(240, -1))
     for blind in ((dataset_of(predictions, "test"), predictions), (dataset_of(unlabelled, "blind"), unlabelled)):
         result = evaluate(predictions, predictions, blind=blind)
         assert result.tables["shift"]["set"].tolist() == ["test"]
         assert "shift" not in draw_saved(result)
-
-
-def test_one_image_is_enough(evaluate, make_predictions, oracle, draw_saved):
-    result = evaluate(make_predictions([2], [[5.0, 0, 0]]), oracle("noisy", seed=1))
-    assert result.metrics["ece_15"].value == pytest.approx(softmax([5.0, 0, 0])[0])
-    assert result.metrics["aurc"].value == 1
-    assert result.tables["coverage"]["class"].unique().tolist() == ["", "real"]
-    assert "coverage" in draw_saved(result)
 
 
 @pytest.mark.parametrize(("scale", "images"), [(1.0, 1), (1.0, 4), (1.5, 1), (3.0, 4)])

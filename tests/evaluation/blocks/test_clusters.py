@@ -100,7 +100,9 @@ def test_knn_purity_equals_sklearns_neighbours_of_other_groups(saved):
     np.testing.assert_allclose(images["knn_purity"], purities, atol=1e-9)
 
 
-def test_the_linear_probe_equals_sklearns_cross_validation_by_group(saved):
+def test_probes_equal_those_of_sklearns_cross_validation_by_group_and_votes_counted_by_hand(
+    saved, evaluate_block, oracle
+):
     x, images, value = saved
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     folds = StratifiedGroupKFold(5, shuffle=True, random_state=0)
@@ -108,9 +110,6 @@ def test_the_linear_probe_equals_sklearns_cross_validation_by_group(saved):
     predicted = cross_val_predict(model, x, codes, groups=images["group"], cv=folds)
     assert value["linear_probe"] == pytest.approx((predicted == codes).mean(), abs=1e-3)
     assert value["linear_probe"] == pytest.approx((images["probe"] == images["target"]).mean(), abs=1e-9)
-
-
-def test_the_knn_probe_equals_a_count_of_votes_by_hand(evaluate_block, oracle):
     training, predictions = oracle("noisy", n=90, seed=1), oracle("noisy")
     result = evaluate_block(predictions, training=training)
     near = np.argsort(cdist(predictions.embeddings, training.embeddings, "cosine"), axis=1)[:, :20]

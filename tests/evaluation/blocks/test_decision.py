@@ -84,20 +84,9 @@ def test_answers_are_sliced_by_columns_of_the_manifest_with_gaps(evaluate_block,
         assert row["low"] <= row["gap"] <= row["high"]
 
 
-def test_an_unmet_target_says_how_many_more_images_are_needed_in_both_languages():
-    fits = {"real": AnsweringThreshold(np.inf, 0, 0, 70, 9, 205), "drawing": AnsweringThreshold(np.inf, 0, 0, 70, 9)}
-    rule = DecisionRule(("drawing", "real"), 0.5, None, 0.1, fits)
-    more, none, *_ = rule.notes
-    assert more.startswith("answers real: A target error of 0.1 cannot be shown to be met, so that nothing is answered")
-    assert "9 of 70 calibration images" in more
-    assert "about 270 more of new groups are needed, half of them for thresholds" in more
-    assert none.endswith("more than the target: more images will not help.")
-    with use_language("ru"):
-        assert "нужно ещё около 270 изображений новых групп" in format_reason(explain_unmet(fits["real"], 0.1))
-        assert "другие изображения не помогут" in format_reason(explain_unmet(fits["drawing"], 0.1))
-
-
-def test_targets_that_cannot_be_met_or_shown_answer_nothing(evaluate_block, oracle, calibrated, draw_saved):
+def test_targets_that_cannot_be_met_answer_nothing_and_say_how_many_images_are_needed(
+    evaluate_block, oracle, calibrated, draw_saved
+):
     predictions = oracle("noisy", n=90)
     unmet = evaluate_block(predictions, run=calibrated(oracle("uniform", n=400)), targets=[0.05])
     assert unmet.metrics["coverage/0.05"].value == 0
@@ -113,6 +102,16 @@ def test_targets_that_cannot_be_met_or_shown_answer_nothing(evaluate_block, orac
     assert none.metrics["error/0.1"].reason == Reason("no_calibration")
     assert none.metrics["cost"].value is not None
     assert {"sets", "thresholds"}.isdisjoint(none.tables)
+    fits = {"real": AnsweringThreshold(np.inf, 0, 0, 70, 9, 205), "drawing": AnsweringThreshold(np.inf, 0, 0, 70, 9)}
+    rule = DecisionRule(("drawing", "real"), 0.5, None, 0.1, fits)
+    more, none, *_ = rule.notes
+    assert more.startswith("answers real: A target error of 0.1 cannot be shown to be met, so that nothing is answered")
+    assert "9 of 70 calibration images" in more
+    assert "about 270 more of new groups are needed, half of them for thresholds" in more
+    assert none.endswith("more than the target: more images will not help.")
+    with use_language("ru"):
+        assert "нужно ещё около 270 изображений новых групп" in format_reason(explain_unmet(fits["real"], 0.1))
+        assert "другие изображения не помогут" in format_reason(explain_unmet(fits["drawing"], 0.1))
 
 
 def test_curves_and_points_are_those_of_scikit_learn_and_drawn(evaluate_block, oracle, draw_saved, inside):

@@ -52,7 +52,7 @@ def saved(tiny_run, tmp_path_factory):
     return evaluate(tiny_run, tmp_path_factory.mktemp("efficiency"), threads=[1, 2], tolerance=1000)
 
 
-def test_the_metrics_are_those_of_the_contract(saved):
+def test_metrics_are_those_of_the_contract_and_counts_those_of_the_network(saved, tiny_run):
     kinds = ("latency_ms", "latency_ms_p95", "images_per_second")
     assert next(iter(saved.metrics)) == "end_to_end_images_per_second"
     assert set(saved.metrics) == {
@@ -66,6 +66,14 @@ def test_the_metrics_are_those_of_the_contract(saved):
     assert saved.folder
     assert (saved.folder / "latency.png").is_file()
     assert saved.provenance["machine"]["torch"] == torch.__version__
+    value = {name: metric.value for name, metric in saved.metrics.items()}
+    weights = torch.load(tiny_run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
+    learnt = [tensor.numel() for name, tensor in weights.items() if name.endswith(("weight", "bias"))]
+    net = [tensor.numel() * tensor.element_size() for name, tensor in weights.items() if name.startswith("net.")]
+    assert value["params_m"] == pytest.approx(sum(learnt) / 1e6)
+    assert value["weights_mb"] == pytest.approx(sum(net) / 1e6)
+    assert value["macs_g"] == pytest.approx(count_macs(Run.open(tiny_run).predictor.module.net, 32) / 1e9)
+    assert value["peak_memory_mb"] > value["weights_mb"] + 4 * 3 * 32 * 32 / 1e6
 
 
 def test_every_time_can_be_recomputed_from_the_saved_calls(saved):
@@ -85,17 +93,6 @@ def test_every_time_can_be_recomputed_from_the_saved_calls(saved):
         assert value == pytest.approx(np.median(rates), rel=1e-6)
         noise = saved.tables["end_to_end"].set_index("command").loc[command, "noise"]
         assert noise == pytest.approx(rates.max() / rates.min() - 1, rel=1e-6)
-
-
-def test_the_counts_are_those_of_the_network(saved, tiny_run):
-    value = {name: metric.value for name, metric in saved.metrics.items()}
-    weights = torch.load(tiny_run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
-    learnt = [tensor.numel() for name, tensor in weights.items() if name.endswith(("weight", "bias"))]
-    net = [tensor.numel() * tensor.element_size() for name, tensor in weights.items() if name.startswith("net.")]
-    assert value["params_m"] == pytest.approx(sum(learnt) / 1e6)
-    assert value["weights_mb"] == pytest.approx(sum(net) / 1e6)
-    assert value["macs_g"] == pytest.approx(count_macs(Run.open(tiny_run).predictor.module.net, 32) / 1e9)
-    assert value["peak_memory_mb"] > value["weights_mb"] + 4 * 3 * 32 * 32 / 1e6
 
 
 @pytest.fixture

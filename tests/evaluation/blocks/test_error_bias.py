@@ -119,7 +119,7 @@ def test_the_p_value_of_a_source_of_single_images_is_close_to_fishers(oracle, ev
     assert row["p"] <= row["p_adjusted"]
 
 
-def test_a_perfect_oracle_misclassifies_nothing(oracle, evaluate_block):
+def test_a_perfect_oracle_misclassifies_nothing_and_a_uniform_one_has_no_bias(oracle, evaluate_block):
     result = evaluate_block(oracle("perfect"), {"things": oracle("perfect")})
     expected = {"worst_slice": 1, "mean_confidence": 1, "std_confidence": 0, "unbias": 2 / 3}
     assert {name: result.metrics[name].value for name in expected} == pytest.approx(expected)
@@ -127,9 +127,6 @@ def test_a_perfect_oracle_misclassifies_nothing(oracle, evaluate_block):
     assert result.metrics["mean_confidence_incorrect"].value is None
     assert result.tables["slices"]["p_adjusted"].min() == 1
     assert set(result.tables["slices"]["most_common_error"]) == {""}
-
-
-def test_a_uniform_oracle_has_no_bias_and_no_confidence(oracle, evaluate_block):
     metrics = evaluate_block(oracle("uniform", n=600), {"things": oracle("uniform", n=600, seed=1)}).metrics
     assert metrics["mean_confidence"].value == pytest.approx(1 / 3, abs=1e-3)
     assert metrics["unbias"].low <= 2 / 3

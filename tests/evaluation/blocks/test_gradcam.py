@@ -81,7 +81,9 @@ def test_every_metric_can_be_recomputed_from_what_is_saved(saved):
     assert [metrics[name].floor for name in FAITHFULNESS_GAINS] == [0, 0]
 
 
-def test_saved_maps_are_those_of_the_predicted_and_the_true_class(saved, tiny_run):
+def test_saved_maps_are_those_of_both_classes_and_each_image_has_an_overlay_that_the_table_names(
+    saved, tiny_run, drawn_whole
+):
     maps, table = saved.arrays["maps"], saved.tables["images"]
     run = Run.open(tiny_run, accelerator="cpu")
     dataset = run.dataset("test")
@@ -95,9 +97,6 @@ def test_saved_maps_are_those_of_the_predicted_and_the_true_class(saved, tiny_ru
     assert table["path"].tolist() == maps["paths"].tolist()
     assert table["prediction"].tolist() == maps["classes"][maps["predictions"]].tolist()
     np.testing.assert_array_equal(maps["drawn"], table["drawn"])
-
-
-def test_each_image_has_an_overlay_that_the_table_names_and_figures_are_drawn_whole(saved, drawn_whole):
     table = saved.tables["images"]
     overlays = set(table["overlay"])
     assert len(table) == len(overlays) == len(list((saved.folder / "overlays").glob("*.png")))
@@ -109,7 +108,7 @@ def test_each_image_has_an_overlay_that_the_table_names_and_figures_are_drawn_wh
     drawn_whole(saved.folder, {"curves", "sanity", "panels"})
 
 
-def test_as_many_overlays_are_written_as_are_asked_for_under_safe_names_and_a_seed_repeats_them(evaluate_block, oracle):
+def test_overlays_show_the_map_over_the_grey_image_as_many_as_asked_for_under_safe_names(evaluate_block, oracle):
     predictions = oracle("noisy", 12)
     paths = [f"a folder/$(rm) ünï/../{'x' * 200} {i % 2}.png" for i in range(len(predictions))]
     large = torch.full((12, 3, 368, 368), 90, dtype=torch.uint8)
@@ -122,9 +121,6 @@ def test_as_many_overlays_are_written_as_are_asked_for_under_safe_names_and_a_se
     assert plain.images == {}
     assert plain.metrics == again.metrics  # one seed draws the same images
     assert plain.tables["images"]["path"].tolist() == again.tables["images"]["path"].tolist()
-
-
-def test_an_overlay_is_the_grey_image_under_the_colours_of_its_map():
     image, heat = np.full((64, 64, 3), (30, 60, 90), np.uint8), np.zeros((2, 2), np.float32)
     dark, bright = (0.55 * 255 * np.array(colormaps["inferno"](end)[:3]) + 0.45 * 60 for end in (0.0, 1.0))
     np.testing.assert_allclose(render_overlay(image, heat), np.broadcast_to(dark, (64, 64, 3)), atol=1)

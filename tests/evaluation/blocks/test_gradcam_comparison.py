@@ -6,14 +6,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import jaccard_score
 
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation.block import align_predictions
 from avatar_bench.evaluation.blocks.gradcam import GradCam
 from avatar_bench.evaluation.blocks.gradcam.run_comparison import build_wall, compare_overlap
-from avatar_bench.metrics.attribution_maps import OVERLAP_MEASURES, chance_iou
+from avatar_bench.metrics.attribution_maps import OVERLAP_MEASURES, chance_iou, overlaps
 from avatar_bench.models import attribution
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Result
@@ -93,14 +91,6 @@ def saved(compare_maps, oracle, tmp_path_factory):
     return Result.load(result.save(tmp_path_factory.mktemp("overlap") / "gradcam"), arrays=True)
 
 
-def by_hand(first, second):
-    """Compare two maps without ties."""
-    hot = [(heat / heat.max() >= 0.5).ravel() for heat in (first, second)]
-    top = [np.isin(np.arange(heat.size), np.argsort(-heat.ravel())[: round(heat.size / 5)]) for heat in (first, second)]
-    both = first.ravel(), second.ravel()
-    return [jaccard_score(*top), jaccard_score(*hot), pearsonr(*both).statistic, spearmanr(*both).statistic]
-
-
 def test_every_metric_can_be_recomputed_from_the_saved_maps_and_figures_are_drawn_whole(saved, drawn_whole):
     stored = saved.arrays["maps"]
     maps, targets = [stored[f"maps_{k}"] for k in range(3)], stored["targets"]
@@ -108,12 +98,11 @@ def test_every_metric_can_be_recomputed_from_the_saved_maps_and_figures_are_draw
     rivals = (targets[:, None] == targets) & ~np.eye(12, dtype=bool)
     same, others = np.zeros((12, 4)), np.zeros((12, 4))  # means over the pairs of runs, for each image
     for a, b in combinations(range(3), 2):
-        compared = zip(*np.nonzero(rivals | np.eye(12, dtype=bool)), strict=True)
-        table = {(i, j): np.array(by_hand(maps[a][i], maps[b][j])) for i, j in compared}
+        tables = np.stack([*overlaps(maps[a], maps[b]).values()], axis=2)
         for row in range(12):
             columns = np.flatnonzero(rivals[row])
-            same[row] += table[row, row] / 3
-            others[row] += np.mean([table[row, k] + table[k, row] for k in columns], axis=0) / 6
+            same[row] += tables[row, row] / 3
+            others[row] += (tables[row, columns] + tables[columns, row]).mean(axis=0) / 6
     expected = {}
     for ending, rows in {"": targets >= 0, **{f"/{name}": targets == k for k, name in enumerate(CLASSES)}}.items():
         for k, metric in enumerate(OVERLAP_MEASURES):
@@ -137,16 +126,15 @@ def test_two_networks_of_independent_maps_lie_within_the_null(compare_maps, orac
     assert result.warnings == [Reason("not_above_null", names=OVERLAP_MEASURES)]
 
 
-def test_the_same_network_twice_overlaps_wholly(compare_maps, oracle):
+def test_the_same_network_twice_overlaps_wholly_and_a_habit_that_both_share_is_no_more_than_the_null(
+    compare_maps, oracle, noise
+):
     result = compare_maps(oracle("noisy", 60), SAME, SAME)
     for name in (*OVERLAP_MEASURES, *(f"{metric}/{label}" for metric in OVERLAP_MEASURES for label in CLASSES)):
         assert result.metrics[name].value == pytest.approx(1, abs=1e-6)
         assert result.metrics[f"null/{name}"].high < 0.6
     assert result.tables["pairs"]["above_null"].all()
     assert result.warnings == []
-
-
-def test_a_habit_that_both_share_is_no_more_than_the_null(compare_maps, oracle, noise):
     images = noise(90)
     images[:, :, 16:48, 16:48] = 192 + images[:, :, 16:48, 16:48] // 4
     result = compare_maps(oracle("noisy", 90), SAME, APART, inputs=images, resamples=500)
@@ -249,14 +237,13 @@ def test_the_saved_maps_are_those_of_the_class_that_was_asked_for(compute_wall, 
             np.testing.assert_allclose(maps[f"maps_{number}"], expected, rtol=1e-5)
 
 
-def test_a_wall_of_two_trained_runs_is_saved(tiny_run, tmp_path):
+def test_a_wall_of_two_trained_runs_is_saved_and_one_of_an_earlier_version_is_drawn(
+    tiny_run, tmp_path, compute_wall, oracle, draw_saved
+):
     runs = [Run.open(tiny_run, accelerator="cpu", label=name, recipe=name) for name in ("tiny", "twin")]
     result = make_wall(runs, [run.dataset("blind") for run in runs], collage=2, wall=1)
     result.save(tmp_path / "wall")
     np.testing.assert_array_equal(result.arrays["wall"]["maps_0"], result.arrays["wall"]["maps_1"])
-
-
-def test_a_wall_saved_by_an_earlier_version_is_drawn(compute_wall, oracle, draw_saved):
     result = compute_wall(*[oracle("noisy", 12)] * 2, collage=1, wall=1)
     names = ("rows", "of", "input", "of_all_classes", "images_0")
     arrays, result.block = result.arrays["wall"], "gradcam_wall"

@@ -99,7 +99,7 @@ def three(**fields):
     return [run_of(change(results(*args), "calibration", **fields), label) for label, args in arguments.items()]
 
 
-def test_a_score_equals_a_hand_count_and_another_model_moves_nobody_on_the_fixed_range():
+def test_a_score_equals_a_hand_count_also_on_the_scale_of_the_complete_and_moves_nobody_else():
     saved = results(0, 0.9, 50, 20)
     values = {quality: get_metric(saved, quality).value for quality in QUALITIES}
     aurocs = [metric.value for metric in saved["out_of_domain"].metrics.values()]
@@ -121,9 +121,6 @@ def test_a_score_equals_a_hand_count_and_another_model_moves_nobody_on_the_fixed
     many = compare(*three(), run_of(results(7, 0.95, 900, 1.1, 0.85), "wonder"), weights=weights)
     assert result.metrics == {name: metric for name, metric in many.metrics.items() if name != "score/wonder"}
     assert many.tables["scores"]["run"].iloc[0] == "wonder"
-
-
-def test_min_max_is_between_the_worst_and_the_best_of_the_complete():
     runs = [*three(), run_of(results(3, 0.99, 5000, 0.1, clusters=None), "incomplete")]
     table = normalised_of(compare(*runs, scale="min_max"))[["speed", "size"]]
     assert table.loc[["fast", "good"]].to_numpy().tolist() == [[1, 1], [0, 0]]
@@ -156,7 +153,7 @@ def test_a_range_against_the_direction_of_its_metric_is_refused_unless_it_has_no
     assert "normalised/calibration" not in list_scores(compare(*runs, **options, weights=weights))
 
 
-def test_a_model_without_out_of_domain_results_is_listed_and_not_ranked():
+def test_a_model_without_out_of_domain_results_is_listed_and_not_ranked_and_no_metric_is_guessed():
     result = compare(*three(), run_of(results(3, out_of_domain=None), "blind to others"))
     row = list_scores(result).loc["blind to others"]
     assert not row[["complete", "pareto"]].any()
@@ -170,9 +167,6 @@ def test_a_model_without_out_of_domain_results_is_listed_and_not_ranked():
     assert result.tables["scores"]["rank"].dropna().tolist() == [1, 2, 3]
     assert result.warnings == [Reason("not_ranked", n=1, all=4, names=["blind to others"])]
     assert set(result.tables["ranks"]["run"]) == {"good", "middling", "fast"}
-
-
-def test_metrics_that_cannot_be_trusted_are_missing_and_never_guessed():
     few, saved = Reason("too_few_classes"), results(5)
     for metrics, reason in (
         ({"robustness": Metric(None, 0, reason=few)}, Reason("of_block", block="robustness", reason=few)),
@@ -198,7 +192,7 @@ def test_without_two_complete_models_there_are_no_figures_and_without_one_nobody
     assert draw_saved(none) == draw_saved(single) == {}
 
 
-def test_ranks_and_the_front_of_a_single_of_equal_and_of_dominated_models():
+def test_ranks_of_a_single_of_equal_and_of_dominated_models_and_of_random_weightings():
     row = compare(three()[0]).tables["scores"].iloc[0]
     assert row[["rank", "rank_low", "rank_high", "share_first", "share_first_resampled"]].tolist() == [1] * 5
     equal = compare(run_of(results(), "a"), run_of(results(), "b")).tables["scores"]
@@ -212,9 +206,6 @@ def test_ranks_and_the_front_of_a_single_of_equal_and_of_dominated_models():
     assert table["pareto"].to_dict() == {"a": True, "slow": False, "large": False}
     lean = change(slow, "size", value=1.5)
     assert list_scores(compare(run_of(saved, "a"), run_of(lean, "lean")))["pareto"].all()
-
-
-def test_random_weightings_agree_with_a_loop():
     result = compare(*three(), seed=4)
     normalised, table = normalised_of(result)[list(QUALITIES)].to_numpy(), list_scores(result)
     weights = np.random.default_rng(4).dirichlet(np.ones(7), 200)

@@ -97,7 +97,7 @@ def test_recall_of_each_source_its_mean_and_its_worst_equal_a_hand_count(left_ou
     assert worst.high == stats.wilson(208, 400, 0.975)[1] < stats.wilson(10, 20, 0.975)[1]
 
 
-def test_the_interval_of_the_mean_draws_sources_within_each_class(left_out):
+def test_intervals_of_the_mean_draw_sources_within_each_class_and_those_held_out_together(left_out):
     counts = {"real": (10, 10, 10, 10), "drawing": (40, 40), "generated": (12, 25, 38)}
     rng = np.random.default_rng(0)
     pairs = [
@@ -114,6 +114,18 @@ def test_the_interval_of_the_mean_draws_sources_within_each_class(left_out):
     half = scipy.stats.t.ppf(0.975, 6) * np.sqrt(9 / 6) * spread
     assert (mean.low, mean.high) == pytest.approx((mean.value - half, mean.value + half), abs=0.02)
 
+    def evaluate(units):
+        right = [(40 * (k < 6), 40) for k in range(12)]
+        pairs = [left_out(f"s{k}", CLASSES[k % 3], right[k], split={"units": units}) for k in range(12)]
+        return compare(*pairs, resamples=2000)
+
+    alone = evaluate({}).metrics["mean"]
+    together = evaluate({"a": [f"s{k}" for k in range(6)], "b": [f"s{k}" for k in range(6, 12)]})
+    assert set(together.tables["matrix"]["unit"]) == {"a", "b"}
+    assert together.metrics["mean"].value == alone.value == 0.5
+    assert (together.metrics["mean"].low, together.metrics["mean"].high) == (0, 1)
+    assert alone.low > 0.1
+
 
 def test_a_source_below_the_minimum_is_listed_and_has_no_part_in_mean_and_worst(left_out, draw_saved):
     large, small = left_out("studio", "real", (40, 50)), left_out("street", "real", (0, 19))
@@ -128,7 +140,7 @@ def test_a_source_below_the_minimum_is_listed_and_has_no_part_in_mean_and_worst(
     assert set(draw_saved(alone)) == {"recall", "predicted_as"}
 
 
-def test_rows_are_of_recipes_with_intervals_of_seeds_and_groups_and_classes_matched_by_name(left_out):
+def test_rows_are_of_recipes_on_held_out_sources_with_intervals_of_seeds_and_groups(left_out):
     right = (np.random.default_rng(0).random(12) < 0.7).repeat(5)
     row = compare(left_out("studio", "real", right, groups=np.arange(60) // 5)).tables["matrix"].iloc[0]
     assert (row["n"], row["groups"], row["interval"]) == (60, 12, "bootstrap by group")
@@ -144,9 +156,6 @@ def test_rows_are_of_recipes_with_intervals_of_seeds_and_groups_and_classes_matc
     run.classes, run.predictions = turned.classes, lambda dataset: turned
     matrix = compare(first, (run, dataset)).tables["matrix"].set_index("source")
     assert (matrix.loc["ink", "recall"], matrix.loc["ink", "predicted_as_generated"]) == pytest.approx((0.6, 0.4))
-
-
-def test_only_images_of_held_out_sources_are_evaluated_and_those_that_were_drawn_for_test(left_out):
     column = ["gan"] * 30 + [""] * 10  # where a generator is held out, test may hold images without one
     row = compare(left_out("gan", "generated", (20, 40), by="generator", column=column)).tables["matrix"].iloc[0]
     assert (row["n"], row["recall"]) == (30, pytest.approx(2 / 3))
@@ -174,7 +183,7 @@ def test_oracles_recognise_all_a_third_and_nothing(left_out):
     assert compare(*pairs[:7]).metrics["mean"].value == 1 / 2  # of the classes of which a source was held out
 
 
-def test_other_runs_are_left_out_and_a_recipe_that_lacks_a_source_is_named(left_out, plain):
+def test_other_runs_are_left_out_and_what_cannot_be_compared_is_refused(left_out, plain):
     result = compare(left_out("studio", "real", (40, 50)), plain, plain)
     assert result.warnings[0] == Reason("runs_without_held_out", n=2, all=3)
     assert result.n == 50
@@ -182,9 +191,6 @@ def test_other_runs_are_left_out_and_a_recipe_that_lacks_a_source_is_named(left_
     result = compare(*pairs, left_out("gan", "generated", (30, 40), recipe="b"))
     text = "Recipe a frozen has no run that held out gan, unlike other recipes."
     assert text in [format_reason(warning, "leave_one_source_out") for warning in result.warnings]
-
-
-def test_what_cannot_be_compared_is_refused(left_out, plain):
     with pytest.raises(BlockError, match="sweep=leave_one_source_out"):
         compare(plain)
     with pytest.raises(BlockError, match="split=test"):
@@ -252,20 +258,6 @@ def test_the_gain_over_the_base_is_that_of_the_mean_over_sources_with_seeds_aver
     assert (gain.low, gain.high) == pytest.approx(ends, abs=0.02)
     other = compare(*recipes_by_source(left_out), resamples=2000, base="b frozen").metrics["gain/a frozen"]
     assert (other.value, other.low, other.high) == pytest.approx((-gain.value, -gain.high, -gain.low))
-
-
-def test_sources_held_out_together_are_drawn_together(left_out):
-    def evaluate(units):
-        right = [(40 * (k < 6), 40) for k in range(12)]
-        pairs = [left_out(f"s{k}", CLASSES[k % 3], right[k], split={"units": units}) for k in range(12)]
-        return compare(*pairs, resamples=2000)
-
-    alone = evaluate({}).metrics["mean"]
-    together = evaluate({"a": [f"s{k}" for k in range(6)], "b": [f"s{k}" for k in range(6, 12)]})
-    assert set(together.tables["matrix"]["unit"]) == {"a", "b"}
-    assert together.metrics["mean"].value == alone.value == 0.5
-    assert (together.metrics["mean"].low, together.metrics["mean"].high) == (0, 1)
-    assert alone.low > 0.1
 
 
 def test_promises_on_held_out_sources_are_kept_or_broken_by_hand(left_out):

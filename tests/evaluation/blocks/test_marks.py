@@ -122,7 +122,9 @@ def test_a_variation_is_cached_under_each_of_its_parameters():
     assert len({variation.key for variation in variations}) == len(variations)
 
 
-def test_images_that_are_all_predicted_as_the_class_cannot_move(make_predictions, fake_run, dataset_of):
+def test_without_the_class_or_where_all_are_predicted_as_it_nothing_can_move(
+    make_predictions, fake_run, dataset_of, tiny_run, images, capsys
+):
     clean = make_predictions([0, 1, 2, 1], 3 * np.eye(3)[[1, 1, 1, 1]])
     run = fake_run(clean, preprocessing=Preprocessing(8, "squash", (0.5,) * 3, (0.5,) * 3))
     result = Marks(resamples=200).evaluate(run, dataset_of(clean))
@@ -131,9 +133,6 @@ def test_images_that_are_all_predicted_as_the_class_cannot_move(make_predictions
     assert result.warnings == [Reason("always_target", name="generated")]
     with pytest.raises(BlockError, match="has no class 'fake'"):
         Marks(target="fake").evaluate(run, dataset_of(clean))
-
-
-def test_a_run_without_the_class_is_left_out(tiny_run, images, capsys):
     words = ["evaluate", f"ckpt={tiny_run}", *data_of(images / "blind.csv"), "block=marks", "block.marks.target=fake"]
     assert main(words) == 3
     error = capsys.readouterr().err

@@ -166,18 +166,7 @@ def test_two_members_whose_energies_are_known_have_their_weighted_mean(make_pred
     assert result.metrics["auroc/new/energy"].value == auroc
 
 
-def test_a_predictor_of_probabilities_alone_gets_no_score_of_logits_and_the_reason(world):
-    run, dataset = world()
-    predictions = run.predictions
-    run.predictions = lambda dataset: replace(predictions(dataset), has_logits=False)
-    metrics = OutOfDomain(resamples=100).evaluate(run, dataset).metrics
-    for kind, score in product(DETECTION_METRICS, ("energy", "max_logit")):
-        metric = metrics[f"{kind}/things/{score}"]
-        assert (metric.value, metric.reason) == (None, Reason("needs_logits"))
-    assert all(metrics[f"auroc/things/{score}"].value for score in ("msp", "mahalanobis", "knn"))
-
-
-def test_aurocs_equal_those_of_pytorch_ood(world):
+def test_aurocs_equal_those_of_pytorch_ood_and_need_logits(world):
     detector = pytest.importorskip("pytorch_ood.detector")
     run, dataset = world()
     metrics = OutOfDomain(resamples=100).evaluate(run, dataset).metrics
@@ -197,6 +186,14 @@ def test_aurocs_equal_those_of_pytorch_ood(world):
         metric = metrics[f"auroc/animal_faces/{score}"]
         assert metric.value == pytest.approx(sk.roc_auc_score(outside, values), abs=1e-3)
         assert metric.low < metric.value < metric.high
+    run, dataset = world()
+    predictions = run.predictions
+    run.predictions = lambda dataset: replace(predictions(dataset), has_logits=False)
+    metrics = OutOfDomain(resamples=100).evaluate(run, dataset).metrics
+    for kind, score in product(DETECTION_METRICS, ("energy", "max_logit")):
+        metric = metrics[f"{kind}/things/{score}"]
+        assert (metric.value, metric.reason) == (None, Reason("needs_logits"))
+    assert all(metrics[f"auroc/things/{score}"].value for score in ("msp", "mahalanobis", "knn"))
 
 
 def test_intervals_draw_whole_groups_and_keep_the_proportion_of_the_set(world):

@@ -136,12 +136,18 @@ def test_of_new_sources_the_images_of_a_source_say_little_about_another(evaluate
     assert (single.population, single.units, single.reason) == ("these sources", 20, Reason("one_source"))
 
 
-def test_without_old_works_or_the_class_false_alarms_have_a_reason(evaluate_block):
+def test_without_usable_dates_old_works_or_the_class_there_are_reasons_or_refusals(evaluate_block):
     newer = evaluate_block(options={"older_than": "1850"}).metrics["false_alarms/before_1850"]
     assert (newer.value, newer.reason) == (None, Reason("none_older", date="1850"))
     other = evaluate_block(options={"target": "ai"})
     assert other.metrics["false_alarms/before_2021"].reason == Reason("no_class", name="ai")
     assert other.tables["periods"]["false_alarms"].isna().all()
+    with pytest.raises(BlockError, match="no image has a date,"):
+        evaluate_block([(1, 1, "", "", 4), (0, 0, "", "", 4)])
+    with pytest.raises(BlockError, match="no image has a date that says its month"):
+        evaluate_block([(1, 1, "2020", "", 4), (0, 0, "", "2021", 4)], options={"period": "month"})
+    with pytest.raises(ConfigError, match=r"older_than=2021-00: expected YYYY, YYYY-MM or YYYY-MM-DD"):
+        OverTime(older_than="2021-00")
 
 
 def test_the_cut_is_that_of_the_option_of_the_split_or_of_the_images(evaluate_block, fake_run, dataset_of, oracle):
@@ -178,15 +184,6 @@ def test_weights_that_may_have_seen_the_images_are_named(evaluate_block):
     assert warn("resnet18.mine") == [Reason("weights_of_unknown_age", weights="mine")]
     assert warn("onnx", weights="none", record={"kind": "onnx"}) == [Reason("pretraining_unknown")]
     assert "3 of 29" in format_reason(old, "over_time")
-
-
-def test_images_without_usable_dates_are_refused(evaluate_block):
-    with pytest.raises(BlockError, match="no image has a date,"):
-        evaluate_block([(1, 1, "", "", 4), (0, 0, "", "", 4)])
-    with pytest.raises(BlockError, match="no image has a date that says its month"):
-        evaluate_block([(1, 1, "2020", "", 4), (0, 0, "", "2021", 4)], options={"period": "month"})
-    with pytest.raises(ConfigError, match=r"older_than=2021-00: expected YYYY, YYYY-MM or YYYY-MM-DD"):
-        OverTime(older_than="2021-00")
 
 
 @pytest.mark.parametrize(("language", "length"), [("en", "year"), ("ru", "month")])

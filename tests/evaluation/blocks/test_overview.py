@@ -114,7 +114,13 @@ def test_what_is_missing_is_null_and_listed():
     assert warnings == {("a", "b"): everywhere, ("b",): {"robustness"}}
 
 
-def test_runs_of_different_data_are_named_in_groups():
+def test_bias_equals_a_hand_count_and_runs_of_different_data_are_named_in_groups():
+    table = compare(run_of(results(), "a")).tables["bias"].set_index(["on", "class"])["excess"]
+    assert table["domain"].to_dict() == pytest.approx({"drawing": 0.2, "generated": -0.2, "real": 0.0})
+    drawing = (30 * 0.2 + 10 * 0.6) / 40 - 1 / 3  # of cats and mugs: toons are drawings
+    assert table["ood", "drawing"] == pytest.approx(drawing)
+    assert table["ood"].sum() == pytest.approx(0)
+    assert table["corrupted", "real"] == pytest.approx(0.1)
     runs = [run_of(results(fingerprint=data), label) for data, label in (("f1", "a"), ("f2", "b"), ("f1", "c"))]
     result = compare(*runs)
     assert Reason("different_images", groups="a, c | b") in result.warnings
@@ -122,15 +128,6 @@ def test_runs_of_different_data_are_named_in_groups():
     stale = results()
     stale["robustness"].provenance["data_fingerprint"] = "f0"
     assert Reason("mixed_images", runs=["a"]) in compare(run_of(stale, "a")).warnings
-
-
-def test_bias_equals_a_hand_count():
-    table = compare(run_of(results(), "a")).tables["bias"].set_index(["on", "class"])["excess"]
-    assert table["domain"].to_dict() == pytest.approx({"drawing": 0.2, "generated": -0.2, "real": 0.0})
-    drawing = (30 * 0.2 + 10 * 0.6) / 40 - 1 / 3  # of cats and mugs: toons are drawings
-    assert table["ood", "drawing"] == pytest.approx(drawing)
-    assert table["ood"].sum() == pytest.approx(0)
-    assert table["corrupted", "real"] == pytest.approx(0.1)
 
 
 def test_an_ensemble_bears_a_mark_its_name_and_no_warning_for_what_only_a_network_has(draw_saved):

@@ -107,13 +107,21 @@ def test_the_figures_name_the_frequent_class_and_draw_macro_f1(evaluate_block, n
         np.testing.assert_allclose(axes.lines[0].get_ydata(), table.loc[table["frequent"] == name, "macro_f1"])
 
 
-def test_a_perfect_oracle_is_right_under_every_mix_and_a_uniform_one_at_its_floors(evaluate_block, oracle):
+def test_oracles_are_right_or_guess_under_every_mix_and_sets_and_runs_without_its_classes_are_refused(
+    evaluate_block, oracle, make_predictions
+):
     for name, metric in evaluate_block(oracle("perfect")).metrics.items():
         assert metric.value == pytest.approx(float("accuracy" in name or "macro_f1" in name), abs=1e-5)
     uniform = evaluate_block(oracle("uniform", n=900), run={"record": {"balance": "sampler"}})
     for name, metric in uniform.metrics.items():
         if not name.startswith(("estimated/", "prior_error")):  # noise has likeliest shares too, anywhere
             assert metric.value == pytest.approx(metric.floor, abs=0.06), name
+    with pytest.raises(BlockError, match="no image of class 'real'"):
+        evaluate_block(make_predictions(np.arange(60) % 2, np.zeros((60, 3)), sources=[""] * 60))
+    with pytest.raises(BlockError, match="no mix fits the classes of this run"):
+        evaluate_block(oracle("noisy", classes=4))
+    with pytest.raises(BlockError, match="training"):
+        evaluate_block(oracle("noisy"), training={"drawing": 1.0})
 
 
 @pytest.mark.parametrize(
@@ -148,15 +156,6 @@ def test_shares_are_counted_where_the_record_lacks_them_and_what_cannot_be_count
     noisy.targets[:6] = -1
     result = evaluate_block(noisy)
     assert (result.n, result.warnings) == (234, [Reason("unlabelled", n=6, all=240)])
-
-
-def test_a_set_without_a_class_and_a_run_of_other_classes_are_refused(evaluate_block, make_predictions, oracle):
-    with pytest.raises(BlockError, match="no image of class 'real'"):
-        evaluate_block(make_predictions(np.arange(60) % 2, np.zeros((60, 3)), sources=[""] * 60))
-    with pytest.raises(BlockError, match="no mix fits the classes of this run"):
-        evaluate_block(oracle("noisy", classes=4))
-    with pytest.raises(BlockError, match="training"):
-        evaluate_block(oracle("noisy"), training={"drawing": 1.0})
 
 
 def test_the_command_adds_and_removes_mixes(tiny_run, tmp_path):

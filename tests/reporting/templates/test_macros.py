@@ -61,9 +61,6 @@ def cell(templates):
 )
 def test_a_cell_shows_its_value(cell, value, html):
     assert cell(value) == html
-
-
-def test_a_cell_takes_its_digits_from_its_column(cell):
     assert cell(2.345, digits=1) == "2.3"
     assert cell({"value": 2.345, "digits": 2}, digits=1) == '<span class="value">2.35</span>'
 
@@ -74,10 +71,7 @@ def test_a_cell_takes_its_digits_from_its_column(cell):
         (
             {"value": 0.5, "low": 0.4, "high": 0.7, "floor": 0.3},
             {"start": 0.2, "stop": 0.7, "digits": 2},
-            [
-                *('<span class="bounds">0.40–0.70</span>', 'class="range" x1="40.0" x2="100"'),
-                *('circle cx="60.0"', 'class="floor" x1="20.0"'),
-            ],
+            [">0.40–0.70</span>", 'class="range" x1="40.0" x2="100"', 'circle cx="60.0"', 'class="floor" x1="20.0"'],
         ),
         (
             {"value": 0.1, "low": -3.0, "high": 4.0},  # beyond the scale
@@ -96,14 +90,10 @@ def test_a_cell_draws_intervals_to_scale_and_the_marker_of_a_model(cell, value, 
     assert [part for part in parts if part not in html] == []
 
 
-def test_a_row_of_two_models_names_both(templates):
-    html = templates.from_string(IMPORT + '{{ ui.table(["pair"], rows, "Pairs") }}').render(
-        rows=[{"cells": ["x"], "model": ["a", 'b"']}]
-    )
+def test_a_row_of_two_models_names_both_and_a_russian_page_has_russian_words(templates):
+    table = templates.from_string(IMPORT + '{{ ui.table(["pair"], rows, "Pairs") }}')
+    html = table.render(rows=[{"cells": ["x"], "model": ["a", 'b"']}])
     assert 'data-model="a\nb&#34;"' in html
-
-
-def test_a_russian_page_has_russian_words(templates):
     with use_language("ru"):
         html = templates.from_string(IMPORT + '{% call ui.page("x", []) %}{% endcall %}').render()
         assert all(_(words) in html for words in ("Contents", "Dark theme", "Skip to content", "Full size"))
