@@ -1,16 +1,11 @@
 """Predictions whose figures are known beforehand, and a stand-in for the Run that made them."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
 
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.leakage import Leakage
@@ -26,7 +21,7 @@ from avatar_bench.runs.saved_calibration import DecisionImages, OodReference, Sa
 CLASSES = ("drawing", "generated", "real")
 
 
-def make(targets: Any, logits: Any, **fields: Any) -> Predictions:
+def make(targets, logits, **fields):
     """Return Predictions with groups of one image, four sources a class and two empty features, or these fields."""
     n = len(targets)
     classes = fields.pop("classes", CLASSES)
@@ -41,20 +36,20 @@ def make(targets: Any, logits: Any, **fields: Any) -> Predictions:
 
 
 @pytest.fixture
-def draw_saved(tmp_path: Path) -> Callable[[Result], Mapping[str, Figure]]:
+def draw_saved(tmp_path):
     """Draw the figures of a Result as they are drawn from its files, in the current language."""
 
-    def draw(result: Result) -> Mapping[str, Figure]:
+    def draw(result):
         return draw_figures(Result.load(result.save(tmp_path / "drawn" / result.block), arrays=True))
 
     return draw
 
 
 @pytest.fixture
-def drawn_whole(inside: Callable[[Figure], bool]) -> Callable[[Path, set[str]], None]:
+def drawn_whole(inside):
     """Assert that the figures of a saved Result have these names and lie inside their pages, in both languages."""
 
-    def check(folder: Path, names: set[str]) -> None:
+    def check(folder, names):
         result = Result.load(folder, arrays=True)
         for language in ("en", "ru"):
             with use_language(language):
@@ -66,19 +61,19 @@ def drawn_whole(inside: Callable[[Figure], bool]) -> Callable[[Path, set[str]], 
 
 
 @pytest.fixture(scope="session")
-def make_predictions() -> Callable[..., Predictions]:
+def make_predictions():
     return make
 
 
 @pytest.fixture(scope="session")
-def oracle() -> Callable[..., Predictions]:
+def oracle():
     """Build Predictions of `n` images, targets in turn, of a network of one kind.
 
     "perfect": right with confidence 1. "uniform": all probabilities nearly equal, ties broken at random. "noisy": right
     mostly. ("permuted", order): noisy, its outputs in another order. Embeddings (N, 8) lean to the target as logits do.
     """
 
-    def build(kind: str | tuple[str, Sequence[int]], n: int = 240, classes: int = 3, seed: int = 0) -> Predictions:
+    def build(kind, n=240, classes=3, seed=0):
         rng = np.random.default_rng(seed)
         targets = np.arange(n) % classes
         names = CLASSES if classes == len(CLASSES) else tuple(f"class{index}" for index in range(classes))
@@ -94,10 +89,10 @@ def oracle() -> Callable[..., Predictions]:
 
 
 @pytest.fixture(scope="session")
-def dataset_of() -> Callable[..., Any]:
+def dataset_of():
     """Build a stand-in for the Dataset of some Predictions: frame, image(row) and name, of grey images."""
 
-    def build(predictions: Predictions, name: str = "test", **columns: Any) -> Any:
+    def build(predictions, name="test", **columns):
         labels = [predictions.classes[target] if target >= 0 else "" for target in predictions.targets]
         plain = {"path": predictions.paths, "label": labels, "source": predictions.sources, "group": predictions.groups}
         blank = dict.fromkeys(
@@ -113,13 +108,13 @@ def dataset_of() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def calibrated(dataset_of: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+def calibrated(dataset_of):
     """Build the field of a run that was calibrated on Predictions, the even ones of them as reference.
 
     The distance of a reference image is that to its fifth nearest among the others.
     """
 
-    def build(held: Predictions, **columns: Any) -> dict[str, Any]:
+    def build(held, **columns):
         is_reference = np.arange(len(held)) % 2 == 0
         unit = held.embeddings / np.linalg.norm(held.embeddings, axis=1, keepdims=True)
         gaps = np.linalg.norm(unit[:, None] - unit[None, is_reference], axis=2)
@@ -138,30 +133,22 @@ def calibrated(dataset_of: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def fake_run() -> Callable[..., Any]:
+def fake_run():
     """Build a stand-in for a Run from the Predictions of its sets.
 
     `variations` maps a Variation to Predictions; `blind` and `ood` are (dataset, Predictions) and a mapping of names to
     such pairs. What is left out raises BlockError, or is not there, as on a Run that lacks it.
     """
 
-    def build(
-        predictions: Predictions,
-        calibration: Predictions | None = None,
-        training: Predictions | None = None,
-        variations: Callable[[Any], Predictions] | None = None,
-        blind: tuple[Any, Predictions] | None = None,
-        ood: Mapping[str, tuple[Any, Predictions]] | None = None,
-        **fields: Any,
-    ) -> Any:
+    def build(predictions, calibration=None, training=None, variations=None, blind=None, ood=None, **fields):
         known = {name: pair[1] for name, pair in (ood or {}).items()} | ({"blind": blind[1]} if blind else {})
 
-        def require(of_images: Predictions | None) -> Predictions:
+        def require(of_images):
             if of_images is None:
                 raise BlockError("the run does not know these images.")
             return of_images
 
-        def vary(dataset: Any, wanted: Sequence[Any]) -> list[Predictions]:
+        def vary(dataset, wanted):
             return [variations(variation) if variations else predictions for variation in wanted]
 
         plain = dict.fromkeys(("decision_calibration", "folder", "temperature_fit", "history"))
@@ -191,7 +178,7 @@ def fake_run() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def colour_finder() -> Callable[..., Any]:
+def colour_finder():
     """Build a Classifier for 64 pixels whose evidence is known: class k looks at one colour, cell by cell.
 
     `colours` are those of the classes, 0 to 2. The map of a class has side `cells` and is its colour's mean in each
@@ -204,7 +191,7 @@ def colour_finder() -> Callable[..., Any]:
     from avatar_bench.models.model_card import Card
 
     class Finder(nn.Module):
-        def __init__(self, colours: Sequence[int], cells: int, above: float, weight: float) -> None:
+        def __init__(self, colours, cells, above, weight):
             super().__init__()
             side = 64 // cells
             self.feature_info = [{"module": "cells", "num_chs": 3, "reduction": side}]
@@ -214,19 +201,19 @@ def colour_finder() -> Callable[..., Any]:
                 self.cells.bias.fill_(2 - 4 * above)  # a pixel of 0..1 arrives as 4 x - 2
                 self.head.weight.copy_(weight * torch.eye(3)[list(colours)])
 
-        def forward_features(self, images: Any) -> Any:
+        def forward_features(self, images):
             return self.cells(images).relu()
 
-        def forward_head(self, features: Any, pre_logits: bool = False) -> Any:
+        def forward_head(self, features, pre_logits=False):
             return features.mean(dim=(2, 3))
 
-        def get_classifier(self) -> Any:
+        def get_classifier(self):
             return self.head
 
-        def group_matcher(self, coarse: bool = False) -> dict[str, str]:
+        def group_matcher(self, coarse=False):
             return {"stem": "cells", "blocks": "head"}
 
-    def build(colours: Sequence[int] = (0, 1, 2), cells: int = 8, above: float = 0.0, weight: float = 80.0) -> Any:
+    def build(colours=(0, 1, 2), cells=8, above=0.0, weight=80.0):
         card = Card(CLASSES, "colours", {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)})
         return Classifier(card, Finder(colours, cells, above, weight)).eval()
 
@@ -234,11 +221,11 @@ def colour_finder() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
-def noise() -> Callable[..., Any]:
+def noise():
     """Draw uint8 images (n, 3, 64, 64) of 8 x 8 cells; no two cells of an image have as much of a colour."""
     import torch
 
-    def draw(n: int, seed: int = 0) -> Any:
+    def draw(n, seed=0):
         levels = np.broadcast_to(np.arange(256, dtype=np.uint8), (n, 3, 256))
         small = np.random.default_rng(seed).permuted(levels, axis=2)[:, :, :64].reshape(n, 3, 8, 8)
         return torch.from_numpy(small.repeat(8, axis=2).repeat(8, axis=3))

@@ -68,14 +68,8 @@ def test_a_set_that_a_block_reads_beside_its_own_is_counted_and_damaged_lines_ar
     evaluate(run_copy, "block=calibration", "block.calibration.resamples=100")
     assert capsys.readouterr().out.splitlines()[-1] == "blind: evaluated 1 time on 1 run"
     log = write(run_copy / "evaluation" / LOG_FILE, ("f", "1", "a"))
-    damaged = (
-        "{",
-        "[1]",
-        '{"fingerprint": "f"}',
-        "\x00",
-        '{"fingerprint": "f", "command": 1, "runs": 3}',
-        '{"set": "bl',
-    )
+    damaged = ["{", "[1]", '{"fingerprint": "f"}', "\x00"]
+    damaged += ['{"fingerprint": "f", "command": 1, "runs": 3}', '{"set": "bl']
     with log.open("a", encoding="utf-8") as file:
         file.write("\n".join(damaged))
     evaluate(run_copy, "split=blind")

@@ -32,13 +32,6 @@ def test_wilson_equals_scipy_and_holds_the_proportion_itself(level):
     assert stats.wilson(0, 0) == (0.0, 1.0)
 
 
-def test_wilson_covers_the_truth_as_often_as_it_says():
-    shares = np.random.default_rng(0).uniform(0.1, 0.9, 4000)
-    seen = np.random.default_rng(1).binomial(150, shares)
-    ends = np.array([stats.wilson(int(k), 150) for k in seen])
-    assert np.mean((ends[:, 0] <= shares) & (shares <= ends[:, 1])) == pytest.approx(0.95, abs=0.02)
-
-
 def clustered_hits(generator, clusters=120, size=5, mean=0.7):
     """Draw hits whose chance differs by cluster (Beta, mean .7), so that images of a cluster agree."""
     chance = generator.beta(2 * mean, 2 * (1 - mean), clusters)

@@ -1,20 +1,15 @@
 """Folders of runs as train and evaluate leave them, made by hand in a moment."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from matplotlib.figure import Figure
 
 from avatar_bench.metrics import plots
 from avatar_bench.reporting.page import write_report
@@ -22,20 +17,16 @@ from avatar_bench.reporting.study import read_study
 from avatar_bench.results.result import Metric, Result
 
 CLASSES = ("drawing", "generated", "real")
-_RATES = {
-    "coverage": (0.812, 0.7, 0.9),
-    "error": (0.1, 0.05, 0.2),
-    "recall": (0.9, 0.8, 0.95),
-    "false_alarms": (0.01, 0.005, 0.02),
-}
+_RATES = {"coverage": (0.812, 0.7, 0.9), "error": (0.1, 0.05, 0.2)}
+_RATES |= {"recall": (0.9, 0.8, 0.95), "false_alarms": (0.01, 0.005, 0.02)}
 
 
-def checkpoint(name: str) -> str:
+def checkpoint(name):
     """Return the hash of the checkpoint of a run."""
     return hashlib.sha256(name.encode()).hexdigest()
 
 
-def write_run(root: Path, name: str, seed: int = 1, **record: Any) -> Path:
+def write_run(root, name, seed=1, **record):
     """Write run.json, config.yaml and split.csv of a run whose experiment is its name."""
     folder = root / name
     folder.mkdir(parents=True)
@@ -52,16 +43,8 @@ def write_run(root: Path, name: str, seed: int = 1, **record: Any) -> Path:
 
 
 def write_result(
-    folder: Path,
-    block: str,
-    name: str = "test",
-    metrics: dict[str, Metric] | None = None,
-    tables: dict[str, pd.DataFrame] | None = None,
-    figures: Sequence[str] = (),
-    classes: Sequence[str] = CLASSES,
-    images: Sequence[str] = (),
-    **provenance: Any,
-) -> Path:
+    folder, block, name="test", metrics=None, tables=None, figures=(), classes=CLASSES, images=(), **provenance
+):
     """Save a Result below a run's folder, of the run's own checkpoint unless another is given."""
     record = json.loads((folder / "run.json").read_text()) if (folder / "run.json").is_file() else {}
     origin = {key: record[key] for key in ("checkpoint_sha256", "seed") if record.get(key)}
@@ -70,7 +53,7 @@ def write_result(
     result.provenance = versions | origin | provenance
     result.images = {image: np.zeros((2, 2, 3), np.uint8) for image in images}
 
-    def draw(saved: Result) -> dict[str, Figure]:
+    def draw(saved):
         drawn = {title: plots.create_figure(1, 1) for title in figures}
         for title, figure in drawn.items():
             figure.text(0, 0.5, f"{folder.name[:9]} {name} {block[:9]} {title}", size=4)
@@ -79,14 +62,12 @@ def write_result(
     return result.save(folder / "evaluation" / name / block, draw)
 
 
-def accuracy(value: float, spread: float = 0.05) -> Metric:
+def accuracy(value, spread=0.05):
     """Return an accuracy with an interval of twice the spread."""
     return Metric(value, 90, value - spread, value + spread, "wilson", floor=1 / 3)
 
 
-def make_curve(
-    *sets: str, classes: tuple[str, ...] = CLASSES, thresholds: tuple[float, ...] = (0.0, 0.9, 1.0)
-) -> pd.DataFrame:
+def make_curve(*sets, classes=CLASSES, thresholds=(0.0, 0.9, 1.0)):
     """Return an operating curve with the same numbers for all sets, classes and thresholds, but for no answer at 1."""
     rows = []
     for of in sets:
@@ -101,7 +82,7 @@ def make_curve(
     return pd.DataFrame(rows, columns=columns)
 
 
-def write_ranking(root: Path, name: str, rows: Sequence[tuple[Any, ...]], compared: Sequence[str] = ()) -> Path:
+def write_ranking(root, name, rows, compared=()):
     """Save a ranking of significance: recipe, accuracy, low, high, rank_low, rank_high, tied_with_best, letters."""
     columns = ["recipe", "accuracy", "low", "high", "rank_low", "rank_high", "tied_with_best", "letters"]
     table = pd.DataFrame(list(rows), columns=columns)
@@ -112,7 +93,7 @@ def write_ranking(root: Path, name: str, rows: Sequence[tuple[Any, ...]], compar
     )
 
 
-def write_ensemble(root: Path, label: str, value: float, name: str = "test", kind: str = "ensemble") -> Path:
+def write_ensemble(root, label, value, name="test", kind="ensemble"):
     """Write an ensemble of all runs here, and its accuracy on a set."""
     folder = root / "ensembles" / label
     folder.mkdir(parents=True)
@@ -125,13 +106,13 @@ def write_ensemble(root: Path, label: str, value: float, name: str = "test", kin
     return folder
 
 
-def balanced(value: float, spread: float = 0.05, level: float = 1 / 3) -> Metric:
+def balanced(value, spread=0.05, level=1 / 3):
     """Return a balanced accuracy with its interval and the level of guessing."""
     return Metric(value, 90, value - spread, value + spread, "bootstrap by group", floor=level)
 
 
 @pytest.fixture(scope="session")
-def evaluated_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def evaluated_runs(tmp_path_factory):
     """A folder of two runs, good and poor, both evaluated by blind_test on test and blind; never write into it."""
     root = tmp_path_factory.mktemp("evaluated") / "runs"
     for name, value in (("good", 0.9), ("poor", 0.6)):
@@ -145,7 +126,7 @@ def evaluated_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def report(evaluated_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report(evaluated_runs, tmp_path_factory):
     """The report of a copy of the evaluated runs; never write into its folder."""
     copy = Path(shutil.copytree(evaluated_runs, tmp_path_factory.mktemp("reported") / "runs"))
     write_report(read_study(copy), copy / "report.html", "en")
@@ -153,6 +134,6 @@ def report(evaluated_runs: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.fixture
-def runs(evaluated_runs: Path, tmp_path: Path) -> Path:
+def runs(evaluated_runs, tmp_path):
     """A copy of the evaluated runs that a test may change."""
     return Path(shutil.copytree(evaluated_runs, tmp_path / "runs"))

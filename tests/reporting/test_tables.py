@@ -96,11 +96,8 @@ def test_values_of_tables_keep_their_kind_also_where_they_are_turned():
     assert make_value_cell(3.0) == {"text": "3", "value": 3.0}
     assert list_keys(lay(table.assign(e=math.nan))) == ["a", "b", "c", "d"]  # e would be a row of dashes
     table = pd.DataFrame({"mixed": [1.0, 0.687, math.nan], "whole": [1.0, 12.0, math.nan], "counts": [3, 4, 5]})
-    assert lay(table).texts == [
-        ["1.000", "1", "3"],
-        ["0.687", "12", "4"],
-        ["–", "–", "5"],
-    ]  # whole alone: no digits
+    # whole numbers alone are written without digits
+    assert lay(table).texts == [["1.000", "1", "3"], ["0.687", "12", "4"], ["–", "–", "5"]]
     turned = transpose(lay(pd.DataFrame({"run": ["m", "n"], "x": [1, 2], "y": [0.5, math.nan]})))
     assert [column["text"] for column in turned.columns] == ["run", "m", "n"]
     assert turned.texts == [["x", "1", "2"], ["y", "0.500", "–"]]

@@ -94,10 +94,7 @@ def by_libraries(probabilities, targets):
     tensors = torch.from_numpy(probabilities), torch.from_numpy(targets)
     confidence = probabilities.max(axis=1)
     gap = pd.Series((probabilities.argmax(axis=1) == targets) - confidence)
-    classwise = [
-        tm.binary_calibration_error(torch.from_numpy(column.copy()), torch.from_numpy(targets == index), n_bins=15)
-        for index, column in enumerate(probabilities.T)
-    ]
+    classwise = [tm.binary_calibration_error(tensors[0][:, k].clone(), tensors[1] == k, n_bins=15) for k in range(3)]
     return {
         "nll": sk.log_loss(targets, probabilities),
         "brier": sk.brier_score_loss(targets, probabilities, scale_by_half=False),
@@ -323,10 +320,9 @@ def test_reliability_is_drawn_before_and_after_scaling_and_its_legend_names_each
     assert len(figures["confidence"].axes) == panels
     assert [axes.get_title().splitlines()[0] for axes in figures["reliability"].axes[:panels]] == titles
     (legend,) = figures["reliability"].legends
-    assert {text.get_text() for text in legend.get_texts()} == {
-        *("accuracy of these predictions", "the same at their mean confidence, with 95% interval"),
-        "perfect calibration",
-    }
+    marks = {"accuracy of these predictions", "perfect calibration"}
+    marks.add("the same at their mean confidence, with 95% interval")
+    assert {text.get_text() for text in legend.get_texts()} == marks
 
 
 def test_one_image_is_enough_and_an_evaluated_or_unlabelled_blind_set_is_no_row_of_shift(
@@ -382,10 +378,8 @@ def test_figures_name_corruptions_in_the_language_asked_for_and_have_ticks_at_wh
         figures = draw_saved(result)
         lines = [format_reason(warning, "calibration") for warning in result.warnings]
     labels = [label.get_text().split(" (")[0] for label in figures["shift"].axes[0].get_yticklabels()]
-    assert labels == [
-        *("test", "шум", "размытие", "яркость", "поворот", "JPEG"),
-        *("цветной фильтр", "круглая обрезка", "наклейка", "надпись"),
-    ]
+    kinds = "шум|размытие|яркость|поворот|JPEG|цветной фильтр|круглая обрезка|наклейка|надпись"
+    assert labels == ["test", *kinds.split("|")]
     assert any(line.startswith("шум: ") for line in lines)
     assert set(figures) == {"reliability", "confidence", "coverage", "shift"}
     for figure in figures.values():

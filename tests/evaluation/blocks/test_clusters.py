@@ -37,13 +37,9 @@ def by_source(make_predictions):
         targets, number = np.arange(240) // 2 % 3, np.arange(240) // 6 % 4
         centres = rng.normal(size=(3, 4, 6)) * spread
         embeddings = rng.normal(size=(240, 6)) + centres[targets, number] + 2 * np.eye(6)[targets]
-        return make_predictions(
-            targets,
-            rng.normal(size=(240, 3)) + 4 * np.eye(3)[targets],
-            embeddings=embeddings.astype(np.float32),
-            groups=[f"g{i // 2}" for i in range(240)],
-            sources=[f"s{source}" for source in number],
-        )
+        logits = rng.normal(size=(240, 3)) + 4 * np.eye(3)[targets]
+        names = {"groups": [f"g{i // 2}" for i in range(240)], "sources": [f"s{source}" for source in number]}
+        return make_predictions(targets, logits, embeddings=embeddings.astype(np.float32), **names)
 
     return build
 

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -103,12 +104,9 @@ def measure(monkeypatch, tiny_run):
     """
 
     def build(slower, share=0.95, **options):
-        rows = [
-            ("torch", batch, 1, network, number, 0.01 * batch * (1 + slower * (network == "copy")))
-            for network in ("run", "copy")
-            for batch in (1, 4)
-            for number in range(5)
-        ]
+        factor = {"run": 1, "copy": 1 + slower}
+        calls = product(factor, (1, 4), range(5))
+        rows = [("torch", batch, 1, name, number, 0.01 * batch * factor[name]) for name, batch, number in calls]
         samples = pd.DataFrame(rows, columns=["runtime", "batch", "threads", "network", "round", "seconds"])
         samples["processor_seconds"] = share * samples["seconds"]
         passes = pd.DataFrame({"workers": [2, 2], "round": [0, 1], "images": [100, 100], "seconds": [1.0, 1.05]})
@@ -250,14 +248,11 @@ def test_the_figure_is_drawn_inside_the_page_in_both_languages(inside):
     rate = {"images_per_second": 5.0, "images_per_second_low": 4.0, "images_per_second_high": 6.0}
     times = {"latency_ms": 1.0, "latency_ms_p95": 2.0, "device": "cpu"} | rate
     settings = [("torch", 1, "run"), ("torch", 16, "run"), ("contiguous", 16, "run"), ("torch", 16, "copy")]
-    rows = [
-        {"runtime": runtime, "threads": threads, "network": network, "batch": batch} | times
-        for runtime, threads, network in settings
-        for batch in (1, 8)
-    ]
+    columns = ["runtime", "threads", "network", "batch"]
+    latency = pd.DataFrame([(*setting, batch) for setting in settings for batch in (1, 8)], columns=columns)
     kind = {"runtime": "openvino", "precision": "bf16", "threads": 16, "command": "predict", "batch": 32} | rate
     end_to_end = pd.DataFrame([kind | {"workers": workers} for workers in (16, 0)])
-    tables = {"latency": pd.DataFrame(rows), "end_to_end": end_to_end}
+    tables = {"latency": latency.assign(**times), "end_to_end": end_to_end}
     result = Result("efficiency", "blind", 0, ("real",), tables=tables)
     for language in LANGUAGES:
         with use_language(language):

@@ -136,10 +136,8 @@ def test_panels_pair_correct_images_with_the_most_confident_errors(evaluate_bloc
     assert shown["images"].shape == (4, 64, 64, 3)
     titles = [axes.get_title() for axes in draw_saved(result)["panels"].axes if axes.get_title()]
     correct, incorrect = (f"{table['confidence'][row]:.0%}" for row in (0, 2))
-    assert titles[:5] == [
-        *(f"drawing\ncorrect, {correct}", "predicted:\ndrawing"),
-        *(f"drawing\nincorrect, {incorrect}", "predicted:\ngenerated", "true:\ndrawing"),
-    ]
+    assert titles[:2] == [f"drawing\ncorrect, {correct}", "predicted:\ndrawing"]
+    assert titles[2:5] == [f"drawing\nincorrect, {incorrect}", "predicted:\ngenerated", "true:\ndrawing"]
 
 
 def test_a_network_that_sees_red_points_at_what_is_red(evaluate_block, make_predictions, colour_finder, monkeypatch):

@@ -51,10 +51,8 @@ def results(seed=0, right=0.8, speed=100.0, size=5.0, shift=0.8, **changes):
         },
     }
     about = {"data_fingerprint": "f1", "options": {"seed": 0}, "sets": {"cats": "c", "mugs": "m"}, "machine": "one"}
-    return {
-        block: Result(block, "test", N, CLASSES, collected, provenance=dict(about))
-        for block, collected in metrics.items()
-    } | changes
+    made = {name: Result(name, "test", N, CLASSES, of, provenance=dict(about)) for name, of in metrics.items()}
+    return made | changes
 
 
 def run_of(saved, label="a", recipe=None, seed=1, classes=CLASSES):
@@ -322,10 +320,8 @@ def test_metrics_that_do_not_rest_on_the_same_are_named():
     other["efficiency"].provenance["machine"] = "another"
     other["robustness"].provenance["options"] = {"at": "native"}
     result = compare(run_of(results(0), "a"), run_of(other, "b"), run_of(results(2), "c"))
-    assert result.warnings == [
-        Reason("other_machines" if key == "speed" else "other_basis", quality=key, groups="a, c | b")
-        for key in ("accuracy", "robustness", "ood", "speed")
-    ]
+    bases = {"accuracy": "other_basis", "robustness": "other_basis", "ood": "other_basis", "speed": "other_machines"}
+    assert result.warnings == [Reason(code, quality=key, groups="a, c | b") for key, code in bases.items()]
     assert list_scores(result)["data_fingerprint"].to_dict() == {"a": "f1", "b": "f1|f2", "c": "f1"}
 
 
@@ -384,13 +380,9 @@ def test_it_reads_what_the_blocks_themselves_save(oracle, fake_run, dataset_of, 
     """No quality from the real blocks is missing, and those of images have an interval."""
     inside, outside = oracle("noisy", 90), oracle("uniform", 60, seed=3)
     outside = replace(outside, targets=np.full(60, -1), groups=np.char.add("o", outside.groups))
-    run = fake_run(
-        inside,
-        calibration=oracle("noisy", 60, seed=5),
-        training=oracle("noisy", 90, seed=8),
-        ood={"mugs": (dataset_of(outside, "mugs"), outside)},
-        preprocessing=Preprocessing(8, "squash", (0.5,) * 3, (0.2,) * 3),
-    )
+    others = {"calibration": oracle("noisy", 60, seed=5), "training": oracle("noisy", 90, seed=8)}
+    others |= {"ood": {"mugs": (dataset_of(outside, "mugs"), outside)}}
+    run = fake_run(inside, preprocessing=Preprocessing(8, "squash", (0.5,) * 3, (0.2,) * 3), **others)
     saved = {"efficiency": results()["efficiency"]}
     for block in ("blind_test", "robustness", "calibration", "out_of_domain", "clusters"):
         options = {"delivery": ["web"], "severities": [1, 3]} if block == "robustness" else {}

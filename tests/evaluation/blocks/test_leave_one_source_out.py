@@ -66,11 +66,8 @@ def plain(fake_run, dataset_of, oracle):
 
 
 def test_recall_of_each_source_its_mean_and_its_worst_equal_a_hand_count(left_out, draw_saved):
-    result = compare(
-        left_out("studio", "real", (40, 50)),
-        left_out("2019", "drawing", (27, 30)),
-        left_out("gan", "generated", (10, 40)),
-    )
+    rows = (("studio", "real", (40, 50)), ("2019", "drawing", (27, 30)), ("gan", "generated", (10, 40)))
+    result = compare(*(left_out(*row) for row in rows))
     matrix = result.tables["matrix"].set_index("source")
     assert dict(matrix["recall"]) == pytest.approx({"studio": 0.8, "2019": 0.9, "gan": 0.25})
     assert (matrix.loc["gan", "low"], matrix.loc["gan", "high"]) == stats.wilson(10, 40)
@@ -206,12 +203,8 @@ def test_other_runs_are_left_out_and_what_cannot_be_compared_is_refused(left_out
 
 def test_every_metric_can_be_recomputed_from_the_saved_images(left_out, tmp_path):
     rng = np.random.default_rng(0)
-    pairs = [
-        left_out(source, target, rng.random(n) < 0.7, recipe=recipe, seed=seed)
-        for source, target, n in (("studio", "real", 50), ("ink", "drawing", 30), ("gan", "generated", 15))
-        for recipe in "ab"
-        for seed in (1, 2)
-    ]
+    cases = product((("studio", "real", 50), ("ink", "drawing", 30), ("gan", "generated", 15)), "ab", (1, 2))
+    pairs = [left_out(source, of, rng.random(n) < 0.7, recipe, seed) for (source, of, n), recipe, seed in cases]
     loaded = Result.load(compare(*pairs).save(tmp_path / "leave_one_source_out"))
     table = loaded.tables["images"]
     recall = (table["prediction"] == table["target"]).groupby([table["recipe"], table["source"]]).mean()
@@ -284,10 +277,8 @@ def test_the_rule_of_each_network_is_put_to_the_test_on_the_source_that_it_lacks
     pairs = [left_out(f"s{index}", "real", (20 - 8 * index, 20)) for index in range(3)]
     for run, __ in pairs:
         vars(run).update(calibrated(oracle("noisy", n=400, seed=5)))
-        run.decision_calibration = replace(
-            run.decision_calibration,
-            decisions=replace(run.decision_calibration.decisions, reference=None, ood_percentile=None),
-        )
+        decisions = replace(run.decision_calibration.decisions, reference=None, ood_percentile=None)
+        run.decision_calibration = replace(run.decision_calibration, decisions=decisions)
     (row,) = compare(*pairs, targets=[0.3], betas=[]).tables["promises"].to_dict("records")
     value = make_decision_rule(pairs[0][0], 0.3).thresholds[""].value
     confidence = np.exp(5) / (np.exp(5) + 2)  # of all images

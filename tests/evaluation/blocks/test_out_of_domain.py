@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy.special import softmax
 from sklearn import metrics as sk
+from sklearn.preprocessing import normalize
 
 from avatar_bench.cli.app import main
 from avatar_bench.config.entries import use_folders
@@ -33,21 +34,14 @@ def world(oracle, make_predictions, dataset_of, fake_run):
     def draw(name, n=60, distance=3.0, seed=5):
         """Return Predictions of images of no known class, groups of two, whose embeddings lie apart by `distance`."""
         rng = np.random.default_rng(seed)
-        return make_predictions(
-            np.full(n, -1),
-            rng.normal(size=(n, 3)),
-            embeddings=rng.normal(distance, 1, (n, 8)).astype(np.float32),
-            groups=[f"{name}{i // 2}" for i in range(n)],
-            sources=["elsewhere"] * n,
-        )
+        logits, embeddings = rng.normal(size=(n, 3)), rng.normal(distance, 1, (n, 8)).astype(np.float32)
+        names = {"groups": [f"{name}{i // 2}" for i in range(n)], "sources": ["elsewhere"] * n}
+        return make_predictions(np.full(n, -1), logits, embeddings=embeddings, **names)
 
     def build(kind="noisy", **fields):
         inside = oracle(kind)
-        sets = {
-            "animal_faces": draw("near", distance=1.0),
-            "things": draw("far", n=40, seed=6),
-            "simpsons": draw("toon", n=44, seed=7),
-        }
+        sets = {"animal_faces": draw("near", distance=1.0), "things": draw("far", n=40, seed=6)}
+        sets |= {"simpsons": draw("toon", n=44, seed=7)}
         ood = {name: (dataset_of(predictions, name), predictions) for name, predictions in sets.items()}
         return fake_run(inside, training=oracle("noisy", n=300, seed=9), ood=ood, **fields), dataset_of(inside)
 
@@ -94,10 +88,7 @@ def test_what_decisions_flag_is_measured_by_their_own_rule_and_comes_first(saved
     scores, metrics = saved.tables["scores"], saved.metrics
     for name in (*SETS, "test"):
         predictions = run.predictions(dataset if name == "test" else run.ood[name])
-        scaled, unit = (
-            embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
-            for embeddings in (predictions.embeddings, reference.embeddings)
-        )
+        scaled, unit = (normalize(of.embeddings) for of in (predictions, reference))
         fifth = np.sort(np.linalg.norm(scaled[:, None] - unit[None], axis=2), axis=1)[:, 4]
         flagged = np.array([(reference.distances <= distance).mean() > 0.99 for distance in fifth])
         metric = metrics[f"flagged/{name}"]

@@ -198,13 +198,8 @@ def test_guessing_is_corrected_for_the_number_of_recipes_and_a_constant_predicto
     rng, targets = np.random.default_rng(0), np.repeat(np.arange(3), 100)
     lucky = make_predictions(targets, 5 * np.eye(3)[np.where(rng.random(300) < 0.1, targets, rng.integers(0, 3, 300))])
     constant = make_predictions(targets, np.tile([5.0, 0.0, 0.0], (300, 1)))
-    of_two, of_ten = (
-        compare({"lucky": lucky} | {f"net{k}": constant for k in range(n)})
-        .tables["ranking"]
-        .set_index("recipe")
-        .loc["lucky"]
-        for n in (1, 9)
-    )
+    results = (compare({"lucky": lucky} | {f"net{k}": constant for k in range(n)}) for n in (1, 9))
+    of_two, of_ten = (result.tables["ranking"].set_index("recipe").loc["lucky"] for result in results)
     assert of_two["balanced_accuracy_low"] == of_ten["balanced_accuracy_low"] > 1 / 3
     assert (of_two["better_than_guessing"], of_ten["better_than_guessing"]) == (True, False)
     rng, targets = np.random.default_rng(0), np.repeat(np.arange(3), [200, 20, 20])

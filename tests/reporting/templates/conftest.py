@@ -1,14 +1,9 @@
 """The macros of the report's page, and a small page made of all of them."""
 
-from __future__ import annotations
-
 import base64
 import io
-from pathlib import Path
-from typing import Any
 
 import pytest
-from jinja2 import Environment
 from PIL import Image
 
 from avatar_bench.files import html as pages
@@ -47,7 +42,7 @@ DEMO = """{% import "report/macros.html.jinja" as ui %}
 
 
 @pytest.fixture(scope="session")
-def templates() -> Environment:
+def templates():
     """The environment that the macros ask for."""
     web = pages.build_html_environment()
     web.globals["_"] = _
@@ -55,7 +50,7 @@ def templates() -> Environment:
 
 
 @pytest.fixture(scope="session")
-def demo(templates: Environment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def demo(templates, tmp_path_factory):
     """A page of every macro: nine models with odd names, ties, blanks, reasons, a long table, a figure and a wall."""
     parts = [(f"model-{number}", name) for number, name in enumerate(MODELS, start=1)]
     html = templates.from_string(DEMO).render(
@@ -74,7 +69,7 @@ def demo(templates: Environment, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return file
 
 
-def _columns() -> list[Any]:
+def _columns():
     numbers = {"number": True}
     return [
         "model",
@@ -85,7 +80,7 @@ def _columns() -> list[Any]:
     ]
 
 
-def _row(i: int, name: str) -> dict[str, Any]:
+def _row(i, name):
     value = (0.9, 0.1, None, 0.5, 1.0, -0.2, 0.5, 0.75, 0.08)[i]
     accuracy = (
         {"value": value, "reason": "not evaluated"} if value is None else {"value": value, "low": 0.0, "high": 1.0}
@@ -97,7 +92,7 @@ def _row(i: int, name: str) -> dict[str, Any]:
     return {"cells": [name_cell, rank, accuracy | {"floor": 1 / 3}, latency, score], "model": name, "best": i == 0}
 
 
-def _image(i: int, width: int, height: int) -> dict[str, Any]:
+def _image(i, width, height):
     stream = io.BytesIO()
     Image.new("RGB", (width, height), plots.get_colour(i)).save(stream, "WEBP")
     src = "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
