@@ -1,9 +1,7 @@
 """What blocks share: predictions in one order of images and classes, refusals, options, and the edges of a set."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import permutations
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +9,6 @@ import pytest
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation.block import align_predictions, build_block, group_by_recipe
 
-Build = Callable[..., Any]
 PREDICTION_BLOCKS = ("blind_test", "calibration", "clusters", "decision", "out_of_domain", "prior_shift")
 QUALITIES = ("accuracy", "robustness", "calibration", "ood", "separation", "speed", "size")
 RUN_BLOCKS = (*PREDICTION_BLOCKS, "error_bias", "gradcam", "robustness")

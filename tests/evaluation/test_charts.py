@@ -42,7 +42,7 @@ def list_texts(figure):
     return [text.get_text() for text in figure.findobj(Text)]
 
 
-def test_dots_have_their_values_intervals_percent_and_labels_in_the_language_asked_for(draw):
+def test_dots_have_their_values_intervals_and_labels_and_are_left_out_without_a_value(draw):
     figure = draw(DOTS, "ru", sources=SOURCES)
     (axes,) = figure.axes
     assert [line.get_xdata()[0] for line in axes.lines] == [0.5, 0.8]
@@ -52,6 +52,9 @@ def test_dots_have_their_values_intervals_percent_and_labels_in_the_language_ask
     assert all(tick.get_text().endswith("%") for tick in axes.get_xticklabels() if tick.get_text())
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["ink", "gan"]  # one has no value
     assert axes.get_xlabel() == "доля верных (%)"
+    assert draw(DOTS) is None
+    assert draw(DOTS, sources=SOURCES.assign(accuracy=np.nan)) is None
+    assert draw(DOTS | {"least": 4}, sources=SOURCES) is None
 
 
 def test_bars_and_histograms_show_numbers_of_images_classes_means_and_the_level_of_guessing(draw, inside):
@@ -108,12 +111,6 @@ def test_panels_share_the_intervals_of_all_and_lines_have_bars_of_few_points_and
         both = pd.concat([curve.assign(**{"class": name}) for name in CLASSES[:2]])
         collections = draw(chart, curve=both).axes[0].collections
         assert sum(not isinstance(part, LineCollection) for part in collections) == bands
-
-
-def test_a_chart_without_its_table_or_a_value_is_left_out(draw):
-    assert draw(DOTS) is None
-    assert draw(DOTS, sources=SOURCES.assign(accuracy=np.nan)) is None
-    assert draw(DOTS | {"least": 4}, sources=SOURCES) is None
 
 
 @pytest.mark.parametrize(

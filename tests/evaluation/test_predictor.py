@@ -82,7 +82,7 @@ def test_a_block_is_left_out_where_the_predictor_lacks_what_it_needs(name, lacks
         run_block(name, [run], images, tmp_path)
 
 
-def test_predictions_are_those_of_the_predictor_saved_and_clustered_and_must_be_probabilities(images, tmp_path):
+def test_data_sets_and_files_are_predicted_saved_and_clustered_and_broken_files_named(images, tmp_path):
     blind, predictor = read_manifest(images / "blind.csv", "blind"), ColourPredictor()
     run = Run.from_predictor(predictor, tmp_path / "run", batch_size=5)
     predictions, pixels = run.predictions(blind), [blind.image(row) for row in range(len(blind))]
@@ -96,9 +96,6 @@ def test_predictions_are_those_of_the_predictor_saved_and_clustered_and_must_be_
     predictor.predict = lambda images: np.ones((len(images), 3))
     with pytest.raises(DataError, match="rows sum to 1"):
         Run.from_predictor(predictor).predictions(blind)
-
-
-def test_files_are_predicted_and_embedded_and_broken_ones_named(images, tmp_path):
     blind, broken = read_manifest(images / "blind.csv", "blind"), tmp_path / "broken.png"
     broken.write_bytes(b"none")
     run = Run.from_predictor(ColourPredictor(), batch_size=2)

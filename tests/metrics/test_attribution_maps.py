@@ -80,7 +80,7 @@ def test_a_constant_map_has_no_overlap_with_anything_and_one_nowhere_above_zero_
     assert np.isnan(attribution_maps.overlaps(below, random_maps(2))["iou_half"]).all()
 
 
-def test_independent_rankings_share_a_ninth_and_chance_is_the_mean_over_all_draws():
+def test_chance_is_the_mean_over_all_draws_of_independent_rankings_and_of_shuffled_maps():
     sets, fixed = [set(drawn) for drawn in combinations(range(6), 2)], {0, 1, 2}
     expected = np.mean([len(fixed & drawn) / len(fixed | drawn) for drawn in sets])
     assert attribution_maps.chance_iou(3, 2, 6) == pytest.approx(expected)
@@ -91,9 +91,6 @@ def test_independent_rankings_share_a_ninth_and_chance_is_the_mean_over_all_draw
     assert seven["iou_half"].mean() == pytest.approx(1 / 3, abs=0.01)  # half the cells are above half the range
     assert seven["pearson"].mean() == pytest.approx(0, abs=2e-3)
     assert seven["spearman"].mean() == pytest.approx(0, abs=2e-3)
-
-
-def test_chance_equals_the_mean_of_shuffled_maps():
     first, second = rectified(4), rectified(4, seed=1)
     rng = np.random.default_rng(2)
     flat = second.reshape(4, -1)

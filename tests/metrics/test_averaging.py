@@ -98,14 +98,11 @@ def test_greedy_is_the_best_prefix_of_a_naive_selection():
     assert apply("greedy", confident_errors, np.array([1])).weights.sum() == 1
 
 
-def test_the_best_member_is_the_most_accurate_then_the_surest_then_the_first():
+def test_the_best_member_is_the_most_accurate_and_a_soup_keeps_what_does_not_lower_the_score():
     targets = np.array([0, 1, 2, 0])
     good, sure, bad = np.eye(3)[targets], 3 * np.eye(3)[targets], np.eye(3)[[0, 1, 2, 1]]
     assert averaging.find_best_member(np.stack([bad, good, sure]), targets) == 2
     assert averaging.find_best_member(np.stack([good, good, bad]), targets) == 0
-
-
-def test_a_greedy_soup_keeps_what_does_not_lower_the_score():
     scored = []
 
     def score_average(some):

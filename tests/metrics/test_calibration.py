@@ -136,7 +136,7 @@ def test_group_correlation_is_that_of_all_pairs_of_a_group():
         assert calibration.group_correlation(equal, list(names)) == 0
 
 
-def test_bin_gaps_sum_to_the_errors_and_are_those_counted_by_pandas():
+def test_bin_gaps_are_those_counted_by_pandas_and_deviations_of_errors_those_of_each_bin():
     probabilities, targets = overconfident(300)
     gaps = calibration.bin_gaps(probabilities, targets)
     errors = calibration.calibration_errors(probabilities, targets)
@@ -145,9 +145,6 @@ def test_bin_gaps_sum_to_the_errors_and_are_those_counted_by_pandas():
     frame = pd.DataFrame({"gap": (probabilities.argmax(axis=1) == targets) - confidence})
     expected = frame.groupby(pd.cut(confidence, np.linspace(0, 1, 11)), observed=False)["gap"].sum() / 300
     np.testing.assert_allclose(gaps[0], expected[: len(gaps[0])], atol=1e-12)
-
-
-def test_deviations_of_the_errors_are_those_of_each_bin_by_hand():
     probabilities, targets = overconfident(120)
     groups, weights = np.arange(120) // 2, np.zeros(120)
     weights[np.random.default_rng(4).integers(0, 60, 60).repeat(2) * 2 + np.tile([0, 1], 60)] += 1
@@ -186,7 +183,7 @@ def test_two_thousand_resamples_of_ten_thousand_images_take_seconds():
     assert time.process_time() - begin < 6
 
 
-def test_a_temperature_is_applied_only_where_the_interval_of_refits_by_group_excludes_1():
+def test_a_temperature_is_applied_only_where_its_interval_excludes_1_and_a_saved_fit_is_read():
     """Its interval is that of refits of whole groups, widened to that of the likelihood, both by hand."""
     logits, targets = calibrated_logits(60)
     for scale, is_applied in ((1.3, False), (3.0, True)):
@@ -205,10 +202,7 @@ def test_a_temperature_is_applied_only_where_the_interval_of_refits_by_group_exc
         assert (fit.is_applied, fit.n) == (is_applied, 120)
         assert fit.value == (pytest.approx(fitted, rel=1e-6) if is_applied else 1)
         assert ("its interval contains 1" in str(fit)) != is_applied
-
-
-def test_where_no_image_is_incorrect_the_likelihood_decides():
-    """All resamples have the low end of the range, however sure the network was of its correct answers."""
+    # All resamples have the low end of the range, however sure the network was of its correct answers.
     targets = np.array([0, 1, 2] * 5)
     for margin, is_applied in ((1.0, True), (6.0, False)):
         logits = margin * np.eye(3)[targets]
@@ -218,9 +212,6 @@ def test_where_no_image_is_incorrect_the_likelihood_decides():
         # all losses are log(1 + 2 exp(-margin / t)); twice their sum is chi-squared
         end = -margin / np.log((np.exp(chi2.ppf(0.95, 1) / 30) - 1) / 2)
         assert 0.96 * end < fit.high <= end  # a step of the grid
-
-
-def test_a_saved_fit_is_read_and_a_damaged_one_is_none():
     fit = calibration.TemperatureFit(0.674, 0.05, 1.064, 38)
     assert calibration.TemperatureFit.parse(fit.plain) == fit
     for damaged in (None, [], {}, fit.plain | {"low": None}, fit.plain | {"n": "many"}, fit.plain | {"high": np.inf}):

@@ -87,7 +87,7 @@ def test_auroc_equals_sklearn_with_ties_and_weights(digits):
 CLEAN = np.diag([40.0, 20.0, 10.0])
 
 
-def test_seeing_one_class_in_whatever_is_transformed_is_a_bias_and_guessing_is_fragile():
+def test_shifts_show_bias_and_fragility_where_one_class_is_transformed_and_none_of_an_absent_class():
     one_class, guesses = np.zeros((3, 3)), np.repeat(CLEAN.sum(axis=1, keepdims=True) / 3, 3, axis=1)
     one_class[:, 1] = CLEAN.sum(axis=1)
     moved = prediction_shifts(CLEAN, one_class)
@@ -96,9 +96,6 @@ def test_seeing_one_class_in_whatever_is_transformed_is_a_bias_and_guessing_is_f
     moved = prediction_shifts(CLEAN, guesses)
     assert bias(moved) == pytest.approx([0, 0, 0])
     assert fragility(moved) == pytest.approx([2 / 3] * 3)
-
-
-def test_moves_are_what_a_set_with_one_class_transformed_shows():
     rng = np.random.default_rng(0)
     targets = np.repeat([0, 1, 2], [30, 20, 10])
     before, after = rng.integers(0, 3, (2, 60))
@@ -110,9 +107,6 @@ def test_moves_are_what_a_set_with_one_class_transformed_shows():
     assert moved.sum(axis=1) == pytest.approx([0, 0, 0])
     assert bias(moved).sum() == pytest.approx(0)
     assert bias(moved) == pytest.approx(moved.mean(axis=0))
-
-
-def test_an_absent_class_is_left_out_and_one_class_alone_shows_no_bias():
     before, after = np.diag([10.0, 10.0, 0.0]), np.array([[5.0, 0, 5], [0, 10, 0], [0, 0, 0]])
     moved = prediction_shifts(before, after)
     assert np.isnan(moved[2]).all()

@@ -131,7 +131,7 @@ def test_the_probe_computes_in_one_thread_and_leaves_the_others_as_they_were(mon
     assert set(seen) == ({1} if before else set())
 
 
-def test_permuted_labels_stay_with_their_groups_and_within_their_kind():
+def test_labels_are_dealt_by_group_within_their_kind_as_an_enumeration_of_all_dealings_says():
     groups = np.repeat(np.arange(20), 3)
     labels, kind = np.arange(20)[groups] % 4, np.arange(20)[groups] % 2
     dealt = clusters.permute_labels(labels, groups, np.random.default_rng(0))
@@ -146,9 +146,6 @@ def test_permuted_labels_stay_with_their_groups_and_within_their_kind():
     assert (dealt % 2 == classes).all()
     assert sorted(dealt) == sorted(sources)
     assert (dealt != sources).any()
-
-
-def test_labels_of_mixed_groups_are_dealt_as_an_enumeration_of_all_dealings_says():
     groups, labels = np.array(["a", "b", "a", "b", "c"]), np.array([0, 1, 1, 2, 3])
     expected = Counter()
     for a, b, c in permutations(([0, 1], [1, 2], [3])):

@@ -62,11 +62,6 @@ def scored(scorer, embeddings=None, logits=None):
     return scorer.score(SimpleNamespace(embeddings=embeddings, logits=logits))
 
 
-def centred_covariance(embeddings, targets):
-    centred = np.concatenate([embeddings[targets == t] - embeddings[targets == t].mean(axis=0) for t in set(targets)])
-    return centred.T.astype(np.float64) @ centred / len(centred)
-
-
 @pytest.mark.parametrize("name", ["msp", "max_logit", "energy", "mahalanobis", "knn"])
 def test_scores_and_their_auroc_equal_those_of_pytorch_ood(name, features):
     training, targets, embeddings, logits, outside = features
@@ -108,7 +103,8 @@ def test_an_ill_conditioned_covariance_is_shrunk_and_one_below_the_limit_is_not(
     for spread, bad in ((1e-2, False), (1e-5, True)):
         faint = spread * rng.normal(size=(300, 1))
         wider = np.column_stack([training, faint]).astype(np.float64)
-        covariance = centred_covariance(wider, targets)
+        centred = wider - np.stack([wider[targets == target].mean(axis=0) for target in range(3)])[targets]
+        covariance = centred.T @ centred / 300
         assert (np.linalg.cond(covariance) > MAX_CONDITION) == bad
         scorer = fitted("mahalanobis", wider, targets)
         assert (scorer.shrinkage > 0) == bad

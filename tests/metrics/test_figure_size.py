@@ -8,16 +8,11 @@ from avatar_bench.metrics.figure_size import resize_figure
 from avatar_bench.metrics.plots import create_axes
 
 
-def draw(names):
+@pytest.mark.parametrize(("names", "width", "is_shrunk"), [(2, 3.3, False), (8, 3.3, True), (3, 9.0, False)])
+def test_labels_shrink_only_as_far_as_they_would_overlap(names, width, is_shrunk):
     figure, axes = create_axes(7, 3)
     axes.bar(range(names), range(names))
     axes.set_xticks(range(names), [f"a name {number}" for number in range(names)])
-    return figure
-
-
-@pytest.mark.parametrize(("names", "width", "is_shrunk"), [(2, 3.3, False), (8, 3.3, True), (3, 9.0, False)])
-def test_labels_shrink_only_as_far_as_they_would_overlap(names, width, is_shrunk):
-    figure = draw(names)
     before = figure.axes[0].get_xticklabels()[0].get_fontsize()
     resize_figure(figure, width)
     assert figure.get_figwidth() == pytest.approx(width)

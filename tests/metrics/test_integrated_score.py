@@ -72,15 +72,12 @@ def test_draws_have_the_median_and_the_quantiles_of_the_interval(log):
     assert (drawn < 0.7).mean() == pytest.approx(expected, abs=1e-3)
 
 
-def test_an_end_on_the_wrong_side_counts_as_the_value():
+def test_draws_and_rank_intervals_end_where_they_should():
     assert integrated_score.draw_from_interval([-2, 0, 2], 0.5, 0.6, 0.7).tolist() == pytest.approx(
         [0.5, 0.5, 0.5 + 0.4 / 1.959964]
     )
     assert integrated_score.draw_from_interval([-2, 0, 2], 0.5, 0.5, 0.5).tolist() == [0.5] * 3
     assert np.isnan(integrated_score.draw_from_interval([-2, 0, 2], np.nan, np.nan, np.nan)).all()
-
-
-def test_a_rank_interval_ends_at_ranks():
     rank = np.array([[1, 2]] * 97 + [[2, 1]] * 3)
     low, high = integrated_score.rank_interval(rank, 0.95)
     assert (low.tolist(), high.tolist()) == ([1, 1], [2, 2])

@@ -59,19 +59,13 @@ def test_groups_that_repeat_count_once_as_the_design_effect_says():
     assert paired_tests.design_effect(np.zeros(5), np.arange(5)) == 1.0
 
 
-def clustered(rng, clusters=60, size=4):
-    """Draw the answers of two networks, equally good, whose chances vary by cluster."""
-    chance = rng.beta(1.5, 0.5, (2, clusters)).repeat(size, axis=1)
-    right = rng.random((2, clusters * size)) < chance
-    return right.astype(int), np.repeat(np.arange(clusters), size)
-
-
 def accuracies(right):
     return lambda weights: weights @ right.T / weights.sum(axis=1, keepdims=True)
 
 
 def test_recipes_of_one_run_are_resampled_by_group_alone_and_those_of_the_same_seeds_meet_the_same_seeds():
-    right, groups = clustered(np.random.default_rng(0))
+    rng, groups = np.random.default_rng(0), np.repeat(np.arange(60), 4)
+    right = (rng.random((2, 240)) < rng.beta(1.5, 0.5, (2, 60)).repeat(4, axis=1)).astype(int)
     drawn = paired_tests.resample_groups_and_seeds(accuracies(right), groups, [[0], [1]], [1, 1], 300, seed=4)
     np.testing.assert_allclose(drawn, stats.resample_statistic(accuracies(right), groups, 300, seed=4))
     low, high = stats.bootstrap_interval(accuracies(right), groups, 300, seed=4)

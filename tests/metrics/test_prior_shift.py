@@ -25,7 +25,7 @@ def estimate(posteriors, weights=None, start=TRAINING, tolerance=1e-6, **options
     return ps.estimate_prior(posteriors, TRAINING, weights, start, tolerance, **options)
 
 
-def test_reweighted_figures_equal_sklearn_with_sample_weights():
+def test_reweighted_measures_equal_sklearn_and_accuracy_is_the_mean_recall_weighted_by_the_mix():
     targets, logits = drawn(400, [0.3, 0.3, 0.4])
     predicted = logits.argmax(axis=1)
     weights = (PRIOR / np.bincount(targets))[targets]
@@ -33,9 +33,6 @@ def test_reweighted_figures_equal_sklearn_with_sample_weights():
     assert values[0] == pytest.approx(sk.accuracy_score(targets, predicted, sample_weight=weights))
     macro = sk.f1_score(targets, predicted, average="macro", sample_weight=weights)
     assert values[ps.PRIOR_SHIFT_COLUMNS.index("macro_f1")] == pytest.approx(macro)
-
-
-def test_accuracy_under_a_mix_is_the_mean_recall_weighted_by_it_and_nan_without_an_image_of_a_class():
     np.testing.assert_allclose(ps.make_prior(1, 0.6, 3), [0.2, 0.6, 0.2])
     np.testing.assert_allclose(ps.make_prior(0, 0.9, 2), [0.9, 0.1])
     confusion = np.array([[8, 1, 1], [0, 3, 1], [5, 0, 15]])
@@ -54,7 +51,7 @@ def test_accuracy_under_a_mix_is_the_mean_recall_weighted_by_it_and_nan_without_
     np.testing.assert_allclose(ps.reweight_images(np.ones((1, 3)), targets, [0.5, 0, 0.5]), [[0.25, 0.25, 0.5]])
 
 
-def test_the_correction_is_bayes_rule_with_the_new_shares():
+def test_the_correction_is_bayes_rule_and_wins_where_posteriors_are_calibrated():
     _, logits = drawn(50, PRIOR)
     by_hand = softmax(logits, axis=1) * PRIOR / TRAINING
     by_hand /= by_hand.sum(axis=1, keepdims=True)
@@ -66,9 +63,6 @@ def test_the_correction_is_bayes_rule_with_the_new_shares():
     assert np.isfinite(corrected).all()
     assert (corrected[:, 0] == 0).all()
     np.testing.assert_allclose(corrected.sum(axis=1), 1)
-
-
-def test_the_correction_by_known_shares_wins_where_posteriors_are_calibrated():
     targets, logits = drawn(20_000, PRIOR, distance=1.2)
     corrected = ps.correct_prior(logits, TRAINING, PRIOR)
     assert (corrected.argmax(axis=1) == targets).mean() > (logits.argmax(axis=1) == targets).mean() + 0.1
@@ -96,7 +90,7 @@ def test_estimated_shares_are_those_of_the_greatest_likelihood_and_near_the_true
     np.testing.assert_allclose(first, second, atol=1e-4)
 
 
-def test_weights_count_as_copies_and_a_resample_of_nan_stays_nan():
+def test_weights_count_as_copies_and_resamples_as_the_images_that_they_drew():
     targets, logits = drawn(60, PRIOR)
     posteriors = softmax(logits, axis=1)
     weights = np.random.default_rng(1).integers(0, 4, 60)
@@ -109,9 +103,6 @@ def test_weights_count_as_copies_and_a_resample_of_nan_stays_nan():
     mixed = ps.PriorShiftStatistic(logits, targets, TRAINING, PRIOR)(present)
     assert np.isfinite(mixed[0]).all()
     assert np.isnan(mixed[1]).all()
-
-
-def test_a_resample_is_evaluated_as_the_images_that_it_drew():
     targets, logits = drawn(200, [0.3, 0.3, 0.4])
     mix = ps.PriorShiftStatistic(logits, targets, TRAINING, PRIOR)
     weights = np.random.default_rng(2).integers(0, 3, (3, 200)).astype(float)

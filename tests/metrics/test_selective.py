@@ -5,58 +5,47 @@ import pytest
 from scipy.stats import binom, binomtest
 
 from avatar_bench.metrics import selective
-from avatar_bench.metrics.selective import (
-    count_allowed,
-    count_required,
-    draw_of_groups,
-    estimate_required,
-    fit_answering_threshold,
-    upper_bound,
-)
 
 DRAWS, N = 1000, 300
 MOST = 0.119  # of draws: 10 %, and 1.9 points of noise
 
 
 def test_bounds_are_those_of_the_exact_binomial_test():
-    assert [count_required(target) for target in (0.05, 0.1, 0.5)] == [45, 22, 4]
+    assert [selective.count_required(target) for target in (0.05, 0.1, 0.5)] == [45, 22, 4]
     for rate, level, n in ((0.01, 0.95, 299), (0.001, 0.95, 2995), (0.5, 0.5, 1)):
-        assert count_required(rate, level) == n
+        assert selective.count_required(rate, level) == n
         assert binomtest(0, n, rate, "less").pvalue <= 1 - level + 1e-12
         assert n == 1 or binomtest(0, n - 1, rate, "less").pvalue > 1 - level
     for errors, n in ((0, 45), (1, 45), (7, 120), (30, 31), (31, 31)):
         exact = binomtest(errors, n, alternative="less").proportion_ci(0.9, "exact").high
-        assert upper_bound(errors, n) == pytest.approx(exact, abs=1e-9)
+        assert selective.upper_bound(errors, n) == pytest.approx(exact, abs=1e-9)
     for n in (0, 1, 44, 45, 76, 77, 500):
         passing = [k for k in range(n + 1) if n and binomtest(k, n, 0.05, alternative="less").pvalue <= 0.1]
-        assert count_allowed(n, 0.05) == max(passing, default=-1)
+        assert selective.count_allowed(n, 0.05) == max(passing, default=-1)
 
 
-def test_images_just_enough_are_answered_and_one_fewer_or_one_error_is_not():
+def test_images_just_enough_are_answered_one_fewer_is_not_and_starts_with_too_few_are_passed_over():
     rng = np.random.default_rng(0)
     pilot, scores, correct = rng.random(60), rng.random(45), np.ones(45, dtype=bool)
     right = np.ones(60, dtype=bool)
-    threshold = fit_answering_threshold(pilot, right, scores, correct, 0.05)
+    threshold = selective.fit_answering_threshold(pilot, right, scores, correct, 0.05)
     assert (threshold.value, threshold.answered, threshold.errors, threshold.coverage) == (0.0, 45, 0, 1.0)
     assert threshold.bound == pytest.approx(1 - 0.1 ** (1 / 45))
-    fewer = fit_answering_threshold(pilot, right, scores[1:], correct[1:], 0.05)
+    fewer = selective.fit_answering_threshold(pilot, right, scores[1:], correct[1:], 0.05)
     assert (fewer.value, fewer.answered, fewer.coverage, fewer.bound) == (np.inf, 0, 0.0, 1.0)
     correct[scores.argmin()] = False
-    assert fit_answering_threshold(pilot, right, scores, correct, 0.05).answered == 0
-    assert fit_answering_threshold(pilot, ~right, scores, ~correct, 0.05).n_errors == 44
-    none = fit_answering_threshold(pilot[:0], right[:0], scores, right[:45], 0.05)
+    assert selective.fit_answering_threshold(pilot, right, scores, correct, 0.05).answered == 0
+    assert selective.fit_answering_threshold(pilot, ~right, scores, ~correct, 0.05).n_errors == 44
+    none = selective.fit_answering_threshold(pilot[:0], right[:0], scores, right[:45], 0.05)
     assert none.value == 0.0  # nothing is known beforehand: only the threshold that answers all is tested
-
-
-def test_a_start_with_too_few_images_is_passed_over_and_one_confident_error_does_not_end_the_sequence():
     pilot = np.linspace(1, 0.5, 120)
     is_correct = np.arange(120) < 60
     fewer = np.concatenate([pilot[:50] - 0.1, pilot[50:]])  # fewer confident images than the pilot has, all correct
-    threshold = fit_answering_threshold(pilot, is_correct, fewer, np.argsort(np.argsort(-fewer)) < 60, 0.05)
+    threshold = selective.fit_answering_threshold(pilot, is_correct, fewer, np.argsort(np.argsort(-fewer)) < 60, 0.05)
     assert threshold.errors == 0
     assert threshold.answered >= 45
     pilot, scores = np.random.default_rng(0).random((2, 250)) / 10 + 0.9  # a pilot without errors
-    threshold = fit_answering_threshold(pilot, np.ones(250, bool), scores, scores < scores.max(), 0.05)
+    threshold = selective.fit_answering_threshold(pilot, np.ones(250, bool), scores, scores < scores.max(), 0.05)
     assert (threshold.answered, threshold.errors) == (250, 1)  # from the strictest start on, nothing would be answered
 
 
@@ -70,28 +59,28 @@ def test_required_images_are_those_of_a_binomial_test_with_power_8_of_10(errors,
 
     expected = next(images for images in range(1, 9999) if pass_chance(images) >= 0.8)
     correct = np.arange(n) >= errors
-    required = estimate_required(np.ones(n), correct, 0.1)  # one threshold, that answers all
+    required = selective.estimate_required(np.ones(n), correct, 0.1)  # one threshold, that answers all
     assert expected <= required <= 1.1 * expected
-    half = estimate_required(np.repeat([0.9, 0.5], n), np.append(correct, np.zeros(n, bool)), 0.1)
+    half = selective.estimate_required(np.repeat([0.9, 0.5], n), np.append(correct, np.zeros(n, bool)), 0.1)
     assert half == 2 * required  # of which half is answered
 
 
 def test_where_the_most_confident_images_exceed_the_target_no_number_is_enough():
     scores = np.linspace(1, 0.5, 80)
-    assert estimate_required(scores, np.arange(80) % 5 > 0, 0.1) is None
-    assert estimate_required(scores[:9], np.ones(9, bool), 0.1) is None  # too few to say anything
-    threshold = fit_answering_threshold(scores, np.arange(80) % 5 > 0, scores, np.arange(80) % 5 > 0, 0.1)
+    assert selective.estimate_required(scores, np.arange(80) % 5 > 0, 0.1) is None
+    assert selective.estimate_required(scores[:9], np.ones(9, bool), 0.1) is None  # too few to say anything
+    threshold = selective.fit_answering_threshold(scores, np.arange(80) % 5 > 0, scores, np.arange(80) % 5 > 0, 0.1)
     assert (threshold.answered, threshold.n_missing) == (0, None)
-    threshold = fit_answering_threshold(scores, np.arange(80) < 40, scores[::4], np.arange(20) < 10, 0.1)
+    threshold = selective.fit_answering_threshold(scores, np.arange(80) < 40, scores[::4], np.arange(20) < 10, 0.1)
     assert (threshold.answered, threshold.n) == (0, 20)
     assert threshold.n_missing == 2 * (threshold.n_required - 20) > 0
 
 
 def test_of_each_group_one_image_is_drawn_and_each_may_be():
     groups = np.repeat([f"g{k:04}" for k in range(2000)], 3)
-    drawn = draw_of_groups(groups)
+    drawn = selective.draw_of_groups(groups)
     np.testing.assert_array_equal(groups[drawn], np.unique(groups))
-    np.testing.assert_array_equal(drawn, draw_of_groups(groups))
+    np.testing.assert_array_equal(drawn, selective.draw_of_groups(groups))
     places = np.bincount(np.flatnonzero(drawn) % 3)
     assert places.min() > 600
 
@@ -108,7 +97,7 @@ def find_best_coverage(scores, correct, target, coverages, grid):
     errors = np.cumsum(~np.take_along_axis(correct, order, axis=1), axis=1)
     answered = np.stack([(scores >= threshold).sum(axis=1) for threshold in grid], axis=1)
     seen = np.take_along_axis(np.pad(errors, ((0, 0), (1, 0))), answered, axis=1)
-    passes = (seen <= count_allowed(answered, target)) & (answered > 0)
+    passes = (seen <= selective.count_allowed(answered, target)) & (answered > 0)
     best = 0.0
     for start in range(len(grid)):
         for step in (1, 2, 4, 8, len(grid)):
@@ -128,9 +117,10 @@ def test_the_promise_holds_and_costs_little_coverage(target, power, largest):
     risk = np.cumsum(~is_correct) / np.arange(1, len(population) + 1)
     pilot, new = (draw_images(rng, (DRAWS, N), power) for _ in range(2))
     images = np.repeat(np.arange(N), rng.integers(1, largest + 1, N))  # by group
-    drawn = draw_of_groups(images)
+    drawn = selective.draw_of_groups(images)
     thresholds = [
-        fit_answering_threshold(*(part[k, images[drawn]] for part in (*pilot, *new)), target) for k in range(DRAWS)
+        selective.fit_answering_threshold(*(part[k, images[drawn]] for part in (*pilot, *new)), target)
+        for k in range(DRAWS)
     ]
     answered = np.searchsorted(-population, [-threshold.value for threshold in thresholds], side="right")
     exceeded = (answered > 0) & (risk[answered - 1] > target)
@@ -142,7 +132,8 @@ def test_the_promise_holds_and_costs_little_coverage(target, power, largest):
     assert answered.mean() / len(population) >= best - 0.03
     if largest > 1:  # as if the images of a group were independent
         thresholds = [
-            fit_answering_threshold(*(part[k, images] for part in (*pilot, *new)), target) for k in range(DRAWS // 4)
+            selective.fit_answering_threshold(*(part[k, images] for part in (*pilot, *new)), target)
+            for k in range(DRAWS // 4)
         ]
         answered = np.searchsorted(-population, [-threshold.value for threshold in thresholds], side="right")
         assert ((answered > 0) & (risk[answered - 1] > target)).mean() > MOST

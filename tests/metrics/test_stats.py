@@ -84,7 +84,7 @@ def draw_by_hand(compute, groups, resamples, seed):
     return np.array(collected)
 
 
-def test_sums_of_groups_give_the_resamples_of_their_images():
+def test_sums_ranks_and_counts_of_groups_give_the_resamples_of_their_images():
     rng = np.random.default_rng(2)
     groups, values = rng.integers(0, 30, 100).astype(str), rng.random((100, 2))
     values[rng.random(100) < 0.2, 1] = np.nan
@@ -94,9 +94,6 @@ def test_sums_of_groups_give_the_resamples_of_their_images():
     sparse = stats.SumStatistic(csr_array(np.nan_to_num(values)), np.asarray)
     dense = stats.resample_statistic(lambda weights: weights @ np.nan_to_num(values), groups, 50, 7)
     np.testing.assert_allclose(stats.resample_statistic(sparse, groups, 50, 7), dense, rtol=1e-12)
-
-
-def test_ranks_and_counts_of_groups_give_the_resamples_of_their_images():
     rng = np.random.default_rng(3)
     groups, targets = rng.integers(0, 40, 120), rng.integers(0, 3, 120)
     scores = np.round(rng.random((120, 3)) + 0.3 * np.eye(3)[targets], 1)  # with ties
@@ -134,7 +131,7 @@ def test_the_interval_of_a_proportion_counts_groups_and_is_never_a_point():
     assert clustered.high - clustered.low > 1.3 * (single[1] - single[0])
 
 
-def test_moments_equal_those_of_numpy_over_repeated_values():
+def test_weighted_moments_and_quantiles_equal_those_of_numpy_over_repeated_values():
     rng = np.random.default_rng(0)
     values, parts, weights = rng.uniform(size=40), rng.integers(0, 2, (40, 3)), rng.integers(0, 3, (5, 40))
     means, deviations = stats.weighted_moments(weights.astype(float), values, parts)
@@ -146,6 +143,16 @@ def test_moments_equal_those_of_numpy_over_repeated_values():
     np.testing.assert_array_equal(means, [[0.7, np.nan]])  # of nothing, and one value without a deviation
     assert np.isnan(deviations).all()
     assert stats.weighted_moments(np.ones((1, 3)), np.full(3, 0.1), np.ones((3, 1)))[1] == 0
+    rng = np.random.default_rng(0)
+    values, weights = rng.exponential(size=23), rng.integers(0, 4, (50, 23))
+    quantiles = stats.quantiles(values, QUANTILES, weights)
+    expected = [np.quantile(np.repeat(values, row), QUANTILES) for row in weights]
+    np.testing.assert_allclose(quantiles, expected, rtol=1e-12)
+    for n in (1, 2, 3, 10, 20, 40):
+        values = np.random.default_rng(n).permutation(n).astype(float)
+        once = stats.quantiles(values, QUANTILES, np.ones((1, n)))[0]
+        np.testing.assert_allclose(once, np.quantile(values, QUANTILES), rtol=1e-12)
+    assert np.isnan(stats.quantiles([1.0, 2.0], (0.5,), [[0, 0]])).all()
 
 
 def test_mcnemar_and_holm_equal_a_hand_count():
@@ -287,19 +294,6 @@ def test_the_interval_of_a_difference_of_two_shares_is_newcombes(a, b, expected)
     assert stats.difference_interval(*shares) == pytest.approx(expected, abs=5e-5)
     low, high = stats.difference_interval(*reversed(shares))
     assert (-high, -low) == pytest.approx(expected, abs=5e-5)
-
-
-def test_weighted_quantiles_equal_those_of_the_repeated_values():
-    rng = np.random.default_rng(0)
-    values, weights = rng.exponential(size=23), rng.integers(0, 4, (50, 23))
-    quantiles = stats.quantiles(values, QUANTILES, weights)
-    expected = [np.quantile(np.repeat(values, row), QUANTILES) for row in weights]
-    np.testing.assert_allclose(quantiles, expected, rtol=1e-12)
-    for n in (1, 2, 3, 10, 20, 40):
-        values = np.random.default_rng(n).permutation(n).astype(float)
-        once = stats.quantiles(values, QUANTILES, np.ones((1, n)))[0]
-        np.testing.assert_allclose(once, np.quantile(values, QUANTILES), rtol=1e-12)
-    assert np.isnan(stats.quantiles([1.0, 2.0], (0.5,), [[0, 0]])).all()
 
 
 def test_a_widened_percentile_interval_of_a_mean_is_students():

@@ -30,7 +30,7 @@ def test_units_count_sources_within_classes_and_groups_otherwise():
     assert shared.take(np.array([1, 2, 3])).usable.sources is not None
 
 
-def test_intervals_of_a_proportion_are_wilsons_with_the_variance_between_sources():
+def test_intervals_of_proportions_and_balanced_accuracy_are_by_hand_those_between_sources():
     hits, units = build()
     value, variance = hits.mean(), 0.0
     for label in (0, 1):
@@ -47,9 +47,6 @@ def test_intervals_of_a_proportion_are_wilsons_with_the_variance_between_sources
     inside = np.where(CLASSES == 0, 1.0, np.nan)
     assert stats.proportion_interval_of_sources(inside, units)[:2] == stats.wilson(2, 2, 0.95, 1)
     assert stats.wilson(2, 5, 0.95, 10**9) == pytest.approx(stats.wilson(2, 5))
-
-
-def test_balanced_accuracy_adds_the_distances_of_classes_as_variances():
     hits, units = build()
     below, above, recalls = [], [], []
     for label, of_class in ((0, [0, 1]), (1, [2, 3, 4])):
@@ -66,7 +63,7 @@ def test_balanced_accuracy_adds_the_distances_of_classes_as_variances():
     assert stats.balanced_interval_of_sources(hits, units)[:2] == pytest.approx(expected)
 
 
-def test_resamples_draw_whole_sources_within_their_classes():
+def test_resamples_draw_whole_sources_within_their_classes_and_are_widened_where_they_are_few():
     __, units = build()
     counts = stats.SumStatistic(np.eye(5)[SOURCES], lambda sums: sums / np.bincount(SOURCES))
     drawn = stats.resample_statistic(counts, units, 4000, seed=1)
@@ -75,9 +72,6 @@ def test_resamples_draw_whole_sources_within_their_classes():
     assert (drawn[:, 2:].sum(axis=1) == 3).all()
     both = [(drawn[:, 0] == k).mean() for k in (0, 1, 2)]
     assert both == pytest.approx([0.25, 0.5, 0.25], abs=0.03)
-
-
-def test_the_bootstrap_of_few_sources_is_widened_and_stays_in_its_bounds():
     hits, units = build()
     mean = stats.build_mean_statistic(hits[:, None])
     low, high = stats.percentiles(stats.resample_statistic(mean, units))

@@ -7,19 +7,7 @@ from urllib.parse import unquote
 import pandas as pd
 import pytest
 
-from avatar_bench.reporting.tables import (
-    Table,
-    TableRow,
-    fit_scale,
-    format_cell,
-    format_metric,
-    format_names,
-    lay_out,
-    make_column,
-    make_metric_cell,
-    make_value_cell,
-    transpose,
-)
+from avatar_bench.reporting import tables
 from avatar_bench.results.display import format_number, format_value
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
@@ -29,7 +17,7 @@ NONE = "none: the class is never predicted"
 
 
 def lay(table, *columns):
-    return lay_out(table, "blind_test", "t", "t", {"m": LOOK}, list(columns))
+    return tables.lay_out(table, "blind_test", "t", "t", {"m": LOOK}, list(columns))
 
 
 def list_keys(table):
@@ -66,48 +54,46 @@ def test_a_value_and_its_interval_have_the_same_digits_and_the_width_shows(value
     assert format_value(*values) == text
     assert format_value(0.5, 0.4, math.nan) == "0.500"
     low, high = text.split("[")[1].rstrip("]").split(", ")
-    cell = make_metric_cell(Metric(values[0], 9, *values[1:]), "blind_test")
+    cell = tables.make_metric_cell(Metric(values[0], 9, *values[1:]), "blind_test")
     ends = [format_number(cell[end], cell["digits"]) for end in ("low", "high")]
     assert [cell["text"], *ends] == [text.split(" ")[0], low, high]
 
 
-def test_cells_of_metrics_are_sorted_by_value_and_give_the_reason_where_there_is_none():
-    assert make_metric_cell(None, "blind_test") is None
-    assert make_metric_cell(Metric(0.5, 9), "blind_test") == {"value": 0.5, "text": "0.500"}
-    whole = make_metric_cell(Metric(0.5, 9, 0.4, 0.6, floor=0.0), "blind_test")
+def test_cells_of_metrics_and_values_keep_their_kind_and_give_the_reason_where_there_is_none():
+    assert tables.make_metric_cell(None, "blind_test") is None
+    assert tables.make_metric_cell(Metric(0.5, 9), "blind_test") == {"value": 0.5, "text": "0.500"}
+    whole = tables.make_metric_cell(Metric(0.5, 9, 0.4, 0.6, floor=0.0), "blind_test")
     assert whole == {"value": 0.5, "text": "0.500", "low": 0.4, "high": 0.6, "digits": 3, "floor": 0.0}
     empty = Metric(None, 0, reason=Reason("never_predicted"))
-    assert format_metric(empty, "blind_test") == format_cell(make_metric_cell(empty, "blind_test")) == NONE
-    assert format_cell({"first": 1, "last": 3, "letters": "ab"}) == "1–3 ab"
-    assert format_cell({"first": 2, "last": 2, "letters": ""}) == "2"
-    assert [format_names(list("abc")[:n]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
-    columns = [make_column(name, True) for name in "abc"]
-    rows = [TableRow([{"value": 0.5, "low": 0.4, "high": 0.6}, {"value": 5.0, "low": 4.0, "high": 6.0}, None])]
-    fit_scale(columns, rows)
+    assert tables.format_metric(empty, "blind_test") == NONE
+    assert tables.format_cell(tables.make_metric_cell(empty, "blind_test")) == NONE
+    assert tables.format_cell({"first": 1, "last": 3, "letters": "ab"}) == "1–3 ab"
+    assert tables.format_cell({"first": 2, "last": 2, "letters": ""}) == "2"
+    assert [tables.format_names(list("abc")[:n]) for n in range(4)] == ["", "a", "a and b", "a, b and c"]
+    columns = [tables.make_column(name, True) for name in "abc"]
+    rows = [tables.TableRow([{"value": 0.5, "low": 0.4, "high": 0.6}, {"value": 5.0, "low": 4.0, "high": 6.0}, None])]
+    tables.fit_scale(columns, rows)
     assert [column["bars"] for column in columns] == [True, False, False]  # drawn where the scale fits
-
-
-def test_values_of_tables_keep_their_kind_also_where_they_are_turned():
     table = pd.DataFrame({"a": ["x", None], "b": [1, 2], "c": [0.5, math.nan], "d": [True, False]})
     first, second = (row.cells for row in lay(table).rows)
     assert first[:2] == ["x", 1]
-    assert [format_cell(cell) for cell in first] == ["x", "1", "0.500", "yes"]
-    assert [format_cell(cell) for cell in second] == ["–", "2", "–", "no"]
-    assert make_value_cell(3.0) == {"text": "3", "value": 3.0}
+    assert [tables.format_cell(cell) for cell in first] == ["x", "1", "0.500", "yes"]
+    assert [tables.format_cell(cell) for cell in second] == ["–", "2", "–", "no"]
+    assert tables.make_value_cell(3.0) == {"text": "3", "value": 3.0}
     assert list_keys(lay(table.assign(e=math.nan))) == ["a", "b", "c", "d"]  # e would be a row of dashes
     table = pd.DataFrame({"mixed": [1.0, 0.687, math.nan], "whole": [1.0, 12.0, math.nan], "counts": [3, 4, 5]})
     # whole numbers alone are written without digits
     assert lay(table).texts == [["1.000", "1", "3"], ["0.687", "12", "4"], ["–", "–", "5"]]
-    turned = transpose(lay(pd.DataFrame({"run": ["m", "n"], "x": [1, 2], "y": [0.5, math.nan]})))
+    turned = tables.transpose(lay(pd.DataFrame({"run": ["m", "n"], "x": [1, 2], "y": [0.5, math.nan]})))
     assert [column["text"] for column in turned.columns] == ["run", "m", "n"]
     assert turned.texts == [["x", "1", "2"], ["y", "0.500", "–"]]
 
 
 def test_a_table_has_its_numbers_in_full_as_csv():
-    metric = make_metric_cell(Metric(1 / 3, 9, 0.1, 0.6), "blind_test")
-    row = TableRow(["Ёж, <b>", metric, {"text": "abc", "full": "abcdef"}, {"first": 1, "last": 2}])
-    columns = [make_column("m"), make_column("v", True), make_column("h"), make_column("m")]
-    table = Table("t", "t", columns, [row])
+    metric = tables.make_metric_cell(Metric(1 / 3, 9, 0.1, 0.6), "blind_test")
+    row = tables.TableRow(["Ёж, <b>", metric, {"text": "abc", "full": "abcdef"}, {"first": 1, "last": 2}])
+    columns = [tables.make_column("m"), tables.make_column("v", True), tables.make_column("h"), tables.make_column("m")]
+    table = tables.Table("t", "t", columns, [row])
     expected = {"m": "Ёж, <b>", "v": 1 / 3, "v low": 0.1, "v high": 0.6, "h": "abcdef", "m 5": "1–2"}
     assert table.frame().iloc[0].to_dict() == expected
     head, _, body = str(table.csv).partition(",")
@@ -115,8 +101,8 @@ def test_a_table_has_its_numbers_in_full_as_csv():
     assert pd.read_csv(io.StringIO(unquote(body))).iloc[0].to_dict() == pytest.approx(expected)
     table.href = "a/t.csv"
     assert table.csv == "a/t.csv"
-    assert Table("t", "t", columns, table.rows * 101).csv is None
-    assert Table("t", "t", columns).csv is None
+    assert tables.Table("t", "t", columns, table.rows * 101).csv is None
+    assert tables.Table("t", "t", columns).csv is None
 
 
 def test_intervals_of_saved_tables_stand_beside_their_values_and_models_bear_their_looks():

@@ -26,7 +26,7 @@ def predict(logits, targets, **options):
     )
 
 
-def test_probabilities_are_the_softmax_of_logits_over_temperature():
+def test_probabilities_are_the_softmax_of_logits_over_temperature_however_large():
     logits = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
     made = predict(logits, np.zeros(50), temperature=2.5)
     np.testing.assert_allclose(made.probabilities, softmax(logits.astype(float) / 2.5, axis=1), rtol=1e-12)
@@ -35,9 +35,6 @@ def test_probabilities_are_the_softmax_of_logits_over_temperature():
     for temperature in (2.5, 0.05, 20.0):  # changes no prediction
         predicted = predict(logits, np.zeros(50), temperature=temperature).predicted
         np.testing.assert_array_equal(predicted, logits.argmax(axis=1))
-
-
-def test_huge_logits_give_confidence_one_and_equal_ones_the_first_class():
     made = predict([[1e30, 0, -1e30], [2, 2, 2]], [0, 1])
     assert made.confidence[0] == 1.0
     assert made.probabilities[0].tolist() == [1, 0, 0]
@@ -131,7 +128,7 @@ def test_packed_missing_and_foreign_files_are_refused(tmp_path):
             Predictions.load(tmp_path / name)
 
 
-def test_merged_probabilities_are_sums_at_the_temperature_and_without_it():
+def test_probabilities_of_merged_and_of_some_classes_are_sums_and_renamed_classes_keep_their_logits():
     logits = np.random.default_rng(0).normal(0, 4, size=(50, 3)).astype(np.float32)
     made = predict(logits, np.zeros(50), temperature=2.5)
     merged = made.merge({"x": ["д"], "y": ["a", "b, c"]}, np.ones(50, dtype=np.int64))
@@ -146,9 +143,6 @@ def test_merged_probabilities_are_sums_at_the_temperature_and_without_it():
     plain, turned = merged.uncalibrated, merged.reorder(("y", "x")).uncalibrated
     np.testing.assert_allclose(turned.probabilities, plain.probabilities[:, ::-1])
     np.testing.assert_array_equal(merged.take(np.array([3, 1])).uncalibrated.logits, plain.logits[[3, 1]])
-
-
-def test_probabilities_of_some_classes_are_relative_to_these_and_renamed_classes_keep_their_logits():
     made = predict([[1, 2, 300], [0, 0, 0]], [0, 1])  # the first two are far below any float's last digit
     merged = made.merge({"b": ["b, c"], "a": ["a"]}, np.array([-1, 0]))
     np.testing.assert_allclose(merged.probabilities, [softmax([2, 1]), [0.5, 0.5]], rtol=1e-12)

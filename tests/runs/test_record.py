@@ -38,7 +38,7 @@ def test_runs_are_found_at_a_folder_and_up_to_two_levels_below_but_no_pretrainin
     assert find_runs(tmp_path / "a") == []
 
 
-def test_a_record_gives_its_numbers_or_a_dash_and_its_name_or_that_of_the_config(tmp_path):
+def test_records_are_found_two_levels_below_and_give_their_numbers_and_names(tmp_path):
     write(tmp_path / "a", json.dumps({"status": "finished", "metrics": {"val/macro_f1": 0.91239}, "seconds": 61.7}))
     write(tmp_path / "b", json.dumps({"status": "running", "metrics": None}))
     write(tmp_path / "c", '{"status": "run')
@@ -68,7 +68,7 @@ def test_a_record_that_no_run_of_ours_writes_is_refused(text, tmp_path):
     assert [record.macro_f1 for record in read_records(tmp_path)] == ["-"]
 
 
-def test_a_record_is_written_whole_or_not_at_all_and_gets_the_schema_that_it_lacks(tmp_path):
+def test_a_record_is_written_whole_with_its_schema_and_one_of_a_newer_schema_is_refused(tmp_path, monkeypatch):
     record = RunRecord(status="running", name="имя", metrics={"val/loss": 0.5}, seed=0, stages=[])
     record.write(tmp_path)
     with pytest.raises(ValueError, match="JSON"):
@@ -85,9 +85,6 @@ def test_a_record_is_written_whole_or_not_at_all_and_gets_the_schema_that_it_lac
     record.write(tmp_path / "run")
     record = read_record(tmp_path / "run")
     assert (record.schema, record.train_seconds) == (SCHEMA, 2)
-
-
-def test_a_record_of_a_newer_schema_and_one_that_is_too_large_are_refused(tmp_path, monkeypatch):
     write(tmp_path, json.dumps({"status": "finished", "schema": SCHEMA + 1}))
     with pytest.raises(CheckpointError, match="newer version"):
         read_record(tmp_path)

@@ -100,7 +100,7 @@ def test_predictions_are_those_of_the_network_in_the_datasets_order_and_kept(run
     np.testing.assert_array_equal(kept.embeddings, made.embeddings)
 
 
-def test_labels_and_overlaps_are_guarded(run_copy, images, blind):
+def test_labels_overlaps_and_near_duplicates_are_guarded(run_copy, images, blind, tiny_run, tmp_path):
     run = Run.open(run_copy)
     with pytest.raises(GuardError, match="training data by image"):
         run.predictions(read_manifest(images / "all.csv"))
@@ -116,9 +116,6 @@ def test_labels_and_overlaps_are_guarded(run_copy, images, blind):
     made = run.predictions(blind)
     assert (made.targets == -1).all()
     assert not made.correct.any()
-
-
-def test_near_duplicates_of_training_images_are_guarded(tiny_run, tmp_path):
     run = Run.open(tiny_run)
     seen = run.images.select_split("train")
     (tmp_path / "others").mkdir()

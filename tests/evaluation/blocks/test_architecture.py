@@ -12,14 +12,9 @@ from avatar_bench.results.result import Result
 from avatar_bench.runs.run import Run
 
 
-@pytest.fixture(scope="module")
-def saved(tiny_run, tmp_path_factory):
-    out = tmp_path_factory.mktemp("architecture")
-    assert main(["evaluate", f"ckpt={tiny_run}", "block=architecture", f"out={out}"]) == 0
-    return Result.load(out / "evaluation" / "test" / "architecture", arrays=True)
-
-
-def test_metrics_filters_and_feature_maps_are_those_of_the_saved_tables_and_of_the_checkpoint(saved, tiny_run):
+def test_metrics_filters_and_feature_maps_are_those_of_the_saved_tables_and_of_the_checkpoint(tiny_run, tmp_path):
+    assert main(["evaluate", f"ckpt={tiny_run}", "block=architecture", f"out={tmp_path}"]) == 0
+    saved = Result.load(tmp_path / "evaluation" / "test" / "architecture", arrays=True)
     weights = torch.load(tiny_run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     layers, run = saved.tables["layers"], Run.open(tiny_run)
     learnt = [value.numel() for name, value in weights.items() if name.endswith(("weight", "bias"))]

@@ -38,7 +38,7 @@ def evaluate(fake_run, dataset_of):
     return call
 
 
-def test_a_perfect_oracle_scores_one(evaluate, oracle):
+def test_a_perfect_oracle_scores_one_and_a_uniform_one_chance_and_the_detectable_difference(evaluate, oracle):
     shown = []
     result = evaluate(oracle("perfect"), shown=shown)
     names = set(result.metrics) - {"chance", "majority_share", "detectable_difference"}
@@ -47,9 +47,6 @@ def test_a_perfect_oracle_scores_one(evaluate, oracle):
     assert result.metrics["accuracy"].low == pytest.approx(stats.wilson(240, 240)[0])
     assert "gallery" not in result.arrays
     assert shown == []
-
-
-def test_a_uniform_oracle_scores_chance_and_states_the_detectable_difference(evaluate, oracle):
     metrics = evaluate(oracle("uniform", n=600, seed=3)).metrics
     for name, chance in (("accuracy", 1 / 3), ("balanced_accuracy", 1 / 3), ("macro_f1", 1 / 3), ("mcc", 0)):
         assert metrics[name].low <= chance <= metrics[name].high
@@ -94,15 +91,10 @@ def test_each_wrong_order_of_three_classes_is_refused_and_named(order, evaluate,
     assert evaluate(wrong, allow={"permutation"}).metrics["accuracy"].value < 0.5
 
 
-@pytest.fixture(scope="module")
-def saved(evaluate, tmp_path_factory):
-    """A Result of a calibrated network, groups of two, some targets unknown, read back from its files."""
-    targets = np.where(np.arange(240) % 40 == 7, -1, TARGETS)
-    predictions = make(targets, noisy(1.2), groups=[f"g{i // 2}" for i in range(240)], temperature=0.7)
-    return Result.load(evaluate(predictions).save(tmp_path_factory.mktemp("blind") / "blind_test"))
-
-
-def test_metrics_and_sources_can_be_recomputed_from_the_saved_predictions(saved):
+def test_metrics_and_sources_can_be_recomputed_from_the_saved_predictions(evaluate, tmp_path):
+    targets, groups = np.where(np.arange(240) % 40 == 7, -1, TARGETS), [f"g{i // 2}" for i in range(240)]
+    calibrated = make(targets, noisy(1.2), groups=groups, temperature=0.7)
+    saved = Result.load(evaluate(calibrated).save(tmp_path / "blind_test"))
     table = saved.tables["predictions"]
     true, predicted = table["target"], table["prediction"]
     expected = {
@@ -131,7 +123,7 @@ def test_metrics_and_sources_can_be_recomputed_from_the_saved_predictions(saved)
         assert errors[row.most_common_error] == errors.max()
 
 
-def test_intervals_are_wilson_for_single_images_and_by_group_for_repeated_ones(evaluate):
+def test_intervals_are_wilson_for_single_images_by_group_for_repeated_ones_and_by_source_on_new_sources(evaluate):
     logits = noisy()
     metrics = evaluate(make(TARGETS, logits)).metrics
     single, correct = metrics["accuracy"], int((logits.argmax(axis=1) == TARGETS).sum())
@@ -142,9 +134,6 @@ def test_intervals_are_wilson_for_single_images_and_by_group_for_repeated_ones(e
     four = evaluate(make(targets, logits, groups=groups)).metrics["accuracy"]
     assert (four.value, four.interval, four.n, four.units) == (single.value, "bootstrap by group", 960, 240)
     assert four.high - four.low == pytest.approx(single.high - single.low, rel=0.2)
-
-
-def test_on_new_sources_intervals_are_by_source_with_those_of_these_sources_beside(evaluate):
     targets = np.arange(400) // 2 % 2
     sources = np.array([f"{target}{row // 50}" for row, target in enumerate(targets)])
     good = np.repeat(np.arange(8) % 4 > 0, 50)  # a source is recognised whole or not at all

@@ -105,7 +105,7 @@ def by_libraries(probabilities, targets):
     }
 
 
-def test_every_error_can_be_recomputed_from_the_saved_logits(saved):
+def test_errors_and_floors_can_be_recomputed_from_the_saved_logits(saved):
     arrays, metrics = saved.arrays["predictions"], saved.metrics
     assert saved.n == len(arrays["targets"]) == 792
     for prefix, divisor in (("", 1), ("scaled/", metrics["temperature"].value)):
@@ -118,9 +118,6 @@ def test_every_error_can_be_recomputed_from_the_saved_logits(saved):
     lower = {*(prefix + name for prefix in PREFIXES for name in ERRORS[:6]), "aurc", "set_size/lac"}
     assert lower <= {name for name, metric in metrics.items() if metric.higher_is_better is False}
     assert True not in {metric.higher_is_better for metric in metrics.values()}
-
-
-def test_the_floors_are_those_of_outcomes_drawn_by_numpy(saved):
     table, generator = saved.tables["floors"].set_index("metric"), np.random.default_rng(9)
     for prefix, divisor in (("", 1), ("scaled/", saved.metrics["temperature"].value)):
         probabilities = scale_logits(saved.arrays["predictions"], divisor)
@@ -131,6 +128,17 @@ def test_the_floors_are_those_of_outcomes_drawn_by_numpy(saved):
             assert saved.metrics[prefix + kind].floor == pytest.approx(floor)
         for name, column in (("ece_floor", "floor"), ("ece_floor_p95", "floor_p95")):
             assert saved.metrics[prefix + name].value == pytest.approx(table.loc[f"{prefix}ece_15", column])
+    arrays = saved.arrays["predictions"]
+    for name, divisor in (("reliability", 1), ("reliability_scaled", saved.metrics["temperature"].value)):
+        table, probabilities = saved.tables[name], scale_logits(arrays, divisor)
+        assert list(table)[:6] == ["bin", "low", "high", "count", "confidence", "accuracy"]
+        frame = pd.DataFrame({"confidence": probabilities.max(1), "hit": probabilities.argmax(1) == arrays["targets"]})
+        cut = frame.groupby(pd.cut(frame["confidence"], np.linspace(0, 1, 16)), observed=False)
+        np.testing.assert_array_equal(table["count"], cut.size())
+        np.testing.assert_allclose(table["accuracy"], cut["hit"].mean(), atol=1e-12)
+        np.testing.assert_allclose(table["confidence"], cut["confidence"].mean(), atol=1e-12)
+        full = table[table["count"] > 0]
+        assert ((full["accuracy_low"] <= full["accuracy"]) & (full["accuracy"] <= full["accuracy_high"])).all()
 
 
 def test_the_saved_temperature_is_the_best_of_a_grid_and_nothing_is_fitted_on_the_evaluated_images(
@@ -149,20 +157,6 @@ def test_the_saved_temperature_is_the_best_of_a_grid_and_nothing_is_fitted_on_th
     for name in ("temperature", "scaled/temperature"):
         assert first.metrics[name] == second.metrics[name]
     assert set(first.tables["coverage"]["threshold"]) == set(second.tables["coverage"]["threshold"])
-
-
-def test_reliability_tables_hold_the_saved_predictions(saved):
-    arrays = saved.arrays["predictions"]
-    for name, divisor in (("reliability", 1), ("reliability_scaled", saved.metrics["temperature"].value)):
-        table, probabilities = saved.tables[name], scale_logits(arrays, divisor)
-        assert list(table)[:6] == ["bin", "low", "high", "count", "confidence", "accuracy"]
-        frame = pd.DataFrame({"confidence": probabilities.max(1), "hit": probabilities.argmax(1) == arrays["targets"]})
-        cut = frame.groupby(pd.cut(frame["confidence"], np.linspace(0, 1, 16)), observed=False)
-        np.testing.assert_array_equal(table["count"], cut.size())
-        np.testing.assert_allclose(table["accuracy"], cut["hit"].mean(), atol=1e-12)
-        np.testing.assert_allclose(table["confidence"], cut["confidence"].mean(), atol=1e-12)
-        full = table[table["count"] > 0]
-        assert ((full["accuracy_low"] <= full["accuracy"]) & (full["accuracy"] <= full["accuracy_high"])).all()
 
 
 def form_sets(fitted, evaluated, temperature, method):
@@ -213,19 +207,9 @@ def test_the_table_of_shift_is_recomputed_from_the_saved_logits_and_lost_coverag
     assert not any(line.startswith("test: only ") for line in lines)
 
 
-def test_an_overconfident_network_is_mended_and_its_sets_keep_their_promise(evaluate, overconfident):
-    result = evaluate(*overconfident)
-    value = {name: metric.value for name, metric in result.metrics.items()}
-    assert value["temperature"] == pytest.approx(3, abs=0.1)
-    assert value["ece_15"] > 2 * value["ece_floor_p95"]
-    assert value["scaled/ece_15"] < value["scaled/ece_floor_p95"]
-    assert result.metrics["scaled/ece_15"].low == 0
-    assert result.metrics["ece_15"].low > 0.05
-    assert [value[f"coverage/{method}"] for method in METHODS] == pytest.approx([0.9, 0.9], abs=0.02)
-    assert result.warnings == []
-
-
-def test_a_perfect_oracle_has_no_error_and_an_interval_that_allows_for_errors_to_come(evaluate, oracle):
+def test_oracles_have_no_error_or_those_of_guessing_and_an_overconfident_network_is_mended(
+    evaluate, oracle, overconfident
+):
     """Of 240 images that are all right, 1.6 % of the population may still be wrong, by Wilson."""
     metrics = evaluate(oracle("perfect"), oracle("perfect", n=60)).metrics
     for name in (*(prefix + name for prefix in PREFIXES for name in ERRORS), "aurc"):
@@ -235,9 +219,6 @@ def test_a_perfect_oracle_has_no_error_and_an_interval_that_allows_for_errors_to
     for name, factor in (("ece_15", 1), ("scaled/ece_adaptive", 1), ("ece_classwise", 2 / 3)):
         assert (metrics[name].low, metrics[name].n) == (0, 240)
         assert metrics[name].high == pytest.approx(factor * high, abs=1e-6)
-
-
-def test_a_uniform_oracle_has_the_errors_of_guessing(evaluate, oracle):
     metrics = evaluate(oracle("uniform", n=600), oracle("uniform", n=300, seed=1)).metrics
     for name in ("nll", "brier"):
         assert metrics[name].value == pytest.approx(metrics[name].floor, abs=1e-3)
@@ -247,6 +228,15 @@ def test_a_uniform_oracle_has_the_errors_of_guessing(evaluate, oracle):
     for method in METHODS:
         assert metrics[f"coverage/{method}"].value == pytest.approx(0.9, abs=0.04)
         assert metrics[f"coverage/{method}"].floor == pytest.approx(0.9, abs=0.04)
+    result = evaluate(*overconfident)
+    value = {name: metric.value for name, metric in result.metrics.items()}
+    assert value["temperature"] == pytest.approx(3, abs=0.1)
+    assert value["ece_15"] > 2 * value["ece_floor_p95"]
+    assert value["scaled/ece_15"] < value["scaled/ece_floor_p95"]
+    assert result.metrics["scaled/ece_15"].low == 0
+    assert result.metrics["ece_15"].low > 0.05
+    assert [value[f"coverage/{method}"] for method in METHODS] == pytest.approx([0.9, 0.9], abs=0.02)
+    assert result.warnings == []
 
 
 def test_without_calibration_images_there_are_no_sets_and_of_few_every_class_is_in_every_set(

@@ -58,7 +58,7 @@ def saved(result):
     return embeddings, result.tables["images"], {name: metric.value for name, metric in result.metrics.items()}
 
 
-def test_silhouettes_and_indices_equal_sklearn_and_distances_scipy_on_what_is_saved(saved, result):
+def test_silhouettes_indices_purity_and_distances_equal_sklearn_and_scipy_on_what_is_saved(saved, result):
     x, images, value = saved
     labels, far = images["target"].to_numpy(), cdist(x, x)
     same = labels[:, None] == labels
@@ -79,9 +79,6 @@ def test_silhouettes_and_indices_equal_sklearn_and_distances_scipy_on_what_is_sa
         for of, to in ((table.index[0], table.columns[1]), (table.index[-1], table.columns[-1])):
             far = cdist(x[key == of], x[key == to])
             assert table.loc[of, to] == pytest.approx(far[far > 1e-9].mean(), abs=1e-6)
-
-
-def test_knn_purity_equals_sklearns_neighbours_of_other_groups(saved):
     x, images, value = saved
     rank = NearestNeighbors(n_neighbors=len(x) - 1).fit(x).kneighbors(return_distance=False)
     label, group, source = (images[name].to_numpy() for name in ("target", "group", "source"))
@@ -138,7 +135,7 @@ def make_maps(predictions, **options):
     return build_maps(Clusters(**{"method": "pca", "resamples": 100} | options), predictions, "test")
 
 
-def test_trustworthiness_of_each_map_equals_sklearn_on_what_is_saved(oracle, tmp_path, draw_saved):
+def test_maps_have_the_trustworthiness_of_sklearn_and_put_the_images_of_a_class_together(oracle, tmp_path, draw_saved):
     saved = Result.load(make_maps(oracle("noisy"), method=["tsne", "pca"]).save(tmp_path / "clusters"), arrays=True)
     x = saved.arrays["points"]["embeddings"].astype(np.float64)
     for name, table in (("trustworthiness", "points"), ("trustworthiness/pca", "points_pca")):
@@ -153,9 +150,6 @@ def test_trustworthiness_of_each_map_equals_sklearn_on_what_is_saved(oracle, tmp
     points = np.abs(saved.tables["points_pca"][["x", "y"]])
     np.testing.assert_allclose(points, np.abs(left[:, :2] * spread[:2]), atol=1e-5)
     assert set(draw_saved(saved)) == {"tsne", "pca"}
-
-
-def test_tsne_puts_the_images_of_a_class_together_and_is_repeatable(oracle):
     first, second = (make_maps(oracle("perfect", n=90), method="tsne", seed=4).tables["points"] for _ in range(2))
     pd.testing.assert_frame_equal(first, second)
     near = cdist(first[["x", "y"]], first[["x", "y"]])

@@ -143,21 +143,7 @@ def test_curves_and_points_are_those_of_scikit_learn_and_drawn(evaluate_block, o
     np.testing.assert_allclose(drawn["operating_points"].axes[0].lines[2].get_ydata(), recall)
 
 
-def test_few_false_alarms_are_claimed_only_with_enough_groups_of_other_classes(evaluate_block, oracle):
-    predictions = oracle("perfect", n=900)
-    metrics = evaluate_block(predictions).metrics
-    enough, few = (metrics[f"recall_at/{rate}/real"] for rate in (0.01, 0.001))
-    assert (enough.value, enough.interval) == (1, "wilson by group")
-    assert enough.low < 1
-    assert (few.value, few.n) == (None, 600)
-    assert format_reason(few.reason, "decision") == (
-        "600 groups of other classes are too few to show false alarms of 0.10%; 2995 are required"
-    )
-    pairs = replace(predictions, groups=np.array([f"g{i // 6}" for i in range(900)]))  # as many images, fewer groups
-    assert evaluate_block(pairs).metrics["recall_at/0.01/real"].reason.code == "few_others"
-
-
-def test_risk_and_cost_are_counted_from_the_predictions(evaluate_block, oracle):
+def test_risk_cost_and_the_operating_curve_are_counted_from_the_predictions(evaluate_block, oracle):
     predictions, blind = oracle("noisy", n=240), oracle("noisy", n=90, seed=7)
     blind = replace(blind, targets=np.where(np.arange(90) < 10, -1, blind.targets))
     result = evaluate_block(predictions, blind, {"things": replace(blind, targets=np.full(90, -1))})
@@ -179,9 +165,6 @@ def test_risk_and_cost_are_counted_from_the_predictions(evaluate_block, oracle):
     answered, incorrect = predictions.confidence >= 0.9, ~predictions.correct
     assert result.metrics["cost"].value == pytest.approx((incorrect & answered).mean() + 0.1 * (~answered).mean())
     assert result.metrics["cost"].floor == pytest.approx(min(0.1, incorrect.mean()))
-
-
-def test_the_operating_curve_is_counted_from_the_predictions(evaluate_block, oracle):
     predictions, blind = oracle("noisy", n=300), oracle("noisy", n=90, seed=7)
     by_source = replace(blind, origins=blind.sources)
     curves = evaluate_block(predictions, by_source).tables["operating_curve"]
@@ -206,7 +189,7 @@ def test_the_operating_curve_is_counted_from_the_predictions(evaluate_block, ora
     assert set(curves.query("set == 'blind' and value.notna()")["population"]) == {"new sources"}
 
 
-def test_a_set_without_a_class_of_one_class_or_of_equal_probabilities_has_reasons(
+def test_rare_false_alarms_and_sets_without_a_class_or_with_equal_probabilities_have_reasons(
     evaluate_block, oracle, make_predictions, draw_saved
 ):
     predictions = oracle("noisy", n=240)
@@ -223,6 +206,17 @@ def test_a_set_without_a_class_of_one_class_or_of_equal_probabilities_has_reason
     assert equal["risk_coverage"]["answered"].eq(90).all()
     assert equal["operating_points"][["recall", "seen"]].eq(0).all(axis=None)
     assert equal["operating_points"]["threshold"].isna().all()
+    predictions = oracle("perfect", n=900)
+    metrics = evaluate_block(predictions).metrics
+    enough, few = (metrics[f"recall_at/{rate}/real"] for rate in (0.01, 0.001))
+    assert (enough.value, enough.interval) == (1, "wilson by group")
+    assert enough.low < 1
+    assert (few.value, few.n) == (None, 600)
+    assert format_reason(few.reason, "decision") == (
+        "600 groups of other classes are too few to show false alarms of 0.10%; 2995 are required"
+    )
+    pairs = replace(predictions, groups=np.array([f"g{i // 6}" for i in range(900)]))  # as many images, fewer groups
+    assert evaluate_block(pairs).metrics["recall_at/0.01/real"].reason.code == "few_others"
 
 
 def test_images_of_the_thresholds_another_class_order_and_tables_of_predictions_are_refused(
@@ -282,9 +276,6 @@ def test_stability_and_averaging_are_compared_with_confidence_at_equal_coverage(
     ends = stats.bootstrap_interval(save, predictions.groups, 100)
     assert (metric.value, metric.low, metric.high) == pytest.approx((float(save(np.ones((1, 120)))[0]), *ends))
     assert inside(draw_saved(result)["stability"])
-
-
-def test_answers_that_all_change_or_never_do_have_reasons(evaluate_block, oracle):
     perfect = oracle("perfect", n=30)
     turned = replace(perfect, logits=perfect.logits[:, [1, 2, 0]])
     none = evaluate_block(perfect, run={"variations": lambda change: turned}, stability=True)

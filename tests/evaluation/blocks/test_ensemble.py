@@ -66,31 +66,18 @@ def voters(make_predictions, fake_run, dataset_of):
 
 
 @pytest.fixture(scope="module")
-def compare_predictions(fake_run, dataset_of):
-    """Run the block on the Predictions of several stand-ins, whose pairs alone are compared."""
-
-    def call(predictions, resamples=200):
-        names = [f"run {number}" for number in range(len(predictions))]
-        runs = [fake_run(p, images=None, label=name, recipe=name) for p, name in zip(predictions, names, strict=True)]
-        return compare(runs, [dataset_of(part) for part in predictions], resamples)
-
-    return call
-
-
-@pytest.fixture(scope="module")
 def saved(voters, tmp_path_factory):
     """A Result of three runs, groups of two images, read back from its files."""
     result = compare(*voters(groups=PAIRS), resamples=2000)
     return Result.load(result.save(tmp_path_factory.mktemp("compared") / "ensemble"), arrays=True)
 
 
-def poison(predictions):
-    """Return predictions whose targets are dealt at random: what a strategy that looks at the set would be led by."""
-    dealt = np.random.default_rng(9).permutation(predictions.targets)
-    return replace(predictions, targets=dealt, logits=predictions.logits[::-1])
-
-
 def test_no_strategy_moves_with_the_labels_and_outputs_of_the_evaluated_set(voters):
+    def poison(predictions):
+        """Deal targets at random: what a strategy that looks at the set would be led by."""
+        dealt = np.random.default_rng(9).permutation(predictions.targets)
+        return replace(predictions, targets=dealt, logits=predictions.logits[::-1])
+
     allow = frozenset({"permutation"})
     clean, poisoned = (compare(*runs) for runs in (voters(allow=allow), voters(allow=allow, change=poison)))
     assert clean.metrics["accuracy/soft_vote"].value > 0.7 > poisoned.metrics["accuracy/soft_vote"].value
@@ -185,7 +172,7 @@ def test_the_interval_of_a_gain_is_a_paired_bootstrap_of_groups_and_its_p_value_
 
 
 @pytest.mark.parametrize(("kind", "score"), [("perfect", 1.0), ("uniform", 1 / 3)])
-def test_oracles_score_one_and_chance_and_perfect_pairs_have_no_q(kind, score, oracle, voters, compare_predictions):
+def test_oracles_score_one_and_chance_and_perfect_pairs_have_no_q(kind, score, oracle, voters, fake_run, dataset_of):
     runs, datasets = voters(2)
     for seed, run in enumerate(runs):
         run.predictions = lambda dataset, seed=seed: oracle(kind, 240, seed=seed)
@@ -193,7 +180,10 @@ def test_oracles_score_one_and_chance_and_perfect_pairs_have_no_q(kind, score, o
     for name in STRATEGIES:
         metric = metrics[f"accuracy/{name}"]
         assert metric.low - 1e-9 <= score <= metric.high + 1e-9
-    pairs = compare_predictions([oracle(kind, 900, seed=seed) for seed in range(3)], resamples=500).metrics
+    guesses = [oracle(kind, 900, seed=seed) for seed in range(3)]
+    names = ({"label": f"run {k}", "recipe": f"run {k}", "images": None} for k in range(3))  # pairs alone are compared
+    runs = [fake_run(guess, **name) for guess, name in zip(guesses, names, strict=True)]
+    pairs = compare(runs, [dataset_of(guess) for guess in guesses], resamples=500).metrics
     if kind == "perfect":
         assert metrics["accuracy/soft_vote"].value == 1
         assert metrics["ece/soft_vote"].value == pytest.approx(0, abs=1e-6)
@@ -256,15 +246,11 @@ def test_figures_are_drawn_in_russian_and_of_results_of_one_version_ago(voters, 
     assert set(draw_saved(replace(result, block="ensemble_diversity", tables=of_pairs, arrays=arrays))) == PAIR_FIGURES
 
 
-@pytest.fixture
-def pair(run_pair):
-    """Two runs of one network and origin, opened anew for each test, with their sets."""
-    labelled = label_runs(run_pair)
-    runs = [open_run(run.folder, label=run.label, recipe=run.recipe, workers=0) for run in labelled]
-    return runs, [run.dataset("test") for run in runs]
-
-
-def test_what_is_saved_of_real_runs_predicts_what_is_reported_and_a_soup_is_no_worse_than_its_best_run(pair, tmp_path):
+def test_what_is_saved_of_real_runs_predicts_what_is_reported_and_a_soup_is_no_worse_than_its_best_run(
+    run_pair, tmp_path
+):
+    opened = [open_run(of.folder, label=of.label, recipe=of.recipe, workers=0) for of in label_runs(run_pair)]
+    pair = opened, [run.dataset("test") for run in opened]
     result = compare(*pair)
     table, columns = result.tables["predictions"], [f"prob_{name}" for name in result.classes]
     assert set(result.provenance["ensembles"]) == {*STRATEGIES, "soup"}

@@ -48,7 +48,7 @@ def saved(slanted, oracle, evaluate_block, tmp_path_factory):
     return Result.load(result.save(tmp_path_factory.mktemp("saved") / "error_bias"))
 
 
-def test_confidence_and_unbias_can_be_recomputed_from_the_saved_predictions(saved):
+def test_confidence_unbias_slices_and_confusion_can_be_recomputed_from_what_is_saved(saved):
     images = saved.tables["images"]
     correct, confidence = images["correct"], images["confidence"]
     assert (correct == (images["target"] == images["prediction"])).all()
@@ -67,9 +67,6 @@ def test_confidence_and_unbias_can_be_recomputed_from_the_saved_predictions(save
     expected = 1 - table["prediction"].value_counts(normalize=True).max()
     assert (unbias.value, unbias.floor) == pytest.approx((expected, 2 / 3), abs=1e-9)
     assert Reason("unbias_alone", value=unbias.value, chance=unbias.floor) in saved.warnings
-
-
-def test_every_slice_can_be_recomputed_from_the_saved_images_and_a_slanted_one_differs_significantly(saved):
     images = saved.tables["images"]
     table, correct = saved.tables["slices"], images["correct"]
     assert set(table["by"]) == {"source", "size", "format"}
@@ -92,9 +89,6 @@ def test_every_slice_can_be_recomputed_from_the_saved_images_and_a_slanted_one_d
     assert "s23" in set(table.loc[significant, "slice"])
     assert (table["significant"] == significant).all()
     assert Reason("differing", found=significant.sum(), n=table["p"].notna().sum()) in saved.warnings
-
-
-def test_confusion_by_slice_adds_up_to_the_saved_images(saved):
     images = saved.tables["images"]
     table = saved.tables["confusion_by_slice"]
     for row in table.to_dict("records"):

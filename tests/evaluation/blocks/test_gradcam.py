@@ -26,19 +26,16 @@ from avatar_bench.results.result import Result
 from avatar_bench.runs.run import Run
 from tests.evaluation.conftest import CLASSES
 
-PREPROCESSING = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 BACKBONE = "test_resnet"
 
 
-@pytest.fixture(scope="module")
-def classifier():
-    torch.manual_seed(0)
-    return Classifier(Card(CLASSES, BACKBONE, PREPROCESSING), timm.create_model(BACKBONE, num_classes=3)).eval()
-
-
 @pytest.fixture
-def evaluate_block(fake_run, dataset_of, classifier):
+def evaluate_block(fake_run, dataset_of):
     """Run the block on predictions, with noise as images and a network with random weights."""
+
+    torch.manual_seed(0)
+    net = timm.create_model(BACKBONE, num_classes=3)
+    classifier = Classifier(Card(CLASSES, BACKBONE, {"mean": (0.5,) * 3, "std": (0.25,) * 3}), net).eval()
 
     def run(predictions, network=classifier, inputs=None, **options):
         noise = np.random.default_rng(0).integers(0, 256, (len(predictions), 3, 64, 64), dtype=np.uint8)

@@ -84,14 +84,11 @@ def compute_wall(make_runs, colour_finder):
     return compute
 
 
-@pytest.fixture(scope="module")
-def saved(compare_maps, oracle, tmp_path_factory):
-    """The overlap of three networks, read back from its files."""
+def test_every_metric_can_be_recomputed_from_the_saved_maps_and_figures_are_drawn_whole(
+    compare_maps, oracle, tmp_path, drawn_whole
+):
     result = compare_maps(oracle("noisy", 90), SAME, MIXED, APART, images=12)
-    return Result.load(result.save(tmp_path_factory.mktemp("overlap") / "gradcam"), arrays=True)
-
-
-def test_every_metric_can_be_recomputed_from_the_saved_maps_and_figures_are_drawn_whole(saved, drawn_whole):
+    saved = Result.load(result.save(tmp_path / "gradcam"), arrays=True)
     stored = saved.arrays["maps"]
     maps, targets = [stored[f"maps_{k}"] for k in range(3)], stored["targets"]
     assert stored["runs"].tolist() == ["run 0", "run 1", "run 2"]
@@ -145,7 +142,9 @@ def test_the_same_network_twice_overlaps_wholly_and_a_habit_that_both_share_is_n
     assert not result.tables["classes"]["above_null"].iloc[-4:].any()
 
 
-def test_maps_are_those_of_the_true_class_or_of_each_network_s_own(compare_maps, make_predictions):
+def test_maps_are_those_of_the_class_asked_for_classes_matched_by_name_and_images_by_content(
+    compare_maps, make_predictions, make_run, oracle, colour_finder, noise
+):
     targets = np.arange(30) % 3
     wrong = make_predictions(targets, 4.0 * np.eye(3)[(targets + 1) % 3])
     # what the second network sees in the next class, the first sees in the true one
@@ -154,9 +153,6 @@ def test_maps_are_those_of_the_true_class_or_of_each_network_s_own(compare_maps,
     for of, classes in (("target", ["drawing"]), ("prediction", ["real"])):
         table = compare_maps(wrong, MIXED, SAME, fields=ALLOW_ORDER, overlap_of=of).tables["classes"]
         assert table[(table["metric"] == "pearson") & (table["value"] > 0.99)]["class"].tolist() == classes
-
-
-def test_classes_are_matched_by_name_and_images_by_content(make_run, oracle, colour_finder, noise):
     predictions, images = oracle("noisy", 60), noise(60)
     order = np.random.default_rng(3).permutation(60)
     first = make_run(predictions, colour_finder(SAME), images, "a")
@@ -211,7 +207,9 @@ def test_the_wall_has_the_predictions_of_every_run_for_the_same_images_and_count
     assert compute_wall(*[oracle("noisy", 60)] * 2).metrics["unanimous"].value == 1
 
 
-def test_each_cell_shows_the_prediction_of_the_table(compute_wall, make_predictions, draw_saved):
+def test_walls_show_the_predictions_of_the_table_and_the_maps_of_the_class_asked_for(
+    compute_wall, make_predictions, draw_saved, colour_finder, noise
+):
     targets = np.arange(6) % 3
     right, wrong = (make_predictions(targets, 5.0 * np.eye(3)[classes]) for classes in (targets, [1, 1, 2, 0, 1, 2]))
     figures = draw_saved(compute_wall(right, wrong, collage=2, wall=1))
@@ -221,9 +219,6 @@ def test_each_cell_shows_the_prediction_of_the_table(compute_wall, make_predicti
     assert texts[:4] == [f"{name}\n{confidence}" for name in names]
     titles = [axes.get_title() for axes in figures["wall"].axes if axes.get_title()]
     assert titles == ["drawing", "generated", "real"]
-
-
-def test_the_saved_maps_are_those_of_the_class_that_was_asked_for(compute_wall, make_predictions, colour_finder, noise):
     targets = np.arange(6) % 3
     wrong = make_predictions(targets, 4.0 * np.eye(3)[(targets + 1) % 3])
     networks = [colour_finder(SAME), colour_finder((2, 0, 1))]

@@ -266,7 +266,7 @@ def test_intervals_of_the_qualities_are_those_saved_converted_from_another_level
     assert row[["accuracy_low", "accuracy_high"]].tolist() == pytest.approx(expected.tolist(), rel=1e-3)
 
 
-def test_qualities_of_the_same_images_err_together_and_those_of_other_images_independently():
+def test_qualities_err_together_or_independently_and_without_an_interval_are_held_fixed():
     saved, keys = results(), ("accuracy", "robustness", "calibration", "separation")
     metric = compare(run_of(saved), resamples=5000, weights=weights_of(*keys)).metrics["score/a"]
     accuracy, robustness, error, separation = (get_metric(saved, key) for key in keys)
@@ -280,9 +280,6 @@ def test_qualities_of_the_same_images_err_together_and_those_of_other_images_ind
     metric = compare(run_of(saved), resamples=20_000, weights=weights_of("accuracy", "ood")).metrics["score/a"]
     half = np.hypot(0.02 / (2 / 3), 0.03 / 0.5) / 2  # symmetric half-widths are added in quadrature
     assert [metric.value - metric.low, metric.high - metric.value] == pytest.approx([half, half], rel=0.03)
-
-
-def test_a_quality_without_interval_or_of_equal_ends_is_held_fixed_and_draws_stay_inside_the_range():
     saved = change(results(), "accuracy", low=None, high=None, interval=None)
     value = get_metric(saved, "robustness").value
     saved = change(saved, "robustness", low=value, high=value)
@@ -313,7 +310,7 @@ def test_seeds_of_a_recipe_are_averaged_and_drawn_and_it_lacks_what_one_of_them_
     assert format_reason(Reason.parse_cell(row["missing"]), "integrated_score").endswith("(two · seed 2)")
 
 
-def test_metrics_that_do_not_rest_on_the_same_are_named():
+def test_runs_of_other_classes_are_not_compared_and_metrics_that_do_not_rest_on_the_same_are_named():
     other = results(1)
     for name in ("blind_test", "out_of_domain"):
         other[name].provenance["data_fingerprint"] = "f2"
@@ -323,6 +320,13 @@ def test_metrics_that_do_not_rest_on_the_same_are_named():
     bases = {"accuracy": "other_basis", "robustness": "other_basis", "ood": "other_basis", "speed": "other_machines"}
     assert result.warnings == [Reason(code, quality=key, groups="a, c | b") for key, code in bases.items()]
     assert list_scores(result)["data_fingerprint"].to_dict() == {"a": "f1", "b": "f1|f2", "c": "f1"}
+    block = build_block("integrated_score", {"weights": {"speed": 0}, "ranges": {"size": [100, 1]}})
+    assert block.qualities == tuple(key for key in QUALITIES if key != "speed")
+    assert block.ranges == RANGES | {"size": [100, 1]}
+    assert block.reads_results
+    with pytest.raises(BlockError, match="has the classes"):
+        compare(run_of(results(), "a"), run_of(results(), "b", classes=("cat", "dog")))
+    assert compare(run_of(results(), "a"), run_of(results(), "b", classes=CLASSES[::-1])).metrics
 
 
 @pytest.mark.parametrize(
@@ -339,16 +343,6 @@ def test_other_sets_and_values_outside_a_range_are_named_and_other_intervals_are
     fast = change(other, "speed", value=5000.0)  # outside its range
     clipped = Reason("clipped", quality="speed", names=["b"])
     assert compare(run_of(results(), "a"), run_of(fast, "b")).warnings == [*warnings, clipped]
-
-
-def test_runs_of_other_classes_are_not_compared_and_options_are_put_into_the_rest():
-    block = build_block("integrated_score", {"weights": {"speed": 0}, "ranges": {"size": [100, 1]}})
-    assert block.qualities == tuple(key for key in QUALITIES if key != "speed")
-    assert block.ranges == RANGES | {"size": [100, 1]}
-    assert block.reads_results
-    with pytest.raises(BlockError, match="has the classes"):
-        compare(run_of(results(), "a"), run_of(results(), "b", classes=("cat", "dog")))
-    assert compare(run_of(results(), "a"), run_of(results(), "b", classes=CLASSES[::-1])).metrics
 
 
 def test_a_block_of_a_user_declares_a_quality(tmp_path, monkeypatch):

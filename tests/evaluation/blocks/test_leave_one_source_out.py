@@ -59,12 +59,6 @@ def compare(*pairs, **options):
     return LeaveOneSourceOut(**{"resamples": 300, **options}).compare(runs, datasets)
 
 
-@pytest.fixture
-def plain(fake_run, dataset_of, oracle):
-    """A run that held out no source, and its dataset."""
-    return fake_run(oracle("noisy")), dataset_of(oracle("noisy"))
-
-
 def test_recall_of_each_source_its_mean_and_its_worst_equal_a_hand_count(left_out, draw_saved):
     rows = (("studio", "real", (40, 50)), ("2019", "drawing", (27, 30)), ("gan", "generated", (10, 40)))
     result = compare(*(left_out(*row) for row in rows))
@@ -180,7 +174,8 @@ def test_oracles_recognise_all_a_third_and_nothing(left_out):
     assert compare(*pairs[:7]).metrics["mean"].value == 1 / 2  # of the classes of which a source was held out
 
 
-def test_other_runs_are_left_out_and_what_cannot_be_compared_is_refused(left_out, plain):
+def test_other_runs_are_left_out_and_what_cannot_be_compared_is_refused(left_out, fake_run, dataset_of, oracle):
+    plain = fake_run(oracle("noisy")), dataset_of(oracle("noisy"))
     result = compare(left_out("studio", "real", (40, 50)), plain, plain)
     assert result.warnings[0] == Reason("runs_without_held_out", n=2, all=3)
     assert result.n == 50
@@ -229,7 +224,7 @@ def recipes_by_source(left_out):
     ]
 
 
-def test_the_gain_over_the_base_is_that_of_the_mean_over_sources_with_seeds_averaged(left_out):
+def test_gains_over_the_base_are_over_common_sources_with_seeds_averaged_and_cost_accuracy_and_seconds(left_out):
     result = compare(*recipes_by_source(left_out), resamples=2000)
     table, gain = result.tables["images"], result.metrics["gain/b frozen"]
     recall = table.groupby(["recipe", "source", "seed"])["correct"].mean().groupby(["recipe", "source"]).mean()
@@ -251,10 +246,25 @@ def test_the_gain_over_the_base_is_that_of_the_mean_over_sources_with_seeds_aver
     assert (gain.low, gain.high) == pytest.approx(ends, abs=0.02)
     other = compare(*recipes_by_source(left_out), resamples=2000, base="b frozen").metrics["gain/a frozen"]
     assert (other.value, other.low, other.high) == pytest.approx((-gain.value, -gain.high, -gain.low))
+    common = [left_out("s1", "real", (right, 40), recipe) for recipe, right in (("a", 10), ("b", 30))]
+    apart = [left_out("s2", "real", (0, 40), "a"), left_out("s3", "real", (40, 40), "b")]
+    other = [left_out("s4", "real", (n, n), recipe) for recipe, n in (("a", 40), ("b", 50))]
+    result = compare(*common, *apart, *other)
+    assert result.metrics["gain/b frozen"].value == pytest.approx(0.5)
+    assert result.tables["summary"].set_index("recipe").loc["b frozen", "gain_sources"] == 1
+    gain = compare(*apart).metrics["gain/b frozen"]
+    assert (gain.value, gain.reason) == (None, Reason("no_common_source"))
+    records = {"a": {"metrics": {"val/accuracy": 0.9}, "train_seconds": 10}, "b": {"metrics": {"val/accuracy": 0.85}}}
+    result = compare(*(left_out("s", "real", (20, 40), recipe, **record) for recipe, record in records.items()))
+    assert result.tables["summary"].set_index("recipe").loc["b frozen", "in_domain_gain"] == pytest.approx(-0.05)
+    assert result.metrics["in_domain/a frozen"].value == 0.9
+    assert result.metrics["train_seconds/a frozen"].value == 10
+    assert result.metrics["train_seconds/b frozen"].reason == Reason("not_recorded")
 
 
-def test_promises_on_held_out_sources_are_kept_or_broken_by_hand(left_out):
-    # all images have one confidence; 11 sources without an error show beta .2, and 21 images in one are not enough
+def test_promises_and_each_networks_own_rule_are_kept_or_broken_on_held_out_sources_by_hand(
+    left_out, calibrated, oracle
+):
     right = {f"s{index}": (index > 0) * 12 for index in range(12)}
     runs = [left_out(source, CLASSES[index % 3], (n, 12)) for index, (source, n) in enumerate(right.items())]
     table = compare(*runs, targets=[0.1], betas=[0.1, 0.2], minimum=1).tables["promises"]
@@ -271,9 +281,6 @@ def test_promises_on_held_out_sources_are_kept_or_broken_by_hand(left_out):
     assert set(table["rule"]) == {"source"}  # these runs have no rule of their own
     assert table.set_index("calibrated_on").loc["others", columns[:5]].tolist() == [11, 0, 0, 0, 0]
     assert compare(left_out("s0", "real", (12, 12))).tables["promises"].empty
-
-
-def test_the_rule_of_each_network_is_put_to_the_test_on_the_source_that_it_lacks(left_out, calibrated, oracle):
     pairs = [left_out(f"s{index}", "real", (20 - 8 * index, 20)) for index in range(3)]
     for run, __ in pairs:
         vars(run).update(calibrated(oracle("noisy", n=400, seed=5)))
@@ -285,23 +292,6 @@ def test_the_rule_of_each_network_is_put_to_the_test_on_the_source_that_it_lacks
     assert value < confidence
     assert (row["coverage"], row["counted"], row["broken"]) == (1, 3, 2)  # errors of 0, .4 and .8
     assert (row["calibrated_on"], row["rule"], row["fits"]) == ("its own", "image", 1)
-
-
-def test_gains_are_over_common_sources_with_the_same_images_and_cost_accuracy_and_seconds(left_out):
-    common = [left_out("s1", "real", (right, 40), recipe) for recipe, right in (("a", 10), ("b", 30))]
-    apart = [left_out("s2", "real", (0, 40), "a"), left_out("s3", "real", (40, 40), "b")]
-    other = [left_out("s4", "real", (n, n), recipe) for recipe, n in (("a", 40), ("b", 50))]
-    result = compare(*common, *apart, *other)
-    assert result.metrics["gain/b frozen"].value == pytest.approx(0.5)
-    assert result.tables["summary"].set_index("recipe").loc["b frozen", "gain_sources"] == 1
-    gain = compare(*apart).metrics["gain/b frozen"]
-    assert (gain.value, gain.reason) == (None, Reason("no_common_source"))
-    records = {"a": {"metrics": {"val/accuracy": 0.9}, "train_seconds": 10}, "b": {"metrics": {"val/accuracy": 0.85}}}
-    result = compare(*(left_out("s", "real", (20, 40), recipe, **record) for recipe, record in records.items()))
-    assert result.tables["summary"].set_index("recipe").loc["b frozen", "in_domain_gain"] == pytest.approx(-0.05)
-    assert result.metrics["in_domain/a frozen"].value == 0.9
-    assert result.metrics["train_seconds/a frozen"].value == 10
-    assert result.metrics["train_seconds/b frozen"].reason == Reason("not_recorded")
 
 
 def test_the_curve_is_the_mean_over_sources_by_number_of_training_sources(left_out, draw_saved, inside):

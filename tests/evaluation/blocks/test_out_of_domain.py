@@ -62,7 +62,7 @@ def saved(world, reference, tmp_path_factory):
     return Result.load(result.save(tmp_path_factory.mktemp("saved") / "out_of_domain"))
 
 
-def test_every_detection_metric_can_be_recomputed_from_the_saved_scores(saved):
+def test_metrics_proportions_and_confidence_can_be_recomputed_from_the_saved_tables(saved, drawn_whole):
     scores = saved.tables["scores"]
     for name, score in product(("animal_faces", "things"), SCORES):
         both = scores[(scores["kind"] == "in_domain") | (scores["set"] == name)]
@@ -78,6 +78,33 @@ def test_every_detection_metric_can_be_recomputed_from_the_saved_scores(saved):
         floors = {kind: metric.floor for kind, metric in metrics.items()}
         assert floors == pytest.approx({"auroc": 0.5, "aupr": outside.mean(), "fpr95": 0.95})
         assert [metric.higher_is_better for metric in metrics.values()] == [True, True, False]
+    scores, sets = saved.tables["scores"], saved.tables["sets"].set_index("set")
+    for name, label in product(SETS, saved.classes):
+        rows, metric = scores[scores["set"] == name], saved.metrics[f"share/{name}/{label}"]
+        assert metric.value == pytest.approx((rows["prediction"] == label).mean(), abs=1e-9)
+        assert metric.value == pytest.approx(sets.loc[name, f"share_{label}"], abs=1e-9)
+        assert metric.low <= metric.value <= metric.high
+        assert metric.units == rows["group"].nunique()
+    toons, accuracy = scores[scores["set"] == "simpsons"], saved.metrics["accuracy/simpsons"]
+    assert accuracy.value == pytest.approx(sk.accuracy_score(toons["target"], toons["prediction"]))
+    assert accuracy.floor == pytest.approx(1 / 3)
+    drawn_whole(saved.folder, {"shares", "confidence", "auroc", "scores", "gallery"})
+    scores, table = saved.tables["scores"], saved.tables["confidence"].fillna({"class": ""})
+    assert table["set"].unique().tolist() == ["test", *SETS]
+    assert table["class"].tolist() == 4 * ["", *saved.classes]
+    for row in table.to_dict("records"):
+        of_set = scores["kind"] == row["kind"] if row["kind"] == "in_domain" else scores["set"] == row["set"]
+        confidence = scores[of_set & ((scores["prediction"] == row["class"]) | (row["class"] == ""))]["confidence"]
+        assert (row["n"], row["share"]) == (len(confidence), pytest.approx(len(confidence) / of_set.sum()))
+        for name, value in (("mean_confidence", confidence.mean()), ("std_confidence", confidence.std(ddof=0))):
+            ends = [row[f"{name}{end}"] for end in ("_low", "", "_high")]
+            assert ends[0] < ends[1] < ends[2]
+            assert ends[1] == pytest.approx(value, abs=1e-9)
+            if row["class"] == "":
+                metric = saved.metrics[f"{name}/{row['set']}"]
+                assert ends == pytest.approx([metric.low, metric.value, metric.high], abs=1e-12)
+    better = {name: saved.metrics[f"mean_confidence/{name}"].higher_is_better for name in ("test", *SETS)}
+    assert better == {"test": None, "animal_faces": False, "things": False, "simpsons": None}
 
 
 def test_what_decisions_flag_is_measured_by_their_own_rule_and_comes_first(saved, world, reference):
@@ -102,39 +129,6 @@ def test_what_decisions_flag_is_measured_by_their_own_rule_and_comes_first(saved
         assert ((rows["ood_percentile"] > 99) == flagged).all()
     assert list(metrics)[:4] == [f"flagged/{name}" for name in (*SETS, "test")]
     assert metrics["flagged/things"].floor == metrics["flagged/test"].value < 0.1
-
-
-def test_every_proportion_and_accuracy_can_be_recomputed_from_the_saved_tables(saved, drawn_whole):
-    scores, sets = saved.tables["scores"], saved.tables["sets"].set_index("set")
-    for name, label in product(SETS, saved.classes):
-        rows, metric = scores[scores["set"] == name], saved.metrics[f"share/{name}/{label}"]
-        assert metric.value == pytest.approx((rows["prediction"] == label).mean(), abs=1e-9)
-        assert metric.value == pytest.approx(sets.loc[name, f"share_{label}"], abs=1e-9)
-        assert metric.low <= metric.value <= metric.high
-        assert metric.units == rows["group"].nunique()
-    toons, accuracy = scores[scores["set"] == "simpsons"], saved.metrics["accuracy/simpsons"]
-    assert accuracy.value == pytest.approx(sk.accuracy_score(toons["target"], toons["prediction"]))
-    assert accuracy.floor == pytest.approx(1 / 3)
-    drawn_whole(saved.folder, {"shares", "confidence", "auroc", "scores", "gallery"})
-
-
-def test_confidence_can_be_recomputed_from_the_saved_scores_by_set_and_predicted_class(saved):
-    scores, table = saved.tables["scores"], saved.tables["confidence"].fillna({"class": ""})
-    assert table["set"].unique().tolist() == ["test", *SETS]
-    assert table["class"].tolist() == 4 * ["", *saved.classes]
-    for row in table.to_dict("records"):
-        of_set = scores["kind"] == row["kind"] if row["kind"] == "in_domain" else scores["set"] == row["set"]
-        confidence = scores[of_set & ((scores["prediction"] == row["class"]) | (row["class"] == ""))]["confidence"]
-        assert (row["n"], row["share"]) == (len(confidence), pytest.approx(len(confidence) / of_set.sum()))
-        for name, value in (("mean_confidence", confidence.mean()), ("std_confidence", confidence.std(ddof=0))):
-            ends = [row[f"{name}{end}"] for end in ("_low", "", "_high")]
-            assert ends[0] < ends[1] < ends[2]
-            assert ends[1] == pytest.approx(value, abs=1e-9)
-            if row["class"] == "":
-                metric = saved.metrics[f"{name}/{row['set']}"]
-                assert ends == pytest.approx([metric.low, metric.value, metric.high], abs=1e-12)
-    better = {name: saved.metrics[f"mean_confidence/{name}"].higher_is_better for name in ("test", *SETS)}
-    assert better == {"test": None, "animal_faces": False, "things": False, "simpsons": None}
 
 
 def test_two_members_whose_energies_are_known_have_their_weighted_mean(make_predictions, dataset_of, fake_run):

@@ -42,12 +42,6 @@ def evaluate_block(make_predictions, dataset_of, fake_run):
     return evaluate
 
 
-def count(result, name):
-    """Return the number of hits and of images of a metric."""
-    metric = result.metrics[name]
-    return round(metric.value * metric.n), metric.n
-
-
 def test_metrics_of_periods_are_those_counted_by_hand_and_read_back(evaluate_block, tmp_path):
     result = evaluate_block()
     expected = {
@@ -76,7 +70,8 @@ def test_metrics_of_periods_are_those_counted_by_hand_and_read_back(evaluate_blo
         "false_alarms/after_cut": (0, 2),
         "false_alarms/before_2021": (1, 8),
     }
-    assert {name: count(result, name) for name in expected} == expected
+    metrics = {name: result.metrics[name] for name in expected}
+    assert {name: (round(metric.value * metric.n), metric.n) for name, metric in metrics.items()} == expected
     assert "recall/2024/drawing" not in result.metrics  # no image of it
     assert {metric.higher_is_better for name, metric in result.metrics.items() if "false" in name} == {False}
     assert all(metric.low <= metric.value <= metric.high for metric in result.metrics.values())
@@ -107,7 +102,9 @@ def test_the_tables_count_images_sources_and_what_is_known(evaluate_block):
     assert codes == {"undated": 5, "too_coarse": 8, "by_release": 4}
 
 
-def test_false_alarms_of_old_works_have_the_exact_interval_and_none_the_bound_of_the_rule_of_three(evaluate_block):
+def test_false_alarms_of_old_works_have_the_exact_interval_and_images_of_a_source_say_little_about_others(
+    evaluate_block,
+):
     for alarms, n in ((1, 8), (3, 40), (40, 40)):
         rows = [(2, 1, "2015", "", alarms), (0, 0, "1900-05", "", n - alarms), (1, 1, "2024", "", 2)]
         metric = evaluate_block(rows).metrics["false_alarms/before_2021"]
@@ -122,9 +119,6 @@ def test_false_alarms_of_old_works_have_the_exact_interval_and_none_the_bound_of
     groups = [f"g{row // 10}" for row in range(300)] + ["a", "b"]
     by_group = evaluate_block(rows, groups=groups).metrics["false_alarms/before_2021"]
     assert (by_group.units, by_group.high) == (30, pytest.approx(1 - 0.05 ** (1 / 30)))
-
-
-def test_of_new_sources_the_images_of_a_source_say_little_about_another(evaluate_block):
     rows = [(2, 2, "2015", "", 300), (1, 1, "2024", "", 2)]
     metric = evaluate_block(rows, origins=np.arange(302) % 5).metrics["false_alarms/before_2021"]
     assert (metric.units, metric.population) == (5, "new sources")
@@ -150,7 +144,9 @@ def test_without_usable_dates_old_works_or_the_class_there_are_reasons_or_refusa
         OverTime(older_than="2021-00")
 
 
-def test_the_cut_is_that_of_the_option_of_the_split_or_of_the_images(evaluate_block, fake_run, dataset_of, oracle):
+def test_the_cut_is_that_of_the_option_the_split_or_the_images_and_weights_that_may_have_seen_them_are_named(
+    evaluate_block, fake_run, dataset_of, oracle
+):
     assert evaluate_block().provenance["training_cut"] == "2023-06"
     assert evaluate_block(options={"cut": "2020"}).provenance["training_cut"] == "2020"
     predictions = oracle("noisy", n=6)
@@ -168,8 +164,6 @@ def test_the_cut_is_that_of_the_option_of_the_split_or_of_the_images(evaluate_bl
     assert (unknown.provenance["training_cut"], unknown.warnings[-1]) == (None, Reason("cut_unknown"))
     assert "accuracy/until_cut" not in unknown.metrics
 
-
-def test_weights_that_may_have_seen_the_images_are_named(evaluate_block):
     def warn(backbone, weights="hub", **fields):
         card = Card(CLASSES, backbone, {}, weights=weights, trained_until="2023-06")
         warnings = evaluate_block(card=card, **fields).warnings

@@ -70,7 +70,7 @@ def test_every_metric_can_be_recomputed_from_the_saved_tables(evaluate_block, no
     assert {name: saved.metrics[f"{name}/80-10-10"].floor for name in floors} == pytest.approx(floors)
 
 
-def test_mixes_csv_gives_each_class_in_turn_each_share(evaluate_block, noisy, draw_saved):
+def test_mixes_give_each_class_in_turn_each_share_and_figures_draw_them(evaluate_block, noisy, draw_saved):
     result = evaluate_block(noisy)
     table = result.tables["mixes"]
     columns = ["share_drawing", "share_real", "share_generated"]
@@ -88,9 +88,6 @@ def test_mixes_csv_gives_each_class_in_turn_each_share(evaluate_block, noisy, dr
         accuracy = sk.accuracy_score(range(3), majority, sample_weight=prior)
         assert (row["majority_macro_f1"], row["majority_accuracy"]) == pytest.approx((macro, accuracy))
     assert set(draw_saved(evaluate_block(noisy, shares=[]))) == {"mixes"}
-
-
-def test_the_figures_name_the_frequent_class_and_draw_macro_f1(evaluate_block, noisy, draw_saved):
     result = evaluate_block(noisy)
     figures, table = draw_saved(result), result.tables["mixes"].set_index("mix")
     assert set(figures) == {"mixes", "shares"}

@@ -72,7 +72,7 @@ def test_a_point_is_the_mean_over_its_seeds_and_a_curve_has_the_slope_over_the_l
     assert 0 < gain.low < slope < gain.high
 
 
-def test_seeds_that_differ_widen_the_interval(compare, make_predictions):
+def test_seeds_that_differ_widen_the_interval_and_the_level_of_guessing_is_drawn(compare, make_predictions, draw_saved):
     images, targets = np.arange(150), np.arange(150) % 3
 
     def answer(n_correct):
@@ -87,9 +87,6 @@ def test_seeds_that_differ_widen_the_interval(compare, make_predictions):
     assert spread.high - spread.low > 1.3 * (same.high - same.low)
     deviations = 0, np.std((0.34, 0.4, 0.6, 0.66), ddof=1)
     assert (same.spread_over_seeds, spread.spread_over_seeds) == pytest.approx(deviations)
-
-
-def test_the_level_of_guessing_is_stated_and_drawn(compare, make_predictions, draw_saved):
     targets = np.repeat([0, 1, 2], [120, 60, 20])
     result = compare({("a", shots, 1): make_predictions(targets, np.eye(3)[targets]) for shots in (5, 10)})
     guesses = np.tile(np.arange(3), len(targets))  # each image guessed once of each class: exactly what is expected

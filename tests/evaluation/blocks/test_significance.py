@@ -79,7 +79,7 @@ def test_copies_of_one_model_are_tied_and_a_perfect_oracle_is_ranked_before_a_un
     assert result.metrics["best_accuracy"].low == pytest.approx(stats.wilson(240, 240)[0])
 
 
-def test_p_values_equal_those_of_the_library_where_each_group_has_one_image(compare, answers):
+def test_p_values_equal_those_of_the_library_and_groups_and_seeds_count_once(compare, answers):
     right = draw_right({"a": 0.95, "b": 0.85, "c": 0.8, "d": 0.5})
     table = compare({name: answers(correct) for name, correct in right.items()}).tables["pairs"]
     assert len(table) == 6
@@ -91,9 +91,6 @@ def test_p_values_equal_those_of_the_library_where_each_group_has_one_image(comp
         assert row.p == pytest.approx(mcnemar(counts, exact=True).pvalue, abs=1e-12)
     np.testing.assert_allclose(table["p_holm"], multipletests(table["p"], method="holm")[1])
     assert set(table["test"]) == {"exact McNemar"}
-
-
-def test_where_groups_repeat_the_groups_are_what_is_counted(compare, answers):
     right = draw_right({"a": 0.95, "b": 0.7}, 40)
     single = compare({name: answers(correct) for name, correct in right.items()}).tables["pairs"].iloc[0]
     groups = np.repeat(np.arange(40), 6)
@@ -108,9 +105,6 @@ def test_where_groups_repeat_the_groups_are_what_is_counted(compare, answers):
     discordance = (pair["only_a_correct"] + pair["only_b_correct"]) / 240
     detectable = paired_tests.detectable_difference(40, discordance)
     assert result.metrics["detectable_difference"].value == detectable
-
-
-def test_recipes_of_several_seeds_are_compared_by_their_mean(compare, answers):
     right = draw_right({(name, seed): p for name, p in (("a", 0.9), ("b", 0.7)) for seed in (1, 2, 3)})
     result = compare({key: answers(correct) for key, correct in right.items()})
     pair, ranking = result.tables["pairs"].iloc[0], result.tables["ranking"]
