@@ -44,9 +44,7 @@ def test_what_cannot_be_compared_is_refused(oracle, fake_run, dataset_of):
 
 
 @pytest.mark.parametrize("order", list(permutations(range(3)))[1:])
-def test_each_wrong_class_order_of_any_run_raises_the_alarm_in_every_block_of_several(
-    order, oracle, fake_run, dataset_of
-):
+def test_every_block_of_several_runs_refuses_each_wrong_class_order(order, oracle, fake_run, dataset_of):
     both = [oracle("noisy"), oracle(("permuted", order))]
     configs = [{"seed": 0, "mode": {"name": "few_shot", "shots": shots}} for shots in (5, 6)]
     runs = [fake_run(of, images=None, config=config) for of, config in zip(both, configs, strict=True)]
@@ -56,9 +54,7 @@ def test_each_wrong_class_order_of_any_run_raises_the_alarm_in_every_block_of_se
 
 
 @pytest.mark.parametrize("name", RUN_BLOCKS)
-def test_every_block_of_one_run_refuses_a_wrong_class_order_and_a_set_without_a_known_class(
-    name, oracle, fake_run, dataset_of
-):
+def test_every_block_of_one_run_refuses_a_wrong_class_order_and_unknown_classes(name, oracle, fake_run, dataset_of):
     wrong, plain = oracle(("permuted", (1, 2, 0))), oracle("noisy")
     unlabelled = replace(plain, targets=np.full(240, -1))
     for predictions, error, message in ((wrong, GuardError, "wrong order"), (unlabelled, BlockError, "known class")):
@@ -117,9 +113,7 @@ def test_options_that_make_no_sense_are_refused(block, options, words):
 
 @pytest.mark.parametrize("edge", ["one image", "one class", "no class", "no error", "two images"])
 @pytest.mark.parametrize("name", PREDICTION_BLOCKS)
-def test_every_block_of_predictions_has_metrics_or_a_reason_at_the_edges(
-    name, edge, oracle, fake_run, dataset_of, draw_saved
-):
+def test_every_block_has_metrics_or_a_reason_at_the_edges(name, edge, oracle, fake_run, dataset_of, draw_saved):
     whole = oracle("perfect" if edge == "no error" else "noisy", n=60)
     rows = {"one image": [0], "two images": [0, 1], "one class": np.flatnonzero(whole.targets == 0)}
     predictions = whole.take(np.asarray(rows.get(edge, np.arange(60))))

@@ -64,7 +64,6 @@ def test_separation_and_mean_distances_are_those_of_pairs():
     origin = np.repeat(np.arange(30), weights[0].astype(int))
     between, within = by_hand(copies, names, origin)
     assert clusters.separation_ratio(distances(x), labels, weights) == pytest.approx([between / within], rel=1e-9)
-    x, labels = two_scales(30)
     far = distances(x)
     table = clusters.mean_distances(far, labels)
     first, second = np.flatnonzero(labels == 0), np.flatnonzero(labels == 2)

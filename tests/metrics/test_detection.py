@@ -85,7 +85,6 @@ def test_mahalanobis_distances_are_those_of_a_discriminant_analysis_or_shrunk_by
     expected = np.einsum("nci,ij,ncj->nc", apart, inverse, apart).min(axis=1)
     measured = scored(fitted("mahalanobis", training, targets), embeddings)
     np.testing.assert_allclose(measured, expected, rtol=1e-4)
-    training, targets, embeddings, *_ = features
     few, of = training[:9], targets[:9]
     scorer = fitted("mahalanobis", few, of)
     centred = few - np.stack([few[of == target].mean(axis=0) for target in of])

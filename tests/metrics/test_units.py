@@ -42,12 +42,10 @@ def test_intervals_of_proportions_and_balanced_accuracy_are_by_hand_those_betwee
     interval = stats.proportion_interval_of_sources(hits, units)
     assert interval[:2] == pytest.approx((centre - half, centre + half))
     assert interval[2:] == (5, "wilson by source")
-    __, units = build()
     assert stats.proportion_interval_of_sources(np.ones(25), units)[:2] == stats.wilson(5, 5, 0.95, 3)
     inside = np.where(CLASSES == 0, 1.0, np.nan)
     assert stats.proportion_interval_of_sources(inside, units)[:2] == stats.wilson(2, 2, 0.95, 1)
     assert stats.wilson(2, 5, 0.95, 10**9) == pytest.approx(stats.wilson(2, 5))
-    hits, units = build()
     below, above, recalls = [], [], []
     for label, of_class in ((0, [0, 1]), (1, [2, 3, 4])):
         hit = hits[label == CLASSES]

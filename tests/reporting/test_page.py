@@ -68,7 +68,6 @@ def test_the_page_has_its_numbers_in_full_links_to_files_and_allows_its_own_styl
     places = [page.words.index(part, start) for part in (*parts, "Meaning of the classes")]
     assert places == sorted(places)
     assert page.words.index("Leaderboard on test") > places[-1]
-    page = Page(report)
     (policy,) = [attrs["content"] for _, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy"]
     assert policy.startswith("default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:;")
     for tag in ("style", "script"):

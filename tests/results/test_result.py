@@ -178,9 +178,7 @@ def test_writers_at_once_do_no_harm_and_saving_again_leaves_nothing_of_the_earli
     assert not left.exists()
 
 
-def test_a_result_that_cannot_take_its_place_leaves_the_earlier_one_and_replaces_one_of_a_lower_layer(
-    tmp_path, monkeypatch
-):
+def test_a_result_that_cannot_take_its_place_leaves_the_earlier_one(tmp_path, monkeypatch):
     (tmp_path / "block").write_text("no folder")
     folder = result().save(tmp_path / "block")  # in place of a file
     before = (folder / "metrics.json").read_text()

@@ -37,9 +37,7 @@ def describe(member, **other):
     return json.dumps({"kind": "ensemble", "members": [member], "temperature": 1, "classes": ["a", "b"], **other})
 
 
-def test_probabilities_and_energies_are_weighted_means_of_the_members_embeddings_beside_each_other_and_kept(
-    run_pair, tmp_path, monkeypatch
-):
+def test_probabilities_and_energies_are_weighted_means_of_the_members_and_kept(run_pair, tmp_path, monkeypatch):
     ensemble = open_run(write(tmp_path / "ensembles" / "a", run_pair, [0.3, 0.7], [2.0, 0.5], t=1.0))
     dataset = ensemble.dataset("test")
     members = [Run.open(run).predictions(dataset) for run in run_pair]
@@ -76,9 +74,7 @@ def test_the_temperature_divides_the_logarithm_of_the_mean_and_variations_are_av
         np.testing.assert_allclose(variation.probabilities, expected, atol=1e-5)
 
 
-def test_predictions_on_files_equal_those_on_the_data_set_and_members_share_each_decoded_image(
-    run_pair, tmp_path, monkeypatch
-):
+def test_files_are_predicted_as_in_the_data_set_and_decoded_once(run_pair, tmp_path, monkeypatch):
     ensemble = open_run(write(tmp_path / "a", run_pair, [0.2, 0.8], t=0.7), workers=0)
     dataset, opened = ensemble.dataset("test"), []
     (tmp_path / "broken.png").write_bytes(b"none")

@@ -130,9 +130,7 @@ def test_labels_overlaps_and_near_duplicates_are_guarded(run_copy, images, blind
         Run.open(tiny_run, allow=frozenset({"overlap"})).predictions(others)
 
 
-def test_sets_are_compared_with_the_training_images_once_and_nothing_is_fitted_and_evaluated_on_the_same(
-    tiny_run, blind, monkeypatch
-):
+def test_sets_are_compared_with_training_once_and_none_is_fitted_and_evaluated_on(tiny_run, blind, monkeypatch):
     run, compared = Run.open(tiny_run), []
 
     def compare(train, dataset):

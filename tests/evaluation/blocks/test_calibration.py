@@ -119,29 +119,27 @@ def test_errors_and_floors_can_be_recomputed_from_the_saved_logits(saved):
     assert lower <= {name for name, metric in metrics.items() if metric.higher_is_better is False}
     assert True not in {metric.higher_is_better for metric in metrics.values()}
     table, generator = saved.tables["floors"].set_index("metric"), np.random.default_rng(9)
-    for prefix, divisor in (("", 1), ("scaled/", saved.metrics["temperature"].value)):
-        probabilities = scale_logits(saved.arrays["predictions"], divisor)
+    for prefix, divisor in (("", 1), ("scaled/", metrics["temperature"].value)):
+        probabilities = scale_logits(arrays, divisor)
         drawn = [by_libraries(probabilities, generator.multinomial(1, probabilities).argmax(1)) for _ in range(100)]
         for kind in ERRORS[2:6]:
             floor = table.loc[prefix + kind, "floor"]
             assert floor == pytest.approx(np.mean([errors[kind] for errors in drawn]), abs=2e-3)
-            assert saved.metrics[prefix + kind].floor == pytest.approx(floor)
+            assert metrics[prefix + kind].floor == pytest.approx(floor)
         for name, column in (("ece_floor", "floor"), ("ece_floor_p95", "floor_p95")):
-            assert saved.metrics[prefix + name].value == pytest.approx(table.loc[f"{prefix}ece_15", column])
-    arrays = saved.arrays["predictions"]
-    for name, divisor in (("reliability", 1), ("reliability_scaled", saved.metrics["temperature"].value)):
-        table, probabilities = saved.tables[name], scale_logits(arrays, divisor)
-        assert list(table)[:6] == ["bin", "low", "high", "count", "confidence", "accuracy"]
+            assert metrics[prefix + name].value == pytest.approx(table.loc[f"{prefix}ece_15", column])
+        reliability = saved.tables["reliability_scaled" if prefix else "reliability"]
+        assert list(reliability)[:6] == ["bin", "low", "high", "count", "confidence", "accuracy"]
         frame = pd.DataFrame({"confidence": probabilities.max(1), "hit": probabilities.argmax(1) == arrays["targets"]})
         cut = frame.groupby(pd.cut(frame["confidence"], np.linspace(0, 1, 16)), observed=False)
-        np.testing.assert_array_equal(table["count"], cut.size())
-        np.testing.assert_allclose(table["accuracy"], cut["hit"].mean(), atol=1e-12)
-        np.testing.assert_allclose(table["confidence"], cut["confidence"].mean(), atol=1e-12)
-        full = table[table["count"] > 0]
+        np.testing.assert_array_equal(reliability["count"], cut.size())
+        np.testing.assert_allclose(reliability["accuracy"], cut["hit"].mean(), atol=1e-12)
+        np.testing.assert_allclose(reliability["confidence"], cut["confidence"].mean(), atol=1e-12)
+        full = reliability[reliability["count"] > 0]
         assert ((full["accuracy_low"] <= full["accuracy"]) & (full["accuracy"] <= full["accuracy_high"])).all()
 
 
-def test_the_saved_temperature_is_the_best_of_a_grid_and_nothing_is_fitted_on_the_evaluated_images(
+def test_the_saved_temperature_is_the_best_of_a_grid_on_held_out_images(
     saved, evaluate, overconfident, make_predictions
 ):
     arrays, temperature = saved.arrays["calibration"], saved.metrics["temperature"]
@@ -207,9 +205,7 @@ def test_the_table_of_shift_is_recomputed_from_the_saved_logits_and_lost_coverag
     assert not any(line.startswith("test: only ") for line in lines)
 
 
-def test_oracles_have_no_error_or_those_of_guessing_and_an_overconfident_network_is_mended(
-    evaluate, oracle, overconfident
-):
+def test_oracles_have_no_error_or_that_of_guessing_and_overconfidence_is_mended(evaluate, oracle, overconfident):
     """Of 240 images that are all right, 1.6 % of the population may still be wrong, by Wilson."""
     metrics = evaluate(oracle("perfect"), oracle("perfect", n=60)).metrics
     for name in (*(prefix + name for prefix in PREFIXES for name in ERRORS), "aurc"):
@@ -239,9 +235,7 @@ def test_oracles_have_no_error_or_those_of_guessing_and_an_overconfident_network
     assert result.warnings == []
 
 
-def test_without_calibration_images_there_are_no_sets_and_of_few_every_class_is_in_every_set(
-    evaluate, oracle, draw_saved
-):
+def test_without_calibration_images_there_are_no_sets_and_of_few_all_classes_are_in(evaluate, oracle, draw_saved):
     result = evaluate(oracle("noisy"))
     assert all(result.metrics[name].value is None for name in (*SETS, "scaled/temperature"))
     assert result.metrics["coverage/lac"].reason == Reason("calibration_unknown")
@@ -255,9 +249,7 @@ def test_without_calibration_images_there_are_no_sets_and_of_few_every_class_is_
     assert Reason("few_calibration_images", n=8) in few.warnings
 
 
-def test_after_calibrate_sets_are_fitted_on_the_images_that_decisions_use(
-    evaluate, overconfident, make_predictions, dataset_of
-):
+def test_after_calibrate_sets_are_fitted_on_images_of_decisions(evaluate, overconfident, make_predictions, dataset_of):
     evaluated, held_out = overconfident
     fields = {"groups": [f"new{i // 2}" for i in range(300)], "temperature": 3.0}
     predictions = make_predictions(*honest(300, 9, seed=6), **fields)
@@ -301,9 +293,7 @@ def test_a_temperature_that_is_not_applied_or_that_a_refit_contradicts_is_report
 @pytest.mark.parametrize(
     ("temperature", "titles"), [(1.0, ["no temperature is applied"]), (2.0, ["before scaling", "after scaling"])]
 )
-def test_reliability_is_drawn_before_and_after_scaling_and_its_legend_names_each_mark(
-    temperature, titles, evaluate, oracle, draw_saved
-):
+def test_reliability_is_drawn_before_and_after_scaling_with_a_legend(temperature, titles, evaluate, oracle, draw_saved):
     figures = draw_saved(evaluate(replace(oracle("noisy"), temperature=temperature)))
     panels = len(titles)
     assert len(figures["reliability"].axes) == 2 * panels
@@ -315,9 +305,7 @@ def test_reliability_is_drawn_before_and_after_scaling_and_its_legend_names_each
     assert {text.get_text() for text in legend.get_texts()} == marks
 
 
-def test_one_image_is_enough_and_an_evaluated_or_unlabelled_blind_set_is_no_row_of_shift(
-    evaluate, make_predictions, oracle, draw_saved, dataset_of
-):
+def test_one_image_is_enough_and_unlabelled_sets_are_no_row(evaluate, make_predictions, oracle, draw_saved, dataset_of):
     result = evaluate(make_predictions([2], [[5.0, 0, 0]]), oracle("noisy", seed=1))
     assert result.metrics["ece_15"].value == pytest.approx(softmax([5.0, 0, 0])[0])
     assert result.metrics["aurc"].value == 1
@@ -359,9 +347,7 @@ def test_floors_are_higher_where_the_images_of_a_group_agree(make_predictions):
     np.testing.assert_allclose(floors[1][[0, 1, 3]], floors[2][[0, 1, 3]], rtol=0.08)  # the copies tell nothing new
 
 
-def test_figures_name_corruptions_in_the_language_asked_for_and_have_ticks_at_whole_percentages(
-    evaluate, overconfident, draw_saved
-):
+def test_figures_name_corruptions_in_russian_and_have_ticks_at_whole_percentages(evaluate, overconfident, draw_saved):
     evaluated, held_out = (part.take(np.arange(200)) for part in overconfident)
     result = evaluate(evaluated, held_out, {"severity": 3}, variations=shifted(evaluated, 9.0))
     with use_language("ru"):

@@ -79,7 +79,6 @@ def test_silhouettes_indices_purity_and_distances_equal_sklearn_and_scipy_on_wha
         for of, to in ((table.index[0], table.columns[1]), (table.index[-1], table.columns[-1])):
             far = cdist(x[key == of], x[key == to])
             assert table.loc[of, to] == pytest.approx(far[far > 1e-9].mean(), abs=1e-6)
-    x, images, value = saved
     rank = NearestNeighbors(n_neighbors=len(x) - 1).fit(x).kneighbors(return_distance=False)
     label, group, source = (images[name].to_numpy() for name in ("target", "group", "source"))
     purities, of_source = [], []
@@ -93,9 +92,7 @@ def test_silhouettes_indices_purity_and_distances_equal_sklearn_and_scipy_on_wha
     np.testing.assert_allclose(images["knn_purity"], purities, atol=1e-9)
 
 
-def test_probes_equal_those_of_sklearns_cross_validation_by_group_and_votes_counted_by_hand(
-    saved, evaluate_block, oracle
-):
+def test_probes_equal_sklearns_cross_validation_by_group_and_votes_counted_by_hand(saved, evaluate_block, oracle):
     x, images, value = saved
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     folds = StratifiedGroupKFold(5, shuffle=True, random_state=0)

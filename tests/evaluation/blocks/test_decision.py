@@ -84,7 +84,7 @@ def test_answers_are_sliced_by_columns_of_the_manifest_with_gaps(evaluate_block,
         assert row["low"] <= row["gap"] <= row["high"]
 
 
-def test_targets_that_cannot_be_met_answer_nothing_and_say_how_many_images_are_needed(
+def test_unmet_targets_answer_nothing_and_say_how_many_images_are_needed(
     evaluate_block, oracle, calibrated, draw_saved
 ):
     predictions = oracle("noisy", n=90)
@@ -189,9 +189,7 @@ def test_risk_cost_and_the_operating_curve_are_counted_from_the_predictions(eval
     assert set(curves.query("set == 'blind' and value.notna()")["population"]) == {"new sources"}
 
 
-def test_rare_false_alarms_and_sets_without_a_class_or_with_equal_probabilities_have_reasons(
-    evaluate_block, oracle, make_predictions, draw_saved
-):
+def test_sets_too_small_or_without_a_class_have_reasons(evaluate_block, oracle, make_predictions, draw_saved):
     predictions = oracle("noisy", n=240)
     without = evaluate_block(predictions.take(predictions.targets != 2))
     assert without.metrics["recall_at/0.01/real"].reason == Reason("class_absent", name="real")
@@ -219,9 +217,7 @@ def test_rare_false_alarms_and_sets_without_a_class_or_with_equal_probabilities_
     assert evaluate_block(pairs).metrics["recall_at/0.01/real"].reason.code == "few_others"
 
 
-def test_images_of_the_thresholds_another_class_order_and_tables_of_predictions_are_refused(
-    evaluate_block, oracle, calibrated
-):
+def test_images_of_the_thresholds_other_class_orders_and_tables_are_refused(evaluate_block, oracle, calibrated):
     held = oracle("noisy", n=200)
     with pytest.raises(GuardError, match="fitted on"):
         evaluate_block(replace(held, groups=np.char.add("held ", held.groups)), run=calibrated(held), targets=[0.1])
@@ -231,9 +227,7 @@ def test_images_of_the_thresholds_another_class_order_and_tables_of_predictions_
         evaluate_block(held, run={"provides": frozenset({"predictions", "decisions"})}, stability=True)
 
 
-def test_stability_and_averaging_are_compared_with_confidence_at_equal_coverage(
-    evaluate_block, oracle, draw_saved, inside
-):
+def test_stability_averaging_and_confidence_are_compared_at_equal_coverage(evaluate_block, oracle, draw_saved, inside):
     rng, clear = np.random.default_rng(3), oracle("noisy", n=120)
     predictions = replace(clear, logits=clear.logits + rng.normal(scale=2, size=(120, 3)))
     noise = {change.tier: rng.normal(scale=1.5, size=(120, 3)) for change in SLIGHT_CHANGES}

@@ -246,9 +246,7 @@ def test_figures_are_drawn_in_russian_and_of_results_of_one_version_ago(voters, 
     assert set(draw_saved(replace(result, block="ensemble_diversity", tables=of_pairs, arrays=arrays))) == PAIR_FIGURES
 
 
-def test_what_is_saved_of_real_runs_predicts_what_is_reported_and_a_soup_is_no_worse_than_its_best_run(
-    run_pair, tmp_path
-):
+def test_saved_ensembles_predict_what_is_reported_and_a_soup_is_as_good_as_its_best_run(run_pair, tmp_path):
     opened = [open_run(of.folder, label=of.label, recipe=of.recipe, workers=0) for of in label_runs(run_pair)]
     pair = opened, [run.dataset("test") for run in opened]
     result = compare(*pair)

@@ -67,7 +67,6 @@ def test_confidence_unbias_slices_and_confusion_can_be_recomputed_from_what_is_s
     expected = 1 - table["prediction"].value_counts(normalize=True).max()
     assert (unbias.value, unbias.floor) == pytest.approx((expected, 2 / 3), abs=1e-9)
     assert Reason("unbias_alone", value=unbias.value, chance=unbias.floor) in saved.warnings
-    images = saved.tables["images"]
     table, correct = saved.tables["slices"], images["correct"]
     assert set(table["by"]) == {"source", "size", "format"}
     assert table["accuracy"].is_monotonic_increasing
@@ -89,7 +88,6 @@ def test_confidence_unbias_slices_and_confusion_can_be_recomputed_from_what_is_s
     assert "s23" in set(table.loc[significant, "slice"])
     assert (table["significant"] == significant).all()
     assert Reason("differing", found=significant.sum(), n=table["p"].notna().sum()) in saved.warnings
-    images = saved.tables["images"]
     table = saved.tables["confusion_by_slice"]
     for row in table.to_dict("records"):
         in_slice = row["by"] == "class" or images[row["by"]].astype(str) == str(row["slice"])

@@ -78,9 +78,7 @@ def test_every_metric_can_be_recomputed_from_what_is_saved(saved):
     assert [metrics[name].floor for name in FAITHFULNESS_GAINS] == [0, 0]
 
 
-def test_saved_maps_are_those_of_both_classes_and_each_image_has_an_overlay_that_the_table_names(
-    saved, tiny_run, drawn_whole
-):
+def test_saved_maps_are_those_of_both_classes_and_overlays_those_that_the_table_names(saved, tiny_run, drawn_whole):
     maps, table = saved.arrays["maps"], saved.tables["images"]
     run = Run.open(tiny_run, accelerator="cpu")
     dataset = run.dataset("test")

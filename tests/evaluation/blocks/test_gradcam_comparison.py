@@ -84,9 +84,7 @@ def compute_wall(make_runs, colour_finder):
     return compute
 
 
-def test_every_metric_can_be_recomputed_from_the_saved_maps_and_figures_are_drawn_whole(
-    compare_maps, oracle, tmp_path, drawn_whole
-):
+def test_every_metric_of_overlap_can_be_recomputed_from_the_saved_maps(compare_maps, oracle, tmp_path, drawn_whole):
     result = compare_maps(oracle("noisy", 90), SAME, MIXED, APART, images=12)
     saved = Result.load(result.save(tmp_path / "gradcam"), arrays=True)
     stored = saved.arrays["maps"]
@@ -123,9 +121,7 @@ def test_two_networks_of_independent_maps_lie_within_the_null(compare_maps, orac
     assert result.warnings == [Reason("not_above_null", names=OVERLAP_MEASURES)]
 
 
-def test_the_same_network_twice_overlaps_wholly_and_a_habit_that_both_share_is_no_more_than_the_null(
-    compare_maps, oracle, noise
-):
+def test_the_same_network_twice_overlaps_wholly_and_a_shared_habit_not_above_the_null(compare_maps, oracle, noise):
     result = compare_maps(oracle("noisy", 60), SAME, SAME)
     for name in (*OVERLAP_MEASURES, *(f"{metric}/{label}" for metric in OVERLAP_MEASURES for label in CLASSES)):
         assert result.metrics[name].value == pytest.approx(1, abs=1e-6)
@@ -142,9 +138,7 @@ def test_the_same_network_twice_overlaps_wholly_and_a_habit_that_both_share_is_n
     assert not result.tables["classes"]["above_null"].iloc[-4:].any()
 
 
-def test_maps_are_those_of_the_class_asked_for_classes_matched_by_name_and_images_by_content(
-    compare_maps, make_predictions, make_run, oracle, colour_finder, noise
-):
+def test_maps_are_matched_by_class_and_content(compare_maps, make_predictions, make_run, oracle, colour_finder, noise):
     targets = np.arange(30) % 3
     wrong = make_predictions(targets, 4.0 * np.eye(3)[(targets + 1) % 3])
     # what the second network sees in the next class, the first sees in the true one
@@ -207,9 +201,7 @@ def test_the_wall_has_the_predictions_of_every_run_for_the_same_images_and_count
     assert compute_wall(*[oracle("noisy", 60)] * 2).metrics["unanimous"].value == 1
 
 
-def test_walls_show_the_predictions_of_the_table_and_the_maps_of_the_class_asked_for(
-    compute_wall, make_predictions, draw_saved, colour_finder, noise
-):
+def test_walls_show_predictions_and_maps_as_asked(compute_wall, make_predictions, draw_saved, colour_finder, noise):
     targets = np.arange(6) % 3
     right, wrong = (make_predictions(targets, 5.0 * np.eye(3)[classes]) for classes in (targets, [1, 1, 2, 0, 1, 2]))
     figures = draw_saved(compute_wall(right, wrong, collage=2, wall=1))
@@ -219,7 +211,6 @@ def test_walls_show_the_predictions_of_the_table_and_the_maps_of_the_class_asked
     assert texts[:4] == [f"{name}\n{confidence}" for name in names]
     titles = [axes.get_title() for axes in figures["wall"].axes if axes.get_title()]
     assert titles == ["drawing", "generated", "real"]
-    targets = np.arange(6) % 3
     wrong = make_predictions(targets, 4.0 * np.eye(3)[(targets + 1) % 3])
     networks = [colour_finder(SAME), colour_finder((2, 0, 1))]
     for of, classes in (("prediction", (targets + 1) % 3), ("target", targets)):
@@ -232,9 +223,7 @@ def test_walls_show_the_predictions_of_the_table_and_the_maps_of_the_class_asked
             np.testing.assert_allclose(maps[f"maps_{number}"], expected, rtol=1e-5)
 
 
-def test_a_wall_of_two_trained_runs_is_saved_and_one_of_an_earlier_version_is_drawn(
-    tiny_run, tmp_path, compute_wall, oracle, draw_saved
-):
+def test_a_wall_is_saved_and_one_of_an_earlier_version_is_drawn(tiny_run, tmp_path, compute_wall, oracle, draw_saved):
     runs = [Run.open(tiny_run, accelerator="cpu", label=name, recipe=name) for name in ("tiny", "twin")]
     result = make_wall(runs, [run.dataset("blind") for run in runs], collage=2, wall=1)
     result.save(tmp_path / "wall")

@@ -262,9 +262,7 @@ def test_gains_over_the_base_are_over_common_sources_with_seeds_averaged_and_cos
     assert result.metrics["train_seconds/b frozen"].reason == Reason("not_recorded")
 
 
-def test_promises_and_each_networks_own_rule_are_kept_or_broken_on_held_out_sources_by_hand(
-    left_out, calibrated, oracle
-):
+def test_promises_and_each_networks_own_rule_on_held_out_sources_are_counted_by_hand(left_out, calibrated, oracle):
     right = {f"s{index}": (index > 0) * 12 for index in range(12)}
     runs = [left_out(source, CLASSES[index % 3], (n, 12)) for index, (source, n) in enumerate(right.items())]
     table = compare(*runs, targets=[0.1], betas=[0.1, 0.2], minimum=1).tables["promises"]

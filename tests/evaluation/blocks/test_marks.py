@@ -54,9 +54,7 @@ def photos(tmp_path_factory):
 
 
 @pytest.mark.parametrize("classes", ORDERS)
-def test_a_detector_that_reads_the_label_moves_wholly_and_a_patch_does_not_move_it(
-    classes, photos, tmp_path, drawn_whole
-):
+def test_a_detector_that_reads_the_label_moves_wholly_and_by_no_patch(classes, photos, tmp_path, drawn_whole):
     run = Run.from_predictor(LabelReader(classes), tmp_path / "reader", label="reader")
     result = Marks(**LETTERS).evaluate(run, read_dataset(photos))
     value = {name: metric.value for name, metric in result.metrics.items()}
@@ -122,9 +120,7 @@ def test_a_variation_is_cached_under_each_of_its_parameters():
     assert len({variation.key for variation in variations}) == len(variations)
 
 
-def test_without_the_class_or_where_all_are_predicted_as_it_nothing_can_move(
-    make_predictions, fake_run, dataset_of, tiny_run, images, capsys
-):
+def test_without_the_class_nothing_can_move(make_predictions, fake_run, dataset_of, tiny_run, images, capsys):
     clean = make_predictions([0, 1, 2, 1], 3 * np.eye(3)[[1, 1, 1, 1]])
     run = fake_run(clean, preprocessing=Preprocessing(8, "squash", (0.5,) * 3, (0.5,) * 3))
     result = Marks(resamples=200).evaluate(run, dataset_of(clean))

@@ -115,9 +115,7 @@ def test_fewer_than_two_numbers_of_shots_are_no_curve(compare, oracle, shots):
         compare({("a", number, seed): oracle("noisy", seed=seed) for seed, number in enumerate(shots)})
 
 
-def test_several_recipes_have_a_curve_each_and_every_metric_can_be_recomputed_from_what_is_saved(
-    compare, curve, tmp_path
-):
+def test_curves_of_several_recipes_can_be_recomputed_from_what_is_saved(compare, curve, tmp_path):
     loaded = Result.load(compare(curve(("a", "b"), shots=(5, 20))).save(tmp_path / "shots"), arrays=True)
     points = [[f"{recipe} few_shot", shots] for recipe in "ab" for shots in (5, 20)]
     assert loaded.tables["curve"][["recipe", "shots"]].to_numpy().tolist() == points

@@ -186,9 +186,7 @@ def test_every_metric_can_be_recomputed_from_what_is_saved(compare, answers, tmp
     assert pair["n_required"] == loaded.metrics["n_required"].value
 
 
-def test_guessing_is_corrected_for_the_number_of_recipes_and_a_constant_predictor_only_guesses(
-    compare, make_predictions
-):
+def test_guessing_is_corrected_for_the_number_of_recipes_and_constant_is_guessing(compare, make_predictions):
     rng, targets = np.random.default_rng(0), np.repeat(np.arange(3), 100)
     lucky = make_predictions(targets, 5 * np.eye(3)[np.where(rng.random(300) < 0.1, targets, rng.integers(0, 3, 300))])
     constant = make_predictions(targets, np.tile([5.0, 0.0, 0.0], (300, 1)))
