@@ -100,7 +100,7 @@ def test_chance_is_the_mean_over_all_draws_of_independent_rankings_and_of_shuffl
         np.testing.assert_allclose(by_chance, expected, atol=0.025, err_msg=name)
 
 
-def test_maps_of_other_grids_are_enlarged_and_equal_ones_are_not():
+def test_maps_of_other_grids_are_enlarged_as_by_torch_and_equal_ones_are_not():
     small, large = random_maps(2, 7), random_maps(2, 14)
     enlarged, unchanged = attribution_maps.upsample_to_common_grid(small, large)
     expected = torch.nn.functional.interpolate(torch.from_numpy(small)[:, None], (14, 14), mode="bilinear")[:, 0]
@@ -109,6 +109,10 @@ def test_maps_of_other_grids_are_enlarged_and_equal_ones_are_not():
     np.testing.assert_array_equal(attribution_maps.upsample_to_common_grid(small, small)[0], small)
     oblong = attribution_maps.upsample_to_common_grid(np.ones((1, 2, 5)), np.ones((3, 4, 4)))
     assert [maps.shape for maps in oblong] == [(1, 5, 5), (3, 5, 5)]
+    for shape, size in (((3, 7, 7), 224), ((2, 3, 5), 17), ((1, 1, 1), 4), ((2, 8, 8), 8)):
+        maps = np.random.default_rng(0).normal(size=shape)
+        expected = torch.nn.functional.interpolate(torch.from_numpy(maps)[:, None], (size, size), mode="bilinear")
+        np.testing.assert_allclose(attribution_maps.upsample(maps, size), expected[:, 0].numpy(), atol=1e-12)
 
 
 def test_images_are_dealt_within_their_stratum_in_every_order_alike():
@@ -124,13 +128,6 @@ def test_images_are_dealt_within_their_stratum_in_every_order_alike():
     assert overlaps[0] == pytest.approx(np.mean([table[0, 2], table[0, 3], table[2, 0], table[3, 0]]))
     assert overlaps[3] == pytest.approx(np.mean([table[3, 0], table[3, 2], table[0, 3], table[2, 3]]))
     assert np.isnan(overlaps[1])
-
-
-@pytest.mark.parametrize(("shape", "size"), [((3, 7, 7), 224), ((2, 3, 5), 17), ((1, 1, 1), 4), ((2, 8, 8), 8)])
-def test_enlarging_equals_torch(shape, size):
-    maps = np.random.default_rng(0).normal(size=shape)
-    expected = torch.nn.functional.interpolate(torch.from_numpy(maps)[:, None], (size, size), mode="bilinear")
-    np.testing.assert_allclose(attribution_maps.upsample(maps, size), expected[:, 0].numpy(), atol=1e-12)
 
 
 def test_pixels_are_ranked_downward_and_equal_ones_in_a_random_order_that_the_seed_repeats():

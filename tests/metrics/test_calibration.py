@@ -35,7 +35,7 @@ def test_nll_and_brier_score_equal_sklearn_and_stay_in_their_range():
     assert calibration.brier_scores(np.eye(2), np.array([0, 0])).tolist() == [0, 2]
 
 
-def test_the_temperature_is_the_true_one_the_best_of_a_grid_and_stops_at_the_ends_of_its_range():
+def test_temperatures_are_true_the_best_of_a_grid_those_of_copies_and_stop_at_their_ends():
     logits, targets = calibrated_logits()
     assert calibration.fit_temperature(logits, targets) == pytest.approx(1, abs=0.04)
     assert calibration.fit_temperature(3 * logits, targets) == pytest.approx(3, abs=0.1)
@@ -50,6 +50,12 @@ def test_the_temperature_is_the_true_one_the_best_of_a_grid_and_stops_at_the_end
         assert resampled == pytest.approx(end, rel=0.05)
     with pytest.raises(ValueError, match="without images"):
         calibration.fit_temperature(np.zeros((0, 3)), np.zeros(0, int))
+    logits, targets = calibrated_logits(150)
+    weights = np.random.default_rng(1).multinomial(150, np.full(150, 1 / 150), size=8).astype(float)
+    temperatures = calibration.build_temperature_statistic(2 * logits, targets)(weights)[:, 0]
+    copies = [np.repeat(np.arange(150), row) for row in weights.astype(int)]
+    expected = [calibration.fit_temperature(2 * logits[rows], targets[rows]) for rows in copies]
+    np.testing.assert_allclose(temperatures, expected, rtol=2e-3)
 
 
 def overconfident(n=500):
@@ -61,7 +67,7 @@ def pick(kind, probabilities, targets):
     return calibration.calibration_errors(probabilities, targets)[..., calibration.ECE_KINDS.index(kind)]
 
 
-def test_ece_and_classwise_ece_equal_torchmetrics():
+def test_ece_and_classwise_ece_equal_torchmetrics_and_adaptive_ece_bins_cut_by_pandas():
     probabilities, targets = overconfident()
     tensors = torch.from_numpy(probabilities), torch.from_numpy(targets)
     for bins in (10, 15):
@@ -69,16 +75,11 @@ def test_ece_and_classwise_ece_equal_torchmetrics():
         assert pick(f"ece_{bins}", probabilities, targets) == pytest.approx(float(expected), abs=1e-6)
     by_class = [tm.binary_calibration_error(tensors[0][:, k].clone(), tensors[1] == k, n_bins=15) for k in range(3)]
     assert pick("ece_classwise", probabilities, targets) == pytest.approx(float(np.mean(by_class)), abs=1e-6)
-
-
-@pytest.mark.parametrize("n", [14, 15, 500, 503])
-def test_adaptive_ece_equals_bins_cut_by_pandas(n):
-    probabilities, targets = overconfident(n)
-    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
-    bins = pd.qcut(confidence, 15, duplicates="drop")
-    frame = pd.DataFrame({"gap": correct - confidence, "bin": bins})
-    expected = frame.groupby("bin", observed=True)["gap"].sum().abs().sum() / n
-    assert pick("ece_adaptive", probabilities, targets) == pytest.approx(expected, abs=1e-12)
+    for n in (14, 15, 500, 503):
+        probabilities, targets = overconfident(n)
+        confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
+        gaps = pd.Series(correct - confidence).groupby(pd.qcut(confidence, 15, duplicates="drop"), observed=True)
+        assert pick("ece_adaptive", probabilities, targets) == pytest.approx(gaps.sum().abs().sum() / n, abs=1e-12)
 
 
 def test_a_confidence_of_one_is_in_the_last_bin_an_edge_in_the_bin_below_and_equal_ones_share_a_bin():
@@ -95,7 +96,7 @@ def test_a_confidence_of_one_is_in_the_last_bin_an_edge_in_the_bin_below_and_equ
     assert calibration.calibration_errors(np.eye(3), np.arange(3)) == pytest.approx([0] * 4)
 
 
-def test_noise_floor_is_what_torchmetrics_finds_on_outcomes_drawn_by_numpy():
+def test_noise_floors_are_those_of_drawn_outcomes_repeat_and_know_how_groups_correlate():
     probabilities = softmax(calibrated_logits(300)[0], axis=1)
     generator = np.random.default_rng(5)
     drawn = []
@@ -106,9 +107,6 @@ def test_noise_floor_is_what_torchmetrics_finds_on_outcomes_drawn_by_numpy():
     floor = calibration.simulate_noise_floor(probabilities)[:, 1]
     assert floor.mean() == pytest.approx(np.mean(drawn), abs=2e-3)
     assert np.quantile(floor, 0.95) == pytest.approx(np.quantile(drawn, 0.95), abs=4e-3)
-
-
-def test_the_noise_floor_repeats_with_its_seed_is_zero_for_certainty_and_knows_how_groups_correlate():
     simulate = calibration.simulate_noise_floor
     assert simulate(np.eye(3)[np.arange(30) % 3], 100).max() == 0
     probabilities = softmax(calibrated_logits(100)[0], axis=1)
@@ -163,15 +161,6 @@ def test_bin_gaps_are_those_counted_by_pandas_and_deviations_of_errors_those_of_
     assert deviations.shape == (1, 16)
     assert deviations[0, ::4] == pytest.approx([alone, added, signed, -signed])
     assert calibration.make_deviation_statistic(probabilities, targets, groups)(np.ones((1, 120))) == pytest.approx(0)
-
-
-def test_resampled_temperatures_equal_refits_of_the_copies():
-    logits, targets = calibrated_logits(150)
-    weights = np.random.default_rng(1).multinomial(150, np.full(150, 1 / 150), size=8).astype(float)
-    temperatures = calibration.build_temperature_statistic(2 * logits, targets)(weights)[:, 0]
-    copies = [np.repeat(np.arange(150), row) for row in weights.astype(int)]
-    expected = [calibration.fit_temperature(2 * logits[rows], targets[rows]) for rows in copies]
-    np.testing.assert_allclose(temperatures, expected, rtol=2e-3)
 
 
 def test_two_thousand_resamples_of_ten_thousand_images_take_seconds():
@@ -250,12 +239,9 @@ def test_the_range_of_the_steepness_ends_where_nothing_determines_it():
     separated, reversed_order = fit_platt(np.arange(40), np.arange(40) >= 20), fit_platt(-SCORES, POSITIVE)
     assert (separated.steepness, reversed_order.steepness) == pytest.approx((20, 0.05))
     assert -separated.intercept / separated.slope == pytest.approx(19.5, abs=1e-3)
-
-
-@pytest.mark.parametrize(("scores", "positive"), [([1, 1], [0, 1]), ([1, 2], [1, 1]), ([1, 2], [0, 0]), ([], [])])
-def test_without_two_scores_or_a_kind_of_image_there_is_no_scaling(scores, positive):
-    with pytest.raises(ValueError, match="needs two scores"):
-        fit_platt(scores, np.array(positive, dtype=bool))
+    for scores, positive in (([1, 1], [0, 1]), ([1, 2], [1, 1]), ([1, 2], [0, 0]), ([], [])):
+        with pytest.raises(ValueError, match="needs two scores"):
+            fit_platt(scores, np.array(positive, dtype=bool))
 
 
 def test_balanced_accuracy_is_that_of_scikit_learn():

@@ -56,7 +56,17 @@ def by_hand(x, labels, origin):
     return np.mean(between), np.mean(within)
 
 
-def test_separation_and_mean_distances_are_those_of_pairs():
+def test_silhouettes_and_distances_are_those_of_sklearn_and_of_pairs():
+    x, labels = two_scales()
+    scores = clusters.EmbeddingSpace(x, np.arange(90).astype(str), 10).image_scores(labels)
+    np.testing.assert_allclose(scores[:, 0], sk.silhouette_samples(x, labels), atol=1e-6)
+    np.testing.assert_allclose(scores[:, 1], sk.silhouette_samples(x, labels, metric="cosine"), atol=1e-6)
+    assert ((scores[:, 2] >= 0) & (scores[:, 2] <= 1)).all()
+    kind = np.repeat([0, 1, 2], 30)
+    labels[kind == 2] = 0
+    within = clusters.silhouettes_within(distances(x), labels, kind)
+    np.testing.assert_allclose(within[:30], sk.silhouette_samples(x[:30], labels[:30]), atol=1e-6)
+    assert np.isnan(within[60:]).all()  # one label there
     x, labels = two_scales(30)
     between, within = by_hand(x, labels, np.arange(30))
     assert clusters.separation_ratio(distances(x), labels, once(labels)) == pytest.approx([between / within])
@@ -79,19 +89,6 @@ def test_separation_and_mean_distances_are_those_of_pairs():
     products = clusters.EmbeddingSpace(x, ()).products
     assert clusters.davies_bouldin(products, labels, once(labels)) == pytest.approx([0], abs=1e-6)
     assert np.isnan(clusters.separation_ratio(distances(x), labels, once(labels))).all()  # nothing to divide by
-
-
-def test_silhouettes_by_image_and_within_images_of_one_kind_equal_sklearn():
-    x, labels = two_scales()
-    scores = clusters.EmbeddingSpace(x, np.arange(90).astype(str), 10).image_scores(labels)
-    np.testing.assert_allclose(scores[:, 0], sk.silhouette_samples(x, labels), atol=1e-6)
-    np.testing.assert_allclose(scores[:, 1], sk.silhouette_samples(x, labels, metric="cosine"), atol=1e-6)
-    assert ((scores[:, 2] >= 0) & (scores[:, 2] <= 1)).all()
-    kind = np.repeat([0, 1, 2], 30)
-    labels[kind == 2] = 0
-    within = clusters.silhouettes_within(distances(x), labels, kind)
-    np.testing.assert_allclose(within[:30], sk.silhouette_samples(x[:30], labels[:30]), atol=1e-6)
-    assert np.isnan(within[60:]).all()  # one label there
 
 
 def test_the_probe_equals_logistic_regression_and_never_trains_on_the_group_that_it_predicts():

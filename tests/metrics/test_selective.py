@@ -165,7 +165,7 @@ def test_aurc_with_equals_does_not_depend_on_the_order_and_a_weight_counts_as_co
         assert value == pytest.approx(counted(np.repeat(confidence, row), np.repeat(correct, row)), abs=1e-12)
 
 
-def test_risk_coverage_and_costs_of_abstaining_are_those_counted_by_hand():
+def test_risk_coverage_thresholds_and_costs_are_those_counted_by_hand():
     coverage, risk = selective.risk_coverage(np.array([0.9, 0.5, 0.7, 0.7]), [True, False, True, False])
     np.testing.assert_allclose(coverage, [1 / 4, 3 / 4, 3 / 4, 1])
     np.testing.assert_allclose(risk, [0, 1 / 3, 1 / 3, 1 / 2])
@@ -184,9 +184,6 @@ def test_risk_coverage_and_costs_of_abstaining_are_those_counted_by_hand():
     np.testing.assert_allclose(best, [0, 0.075, 0.475])
     equal = selective.best_abstention_costs(np.full(4, 0.5), correct, [0.1, 0.9])
     np.testing.assert_allclose(equal, [0.1, 0.5])  # all or none
-
-
-def test_thresholds_reach_the_coverage_asked_for_and_no_more():
     confidence, coverages = np.arange(1, 21) / 20, (0.05, 0.1, 0.5, 0.93, 1)
     for coverage, least in zip(coverages, selective.thresholds(coverages, confidence), strict=True):
         assert (confidence >= least).mean() >= coverage

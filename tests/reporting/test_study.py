@@ -120,7 +120,7 @@ def test_a_folder_without_usable_runs_is_refused_with_what_to_do(tmp_path):
         read_study(tmp_path)
 
 
-def test_results_that_lie_elsewhere_are_of_the_run_that_they_name(runs, tmp_path):
+def test_results_elsewhere_are_of_the_run_that_they_name_and_of_no_run_foreign(runs, tmp_path):
     out, metrics = tmp_path / "out", {"accuracy": accuracy(0.7)}
     for folder, name in ((out, "good"), (out / "a", "poor"), (out / "b", "gone")):
         write_result(folder, "blind_test", "test", metrics, run=str(runs / name), checkpoint_sha256=checkpoint(name))

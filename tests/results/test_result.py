@@ -93,7 +93,7 @@ def test_files_have_names_of_their_content_and_figures_of_another_language_are_d
     assert [file.name for file in folder.iterdir() if file.is_dir()] == ["ru"]
 
 
-def test_images_are_saved_in_folders_of_theirs_and_are_no_figures(tmp_path):
+def test_images_are_no_figures_which_are_saved_as_matplotlib_draws_them(tmp_path):
     made, image = result(), np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     made.images["overlays/0001_я"] = image
     folder = made.save(tmp_path / "blind_test", draw)
@@ -105,9 +105,6 @@ def test_images_are_saved_in_folders_of_theirs_and_are_no_figures(tmp_path):
     assert Result.load_if_complete(folder) is not None
     (folder / "overlays" / "0001_я.png").unlink()
     assert Result.load_if_complete(folder) is None
-
-
-def test_a_figure_is_saved_as_matplotlib_draws_it_and_its_text_stays_text(tmp_path):
     table = pd.DataFrame({"epoch": [0, 1], "val/loss": [0.9, 0.4], "val/accuracy": [0.5, 0.8]})
     draw_training_curves(table).savefig(tmp_path / "plain.png")
     saved = Result("confusion", "blind", 3, ("a", "b"))
@@ -142,7 +139,7 @@ def test_the_json_is_strict_and_of_the_schema_and_another_schema_is_not_read(tmp
         Result.load(tmp_path / "x")
 
 
-def test_a_number_that_is_not_finite_and_a_missing_one_without_a_reason_are_refused(tmp_path):
+def test_metrics_state_what_they_count_and_must_be_finite_or_have_a_reason(tmp_path):
     for number, field in product((np.nan, np.inf, -np.inf), ("value", "low", "high")):
         with pytest.raises(ValueError, match=f"{field} must be finite"):
             Metric(**{"value": 0.5, "n": 1, field: number})
@@ -156,6 +153,14 @@ def test_a_number_that_is_not_finite_and_a_missing_one_without_a_reason_are_refu
     with pytest.raises(ValueError, match="JSON"):
         other.save(tmp_path / "x")
     assert Result.load(tmp_path / "x").provenance == {"seed": 42}  # the earlier result stays
+    units = {None: "image", "wilson": "image", "wilson by group": "group", "paired bootstrap by group": "group"}
+    units |= {"bootstrap by source": "source", "bootstrap by pass": "pass"}
+    metrics = {str(interval): Metric(0.5, 10, 0.4, 0.6, interval) for interval in units}
+    folder = Result("block", "set", 20, ("a",), metrics=metrics).save(tmp_path / "block")
+    saved = json.loads((folder / "metrics.json").read_text())["metrics"]
+    assert [metric.unit for metric in metrics.values()] == list(units.values())
+    assert [saved[str(interval)].get("unit") for interval in units] == [None, *list(units.values())[1:]]
+    assert Result.load(folder).metrics == metrics
 
 
 def test_writers_at_once_do_no_harm_and_saving_again_leaves_nothing_of_the_earlier_result(tmp_path):
@@ -204,14 +209,3 @@ def test_a_result_that_cannot_take_its_place_leaves_the_earlier_one(tmp_path, mo
     Result("block", "test", 4, ("a",)).save(folder)
     assert Result.load(folder).n == 4
     assert list(tmp_path.iterdir()) == [folder]
-
-
-def test_a_metric_states_what_it_counts(tmp_path):
-    units = {None: "image", "wilson": "image", "wilson by group": "group", "paired bootstrap by group": "group"}
-    units |= {"bootstrap by source": "source", "bootstrap by pass": "pass"}
-    metrics = {str(interval): Metric(0.5, 10, 0.4, 0.6, interval) for interval in units}
-    folder = Result("block", "set", 20, ("a",), metrics=metrics).save(tmp_path / "block")
-    saved = json.loads((folder / "metrics.json").read_text())["metrics"]
-    assert [metric.unit for metric in metrics.values()] == list(units.values())
-    assert [saved[str(interval)].get("unit") for interval in units] == [None, *list(units.values())[1:]]
-    assert Result.load(folder).metrics == metrics

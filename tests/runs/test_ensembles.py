@@ -95,7 +95,19 @@ def test_files_are_predicted_as_in_the_data_set_and_decoded_once(run_pair, tmp_p
     assert not np.allclose(plain["confidence"], table["confidence"][:5].astype(float))
 
 
-def test_an_image_is_of_train_for_all_where_any_member_trained_on_it(train, run_pair, tmp_path):
+def test_an_ensemble_has_what_its_members_share_and_trained_on_what_any_did(run_pair, tmp_path, train):
+    ensemble, first = open_run(write(tmp_path / "a", run_pair)), Run.open(run_pair[0])
+    for name in ("train", "val", "calibration", "test", "blind"):
+        assert ensemble.dataset(name).fingerprint == first.dataset(name).fingerprint
+    test = ensemble.dataset("test")
+    assert len(ensemble.calibration(test)) == len(first.calibration(test))
+    assert len(ensemble.training()) == len(first.training())
+    assert ensemble.blind is not None
+    assert ensemble.record.split == first.record.split
+    assert ensemble.card.preprocessing == first.card.preprocessing
+    assert ensemble.preprocessing.size == 32
+    with pytest.raises(BlockError, match="no single network"):
+        ensemble.predictor.module  # noqa: B018
     other = train(tmp_path / "other", "data.split.seed=3")
     ensemble = open_run(write(tmp_path / "a", [run_pair[0], other]))
     sides = [pd.read_csv(run / "split.csv").set_index("sha256")["split"] for run in (run_pair[0], other)]
@@ -109,21 +121,6 @@ def test_an_image_is_of_train_for_all_where_any_member_trained_on_it(train, run_
     allowed = open_run(ensemble.folder, allow=frozenset({"overlap", "near_duplicates"}), label="vote")
     assert (allowed.label, [member.label for member in allowed.members]) == ("vote", ["", ""])
     assert len(allowed.predictions(Run.open(run_pair[0]).dataset("test")))  # the options have reached every member
-
-
-def test_an_ensemble_has_what_its_members_share_and_no_single_network(run_pair, tmp_path):
-    ensemble, first = open_run(write(tmp_path / "a", run_pair)), Run.open(run_pair[0])
-    for name in ("train", "val", "calibration", "test", "blind"):
-        assert ensemble.dataset(name).fingerprint == first.dataset(name).fingerprint
-    test = ensemble.dataset("test")
-    assert len(ensemble.calibration(test)) == len(first.calibration(test))
-    assert len(ensemble.training()) == len(first.training())
-    assert ensemble.blind is not None
-    assert ensemble.record.split == first.record.split
-    assert ensemble.card.preprocessing == first.card.preprocessing
-    assert ensemble.preprocessing.size == 32
-    with pytest.raises(BlockError, match="no single network"):
-        ensemble.predictor.module  # noqa: B018
 
 
 def test_a_soup_is_the_network_of_mean_weights_and_copies_of_one_run_change_nothing(run_pair, tmp_path, tiny_run):

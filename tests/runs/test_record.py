@@ -93,7 +93,7 @@ def test_a_record_is_written_whole_with_its_schema_and_one_of_a_newer_schema_is_
         read_record(tmp_path)
 
 
-def test_things_that_are_no_files_are_refused_at_once(tmp_path, capsys):
+def test_addresses_and_things_that_are_no_files_are_refused_at_once(tmp_path, capsys, small, monkeypatch):
     os.mkfifo(tmp_path / "pipe.ckpt")
     (tmp_path / "loop.ckpt").symlink_to(tmp_path / "loop.ckpt")
     (tmp_path / "zero.ckpt").symlink_to("/dev/zero")
@@ -106,9 +106,6 @@ def test_things_that_are_no_files_are_refused_at_once(tmp_path, capsys):
     for name in ("pipe.ckpt", "loop.ckpt", "zero.ckpt", "folder.ckpt", "empty.ckpt", "image.ckpt", "run"):
         assert main(["predict", f"ckpt={tmp_path / name}", f"input={tmp_path}", f"output={tmp_path / 'o.csv'}"]) == 4
         assert 1 <= len(capsys.readouterr().err.splitlines()) <= 3
-
-
-def test_an_address_is_refused_and_never_opened(small, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.2)

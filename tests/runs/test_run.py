@@ -78,7 +78,7 @@ def test_the_sets_of_a_run_are_those_of_its_split_and_others_are_refused(tiny_ru
             Run.open(bare).dataset(name)
 
 
-def test_predictions_are_those_of_the_network_in_the_datasets_order_and_kept(run_copy, monkeypatch):
+def test_predictions_are_those_of_the_network_and_kept_for_the_same_labels_rows_and_images(run_copy, monkeypatch):
     run = Run.open(run_copy, batch_size=7)
     dataset = run.dataset("test")
     made = run.predictions(dataset)
@@ -94,10 +94,20 @@ def test_predictions_are_those_of_the_network_in_the_datasets_order_and_kept(run
         np.testing.assert_allclose(made.logits[:1], net((image / 255 - mean) / std), atol=1e-4)
         logits = net.get_classifier()(torch.from_numpy(made.embeddings))
     np.testing.assert_allclose(logits, made.logits, atol=1e-4)
-    monkeypatch.setattr(NetworkPredictor, "compute_outputs", None)
-    kept = Run.open(run_copy).predictions(dataset)
+    with monkeypatch.context() as patch:
+        patch.setattr(NetworkPredictor, "compute_outputs", None)
+        kept = Run.open(run_copy).predictions(dataset)
     np.testing.assert_array_equal(kept.logits, made.logits)
     np.testing.assert_array_equal(kept.embeddings, made.embeddings)
+    run = Run.open(run_copy)
+    saved, turned = run.predictions(dataset), dataset.take(np.arange(len(dataset))[::-1])
+    assert run.predictions(turned).paths.tolist() == turned.frame["path"].tolist()
+    other = dataset.take(np.arange(len(dataset)))
+    other.frame["label"] = "real"
+    assert (run.predictions(other).targets == run.classes.index("real")).all()
+    for kept in (run_copy / "predictions").iterdir():
+        made.take(np.arange(len(made))[::-1]).save(kept)
+    np.testing.assert_array_equal(Run.open(run_copy).predictions(dataset).logits, saved.logits)
 
 
 def test_labels_overlaps_and_near_duplicates_are_guarded(run_copy, images, blind, tiny_run, tmp_path):
@@ -354,20 +364,6 @@ def test_other_sets_are_read_by_name_with_the_labels_that_the_run_knows(tiny_run
     assert (run.predictions(run.dataset("flat")).targets == -1).all()
     with pytest.raises(DataError, match="gone"):
         Run.open(tiny_run, others={"gone": str(tmp_path / "gone")}).dataset("gone")
-
-
-def test_kept_predictions_are_not_used_for_other_labels_rows_or_images(run_copy):
-    run = Run.open(run_copy)
-    dataset = run.dataset("test")
-    predictions = run.predictions(dataset)
-    turned = dataset.take(np.arange(len(dataset))[::-1])
-    assert run.predictions(turned).paths.tolist() == turned.frame["path"].tolist()
-    other = dataset.take(np.arange(len(dataset)))
-    other.frame["label"] = "real"
-    assert (run.predictions(other).targets == run.classes.index("real")).all()
-    for kept in (run_copy / "predictions").iterdir():
-        predictions.take(np.arange(len(predictions))[::-1]).save(kept)
-    np.testing.assert_array_equal(Run.open(run_copy).predictions(dataset).logits, predictions.logits)
 
 
 def test_a_split_that_was_changed_or_cut_is_refused(run_copy):

@@ -33,7 +33,9 @@ def evaluate_block(fake_run, dataset_of):
     return evaluate
 
 
-def test_decisions_are_counted_from_the_predictions(evaluate_block, oracle, calibrated, draw_saved, inside):
+def test_decisions_are_counted_from_the_predictions_and_sliced_by_columns(
+    evaluate_block, oracle, calibrated, draw_saved, inside
+):
     predictions, blind = oracle("noisy", n=300), oracle("noisy", n=120, seed=7)
     harder = replace(blind, logits=np.where(np.arange(120)[:, None] < 40, blind.logits[:, [1, 2, 0]], blind.logits))
     far = replace(
@@ -67,9 +69,6 @@ def test_decisions_are_counted_from_the_predictions(evaluate_block, oracle, cali
     assert things["before"] == pytest.approx((far.confidence >= fit["threshold"]).mean())
     assert result.metrics["error/0.1/things"].reason == Reason("no_known_class")
     assert inside(draw_saved(result)["targets"])
-
-
-def test_answers_are_sliced_by_columns_of_the_manifest_with_gaps(evaluate_block, oracle, calibrated):
     predictions, tone = oracle("noisy", n=300), np.array(["dark", "light"])[np.arange(300) % 2]
     run, blind = calibrated(oracle("noisy", n=400, seed=5)), oracle("noisy", n=60, seed=7)
     columns = {"other:skin_tone": tone}

@@ -190,21 +190,7 @@ def test_another_runtime_stands_beside_torch_under_its_name(tiny_run):
     assert not any(warning.code == "runtime_differs" for warning in result.warnings)
 
 
-def test_a_runtime_with_other_outputs_is_not_timed(tiny_run, monkeypatch):
-    right = timing.prepare_engine
-
-    def prepare(runtime, classifier, size):
-        built = right("torch", classifier, size)
-        return built if runtime == "torch" else lambda threads: lambda images: built(threads)(images) + 0.01
-
-    monkeypatch.setattr(timing, "prepare_engine", prepare)
-    run = Run.open(tiny_run, workers=0)
-    result = Efficiency(**FAST | {"runtimes": ["torch", "contiguous"]}).evaluate(run, run.dataset("test"))
-    assert (result.warnings[0].code, result.warnings[0].values["runtime"]) == ("runtime_differs", "contiguous")
-    assert set(result.tables["latency"]["runtime"]) == {"torch"}
-
-
-def test_beside_a_gpu_the_cpu_is_timed_as_well(tiny_run, monkeypatch):
+def test_the_cpu_is_timed_beside_a_gpu_and_no_runtime_with_other_outputs(tiny_run, monkeypatch):
     run = Run.open(tiny_run, workers=0, accelerator="cpu")
     noise, network = timing.create_noise_images(run, 4), run.predictor.module
     on_gpu = SimpleNamespace(device="cuda", module=network)
@@ -216,6 +202,17 @@ def test_beside_a_gpu_the_cpu_is_timed_as_well(tiny_run, monkeypatch):
     n = torch.get_num_threads()
     settings = set(samples[["runtime", "threads", "network"]].itertuples(index=False, name=None))
     assert settings == {("torch", n, "run"), ("torch", n, "copy"), ("cpu", 1, "run"), ("cpu", 2, "run")}
+    right = timing.prepare_engine
+
+    def prepare(runtime, classifier, size):
+        built = right("torch", classifier, size)
+        return built if runtime == "torch" else lambda threads: lambda images: built(threads)(images) + 0.01
+
+    monkeypatch.setattr(timing, "prepare_engine", prepare)
+    run = Run.open(tiny_run, workers=0)
+    result = Efficiency(**FAST | {"runtimes": ["torch", "contiguous"]}).evaluate(run, run.dataset("test"))
+    assert (result.warnings[0].code, result.warnings[0].values["runtime"]) == ("runtime_differs", "contiguous")
+    assert set(result.tables["latency"]["runtime"]) == {"torch"}
 
 
 def test_files_are_timed_after_workers_have_started_and_before_they_are_done(tmp_path, monkeypatch):

@@ -214,7 +214,7 @@ def test_ranks_of_a_single_of_equal_and_of_dominated_models_and_of_random_weight
         assert table[f"weighted_rank_{name}"].tolist() == expected.tolist()
 
 
-def test_all_metrics_can_be_recomputed_from_what_is_saved(tmp_path):
+def test_metrics_and_intervals_can_be_recomputed_from_what_is_saved(tmp_path):
     result = compare(*three(), weights={**dict.fromkeys(QUALITIES, 1.0), "accuracy": 3.0})
     saved = Result.load(result.save(tmp_path / "integrated_score"), arrays=True)
     settings, normalised = saved.tables["qualities"].set_index("quality"), normalised_of(saved)
@@ -229,21 +229,6 @@ def test_all_metrics_can_be_recomputed_from_what_is_saved(tmp_path):
         transform = np.log if settings.loc[key, "log"] else np.asarray
         worst, best = (transform(settings.loc[key, end]) for end in ("worst", "best"))
         np.testing.assert_allclose((transform(raw[key]) - worst) / (best - worst), normalised[key], atol=1e-9)
-
-
-@pytest.mark.parametrize("language", ["en", "ru"])
-def test_figures_rank_the_complete_models_and_end_with_the_others(language, draw_saved, inside):
-    with use_language(language):
-        drawn = draw_saved(compare(*three(), run_of(results(3, out_of_domain=None), "another")))
-    assert {name: inside(figure) for name, figure in drawn.items()} == dict.fromkeys(
-        ("profile", "ranks", "pareto"), True
-    )
-    labels = [tick.get_text() for tick in drawn["profile"].axes[0].get_yticklabels()]
-    assert labels[0].startswith("1. ")
-    assert labels[-1] == "another"
-
-
-def test_intervals_of_the_qualities_are_those_saved_converted_from_another_level_and_for_these_sources():
     saved = results()
     row = compare(run_of(saved), resamples=5000).tables["models"].iloc[0]
     metrics = {key: [get_metric(saved, key)] for key in ("accuracy", "calibration")}
@@ -264,6 +249,18 @@ def test_intervals_of_the_qualities_are_those_saved_converted_from_another_level
     widths = np.array([accuracy.low - accuracy.value, accuracy.high - accuracy.value])
     expected = accuracy.value + widths * norm.ppf(0.95) / norm.ppf(0.75)
     assert row[["accuracy_low", "accuracy_high"]].tolist() == pytest.approx(expected.tolist(), rel=1e-3)
+
+
+@pytest.mark.parametrize("language", ["en", "ru"])
+def test_figures_rank_the_complete_models_and_end_with_the_others(language, draw_saved, inside):
+    with use_language(language):
+        drawn = draw_saved(compare(*three(), run_of(results(3, out_of_domain=None), "another")))
+    assert {name: inside(figure) for name, figure in drawn.items()} == dict.fromkeys(
+        ("profile", "ranks", "pareto"), True
+    )
+    labels = [tick.get_text() for tick in drawn["profile"].axes[0].get_yticklabels()]
+    assert labels[0].startswith("1. ")
+    assert labels[-1] == "another"
 
 
 def test_qualities_err_together_or_independently_and_without_an_interval_are_held_fixed():

@@ -292,7 +292,7 @@ def test_promises_and_each_networks_own_rule_on_held_out_sources_are_counted_by_
     assert (row["calibrated_on"], row["rule"], row["fits"]) == ("its own", "image", 1)
 
 
-def test_the_curve_is_the_mean_over_sources_by_number_of_training_sources(left_out, draw_saved, inside):
+def test_curves_and_heatmaps_of_many_recipes_are_drawn_from_means_over_sources(left_out, draw_saved, inside):
     rng = np.random.default_rng(0)
     pairs = []
     for k, number, seed in product(range(10), (1, 2, 8), (1, 2)):
@@ -311,9 +311,6 @@ def test_the_curve_is_the_mean_over_sources_by_number_of_training_sources(left_o
         figures = draw_saved(result)
         assert inside(figures["curve"])
         assert inside(figures["gain"])
-
-
-def test_many_recipes_have_a_heatmap_that_is_readable_with_45_sources(left_out, draw_saved, inside):
     pairs = [left_out("studio", "real", (2 * n, 20), f"backbone{n}") for n in range(5)]
     assert set(draw_saved(compare(*pairs, resamples=100))) == {"predicted_as", "by_recipe", "gain"}
     rng = np.random.default_rng(0)

@@ -74,7 +74,7 @@ def test_a_detector_that_reads_the_label_moves_wholly_and_by_no_patch(classes, p
         drawn_whole(result.save(tmp_path / "marks"), {"moves", "by_class", "images"})
 
 
-def test_moved_shares_are_those_counted_by_hand(make_predictions, fake_run, dataset_of):
+def test_moved_shares_are_those_counted_by_hand_and_variations_have_keys(make_predictions, fake_run, dataset_of):
     targets = [0, 0, 0, 0, 1, 1, 2, 2, 2, 2]
     answers = {  # class predicted of each image
         "clean": [0, 0, 0, 1, 1, 2, 2, 2, 2, 0],
@@ -111,9 +111,6 @@ def test_moved_shares_are_those_counted_by_hand(make_predictions, fake_run, data
     assert result.metrics["mark_effect"].value == pytest.approx(3 / 8)
     assert result.metrics["masking_cost"].value == pytest.approx(7 / 10 - 6 / 10)
     assert {metric.higher_is_better for name, metric in result.metrics.items() if "accuracy" not in name} == {False}
-
-
-def test_a_variation_is_cached_under_each_of_its_parameters():
     markings = [("pill", 1.0, 0.2, "any"), ("logo", 1.0, 0.2, "any"), ("pill", 0.5, 0.2, "any")]
     markings += [("pill", 1.0, 0.3, "any"), ("pill", 1.0, 0.2, "top_left"), ("pill", 1.0, 0.2, "any", True)]
     variations = [*(Marking(*parameters) for parameters in markings), Erasure(0.1), Erasure(0.2)]

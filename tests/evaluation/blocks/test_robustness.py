@@ -71,7 +71,9 @@ def test_oracles_lose_nothing_or_have_nothing_to_lose(evaluate_block, oracle):
         assert metric.interval == "wilson"
 
 
-def test_every_metric_can_be_recomputed_from_the_saved_tables(evaluate_block, shaky, tmp_path):
+def test_metrics_can_be_recomputed_from_the_saved_tables_and_drops_have_paired_intervals(
+    evaluate_block, shaky, tmp_path
+):
     result = Result.load(evaluate_block(*shaky).save(tmp_path / "robustness"))
     table = {name: part.set_index("path") for name, part in result.tables["predictions"].groupby("variation")}
     assert len(table) == 1 + 9 * 5 + 8
@@ -100,9 +102,6 @@ def test_every_metric_can_be_recomputed_from_the_saved_tables(evaluate_block, sh
     expected |= {f"fragility/{c}": np.mean(fragilities[c]) for c in CLASSES}
     assert {name: result.metrics[name].value for name in expected} == pytest.approx(expected, abs=1e-9)
     assert expected["bias/real"] > 0.1 > expected["fragility/real"]
-
-
-def test_the_interval_of_a_drop_is_that_of_paired_images_drawn_by_group(evaluate_block, shaky):
     clean, vary = shaky
     metric = evaluate_block(clean, vary, resamples=2000).metrics["drop/noise"]
     lost = (clean.correct.astype(float) - vary(Corruption("noise", 3)).correct).reshape(60, 2).sum(axis=1)

@@ -50,7 +50,7 @@ def curve(make_predictions):
     return build
 
 
-def test_a_point_is_the_mean_over_its_seeds_and_a_curve_has_the_slope_over_the_logarithm(compare, curve):
+def test_curves_of_one_or_several_recipes_can_be_recomputed_from_what_is_saved(compare, curve, tmp_path):
     predictions = curve()
     result = compare(predictions)
     table = result.tables["curve"]
@@ -70,6 +70,18 @@ def test_a_point_is_the_mean_over_its_seeds_and_a_curve_has_the_slope_over_the_l
     slope, gain = np.polyfit(np.log2(table["shots"]), table["accuracy"], 1)[0], result.metrics["gain_per_doubling"]
     assert gain.value == pytest.approx(slope)
     assert 0 < gain.low < slope < gain.high
+    loaded = Result.load(compare(curve(("a", "b"), shots=(5, 20))).save(tmp_path / "shots"), arrays=True)
+    points = [[f"{recipe} few_shot", shots] for recipe in "ab" for shots in (5, 20)]
+    assert loaded.tables["curve"][["recipe", "shots"]].to_numpy().tolist() == points
+    assert "gain_per_doubling/b few_shot" in loaded.metrics
+    target, predicted = (loaded.arrays["answers"][name] for name in ("target", "predicted"))
+    for (recipe, shots), rows in loaded.tables["runs"].groupby(["recipe", "shots"]):
+        accuracies = [accuracy_score(target, predicted[row]) for row in rows.index]
+        f1s = [f1_score(target, predicted[row], average="macro") for row in rows.index]
+        expected = {"accuracy": np.mean(accuracies), "macro_f1": np.mean(f1s)}
+        expected |= {"spread_over_seeds": np.std(accuracies, ddof=1)}
+        values = {name: loaded.metrics[f"{name}/{recipe}/{shots}"].value for name in expected}
+        assert values == pytest.approx(expected, abs=1e-6)
 
 
 def test_seeds_that_differ_widen_the_interval_and_the_level_of_guessing_is_drawn(compare, make_predictions, draw_saved):
@@ -113,21 +125,6 @@ def test_oracles_are_at_chance_and_right_and_runs_on_all_images_are_left_out_and
 def test_fewer_than_two_numbers_of_shots_are_no_curve(compare, oracle, shots):
     with pytest.raises(BlockError, match="sweep=shots"):
         compare({("a", number, seed): oracle("noisy", seed=seed) for seed, number in enumerate(shots)})
-
-
-def test_curves_of_several_recipes_can_be_recomputed_from_what_is_saved(compare, curve, tmp_path):
-    loaded = Result.load(compare(curve(("a", "b"), shots=(5, 20))).save(tmp_path / "shots"), arrays=True)
-    points = [[f"{recipe} few_shot", shots] for recipe in "ab" for shots in (5, 20)]
-    assert loaded.tables["curve"][["recipe", "shots"]].to_numpy().tolist() == points
-    assert "gain_per_doubling/b few_shot" in loaded.metrics
-    target, predicted = (loaded.arrays["answers"][name] for name in ("target", "predicted"))
-    for (recipe, shots), rows in loaded.tables["runs"].groupby(["recipe", "shots"]):
-        accuracies = [accuracy_score(target, predicted[row]) for row in rows.index]
-        f1s = [f1_score(target, predicted[row], average="macro") for row in rows.index]
-        expected = {"accuracy": np.mean(accuracies), "macro_f1": np.mean(f1s)}
-        expected |= {"spread_over_seeds": np.std(accuracies, ddof=1)}
-        values = {name: loaded.metrics[f"{name}/{recipe}/{shots}"].value for name in expected}
-        assert values == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.slow
