@@ -91,18 +91,11 @@ def test_some_rows_and_no_images_have_their_codes_of_groups_and_all_rows_are_no_
 @pytest.mark.parametrize(
     "other",
     [
-        {"logits": np.zeros((3, 3), dtype=np.float32)},
-        {"logits": np.zeros((2, 2), dtype=np.float32)},
-        {"logits": np.full((2, 3), np.nan, dtype=np.float32)},
-        {"logits": np.zeros((2, 3), dtype=np.int64)},
-        {"targets": np.array([0, 3])},
-        {"targets": np.array([0, -2])},
-        {"targets": np.array(["0", "1"])},
-        {"embeddings": np.zeros(2)},
-        {"paths": np.zeros(2)},
-        {"temperature": np.array([1.0, 2.0])},
-        {"temperature": np.nan},
-        {"classes": np.array(3)},
+        *({"logits": np.zeros(shape, dtype=np.float32)} for shape in ((3, 3), (2, 2))),
+        *({"logits": np.full((2, 3), np.nan, np.float32)}, {"logits": np.zeros((2, 3), dtype=np.int64)}),
+        *({"targets": np.array(targets)} for targets in ([0, 3], [0, -2], ["0", "1"])),
+        *({"embeddings": np.zeros(2)}, {"paths": np.zeros(2)}, {"classes": np.array(3)}),
+        *({"temperature": np.array([1.0, 2.0])}, {"temperature": np.nan}),
     ],
     ids=str,
 )
