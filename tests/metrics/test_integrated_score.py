@@ -11,7 +11,7 @@ from sklearn.preprocessing import MinMaxScaler
 from avatar_bench.metrics import integrated_score, paired_tests
 
 
-def test_a_fixed_range_is_linear_or_logarithmic_cut_off_and_turned_round_by_a_lower_best_end():
+def test_ranges_are_linear_or_logarithmic_and_min_max_equals_scikit_learns():
     for values, ends, options, expected in (
         ([0.0, 1 / 3, 2 / 3, 1.0, 1.2], (1 / 3, 1), {}, [0, 0, 0.5, 1, 1]),
         ([0.0, 0.15, 0.6], (0.6, 0), {}, [1, 0.75, 0]),
@@ -21,9 +21,6 @@ def test_a_fixed_range_is_linear_or_logarithmic_cut_off_and_turned_round_by_a_lo
     ):
         scaled = integrated_score.scale_to_range(values, *ends, **options)
         assert scaled == pytest.approx(expected, nan_ok=True)
-
-
-def test_min_max_equals_scikit_learns_and_turns_round():
     values = np.random.default_rng(0).normal(size=9)
     reference = MinMaxScaler().fit_transform(values[:, None])[:, 0]
     assert integrated_score.scale_min_max(values, True) == pytest.approx(reference)

@@ -21,7 +21,7 @@ def points(n=60, d=5, seed=0):
     return np.random.default_rng(seed).normal(size=(n, d)) + 3
 
 
-def test_distances_and_neighbours_equal_scipy_and_sklearn():
+def test_distances_and_neighbours_equal_scipy_and_sklearn_and_are_of_other_groups_and_the_same_kind():
     for metric in ("euclidean", "cosine"):
         np.testing.assert_allclose(distances(points(), metric), cdist(points(), points(), metric), atol=1e-6)
         assert (distances(points(), metric).diagonal() == 0).all()
@@ -31,9 +31,6 @@ def test_distances_and_neighbours_equal_scipy_and_sklearn():
     np.testing.assert_array_equal(near, model.kneighbors(return_distance=False))  # without oneself
     by_hand = [(labels[row] == label).mean() for row, label in zip(near, labels, strict=True)]
     np.testing.assert_allclose(purity(near, labels), by_hand)
-
-
-def test_neighbours_are_of_other_groups_and_of_the_same_kind_and_missing_ones_do_not_count():
     groups, kind = np.arange(60) // 4, np.arange(60) % 2
     near = find_neighbours(distances(points()), groups, 5, within=kind)
     assert (near >= 0).all()

@@ -22,7 +22,7 @@ def write_block(tmp_path, monkeypatch):
     return write
 
 
-def test_a_users_block_is_declared_like_a_built_in_one(write_block):
+def test_a_users_block_is_declared_like_a_built_in_one_and_captions_name_what_their_last_star_matches(write_block):
     about = "title: Mine\nkind: comparison\nmetrics: [x]\nfigures: {bars: Bars, 'of_*': 'Bars of {name}'}\n"
     write_block(about + "tables: {t: {title: T, columns: [a, b], open: true}}\n")
     declaration = declare_block("mine")
@@ -31,6 +31,11 @@ def test_a_users_block_is_declared_like_a_built_in_one(write_block):
     assert declaration.find_caption("of_cats") == "Bars of cats"
     assert declaration.order_figures(["zoo", "of_cats", "bars"]) == ["bars", "of_cats", "zoo"]
     assert declare_block("elsewhere") == Declaration("elsewhere", title="elsewhere", is_known=False)
+    figures = {"wall": "All classes", "class_*_*": "Images of {name}", "errors_of_*": "Errors of {name}"}
+    captions = {"wall": "All classes", "class_1_drawing": "Images of drawing", "class_12_a_b_2": "Images of a_b_2"}
+    captions |= {"errors_of_a_b": "Errors of a_b", "class_1": "class 1"}
+    declaration = Declaration("toy", figures=figures)
+    assert {figure: declaration.find_caption(figure) for figure in captions} == captions
 
 
 @pytest.mark.parametrize(
@@ -67,11 +72,3 @@ def test_a_built_in_block_declares_what_its_readers_need(name):
     assert all(meaning.rstrip().endswith(".") for meaning in block.terms.values())
     with use_language("ru"):
         assert [text for text in captions if block.find_caption(text) == ""] == []
-
-
-def test_a_caption_names_what_its_last_star_matches():
-    figures = {"wall": "All classes", "class_*_*": "Images of {name}", "errors_of_*": "Errors of {name}"}
-    captions = {"wall": "All classes", "class_1_drawing": "Images of drawing", "class_12_a_b_2": "Images of a_b_2"}
-    captions |= {"errors_of_a_b": "Errors of a_b", "class_1": "class 1"}
-    declaration = Declaration("toy", figures=figures)
-    assert {figure: declaration.find_caption(figure) for figure in captions} == captions

@@ -12,7 +12,7 @@ from avatar_bench.results.result import Metric
 COMMON = read_yaml(Path(avatar_bench.results.__file__).with_name("headings.yaml"))
 
 
-def test_a_heading_is_the_readable_name_of_a_column():
+def test_a_heading_is_the_readable_name_of_a_column_in_the_current_language_and_block():
     headings = {"accuracy": "accuracy", "recall/real": "recall, real", "recall/%s": "recall, %s"}
     headings |= {"scaled/ece_15": "ECE, 15 bins", "ece_15": "raw ECE, 15 bins", "blind_test/accuracy": "accuracy"}
     headings |= {"corrected/accuracy/50-25-25": "accuracy, 50-25-25, corrected"}
@@ -21,9 +21,6 @@ def test_a_heading_is_the_readable_name_of_a_column():
     headings |= {"latency_ms/b1": "latency, one image (ms)", "latency_ms/b32": "latency, batch of 32 (ms)"}
     headings |= {"auroc/cats/energy": "AUROC, cats, energy", "a_users_own/metric": "a_users_own/metric"}
     assert {name: find_heading(name) for name in headings} == headings
-
-
-def test_names_are_in_the_current_language_and_of_the_block():
     names = ("noise", "brightness", "drop/noise")
     assert [find_heading(name, "robustness") for name in names] == ["noise", "brightness", "drop, noise"]
     assert find_heading("brightness", "data_audit") == "mean brightness"

@@ -33,7 +33,7 @@ def test_a_run_answers_a_view_if_its_classes_are_inside_those_of_the_view(view, 
     assert view.assign(class_map) == expected
 
 
-def test_labels_are_mapped_others_left_out_and_names_of_a_view_stand_for_what_it_merges():
+def test_labels_are_mapped_others_left_out_and_shares_of_merged_classes_summed(tmp_path):
     assert [PHOTOS.find_class(name) for name in ("real", "drawing", "generated", "")] == ["photo", "art", "", ""]
     assert View().find_class("generated") == "generated"
     assert PHOTOS.find_class("photo") == "photo"  # data may be labelled with the classes of the view
@@ -42,9 +42,6 @@ def test_labels_are_mapped_others_left_out_and_names_of_a_view_stand_for_what_it
     assert find_meanings(["not_generated", "generated"]) == meanings
     assert find_meanings(["fake", "not_fake"]) == {}
     assert (View().name_set("test"), PHOTOS.name_set("test")) == ("test", "test--photo_or_art")
-
-
-def test_shares_of_merged_classes_are_summed_and_views_come_finest_first(tmp_path):
     shares = {"drawing": 0.5, "real": 0.3, "generated": 0.2}
     assert GENERATED.merge_shares(shares) == pytest.approx({"generated": 0.2, "not_generated": 0.8})
     assert PHOTOS.merge_shares(shares) == pytest.approx({"photo": 0.375, "art": 0.625})
