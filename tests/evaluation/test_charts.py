@@ -92,11 +92,11 @@ def test_cells_of_any_size_show_counts_and_shares_of_the_row(size, draw, inside)
     assert inside(figure)
 
 
-@pytest.mark.parametrize(("values", "scale"), [([0.7, 0.75], (0, 1)), ([0.7, -0.1], (-1, 1)), ([14.0, 20.0], (14, 20))])
-def test_the_colours_of_an_index_follow_its_scale_and_not_the_data(values, scale, draw):
-    pairs = pd.DataFrame({"a": ["x", "x"], "b": ["y", "z"], "kappa": values})
-    figure = draw({"chart": "cells", "table": "pairs", "y": "b", "x": "a", "value": {"kappa": "kappa"}}, pairs=pairs)
-    assert figure.axes[0].images[0].get_clim() == pytest.approx(scale)
+def test_the_colours_of_an_index_follow_its_scale_and_not_the_data(draw):
+    cells = {"chart": "cells", "table": "pairs", "y": "b", "x": "a", "value": {"kappa": "kappa"}}
+    for values, scale in (([0.7, 0.75], (0, 1)), ([0.7, -0.1], (-1, 1)), ([14.0, 20.0], (14, 20))):
+        figure = draw(cells, pairs=pd.DataFrame({"a": ["x", "x"], "b": ["y", "z"], "kappa": values}))
+        assert figure.axes[0].images[0].get_clim() == pytest.approx(scale)
 
 
 def test_panels_share_the_intervals_of_all_and_lines_have_bars_of_few_points_and_a_band_of_many(draw):

@@ -192,24 +192,21 @@ def drawn(n=200, distinct=40, seed=0):
     return np.round((rng.normal(size=n) + positive) * distinct / 4), positive
 
 
-@pytest.mark.parametrize("rate", [0.0, 0.01, 0.05, 0.3, 1.0])
-def test_recall_at_a_rate_of_false_alarms_is_that_of_scikit_learn(rate):
+def test_recall_at_a_rate_of_false_alarms_and_precision_at_a_recall_are_those_of_scikit_learn():
     scores, positive = drawn()
     alarms, recalls, thresholds = sk.roc_curve(positive, scores, drop_intermediate=False)
-    allowed = alarms <= rate + 1e-12
-    assert detection.compute_recall_at(roc(scores, positive), rate) == pytest.approx(recalls[allowed].max())
-    threshold = detection.find_threshold(scores, positive, rate)
-    assert (scores[positive] >= threshold).mean() == pytest.approx(recalls[allowed].max())
-    assert (scores[~positive] >= threshold).mean() <= rate + 1e-12
-    assert threshold in thresholds or not (scores >= threshold).any()
-
-
-@pytest.mark.parametrize("recall", [0.025, 0.5, 0.9, 1.0])
-def test_precision_at_a_recall_is_that_of_scikit_learn(recall):
+    for rate in (0.0, 0.01, 0.05, 0.3, 1.0):
+        expected = pytest.approx(recalls[alarms <= rate + 1e-12].max())
+        assert detection.compute_recall_at(roc(scores, positive), rate) == expected
+        threshold = detection.find_threshold(scores, positive, rate)
+        assert (scores[positive] >= threshold).mean() == expected
+        assert (scores[~positive] >= threshold).mean() <= rate + 1e-12
+        assert threshold in thresholds or not (scores >= threshold).any()
     scores, positive = drawn(seed=1)
     precisions, recalls, _ = sk.precision_recall_curve(positive, scores)
-    expected = precisions[recalls >= recall - 1e-12][-1]  # recalls fall: the last one is of the highest threshold
-    assert detection.compute_precision_at(roc(scores, positive), recall) == pytest.approx(expected)
+    for recall in (0.025, 0.5, 0.9, 1.0):
+        expected = precisions[recalls >= recall - 1e-12][-1]  # recalls fall: the last one is of the highest threshold
+        assert detection.compute_precision_at(roc(scores, positive), recall) == pytest.approx(expected)
 
 
 def test_resamples_are_those_of_the_resampled_images_and_equal_scores_and_absent_images_are_no_finding():

@@ -2,8 +2,6 @@
 
 import json
 
-import pytest
-
 from avatar_bench.cli.app import main
 from avatar_bench.reporting.operating_point import build_operating_point
 from avatar_bench.reporting.study import read_study
@@ -67,17 +65,10 @@ def test_further_sets_end_where_a_page_has_no_room_and_the_first_is_always_there
     assert len(json.loads(curve.data)["sets"]) == 1
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda table: table.drop(columns="low"),
-        lambda table: table[table["threshold"] > 0],
-        lambda table: table.assign(value="<b>"),
-    ],
-)
-def test_a_damaged_curve_is_a_problem_of_its_result(change, tmp_path):
-    folder = write_run(tmp_path, "good")
+def test_a_damaged_curve_is_a_problem_of_its_result(tmp_path):
+    folder, table = write_run(tmp_path, "good"), make_curve("test")
     write_result(folder, "blind_test", "test")
-    write_result(folder, "decision", "test", tables={"operating_curve": change(make_curve("test"))})
-    study = read_study(tmp_path)
-    assert [(problem.kind, problem.folder.name) for problem in study.problems] == [("damaged", "decision")]
+    for damaged in (table.drop(columns="low"), table[table["threshold"] > 0], table.assign(value="<b>")):
+        write_result(folder, "decision", "test", tables={"operating_curve": damaged})
+        problems = read_study(tmp_path).problems
+        assert [(problem.kind, problem.folder.name) for problem in problems] == [("damaged", "decision")]

@@ -175,22 +175,15 @@ def test_members_that_have_changed_or_have_other_classes_are_refused(run_copy, r
         open_run(tmp_path)
 
 
-@pytest.mark.parametrize("way", [".", "ensemble.json", "../other"])
-def test_an_ensemble_that_is_its_own_member_is_refused(way, tmp_path):
-    for name, member in (("own", way), ("other", "../own")):
-        write_file(tmp_path / name / "ensemble.json", describe(member))
-    with pytest.raises(CheckpointError, match="ensembles of ensembles"):
-        open_run(tmp_path / "own")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("", "[]", "{}", describe("x", members=[], classes=[]), describe("x", classes="ab")),
-        *(describe("x", classes=["a"]), describe("x", temperature=10**400), describe("x", members=3)),
-    ],
-)
-def test_a_damaged_description_is_refused(text, tmp_path):
-    write_file(tmp_path / "ensemble.json", text)
-    with pytest.raises(CheckpointError, match=r"ensemble\.json"):
-        open_run(tmp_path)
+def test_an_ensemble_that_is_its_own_member_or_has_a_damaged_description_is_refused(tmp_path):
+    for way in (".", "ensemble.json", "../other"):
+        for name, member in (("own", way), ("other", "../own")):
+            write_file(tmp_path / name / "ensemble.json", describe(member))
+        with pytest.raises(CheckpointError, match="ensembles of ensembles"):
+            open_run(tmp_path / "own")
+    damaged = [{"members": [], "classes": []}, {"classes": "ab"}, {"classes": ["a"]}, {"members": 3}]
+    descriptions = [describe("x", **other) for other in (*damaged, {"temperature": 10**400})]
+    for text in ("", "[]", "{}", *descriptions):
+        write_file(tmp_path / "ensemble.json", text)
+        with pytest.raises(CheckpointError, match=r"ensemble\.json"):
+            open_run(tmp_path)

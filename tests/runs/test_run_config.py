@@ -89,14 +89,6 @@ def refused(words, here, capfd):
     return printed.err
 
 
-COMMANDS = (
-    ["train", "resume=run"],
-    ["train", "data=folder", "data.root=none", "init_from=run"],
-    ["evaluate", "ckpt=run"],
-    ["predict", "ckpt=run", "input=evil.py"],
-)
-
-
 @pytest.mark.parametrize(("target", "key"), list(zip(GADGETS, cycle(KEYS), strict=False)))
 def test_a_run_folder_that_names_code_is_refused_by_its_name(target, key, here):
     file = write_run(key, target)
@@ -106,10 +98,11 @@ def test_a_run_folder_that_names_code_is_refused_by_its_name(target, key, here):
     assert nothing_ran(here)
 
 
-@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: " ".join(words[:2]))
-def test_no_command_takes_code_of_a_run(words, here, capfd):
+def test_no_command_takes_code_of_a_run(here, capfd):
     write_run("schedule.nested", "os.system")
-    assert "_target_=os.system: a run folder cannot name code" in refused(words, here, capfd)
+    commands = ("train resume=run", "train data=folder data.root=none init_from=run", "evaluate ckpt=run")
+    for command in (*commands, "predict ckpt=run input=evil.py"):
+        assert "_target_=os.system: a run folder cannot name code" in refused(command.split(), here, capfd)
 
 
 def test_a_run_may_name_what_the_yaml_of_the_project_or_of_a_folder_of_the_user_names(here):
