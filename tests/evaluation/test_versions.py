@@ -55,25 +55,21 @@ def evaluate(name, oracle, fake_run, dataset_of):
         held = oracle("noisy", n=90, seed=10 + k)
         keys = [f"{row + 10_000:064x}" for row in range(len(held))]
         split = {"by": "source", "held_out": [held_out[k]], "seed": 0}
-        runs.append(
-            fake_run(
-                prediction,
-                calibration=held,
-                training=oracle("noisy", n=90, seed=20 + k),
-                variations=lambda variation, k=k: oracle("noisy", n=120, seed=30 + k + len(variation.key)),
-                ood={"noise": (dataset_of(other, "noise"), other)},
-                label=f"run{k}",
-                recipe=("a", "b", "b")[k],
-                seed=k,
-                images=Dataset("run", Path(), dataset_of(held, split="calibration").frame.assign(sha256=keys)),
-                preprocessing=Preprocessing(16, "squash", (0.5,) * 3, (0.5,) * 3),
-                checkpoint=Path(f"run{k}/checkpoints/best.ckpt"),
-                checkpoint_sha256=f"{k:064x}",
-                card=Card(prediction.classes, f"net{k}", {}),
-                record={"name": "x", "mode": "frozen", "metrics": {"val/accuracy": 0.9}, "train_seconds": 10.0 + k},
-                config={"seed": k, "model": {"backbone": "x"}, "data": {"split": split}, "mode": {"shots": 5 + 15 * k}},
-            )
+        images = Dataset("run", Path(), dataset_of(held, split="calibration").frame.assign(sha256=keys))
+        names = {"label": f"run{k}", "recipe": "abb"[k], "seed": k, "card": Card(prediction.classes, f"net{k}", {})}
+        files = {"checkpoint": Path(f"run{k}/checkpoints/best.ckpt"), "checkpoint_sha256": f"{k:064x}"}
+        run = fake_run(
+            prediction,
+            calibration=held,
+            training=oracle("noisy", n=90, seed=20 + k),
+            variations=lambda variation, k=k: oracle("noisy", n=120, seed=30 + k + len(variation.key)),
+            ood={"noise": (dataset_of(other, "noise"), other)},
+            preprocessing=Preprocessing(16, "squash", (0.5,) * 3, (0.5,) * 3),
+            record={"name": "x", "mode": "frozen", "metrics": {"val/accuracy": 0.9}, "train_seconds": 10.0 + k},
+            config={"seed": k, "model": {"backbone": "x"}, "data": {"split": split}, "mode": {"shots": 5 + 15 * k}},
+            **names | files | {"images": images},
         )
+        runs.append(run)
     block = build_block(name, OPTIONS.get(name, {}) | ({"resamples": 100} if name in RESAMPLED else {}))
     return block.compare(runs, datasets) if hasattr(block, "compare") else block.evaluate(runs[0], datasets[0])
 

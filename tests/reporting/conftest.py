@@ -70,14 +70,10 @@ def accuracy(value, spread=0.05):
 def make_curve(*sets, classes=CLASSES, thresholds=(0.0, 0.9, 1.0)):
     """Return an operating curve with the same numbers for all sets, classes and thresholds, but for no answer at 1."""
     rows = []
-    for of in sets:
-        for measure, (value, low, high) in _RATES.items():
-            for name in classes if measure in ("recall", "false_alarms") else [""]:
-                for threshold in thresholds:
-                    is_empty = measure == "error" and threshold == 1
-                    ends = (None, None, None) if is_empty else (value, low, high)
-                    level = 0.975 if name else 0.95
-                    rows.append((of, measure, name, threshold, *ends, level, "these sources"))
+    for of, (measure, ends) in product(sets, _RATES.items()):
+        for name, threshold in product(classes if measure in ("recall", "false_alarms") else [""], thresholds):
+            shown = (None, None, None) if (measure, threshold) == ("error", 1) else ends
+            rows.append((of, measure, name, threshold, *shown, 0.975 if name else 0.95, "these sources"))
     columns = ["set", "measure", "class", "threshold", "value", "low", "high", "level", "population"]
     return pd.DataFrame(rows, columns=columns)
 

@@ -1,5 +1,7 @@
 """Figures of runs whose names are long and alike: nothing is cut off, and no two rows bear one name."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -25,19 +27,12 @@ def test_figures_are_whole_in_both_languages(name, make_predictions, fake_run, d
     options = {"resamples": 100} | ({"method": "pca", "permutations": 2} if name == "clusters" else {})
     block = build_block(name, options)
     if hasattr(block, "compare"):
-        runs = [
-            fake_run(
-                build(3 * index + seed),
-                images=None,
-                label=f"{recipe} · seed {seed}",
-                recipe=recipe,
-                seed=seed,
-                config={"mode": {"shots": SHOTS[index]}},
-                record={"name": "mobilenetv3_small", "mode": "few_shot"},
-            )
-            for index, recipe in enumerate(RECIPES)
-            for seed in (1, 2, 3)
-        ]
+        fields = {"images": None, "record": {"name": "mobilenetv3_small", "mode": "few_shot"}}
+        runs = []
+        for (index, recipe), seed in product(enumerate(RECIPES), (1, 2, 3)):
+            names = {"label": f"{recipe} · seed {seed}", "recipe": recipe, "seed": seed}
+            names["config"] = {"mode": {"shots": SHOTS[index]}}
+            runs.append(fake_run(build(3 * index + seed), **names | fields))
         result = block.compare(runs, [dataset_of(build(0))] * len(runs))
     else:
         sides = [f"{60 + 7 * i}" for i in range(180)]

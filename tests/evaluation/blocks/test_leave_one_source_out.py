@@ -31,22 +31,15 @@ def left_out(make_predictions, fake_run, dataset_of):
         if isinstance(right, tuple):
             right = np.arange(right[1]) < right[0]
         n, targets = len(right), np.full(len(right), CLASSES.index(target))
-        predictions = make_predictions(
-            targets,
-            5.0 * np.eye(3)[np.where(right, targets, (targets + 1) % 3)],
-            groups=[f"{source}{group}" for group in (range(n) if groups is None else groups)],
-            sources=[source] * n,
-            paths=[f"{source}/{i:03}.png" for i in range(n)],
-        )
+        logits = 5.0 * np.eye(3)[np.where(right, targets, (targets + 1) % 3)]
+        about = {"sources": [source] * n, "paths": [f"{source}/{i:03}.png" for i in range(n)]}
+        about["groups"] = [f"{source}{group}" for group in (range(n) if groups is None else groups)]
+        predictions = make_predictions(targets, logits, **about)
         split = {"by": by, "held_out": [source], "seed": 0} | (split or {})
-        run = fake_run(
-            predictions,
-            label=f"{recipe} without {source}",
-            recipe=f"{recipe} without {source}",
-            seed=seed,
-            config={"seed": seed, "model": {"backbone": recipe}, "data": {"split": split}},
-            record={"name": recipe, "mode": "frozen", "metrics": {"val/accuracy": 0.9}} | fields,
-        )
+        config = {"seed": seed, "model": {"backbone": recipe}, "data": {"split": split}}
+        record = {"name": recipe, "mode": "frozen", "metrics": {"val/accuracy": 0.9}} | fields
+        names = dict.fromkeys(("label", "recipe"), f"{recipe} without {source}")
+        run = fake_run(predictions, seed=seed, config=config, record=record, **names)
         dataset = dataset_of(predictions, **{by: column or [source] * n})
         run.dataset = lambda name: dataset
         return run, dataset

@@ -16,17 +16,11 @@ def compare(fake_run, dataset_of):
     """Compare {(recipe, shots, seed): Predictions}; shots of None are a run on all images."""
 
     def run(predictions):
-        runs = [
-            fake_run(
-                of_run,
-                label=f"{recipe} {shots} {seed}",
-                recipe=f"{recipe} {shots} shots",
-                seed=seed,
-                config={"seed": seed, "model": {"backbone": recipe}, "mode": {"name": "few_shot", "shots": shots}},
-                record={"name": recipe, "mode": "few_shot"},
-            )
-            for (recipe, shots, seed), of_run in predictions.items()
-        ]
+        runs = []
+        for (recipe, shots, seed), of_run in predictions.items():
+            config = {"seed": seed, "model": {"backbone": recipe}, "mode": {"name": "few_shot", "shots": shots}}
+            names = {"label": f"{recipe} {shots} {seed}", "recipe": f"{recipe} {shots} shots", "seed": seed}
+            runs.append(fake_run(of_run, config=config, record={"name": recipe, "mode": "few_shot"}, **names))
         return Shots(resamples=200).compare(runs, [dataset_of(of_run) for of_run in predictions.values()])
 
     return run
