@@ -12,18 +12,12 @@ from avatar_bench.results.predictions import Predictions, to_string_array
 
 
 def predict(logits, targets, **options):
-    logits = np.asarray(logits, dtype=np.float32)
-    names = to_string_array(f"фото {row}, (x).png" for row in range(len(logits)))
-    return Predictions(
-        classes=options.pop("classes", ("a", "b, c", "д")),
-        logits=logits,
-        embeddings=np.arange(len(logits) * 2, dtype=np.float32).reshape(-1, 2),
-        targets=np.asarray(targets, dtype=np.int64),
-        paths=names,
-        groups=names,
-        sources=to_string_array([""] * len(logits)),
-        **options,
-    )
+    n = len(logits)
+    names = to_string_array(f"фото {row}, (x).png" for row in range(n))
+    embeddings = np.arange(n * 2, dtype=np.float32).reshape(-1, 2)
+    arrays = {"logits": np.asarray(logits, dtype=np.float32), "targets": np.asarray(targets, dtype=np.int64)}
+    arrays |= {"embeddings": embeddings, "paths": names, "groups": names, "sources": to_string_array([""] * n)}
+    return Predictions(classes=options.pop("classes", ("a", "b, c", "д")), **arrays, **options)
 
 
 def test_probabilities_are_the_softmax_of_logits_over_temperature_however_large():

@@ -34,22 +34,13 @@ def draw(saved):
 
 
 def result():
-    return Result(
-        block="blind_test",
-        set="blind",
-        n=3,
-        classes=("a", "б"),
-        metrics={
-            "accuracy": Metric(2 / 3, 3, 0.2, 0.9, "wilson"),
-            "f1/б": Metric(None, 0, reason=Reason("no_images_of_class")),
-            "chance": Metric(0.5, 3, higher_is_better=None),
-            "nll": Metric(0.7, 3, higher_is_better=False),
-        },
-        tables={"scores": pd.DataFrame({"path": ["a, b.png", "я.png"], "value": [1 / 3, 1e-17]})},
-        arrays={"maps": {"first": np.eye(2)}},
-        warnings=[Reason("few_images", name="б", n=3)],
-        provenance={"seed": 42},
-    )
+    metrics = {"accuracy": Metric(2 / 3, 3, 0.2, 0.9, "wilson"), "chance": Metric(0.5, 3, higher_is_better=None)}
+    metrics |= {"f1/б": Metric(None, 0, reason=Reason("no_images_of_class"))}
+    metrics |= {"nll": Metric(0.7, 3, higher_is_better=False)}
+    tables = {"scores": pd.DataFrame({"path": ["a, b.png", "я.png"], "value": [1 / 3, 1e-17]})}
+    made = Result("blind_test", "blind", 3, ("a", "б"), metrics, tables, {"maps": {"first": np.eye(2)}})
+    made.warnings, made.provenance = [Reason("few_images", name="б", n=3)], {"seed": 42}
+    return made
 
 
 def test_a_saved_result_is_read_back_with_texts_of_digits_and_empty_ones_as_text(tmp_path):

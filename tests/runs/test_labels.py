@@ -41,16 +41,14 @@ def test_runs_that_differ_in_the_seed_or_in_what_has_no_part_in_what_is_learned_
     assert len(set(list_names([make(f"{k}", plain | change) for k, change in enumerate(changes)])[0])) == 1
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "recipes"),
-    [
-        ({"lr": 1e-4}, {"lr": 1e-2}, ["m frozen lr=0.0001", "m frozen lr=0.01"]),
-        ({"data": {"resize": "a"}}, {"data": {}}, ["m frozen data.resize=a", "m frozen data.resize=null"]),
-        ({}, {"lr": 1, "epochs": 2, "mode": {"balance": "none"}}, ["m frozen (a)", "m frozen (b)"]),
-    ],
-)
-def test_runs_of_one_name_are_named_by_their_options_else_by_the_folder(first, second, recipes, make):
-    assert list_names([make("a", first), make("b", second)]) == (recipes, recipes)
+def test_runs_of_one_name_are_named_by_their_options_else_by_the_folder(make):
+    for first, second, endings in (
+        ({"lr": 1e-4}, {"lr": 1e-2}, ("lr=0.0001", "lr=0.01")),
+        ({"data": {"resize": "a"}}, {"data": {}}, ("data.resize=a", "data.resize=null")),
+        ({}, {"lr": 1, "epochs": 2, "mode": {"balance": "none"}}, ("(a)", "(b)")),
+    ):
+        recipes = [f"m frozen {ending}" for ending in endings]
+        assert list_names([make("a", first), make("b", second)]) == (recipes, recipes)
 
 
 def test_a_run_is_called_by_its_experiment_its_shots_its_start_and_what_was_held_out_else_by_its_place(make, tmp_path):

@@ -29,11 +29,8 @@ def make_run(fake_run, dataset_of):
     def build(predictions, network, images, label, order=None, **fields):
         order = np.arange(len(predictions)) if order is None else order
         predictions, images = predictions.take(order), images[torch.as_tensor(order)]
-        predictor = SimpleNamespace(
-            module=network,
-            read_inputs=lambda dataset, rows: images[torch.as_tensor(np.asarray(rows))],
-            unload=lambda: None,
-        )
+        predictor = SimpleNamespace(module=network, unload=lambda: None)
+        predictor.read_inputs = lambda dataset, rows: images[torch.as_tensor(np.asarray(rows))]
         plain = {"predictor": predictor, "batch_size": 32, "preprocessing": SimpleNamespace(resize="squash")}
         run = fake_run(predictions, label=label, recipe=label, **plain | fields)
         return run, dataset_of(predictions, sha256=[f"{row:064x}" for row in order])

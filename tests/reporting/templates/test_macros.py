@@ -8,6 +8,7 @@ import pytest
 from avatar_bench.i18n import _, use_language
 from tests.builders.parsed_page import Page
 
+BOUNDS, MODEL = '<span class="bounds">0.40–0.70</span>', {"text": "<a_b>", "color": "#0072B2", "marker": "s"}
 IMPORT = '{% import "report/macros.html.jinja" as ui %}'
 
 
@@ -71,18 +72,10 @@ def test_a_cell_shows_its_value(cell, value, html):
         (
             {"value": 0.5, "low": 0.4, "high": 0.7, "floor": 0.3},
             {"start": 0.2, "stop": 0.7, "digits": 2},
-            [">0.40–0.70</span>", 'class="range" x1="40.0" x2="100"', 'circle cx="60.0"', 'class="floor" x1="20.0"'],
+            [BOUNDS, 'class="range" x1="40.0" x2="100"', 'circle cx="60.0"', 'class="floor" x1="20.0"'],
         ),
-        (
-            {"value": 0.1, "low": -3.0, "high": 4.0},  # beyond the scale
-            {"start": 0.2},
-            ['class="range" x1="0" x2="100"', 'circle cx="0"'],
-        ),
-        (
-            {"text": "<a_b>", "color": "#0072B2", "marker": "s"},
-            {},
-            ['fill="#0072B2"', "M1 1h8v8h-8z", "<span>&lt;a_<wbr>b&gt;</span>"],
-        ),
+        ({"value": 0.1, "low": -3.0, "high": 4.0}, {"start": 0.2}, ['class="range" x1="0" x2="100"', 'circle cx="0"']),
+        (MODEL, {}, ['fill="#0072B2"', "M1 1h8v8h-8z", "<span>&lt;a_<wbr>b&gt;</span>"]),
     ],
 )
 def test_a_cell_draws_intervals_to_scale_and_the_marker_of_a_model(cell, value, column, parts):
