@@ -11,16 +11,11 @@ from avatar_bench.metrics.units import Units
 from avatar_bench.results.reasons import Reason
 
 
-@pytest.fixture
-def run(fake_run, oracle):
-    def build(seed=1, shots=5, backbone="net", name="net", **fields):
+def test_families_differ_in_the_option_and_the_seed_and_are_named_by_options_or_folders(fake_run, oracle):
+    def run(seed=1, shots=5, backbone="net", name="net", **fields):
         config = {"seed": seed, "model": {"backbone": backbone}, "mode": {"name": "few_shot", "shots": shots}}
         return fake_run(oracle("noisy"), seed=seed, config=config, record={"name": name, "mode": "few_shot"}, **fields)
 
-    return build
-
-
-def test_families_differ_in_the_option_and_the_seed_alone_and_are_named_by_options_or_folders(run):
     runs = [run(), run(shots=9), run(backbone="other", name="other"), run(seed=2)]
     assert group_across_options(runs, "mode.shots") == {"net few_shot": [0, 1, 3], "other few_shot": [2]}
     assert runs[0].config["mode"]["shots"] == 5

@@ -54,7 +54,10 @@ def test_curves_mark_where_a_stage_begins_and_the_best_epoch(inside):
         assert inside(plots.draw_training_curves(table([1] * rows)))
 
 
-def test_curves_draw_train_dashed_in_the_colour_of_its_metric_without_epochs_that_lack_a_value():
+def test_figures_are_fit_for_print_leave_the_settings_alone_and_draw_train_dashed():
+    before = dict(mpl.rcParams)
+    assert plots.draw_gallery([np.zeros((2, 2, 3), np.uint8)], ["a"]).get_dpi() == 300
+    assert dict(mpl.rcParams) == before
     measured = table([1, 1, 1])
     measured.loc[1, "val/loss"] = np.nan
     left, right = plots.draw_training_curves(measured, best=1).axes[:2]
@@ -64,20 +67,6 @@ def test_curves_draw_train_dashed_in_the_colour_of_its_metric_without_epochs_tha
     expected |= {"train/macro_f1": ("--", 0.45), "val/macro_f1": ("-", 0.4)}
     assert {name: drawn[name][::2] for name in drawn if "/" in name} == expected
     assert drawn["train/accuracy"][1] == drawn["val/accuracy"][1] != drawn["val/macro_f1"][1]
-
-
-def test_figures_are_fit_for_print_and_leave_the_settings_alone():
-    before = dict(mpl.rcParams)
-    assert plots.draw_gallery([np.zeros((2, 2, 3), np.uint8)], ["a"]).get_dpi() == 300
-    assert dict(mpl.rcParams) == before
-
-
-@pytest.mark.parametrize(("name", "width"), [("short", 24), ("x" * 24, 24), ("begin" + "x" * 60 + "end", 24)])
-def test_a_shortened_name_fits_and_keeps_both_ends(name, width):
-    shortened = plots.shorten_name(name, width)
-    assert len(shortened) == min(len(name), width)
-    assert shortened[:5] == name[:5]
-    assert shortened[-3:] == name[-3:]
 
 
 SEEDS = [f"mobilenetv3_small few_shot {shots} shots · seed {seed}" for shots in (10, 30) for seed in (1, 2, 3)]
@@ -98,6 +87,9 @@ def test_names_that_differ_in_the_middle_keep_what_differs_and_names_that_fit_ar
     assert all(label.endswith(ends) for label in plots.shorten_names(SEEDS, 26)[::5])
     assert plots.shorten_names(["a", "b" * 24, "a"]) == ["a", "b" * 24, "a"]
     assert plots.shorten_names([]) == []
+    for name in ("short", "x" * 24, "begin" + "x" * 60 + "end"):  # a name alone keeps both ends
+        shortened = plots.shorten_name(name, 24)
+        assert (len(shortened), shortened[:5], shortened[-3:]) == (min(len(name), 24), name[:5], name[-3:])
 
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (0.74, 0.84), (0.7, 0.95), (0.001, 0.012), (-0.05, 0.05)])

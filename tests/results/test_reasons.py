@@ -8,16 +8,13 @@ from avatar_bench.i18n import use_language
 from avatar_bench.results.reasons import Reason, format_reason
 
 
-def test_a_reason_is_shown_in_the_current_language_with_its_plural_form():
+def test_reasons_are_shown_in_the_current_language_and_read_back():
     few = Reason("few_images", name="real", n=3)
     assert format_reason(few, "blind_test").startswith("The set has only 3 images of class 'real'")
     assert format_reason(Reason("few_images", name="real", n=1), "blind_test").startswith("The set has only 1 image of")
     with use_language("ru"):
         forms = {format_reason(Reason("few_images", name="real", n=n), "blind_test") for n in (1, 3, 5)}
     assert len({text.replace("1", "n").replace("3", "n").replace("5", "n") for text in forms}) == 3
-
-
-def test_saved_reasons_are_read_back_and_those_in_a_list_are_of_the_block_that_is_named():
     inner = Reason("class_absent", name="a/б")
     reason = Reason("of_runs", runs=("x", "y"), reason=inner, n=np.int64(3))
     plain = {"code": "of_runs", "runs": ["x", "y"], "reason": {"code": "class_absent", "name": "a/б"}, "n": 3}

@@ -29,7 +29,6 @@ from avatar_bench.runs.saved_calibration import DecisionImages, SavedCalibration
 KINDS = list_corruptions()
 PREFIXES = ("", "scaled/")
 ERRORS = ("nll", "brier", "ece_10", "ece_15", "ece_adaptive", "ece_classwise", "ece_floor", "ece_floor_p95")
-SETS = ("coverage/lac", "coverage/aps", "set_size/lac", "set_size/aps")
 METHODS = ("lac", "aps")
 
 
@@ -237,7 +236,8 @@ def test_oracles_have_no_error_or_that_of_guessing_and_overconfidence_is_mended(
 
 def test_without_calibration_images_there_are_no_sets_and_of_few_all_classes_are_in(evaluate, oracle, draw_saved):
     result = evaluate(oracle("noisy"))
-    assert all(result.metrics[name].value is None for name in (*SETS, "scaled/temperature"))
+    missing = ("coverage/lac", "coverage/aps", "set_size/lac", "set_size/aps", "scaled/temperature")
+    assert all(result.metrics[name].value is None for name in missing)
     assert result.metrics["coverage/lac"].reason == Reason("calibration_unknown")
     assert result.metrics["ece_15"].value > 0
     assert result.metrics["scaled/nll"].value == result.metrics["nll"].value

@@ -22,11 +22,10 @@ def compare(fake_run, dataset_of):
     """Compare {label: Predictions}, each a recipe; or {(recipe, seed): Predictions}."""
 
     def run(predictions, **options):
-        names = [key if isinstance(key, tuple) else (key, 0) for key in predictions]
-        runs = [
-            fake_run(of_run, label=f"{recipe} {seed}", recipe=recipe, seed=seed)
-            for (recipe, seed), of_run in zip(names, predictions.values(), strict=True)
-        ]
+        runs = []
+        for key, of_run in predictions.items():
+            recipe, seed = key if isinstance(key, tuple) else (key, 0)
+            runs.append(fake_run(of_run, label=f"{recipe} {seed}", recipe=recipe, seed=seed))
         datasets = [dataset_of(of_run) for of_run in predictions.values()]
         return Significance(**{"resamples": 200, **options}).compare(runs, datasets)
 
