@@ -80,6 +80,12 @@ def test_ece_and_classwise_ece_equal_torchmetrics_and_adaptive_ece_bins_cut_by_p
         confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
         gaps = pd.Series(correct - confidence).groupby(pd.qcut(confidence, 15, duplicates="drop"), observed=True)
         assert pick("ece_adaptive", probabilities, targets) == pytest.approx(gaps.sum().abs().sum() / n, abs=1e-12)
+    table = pd.DataFrame(calibration.reliability_bins(confidence, correct, calibration.equal_width_edges(15)))
+    assert list(table) == ["bin", "low", "high", "count", "confidence", "accuracy"]
+    assert table["count"].sum() == n
+    assert table.loc[table["count"] == 0, ["confidence", "accuracy"]].isna().all(axis=None)
+    gaps = (table["count"] * (table["accuracy"] - table["confidence"]).abs()).sum() / n
+    assert gaps == pytest.approx(pick("ece_15", probabilities, targets))
 
 
 def test_a_confidence_of_one_is_in_the_last_bin_an_edge_in_the_bin_below_and_equal_ones_share_a_bin():
@@ -121,20 +127,7 @@ def test_noise_floors_are_those_of_drawn_outcomes_repeat_and_know_how_groups_cor
     assert np.isclose(drawn, 0.4).mean() == pytest.approx(0.5 * 0.6 + 0.5 * 0.36, abs=0.015)
 
 
-def test_group_correlation_is_that_of_all_pairs_of_a_group():
-    generator = np.random.default_rng(2)
-    groups = generator.integers(0, 40, 120)
-    gaps = generator.normal(size=40)[groups] + generator.normal(size=120)
-    pairs = [(i, j) for i in range(120) for j in range(120) if i != j and groups[i] == groups[j]]
-    centred = gaps - gaps.mean()
-    expected = np.mean([centred[i] * centred[j] for i, j in pairs]) / centred.var()
-    assert calibration.group_correlation(gaps, groups) == pytest.approx(expected)
-    assert calibration.group_correlation([1.0, 1.0, 0.0, 0.0], ["a", "a", "b", "b"]) == pytest.approx(1)
-    for equal, names in (([1.0, 0.0], "aa"), ([1.0, 0.0, 0.5], "abc"), ([0.3, 0.3], "aa")):
-        assert calibration.group_correlation(equal, list(names)) == 0
-
-
-def test_bin_gaps_are_those_counted_by_pandas_and_deviations_of_errors_those_of_each_bin():
+def test_bin_gaps_deviations_and_group_correlations_are_those_counted_by_hand():
     probabilities, targets = overconfident(300)
     gaps = calibration.bin_gaps(probabilities, targets)
     errors = calibration.calibration_errors(probabilities, targets)
@@ -161,6 +154,16 @@ def test_bin_gaps_are_those_counted_by_pandas_and_deviations_of_errors_those_of_
     assert deviations.shape == (1, 16)
     assert deviations[0, ::4] == pytest.approx([alone, added, signed, -signed])
     assert calibration.make_deviation_statistic(probabilities, targets, groups)(np.ones((1, 120))) == pytest.approx(0)
+    generator = np.random.default_rng(2)
+    groups = generator.integers(0, 40, 120)
+    gaps = generator.normal(size=40)[groups] + generator.normal(size=120)
+    pairs = [(i, j) for i in range(120) for j in range(120) if i != j and groups[i] == groups[j]]
+    centred = gaps - gaps.mean()
+    expected = np.mean([centred[i] * centred[j] for i, j in pairs]) / centred.var()
+    assert calibration.group_correlation(gaps, groups) == pytest.approx(expected)
+    assert calibration.group_correlation([1.0, 1.0, 0.0, 0.0], ["a", "a", "b", "b"]) == pytest.approx(1)
+    for equal, names in (([1.0, 0.0], "aa"), ([1.0, 0.0, 0.5], "abc"), ([0.3, 0.3], "aa")):
+        assert calibration.group_correlation(equal, list(names)) == 0
 
 
 def test_two_thousand_resamples_of_ten_thousand_images_take_seconds():
@@ -235,16 +238,13 @@ def test_an_outlier_counts_as_a_score_at_the_fence_three_interquartile_ranges_aw
     assert np.abs(now - before).max() < 0.1
 
 
-def test_the_range_of_the_steepness_ends_where_nothing_determines_it():
+def test_the_steepness_ends_where_nothing_determines_it_and_balanced_accuracy_is_scikit_learns():
     separated, reversed_order = fit_platt(np.arange(40), np.arange(40) >= 20), fit_platt(-SCORES, POSITIVE)
     assert (separated.steepness, reversed_order.steepness) == pytest.approx((20, 0.05))
     assert -separated.intercept / separated.slope == pytest.approx(19.5, abs=1e-3)
     for scores, positive in (([1, 1], [0, 1]), ([1, 2], [1, 1]), ([1, 2], [0, 0]), ([], [])):
         with pytest.raises(ValueError, match="needs two scores"):
             fit_platt(scores, np.array(positive, dtype=bool))
-
-
-def test_balanced_accuracy_is_that_of_scikit_learn():
     scores = np.round(SCORES, 1)  # with ties
     tried = [*np.unique(scores), 99.0]
     expected = [sk.balanced_accuracy_score(POSITIVE, scores >= threshold) for threshold in tried]
