@@ -55,7 +55,7 @@ FOUND_BY_KIND = set(KINDS.values()) - {KINDS["block"]}
 BUDGETS = {
     ("commands", "cli", "console"): (2_830, 1_945),
     ("config",): (1_950, 1_345),
-    ("data",): (5_135, 3_515),
+    ("data",): (5_180, 3_545),
     ("models",): (2_325, 1_535),
     ("inference", "runs"): (6_245, 4_085),
     ("reporting",): (2_915, 1_990),

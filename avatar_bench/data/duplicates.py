@@ -27,7 +27,7 @@ MAX_CANDIDATES = 32  # candidates compared per image, nearest first; bounds the 
 MAX_BUCKET_HASHES = 1024
 
 _FEW_HASHES = 2**20  # up to so many, four bands of 16 bits are faster than three of 21 or 22
-_WINDOW = 16  # neighbours in the index that are compared at a time
+_QUERIES_PER_GROUP = 4  # of one bucket, looked up together
 _THUMBNAIL_SIDE = 12  # pixels: larger thumbnails show JPEG artefacts, smaller ones hide a mouth
 _MAX_SAMPLE_DIFFERENCE = 34.0  # of 255 levels, per thumbnail sample: at most 29 in copies, at least 41 in others
 _MAX_BRIGHTNESS_SHIFT = 40.0  # levels of mean brightness: at most 25 in copies
@@ -35,7 +35,7 @@ _MAX_RESIDUAL_CONTRAST = 0.5  # of the contrast: at most 0.40 in copies; separat
 _MIN_CONTRAST = 2.0  # levels: contrast below this is JPEG noise
 _QUERY_SHIFT, _KEY_SHIFT = 36, 10  # bit offsets of the query and the key in a packed number
 # Chunk sizes: the first two fit a processor's cache, and memory does not grow with the set
-_ROWS_PER_CHUNK, _WINDOWS_PER_CHUNK, _CANDIDATES_PER_CHUNK, _THUMBNAILS_PER_CHUNK = 2**14, 2**13, 2**21, 1024
+_HINTS_PER_CHUNK, _CANDIDATES_PER_CHUNK, _THUMBNAILS_PER_CHUNK = 2**17, 2**21, 1024
 _THUMBNAILS_PER_TASK = 64
 
 Decoder = Callable[[int], NDArray[np.uint8]]  # returns the upright image of a row, (H, W, 3) RGB
@@ -178,9 +178,12 @@ def _find_candidates(
 
     Multi-index hashing (Norouzi et al., 2012): hashes that differ in so few bits are nearly equal in one of a few
     bands, so it suffices to look up each band with one or two bits flipped. The number of flips per band follows the
-    general pigeonhole principle (Qin et al., 2018): the radii sum to `distance` + 1 - bands. Many hashes get three
-    bands instead of four, so that few of those looked up are alike by chance. The larger side is indexed, because
-    comparing neighbours in memory is many times as fast as looking up another band.
+    general pigeonhole principle (Qin et al., 2018): the radii sum to `distance` + 1 - bands. In a circle of bands that
+    holds for two as well (pigeonring, Qin and Xiao, 2018): there is a band within its radius that differs, together
+    with the next one, in at most one bit more than their radii allow. So 16 bits of the next band tell for nearly all
+    hashes looked up that they are too far. Many hashes get three bands instead of four, so that few of those looked up
+    are alike by chance. The larger side is indexed, because comparing neighbours in memory is many times as fast as
+    looking up another band.
     """
     if not ours.size or not theirs.size:
         return np.empty(0, np.int64)
@@ -189,8 +192,12 @@ def _find_candidates(
     edges = [64 * band // bands for band in range(bands + 1)]
     radii = [(distance + 1 + band) // bands - 1 for band in range(bands)]
     kept, new, room = np.empty(0, np.int64), [], _CANDIDATES_PER_CHUNK
-    for band, radius in zip(pairwise(edges), radii, strict=True):
-        for entry, lookup, bits in _BandIndex(indexed, *band, radius).find(queries, distance):
+    for band, (low, high) in enumerate(pairwise(edges)):
+        following = (band + 1) % bands
+        in_two = radii[band] + radii[following] + 1
+        for entry, lookup, bits in _BandIndex(indexed, low, high, edges[following], radii[band]).find(
+            queries, distance, in_two
+        ):
             our, their = (entry, lookup) if indexed is ours else (lookup, entry)
             (key, turned), (query, turn) = np.divmod(our, ours.shape[1]), np.divmod(their, theirs.shape[1])
             new.append(_pack(query, key, bits, turn + _INVERSE_TURNS[turned]))  # one of the two turns is 0
@@ -202,49 +209,72 @@ def _find_candidates(
 
 
 class _BandIndex:
-    """Index of hashes by one band of their bits, from `low` up to `high`."""
+    """Index of hashes by one band of their bits, from `low` up to `high`, with 16 bits of the band after it."""
 
-    def __init__(self, hashes: NDArray[np.uint64], low: int, high: int, radius: int) -> None:
-        self.low, self.high, self.turns = low, high, hashes.shape[1]
-        values = self._band(hashes.ravel())
-        self.order = np.argsort(values, kind="stable").astype(np.uint32)
+    def __init__(self, hashes: NDArray[np.uint64], low: int, high: int, following: int, radius: int) -> None:
+        self.low, self.high, self.following, self.turns = low, high, following, hashes.shape[1]
+        values, self.order = self._sort(hashes)
         self.hashes = hashes.ravel()[self.order]
-        self.starts = np.zeros(2 ** (high - low) + 1, dtype=np.uint32)
-        np.bincount(values, minlength=2 ** (high - low)).cumsum(out=self.starts[1:])
+        self.hints = self._hints(self.hashes)
+        self.starts = np.searchsorted(values, np.arange(2 ** (high - low) + 1, dtype=np.uint32)).astype(np.uint32)
         flipped = (bits for n in range(radius + 1) for bits in combinations(range(high - low), n))
         self.flips = np.array([sum(1 << bit for bit in bits) for bits in flipped], dtype=np.uint32)
 
-    def find(self, queries: NDArray[np.uint64], distance: int) -> Iterator[tuple[Integers, Integers, Integers]]:
+    def find(
+        self, queries: NDArray[np.uint64], distance: int, in_two: int
+    ) -> Iterator[tuple[Integers, Integers, Integers]]:
         """Yield places in the index and among the hashes asked for, with the bits, at most `distance`, that differ.
 
-        Hashes are looked up in the order of their band, and compared with all of a window, so that memory is read in
-        its order. A window that is longer than its bucket finds other pairs too, or the same ones again.
+        Of pairs that differ in more than `in_two` bits of this band and the next some are left out. Hashes are looked
+        up in the order of their band, those of one value together, and compared with all of a window, so that memory
+        is read in its order. A window that is longer than its bucket finds other pairs too, or the same ones again.
         """
-        windows = np.lib.stride_tricks.sliding_window_view(self.hashes, min(_WINDOW, len(self.hashes)))
-        values = self._band(queries.ravel())
-        order = np.argsort(values, kind="stable")
-        by_chance = len(self.flips) * len(self.hashes) >> (self.high - self.low)
-        for part in np.array_split(order, 1 + len(order) // _ROWS_PER_CHUNK):
-            value, query = values[part], queries.ravel()[part]
-            room = np.full(len(part), max(MAX_BUCKET_HASHES * self.turns, 2 * by_chance), dtype=np.uint32)
-            for flip in self.flips:
+        values, order = self._sort(queries)
+        hashes = queries.ravel()[order]
+        hints = self._hints(hashes)
+        begins, sizes = _group(values)
+        mean = len(self.hashes) >> (self.high - self.low)
+        width = min(8 + mean + mean // 4 & ~7, len(self.hashes))
+        windows = np.lib.stride_tricks.sliding_window_view(self.hints, width)
+        bits_of_flips = np.bitwise_count(self.flips).tolist()
+        n_rows = 1 + _HINTS_PER_CHUNK // width
+        for part in np.array_split(np.arange(len(begins)), 1 + len(begins) // n_rows):
+            part = part[np.argsort(-sizes[part], kind="stable")]
+            begin, size, value = begins[part], sizes[part], values[begins[part]]
+            room = np.full(len(part), max(MAX_BUCKET_HASHES * self.turns, 2 * len(self.flips) * mean), dtype=np.uint32)
+            for flip, flipped in zip(self.flips, bits_of_flips, strict=True):
                 bucket = value ^ flip
                 first = self.starts[bucket]
                 counts = np.minimum(self.starts[bucket + 1] - first, room)
                 room -= counts
-                lookups, places = _list_windows(counts, first, windows.shape[1])
+                lookups, places = _list_windows(counts, first, width)
                 places = np.minimum(places, len(windows) - 1)
-                for start in range(0, len(places), _WINDOWS_PER_CHUNK):
-                    lookup, position = (several[start : start + _WINDOWS_PER_CHUNK] for several in (lookups, places))
-                    bits = np.bitwise_count(windows[position] ^ query[lookup][:, None])
+                for start in range(0, len(places), 2 * n_rows):
+                    group, position = (several[start : start + 2 * n_rows] for several in (lookups, places))
+                    alive = np.searchsorted(-size[group], -np.arange(size[group[0]])).tolist()
+                    window, begun = windows[position], begin[group]
+                    query = np.concatenate([begun[:n] + rank for rank, n in enumerate(alive)])
+                    differing = np.concatenate([window[:n] for n in alive])
+                    differing ^= hints[query][:, None]
+                    row, column = np.divmod(np.flatnonzero(_differ_in(differing, in_two - flipped)), width)
+                    entry = np.concatenate([position[:n] for n in alive])[row] + column
+                    lookup = query[row]
+                    bits = np.bitwise_count(self.hashes[entry] ^ hashes[lookup])
                     near = np.flatnonzero(bits <= distance)
                     if len(near):
-                        row, column = np.divmod(near, windows.shape[1])
-                        yield self.order[position[row] + column], part[lookup[row]], bits[row, column]
+                        yield self.order[entry[near]], order[lookup[near]], bits[near]
 
-    def _band(self, hashes: NDArray[np.uint64]) -> NDArray[np.unsignedinteger]:
-        values = (hashes >> np.uint64(self.low)) & np.uint64(2 ** (self.high - self.low) - 1)
-        return values.astype(np.uint16 if self.high - self.low <= 16 else np.uint32)  # 16 are sorted in linear time
+    def _sort(self, hashes: NDArray[np.uint64]) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+        """Return the values of the band in ascending order, and where each comes from."""
+        packed = hashes.ravel() << np.uint64(64 - self.high)
+        packed >>= np.uint64(64 - self.high + self.low)
+        packed <<= np.uint64(32)
+        packed |= np.arange(packed.size, dtype=np.uint64)
+        packed.sort()
+        return (packed >> np.uint64(32)).astype(np.uint32), packed.astype(np.uint32)
+
+    def _hints(self, hashes: NDArray[np.uint64]) -> NDArray[np.uint16]:
+        return (hashes >> np.uint64(self.following)).astype(np.uint16)
 
 
 def _list_windows(counts: Integers, first: Integers, length: int) -> tuple[Integers, Integers]:
@@ -254,6 +284,20 @@ def _list_windows(counts: Integers, first: Integers, length: int) -> tuple[Integ
     ends = windows.cumsum()
     begin = np.repeat(first[some] - length * (ends - windows).astype(np.int64), windows)
     return np.repeat(some, windows), begin + length * np.arange(len(begin))
+
+
+def _differ_in(hints: NDArray[np.uint16], bits: int) -> NDArray[np.bool_]:
+    """Return which numbers have at most so many bits; those of bytes are counted five times as fast as those of two."""
+    counts = np.bitwise_count(hints.view(np.uint8)).view(np.uint16)
+    counts *= np.uint16(257)  # the upper byte becomes the sum of both
+    return counts < np.uint16(256 * (bits + 1))
+
+
+def _group(ordered: Integers) -> tuple[Integers, Integers]:
+    """Return where groups of at most _QUERIES_PER_GROUP equal numbers begin, and their sizes."""
+    rows = np.arange(len(ordered))
+    begins = np.flatnonzero((rows - np.searchsorted(ordered, ordered)) % _QUERIES_PER_GROUP == 0)
+    return begins, np.diff(begins, append=len(ordered))
 
 
 def _keep_nearest_on_each_side(packed: NDArray[np.int64], within: bool) -> NDArray[np.int64]:

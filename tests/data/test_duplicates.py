@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from hashlib import sha256
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +193,32 @@ def test_near_pairs_are_those_of_which_either_is_near_at_a_turn_of_the_other(dis
     assert {(left, right + 45) for right, left in pairs(find_matches_between(second, first, distance))} == across
 
 
+@pytest.mark.usefixtures("_size")
+@pytest.mark.parametrize("bands", [3, 4])
+def test_a_copy_is_near_wherever_its_eight_bits_lie(bands: int) -> None:
+    rng = np.random.default_rng(bands)
+    edges = [64 * band // bands for band in range(bands + 1)]
+    spread = [bits for bits in product(range(9), repeat=bands) if sum(bits) == 8]
+    flips = [
+        sum(
+            1 << int(bit) for low, n in zip(edges, bits, strict=False) for bit in low + rng.permutation(64 // bands)[:n]
+        )
+        for bits in spread
+    ]
+    numbers = rng.integers(0, 2**64, len(spread), dtype=np.uint64).tolist()
+    ours, theirs = hashed(*numbers), hashed(*(number ^ flip for number, flip in zip(numbers, flips, strict=True)))
+    left, right = (
+        ImageSet.of([f"{side}{row}" for row in range(len(spread))], prints, blank)
+        for side, prints in (
+            ("a", ours),
+            ("b", [Fingerprint(f"{side.pixels} copied", side.phashes) for side in theirs]),
+        )
+    )
+    matches = find_matches_between(left, right)
+    assert [match[:2] for match in matches] == [(row, row) for row in range(len(spread))]
+    assert {(match.distance, match.turned) for match in matches} == {(8, "")}
+
+
 def test_near_images_are_those_that_a_look_at_all_pairs_in_all_orientations_finds() -> None:
     originals = [draw(seed, 48) for seed in range(24)]
     shares = np.linspace(0.1, 0.4, 24)
@@ -244,7 +270,7 @@ def test_it_does_not_matter_which_of_two_images_comes_first(seed: int, share: fl
 def test_many_blocks_of_rows_find_what_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
     images = [COPIES["jpeg"](draw(seed % 20)) if seed % 3 else draw(seed % 20) for seed in range(50)]
     whole = find_matches(as_set(images))
-    for limit in ("_ROWS_PER_CHUNK", "_WINDOWS_PER_CHUNK", "_CANDIDATES_PER_CHUNK", "_THUMBNAILS_PER_CHUNK"):
+    for limit in ("_HINTS_PER_CHUNK", "_CANDIDATES_PER_CHUNK", "_THUMBNAILS_PER_CHUNK"):
         monkeypatch.setattr(duplicates, limit, 7)
     assert whole
     assert find_matches(as_set(images)) == whole
