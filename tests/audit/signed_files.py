@@ -1,12 +1,9 @@
 """Writers of images with a C2PA manifest that a certificate made here has signed."""
 
-from __future__ import annotations
-
 import datetime
 import io
 import json
 from dataclasses import dataclass
-from typing import Any
 
 import c2pa
 from cryptography import x509
@@ -24,17 +21,9 @@ class Signer:
     key: bytes
     root: bytes
 
-    def sign(
-        self,
-        data: bytes,
-        source_type: str = "",
-        kind: str = "image/jpeg",
-        generator: str = "Image Maker",
-        remote: str = "",
-        parent: bytes = b"",
-    ) -> bytes:
+    def sign(self, data, source_type="", kind="image/jpeg", generator="Image Maker", remote="", parent=b""):
         """Return an image with a manifest, which may name a remote one and a file that the image was made from."""
-        action: dict[str, Any] = {"action": "c2pa.opened" if parent else "c2pa.created"}
+        action = {"action": "c2pa.opened" if parent else "c2pa.created"}
         action |= {"digitalSourceType": NEWSCODES + source_type} if source_type else {}
         actions = [{"label": "c2pa.actions.v2", "data": {"actions": [action]}}]
         claim = {"claim_generator_info": [{"name": generator}], "format": kind, "assertions": actions}
@@ -51,7 +40,7 @@ class Signer:
         return signed.getvalue()
 
 
-def make_signer() -> Signer:
+def make_signer():
     """Return a chain of two certificates with the key of the first, as C2PA requires."""
     root, leaf = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     now, certificates = datetime.datetime.now(datetime.UTC), []
@@ -71,7 +60,7 @@ def make_signer() -> Signer:
     return Signer(b"".join(certificates), key_text, certificates[1])
 
 
-def _name(common: str) -> x509.Name:
+def _name(common):
     names = x509.NameOID
     organisation = x509.NameAttribute(names.ORGANIZATION_NAME, "Test Press")
     return x509.Name([organisation, x509.NameAttribute(names.COMMON_NAME, common)])

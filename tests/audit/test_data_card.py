@@ -1,19 +1,14 @@
 """Data card: its contents, and escaping of names and texts."""
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
-from matplotlib.figure import Figure
 
 from avatar_bench.audit.assessment import Assessment
 from avatar_bench.audit.data_card import draw_counts, has_card, write_card
@@ -32,23 +27,23 @@ ODD = 'a|b `c` [d](e) *f* "g" & <img src=x onerror=h>'
 class Page(HTMLParser):
     """Collect the tags and the words of a page."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text):
         super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.tags = []
         self.words = ""
         self.feed(text)
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+    def handle_starttag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
 
-    def handle_data(self, data: str) -> None:
+    def handle_data(self, data):
         self.words += data
 
 
-def write_set(root: Path, labels: tuple[str, ...] = ("drawing", EVIL), sources: tuple[str, ...] = ("pen", ODD)) -> None:
+def write_set(root, labels=("drawing", EVIL), sources=("pen", ODD)):
     """Write what prepare leaves in a folder, six images a class."""
     (root / "images").mkdir(parents=True)
-    rows: list[tuple[str, ...]] = []
+    rows = []
     for label in labels:
         for number in range(6):
             path = f"images/{len(rows)}.png"
@@ -63,7 +58,7 @@ def write_set(root: Path, labels: tuple[str, ...] = ("drawing", EVIL), sources: 
     pd.DataFrame(refused, columns=["file", "reason"]).to_csv(root / "quarantine.csv", index=False)
 
 
-def audited(root: Path) -> Result:
+def audited(root):
     """Save the Result of an audit with one figure and return it."""
     result = Result("data_audit", "set", 12, ("a", "b"))
     result.metrics = {
@@ -85,12 +80,12 @@ def audited(root: Path) -> Result:
     return result
 
 
-def draw(result: Result) -> dict[str, Figure]:
+def draw(result):
     return {"aurocs": plots.draw_gallery([np.zeros((2, 2, 3), np.uint8)], ["x"])}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("sets") / "avatars <b>& co"
     write_set(root)
     assert write_card(root, audited(root)) == [root / "card.md", root / "card.html"]
@@ -98,16 +93,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(folder: Path) -> Page:
+def page(folder):
     return Page((folder / "card.html").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
-def markdown(folder: Path) -> str:
+def markdown(folder):
     return (folder / "card.md").read_text(encoding="utf-8")
 
 
-def test_nothing_in_a_name_becomes_markup(page: Page, markdown: str) -> None:
+def test_nothing_in_a_name_becomes_markup(page, markdown):
     assert not {"script", "b"} & {tag for tag, _ in page.tags}
     assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
     assert page.words.count(EVIL) >= 4
@@ -119,7 +114,7 @@ def test_nothing_in_a_name_becomes_markup(page: Page, markdown: str) -> None:
     assert widths == {3}
 
 
-def test_the_page_needs_no_other_file_and_no_network_and_allows_its_own_style_alone(folder: Path, page: Page) -> None:
+def test_the_page_needs_no_other_file_and_no_network_and_allows_its_own_style_alone(folder, page):
     images = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
     assert len(images) == 4  # the chart of counts, samples of two classes, and a figure
     assert all(source is not None and source.startswith("data:image/webp;base64,") for source in images)
@@ -134,7 +129,7 @@ def test_the_page_needs_no_other_file_and_no_network_and_allows_its_own_style_al
     )
 
 
-def test_the_images_of_the_markdown_are_there(markdown: str, folder: Path) -> None:
+def test_the_images_of_the_markdown_are_there(markdown, folder):
     named = re.findall(r"\]\(((?:audit|card)/[^)]+)\)", markdown)
     assert len(named) == 4
     assert all((folder / name).is_file() for name in named)
@@ -149,7 +144,7 @@ WORDS = [
 
 
 @pytest.mark.parametrize("kind", ["page", "markdown"])
-def test_the_card_begins_with_the_assessment(kind: str, request: pytest.FixtureRequest) -> None:
+def test_the_card_begins_with_the_assessment(kind, request):
     card = request.getfixturevalue(kind)
     words = card.words if isinstance(card, Page) else re.sub(r"\\|`|\*\*", "", card)
     positions = [words.index(part) for part in [*ORDER, "0.93 (0.91 to 0.95)"]]
@@ -158,12 +153,12 @@ def test_the_card_begins_with_the_assessment(kind: str, request: pytest.FixtureR
     assert "is this set suitable" not in words  # it stands above, in its own words
 
 
-def test_classes_are_counted_by_split(markdown: str) -> None:
+def test_classes_are_counted_by_split(markdown):
     assert "| class | train | val | test | blind | all | " in markdown
     assert "| drawing | 2 | 2 | 2 | 2 | 8 | " in markdown
 
 
-def test_out_of_domain_sets_are_counted_in_a_column_of_their_own(tmp_path: Path) -> None:
+def test_out_of_domain_sets_are_counted_in_a_column_of_their_own(tmp_path):
     write_set(tmp_path / "set", labels=("real",))
     frame = pd.read_csv(tmp_path / "set" / "manifest.csv")
     frame.head(3).assign(label="thing").to_csv(tmp_path / "set" / "ood_things.csv", index=False)
@@ -174,7 +169,7 @@ def test_out_of_domain_sets_are_counted_in_a_column_of_their_own(tmp_path: Path)
     assert "| thing | 0 | 0 | 0 | 0 | 3 | 3 | " in text
 
 
-def test_the_card_speaks_russian(tmp_path: Path) -> None:
+def test_the_card_speaks_russian(tmp_path):
     write_set(tmp_path)
     with use_language("ru"):
         markdown, page = (file.read_text(encoding="utf-8") for file in write_card(tmp_path, audited(tmp_path)))
@@ -190,7 +185,7 @@ def test_the_card_speaks_russian(tmp_path: Path) -> None:
         assert "the file alone" not in text
 
 
-def test_a_set_with_a_manifest_alone_has_a_card(tmp_path: Path) -> None:
+def test_a_set_with_a_manifest_alone_has_a_card(tmp_path):
     write_set(tmp_path / "set", labels=("real",))
     for name in ("blind", "sources", "quarantine"):
         (tmp_path / "set" / f"{name}.csv").unlink()
@@ -205,11 +200,11 @@ def test_a_set_with_a_manifest_alone_has_a_card(tmp_path: Path) -> None:
     ("text", "escaped"),
     [("plain.jpg", "plain.jpg"), ("a|b", "a\\|b"), ("a\n# b", "a \\# b"), ("<b>", "&lt;b&gt;"), (12, "12")],
 )
-def test_markdown_is_escaped_to_one_line(text: object, escaped: str) -> None:
+def test_markdown_is_escaped_to_one_line(text, escaped):
     assert escape_markdown(text) == escaped
 
 
-def test_code_in_markdown_keeps_the_spaces_around_it() -> None:
+def test_code_in_markdown_keeps_the_spaces_around_it():
     assert html.build_markdown_environment().filters["code"]("see `a_b` in *it*") == "see `a_b` in \\*it\\*"
 
 
@@ -224,10 +219,10 @@ IMAGES = pd.DataFrame(ROWS, columns=["label", "source", "split"])
 SPLITS = ["train", "val", "test", "out of domain"]
 
 
-def bars(axes: Axes) -> dict[str, dict[str, float]]:
+def bars(axes):
     """Return the lengths of the bars by row and colour."""
     names = [label.get_text() for label in axes.get_yticklabels()]
-    collected: dict[str, dict[str, float]] = {name: {} for name in names}
+    collected = {name: {} for name in names}
     for patch in axes.patches:
         row = round(patch.get_y() + patch.get_height() / 2)
         if patch.get_width():
@@ -235,7 +230,7 @@ def bars(axes: Axes) -> dict[str, dict[str, float]]:
     return collected
 
 
-def test_every_image_is_counted_in_each_panel_in_the_colour_of_its_class() -> None:
+def test_every_image_is_counted_in_each_panel_in_the_colour_of_its_class():
     by_class, by_split, by_source = panels = draw_counts(IMAGES, SPLITS).axes
     drawing, real, bread = plots.PALETTE[:3]  # what training lacks comes last
     assert bars(by_class) == {"drawing": {drawing: 4}, "real": {real: 7}, "bread": {bread: 4}}
@@ -258,11 +253,11 @@ def test_every_image_is_counted_in_each_panel_in_the_colour_of_its_class() -> No
         assert axes.get_xlim()[1] > 1.1 * max(totals)
 
 
-def test_of_many_sources_the_largest_forty_are_drawn() -> None:
+def test_of_many_sources_the_largest_forty_are_drawn():
     rows = [("real", f"s{number:02}", "train") for number in range(50) for _ in range(number + 1)]
     axes = draw_counts(pd.DataFrame(rows, columns=["label", "source", "split"]), ["train"]).axes[-1]
     assert list(bars(axes)) == [f"s{number:02}" for number in range(49, 9, -1)]
 
 
-def test_without_a_known_source_there_is_no_panel_of_sources() -> None:
+def test_without_a_known_source_there_is_no_panel_of_sources():
     assert len(draw_counts(IMAGES.assign(source=""), SPLITS).axes) == 2

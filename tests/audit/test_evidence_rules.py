@@ -1,7 +1,5 @@
 """Rules of evidence: their names, what they conclude together, and their table in the documentation."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest
@@ -11,11 +9,11 @@ from avatar_bench.audit.evidence_rules import RULES, conclude, find_evidence
 PAGE = Path(__file__).parents[2] / "docs" / "plugins" / "evidence.md"
 
 
-def conclude_from(**metadata: str) -> str:
+def conclude_from(**metadata):
     return conclude(find_evidence({field.replace("_", ":"): text for field, text in metadata.items()}))
 
 
-def test_the_documentation_has_the_table_of_rules() -> None:
+def test_the_documentation_has_the_table_of_rules():
     rows = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith("| `") and "http" in line]
     assert rows == [
         f"| `{rule.name}` | {rule.what} | {rule.says or 'nothing'} | {rule.strength} | [source]({rule.source}) |"
@@ -44,11 +42,11 @@ def test_the_documentation_has_the_table_of_rules() -> None:
         ("exif_Camera", "Apple iPhone 15", "real"),
     ],
 )
-def test_one_statement_says_what_its_rule_says(field: str, text: str, says: str) -> None:
+def test_one_statement_says_what_its_rule_says(field, text, says):
     assert conclude_from(**{field: text}) == says
 
 
-def test_the_strongest_evidence_decides_and_a_contradiction_says_nothing() -> None:
+def test_the_strongest_evidence_decides_and_a_contradiction_says_nothing():
     signed = "digitalCapture; Camera; signed by Maker"
     assert conclude_from(c2pa_trusted=signed, xmp_DigitalSourceType="trainedAlgorithmicMedia") == "real"
     assert conclude_from(c2pa_valid=signed, xmp_DigitalSourceType="trainedAlgorithmicMedia") == "generated"
@@ -57,6 +55,6 @@ def test_the_strongest_evidence_decides_and_a_contradiction_says_nothing() -> No
     assert conclude_from(c2pa_invalid="unreadable", exif_Software="NovelAI") == "generated"
 
 
-def test_the_camera_is_not_named_beside_a_generator() -> None:
+def test_the_camera_is_not_named_beside_a_generator():
     evidence = find_evidence({"exif:Camera": "prompt: a portrait", "png:parameters": "Steps: 20"})
     assert [item.rule.name for item in evidence] == ["stable_diffusion"]

@@ -1,7 +1,5 @@
 """Metadata of image files: their place in each format, and files that are broken."""
 
-from __future__ import annotations
-
 import io
 import struct
 import sys
@@ -27,17 +25,17 @@ STORE = b"\0\0\0\x40jumb\0\0\0\x1ejumdc2pa\0\x11\0\x10\x80\0\0\xaa\0\x38\x9bq\3c
 ACTION = b"qdigitalSourceTypexF" + NEWSCODES.encode() + b"trainedAlgorithmicMediamsoftwareAgent"
 
 
-def with_chunk(kind: bytes, content: bytes) -> bytes:
+def with_chunk(kind, content):
     """Return a PNG with one more chunk after its pixels."""
     data = encode(PIXELS)
     return data[:-12] + chunk(kind, content) + data[-12:]
 
 
-def xmp(inner: str) -> bytes:
+def xmp(inner):
     return f"<x:xmpmeta><rdf:RDF><rdf:Description {inner}</rdf:RDF></x:xmpmeta>".encode()
 
 
-def with_store(kind: str) -> bytes:
+def with_store(kind):
     """Return an image with a manifest store at the place of its format."""
     data, store = encode(PIXELS, kind), STORE + ACTION
     if kind == "PNG":
@@ -49,12 +47,12 @@ def with_store(kind: str) -> bytes:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP", "AVIF"])
-def test_a_plain_image_says_nothing(kind: str) -> None:
+def test_a_plain_image_says_nothing(kind):
     assert read_metadata(encode(PIXELS, kind)) == {}
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_a_manifest_is_found_without_a_package(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_manifest_is_found_without_a_package(kind, monkeypatch):
     monkeypatch.setitem(sys.modules, "c2pa", None)
     evidence = find_evidence(read_metadata(with_store(kind)))
     assert [item.rule.name for item in evidence] == ["c2pa_unverified_generated"]
@@ -62,7 +60,7 @@ def test_a_manifest_is_found_without_a_package(kind: str, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-def test_a_broken_manifest_is_found_and_says_nothing(kind: str) -> None:
+def test_a_broken_manifest_is_found_and_says_nothing(kind):
     pytest.importorskip("c2pa", reason="c2pa-python is not installed")
     evidence = find_evidence(read_metadata(with_store(kind)))
     assert [item.value for item in evidence] == ["c2pa:invalid: unreadable"]
@@ -79,15 +77,15 @@ def test_a_broken_manifest_is_found_and_says_nothing(kind: str) -> None:
     ],
 )
 @pytest.mark.parametrize("prefix", [NEWSCODES, ""])
-def test_the_source_type_is_read_however_xmp_writes_it(form: str, prefix: str, term: str) -> None:
+def test_the_source_type_is_read_however_xmp_writes_it(form, prefix, term):
     metadata = read_metadata(encode(PIXELS, "JPEG", xmp=xmp(form.format(prefix + term))))
     assert metadata["xmp:DigitalSourceType"] == term
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF", "TIFF"])
-def test_xmp_is_read_in_every_format(kind: str) -> None:
+def test_xmp_is_read_in_every_format(kind):
     packet = xmp(f'Iptc4xmpExt:DigitalSourceType="{NEWSCODES}digitalArt" xmp:CreatorTool="Krita 5"/>')
-    options: dict[str, object] = {"xmp": packet}
+    options = {"xmp": packet}
     if kind == "PNG":
         options = {"pnginfo": (info := PngImagePlugin.PngInfo())}
         info.add_itxt("XML:com.adobe.xmp", packet.decode(), zip=True)
@@ -106,12 +104,12 @@ def test_xmp_is_read_in_every_format(kind: str) -> None:
         (b"iTXt", b"parameters\0\1\0en\0p\0" + zlib.compress(b"a portrait\nSteps: 20")),
     ],
 )
-def test_texts_of_a_png_are_read_even_behind_its_pixels(kind: bytes, content: bytes) -> None:
+def test_texts_of_a_png_are_read_even_behind_its_pixels(kind, content):
     assert read_metadata(with_chunk(kind, content)) == {"png:parameters": "a portrait\nSteps: 20"}
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
-def test_exif_is_read_in_every_format(kind: str) -> None:
+def test_exif_is_read_in_every_format(kind):
     exif = Image.Exif()
     exif.update({271: "Canon\0\n", 272: "EOS 5D", 305: "darktable 4"})
     metadata = read_metadata(encode(PIXELS, kind, exif=exif))
@@ -120,13 +118,13 @@ def test_exif_is_read_in_every_format(kind: str) -> None:
     assert "exif:Camera" not in metadata
 
 
-def check(data: bytes) -> None:
+def check(data):
     metadata = read_metadata(data)
     assert all(0 < len(text) <= file_metadata.MAX_TEXT for text in metadata.values())
     assert all(item.value.isprintable() for item in find_evidence(metadata))
 
 
-def samples() -> dict[str, bytes]:
+def samples():
     exif = Image.Exif()
     exif.update({271: "Canon", 305: "darktable"})
     options = {kind: {"exif": exif, "xmp": xmp('xmp:CreatorTool="Krita"/>')} for kind in ("JPEG", "WEBP", "AVIF")}
@@ -138,7 +136,7 @@ def samples() -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", samples())
-def test_no_cut_or_damage_raises(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_cut_or_damage_raises(kind, monkeypatch):
     data, rng = samples()[kind], np.random.default_rng(0)
     for length in rng.integers(0, len(data), 60):
         check(data[:length])
@@ -148,7 +146,7 @@ def test_no_cut_or_damage_raises(kind: str, monkeypatch: pytest.MonkeyPatch) -> 
         check(broken.tobytes())
 
 
-def test_random_bytes_behind_any_signature_do_not_raise() -> None:
+def test_random_bytes_behind_any_signature_do_not_raise():
     rng = np.random.default_rng(0)
     signatures = (b"\xff\xd8\xff\xe1", b"\x89PNG\r\n\x1a\n", b"RIFF\xff\xff\xff\x7fWEBP", b"GIF89a", b"II*\0")
     for start in (b"", *signatures, STORE):
@@ -156,58 +154,58 @@ def test_random_bytes_behind_any_signature_do_not_raise() -> None:
             check(start + rng.bytes(length))
 
 
-def test_lengths_that_promise_too_much_cost_nothing() -> None:
+def test_lengths_that_promise_too_much_cost_nothing():
     start = b"\x89PNG\r\n\x1a\n"
     check(start + b"\xff\xff\xff\xfftEXtparameters\0x")
     check(start + b"\0\0\0\0tEXt\0\0\0\0" * 100_000)
     check(b"II*\0\x08\0\0\0\xff\xff" + b"\x31\1\2\0\xff\xff\xff\xff\0\0\0\0" * 100)
 
 
-def test_a_packed_text_is_unpacked_to_its_first_bytes_alone() -> None:
+def test_a_packed_text_is_unpacked_to_its_first_bytes_alone():
     bomb = with_chunk(b"zTXt", b"parameters\0\0" + zlib.compress(b"a" * 50_000_000))
     before = time.perf_counter()
     assert read_metadata(bomb) == {"png:parameters": "a" * file_metadata.MAX_TEXT}
     assert time.perf_counter() - before < 1
 
 
-def test_many_packed_texts_are_unpacked_to_a_limit() -> None:
+def test_many_packed_texts_are_unpacked_to_a_limit():
     data, bomb = encode(PIXELS), zlib.compress(b"a" * 100_000)
     many = b"".join(chunk(b"zTXt", b"key%d\0\0" % number + bomb) for number in range(2000))
     metadata = read_metadata(data[:-12] + many + data[-12:])
     assert sum(map(len, metadata.values())) == file_metadata.MAX_TEXTS == 16 * file_metadata.MAX_TEXT
 
 
-def test_an_entity_is_never_expanded() -> None:
+def test_an_entity_is_never_expanded():
     entities = b'<!DOCTYPE x [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;">]>'
     bomb = entities + xmp('xmp:CreatorTool="&b;&b;"/>')
     assert read_metadata(encode(PIXELS, "JPEG", xmp=bomb))["xmp:CreatorTool"] == "&b;&b;"
 
 
-def test_a_broken_part_costs_no_other_part() -> None:
+def test_a_broken_part_costs_no_other_part():
     data = encode(PIXELS, "PNG", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     data = data[:-12] + chunk(b"zTXt", b"parameters\0\0no zlib") + chunk(b"tEXt", b"Software\0NovelAI\xff") + data[-12:]
     assert conclude(find_evidence(read_metadata(data))) == "generated"
 
 
-def test_texts_of_generators_come_first_and_unknown_ones_not_at_all() -> None:
+def test_texts_of_generators_come_first_and_unknown_ones_not_at_all():
     assert select_hints({}) == dict.fromkeys(HINTS, "")
     hints = select_hints({"png:software": "x" * 500, "png:mood": "good", "png:prompt": '{"3": {}}'})
     assert hints["png_text"] == 'prompt: {"3": {}}; software: ' + "x" * 80
 
 
-def test_markup_and_control_characters_come_out_as_one_short_line() -> None:
+def test_markup_and_control_characters_come_out_as_one_short_line():
     hints = select_hints({"png:comment": "<b>\x1b[31m\r\n\tred\0" + "!" * 500, "exif:Make": "Canon\0\n"})
     assert hints["png_text"].startswith("comment: <b> [31m red !!!")
     assert len(hints["png_text"]) == len("comment: ") + 80
     assert hints["exif_make"] == "Canon"
 
 
-def test_the_state_of_a_manifest_is_told_with_what_it_states() -> None:
+def test_the_state_of_a_manifest_is_told_with_what_it_states():
     hints = select_hints({"c2pa:valid": "digitalArt; Image Maker; signed by Test Press"})
     assert hints["c2pa"] == "valid: digitalArt; Image Maker; signed by Test Press"
 
 
-def with_dates(kind: str, exif: str = "", packet: bytes = b"") -> bytes:
+def with_dates(kind, exif="", packet=b""):
     """Return an image with DateTimeOriginal and an XMP packet."""
     stream, tags, info = io.BytesIO(), Image.Exif(), PngImagePlugin.PngInfo()
     tags[271] = "Camera"
@@ -222,7 +220,7 @@ CREATED = xmp('photoshop:DateCreated="1863-05" xmp:CreateDate="2011-02-03T04:05:
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "AVIF"])
-def test_dates_are_read_in_each_format(kind: str) -> None:
+def test_dates_are_read_in_each_format(kind):
     assert read_date(with_dates(kind, "2014:05:03 12:00:00")) == ("2014-05-03", "EXIF")
     assert read_date(with_dates(kind, packet=CREATED)) == ("1863-05", "XMP")
     assert read_date(with_dates(kind, "2014:05:03 12:00:00", CREATED)) == ("2014-05-03", "EXIF")
@@ -244,13 +242,11 @@ def test_dates_are_read_in_each_format(kind: str) -> None:
         ("", xmp('photoshop:DateCreated="unknown"/>'), ("", "odd")),
     ],
 )
-def test_dates_that_cannot_be_those_of_the_image_are_not_taken(
-    exif: str, packet: bytes, expected: tuple[str, str]
-) -> None:
+def test_dates_that_cannot_be_those_of_the_image_are_not_taken(exif, packet, expected):
     assert read_date(with_dates("JPEG", exif, packet)) == expected
 
 
-def test_a_date_later_than_the_known_last_one_is_that_of_a_scan() -> None:
+def test_a_date_later_than_the_known_last_one_is_that_of_a_scan():
     scanned = with_dates("JPEG", "2014:05:03 12:00:00")
     assert read_date(scanned, "1900") == ("", "odd")
     assert read_date(scanned, "2014") == ("2014-05-03", "EXIF")

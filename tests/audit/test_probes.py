@@ -1,7 +1,5 @@
 """Probes: with informative properties, without any, and with too few images."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,7 +19,7 @@ from avatar_bench.results.reasons import Reason
 PLAN = ProbeSettings(resamples=200)
 
 
-def frame(n: int = 240, groups: int = 120, classes: int = 3, seed: int = 0) -> pd.DataFrame:
+def frame(n=240, groups=120, classes=3, seed=0):
     """Return images in groups of one class each, with a property that is noise."""
     group = np.arange(n) % groups
     label = np.array(["drawing", "generated", "real"])[group % classes]
@@ -29,7 +27,7 @@ def frame(n: int = 240, groups: int = 120, classes: int = 3, seed: int = 0) -> p
     return pd.DataFrame({"label": label, "group": group.astype(str), "source": "s", "noise": noise})
 
 
-def test_a_property_that_tells_the_class_is_found_and_named_first() -> None:
+def test_a_property_that_tells_the_class_is_found_and_named_first():
     data = frame()
     data["informative"] = data["label"].map({"drawing": 0.0, "generated": 1.0, "real": 2.0})
     result = probe(data, ["noise", "informative"], PLAN)
@@ -40,28 +38,28 @@ def test_a_property_that_tells_the_class_is_found_and_named_first() -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_noise_is_at_chance_level(classes: int) -> None:
+def test_noise_is_at_chance_level(classes):
     result = probe(frame(600, 300, classes), ["noise"], PLAN)
     assert result.auroc.low < 0.5 < result.auroc.high + 0.02
     assert result.balanced_accuracy.value == pytest.approx(1 / classes, abs=0.08)
     assert result.auroc.n == 300
 
 
-def test_a_property_that_never_varies_is_exactly_chance() -> None:
+def test_a_property_that_never_varies_is_exactly_chance():
     result = probe(frame().assign(same=1.0), ["same"], PLAN)
     assert result.auroc.value == 0.5
     assert result.balanced_accuracy.value == pytest.approx(1 / 3)
     assert result.auroc.reason == Reason("no_spread")
 
 
-def test_words_and_flags_are_understood() -> None:
+def test_words_and_flags_are_understood():
     data = frame()
     data["format"] = np.where(data["label"] == "real", "JPEG", "PNG")
     data["exif"] = data["label"] == "drawing"
     assert probe(data, ["format", "exif"], PLAN).auroc.value == pytest.approx(1.0)
 
 
-def test_figures_equal_those_of_sklearn_on_the_same_scores() -> None:
+def test_figures_equal_those_of_sklearn_on_the_same_scores():
     rng = np.random.default_rng(1)
     targets = rng.integers(0, 3, 90)
     scores = rng.dirichlet(np.ones(3), 90) + 0.3 * np.eye(3)[targets]
@@ -73,14 +71,14 @@ def test_figures_equal_those_of_sklearn_on_the_same_scores() -> None:
     assert predictions.balanced_accuracy.value == pytest.approx(balanced_accuracy_score(targets, scores.argmax(axis=1)))
 
 
-def test_no_group_is_in_both_training_and_test_folds() -> None:
+def test_no_group_is_in_both_training_and_test_folds():
     """A number that is the group's own would tell the class of every image, were its group split."""
     data = frame(400, 40)
     data["number"] = pd.Series(np.random.default_rng(0).permutation(40))[data["group"].astype(int)].to_numpy()
     assert probe(data, ["number"], PLAN).auroc.value < 0.75
 
 
-def test_a_class_rarer_than_the_folds_breaks_nothing() -> None:
+def test_a_class_rarer_than_the_folds_breaks_nothing():
     data = frame()
     rare = pd.DataFrame({"label": "real", "group": ["x", "y", "y"], "source": "s", "noise": 0.0})
     data = pd.concat([data[data["label"] != "real"], rare], ignore_index=True)
@@ -98,14 +96,14 @@ def test_a_class_rarer_than_the_folds_breaks_nothing() -> None:
         ),
     ],
 )
-def test_what_cannot_be_probed_has_a_reason(data: pd.DataFrame, reason: Reason) -> None:
+def test_what_cannot_be_probed_has_a_reason(data, reason):
     result = probe(data, ["noise"], PLAN)
     assert result.auroc.value is None
     assert result.auroc.reason == reason
     assert probe_single_properties(data, ["noise"], PLAN)["auroc"].isna().all()
 
 
-def test_a_source_of_one_class_tells_it_and_a_mixed_one_does_not() -> None:
+def test_a_source_of_one_class_tells_it_and_a_mixed_one_does_not():
     data = frame()
     assert probe_source(data.assign(source=data["label"] + "s"), settings=PLAN).auroc.value == 1.0
     assert probe_source(data, settings=PLAN).auroc.value == pytest.approx(0.5, abs=0.05)
@@ -114,12 +112,12 @@ def test_a_source_of_one_class_tells_it_and_a_mixed_one_does_not() -> None:
     assert unknown_to_other_folds.auroc.value == pytest.approx(0.5)
 
 
-def test_the_majority_is_counted() -> None:
+def test_the_majority_is_counted():
     accuracy, balanced = score_majority_class(pd.DataFrame({"label": ["a", "a", "a", "b"]}))
     assert (accuracy.value, balanced.value) == (0.75, 0.5)
 
 
-def test_a_draw_keeps_the_shares_of_the_classes_and_depends_on_its_seed() -> None:
+def test_a_draw_keeps_the_shares_of_the_classes_and_depends_on_its_seed():
     data = pd.DataFrame({"label": ["a"] * 800 + ["b"] * 190 + ["c"] * 10})
     rows = sample_rows(data, 100, seed=1)
     assert data["label"].iloc[rows].value_counts().to_dict() == {"a": 80, "b": 19, "c": 1}

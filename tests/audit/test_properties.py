@@ -1,12 +1,9 @@
 """Properties of image files: against Pillow, scipy and numpy, and at their edges."""
 
-from __future__ import annotations
-
 import io
 import struct
 import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,23 +23,23 @@ AVATARS = Path(__file__).parents[3] / "shared" / "data"
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_jpeg_quality_is_exact_for_every_quality_of_libjpeg(mode: str) -> None:
+def test_jpeg_quality_is_exact_for_every_quality_of_libjpeg(mode):
     image = Image.fromarray(make_noise(0, 8, 8)).convert(mode)
     measured = [measure(encode(image, "JPEG", quality=quality))["jpeg_quality"] for quality in range(1, 101)]
     assert measured == list(range(1, 101))
 
 
-def test_jpeg_quality_of_foreign_tables_is_that_of_the_nearest() -> None:
+def test_jpeg_quality_of_foreign_tables_is_that_of_the_nearest():
     with Image.open(io.BytesIO(encode(make_noise(), "JPEG", quality=70))) as image:
         tables = {number: [value + value // 16 for value in table] for number, table in image.quantization.items()}
     assert measure(encode(make_noise(), "JPEG", qtables=tables))["jpeg_quality"] in (68, 69)
 
 
-def as_mode(mode: str) -> Image.Image:
+def as_mode(mode):
     return Image.fromarray(make_noise()).convert(mode)
 
 
-def interlaced() -> bytes:
+def interlaced():
     png = bytearray(encode(make_noise(0, 1, 1)))
     png[28] = 1  # of one pixel, the interlaced data are the same
     png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
@@ -51,7 +48,7 @@ def interlaced() -> bytes:
 
 EXIF = Image.Exif()
 EXIF[274] = 6
-FILES: list[tuple[bytes, dict[str, Any]]] = [
+FILES = [
     *[
         (encode(as_mode("RGB"), kind), {"format": kind, "jpeg_quality": -1, "subsampling": ""})
         for kind in ("PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -71,12 +68,12 @@ FILES: list[tuple[bytes, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("data", "expected"), FILES, ids=lambda part: str(part) if isinstance(part, dict) else "file")
-def test_what_the_file_says_is_read_off_it(data: bytes, expected: dict[str, Any]) -> None:
+def test_what_the_file_says_is_read_off_it(data, expected):
     measured = measure(data)
     assert {name: measured[name] for name in expected} == expected
 
 
-def test_appearance_equals_plain_definitions() -> None:
+def test_appearance_equals_plain_definitions():
     pixels = make_noise(0, 96, 96)
     data = encode(pixels)
     measured = measure(data)
@@ -91,7 +88,7 @@ def test_appearance_equals_plain_definitions() -> None:
     assert measured["sharpness"] == pytest.approx(np.log10(1 + laplacian.var()), abs=5e-3)
 
 
-def test_sharpness_falls_with_blur_and_hardly_with_size() -> None:
+def test_sharpness_falls_with_blur_and_hardly_with_size():
     smooth = ndimage.gaussian_filter(make_noise(0, 384, 384).astype(float), (6, 6, 0))
     large = Image.fromarray(np.interp(smooth, (smooth.min(), smooth.max()), (0, 255)).astype(np.uint8))
     small = large.resize((128, 128), Image.Resampling.BOX)
@@ -101,7 +98,7 @@ def test_sharpness_falls_with_blur_and_hardly_with_size() -> None:
     assert sharpness[0] - sharpness[2] > 0.7
 
 
-def test_colour_is_the_histogram_of_each_channel() -> None:
+def test_colour_is_the_histogram_of_each_channel():
     pixels = make_noise(0, 40, 30)
     measured = measure(encode(pixels))
     expected = [np.histogram(pixels[..., channel], 16, (0, 256))[0] / 1200 for channel in range(3)]
@@ -109,7 +106,7 @@ def test_colour_is_the_histogram_of_each_channel() -> None:
     assert len(COLOUR) == 48
 
 
-def test_residual_statistics_equal_those_of_scipy() -> None:
+def test_residual_statistics_equal_those_of_scipy():
     pixels = np.clip(ndimage.gaussian_filter(make_noise(0, 80, 64).astype(float), (1, 1, 0)) * 2 - 128, 0, 255).astype(
         np.uint8
     )
@@ -121,7 +118,7 @@ def test_residual_statistics_equal_those_of_scipy() -> None:
     np.testing.assert_allclose([measured[name] for name in RESIDUAL[30:39]], expected, atol=2e-3)
 
 
-def test_the_spectrum_is_the_mean_power_of_rings() -> None:
+def test_the_spectrum_is_the_mean_power_of_rings():
     grey = make_noise(0, 64, 96)[..., 0]
     left = grey - ndimage.median_filter(grey, 3, mode="nearest").astype(float)
     window = np.outer(np.hanning(64), np.hanning(96))
@@ -134,7 +131,7 @@ def test_the_spectrum_is_the_mean_power_of_rings() -> None:
 
 
 @pytest.mark.parametrize(("u", "v"), [(0, 1), (3, 2), (7, 7)])
-def test_the_energy_of_one_dct_coefficient_lies_on_its_diagonal(u: int, v: int) -> None:
+def test_the_energy_of_one_dct_coefficient_lies_on_its_diagonal(u, v):
     steps = (2 * np.arange(8) + 1) * np.pi / 16
     block = 128 + 100 * np.outer(np.cos(u * steps), np.cos(v * steps))
     image = np.tile(block.round().astype(np.uint8), (5, 6))[..., None].repeat(3, axis=2)
@@ -143,7 +140,7 @@ def test_the_energy_of_one_dct_coefficient_lies_on_its_diagonal(u: int, v: int) 
     assert int(np.argmax(energies)) + 1 == u + v
 
 
-def test_blockiness_tells_blocks_of_eight_from_noise_and_from_blocks_that_are_shifted() -> None:
+def test_blockiness_tells_blocks_of_eight_from_noise_and_from_blocks_that_are_shifted():
     tiles = make_noise(0, 70, 101).repeat(8, axis=0).repeat(8, axis=1)  # large enough to be cropped
     blockiness = [
         float(properties.measure_residual(image)["blockiness"])
@@ -157,7 +154,7 @@ def test_blockiness_tells_blocks_of_eight_from_noise_and_from_blocks_that_are_sh
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1), (2, 3), (31, 33), (700, 20)])
 @pytest.mark.parametrize("flat", [True, False])
-def test_every_value_is_finite_whatever_the_size(size: tuple[int, int], flat: bool) -> None:
+def test_every_value_is_finite_whatever_the_size(size, flat):
     measured = measure(encode(np.full((*size, 3), 7, np.uint8) if flat else make_noise(0, *size)))
     assert tuple(measured) == PROPERTY_COLUMNS
     assert all(np.isfinite(measured[name]) for name in (*APPEARANCE, *COLOUR, *RESIDUAL))
@@ -166,7 +163,7 @@ def test_every_value_is_finite_whatever_the_size(size: tuple[int, int], flat: bo
     assert set(METADATA) < set(measured)
 
 
-def test_a_flat_image_has_no_noise() -> None:
+def test_a_flat_image_has_no_noise():
     residual = properties.measure_residual(np.full((40, 40, 3), 90, np.uint8))
     assert {
         residual[name] for name in RESIDUAL if name.startswith(("kurtosis", "correlation", "neighbour", "block"))
@@ -174,12 +171,12 @@ def test_a_flat_image_has_no_noise() -> None:
     assert [residual[name] for name in RESIDUAL[:16]] == pytest.approx([-3] * 16)
 
 
-def test_a_file_that_is_no_image_is_named() -> None:
+def test_a_file_that_is_no_image_is_named():
     with pytest.raises(DataError, match=r"^a\.png: "):
         measure(b"not an image", "a.png")
 
 
-def test_outliers_are_named_and_ordinary_images_are_not() -> None:
+def test_outliers_are_named_and_ordinary_images_are_not():
     face = np.full((100, 100, 3), 255, np.uint8)
     face[30:70, 30:70] = 200  # a flat and pale drawing
     soft = ndimage.gaussian_filter(make_noise(0, 100, 100).astype(float), (6, 6, 0))
@@ -201,7 +198,7 @@ def test_outliers_are_named_and_ordinary_images_are_not() -> None:
 
 @pytest.mark.shared
 @pytest.mark.skipif(not AVATARS.exists(), reason=f"{AVATARS} is missing")
-def test_no_real_avatar_is_called_an_outlier() -> None:
+def test_no_real_avatar_is_called_an_outlier():
     table = pd.read_csv(AVATARS / "avatars.csv")
     frame = pd.DataFrame([measure((AVATARS / path).read_bytes()) for path in table["path"][::20]])
     assert set(find_outliers(frame)) == {""}

@@ -1,9 +1,5 @@
 """Audit of a data set: measured properties, tables, and the assessment at every threshold."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,7 +9,7 @@ from avatar_bench.audit import shortcuts
 from avatar_bench.audit.file_metadata import HINTS
 from avatar_bench.audit.properties import APPEARANCE, METADATA
 from avatar_bench.audit.shortcuts import assess, count_hints, cross_tabulate, find_copies, measure_images, summarise
-from avatar_bench.data.dataset import Dataset, read_manifest
+from avatar_bench.data.dataset import read_manifest
 from avatar_bench.errors import DataError
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
@@ -22,9 +18,9 @@ from tests.builders.pixels import make_noise
 NOTHING = Metric(0.5, 100, 0.45, 0.55)
 
 
-def write_set(root: Path, formats: dict[str, tuple[str, ...]], n: int = 12) -> Dataset:
+def write_set(root, formats, n=12):
     """Write n images a class, grain of their own each, with the endings of `formats` in turn."""
-    rows: list[tuple[str, str, str]] = []
+    rows = []
     for label, endings in formats.items():
         for number in range(n):
             file = root / f"{label}{number}.{endings[number % len(endings)]}"
@@ -34,7 +30,7 @@ def write_set(root: Path, formats: dict[str, tuple[str, ...]], n: int = 12) -> D
     return read_manifest(root / "set.csv")
 
 
-def known(a: int = 40, b: int = 40, groups: int | None = None) -> pd.DataFrame:
+def known(a=40, b=40, groups=None):
     """Return a table for `assess` of a set without any shortcoming."""
     n = a + b
     frame = pd.DataFrame({"label": ["a"] * a + ["b"] * b, "source": np.array(["x", "y"])[np.arange(n) % 2]})
@@ -42,12 +38,12 @@ def known(a: int = 40, b: int = 40, groups: int | None = None) -> pd.DataFrame:
     return frame.assign(generator="", group=group.astype(str), outlier="")
 
 
-def pairs(count: int, conflict: bool) -> pd.DataFrame:
+def pairs(count, conflict):
     rows = [(f"{i}l", f"{i}r", conflict) for i in range(count)]
     return pd.DataFrame(rows, columns=["left", "right", "conflict"])
 
 
-def test_images_are_measured_in_order_and_broken_ones_named(tmp_path: Path) -> None:
+def test_images_are_measured_in_order_and_broken_ones_named(tmp_path):
     dataset = write_set(tmp_path, {"a": ("png",), "b": ("jpg",)}, n=3)
     dataset.file(1).write_bytes(b"no image")
     with pytest.raises(DataError, match="no image can be decoded"):
@@ -62,13 +58,13 @@ def test_images_are_measured_in_order_and_broken_ones_named(tmp_path: Path) -> N
     assert "not a known image format" in reason
 
 
-def test_after_equalising_every_image_is_a_square_jpeg(tmp_path: Path) -> None:
+def test_after_equalising_every_image_is_a_square_jpeg(tmp_path):
     frame, _ = measure_images(write_set(tmp_path, {"a": ("png", "jpg")}, n=4), resize="squash")
     assert set(frame["format"]) == {"JPEG"}
     assert (frame["width"] == frame["height"]).all()
 
 
-def test_a_copy_in_another_class_is_a_conflict(tmp_path: Path) -> None:
+def test_a_copy_in_another_class_is_a_conflict(tmp_path):
     dataset = write_set(tmp_path, {"a": ("png",), "b": ("png",)}, n=3)
     assert find_copies(dataset, measure_images(dataset)[0])["conflict"].tolist() == []
     dataset.file(4).write_bytes(dataset.file(0).read_bytes())
@@ -77,7 +73,7 @@ def test_a_copy_in_another_class_is_a_conflict(tmp_path: Path) -> None:
     assert (row["left"], row["right"], row["kind"], row["conflict"]) == ("a0.png", "b1.png", "bytes", True)
 
 
-def test_the_summary_gives_quantiles_of_numbers_and_the_commonest_word(tmp_path: Path) -> None:
+def test_the_summary_gives_quantiles_of_numbers_and_the_commonest_word(tmp_path):
     frame, _ = measure_images(write_set(tmp_path, {"a": ("png", "png", "jpg"), "b": ("jpg",)}))
     frame.loc[frame["label"] == "a", "width"] = np.arange(12)
     table = summarise(frame).set_index(["property", "label"])
@@ -87,7 +83,7 @@ def test_the_summary_gives_quantiles_of_numbers_and_the_commonest_word(tmp_path:
     assert table.loc[("exif", "b"), "commonest"] == "False"
 
 
-def test_the_cross_table_counts_every_image_once() -> None:
+def test_the_cross_table_counts_every_image_once():
     frame = pd.DataFrame({"source": ["x", "x", "y", ""], "label": ["a", "b", "a", "a"]})
     table = cross_tabulate(frame, "source")
     assert table.columns.tolist() == ["source", "a", "b", "total"]
@@ -95,7 +91,7 @@ def test_the_cross_table_counts_every_image_once() -> None:
     assert table["total"].sum() == 4
 
 
-def test_hints_are_counted_by_class() -> None:
+def test_hints_are_counted_by_class():
     frame = pd.DataFrame({name: ["", "", ""] for name in HINTS}).assign(label=["a", "a", "b"], generated=False)
     frame.loc[0, ["png_text", "generated"]] = ["parameters", True]
     table = count_hints(frame).set_index("hint")
@@ -115,7 +111,7 @@ def test_hints_are_counted_by_class() -> None:
         (Metric(None, 0, reason=Reason("fewer_than_two_classes")), "yes"),
     ],
 )
-def test_the_lower_end_of_the_file_probe_decides(auroc: Metric, suitable: str) -> None:
+def test_the_lower_end_of_the_file_probe_decides(auroc, suitable):
     assessment = assess(known(), auroc, NOTHING)
     assert assessment.suitable == suitable
     assert any(reason.code.startswith("file") for reason in assessment.reasons) == (suitable != "yes")
@@ -139,7 +135,7 @@ def test_the_lower_end_of_the_file_probe_decides(auroc: Metric, suitable: str) -
         (known(a=0), "not_asked", "one class"),
     ],
 )
-def test_the_assessment_gives_reasons(frame: pd.DataFrame, suitable: str, reason: str) -> None:
+def test_the_assessment_gives_reasons(frame, suitable, reason):
     assessment = assess(frame, NOTHING, NOTHING)
     assert assessment.suitable == suitable
     assert reason in "; ".join(assessment.format()[1])
@@ -156,17 +152,17 @@ def test_the_assessment_gives_reasons(frame: pd.DataFrame, suitable: str, reason
         (pairs(0, conflict=False), "yes"),
     ],
 )
-def test_copies_and_label_conflicts_are_weighed(matches: pd.DataFrame, suitable: str) -> None:
+def test_copies_and_label_conflicts_are_weighed(matches, suitable):
     assert assess(known(), NOTHING, NOTHING, matches).suitable == suitable
 
 
-def test_a_source_that_tells_the_class_asks_for_care_and_nothing_else_does() -> None:
+def test_a_source_that_tells_the_class_asks_for_care_and_nothing_else_does():
     assert assess(known(), NOTHING, NOTHING) == shortcuts.Assessment("yes", [])
     assessment = assess(known(), NOTHING, Metric(1.0, 9, reason=Reason("no_spread")))
     assert assessment == shortcuts.Assessment("with_care", [Reason("source")])
 
 
-def test_the_gravest_reason_comes_first_and_the_others_follow() -> None:
+def test_the_gravest_reason_comes_first_and_the_others_follow():
     assessment = assess(known().assign(source="x"), Metric(1.0, 9, reason=Reason("no_spread")), NOTHING)
     assert assessment.suitable == "no"
     assert assessment.reasons[0] == Reason("file", value=1.0)

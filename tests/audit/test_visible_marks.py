@@ -1,7 +1,5 @@
 """Tests of the search for visible marks: planted stamps, their boxes, sets without marks, and small images."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +10,15 @@ from sklearn.metrics import roc_auc_score
 
 from avatar_bench.audit import mark_tests, visible_marks
 from avatar_bench.audit.probes import ProbeSettings
-from avatar_bench.audit.visible_marks import MARK_LEVEL, MarkFindings, find_marks
-from avatar_bench.data.dataset import Dataset, read_manifest
+from avatar_bench.audit.visible_marks import MARK_LEVEL, find_marks
+from avatar_bench.data.dataset import read_manifest
 from avatar_bench.data.stamps import paste_stamp
 
 SETTINGS = ProbeSettings(resamples=100)
 SIDE = 120
 
 
-def draw_scene(seed: int, side: int = SIDE) -> np.ndarray:
+def draw_scene(seed, side=SIDE):
     """Draw random blots with grain, of which no two images share any."""
     rng = np.random.default_rng(1000 + seed)
     coarse = Image.fromarray(rng.integers(0, 256, (9, 9, 3), dtype=np.uint8))
@@ -28,7 +26,7 @@ def draw_scene(seed: int, side: int = SIDE) -> np.ndarray:
     return np.clip(smooth + rng.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
 
 
-def write_set(root: Path, *stamps: tuple, n: int = 72, sources: int = 9, side: int = SIDE) -> Dataset:
+def write_set(root, *stamps, n=72, sources=9, side=SIDE):
     """Write images of two classes and sources of each; those of class "generated" bear the stamps."""
     rows = []
     for number in range(n):
@@ -42,20 +40,20 @@ def write_set(root: Path, *stamps: tuple, n: int = 72, sources: int = 9, side: i
     return read_manifest(root / "set.csv")
 
 
-def search(dataset: Dataset, **columns: object) -> MarkFindings:
+def search(dataset, **columns):
     frame = dataset.frame.assign(row=np.arange(len(dataset)), **columns)
     return find_marks(dataset, frame, SETTINGS)
 
 
 @pytest.fixture(scope="module")
-def stamped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Dataset, MarkFindings]:
+def stamped(tmp_path_factory):
     """A set with a logo in a corner and letters at any position, and its marks."""
     stamps = ("logo", 0.5, 0.2, "top_left"), ("letters", 1.0, 0.2, "any")
     dataset = write_set(tmp_path_factory.mktemp("stamped"), *stamps)
     return dataset, search(dataset)
 
 
-def test_a_stamp_in_a_corner_and_one_at_any_position_are_found_with_their_boxes(stamped) -> None:
+def test_a_stamp_in_a_corner_and_one_at_any_position_are_found_with_their_boxes(stamped):
     dataset, findings = stamped
     listed = findings.found.set_index("position")
     assert set(listed["class"]) == {"generated"}
@@ -78,21 +76,21 @@ def test_a_stamp_in_a_corner_and_one_at_any_position_are_found_with_their_boxes(
     assert set(letters["path"]) <= set(dataset.frame.loc[dataset.frame["label"] == "generated", "path"])
 
 
-def test_the_crop_of_a_mark_shows_it(stamped) -> None:
+def test_the_crop_of_a_mark_shows_it(stamped):
     findings = stamped[1]
     name = findings.found.set_index("position").loc["anywhere", "mark"]
     crop = findings.crops[name].reshape(-1, 3).astype(float)
     assert (np.abs(crop - (0, 51, 153)).sum(axis=1) < 60).mean() > 0.3  # the blue of the letters' ground
 
 
-def test_reasons_name_the_option_that_covers_a_mark(stamped) -> None:
+def test_reasons_name_the_option_that_covers_a_mark(stamped):
     findings = stamped[1]
     codes = {reason.code: dict(reason.values) for reason in findings.reasons}
     assert set(codes) == {"mark_in_corner", "mark"}
     assert codes["mark_in_corner"]["fraction"] == findings.fraction
 
 
-def test_the_auroc_equals_that_of_scikit_learn_on_scores_without_the_own_source(stamped) -> None:
+def test_the_auroc_equals_that_of_scikit_learn_on_scores_without_the_own_source(stamped):
     dataset, findings = stamped
     frame = dataset.frame
     corners = np.stack([mark_tests.look_at(dataset.image(row)).corners[1, 0] for row in range(len(dataset))])
@@ -110,35 +108,35 @@ def test_the_auroc_equals_that_of_scikit_learn_on_scores_without_the_own_source(
     assert mark_tests._test_agreement(corners[rest], few, members)[1][0] == pytest.approx(scores[0], abs=1e-5)
 
 
-def test_a_set_without_marks_has_none(tmp_path: Path) -> None:
+def test_a_set_without_marks_has_none(tmp_path):
     findings = search(write_set(tmp_path, n=36))
     assert findings.table["p"].min() > MARK_LEVEL
     assert (findings.table["mark"] == "").all()
     assert (len(findings.patches), findings.crops, findings.reasons) == (0, {}, [])
 
 
-def test_a_stamp_of_one_source_is_its_style(tmp_path: Path) -> None:
+def test_a_stamp_of_one_source_is_its_style(tmp_path):
     dataset = write_set(tmp_path, n=36)
     for row in np.flatnonzero(dataset.frame["source"] == "generated0"):
         Image.fromarray(paste_stamp(dataset.image(row), "logo", 1.0, 0.2, "top_left", 0)).save(dataset.file(row))
     assert (search(dataset).table["mark"] == "").all()
 
 
-def test_without_sources_marks_are_found_by_group_and_said_to_be_possibly_a_style(tmp_path: Path) -> None:
+def test_without_sources_marks_are_found_by_group_and_said_to_be_possibly_a_style(tmp_path):
     findings = search(write_set(tmp_path, ("logo", 1.0, 0.2, "bottom_right"), n=36), source="")
     assert findings.table["unit"].unique().tolist() == ["group"]
     assert "bottom_right" in set(findings.found["position"])
     assert findings.reasons[-1].code == "mark_or_style"
 
 
-def test_images_smaller_than_a_window_are_searched(tmp_path: Path) -> None:
+def test_images_smaller_than_a_window_are_searched(tmp_path):
     findings = search(write_set(tmp_path, ("logo", 1.0, 0.4, "top_left"), n=36, side=32))
     assert "top_left" in set(findings.found["position"])
     boxes = findings.patches
     assert ((boxes["left"] + boxes["width"] <= 32) & (boxes["top"] + boxes["height"] <= 32)).all()
 
 
-def test_one_class_and_one_image_of_a_class_have_no_marks(tmp_path: Path) -> None:
+def test_one_class_and_one_image_of_a_class_have_no_marks(tmp_path):
     dataset = write_set(tmp_path, n=6)
     assert len(search(dataset, label="real").table) == 0
     assert len(search(dataset, label=["generated"] + ["real"] * 5).table) == 0

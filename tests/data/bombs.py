@@ -1,14 +1,10 @@
 """Large image files: the costliest that are allowed, and those that are refused for what they would cost."""
 
-from __future__ import annotations
-
 import struct
 import zlib
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tests.builders.pixels import encode
 from tests.data.image_writers import bmp, chunk, exif, png, segment, tiff
@@ -18,11 +14,11 @@ Made = Callable[[], tuple[bytes, tuple[int, int] | str]]  # content; height and 
 SIDES = 7071, 7071  # 50 million pixels
 
 
-def _noise(height: int, width: int, channels: int) -> NDArray[np.uint8]:
+def _noise(height, width, channels):
     return np.random.default_rng(0).integers(0, 256, (height, width, channels), dtype=np.uint8)
 
 
-def _flat(depth: int, colour: int, channels: int) -> bytes:
+def _flat(depth, colour, channels):
     """Return a PNG of 50 million equal samples; a zip bomb, in effect."""
     height, width = SIDES
     squeeze = zlib.compressobj(9)
@@ -32,15 +28,15 @@ def _flat(depth: int, colour: int, channels: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
 
 
-def _lying_avif() -> bytes:
+def _lying_avif():
     """Return an AVIF that claims 64 x 64 pixels and contains 64 million."""
     data = encode(np.full((8000, 8000), 9, np.uint8), "AVIF", speed=10, quality=10)
     size = data.index(b"ispe") + 8
     return data[:size] + struct.pack(">II", 64, 64) + data[size + 8 :]
 
 
-def _tiff(compression: int, strips: list[bytes], channels: int, bits: int, sides: tuple[int, int], rows: int) -> bytes:
-    tags: dict[int, tuple[int, Any]] = {
+def _tiff(compression, strips, channels, bits, sides, rows):
+    tags = {
         256: (4, [sides[1]]),
         257: (4, [sides[0]]),
         258: (3, [bits] * channels),
@@ -53,7 +49,7 @@ def _tiff(compression: int, strips: list[bytes], channels: int, bits: int, sides
 
 
 RGBA_16 = struct.pack("<4H", 1000, 2000, 3000, 40000)
-BOMBS: dict[str, Made] = {
+BOMBS = {
     "largest flat rgba of 16 bits.png": lambda: (_flat(16, 6, 4), SIDES),
     "900 texts that unpack.png": lambda: (
         png(RGB, 8, 2, [(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**20 - 99)))] * 900),
@@ -79,7 +75,7 @@ BOMBS: dict[str, Made] = {
 }
 
 
-def _jpeg_fractions() -> bytes:
+def _jpeg_fractions():
     """Return a JPEG whose EXIF states its density in a quarter of a million fractions."""
     head = exif((0x011A, 5, 240_000, struct.pack("<I", 26)), (0x0128, 3, 1, b"\2\0\0\0"))
     whole = b"Exif\0\0" + head + bytes(240_000 * 8)

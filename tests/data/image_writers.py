@@ -1,10 +1,7 @@
 """Writers of image files, byte by byte, for tests that must know the pixels without any library's word."""
 
-from __future__ import annotations
-
 import struct
 import zlib
-from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,20 +10,12 @@ Pixels = NDArray[np.uint8]
 ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
 
 
-def chunk(kind: bytes, data: bytes) -> bytes:
+def chunk(kind, data):
     """Write a chunk of a PNG."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(
-    samples: NDArray[np.integer],
-    depth: int,
-    colour: int,
-    before: Sequence[tuple[bytes, bytes]] = (),
-    after: Sequence[tuple[bytes, bytes]] = (),
-    interlaced: bool = False,
-    pieces: int = 1,
-) -> bytes:
+def png(samples, depth, colour, before=(), after=(), interlaced=False, pieces=1):
     """Write a PNG of samples (H, W, C), with more chunks before and after its pixels, those in so many pieces."""
     height, width = samples.shape[:2]
     passes = [samples[y::dy, x::dx] for x, y, dx, dy in ADAM7] if interlaced else [samples]
@@ -39,7 +28,7 @@ def png(
     return b"\x89PNG\r\n\x1a\n" + header + first + body + last + chunk(b"IEND", b"")
 
 
-def _packed(row: NDArray[np.integer], depth: int) -> bytes:
+def _packed(row, depth):
     if depth == 16:
         return row.astype(">u2").tobytes()
     if depth == 8:
@@ -48,7 +37,7 @@ def _packed(row: NDArray[np.integer], depth: int) -> bytes:
     return np.packbits(bits.astype(np.uint8).reshape(-1)).tobytes()
 
 
-def tiff(tags: dict[int, tuple[int, Sequence[int]]], data: Sequence[bytes], order: str = "<") -> bytes:
+def tiff(tags, data, order="<"):
     """Write a TIFF of one directory: tag to (type, values); `data` are its strips."""
     blocks, offset = [], 8
     for block in data:
@@ -70,7 +59,7 @@ def tiff(tags: dict[int, tuple[int, Sequence[int]]], data: Sequence[bytes], orde
     return mark + head + b"".join(data) + struct.pack(order + "H", len(full)) + entries + bytes(4) + extra
 
 
-def tiff_of(samples: NDArray[np.generic], photometric: int, **more: tuple[int, Sequence[int]]) -> bytes:
+def tiff_of(samples, photometric, **more):
     """Write an unpacked TIFF of samples (H, W, C) in one strip; `more` tags are named t<number>."""
     height, width, channels = samples.shape
     bits = samples.dtype.itemsize * 8
@@ -86,9 +75,7 @@ def tiff_of(samples: NDArray[np.generic], photometric: int, **more: tuple[int, S
     return tiff(tags | {int(name[1:]): value for name, value in more.items()}, [samples.tobytes()])
 
 
-def bmp(
-    width: int, height: int, bits: int, data: bytes, palette: bytes = b"", compression: int = 0, masks: bytes = b""
-) -> bytes:
+def bmp(width, height, bits, data, palette=b"", compression=0, masks=b""):
     """Write a BMP with the header of Windows 3; a negative height counts rows from the top."""
     offset = 14 + 40 + len(masks) + len(palette)
     colours = len(palette) // 4
@@ -96,18 +83,12 @@ def bmp(
     return b"BM" + struct.pack("<IHHI", offset + len(data), 0, 0, offset) + header + masks + palette + data
 
 
-def rows(samples: Pixels) -> bytes:
+def rows(samples):
     """Pad each row of a BMP, the last first, to four bytes."""
     return b"".join(row.tobytes() + bytes(-row.size % 4) for row in samples[::-1])
 
 
-def gif(
-    size: tuple[int, int],
-    frames: Iterable[tuple[tuple[int, int], Pixels, int | None]],
-    palette: Pixels,
-    disposal: int = 0,
-    before: bytes = b"",
-) -> bytes:
+def gif(size, frames, palette, disposal=0, before=b""):
     """Write a GIF: each frame is where it lies (left, top), its indices (H, W), and the index that is transparent."""
     table = palette.tobytes()
     flags = 0x80 | max(len(palette) - 1, 1).bit_length() - 1
@@ -120,7 +101,7 @@ def gif(
     return body + b";"
 
 
-def _lzw(indices: Pixels) -> bytes:
+def _lzw(indices):
     """Write 8-bit indices as LZW that begins anew before its codes would grow."""
     codes = []
     flat = indices.reshape(-1).tolist()
@@ -132,18 +113,18 @@ def _lzw(indices: Pixels) -> bytes:
     return b"\x08" + b"".join(bytes([len(block)]) + block for block in blocks) + b"\0"
 
 
-def riff(*chunks: tuple[bytes, bytes]) -> bytes:
+def riff(*chunks):
     """Write a WebP of chunks."""
     body = b"WEBP" + b"".join(k + struct.pack("<I", len(d)) + d + bytes(len(d) % 2) for k, d in chunks)
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
-def segment(marker: int, data: bytes) -> bytes:
+def segment(marker, data):
     """Write a segment of a JPEG."""
     return bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data
 
 
-def exif(*entries: tuple[int, int, int, bytes], following: int = 0) -> bytes:
+def exif(*entries, following=0):
     """Write a TIFF header and a directory of entries (tag, type, count, four bytes)."""
     body = b"".join(struct.pack("<HHI", *entry[:3]) + entry[3] for entry in entries)
     return b"II*\0" + struct.pack("<IH", 8, len(entries)) + body + struct.pack("<I", following)

@@ -3,8 +3,6 @@
 Pixels are known by construction (image_writers), or come from OpenCV where a format is lossy: never from our loader.
 """
 
-from __future__ import annotations
-
 import io
 import struct
 import zipfile
@@ -15,7 +13,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from tests.builders.pixels import Pixels, encode
@@ -34,7 +31,7 @@ class Odd:
 
 
 COARSE = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
-RGB: Pixels = np.asarray(cv2.resize(COARSE, (40, 24), interpolation=cv2.INTER_CUBIC), np.uint8)
+RGB = np.asarray(cv2.resize(COARSE, (40, 24), interpolation=cv2.INTER_CUBIC), np.uint8)
 GREY = np.ascontiguousarray(RGB[..., 0])
 ALPHA = np.ascontiguousarray(RGB[..., 2])
 RGBA = np.dstack([RGB, ALPHA])
@@ -42,43 +39,43 @@ PALETTE = np.random.default_rng(1).integers(0, 256, (256, 3), dtype=np.uint8)
 INDEX = np.random.default_rng(2).integers(0, 256, (24, 40), dtype=np.uint8)
 
 
-def grey(samples: NDArray[np.integer]) -> Pixels:
+def grey(samples):
     return np.dstack([samples.astype(np.uint8)] * 3)
 
 
-def on_white(colour: Pixels, alpha: Pixels) -> Pixels:
+def on_white(colour, alpha):
     share = alpha[..., None] / 255
     return np.round(colour * share + 255 * (1 - share)).astype(np.uint8)
 
 
-def opencv(data: bytes) -> Pixels:
+def opencv(data):
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), flags), np.uint8)
 
 
-def encoded(*options: int, pixels: Pixels = RGB) -> bytes:
+def encoded(*options, pixels=RGB):
     """Write a JPEG with OpenCV."""
     bgr = np.ascontiguousarray(pixels[..., ::-1]) if pixels.ndim == 3 else pixels
     return bytes(cv2.imencode(".jpg", bgr, list(options))[1].tobytes())
 
 
 @cache
-def corpus() -> dict[str, Odd]:
+def corpus():
     """Return the whole corpus by kind; no name of a kind or of a file occurs twice."""
-    collected: dict[str, Odd] = {}
+    collected = {}
     for make in (_png, _jpeg, _jpeg_structure, _gif, _bmp, _tiff, _tiff_wide, _webp, _avif, _foreign):
         for name, (data, outcome, *tolerance) in make().items():
             assert name not in collected
             fields = {"reason": outcome} if isinstance(outcome, str) else {"pixels": outcome}
-            collected[name] = Odd(name, data, **fields, tolerance=tolerance[0] if tolerance else 0)  # type: ignore[arg-type]
+            collected[name] = Odd(name, data, **fields, tolerance=tolerance[0] if tolerance else 0)
     return collected
 
 
 Cases = dict[str, tuple[Any, ...]]
 
 
-def _png() -> Cases:
-    cases: Cases = {}
+def _png():
+    cases = {}
     for depth in (1, 2, 4, 8):
         samples = GREY >> 8 - depth
         cases[f"grey of {depth} bits.png"] = png(samples[..., None], depth, 0), grey(samples * (255 // (2**depth - 1)))
@@ -149,8 +146,8 @@ def _png() -> Cases:
     return cases
 
 
-def _jpeg() -> Cases:
-    cases: Cases = {}
+def _jpeg():
+    cases = {}
     as_cmyk = Image.fromarray(RGB).convert("CMYK")
     for name, data in {"grey": encoded(pixels=GREY), "cmyk": encode(as_cmyk, "JPEG", quality=95)}.items():
         cases[f"{name}.jpg"] = data, opencv(data), 3 if name == "cmyk" else 1
@@ -161,12 +158,12 @@ def _jpeg() -> Cases:
     return cases
 
 
-def _forged(data: bytes, after: bytes, skip: int, new: bytes) -> bytes:
+def _forged(data, after, skip, new):
     index = data.index(after) + skip
     return data[:index] + new + data[index + len(new) :]
 
 
-def _jpeg_structure() -> Cases:
+def _jpeg_structure():
     plain = encoded()
     expected = opencv(plain)
     other = encoded(pixels=np.ascontiguousarray(255 - RGB))
@@ -179,7 +176,7 @@ def _jpeg_structure() -> Cases:
         "junk before its end": plain[:-2] + b"\x12\x34" + plain[-2:],
         "exif of 4 billion values": jfif + segment(0xE1, b"Exif\0\0" + exif((0x0112, 5, 2**32 - 1, bytes(4)))) + rest,
     }
-    cases: Cases = {f"{name}.jpg": (data, expected, 1) for name, data in sized.items()}
+    cases = {f"{name}.jpg": (data, expected, 1) for name, data in sized.items()}
     cases["300 scans of 8000x6000.jpg"] = scan_bomb(8000, 6000, 300), "too many scans"
     cases["2.5 MiB of exif.jpg"] = jfif + segment(0xE1, b"Exif\0\0" + bytes(65000)) * 40 + rest, "EXIF is too large"
     cases["20000 comments.jpg"] = jfif + segment(0xFE, b"") * 20000 + rest, "too many segments"
@@ -189,7 +186,7 @@ def _jpeg_structure() -> Cases:
     return cases
 
 
-def scan_bomb(width: int, height: int, scans: int) -> bytes:
+def scan_bomb(width, height, scans):
     """Write a progressive grey JPEG of flat mid grey, whose refining scans say nothing over and over."""
     dc = segment(0xC4, b"\x00" + bytes([1] + [0] * 15) + b"\x00")  # one code: no difference
     ac = segment(0xC4, b"\x10" + bytes([1] + [0] * 15) + b"\xe0")  # one code: the end of 2^14 blocks and more
@@ -206,7 +203,7 @@ def scan_bomb(width: int, height: int, scans: int) -> bytes:
     return b"\xff\xd8" + tables + frame + first + band * scans + b"\xff\xd9"
 
 
-def _gif() -> Cases:
+def _gif():
     size, whole = (40, 24), ((0, 0), INDEX, None)
     shown = PALETTE[INDEX]
     clear = np.where(INDEX[..., None] == 7, 255, shown)
@@ -222,7 +219,7 @@ def _gif() -> Cases:
     }
 
 
-def _bmp() -> Cases:
+def _bmp():
     bgr = np.ascontiguousarray(RGB[..., ::-1])
     table = np.dstack([PALETTE[..., ::-1].reshape(1, 256, 3), np.zeros((1, 256, 1), np.uint8)]).tobytes()
     bgra = np.dstack([bgr, ALPHA])
@@ -240,7 +237,7 @@ def _bmp() -> Cases:
     }
 
 
-def _tiff() -> Cases:
+def _tiff():
     inks = (255 - RGBA).astype(np.uint8)
     cmyk = np.round((255 - inks[..., :3].astype(float)) * (255 - inks[..., 3:]) / 255).astype(np.uint8)
     size = {256: (3, [40]), 257: (3, [24])}
@@ -262,7 +259,7 @@ def _tiff() -> Cases:
     }
 
 
-def _tiff_wide() -> Cases:
+def _tiff_wide():
     wide = GREY.astype(np.uint16)[..., None] * 257
     size = {256: (3, [40]), 257: (3, [24]), 262: (3, [1]), 277: (3, [1]), 259: (3, [1]), 278: (3, [24])}
     twelve = (GREY.astype(int) << 4).reshape(-1, 2)
@@ -293,7 +290,7 @@ def _tiff_wide() -> Cases:
     }
 
 
-def _webp() -> Cases:
+def _webp():
     plain = encode(RGB, "WEBP", lossless=True)
     lossy = encode(RGB, "WEBP", quality=80)
     clear = encode(RGBA, "WEBP", lossless=True, exact=True)
@@ -302,7 +299,7 @@ def _webp() -> Cases:
     clear_wide = b"\x12\0\0\0" + wide[4:]
     loops = (b"ANIM", b"\0" * 6)
 
-    def frame(left: int, top: int, width: int, height: int, content: bytes) -> tuple[bytes, bytes]:
+    def frame(left, top, width, height, content):
         sides = (left // 2, top // 2, width - 1, height - 1, 100)
         return b"ANMF", b"".join(struct.pack("<I", side)[:3] for side in sides) + b"\0" + content
 
@@ -319,12 +316,12 @@ def _webp() -> Cases:
     }
 
 
-def _fat_exif() -> bytes:
+def _fat_exif():
     """Return EXIF with a million numbers as the name of a program."""
     return exif((0x0131, 3, 10**6, struct.pack("<I", 26))) + bytes(2 * 10**6)
 
 
-def _avif() -> Cases:
+def _avif():
     best = {"quality": 100, "subsampling": "4:4:4"}
     plain = encode(RGB, "AVIF", **best)
     lossy = encode(RGB, "AVIF", quality=60)
@@ -337,14 +334,14 @@ def _avif() -> Cases:
     }
 
 
-def _zip() -> bytes:
+def _zip():
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as archive:
         archive.writestr("a.txt", "a" * 999)
     return stream.getvalue()
 
 
-def _foreign() -> Cases:
+def _foreign():
     whole = png(RGB, 8, 2)
     unknown = "not a known image format"
     return {

@@ -1,7 +1,5 @@
 """Alignment: copies as avatars undergo them are confirmed, variants of one template are not."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 
@@ -24,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 from aligned_copies import KINDS
 
 
-def draw(seed: int, eyes: int = 0, hair: int = 0) -> Image.Image:
+def draw(seed, eyes=0, hair=0):
     """Draw a face on a patterned ground, with one of several eyes and hair styles."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(60, 200, (6, 6, 3), dtype=np.uint8))
@@ -42,12 +40,12 @@ def draw(seed: int, eyes: int = 0, hair: int = 0) -> Image.Image:
     return image
 
 
-def sketch(image: Image.Image) -> Sketch:
+def sketch(image):
     return Sketch.of(np.asarray(image.convert("RGB")))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_of_copy_is_confirmed(kind: str) -> None:
+def test_each_kind_of_copy_is_confirmed(kind):
     for seed in range(4):
         copy = KINDS[kind](draw(seed), np.random.default_rng(seed))
         assert is_copy(sketch(draw(seed)), sketch(copy)), seed
@@ -55,20 +53,20 @@ def test_each_kind_of_copy_is_confirmed(kind: str) -> None:
 
 @pytest.mark.parametrize("variant", [{"eyes": 1}, {"hair": 1}, {"eyes": 1, "hair": 1}])
 @pytest.mark.parametrize("kind", ["cropped to 90 %", "turned by 3 degrees", "grey"])
-def test_a_variant_of_the_same_template_is_no_copy(variant: dict[str, int], kind: str) -> None:
+def test_a_variant_of_the_same_template_is_no_copy(variant, kind):
     for seed in range(4):
         other = KINDS[kind](draw(seed, **variant), np.random.default_rng(seed))
         assert not is_copy(sketch(draw(seed)), sketch(other)), seed
 
 
-def test_other_and_empty_images_are_no_copies() -> None:
+def test_other_and_empty_images_are_no_copies():
     empty = Image.new("RGB", (160, 160), (200, 100, 50))
     assert not any(is_copy(sketch(draw(seed)), sketch(draw(seed + 10))) for seed in range(8))
     assert not is_copy(sketch(empty), sketch(empty))
     assert not is_copy(sketch(draw(0)), sketch(Image.new("RGB", (1, 400))))
 
 
-def test_the_residual_is_the_difference_of_the_worst_part_in_contrasts() -> None:
+def test_the_residual_is_the_difference_of_the_worst_part_in_contrasts():
     """A patch of one part of sixteen pixels a side, in the centre, that no region leaves out."""
     image = cv2.GaussianBlur(np.asarray(draw(0).resize((128, 128))), (0, 0), 3)
     same, changed = Sketch.of(image), image.copy()
@@ -83,7 +81,7 @@ def test_the_residual_is_the_difference_of_the_worst_part_in_contrasts() -> None
     assert compute_residual(same, same, half) == np.inf
 
 
-def test_neighbours_are_the_nearest_by_their_nearest_view() -> None:
+def test_neighbours_are_the_nearest_by_their_nearest_view():
     rng = np.random.default_rng(0)
     left, right = (rng.normal(0.3, 1, (count, 2, 6)).astype(np.float32) for count in (40, 300))
     left, right = (sketch / np.linalg.norm(sketch, axis=2, keepdims=True) for sketch in (left, right))
@@ -94,7 +92,7 @@ def test_neighbours_are_the_nearest_by_their_nearest_view() -> None:
         assert neighbours[number] == expected[:MAX_NEIGHBOURS]
 
 
-def test_the_nearest_neighbour_that_is_confirmed_is_the_original() -> None:
+def test_the_nearest_neighbour_that_is_confirmed_is_the_original():
     left = [np.asarray(draw(seed)) for seed in range(3)]
     right = [np.asarray(draw(seed).crop((8, 8, 152, 152))) for seed in (9, 1, 2)]
     matches = find_aligned_copies(lambda row: left[row], lambda row: right[row], [[0, 1], [0, 1], []])

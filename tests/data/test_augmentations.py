@@ -1,8 +1,5 @@
 """Random delivery of training images: its draws, and that no augmentation makes the tier kept for evaluation."""
 
-from __future__ import annotations
-
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +15,7 @@ from avatar_bench.data.dataset import Dataset, read_manifest
 from avatar_bench.data.training_batches import DataModule
 from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.files.yaml_io import read_yaml
-from tests.builders.pixels import Pixels, make_smooth
+from tests.builders.pixels import make_smooth
 
 CLASSES = ("drawing", "generated", "real")
 PREPROCESSING = Preprocessing(32, "squash", (0.5,) * 3, (0.5,) * 3)
@@ -26,19 +23,19 @@ Saved = list[tuple[str, tuple[int, int], dict[str, Any]]]
 
 
 @pytest.fixture
-def photo() -> Pixels:
+def photo():
     """A large image with smooth and fine texture, (900, 1200, 3)."""
     grain = np.random.default_rng(0).normal(0, 8, (900, 1200, 1))
     return np.clip(make_smooth(0, 900, 1200) + grain, 0, 255).astype(np.uint8)
 
 
 @pytest.fixture
-def saved(monkeypatch: pytest.MonkeyPatch) -> Saved:
+def saved(monkeypatch):
     """Format, size and options of every image file that Pillow writes."""
-    files: Saved = []
+    files = []
     save = Image.Image.save
 
-    def keep(image: Image.Image, stream: Any, kind: str, **options: Any) -> None:
+    def keep(image, stream, kind, **options):
         files.append((kind, image.size, options))
         save(image, stream, kind, **options)
 
@@ -46,7 +43,7 @@ def saved(monkeypatch: pytest.MonkeyPatch) -> Saved:
     return files
 
 
-def test_a_chain_encodes_once_or_twice_within_its_ranges(photo: Any, saved: Saved) -> None:
+def test_a_chain_encodes_once_or_twice_within_its_ranges(photo, saved):
     chains = []
     for seed in range(60):
         before = len(saved)
@@ -68,7 +65,7 @@ def test_a_chain_encodes_once_or_twice_within_its_ranges(photo: Any, saved: Save
 
 
 @pytest.mark.parametrize("name", find_choices("augmentation"))
-def test_no_augmentation_makes_the_tier_that_no_training_uses(name: str, photo: Any, saved: Saved) -> None:
+def test_no_augmentation_makes_the_tier_that_no_training_uses(name, photo, saved):
     recipe = read_yaml(find_choices("augmentation")[name])
     study = read_yaml(find_choices("augmentation")["study"]) if recipe and "defaults" in recipe else {}
     options = {**study, **(recipe or {})}
@@ -84,29 +81,27 @@ def test_no_augmentation_makes_the_tier_that_no_training_uses(name: str, photo: 
     assert f"delivery/{UNTRAINED_TIER}" not in augmentation.resembles
 
 
-def test_an_image_is_delivered_at_its_probability_by_its_seed_alone(photo: Any) -> None:
+def test_an_image_is_delivered_at_its_probability_by_its_seed_alone(photo):
     half = Augmentation(delivery=0.5)
     assert half.is_active
     drawn = [half.draw_delivery(seed) for seed in range(400)]
     assert 150 < sum(deliver is not None for deliver in drawn) < 250  # five standard deviations
     seed = next(seed for seed, deliver in enumerate(drawn) if deliver)
-    assert np.array_equal(*(half.draw_delivery(seed)(photo) for _ in range(2)))  # type: ignore[misc]
+    assert np.array_equal(*(half.draw_delivery(seed)(photo) for _ in range(2)))
     assert not any(Augmentation(flip=1).draw_delivery(seed) for seed in range(50))
 
 
-def test_delivered_batches_are_those_of_the_seed_with_any_workers_cache_or_fixed_copies(
-    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_delivered_batches_are_those_of_the_seed_with_any_workers_cache_or_fixed_copies(images, tmp_path, monkeypatch):
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path))
     whole = read_manifest(images / "all.csv")
     frame = whole.frame[::6].assign(split="train").reset_index(drop=True)
 
-    def build(workers: int = 0, seed: int = 0, **options: Any) -> DataModule:
+    def build(workers=0, seed=0, **options):
         dataset = Dataset("few", whole.root, frame)
         common = {"seed": seed, "batch_size": 8, "workers": workers, "balance": "none", **options}
         return DataModule(dataset, CLASSES, PREPROCESSING, Augmentation(flip=0.5, delivery=0.7), **common)
 
-    def read(batches: Any) -> torch.Tensor:
+    def read(batches):
         return torch.cat([batch["image"] for batch in batches])
 
     alone = read(build().train_dataloader())

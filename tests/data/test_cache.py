@@ -1,12 +1,9 @@
 """The cache of prepared images: the same pixels, whatever befalls its files, and no more room than it may take."""
 
-from __future__ import annotations
-
 import hashlib
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from threading import get_ident
@@ -24,32 +21,30 @@ GIB = 2**30
 
 
 @pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def root(tmp_path, monkeypatch):
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache" / caches.PREPARED_FOLDER
 
 
 @pytest.fixture
-def files(images: Path) -> dict[str, Path]:
+def files(images):
     """Twelve images of three formats by their SHA-256."""
     chosen = sorted((images / "all").rglob("*.*"))[::16]
     return {hashlib.sha256(file.read_bytes()).hexdigest(): file for file in chosen}
 
 
-def stored(root: Path) -> list[Path]:
+def stored(root):
     return sorted(file for file in root.rglob("*") if file.is_file())
 
 
-def fill(cache: ImageCache, files: dict[str, Path]) -> None:
+def fill(cache, files):
     assert cache.reserve(files, GIB) is None
     for digest, file in files.items():
         assert np.array_equal(cache.read(file, digest), cache.preprocessing(decode(file)))
 
 
 @pytest.mark.parametrize(("resize", "equalise"), [("squash", None), ("pad", "jpeg")])
-def test_pixels_are_the_same_bit_by_bit_before_and_after(
-    resize: str, equalise: str | None, files: dict[str, Path], root: Path
-) -> None:
+def test_pixels_are_the_same_bit_by_bit_before_and_after(resize, equalise, files, root):
     cache = ImageCache(replace(PREPROCESSING, resize=resize, equalise=equalise))
     fill(cache, files)
     assert len(stored(root)) == len(files)
@@ -59,18 +54,18 @@ def test_pixels_are_the_same_bit_by_bit_before_and_after(
         assert image.flags.writeable
 
 
-def cut(file: Path) -> None:
+def cut(file):
     os.truncate(file, file.stat().st_size - 1)
 
 
-def flip(file: Path) -> None:
+def flip(file):
     content = bytearray(file.read_bytes())
     content[100] ^= 1
     file.write_bytes(content)
 
 
 @pytest.mark.parametrize("damage", [cut, flip, Path.unlink])
-def test_a_damaged_file_is_made_anew(damage: Callable[[Path], None], files: dict[str, Path], root: Path) -> None:
+def test_a_damaged_file_is_made_anew(damage, files, root):
     cache = ImageCache(PREPROCESSING)
     fill(cache, files)
     before = {file: file.read_bytes() for file in stored(root)}
@@ -80,7 +75,7 @@ def test_a_damaged_file_is_made_anew(damage: Callable[[Path], None], files: dict
     assert {file: file.read_bytes() for file in stored(root)} == before
 
 
-def test_an_image_that_is_not_what_its_hash_says_is_not_kept(files: dict[str, Path], root: Path) -> None:
+def test_an_image_that_is_not_what_its_hash_says_is_not_kept(files, root):
     cache = ImageCache(PREPROCESSING)
     (digest, _), (_, other) = list(files.items())[:2]
     assert cache.reserve([digest], GIB) is None
@@ -88,7 +83,7 @@ def test_an_image_that_is_not_what_its_hash_says_is_not_kept(files: dict[str, Pa
     assert stored(root) == []
 
 
-def test_what_was_used_longest_ago_gives_way(files: dict[str, Path], root: Path) -> None:
+def test_what_was_used_longest_ago_gives_way(files, root):
     digests = list(files)
     old, middle = digests[:4], digests[4:8]
     for age, chosen in ((200, old), (100, middle)):
@@ -104,9 +99,7 @@ def test_what_was_used_longest_ago_gives_way(files: dict[str, Path], root: Path)
     assert middle[0] in {file.name for file in stored(root)}
 
 
-def test_more_than_the_limit_or_the_disk_holds_is_not_begun(
-    files: dict[str, Path], root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_than_the_limit_or_the_disk_holds_is_not_begun(files, root, monkeypatch):
     cache = ImageCache(PREPROCESSING)
     assert "its limit" in str(cache.reserve(files, 11 * cache.item_bytes))
     monkeypatch.setattr(caches, "MIN_FREE_BYTES", shutil.disk_usage(root.parents[1]).free)
@@ -114,7 +107,7 @@ def test_more_than_the_limit_or_the_disk_holds_is_not_begun(
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
-def test_a_full_disk_ends_the_filling_and_not_the_reading(files: dict[str, Path], root: Path) -> None:
+def test_a_full_disk_ends_the_filling_and_not_the_reading(files, root):
     cache = ImageCache(PREPROCESSING)
     digest, file = next(iter(files.items()))
     folder = cache.folder / digest[:2]
@@ -125,7 +118,7 @@ def test_a_full_disk_ends_the_filling_and_not_the_reading(files: dict[str, Path]
     assert stored(root) == []
 
 
-def test_processes_that_fill_it_at_once_and_are_killed_leave_whole_images(files: dict[str, Path], root: Path) -> None:
+def test_processes_that_fill_it_at_once_and_are_killed_leave_whole_images(files, root):
     context = multiprocessing.get_context("fork")
     workers = [context.Process(target=_fill_for_ever, args=(files,)) for _ in range(4)]
     for worker in workers:
@@ -146,16 +139,14 @@ def test_processes_that_fill_it_at_once_and_are_killed_leave_whole_images(files:
         assert np.array_equal(reader.read(Path("gone"), file.name), expected[file.name])
 
 
-def _fill_for_ever(files: dict[str, Path]) -> None:
+def _fill_for_ever(files):
     while True:
         cache = ImageCache(PREPROCESSING)
         for digest, file in files.items():
             cache.store(digest, cache.preprocessing(decode(file)))
 
 
-def test_caches_are_listed_again_for_another_limit_or_a_missing_array_alone(
-    files: dict[str, Path], root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_caches_are_listed_again_for_another_limit_or_a_missing_array_alone(files, root, monkeypatch):
     cache, listed, list_files = ImageCache(PREPROCESSING), list[Path](), caches._list_files
     monkeypatch.setattr(caches, "_list_files", lambda folder: listed.append(folder) or list_files(folder))
     fill(cache, files)

@@ -1,13 +1,8 @@
 """Tests of avatar_bench.data.corruptions: pixels of severity 3 against independent code, and how severities grow."""
 
-from __future__ import annotations
-
 import colorsys
 import io
 import pickle
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -25,12 +20,12 @@ from avatar_bench.data.corruptions import (
     list_corruptions,
 )
 from avatar_bench.errors import ConfigError
-from tests.builders.pixels import Pixels, encode, make_noise, make_smooth
+from tests.builders.pixels import encode, make_noise, make_smooth
 
 KINDS = list_corruptions()
 
 
-def flat() -> Pixels:
+def flat():
     """A drawing: plain patches on white."""
     sample = np.full((96, 96, 3), 255, np.uint8)
     sample[20:70, 30:60] = (30, 90, 120)
@@ -38,7 +33,7 @@ def flat() -> Pixels:
     return sample
 
 
-def grainy() -> Pixels:
+def grainy():
     grain = np.random.default_rng(1).normal(0, 25, (96, 80, 3))
     return np.clip(make_smooth(2, 96, 80, 30, 220) + grain, 0, 255).astype(np.uint8)
 
@@ -48,13 +43,13 @@ IMAGES = {"smooth": make_smooth(0, 96, 80, 30, 220), "flat": flat(), "grainy": g
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", ["smooth", "grainy"])
-def test_each_severity_is_farther_from_the_clean_image(kind: str, name: str) -> None:
+def test_each_severity_is_farther_from_the_clean_image(kind, name):
     corrupted = [Corruption(kind, severity)(IMAGES[name], seed=7).astype(float) for severity in SEVERITIES]
     distances = [np.abs(image - IMAGES[name]).mean() for image in corrupted]
     assert (np.diff([0, *distances]) > 0).all(), distances
 
 
-def test_noise_of_severity_3_is_gaussian_of_15_levels_in_every_channel_by_itself() -> None:
+def test_noise_of_severity_3_is_gaussian_of_15_levels_in_every_channel_by_itself():
     residual = Corruption("noise", 3)(np.full((200, 200, 3), 128, np.uint8), seed=3).astype(float) - 128
     assert residual.std() == pytest.approx(15, abs=0.15)
     assert residual.mean() == pytest.approx(0, abs=0.15)
@@ -64,7 +59,7 @@ def test_noise_of_severity_3_is_gaussian_of_15_levels_in_every_channel_by_itself
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_blur_of_severity_3_is_a_5_by_5_gaussian_of_sigma_1_1(name: str) -> None:
+def test_blur_of_severity_3_is_a_5_by_5_gaussian_of_sigma_1_1(name):
     line = np.exp(-(np.arange(-2, 3) ** 2) / (2 * 1.1**2))
     kernel = np.outer(line, line) / line.sum() ** 2
     expected = ndimage.convolve(IMAGES[name].astype(float), kernel[..., None], mode="mirror")
@@ -72,7 +67,7 @@ def test_blur_of_severity_3_is_a_5_by_5_gaussian_of_sigma_1_1(name: str) -> None
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_brightness_of_severity_3_is_one_and_a_half_times_the_value_of_hsv(name: str) -> None:
+def test_brightness_of_severity_3_is_one_and_a_half_times_the_value_of_hsv(name):
     sample = IMAGES[name][::5, ::5]
     expected = np.zeros(sample.shape)
     for position in np.ndindex(sample.shape[:2]):
@@ -81,7 +76,7 @@ def test_brightness_of_severity_3_is_one_and_a_half_times_the_value_of_hsv(name:
     assert np.abs(Corruption("brightness", 3)(sample, 0) - expected).max() <= 0.5 + 1e-3
 
 
-def test_rotation_of_severity_3_is_15_degrees_counter_clockwise_about_the_centre_and_mirrors_the_border() -> None:
+def test_rotation_of_severity_3_is_15_degrees_counter_clockwise_about_the_centre_and_mirrors_the_border():
     sample = IMAGES["smooth"].astype(float)
     height, width, _ = sample.shape
     rows, columns = np.indices((height, width))
@@ -98,7 +93,7 @@ def test_rotation_of_severity_3_is_15_degrees_counter_clockwise_about_the_centre
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_jpeg_of_severity_3_is_quality_30_with_halved_colour(name: str) -> None:
+def test_jpeg_of_severity_3_is_quality_30_with_halved_colour(name):
     options = [cv2.IMWRITE_JPEG_QUALITY, 30, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420]
     _, data = cv2.imencode(".jpg", IMAGES[name][..., ::-1], options)
     expected = cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1].astype(float)
@@ -107,7 +102,7 @@ def test_jpeg_of_severity_3_is_quality_30_with_halved_colour(name: str) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (17, 41)])
-def test_a_corrupted_image_keeps_its_size_and_the_image_given_stays_as_it_is(kind: str, shape: tuple[int, int]) -> None:
+def test_a_corrupted_image_keeps_its_size_and_the_image_given_stays_as_it_is(kind, shape):
     sample = make_noise(0, *shape)
     before = sample.copy()
     corrupted = Corruption(kind, 5)(sample, 0)
@@ -115,7 +110,7 @@ def test_a_corrupted_image_keeps_its_size_and_the_image_given_stays_as_it_is(kin
     assert np.array_equal(sample, before)
 
 
-def test_the_keys_of_cached_predictions_are_those_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_keys_of_cached_predictions_are_those_of_before(monkeypatch):
     assert [Corruption(kind, 3).key for kind in STANDARD_CORRUPTIONS] == [
         *("noise 15 at input", "blur (5, 1.1) at input", "brightness 1.5 at input"),
         *("rotation 15 at input", "jpeg 30 at input"),
@@ -134,7 +129,7 @@ def corrupt(image, side, seed):
 
 
 @pytest.fixture
-def user_module(tmp_path: Path) -> Iterator[Path]:
+def user_module(tmp_path):
     """Folder with a corruption of a user, which is in use."""
     (tmp_path / "corruption").mkdir()
     (tmp_path / "corruption" / "blocks.py").write_text(BLOCKS)
@@ -142,7 +137,7 @@ def user_module(tmp_path: Path) -> Iterator[Path]:
         yield tmp_path / "corruption" / "blocks.py"
 
 
-def test_a_corruption_of_a_user_is_one_of_all_and_its_key_changes_with_its_code(user_module: Path) -> None:
+def test_a_corruption_of_a_user_is_one_of_all_and_its_key_changes_with_its_code(user_module):
     assert list_corruptions() == [*KINDS, "blocks"]
     sample, first = IMAGES["smooth"], Corruption("blocks", 3)
     assert np.array_equal(first(sample, 0)[::4, ::4], sample[::4, ::4])
@@ -163,7 +158,7 @@ def test_a_corruption_of_a_user_is_one_of_all_and_its_key_changes_with_its_code(
         (BLOCKS.replace(".repeat(side, 1)", ""), "for uint8"),
     ],
 )
-def test_a_broken_corruption_of_a_user_is_one_clear_error(text: str, reason: str, user_module: Path) -> None:
+def test_a_broken_corruption_of_a_user_is_one_clear_error(text, reason, user_module):
     user_module.write_text(text)
     with pytest.raises(ConfigError, match="blocks") as error:
         Corruption("blocks", 3)(IMAGES["smooth"], 0)
@@ -185,16 +180,14 @@ JPEG = {"subsampling": 2}
         ("avif", 768, "AVIF", {"quality": 50, "speed": 9}),
     ],
 )
-def test_a_tier_is_what_pillow_encodes_after_making_it_no_larger(
-    tier: str, longest: int, kind: str, options: dict[str, Any]
-) -> None:
+def test_a_tier_is_what_pillow_encodes_after_making_it_no_larger(tier, longest, kind, options):
     small = make_smooth(0, 60, 45)
     reference = Image.open(io.BytesIO(encode(small, kind, **options)))
     assert np.array_equal(Delivery(tier)(small, 0), np.asarray(reference.convert("RGB")))
     assert Delivery(tier)(np.zeros((20_000, 200, 3), np.uint8), 0).shape == (longest, round(longest / 100), 3)
 
 
-def test_avif_is_shown_as_png_and_needs_a_pillow_that_writes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_avif_is_shown_as_png_and_needs_a_pillow_that_writes_it(monkeypatch):
     content, kind = Delivery("avif").encode(IMAGES["smooth"], 0)
     assert kind == "PNG"
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(content))), Delivery("avif")(IMAGES["smooth"], 0))
@@ -205,7 +198,7 @@ def test_avif_is_shown_as_png_and_needs_a_pillow_that_writes_it(monkeypatch: pyt
 
 @pytest.mark.parametrize("tier", DELIVERY_TIERS)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300)])
-def test_every_tier_takes_images_of_any_shape(tier: str, shape: tuple[int, int]) -> None:
+def test_every_tier_takes_images_of_any_shape(tier, shape):
     delivered = Delivery(tier)(np.full((*shape, 3), 90, np.uint8), 0)
     assert (delivered.dtype, delivered.ndim) == (np.uint8, 3)
     assert min(delivered.shape) >= 1

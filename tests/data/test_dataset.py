@@ -1,7 +1,5 @@
 """Datasets read from class folders and manifests, and what is wrong with them told in time."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import shutil
@@ -25,7 +23,7 @@ from avatar_bench.errors import DataError
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path):
     hidden = ["a/.5.png", ".cache/a.png", "a/.thumbnails/b.png"]
     for number, name in enumerate(["b/x/1.png", "b/x/y/2.JPG", "b/3.webp", "a/4.png", "a/note.txt", *hidden]):
         file = tmp_path / "data" / name
@@ -37,7 +35,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-def test_class_folders_give_labels_the_folders_below_sources_and_hidden_files_nothing(root: Path) -> None:
+def test_class_folders_give_labels_the_folders_below_sources_and_hidden_files_nothing(root):
     dataset = read_folder(root)
     assert dataset.name == "data"
     assert dataset.classes == ("a", "b")
@@ -50,7 +48,7 @@ def test_class_folders_give_labels_the_folders_below_sources_and_hidden_files_no
     ]
 
 
-def test_hashes_are_of_the_files_and_byte_copies_share_a_group(root: Path) -> None:
+def test_hashes_are_of_the_files_and_byte_copies_share_a_group(root):
     shutil.copy(root / "a" / "4.png", root / "b" / "copy.png")
     frame = read_folder(root).frame.set_index("path")
     assert frame.loc["a/4.png", "sha256"] == hashlib.sha256((root / "a" / "4.png").read_bytes()).hexdigest()
@@ -58,7 +56,7 @@ def test_hashes_are_of_the_files_and_byte_copies_share_a_group(root: Path) -> No
     assert frame["group"].nunique() == 4
 
 
-def test_folders_named_train_val_and_test_state_the_split(root: Path) -> None:
+def test_folders_named_train_val_and_test_state_the_split(root):
     for split in ("train", "test"):
         shutil.copytree(root / "b", root.parent / "fixed" / split / "b")
     frame = read_folder(root.parent / "fixed").frame
@@ -66,7 +64,7 @@ def test_folders_named_train_val_and_test_state_the_split(root: Path) -> None:
     assert "train/b/x/1.png" in set(frame["path"])
 
 
-def test_a_manifest_gives_what_it_states_and_blanks_elsewhere(root: Path) -> None:
+def test_a_manifest_gives_what_it_states_and_blanks_elsewhere(root):
     lines = ["path,label,source,group,more", "b/x/1.png,b,studio,g1,?", "b/3.webp,b,,,", "a/4.png,a,studio,g1,"]
     (root / "some.csv").write_text("\ufeff" + "\n".join(lines) + "\n", encoding="utf-8")
     dataset = read_manifest(root / "some.csv")
@@ -77,7 +75,7 @@ def test_a_manifest_gives_what_it_states_and_blanks_elsewhere(root: Path) -> Non
     assert read_dataset(root / "some.csv", "other").name == "other"
 
 
-def test_a_split_survives_its_file(root: Path) -> None:
+def test_a_split_survives_its_file(root):
     dataset = read_folder(root)
     dataset.frame["split"], dataset.frame["phash"] = "train", "00ff"
     dataset.frame["stated_group"] = dataset.frame["group"]
@@ -114,7 +112,7 @@ def test_a_split_survives_its_file(root: Path) -> None:
         ("path,label\na/4.png,фото\n".encode("utf-16-le"), "UTF-8"),
     ],
 )
-def test_a_manifest_that_cannot_be_used_is_told_why(content: str | bytes, message: str, root: Path) -> None:
+def test_a_manifest_that_cannot_be_used_is_told_why(content, message, root):
     (root / "bad.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(DataError) as caught:
         read_manifest(root / "bad.csv")
@@ -122,7 +120,7 @@ def test_a_manifest_that_cannot_be_used_is_told_why(content: str | bytes, messag
     assert len(caught.value.lines) <= 3
 
 
-def test_a_manifest_that_is_too_large_or_no_regular_file_is_refused(root: Path) -> None:
+def test_a_manifest_that_is_too_large_or_no_regular_file_is_refused(root):
     with (root / "large.csv").open("wb") as stream:
         stream.write(b"path,label\na/4.png,a\n")
         stream.truncate(2**31)  # takes no room
@@ -134,7 +132,7 @@ def test_a_manifest_that_is_too_large_or_no_regular_file_is_refused(root: Path) 
             read_manifest(file)
 
 
-def test_a_link_to_a_folder_may_be_a_class_and_nothing_below_one(root: Path, tmp_path: Path) -> None:
+def test_a_link_to_a_folder_may_be_a_class_and_nothing_below_one(root, tmp_path):
     shutil.copytree(root / "b", tmp_path / "elsewhere")
     (root / "c").symlink_to(tmp_path / "elsewhere")
     assert read_folder(root).classes == ("a", "b", "c")
@@ -144,7 +142,7 @@ def test_a_link_to_a_folder_may_be_a_class_and_nothing_below_one(root: Path, tmp
 
 
 @pytest.mark.parametrize(("name", "why"), [(b"\xff.png", "not UTF-8"), (b"a\rb.png", "carriage return")])
-def test_a_name_that_no_table_keeps_is_refused_and_shown(name: bytes, why: str, root: Path) -> None:
+def test_a_name_that_no_table_keeps_is_refused_and_shown(name, why, root):
     shutil.copy(root / "a" / "4.png", root / "a" / os.fsdecode(name))
     with pytest.raises(DataError, match=why) as caught:
         read_folder(root)
@@ -152,7 +150,7 @@ def test_a_name_that_no_table_keeps_is_refused_and_shown(name: bytes, why: str, 
     str(caught.value).encode()
 
 
-def test_names_with_line_ends_commas_and_quotes_survive_the_split(root: Path) -> None:
+def test_names_with_line_ends_commas_and_quotes_survive_the_split(root):
     for name in ("new\nline.png", 'quote".png', "a,b.png", " blank .png", "=1+1.png", "-rf.png", "\ttab.png"):
         shutil.copy(root / "a" / "4.png", root / "a" / name)
     dataset = read_folder(root)
@@ -162,7 +160,7 @@ def test_names_with_line_ends_commas_and_quotes_survive_the_split(root: Path) ->
     assert all(again.image(row).shape == (8, 8, 3) for row in range(len(again)))
 
 
-def test_the_fingerprint_is_of_images_labels_and_groups_not_of_order_or_place(root: Path, tmp_path: Path) -> None:
+def test_the_fingerprint_is_of_images_labels_and_groups_not_of_order_or_place(root, tmp_path):
     dataset = read_folder(root)
     shutil.copytree(root, tmp_path / "moved")
     assert read_folder(tmp_path / "moved").fingerprint == dataset.fingerprint
@@ -178,7 +176,7 @@ def test_the_fingerprint_is_of_images_labels_and_groups_not_of_order_or_place(ro
     assert read_folder(root).fingerprint != dataset.fingerprint
 
 
-def test_a_stated_hash_is_believed_only_where_it_is_whole(root: Path) -> None:
+def test_a_stated_hash_is_believed_only_where_it_is_whole(root):
     pd.DataFrame({"path": ["a/4.png", "b/3.webp"], "label": ["a", "b"], "sha256": ["f" * 64, "abc"]}).to_csv(
         root / "hashed.csv", index=False
     )
@@ -187,7 +185,7 @@ def test_a_stated_hash_is_believed_only_where_it_is_whole(root: Path) -> None:
     assert hashes[1] == hashlib.sha256((root / "b" / "3.webp").read_bytes()).hexdigest()
 
 
-def test_a_digest_without_dates_is_that_of_earlier_versions_and_changes_with_one(root: Path) -> None:
+def test_a_digest_without_dates_is_that_of_earlier_versions_and_changes_with_one(root):
     dataset = read_folder(root)
     earlier = dataset.frame.drop(columns=["date", "released"])
     assert dataset.digest == Dataset("", root, earlier).digest

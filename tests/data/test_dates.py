@@ -1,7 +1,5 @@
 """Dates known in part: what they may mean, their side of a cut, and their periods."""
 
-from __future__ import annotations
-
 from datetime import date
 
 import pandas as pd
@@ -19,7 +17,7 @@ from avatar_bench.data.dates import find_days, locate_end, locate_period, name_p
         ("2023-12-31", date(2023, 12, 31), date(2023, 12, 31)),
     ],
 )
-def test_a_date_known_in_part_may_mean_several_days(text: str, first: date, last: date) -> None:
+def test_a_date_known_in_part_may_mean_several_days(text, first, last):
     assert find_days(text) == (first, last)
 
 
@@ -27,11 +25,11 @@ def test_a_date_known_in_part_may_mean_several_days(text: str, first: date, last
     "text",
     ["", "24", "0000", "2024-13", "2024-6", "2023-02-29", "2024-06-1", "2024-W01-1", "202406", "２０２４", "2024\n"],
 )
-def test_other_texts_are_no_dates(text: str) -> None:
+def test_other_texts_are_no_dates(text):
     assert find_days(text) is None
 
 
-def test_a_date_is_on_a_side_of_a_cut_only_if_all_its_days_are() -> None:
+def test_a_date_is_on_a_side_of_a_cut_only_if_all_its_days_are():
     known = [
         ("2024-06-30", "", "before"),
         ("2024-06", "", "before"),
@@ -60,12 +58,12 @@ def test_a_date_is_on_a_side_of_a_cut_only_if_all_its_days_are() -> None:
         ("", "", "", "", ""),
     ],
 )
-def test_a_date_is_in_a_period_unless_it_is_coarser(text: str, year: str, half: str, quarter: str, month: str) -> None:
+def test_a_date_is_in_a_period_unless_it_is_coarser(text, year, half, quarter, month):
     lengths = ("year", "half", "quarter", "month")
     assert [name_period(text, length) for length in lengths] == [year, half, quarter, month]
 
 
-def test_periods_and_dates_have_places_on_an_axis_of_years() -> None:
+def test_periods_and_dates_have_places_on_an_axis_of_years():
     assert [locate_period(name) for name in ("2024", "2024-H2", "2024-Q2")] == [
         (2024, 2025),
         (2024.5, 2025),

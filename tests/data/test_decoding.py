@@ -1,14 +1,10 @@
 """Decoding against other libraries; the pixels and reasons of odd files are tested in test_odd_images.py."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 
 from avatar_bench.data import decoding as module
@@ -29,7 +25,7 @@ REFUSED = {
     "pillow__truncated_image.png",
     "pillow__truncated_jpeg.jpg",
 }
-LOSSLESS: list[tuple[str, dict[str, Any]]] = [
+LOSSLESS = [
     ("PNG", {}),
     ("WEBP", {"lossless": True}),
     ("BMP", {}),
@@ -52,15 +48,13 @@ STORED_FROM = {
 }
 
 
-def difference(first: NDArray[np.uint8], second: NDArray[np.uint8]) -> int:
+def difference(first, second):
     assert first.shape == second.shape
     return int(np.abs(first.astype(int) - second).max())
 
 
 @pytest.mark.parametrize(("kind", "options"), LOSSLESS)
-def test_lossless_formats_give_back_the_pixels_with_a_full_alpha_channel_too(
-    kind: str, options: dict[str, Any]
-) -> None:
+def test_lossless_formats_give_back_the_pixels_with_a_full_alpha_channel_too(kind, options):
     assert np.array_equal(decode_bytes(encode(RGB, kind, **options), "x"), RGB)
     opaque = np.dstack([RGB, np.full_like(ALPHA, 255)])
     assert kind == "BMP" or np.array_equal(decode_bytes(encode(opaque, kind, **options), "x"), RGB)
@@ -69,7 +63,7 @@ def test_lossless_formats_give_back_the_pixels_with_a_full_alpha_channel_too(
 @pytest.mark.parametrize(
     "options", [{"subsampling": s, "progressive": p} for s in (0, 1, 2) for p in (False, True)] + [{"keep_rgb": True}]
 )
-def test_jpeg_gives_the_pixels_of_an_independent_decoder(options: dict[str, Any]) -> None:
+def test_jpeg_gives_the_pixels_of_an_independent_decoder(options):
     data = encode(RGB, "JPEG", quality=80, **options)
     assert difference(decode_bytes(data, "x"), opencv(data)) <= 1  # equal with libjpeg-turbo in both
 
@@ -85,7 +79,7 @@ def test_jpeg_gives_the_pixels_of_an_independent_decoder(options: dict[str, Any]
         ("AVIF", {"quality": 100, "subsampling": "4:4:4"}),
     ],
 )
-def test_exif_orientation_is_applied_once(kind: str, options: dict[str, Any], orientation: int) -> None:
+def test_exif_orientation_is_applied_once(kind, options, orientation):
     rows, columns = STORED_FROM[orientation]
     stored = RGB if rows in ("top", "bottom") else RGB.transpose(1, 0, 2)
     stored = stored[::-1] if rows in ("bottom", "right") else stored
@@ -101,11 +95,11 @@ def test_exif_orientation_is_applied_once(kind: str, options: dict[str, Any], or
     "image",
     [Image.fromarray(RGB[..., 0]), Image.fromarray(RGB[..., 0]).convert("1"), Image.fromarray(RGB).quantize(64)],
 )
-def test_grey_one_bit_and_palette_images_become_rgb(image: Image.Image, kind: str) -> None:
+def test_grey_one_bit_and_palette_images_become_rgb(image, kind):
     assert np.array_equal(decode_bytes(encode(image, kind), "x"), np.asarray(image.convert("RGB")))
 
 
-def test_a_palette_with_alpha_is_laid_on_white() -> None:
+def test_a_palette_with_alpha_is_laid_on_white():
     image = Image.new("P", (3, 1))
     image.putpalette([10, 20, 30, 200, 100, 50, 0, 0, 0])
     image.putdata([0, 1, 2])
@@ -115,7 +109,7 @@ def test_a_palette_with_alpha_is_laid_on_white() -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_transparent_pixels_take_the_colour_of_the_ground(mode: str) -> None:
+def test_transparent_pixels_take_the_colour_of_the_ground(mode):
     data = encode(Image.new(mode, (4, 4)), "PNG", **({"transparency": 0} if mode == "P" else {}))
     assert (decode_bytes(data, "x", ground="#0000ff") == (0, 0, 255)).all()
 
@@ -124,7 +118,7 @@ def test_transparent_pixels_take_the_colour_of_the_ground(mode: str) -> None:
     ("kind", "options"),
     [*LOSSLESS, ("JPEG", {}), ("JPEG", {"progressive": True}), ("WEBP", {}), ("GIF", {}), ("AVIF", {})],
 )
-def test_a_truncated_file_is_refused_and_never_decoded_to_other_pixels(kind: str, options: dict[str, Any]) -> None:
+def test_a_truncated_file_is_refused_and_never_decoded_to_other_pixels(kind, options):
     data = encode(RGB, kind, **options)
     whole = decode_bytes(data, "x")
     for length in [*range(1, len(data) - 4, 37), len(data) // 2, len(data) - 5]:
@@ -138,7 +132,7 @@ def test_a_truncated_file_is_refused_and_never_decoded_to_other_pixels(kind: str
 
 
 @pytest.mark.parametrize("data", [encode(RGB, "PNG"), encoded()], ids=["png", "jpeg"])
-def test_a_file_whose_end_was_never_written_is_refused(data: bytes) -> None:
+def test_a_file_whose_end_was_never_written_is_refused(data):
     with pytest.raises(DataError):
         decode_bytes(data[:-300] + bytes(300), "x")
 
@@ -146,9 +140,7 @@ def test_a_file_whose_end_was_never_written_is_refused(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("kind", "options"), [("WEBP", {}), ("WEBP", {"lossless": True}), ("WEBP", {"method": 0}), ("AVIF", {})]
 )
-def test_zeros_of_a_download_that_was_cut_short_are_refused_and_those_of_an_image_are_not(
-    kind: str, options: dict[str, Any]
-) -> None:
+def test_zeros_of_a_download_that_was_cut_short_are_refused_and_those_of_an_image_are_not(kind, options):
     pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
     pixels[96:] = 255  # of which method 0 makes about a thousand zeros
     data = encode(pixels, kind, **options)
@@ -161,7 +153,7 @@ def test_zeros_of_a_download_that_was_cut_short_are_refused_and_those_of_an_imag
             decode_bytes(data[:length] + bytes(len(data) - length), "x")
 
 
-def test_limits_hold_to_the_pixel_and_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_hold_to_the_pixel_and_byte(tmp_path, monkeypatch):
     file = tmp_path / "a.png"
     file.write_bytes(encode(RGB, "PNG"))
     monkeypatch.setattr(module, "MAX_IMAGE_PIXELS", 24 * 40)
@@ -175,7 +167,7 @@ def test_limits_hold_to_the_pixel_and_byte(tmp_path: Path, monkeypatch: pytest.M
         decode(file)
 
 
-def test_what_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_read_is_refused(tmp_path, monkeypatch):
     for file, reason in (
         (tmp_path, "not a regular file"),
         (Path(os.devnull), "not a regular file"),
@@ -186,7 +178,7 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
             decode(file)
     (tmp_path / "a.png").write_bytes(b"x")
 
-    def deny(self: Path) -> bytes:
+    def deny(self):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "read_bytes", deny)
@@ -194,8 +186,8 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.Monk
         decode(tmp_path / "a.png")
 
 
-def test_a_lack_of_memory_is_no_fault_of_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    def lack(*args: Any, **options: Any) -> None:
+def test_a_lack_of_memory_is_no_fault_of_the_file(monkeypatch):
+    def lack(*args, **options):
         raise MemoryError
 
     monkeypatch.setattr(Image, "open", lack)
@@ -203,14 +195,14 @@ def test_a_lack_of_memory_is_no_fault_of_the_file(monkeypatch: pytest.MonkeyPatc
         decode_bytes(encode(RGB, "PNG"), "a.png")
 
 
-def test_suffixes_are_lower_case_with_a_dot() -> None:
+def test_suffixes_are_lower_case_with_a_dot():
     assert {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".avif", ".tif", ".tiff"} <= SUFFIXES
     assert all(suffix == suffix.lower() and suffix[0] == "." for suffix in SUFFIXES)
 
 
 @pytest.mark.shared
 @pytest.mark.skipif(not RAW.is_dir(), reason="the shared images are not here")
-def test_of_the_shared_images_exactly_seven_are_refused_and_those_of_one_scene_decode_alike() -> None:
+def test_of_the_shared_images_exactly_seven_are_refused_and_those_of_one_scene_decode_alike():
     decoded = {}
     for file in RAW.iterdir():
         try:

@@ -1,8 +1,5 @@
 """Tests of the search for copies."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Sequence
 from hashlib import sha256
 from itertools import combinations, product
 from pathlib import Path
@@ -11,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from PIL import Image
 
 from avatar_bench.data import duplicates
@@ -26,13 +22,13 @@ from avatar_bench.data.duplicates import (
     join_groups,
 )
 from avatar_bench.data.fingerprints import ORIENTATIONS, Fingerprint, fingerprint_image
-from tests.builders.pixels import Pixels, encode
+from tests.builders.pixels import encode
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 ROUGH = np.random.default_rng(0).normal(0, 6, (64, 64, 3))  # a grain that no two encodings keep alike
 
 
-def draw(seed: int, side: int = 64) -> Pixels:
+def draw(seed, side=64):
     """Return a soft random image with some grain, (side, side, 3)."""
     soft = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), dtype=np.uint8)
     wide = np.asarray(Image.fromarray(soft).resize((64, 64), Image.Resampling.BICUBIC))
@@ -40,22 +36,22 @@ def draw(seed: int, side: int = 64) -> Pixels:
     return np.asarray(Image.fromarray(grainy).resize((side, side), Image.Resampling.LANCZOS))
 
 
-def reload(image: Pixels, kind: str, **options: int) -> Pixels:
+def reload(image, kind, **options):
     """Return the pixels that an image has after it was stored."""
     return decode_bytes(encode(np.ascontiguousarray(image), kind, **options), "x")
 
 
-def blend(image: Pixels, other: Pixels, share: float) -> Pixels:
+def blend(image, other, share):
     """Return an image blended with another: a copy up to some proportion, and none beyond it."""
     return np.asarray(Image.blend(Image.fromarray(image), Image.fromarray(other), share))
 
 
-def shrink(image: Pixels, share: float) -> Pixels:
+def shrink(image, share):
     side = round(len(image) * share)
     return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BICUBIC))
 
 
-COPIES: dict[str, Callable[[Pixels], Pixels]] = {
+COPIES = {
     "jpeg": lambda image: reload(image, "JPEG", quality=60),
     "webp": lambda image: reload(image, "WEBP", quality=75),
     "shrunk": lambda image: reload(shrink(image, 0.7), "JPEG", quality=90),
@@ -64,13 +60,13 @@ COPIES: dict[str, Callable[[Pixels], Pixels]] = {
 }
 
 
-def as_set(images: Sequence[Pixels], digests: Sequence[str] | None = None) -> ImageSet:
+def as_set(images, digests=None):
     """Return images to search, each a file of its own unless the digests say otherwise."""
     digests = digests or [sha256(f"{id(images)} {row}".encode()).hexdigest() for row in range(len(images))]
     return ImageSet.of(digests, [fingerprint_image(image) for image in images], lambda row: images[row])
 
 
-def hashed(*numbers: int) -> list[Fingerprint]:
+def hashed(*numbers):
     """Return fingerprints with the given first hash, whose other hashes lie near to none."""
     far = [f"{number:016x}" for number in np.random.default_rng(1000).integers(0, 2**63, len(numbers) * 7).tolist()]
     return [
@@ -78,15 +74,15 @@ def hashed(*numbers: int) -> list[Fingerprint]:
     ]
 
 
-def blank(_: int) -> Pixels:
+def blank(_):
     return np.full((8, 8, 3), 128, dtype=np.uint8)
 
 
-def bits_apart(one: str, other: str) -> int:
+def bits_apart(one, other):
     return (int(one, 16) ^ int(other, 16)).bit_count()
 
 
-def turned_bits(left: Fingerprint, right: Fingerprint) -> dict[str, int]:
+def turned_bits(left, right):
     """Return the number of differing hash bits for each orientation of either image."""
     inverse = {"rotated 90": "rotated 270", "rotated 270": "rotated 90"}
     ours, theirs = (dict(zip(ORIENTATIONS, image.phashes, strict=True)) for image in (left, right))
@@ -96,11 +92,11 @@ def turned_bits(left: Fingerprint, right: Fingerprint) -> dict[str, int]:
     }
 
 
-def thumbnail(image: Pixels) -> NDArray[np.float64]:
+def thumbnail(image):
     return np.asarray(Image.fromarray(image).resize((12, 12), Image.Resampling.BOX), dtype=float)
 
 
-def look_alike(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
+def look_alike(one, other):
     """Fit a line from each thumbnail to the other, and hold what is left against the limits that are stated."""
     fits = []
     for first, second in ((one.ravel(), other.ravel()), (other.ravel(), one.ravel())):
@@ -109,18 +105,18 @@ def look_alike(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
     return any(fits) and bool(abs(one.mean() - other.mean()) <= 40)
 
 
-def pairs(matches: Sequence[Match]) -> list[tuple[int, int]]:
+def pairs(matches):
     return [(match.left, match.right) for match in matches]
 
 
-def test_exact_copies_are_linked_to_the_first_of_their_bytes_else_of_their_pixels() -> None:
+def test_exact_copies_are_linked_to_the_first_of_their_bytes_else_of_their_pixels():
     images = [draw(0), draw(1), draw(0), draw(0), draw(1)]
     matches = find_matches(as_set(images, ["a", "b", "a", "c", "d"]))
     assert matches == [Match(0, 2, "bytes"), Match(0, 3, "pixels"), Match(1, 4, "pixels")]
 
 
 @pytest.mark.parametrize("kind", COPIES)
-def test_a_copy_is_near_and_other_images_are_not(kind: str) -> None:
+def test_a_copy_is_near_and_other_images_are_not(kind):
     images = [draw(seed) for seed in range(30)]
     images += [COPIES[kind](image) for image in images]
     matches = find_matches(as_set(images))
@@ -130,7 +126,7 @@ def test_a_copy_is_near_and_other_images_are_not(kind: str) -> None:
 
 
 @pytest.mark.parametrize("turn", ORIENTATIONS)
-def test_a_turned_copy_is_found_with_its_turn(turn: str) -> None:
+def test_a_turned_copy_is_found_with_its_turn(turn):
     images = [draw(seed) for seed in range(10)]
     images += [reload(ORIENTATIONS[turn](image), "JPEG", quality=85) for image in images]
     matches = find_matches(as_set(images))
@@ -138,14 +134,14 @@ def test_a_turned_copy_is_found_with_its_turn(turn: str) -> None:
     assert {match.turned for match in matches} == {turn}
 
 
-def test_a_near_hash_of_another_image_is_rejected() -> None:
+def test_a_near_hash_of_another_image_is_rejected():
     one, other = draw(0), draw(1)
     prints = hashed(5, 5)
     assert find_matches(ImageSet.of(["a", "b"], prints, lambda row: (one, other)[row])) == []
     assert find_matches(ImageSet.of(["a", "b"], prints, lambda row: one)) == [Match(0, 1, "near")]
 
 
-def test_a_drawing_with_another_mouth_is_another_image() -> None:
+def test_a_drawing_with_another_mouth_is_another_image():
     face = np.full((96, 96, 3), 240, dtype=np.uint8)
     face[20:80, 25:70] = (220, 170, 130)
     smiling = face.copy()
@@ -154,18 +150,18 @@ def test_a_drawing_with_another_mouth_is_another_image() -> None:
     assert pairs(find_matches(as_set(images), distance=24)) == [(0, 2)]
 
 
-def test_blank_images_are_alike_unless_their_shade_differs() -> None:
+def test_blank_images_are_alike_unless_their_shade_differs():
     shades = [np.full((side, side, 3), shade, dtype=np.uint8) for side, shade in ((20, 250), (30, 249), (20, 90))]
     assert pairs(find_matches(as_set(shades))) == [(0, 1)]
 
 
-def test_eight_bits_are_near_and_nine_are_not() -> None:
+def test_eight_bits_are_near_and_nine_are_not():
     prints = hashed(0, 0xFF, 0x1FF0000_00000000)
     assert find_matches(ImageSet.of(["a", "b", "c"], prints, blank)) == [Match(0, 1, "near", 8)]
 
 
 @pytest.fixture(params=["few", "many"])
-def _size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def _size(request, monkeypatch):
     """Search as among few hashes, and as among many: their number decides on the bands."""
     if request.param == "many":
         monkeypatch.setattr(duplicates, "_FEW_HASHES", 0)
@@ -173,7 +169,7 @@ def _size(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.usefixtures("_size")
 @pytest.mark.parametrize("distance", [0, 1, 3, 6, 8, 11])
-def test_near_pairs_are_those_of_which_either_is_near_at_a_turn_of_the_other(distance: int) -> None:
+def test_near_pairs_are_those_of_which_either_is_near_at_a_turn_of_the_other(distance):
     rng = np.random.default_rng(distance + 1)
     near = rng.integers(0, 2**63, 64)[rng.integers(0, 64, (90, 8))]  # what each turn of each image is near to
     flips = np.array([sum(1 << int(bit) for bit in rng.permutation(63)[: rng.integers(0, 9)]) for _ in range(720)])
@@ -195,7 +191,7 @@ def test_near_pairs_are_those_of_which_either_is_near_at_a_turn_of_the_other(dis
 
 @pytest.mark.usefixtures("_size")
 @pytest.mark.parametrize("bands", [3, 4])
-def test_a_copy_is_near_wherever_its_eight_bits_lie(bands: int) -> None:
+def test_a_copy_is_near_wherever_its_eight_bits_lie(bands):
     rng = np.random.default_rng(bands)
     edges = [64 * band // bands for band in range(bands + 1)]
     spread = [bits for bits in product(range(9), repeat=bands) if sum(bits) == 8]
@@ -219,7 +215,7 @@ def test_a_copy_is_near_wherever_its_eight_bits_lie(bands: int) -> None:
     assert {(match.distance, match.turned) for match in matches} == {(8, "")}
 
 
-def test_near_images_are_those_that_a_look_at_all_pairs_in_all_orientations_finds() -> None:
+def test_near_images_are_those_that_a_look_at_all_pairs_in_all_orientations_finds():
     originals = [draw(seed, 48) for seed in range(24)]
     shares = np.linspace(0.1, 0.4, 24)
     mixed = [blend(image, draw(seed + 100, 48), shares[seed]) for seed, image in enumerate(originals)]
@@ -231,14 +227,14 @@ def test_near_images_are_those_that_a_look_at_all_pairs_in_all_orientations_find
         (left, right)
         for left, right in combinations(range(48), 2)
         for turn, bits in turned_bits(prints[left], prints[right]).items()
-        if bits <= MAX_HASH_DISTANCE and look_alike(ORIENTATIONS[turn](thumbnails[left]), thumbnails[right])  # type: ignore[arg-type]
+        if bits <= MAX_HASH_DISTANCE and look_alike(ORIENTATIONS[turn](thumbnails[left]), thumbnails[right])
     }
     assert 6 < len(expected) < 24
     assert set(pairs(find_matches(as_set(images)))) == expected
 
 
 @pytest.mark.parametrize("turn", ORIENTATIONS)
-def test_of_turns_that_are_as_near_each_is_looked_at(turn: str) -> None:
+def test_of_turns_that_are_as_near_each_is_looked_at(turn):
     images = [draw(0), np.ascontiguousarray(ORIENTATIONS[turn](draw(0)))]
     prints = [Fingerprint(f"p{row}", (f"{5:016x}",) * 8) for row in range(2)]
     assert find_matches(ImageSet.of(["a", "b"], prints, lambda row: images[row])) == [Match(0, 1, "near", 0, turn)]
@@ -246,7 +242,7 @@ def test_of_turns_that_are_as_near_each_is_looked_at(turn: str) -> None:
     assert np.array_equal(ORIENTATIONS[swapped.turned](images[1]), images[0])
 
 
-def test_a_crowd_of_turned_hashes_hides_none_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crowd_of_turned_hashes_hides_none_of_them(monkeypatch):
     monkeypatch.setattr(duplicates, "MAX_BUCKET_HASHES", 20)
     ours = [Fingerprint(f"left {row}", ("f" * 16, *("0" * 16,) * 7)) for row in range(20)]
     crowd = ImageSet.of([str(row) for row in range(20)], ours, blank)
@@ -256,7 +252,7 @@ def test_a_crowd_of_turned_hashes_hides_none_of_them(monkeypatch: pytest.MonkeyP
 
 @settings(deadline=None, max_examples=25, derandomize=True, database=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0.05, 0.4), st.sampled_from(list(ORIENTATIONS)), st.booleans())
-def test_it_does_not_matter_which_of_two_images_comes_first(seed: int, share: float, turn: str, even: bool) -> None:
+def test_it_does_not_matter_which_of_two_images_comes_first(seed, share, turn, even):
     one = draw(seed, 48)
     if even:  # then it is as near when turned to the left as to the right
         one = blend(one, one[::-1, ::-1], 0.5)
@@ -267,7 +263,7 @@ def test_it_does_not_matter_which_of_two_images_comes_first(seed: int, share: fl
     assert len({tuple(match.distance for match in found) for found in ways}) == 1
 
 
-def test_many_blocks_of_rows_find_what_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_blocks_of_rows_find_what_one_does(monkeypatch):
     images = [COPIES["jpeg"](draw(seed % 20)) if seed % 3 else draw(seed % 20) for seed in range(50)]
     whole = find_matches(as_set(images))
     for limit in ("_HINTS_PER_CHUNK", "_CANDIDATES_PER_CHUNK", "_THUMBNAILS_PER_CHUNK"):
@@ -276,7 +272,7 @@ def test_many_blocks_of_rows_find_what_one_does(monkeypatch: pytest.MonkeyPatch)
     assert find_matches(as_set(images)) == whole
 
 
-def test_a_crowd_of_copies_is_joined_by_few_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_crowd_of_copies_is_joined_by_few_pairs(monkeypatch):
     monkeypatch.setattr(duplicates, "MAX_BUCKET_HASHES", 100)
     n = 800
     prints = hashed(*[1 << (row % 3) for row in range(n)])
@@ -285,13 +281,13 @@ def test_a_crowd_of_copies_is_joined_by_few_pairs(monkeypatch: pytest.MonkeyPatc
     assert len(set(join_groups([str(row) for row in range(n)], np.array(pairs(matches))))) == 1
 
 
-def test_of_lookalikes_the_nearest_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_lookalikes_the_nearest_are_looked_at(monkeypatch):
     monkeypatch.setattr(duplicates, "MAX_CANDIDATES", 1)
     prints = hashed(0b1111, 0b11, 0b1)
     assert find_matches(ImageSet.of(["a", "b", "c"], prints, blank)) == [Match(0, 1, "near", 2), Match(1, 2, "near", 1)]
 
 
-def test_a_set_is_searched_for_copies_of_another() -> None:
+def test_a_set_is_searched_for_copies_of_another():
     ours, theirs = [draw(0), draw(1), draw(2), draw(0)], [draw(5), COPIES["jpeg"](draw(2)), draw(1), draw(0), draw(6)]
     theirs[4] = reload(np.rot90(ours[1]), "JPEG", quality=80)
     found = find_matches_between(as_set(ours, ["a", "b", "c", "d"]), as_set(theirs, ["v", "w", "x", "d", "z"]))
@@ -303,25 +299,25 @@ def test_a_set_is_searched_for_copies_of_another() -> None:
     ]
 
 
-def test_copies_within_either_set_are_no_matches_between_them() -> None:
+def test_copies_within_either_set_are_no_matches_between_them():
     ours, theirs = [draw(0), draw(0)], [draw(1), draw(1)]
     assert find_matches_between(as_set(ours), as_set(theirs)) == []
 
 
-def test_a_set_without_images_or_with_one_has_no_copies() -> None:
+def test_a_set_without_images_or_with_one_has_no_copies():
     none, one = as_set([]), as_set([draw(0)])
     assert find_matches(none) == find_matches(one) == []
     assert find_matches_between(none, one) == find_matches_between(one, none) == []
 
 
-def test_a_chain_of_pairs_makes_one_group() -> None:
+def test_a_chain_of_pairs_makes_one_group():
     assert list(join_groups(["c", "b", "a", "d", "c"], np.array([[0, 1], [1, 2]]))) == ["a", "a", "a", "d", "a"]
     assert list(join_groups(["b", "a"], np.empty((0, 2), dtype=int))) == ["b", "a"]
     assert list(join_groups([], np.empty((0, 2), dtype=int))) == []
 
 
 @pytest.mark.shared
-def test_three_hundred_faces_have_no_copy_among_them_and_their_copies_are_found() -> None:
+def test_three_hundred_faces_have_no_copy_among_them_and_their_copies_are_found():
     kinds = ("ffhq", "voteview", "tabler", "fakersd3", "stylegan2tpdne")
     files = [file for kind in kinds for file in sorted((SHARED / "avatars").rglob(f"{kind}__*.jpg"))[:60]]
     if len(files) < 300:

@@ -1,11 +1,7 @@
 """Tests of avatar_bench.data.equalise: one encoding for all, which depends on the pixels alone."""
 
-from __future__ import annotations
-
 import io
-from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,21 +18,21 @@ from avatar_bench.data.equalise import (
     equalise_bytes,
 )
 from avatar_bench.data.transforms import Preprocessing
-from tests.builders.pixels import Pixels, encode, make_noise, make_smooth
+from tests.builders.pixels import encode, make_noise, make_smooth
 
 
 @pytest.mark.parametrize("resize", RESIZE_MODES)
-def test_the_bytes_are_a_jpeg_of_the_drawn_side_and_quality_with_halved_colour(resize: str) -> None:
+def test_the_bytes_are_a_jpeg_of_the_drawn_side_and_quality_with_halved_colour(resize):
     image = make_smooth(1, 120, 90)
     side, quality = draw_side_and_quality(image)
     with Image.open(io.BytesIO(equalise_bytes(image, resize))) as jpeg:
         assert (jpeg.format, jpeg.size, jpeg.mode) == ("JPEG", (side, side), "RGB")
-        assert [layer[1:3] for layer in jpeg.layer] == [(2, 2), (1, 1), (1, 1)]  # type: ignore[attr-defined]
+        assert [layer[1:3] for layer in jpeg.layer] == [(2, 2), (1, 1), (1, 1)]
         with Image.open(io.BytesIO(encode(Image.new("RGB", (8, 8)), "JPEG", quality=quality))) as reference:
-            assert jpeg.quantization == reference.quantization  # type: ignore[attr-defined]
+            assert jpeg.quantization == reference.quantization
 
 
-def test_a_jpeg_and_a_png_of_equal_pixels_give_the_same_output(tmp_path: Path) -> None:
+def test_a_jpeg_and_a_png_of_equal_pixels_give_the_same_output(tmp_path):
     Image.fromarray(make_smooth(3, 120, 90)).save(tmp_path / "a.jpg", quality=60)
     with Image.open(tmp_path / "a.jpg") as jpeg:
         jpeg.save(tmp_path / "b.png")
@@ -44,7 +40,7 @@ def test_a_jpeg_and_a_png_of_equal_pixels_give_the_same_output(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("make", [make_noise, make_smooth])
-def test_sides_and_qualities_are_drawn_evenly_whatever_the_class(make: Callable[..., Pixels]) -> None:
+def test_sides_and_qualities_are_drawn_evenly_whatever_the_class(make):
     drawn = [draw_side_and_quality(make(seed, 24, 24)) for seed in range(2000)]
     table = np.array([[drawn.count((side, quality)) for quality in EQUALISED_QUALITIES] for side in EQUALISED_SIDES])
     assert table.sum() == 2000
@@ -53,7 +49,7 @@ def test_sides_and_qualities_are_drawn_evenly_whatever_the_class(make: Callable[
 
 
 @pytest.mark.parametrize("resize", RESIZE_MODES)
-def test_preprocessing_equalises_before_it_resizes(resize: str) -> None:
+def test_preprocessing_equalises_before_it_resizes(resize):
     plain = Preprocessing(48, resize, (0.5,) * 3, (0.5,) * 3)
     equal = replace(plain, equalise="jpeg")
     image = make_smooth(5, 120, 90)

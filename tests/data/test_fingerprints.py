@@ -1,9 +1,5 @@
 """Tests of the fingerprints of images."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import imagehash
 import numpy as np
 import pytest
@@ -11,32 +7,32 @@ from PIL import Image
 
 from avatar_bench.data.fingerprints import ORIENTATIONS, fingerprint_files, fingerprint_image
 from avatar_bench.errors import DataError
-from tests.builders.pixels import Pixels, make_smooth
+from tests.builders.pixels import make_smooth
 
 
-def phash(image: Pixels) -> str:
+def phash(image):
     return str(imagehash.phash(Image.fromarray(np.ascontiguousarray(image))))
 
 
-def bits_apart(first: str, second: str) -> int:
+def bits_apart(first, second):
     return (int(first, 16) ^ int(second, 16)).bit_count()
 
 
 @pytest.mark.parametrize("size", [(64, 64), (61, 48), (32, 32), (7, 90), (1, 1)])
-def test_the_first_hash_is_that_of_imagehash(size: tuple[int, int]) -> None:
+def test_the_first_hash_is_that_of_imagehash(size):
     for seed in range(20):
         image = make_smooth(seed, *size)
         assert fingerprint_image(image).phashes[0] == phash(image)
 
 
 @pytest.mark.parametrize("value", [0, 127, 255])
-def test_a_blank_image_has_the_hash_of_imagehash(value: int) -> None:
+def test_a_blank_image_has_the_hash_of_imagehash(value):
     image = np.full((40, 40, 3), value, dtype=np.uint8)
     assert set(fingerprint_image(image).phashes) == {phash(image)}
 
 
 @pytest.mark.parametrize("turn", ORIENTATIONS)
-def test_the_other_hashes_are_those_of_the_image_really_turned(turn: str) -> None:
+def test_the_other_hashes_are_those_of_the_image_really_turned(turn):
     for seed in range(20):
         image = make_smooth(seed, 61, 48)
         ours = fingerprint_image(image).phashes[list(ORIENTATIONS).index(turn)]
@@ -44,7 +40,7 @@ def test_the_other_hashes_are_those_of_the_image_really_turned(turn: str) -> Non
         assert bits_apart(ours, phash(ORIENTATIONS[turn](image))) <= 4
 
 
-def test_the_turns_are_those_of_numpy() -> None:
+def test_the_turns_are_those_of_numpy():
     image = make_smooth(0, 61, 48)
     expected = {
         "": image,
@@ -61,7 +57,7 @@ def test_the_turns_are_those_of_numpy() -> None:
         np.testing.assert_array_equal(turned(image), expected[turn])
 
 
-def test_a_fingerprint_is_of_the_pixels_whatever_their_encoding_and_memory(tmp_path: Path) -> None:
+def test_a_fingerprint_is_of_the_pixels_whatever_their_encoding_and_memory(tmp_path):
     image = make_smooth(0, 61, 48)
     Image.fromarray(image).save(tmp_path / "a.png", compress_level=0)
     Image.fromarray(image).save(tmp_path / "b.webp", lossless=True, exact=True)
@@ -69,7 +65,7 @@ def test_a_fingerprint_is_of_the_pixels_whatever_their_encoding_and_memory(tmp_p
     assert fingerprint_image(image[:, ::-1]) == fingerprint_image(image[:, ::-1].copy())
 
 
-def test_pixels_differ_by_one_sample_and_by_shape() -> None:
+def test_pixels_differ_by_one_sample_and_by_shape():
     image = np.zeros((4, 6, 3), dtype=np.uint8)
     changed = image.copy()
     changed[3, 5, 2] = 1
@@ -77,7 +73,7 @@ def test_pixels_differ_by_one_sample_and_by_shape() -> None:
 
 
 @pytest.mark.parametrize("threads", [None, 1, 3])
-def test_files_keep_their_order_and_give_their_errors(tmp_path: Path, threads: int | None) -> None:
+def test_files_keep_their_order_and_give_their_errors(tmp_path, threads):
     assert fingerprint_files([], threads) == []
     files = [tmp_path / f"{number}.png" for number in range(150)]
     for number, file in enumerate(files):

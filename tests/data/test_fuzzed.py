@@ -1,7 +1,5 @@
 """Fuzz tests of the image loader: pixels or a DataError, and nothing else."""
 
-from __future__ import annotations
-
 from functools import cache
 
 import numpy as np
@@ -25,14 +23,14 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "TIFF")
 
 
 @cache
-def valid() -> list[bytes]:
+def valid():
     """Return small valid images of every format, those of the corpus among them."""
     odd = [odd.data for odd in corpus().values() if odd.pixels is not None and len(odd.data) < 9000]
     return [encode(RGB, kind) for kind in FORMATS] + [encoded()] + odd
 
 
 @st.composite
-def broken_images(draw: st.DrawFn) -> bytes:
+def broken_images(draw):
     """Take a valid image; change, cut and put in some bytes, or cut its end; a PNG may get right sums again."""
     data = bytearray(draw(st.sampled_from(valid())))
     for _ in range(draw(st.integers(1, 6))):
@@ -48,7 +46,7 @@ def broken_images(draw: st.DrawFn) -> bytes:
     return _with_right_sums(bytes(data)) if draw(st.booleans()) else bytes(data)
 
 
-def _with_right_sums(data: bytes) -> bytes:
+def _with_right_sums(data):
     """Write the CRC of each chunk of a PNG anew, so that what is behind it is reached; others stay as they are."""
     if not data.startswith(b"\x89PNG\r\n\x1a\n"):
         return data
@@ -62,8 +60,8 @@ def _with_right_sums(data: bytes) -> bytes:
 
 @settings(max_examples=100, deadline=None, derandomize=True, database=None)
 @given(broken_images())
-def test_a_broken_image_gives_pixels_or_a_reason(data: bytes) -> None:
-    refusal: DataError | None = None
+def test_a_broken_image_gives_pixels_or_a_reason(data):
+    refusal = None
     try:
         pixels = decode_bytes(data, "fuzzed")
     except DataError as error:

@@ -1,7 +1,5 @@
 """Tests of the slices that a data set is cut into."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import pytest

@@ -1,12 +1,9 @@
 """Guards: copies across the split, copies of two labels, and a shortcut that an audit has found."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from itertools import permutations
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -33,10 +30,10 @@ Make = Callable[..., Dataset]
 
 
 @pytest.fixture
-def make_set(tmp_path: Path) -> Make:
+def make_set(tmp_path):
     """Return a set of 30 images per class, "a" and "b", in class folders; `change` may modify the folder first."""
 
-    def make(change: Callable[[Path], Any] = lambda root: None) -> Dataset:
+    def make(change=lambda root: None):
         for seed in range(60):
             file = tmp_path / "set" / "ab"[seed % 2] / f"{seed:02}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -47,21 +44,19 @@ def make_set(tmp_path: Path) -> Make:
     return make
 
 
-def copy(kind: str, label: str = "a") -> Callable[[Path], Any]:
+def copy(kind, label="a"):
     """Add a copy of image 0, of class a, to a class."""
-    changes: dict[str, Callable[[Image.Image], Image.Image]] = {
+    changes = {
         "mirrored": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
         "smaller": lambda image: image.resize((34, 34)),
     }
     ending = ".webp" if kind == "pixels" else ".jpg" if kind == "jpeg" else ".png"
-    options: dict[str, Any] = {"lossless": True} if kind == "pixels" else {"quality": 60} if kind == "jpeg" else {}
+    options = {"lossless": True} if kind == "pixels" else {"quality": 60} if kind == "jpeg" else {}
     change = changes.get(kind, Image.Image.copy)
     return lambda root: change(paint(0)).save(root / label / f"copy{ending}", **options)
 
 
-def test_fingerprints_are_kept_for_files_that_hold_the_same_and_for_no_others(
-    make_set: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_fingerprints_are_kept_for_files_that_hold_the_same_and_for_no_others(make_set, tmp_path, monkeypatch):
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))
     dataset = make_set()
     anew = fingerprint_dataset(dataset)
@@ -81,7 +76,7 @@ def test_fingerprints_are_kept_for_files_that_hold_the_same_and_for_no_others(
 @pytest.mark.parametrize(
     ("broken", "message"), [(2, "b/01.png."), (9, "b/07.png, a/08.png."), (40, "a/20.png and 19 more.")]
 )
-def test_all_broken_images_are_named_at_once(make_set: Make, broken: int, message: str) -> None:
+def test_all_broken_images_are_named_at_once(make_set, broken, message):
     by_seed = make_set().frame["path"].str.extract(r"(\d+)").astype(int)[0].to_numpy().argsort()
     dataset = make_set().take(by_seed)
     for row in range(broken):
@@ -95,18 +90,18 @@ def test_all_broken_images_are_named_at_once(make_set: Make, broken: int, messag
     assert caught.value.lines[1].endswith(message)
 
 
-def test_one_broken_image_is_told_as_decoding_tells_it(make_set: Make) -> None:
+def test_one_broken_image_is_told_as_decoding_tells_it(make_set):
     dataset = make_set()
     dataset.file(7).write_bytes(b"")
     with pytest.raises(DataError, match=f"^{dataset.file(7)}: empty file.$"):
         fingerprint_dataset(dataset)
 
 
-def side(used: Dataset, name: str) -> str:
+def side(used, name):
     return str(used.frame.loc[used.frame["path"] == name, "split"].iat[0])
 
 
-def test_distinct_images_are_split_as_they_are_and_get_their_hash(make_set: Make) -> None:
+def test_distinct_images_are_split_as_they_are_and_get_their_hash(make_set):
     whole, notes = make_set(), list[str]()
     used = split_without_leakage(whole, SplitPlan(folds=3), (), notes)
     assert notes == []
@@ -117,7 +112,7 @@ def test_distinct_images_are_split_as_they_are_and_get_their_hash(make_set: Make
 
 
 @pytest.mark.parametrize("kind", ["pixels", "jpeg", "mirrored", "smaller"])
-def test_a_copy_goes_to_the_side_of_its_image_and_that_is_said(make_set: Make, kind: str) -> None:
+def test_a_copy_goes_to_the_side_of_its_image_and_that_is_said(make_set, kind):
     whole = make_set(copy(kind))
     for seed in range(4):
         notes = list[str]()
@@ -128,7 +123,7 @@ def test_a_copy_goes_to_the_side_of_its_image_and_that_is_said(make_set: Make, k
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_no_guard_finds_near_duplicates_across_a_split_of_ours(make_set: Make, tmp_path: Path, seed: int) -> None:
+def test_no_guard_finds_near_duplicates_across_a_split_of_ours(make_set, tmp_path, seed):
     whole, notes = make_set(save_near_copies), list[str]()
     write_split(split_without_leakage(whole, SplitPlan(folds=3, seed=seed), (), notes), tmp_path / "split.csv")
     assert notes[0].endswith("because of near-duplicates")
@@ -142,7 +137,7 @@ def test_no_guard_finds_near_duplicates_across_a_split_of_ours(make_set: Make, t
         assert not mark_shared_images(evaluated, seen).any()
 
 
-def test_a_limit_looks_at_the_images_that_are_drawn_alone(make_set: Make) -> None:
+def test_a_limit_looks_at_the_images_that_are_drawn_alone(make_set):
     whole = make_set()
     used = split_without_leakage(whole, SplitPlan(folds=3, limit=24), (), [])
     assert len(used) == 24
@@ -154,7 +149,7 @@ def test_a_limit_looks_at_the_images_that_are_drawn_alone(make_set: Make) -> Non
 
 @pytest.mark.parametrize("kind", ["pixels", "jpeg", "mirrored", "smaller"])
 @pytest.mark.parametrize("other", ["val", "test"])
-def test_a_stated_split_that_divides_copies_is_refused_by_the_first_pair(make_set: Make, kind: str, other: str) -> None:
+def test_a_stated_split_that_divides_copies_is_refused_by_the_first_pair(make_set, kind, other):
     whole = make_set(copy(kind))
     copied = whole.frame["path"].str.contains("copy")
     sides = ["train", "train", "train", "val", "test"] * 12 + ["train"]
@@ -172,7 +167,7 @@ def test_a_stated_split_that_divides_copies_is_refused_by_the_first_pair(make_se
     assert len(split_without_leakage(whole, SplitPlan(), (), [])) == 61
 
 
-def test_a_byte_copy_of_another_stated_group_is_refused_across_a_stated_split(make_set: Make) -> None:
+def test_a_byte_copy_of_another_stated_group_is_refused_across_a_stated_split(make_set):
     whole = make_set(copy("bytes"))
     whole.frame["group"] = whole.frame["path"]
     whole.frame["split"] = ["val"] * 8 + ["train"] * 53
@@ -184,7 +179,7 @@ def test_a_byte_copy_of_another_stated_group_is_refused_across_a_stated_split(ma
     )
 
 
-def test_a_near_duplicate_of_another_label_is_a_warning_that_names_the_pair(make_set: Make) -> None:
+def test_a_near_duplicate_of_another_label_is_a_warning_that_names_the_pair(make_set):
     notes = list[str]()
     split_without_leakage(make_set(copy("jpeg", "b")), SplitPlan(folds=3), (), notes)
     assert "first a/00.png (a) and b/copy.jpg (b)" in notes[0]
@@ -192,7 +187,7 @@ def test_a_near_duplicate_of_another_label_is_a_warning_that_names_the_pair(make
 
 
 @pytest.mark.parametrize("kind", ["bytes", "pixels"])
-def test_an_exact_copy_of_another_label_is_refused(make_set: Make, kind: str) -> None:
+def test_an_exact_copy_of_another_label_is_refused(make_set, kind):
     whole = make_set(copy(kind, "b"))
     with pytest.raises(GuardError, match=r"a/00\.png \(a\) and b/copy\.\w+ \(b\) are the same image"):
         split_without_leakage(whole, SplitPlan(folds=3), (), [])
@@ -201,13 +196,13 @@ def test_an_exact_copy_of_another_label_is_refused(make_set: Make, kind: str) ->
     assert "different labels" in notes[0]
 
 
-def test_an_image_that_cannot_be_decoded_is_named(make_set: Make) -> None:
+def test_an_image_that_cannot_be_decoded_is_named(make_set):
     whole = make_set(lambda root: (root / "a" / "00.png").write_bytes((root / "a" / "00.png").read_bytes()[:200]))
     with pytest.raises(DataError, match=r"00\.png"):
         split_without_leakage(whole, SplitPlan(folds=3), (), [])
 
 
-def test_copies_of_training_images_are_found_by_the_hashes_kept_of_them(make_set: Make, tmp_path: Path) -> None:
+def test_copies_of_training_images_are_found_by_the_hashes_kept_of_them(make_set, tmp_path):
     train = make_set()
     hashed = Dataset("train", train.root, train.frame.assign(**make_hash_columns(fingerprint_dataset(train))))
     (tmp_path / "others" / "a").mkdir(parents=True)
@@ -222,7 +217,7 @@ def test_copies_of_training_images_are_found_by_the_hashes_kept_of_them(make_set
         assert others.frame["path"].iat[match.right] == "a/turned.jpg"
 
 
-def test_the_hashes_that_are_kept_find_what_the_files_do(make_set: Make) -> None:
+def test_the_hashes_that_are_kept_find_what_the_files_do(make_set):
     whole = make_set(save_near_copies)
     copied = whole.frame["path"].str.contains("[-z]")
     hashed = Dataset("hashed", whole.root, whole.frame.assign(**make_hash_columns(fingerprint_dataset(whole))))
@@ -234,9 +229,7 @@ def test_the_hashes_that_are_kept_find_what_the_files_do(make_set: Make) -> None
         assert find_shared_images(upright.take(seen), whole.take(evaluated)) == matches  # of an earlier version
 
 
-def test_the_upright_hash_is_enough_of_a_training_of_an_earlier_version_whose_images_are_gone(
-    make_set: Make, tmp_path: Path
-) -> None:
+def test_the_upright_hash_is_enough_of_a_training_of_an_earlier_version_whose_images_are_gone(make_set, tmp_path):
     train = make_set()
     hashes = make_hash_columns(fingerprint_dataset(train))
     (tmp_path / "others" / "a").mkdir(parents=True)
@@ -258,7 +251,7 @@ def test_the_upright_hash_is_enough_of_a_training_of_an_earlier_version_whose_im
 
 
 @pytest.mark.parametrize("by", ["group", "source"])
-def test_a_copy_of_the_plans_own_images_without_a_label_changes_no_side_of_the_others(make_set: Make, by: str) -> None:
+def test_a_copy_of_the_plans_own_images_without_a_label_changes_no_side_of_the_others(make_set, by):
     whole = make_set(
         lambda root: [paint(seed).save(root / "a" / f"{seed:02}-copy.jpg", quality=60) for seed in range(60)]
     )
@@ -276,9 +269,7 @@ def test_a_copy_of_the_plans_own_images_without_a_label_changes_no_side_of_the_o
         assert row.split == sides[f"{'ab'[seed % 2]}/{seed:02}.png"]
 
 
-def test_images_that_one_without_a_label_joins_across_the_split_are_told_and_left_out_of_the_side_before(
-    make_set: Make,
-) -> None:
+def test_images_that_one_without_a_label_joins_across_the_split_are_told_and_left_out_of_the_side_before(make_set):
     whole = make_set(copy("jpeg"))
     copied = whole.frame["path"].str.contains("copy")
     plan = SplitPlan(folds=3)
@@ -293,7 +284,7 @@ def test_images_that_one_without_a_label_joins_across_the_split_are_told_and_lef
     assert set(sides.index) - set(used.frame["path"]) == {near if sides[near] == "train" else other}
 
 
-def test_a_limit_divides_the_labelled_as_if_nothing_else_were_there(make_set: Make) -> None:
+def test_a_limit_divides_the_labelled_as_if_nothing_else_were_there(make_set):
     whole = make_set()
     bare = whole.frame["path"].str.contains(r"[05]\.png")
     whole.frame.loc[bare, "label"] = ""
@@ -304,8 +295,8 @@ def test_a_limit_divides_the_labelled_as_if_nothing_else_were_there(make_set: Ma
         assert len(used) == min(limit, 60)
 
 
-def audit(folder: Path, answer: str, equalised: str | None = None) -> Path:
-    provenance: dict[str, Any] = {"assessment": {"suitable": answer, "reasons": [{"code": "source"}]}}
+def audit(folder, answer, equalised=None):
+    provenance = {"assessment": {"suitable": answer, "reasons": [{"code": "source"}]}}
     if equalised:
         provenance["equalised/assessment"] = {"suitable": equalised, "reasons": [{"code": "one_class"}]}
     (folder / "metrics.json").write_text(json.dumps({"provenance": provenance}))
@@ -324,9 +315,7 @@ def audit(folder: Path, answer: str, equalised: str | None = None) -> Path:
         ("no", None, None, True),
     ],
 )
-def test_training_is_refused_where_the_audit_says_no_of_what_it_would_see(
-    tmp_path: Path, answer: str, equalised: str | None, option: str | None, refused: bool
-) -> None:
+def test_training_is_refused_where_the_audit_says_no_of_what_it_would_see(tmp_path, answer, equalised, option, refused):
     folder = audit(tmp_path, answer, equalised)
     if not refused:
         refuse_shortcut(folder, option)
@@ -339,7 +328,7 @@ def test_training_is_refused_where_the_audit_says_no_of_what_it_would_see(
     assert len(caught.value.lines) <= 3
 
 
-def test_no_audit_is_no_objection_and_a_broken_one_is_named(tmp_path: Path) -> None:
+def test_no_audit_is_no_objection_and_a_broken_one_is_named(tmp_path):
     refuse_shortcut(tmp_path / "audit", None)
     (tmp_path / "metrics.json").write_text("{")
     with pytest.raises(DataError, match=r"metrics\.json"):
@@ -348,7 +337,7 @@ def test_no_audit_is_no_objection_and_a_broken_one_is_named(tmp_path: Path) -> N
 
 @pytest.mark.shared
 @pytest.mark.skipif(not (SHARED / "avatars.csv").is_file(), reason="../shared/data is not here")
-def test_the_blind_avatars_raise_no_false_alarm() -> None:
+def test_the_blind_avatars_raise_no_false_alarm():
     whole, notes = read_manifest(SHARED / "avatars.csv"), list[str]()
     used = split_without_leakage(whole, SplitPlan(), (), notes)
     assert notes == []
@@ -370,7 +359,7 @@ def test_the_blind_avatars_raise_no_false_alarm() -> None:
         ({"a": [""], "b": ["PNG"]}, False),
     ],
 )
-def test_a_class_that_its_file_format_tells_is_refused(formats: dict[str, list[str]], refused: bool) -> None:
+def test_a_class_that_its_file_format_tells_is_refused(formats, refused):
     rows = [(label, matches[number % len(matches)]) for label, matches in formats.items() for number in range(20)]
     labels, kinds = pd.Series([label for label, _ in rows]), [kind for _, kind in rows]
     if not refused:
@@ -380,5 +369,5 @@ def test_a_class_that_its_file_format_tells_is_refused(formats: dict[str, list[s
         refuse_format_shortcut(labels, kinds)
 
 
-def test_few_images_say_nothing_of_their_formats() -> None:
+def test_few_images_say_nothing_of_their_formats():
     refuse_format_shortcut(pd.Series(["a"] * 9 + ["b"] * 9), ["PNG"] * 9 + ["JPEG"] * 9)

@@ -1,7 +1,5 @@
 """Processes that read images: deaf to the signals that end a command, and never in the way of its end."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 
@@ -14,7 +12,7 @@ next(batches)
 """
 
 
-def test_a_command_ends_though_its_workers_are_still_there() -> None:
+def test_a_command_ends_though_its_workers_are_still_there():
     ends = {"": 0, "1 / 0": 1}
     commands = [
         subprocess.Popen([sys.executable, "-c", LEFT.format(end=end)], stderr=subprocess.PIPE, text=True)

@@ -1,11 +1,7 @@
 """Tests of avatar_bench.data.mask: which pixels it paints, and that training and evaluation see the same image."""
 
-from __future__ import annotations
-
 import re
 import shutil
-from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -24,12 +20,12 @@ from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.errors import DataError
 from avatar_bench.runs.run import Run
 from tests.builders.commands import data_of
-from tests.builders.pixels import Pixels, make_noise, make_smooth
+from tests.builders.pixels import make_noise, make_smooth
 
 MARKS = [(4, 6, 12, 10), (30, 2, 6, 20)]  # left, top, width, height
 
 
-def paint(image: Pixels, corner: int = 0, boxes: Sequence[tuple[int, ...]] = ()) -> Pixels:
+def paint(image, corner=0, boxes=()):
     """Paint squares in the corners and boxes, one pixel after the other."""
     painted, (height, width) = image.copy(), image.shape[:2]
     for y, x in np.ndindex(height, width):
@@ -40,7 +36,7 @@ def paint(image: Pixels, corner: int = 0, boxes: Sequence[tuple[int, ...]] = ())
 
 
 @pytest.fixture(scope="module")
-def marked(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def marked(images, tmp_path_factory):
     """A table of two marks on the first image of a class, and of one on another."""
     paths = pd.read_csv(images / "all.csv").query("label == 'generated'")["path"]
     rows = [
@@ -53,26 +49,26 @@ def marked(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def masked_run(train: Callable[..., Path], marked: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def masked_run(train, marked, tmp_path_factory):
     return train(tmp_path_factory.mktemp("masked") / "run", f"data.mask={{corners: .2, patches: {marked}}}")
 
 
 @pytest.mark.parametrize("shape", [(40, 60), (61, 33), (1, 1), (3, 50)])
-def test_corners_are_squares_in_sides_of_the_shorter_side(shape: tuple[int, int]) -> None:
+def test_corners_are_squares_in_sides_of_the_shorter_side(shape):
     image = make_noise(1, *shape)
     for corners, side in ((0.12, max(1, round(0.12 * min(shape)))), (0.5, max(1, round(0.5 * min(shape))))):
         assert np.array_equal(Mask(corners)(image), paint(image, side))
 
 
 @pytest.mark.parametrize("position", CORNERS)
-def test_a_stamp_within_the_masked_corners_leaves_no_trace(position: str) -> None:
+def test_a_stamp_within_the_masked_corners_leaves_no_trace(position):
     image, mask = make_smooth(3, 200, 150), Mask(0.12)
     stamped = paste_stamp(image, "letters", 1.0, 0.1, position, 0)
     assert not np.array_equal(stamped, image)
     assert np.array_equal(mask(stamped), mask(image))
 
 
-def test_every_image_gets_the_boxes_of_a_bearer_of_each_mark_in_fractions_of_its_sides() -> None:
+def test_every_image_gets_the_boxes_of_a_bearer_of_each_mark_in_fractions_of_its_sides():
     bearers = [make_smooth(seed, 50, 40) for seed in (1, 2)]
     other = (20, 30, 10, 8)  # where the second bearer has the first mark; it lacks the second mark
     first, second, third = ((x / 40, y / 50, w / 40, h / 50) for x, y, w, h in (*MARKS, other))
@@ -91,7 +87,7 @@ def test_every_image_gets_the_boxes_of_a_bearer_of_each_mark_in_fractions_of_its
 
 
 @pytest.mark.parametrize("resize", RESIZE_MODES)
-def test_masks_are_painted_before_images_are_equalised_and_resized(resize: str) -> None:
+def test_masks_are_painted_before_images_are_equalised_and_resized(resize):
     image, plain = make_smooth(5, 70, 50), Preprocessing(24, resize, (0.5,) * 3, (0.5,) * 3)
     masked = Preprocessing(24, resize, (0.5,) * 3, (0.5,) * 3, "jpeg", Mask(0.2))
     assert np.array_equal(masked(image), resize_to_square(equalise(paint(image, 10), resize), 24, resize))
@@ -100,7 +96,7 @@ def test_masks_are_painted_before_images_are_equalised_and_resized(resize: str) 
     assert ImageCache(plain).folder != ImageCache(masked).folder
 
 
-def test_training_evaluation_and_prediction_see_the_same_masked_images(masked_run: Path, images: Path) -> None:
+def test_training_evaluation_and_prediction_see_the_same_masked_images(masked_run, images):
     run, dataset = Run.open(masked_run), read_manifest(images / "all.csv")
     preprocessing = run.preprocessing
     assert preprocessing.mask is not None
@@ -117,7 +113,7 @@ def test_training_evaluation_and_prediction_see_the_same_masked_images(masked_ru
     assert np.array_equal(run.predictor.read_inputs(bearer, [0])[0].permute(1, 2, 0).numpy(), expected)
 
 
-def test_a_delivered_copy_is_masked_where_the_mark_of_its_original_is(masked_run: Path, images: Path) -> None:
+def test_a_delivered_copy_is_masked_where_the_mark_of_its_original_is(masked_run, images):
     run, dataset = Run.open(masked_run), read_manifest(images / "all.csv")
     bearer = dataset.take(np.flatnonzero(dataset.frame["label"] == "generated")[:1])
     preprocessing, augmentation = run.preprocessing, Augmentation(delivery=1.0)
@@ -142,9 +138,7 @@ def test_a_delivered_copy_is_masked_where_the_mark_of_its_original_is(masked_run
         (lambda table: table.head(0), "has no rows"),
     ],
 )
-def test_a_table_that_does_not_fit_the_images_is_refused(
-    change: Callable[[pd.DataFrame], pd.DataFrame], message: str, marked: Path, images: Path, tmp_path: Path
-) -> None:
+def test_a_table_that_does_not_fit_the_images_is_refused(change, message, marked, images, tmp_path):
     change(pd.read_csv(marked)).to_csv(tmp_path / "patches.csv", index=False)
     with pytest.raises(DataError) as raised:
         read_mask(MaskConfig(patches=str(tmp_path / "patches.csv")), read_manifest(images / "all.csv"))
@@ -152,9 +146,7 @@ def test_a_table_that_does_not_fit_the_images_is_refused(
     assert len(raised.value.lines) <= 3
 
 
-def test_a_wrong_option_is_explained(
-    train: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_option_is_explained(train, tmp_path, capsys):
     for word, code, message in (
         ("data.mask={corners: .6}", 2, "data.mask.corners=0.6: expected more than 0 and at most 0.5"),
         ("data.mask.corners=0", 2, "expected more than 0 and at most 0.5"),
@@ -164,9 +156,7 @@ def test_a_wrong_option_is_explained(
         assert message in capsys.readouterr().err
 
 
-def test_evaluation_refuses_a_mask_other_than_that_of_training(
-    masked_run: Path, marked: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_evaluation_refuses_a_mask_other_than_that_of_training(masked_run, marked, images, tmp_path, capsys):
     words = ["evaluate", f"ckpt={masked_run}", *data_of(images / "blind.csv"), "block=blind_test"]
     other = shutil.copy(marked, tmp_path / "other.csv")
     with open(other, "a", encoding="utf-8") as file:

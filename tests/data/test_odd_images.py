@@ -1,14 +1,11 @@
 """Tests of the image loader on odd and hostile files: no incorrect result, no traceback, little time and memory."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +48,7 @@ assert "torch" not in sys.modules
 """
 
 
-def decode_apart(folder: Path) -> dict[str, tuple[list[int] | list[str], float, int]]:
+def decode_apart(folder):
     """Decode a folder in a process of its own: by name the shape or reason, seconds of CPU and peak memory so far."""
     command = [sys.executable, "-W", "always", "-c", DECODE, str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -60,7 +57,7 @@ def decode_apart(folder: Path) -> dict[str, tuple[list[int] | list[str], float, 
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory):
     """The corpus in a folder; never write into it."""
     folder = tmp_path_factory.mktemp("odd")
     for name, odd in corpus().items():
@@ -69,7 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", corpus())
-def test_an_odd_image_gives_its_pixels_or_the_reason_why_not(kind: str) -> None:
+def test_an_odd_image_gives_its_pixels_or_the_reason_why_not(kind):
     odd = corpus()[kind]
     if odd.pixels is None:
         with pytest.raises(DataError) as caught:
@@ -86,7 +83,7 @@ def test_an_odd_image_gives_its_pixels_or_the_reason_why_not(kind: str) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's own figures")
-def test_the_corpus_takes_little_and_writes_nothing(folder: Path) -> None:
+def test_the_corpus_takes_little_and_writes_nothing(folder):
     decoded = decode_apart(folder)
     assert decoded.keys() == corpus().keys()
     for name, (outcome, seconds, peak) in decoded.items():
@@ -99,7 +96,7 @@ def test_the_corpus_takes_little_and_writes_nothing(folder: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's own figures")
 @pytest.mark.parametrize("kind", BOMBS)
-def test_the_costliest_images_take_seconds_and_under_1_5_gib(kind: str, tmp_path: Path) -> None:
+def test_the_costliest_images_take_seconds_and_under_1_5_gib(kind, tmp_path):
     data, expected = BOMBS[kind]()
     (tmp_path / kind).write_bytes(data)
     del data
@@ -113,9 +110,7 @@ def test_the_costliest_images_take_seconds_and_under_1_5_gib(kind: str, tmp_path
         assert outcome == [*expected, 3]
 
 
-def test_predict_gives_each_odd_image_its_row_and_no_more(
-    folder: Path, tiny_run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_predict_gives_each_odd_image_its_row_and_no_more(folder, tiny_run, tmp_path, capfd):
     output = tmp_path / "out.csv"
     assert main(["predict", f"ckpt={tiny_run}", f"input={folder}", f"output={output}", "workers=0"]) == 3
     assert "Traceback" not in capfd.readouterr().err
@@ -124,7 +119,7 @@ def test_predict_gives_each_odd_image_its_row_and_no_more(
     assert statuses == {name: "error" if odd.pixels is None else "ok" for name, odd in corpus().items()}
 
 
-def test_a_data_set_is_built_of_the_valid_and_names_the_others(folder: Path, tmp_path: Path) -> None:
+def test_a_data_set_is_built_of_the_valid_and_names_the_others(folder, tmp_path):
     chosen = {name: corpus()[name] for name in list(corpus())[::4]}  # of every format
     (tmp_path / "real").mkdir()
     for name in chosen:
@@ -142,7 +137,7 @@ def test_a_data_set_is_built_of_the_valid_and_names_the_others(folder: Path, tmp
     assert not refused & valid
 
 
-def _make_socket(path: Path) -> None:
+def _make_socket(path):
     here = Path.cwd()
     os.chdir(path.parent)  # the path of a socket is short
     try:
@@ -152,7 +147,7 @@ def _make_socket(path: Path) -> None:
         os.chdir(here)
 
 
-SPECIAL: dict[str, Callable[[Path], None]] = {
+SPECIAL = {
     "a pipe.png": os.mkfifo,
     "a socket.png": _make_socket,
     "a link to nothing.png": lambda path: path.symlink_to("nowhere"),
@@ -162,7 +157,7 @@ SPECIAL: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("name", SPECIAL)
-def test_special_files_are_refused_by_the_loader_and_by_a_walk(name: str, tmp_path: Path) -> None:
+def test_special_files_are_refused_by_the_loader_and_by_a_walk(name, tmp_path):
     (tmp_path / "real").mkdir()
     SPECIAL[name](tmp_path / "real" / name)
     with pytest.raises(DataError, match=name):
@@ -184,7 +179,7 @@ NAMES = (
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_files_of_any_name_are_decoded_and_named_on_one_line(name: str, tmp_path: Path) -> None:
+def test_files_of_any_name_are_decoded_and_named_on_one_line(name, tmp_path):
     (tmp_path / name).write_bytes(encode(RGB, "PNG"))
     assert np.array_equal(decode(tmp_path / name), RGB)
     (tmp_path / name).write_bytes(b"words")

@@ -1,12 +1,8 @@
 """Selections: whole groups, equal shares, seeds, draws and refusals."""
 
-from __future__ import annotations
-
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,16 +18,16 @@ from avatar_bench.data.selection import (
     suggest_calibration_options,
 )
 from avatar_bench.data.splits import SplitPlan, assign_splits, check_groups, fingerprint_split
-from avatar_bench.errors import AvatarBenchError, ConfigError, DataError, GuardError
+from avatar_bench.errors import ConfigError, DataError, GuardError
 
 CLASSES = ("drawing", "generated", "real")
 SIDES = ("train", "val", "calibration", "test")
 
 
-def dataset(n: int = 1500, largest: int = 5, seed: int = 0, split: str = "") -> Dataset:
+def dataset(n=1500, largest=5, seed=0, split=""):
     """Return rows of three classes 5:3:2, two to four sources each, and groups of 1 to `largest` rows."""
     rng = np.random.default_rng(seed)
-    rows: list[tuple[str, str, str]] = []
+    rows = []
     while len(rows) < n:
         label = rng.choice(list(CLASSES), p=[0.5, 0.3, 0.2])
         source = f"{label}{rng.integers({'drawing': 4, 'generated': 3, 'real': 2}[label])}"
@@ -44,32 +40,32 @@ def dataset(n: int = 1500, largest: int = 5, seed: int = 0, split: str = "") -> 
     )
 
 
-def change(whole: Dataset, **columns: Any) -> Dataset:
+def change(whole, **columns):
     """Return the rows with other columns, each a value or a function of the frame."""
     return Dataset(whole.name, whole.root, whole.frame.assign(**columns))
 
 
-def with_folds(n: int = 300, folds: int = 10, split: bool = True) -> Dataset:
+def with_folds(n=300, folds=10, split=True):
     """State the folds of n rows, and the sides of fold 0 where `split` is wanted."""
     whole = dataset(n)
     sides, fold = assign_splits(whole.frame, SplitPlan(folds=folds))
     return change(whole, fold=[str(number) for number in fold], split=sides if split else "")
 
 
-def paths(used: Dataset, *sides: str) -> set[str]:
+def paths(used, *sides):
     return set(used.frame["path"][used.frame["split"].isin(sides)])
 
 
-def sources(used: Dataset, *sides: str) -> set[str]:
+def sources(used, *sides):
     return set(used.frame["source"][used.frame["split"].isin(sides)])
 
 
-def shares(used: Dataset, column: str = "label") -> pd.DataFrame:
+def shares(used, column="label"):
     return pd.crosstab(used.frame["split"], used.frame[column], normalize="index")
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_sides_have_their_sizes_whole_groups_and_the_shares_of_classes_and_sources(seed: int) -> None:
+def test_sides_have_their_sizes_whole_groups_and_the_shares_of_classes_and_sources(seed):
     whole = dataset(4000, seed=seed)
     used = split_dataset(whole, SplitPlan(seed=seed))
     sizes = used.frame["split"].value_counts(normalize=True)
@@ -82,7 +78,7 @@ def test_sides_have_their_sizes_whole_groups_and_the_shares_of_classes_and_sourc
 
 
 @pytest.mark.parametrize("folds", [3, 5, 10])
-def test_the_test_sets_of_all_folds_are_the_whole_each_image_once(folds: int) -> None:
+def test_the_test_sets_of_all_folds_are_the_whole_each_image_once(folds):
     whole = dataset(600)
     by_fold = [split_dataset(whole, SplitPlan(folds=folds, fold=fold)) for fold in range(folds)]
     tested = [path for used in by_fold for path in used.select_split("test").frame["path"]]
@@ -91,7 +87,7 @@ def test_the_test_sets_of_all_folds_are_the_whole_each_image_once(folds: int) ->
         assert paths(by_fold[fold], "val", "calibration") == paths(by_fold[(fold + 1) % folds], "test")
 
 
-def test_the_seed_fixes_the_split_and_the_order_of_rows_does_not_matter() -> None:
+def test_the_seed_fixes_the_split_and_the_order_of_rows_does_not_matter():
     whole = dataset(400)
     shuffled = whole.take(np.random.default_rng(1).permutation(len(whole)))
     first, again, other = (split_dataset(whole, SplitPlan(seed=seed)) for seed in (3, 3, 4))
@@ -100,7 +96,7 @@ def test_the_seed_fixes_the_split_and_the_order_of_rows_does_not_matter() -> Non
     assert paths(first, "test") == paths(split_dataset(shuffled, SplitPlan(seed=3)), "test")
 
 
-def test_the_fingerprint_changes_when_an_image_changes_sides_and_not_with_order() -> None:
+def test_the_fingerprint_changes_when_an_image_changes_sides_and_not_with_order():
     used = split_dataset(dataset(100), SplitPlan())
     turned = used.take(np.arange(len(used))[::-1])
     moved = change(used, split=["test" if used.frame["split"][0] != "test" else "train", *used.frame["split"][1:]])
@@ -116,9 +112,7 @@ def test_the_fingerprint_changes_when_an_image_changes_sides_and_not_with_order(
         ("val", SplitPlan(val_fraction=1 / 3), 1 / 3),
     ],
 )
-def test_a_fraction_of_a_side_keeps_its_shares_and_leaves_the_other_sides_alone(
-    side: str, plan: SplitPlan, fraction: float
-) -> None:
+def test_a_fraction_of_a_side_keeps_its_shares_and_leaves_the_other_sides_alone(side, plan, fraction):
     full, part = (split_dataset(dataset(2000), plan) for plan in (SplitPlan(), plan))
     assert len(part.select_split(side)) == round(fraction * len(full.select_split(side)))
     assert paths(part, side) < paths(full, side)
@@ -127,7 +121,7 @@ def test_a_fraction_of_a_side_keeps_its_shares_and_leaves_the_other_sides_alone(
     assert [paths(part, name) for name in others] == [paths(full, name) for name in others]
 
 
-def test_a_limit_draws_that_many_of_the_whole_in_its_own_shares() -> None:
+def test_a_limit_draws_that_many_of_the_whole_in_its_own_shares():
     whole = dataset(2000)
     used = split_dataset(whole, SplitPlan(limit=500))
     assert len(used) == 500
@@ -137,7 +131,7 @@ def test_a_limit_draws_that_many_of_the_whole_in_its_own_shares() -> None:
     assert len(split_dataset(whole, SplitPlan(limit=9999))) == 2000
 
 
-def test_few_shot_takes_equal_shots_per_class_by_the_seed_of_training() -> None:
+def test_few_shot_takes_equal_shots_per_class_by_the_seed_of_training():
     whole, plan = dataset(1500), SplitPlan(shots=20, val_shots=5)
     draws = [split_dataset(whole, replace(plan, draw_seed=seed)) for seed in (1, 1, 2)]
     for used in draws:
@@ -149,7 +143,7 @@ def test_few_shot_takes_equal_shots_per_class_by_the_seed_of_training() -> None:
     assert paths(draws[0], "train") != paths(draws[2], "train")
 
 
-def test_few_shot_takes_all_of_a_class_that_has_fewer() -> None:
+def test_few_shot_takes_all_of_a_class_that_has_fewer():
     labels = ["a"] * 3 + ["b"] * 30
     rows = draw_shots(labels, 5, seed=0)
     assert [labels[row] for row in rows] == ["a"] * 3 + ["b"] * 5
@@ -158,7 +152,7 @@ def test_few_shot_takes_all_of_a_class_that_has_fewer() -> None:
 
 
 @pytest.mark.parametrize("n", [1, 3, 10, 57, 99])
-def test_a_stratified_draw_is_of_n_rows_each_class_within_one_of_its_share(n: int) -> None:
+def test_a_stratified_draw_is_of_n_rows_each_class_within_one_of_its_share(n):
     frame = dataset(100).frame
     rows = draw_stratified_rows(frame, n, seed=0)
     assert len(rows) == len(set(rows)) == n
@@ -167,7 +161,7 @@ def test_a_stratified_draw_is_of_n_rows_each_class_within_one_of_its_share(n: in
     assert (drawn - frame["label"].value_counts() * n / 100).abs().max() < 1
 
 
-def test_a_stated_split_is_kept_and_its_val_halved_or_taken_from_train() -> None:
+def test_a_stated_split_is_kept_and_its_val_halved_or_taken_from_train():
     whole = split_dataset(dataset(800), SplitPlan())
     assert split_dataset(whole, SplitPlan(seed=9)).frame["split"].tolist() == whole.frame["split"].tolist()
     sides = whole.frame["split"].replace("calibration", "val")
@@ -181,11 +175,11 @@ def test_a_stated_split_is_kept_and_its_val_halved_or_taken_from_train() -> None
     assert len(paths(used, "val", "calibration")) == pytest.approx(0.1 * 0.9 * 800, abs=25)
 
 
-def train_but(**columns: Callable[[pd.DataFrame], pd.Series]) -> Dataset:
+def train_but(**columns):
     return change(dataset(100, split="train"), **columns)
 
 
-REFUSALS: dict[str, tuple[Callable[[], Dataset], SplitPlan, type[AvatarBenchError]]] = {
+REFUSALS = {
     r"none for 7\.png": (
         lambda: train_but(split=lambda frame: frame["split"].where(frame.index != 7, "")),
         SplitPlan(),
@@ -223,7 +217,7 @@ REFUSALS: dict[str, tuple[Callable[[], Dataset], SplitPlan, type[AvatarBenchErro
 
 
 @pytest.mark.parametrize("message", REFUSALS)
-def test_a_plan_that_the_images_cannot_meet_is_refused(message: str) -> None:
+def test_a_plan_that_the_images_cannot_meet_is_refused(message):
     build, plan, kind = REFUSALS[message]
     with pytest.raises(kind, match=message):
         split_dataset(build(), plan)
@@ -237,7 +231,7 @@ def test_a_plan_that_the_images_cannot_meet_is_refused(message: str) -> None:
         (SplitPlan(held_out=("real0",)), "data.split.held_out"),
     ],
 )
-def test_an_option_that_a_stated_split_leaves_without_effect_is_refused(plan: SplitPlan, option: str) -> None:
+def test_an_option_that_a_stated_split_leaves_without_effect_is_refused(plan, option):
     whole = change(with_folds(600), fold="")
     with pytest.raises(ConfigError, match=re.escape(option)):
         split_dataset(whole, plan)
@@ -245,7 +239,7 @@ def test_an_option_that_a_stated_split_leaves_without_effect_is_refused(plan: Sp
 
 
 @pytest.mark.parametrize(("n", "calibration"), [(2, 0), (36, 0), (44, 22)])
-def test_val_is_halved_only_where_its_half_is_enough_to_fit_on(n: int, calibration: int) -> None:
+def test_val_is_halved_only_where_its_half_is_enough_to_fit_on(n, calibration):
     stated = np.where(np.arange(120) < n, "val", "train")
     used = split_dataset(change(dataset(120, largest=1), split=stated), SplitPlan())
     assert len(paths(used, "calibration")) == pytest.approx(calibration, abs=2 * (calibration > 0))
@@ -253,7 +247,7 @@ def test_val_is_halved_only_where_its_half_is_enough_to_fit_on(n: int, calibrati
 
 
 @pytest.mark.parametrize("split", [True, False])
-def test_a_stated_fold_is_test_and_the_next_one_val(split: bool) -> None:
+def test_a_stated_fold_is_test_and_the_next_one_val(split):
     whole = with_folds(folds=5, split=split)
     fold = dict(zip(whole.frame["path"], whole.frame["fold"], strict=True))
     for number in range(5):
@@ -262,14 +256,14 @@ def test_a_stated_fold_is_test_and_the_next_one_val(split: bool) -> None:
         assert {fold[path] for path in paths(used, "val", "calibration")} == {str((number + 1) % 5)}
 
 
-def test_another_seed_is_said_to_leave_a_stated_test_set_alone() -> None:
+def test_another_seed_is_said_to_leave_a_stated_test_set_alone():
     whole, notes = with_folds(), list[str]()
     used = split_dataset(whole, SplitPlan(seed=5), notes)
     assert paths(used, "test") == paths(whole, "test")
     assert any("data.split.seed" in note for note in notes)
 
 
-def test_what_a_held_out_source_leaves_out_is_noted() -> None:
+def test_what_a_held_out_source_leaves_out_is_noted():
     whole, notes = with_folds(), list[str]()  # by= splits anew, whatever is stated
     first = whole.frame.drop_duplicates("source").set_index("source")
     group = whole.frame["group"].where(whole.frame["path"] != first["path"]["drawing1"], first["group"]["drawing0"])
@@ -280,7 +274,7 @@ def test_what_a_held_out_source_leaves_out_is_noted() -> None:
     assert any("test lacks class real" in note for note in notes)
 
 
-def with_undivided(plan: SplitPlan, n: int = 100, change: dict[int, dict[str, str]] | None = None) -> Dataset:
+def with_undivided(plan, n=100, change=None):
     """Split 600 images by a plan, and add `n` without a label, each a group of its own but for `change`."""
     used = split_dataset(dataset(600, largest=1), plan)
     others = dataset(n, largest=1, seed=1).frame.assign(label="", source="")
@@ -291,7 +285,7 @@ def with_undivided(plan: SplitPlan, n: int = 100, change: dict[int, dict[str, st
 
 
 @pytest.mark.parametrize("fraction", [0.25, 0.5, 1])
-def test_a_fraction_of_train_is_drawn_of_images_without_a_label_but_those_of_another_side(fraction: float) -> None:
+def test_a_fraction_of_train_is_drawn_of_images_without_a_label_but_those_of_another_side(fraction):
     used = split_dataset(dataset(600, largest=1), SplitPlan(fraction=fraction))
     groups = {side: used.select_split(side).frame["group"].iat[0] for side in ("test", "val", "calibration")}
     change = {row: {"group": group} for row, group in enumerate(groups.values())}
@@ -303,7 +297,7 @@ def test_a_fraction_of_train_is_drawn_of_images_without_a_label_but_those_of_ano
         assert f"other/{row}.png" in paths(part, side)
 
 
-def test_a_group_that_holds_a_held_out_source_stands_on_no_other_side() -> None:
+def test_a_group_that_holds_a_held_out_source_stands_on_no_other_side():
     plan = SplitPlan(by="source", held_out=("real0",))
     used = split_dataset(dataset(600, largest=1), plan)
     first = {name: used.select_split(name).frame.iloc[0] for name in ("train", "val")}
@@ -322,7 +316,7 @@ def test_a_group_that_holds_a_held_out_source_stands_on_no_other_side() -> None:
 
 
 @pytest.mark.parametrize(("n", "folds"), [(390, 9), (240, 5), (90, 0)])
-def test_what_is_advised_for_calibration_is_the_fewest_folds_that_give_enough(n: int, folds: int) -> None:
+def test_what_is_advised_for_calibration_is_the_fewest_folds_that_give_enough(n, folds):
     images, plan = dataset(n, split="train"), SplitPlan()  # as a prepared set states it
     advice = suggest_calibration_options(images, plan)
     sizes = {
@@ -339,7 +333,7 @@ def test_what_is_advised_for_calibration_is_the_fewest_folds_that_give_enough(n:
 
 
 @pytest.mark.parametrize(("n", "groups"), [(240, 6), (300, 11), (390, 8)])
-def test_what_is_advised_for_calibration_leaves_every_class_on_every_side(n: int, groups: int) -> None:
+def test_what_is_advised_for_calibration_leaves_every_class_on_every_side(n, groups):
     frame = dataset(n).frame
     of_class = frame["label"] == frame["label"].iloc[0]
     few = (of_class.cumsum() % groups).astype(str)  # a fold may have one of these, which val or calibration lacks
@@ -350,7 +344,7 @@ def test_what_is_advised_for_calibration_leaves_every_class_on_every_side(n: int
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_val_by_source_consists_of_whole_sources_and_every_class_is_in_val_and_in_train(seed: int) -> None:
+def test_val_by_source_consists_of_whole_sources_and_every_class_is_in_val_and_in_train(seed):
     whole = dataset(seed=seed)
     plain = split_dataset(whole, SplitPlan(seed=seed))
     used = split_dataset(whole, SplitPlan(seed=seed, val_by="source"))
@@ -361,7 +355,7 @@ def test_val_by_source_consists_of_whole_sources_and_every_class_is_in_val_and_i
     assert len(used) == len(whole)
 
 
-def test_val_by_source_leaves_out_what_a_group_joins_to_its_sources() -> None:
+def test_val_by_source_leaves_out_what_a_group_joins_to_its_sources():
     whole, notes = dataset(), list[str]()
     first = whole.frame.drop_duplicates("source").index  # one image of each source, in a group of all
     whole.frame.loc[first, "group"] = "mixed"
@@ -371,7 +365,7 @@ def test_val_by_source_leaves_out_what_a_group_joins_to_its_sources() -> None:
     assert any(note.startswith("left out because") for note in notes)
 
 
-def test_val_by_source_takes_the_place_of_a_stated_val_and_keeps_the_stated_test() -> None:
+def test_val_by_source_takes_the_place_of_a_stated_val_and_keeps_the_stated_test():
     whole = dataset()
     whole.frame["split"] = np.array(["train", "val", "test"])[whole.frame["group"].str[5:].astype(int) % 3]
     used = split_dataset(whole, SplitPlan(val_by="source"))
@@ -379,7 +373,7 @@ def test_val_by_source_takes_the_place_of_a_stated_val_and_keeps_the_stated_test
     assert not sources(used, "val") & sources(used, "train")
 
 
-def test_train_sources_are_drawn_for_each_class_and_nested_and_share_one_test_set() -> None:
+def test_train_sources_are_drawn_for_each_class_and_nested_and_share_one_test_set():
     whole, notes = dataset(), list[str]()
     plan = SplitPlan(by="source", held_out=("drawing0",), draw_seed=1)
     by_count = {n: split_dataset(whole, replace(plan, train_sources=n), notes if n == 3 else None) for n in (1, 2, 3)}
@@ -398,7 +392,7 @@ def test_train_sources_are_drawn_for_each_class_and_nested_and_share_one_test_se
     assert held_out.select_split("val").classes == CLASSES
 
 
-def dated(rows: list[tuple[str, str, str, str, int]]) -> Dataset:
+def dated(rows):
     """Return rows of (class, date, release, group or "", number)."""
     images = [row[:4] for row in rows for _ in range(row[4])]
     n = len(images)
@@ -416,7 +410,7 @@ DATED = [
 ]
 
 
-def test_a_split_by_date_tests_on_later_images_and_leaves_out_unknown_ones() -> None:
+def test_a_split_by_date_tests_on_later_images_and_leaves_out_unknown_ones():
     whole, notes = dated(DATED), list[str]()
     used = split_dataset(whole, BY_MONTH, notes)
     counts = pd.crosstab(used.frame["split"], [used.frame["label"], used.frame["date"]])
@@ -430,21 +424,21 @@ def test_a_split_by_date_tests_on_later_images_and_leaves_out_unknown_ones() -> 
     ]
 
 
-def test_a_group_of_two_times_stays_on_one_side_of_a_split_by_date() -> None:
+def test_a_group_of_two_times_stays_on_one_side_of_a_split_by_date():
     rows = [
         *DATED,
         ("drawing", "2020", "", "both", 2),
         ("drawing", "2025", "", "both", 1),
         ("drawing", "", "", "both", 1),
     ]
-    notes: list[str] = []
+    notes = []
     used = split_dataset(dated(rows), BY_MONTH, notes)
     assert used.frame.loc[used.frame["group"] == "both", ["date", "split"]].to_numpy().tolist() == [["2025", "test"]]
     assert "left out because their groups also contain later images: 2 images" in notes
     check_groups(used.frame)
 
 
-def test_unlabelled_images_are_not_learned_from_if_they_are_later() -> None:
+def test_unlabelled_images_are_not_learned_from_if_they_are_later():
     used = split_dataset(dated(DATED), BY_MONTH)
     others = dated(
         [("", "2020", "", "", 4), ("", "2025", "", "", 3), ("", "", "", "", 2), ("", "2019", "", "later", 1)]
@@ -468,7 +462,7 @@ def test_unlabelled_images_are_not_learned_from_if_they_are_later() -> None:
         ("2030", "none is after that (dates are 2019 to 2024-07)"),
     ],
 )
-def test_a_split_by_date_needs_images_of_both_sides(until: str, message: str) -> None:
+def test_a_split_by_date_needs_images_of_both_sides(until, message):
     with pytest.raises(DataError) as error:
         split_dataset(dated(DATED), replace(BY_MONTH, until=until))
     assert message in str(error.value)

@@ -1,7 +1,5 @@
 """Splits: sides by group, by held-out source or generator, beside earlier sides, and what is said of them."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,7 +23,7 @@ SOURCES = {"drawing": ("ink", "crayon", "vector"), "generated": ("gan", "diffusi
 
 
 @pytest.fixture
-def frame() -> pd.DataFrame:
+def frame():
     """900 rows of three classes: groups of two rows, generators named in one class, real photos of one source."""
     named = [
         (label, SOURCES[label][k // 2 % len(SOURCES[label])], f"{label}{k // 2}")
@@ -36,11 +34,11 @@ def frame() -> pd.DataFrame:
     return made.assign(generator=made["source"].where(made["label"] == "generated", ""))
 
 
-def sides(frame: pd.DataFrame, split: np.ndarray) -> pd.DataFrame:
+def sides(frame, split):
     return pd.crosstab(frame["label"], split).reindex(columns=["train", "val", "test"], fill_value=0)
 
 
-def test_without_more_said_a_tenth_of_each_class_is_test_and_the_folds_take_turns(frame: pd.DataFrame) -> None:
+def test_without_more_said_a_tenth_of_each_class_is_test_and_the_folds_take_turns(frame):
     split, fold = assign_splits(frame, SplitPlan())
     assert (sides(frame, split).to_numpy() == (240, 30, 30)).all()
     assert (split == np.select([fold == 0, fold == 1], ["test", "val"], "train")).all()
@@ -52,7 +50,7 @@ def test_without_more_said_a_tenth_of_each_class_is_test_and_the_folds_take_turn
     assert (assign_splits(frame, SplitPlan(by="group"))[0] == split).all()
 
 
-def test_a_held_out_source_is_all_of_test_and_stands_nowhere_else(frame: pd.DataFrame) -> None:
+def test_a_held_out_source_is_all_of_test_and_stands_nowhere_else(frame):
     split, fold = assign_splits(frame, SplitPlan(by="source", held_out=("ink",)))
     assert ((split == "test") == (frame["source"] == "ink")).all()
     assert (fold == -1).all()
@@ -61,7 +59,7 @@ def test_a_held_out_source_is_all_of_test_and_stands_nowhere_else(frame: pd.Data
 
 
 @pytest.mark.parametrize("named", ["repository", "ink"])
-def test_sources_of_a_unit_are_held_out_together(frame: pd.DataFrame, named: str) -> None:
+def test_sources_of_a_unit_are_held_out_together(frame, named):
     plan = SplitPlan(by="source", held_out=(named,), units={"repository": ["ink", "gan"]})
     split, _ = assign_splits(frame, plan)
     assert set(frame["source"][split == "test"]) == {"ink", "gan"}
@@ -73,7 +71,7 @@ def test_sources_of_a_unit_are_held_out_together(frame: pd.DataFrame, named: str
         assign_splits(frame, replace(plan, units={"repository": ["inc"]}))
 
 
-def test_units_are_divided_into_parts_with_equally_many_of_each_class() -> None:
+def test_units_are_divided_into_parts_with_equally_many_of_each_class():
     labels = ["drawing"] * 14 + ["generated"] * 11 + ["real"] * 5
     units = pd.DataFrame({"label": labels, "source": [f"s{k}" for k in range(30)]})
     parts = divide_units(units.loc[units.index.repeat(np.arange(30) + 1)], "source", 5, seed=0)
@@ -84,7 +82,7 @@ def test_units_are_divided_into_parts_with_equally_many_of_each_class() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_sources_are_drawn_whole_and_a_class_of_one_source_keeps_it(frame: pd.DataFrame, seed: int) -> None:
+def test_sources_are_drawn_whole_and_a_class_of_one_source_keeps_it(frame, seed):
     split, _ = assign_splits(frame, SplitPlan(by="source", seed=seed))
     tested = set(frame["source"][split == "test"])
     assert len(tested & set(SOURCES["drawing"])) == len(tested & set(SOURCES["generated"])) == 1
@@ -95,20 +93,20 @@ def test_sources_are_drawn_whole_and_a_class_of_one_source_keeps_it(frame: pd.Da
     )
 
 
-def test_a_held_out_generator_is_in_test_beside_a_tenth_of_the_classes_without_generators(frame: pd.DataFrame) -> None:
+def test_a_held_out_generator_is_in_test_beside_a_tenth_of_the_classes_without_generators(frame):
     split, _ = assign_splits(frame, SplitPlan(by="generator", held_out=("gan",)))
     made = frame["label"] == "generated"
     assert ((split == "test") == (frame["source"] == "gan"))[made].all()
     assert sides(frame, split).loc[["drawing", "real"]].to_numpy().tolist() == [[240, 30, 30], [240, 30, 30]]
 
 
-def test_rows_of_a_class_with_generators_whose_own_is_not_known_are_never_tested(frame: pd.DataFrame) -> None:
+def test_rows_of_a_class_with_generators_whose_own_is_not_known_are_never_tested(frame):
     frame.loc[frame["source"] == "mixed", "generator"] = ""
     split, _ = assign_splits(frame, SplitPlan(by="generator", held_out=("gan",)))
     assert "test" not in set(split[frame["source"] == "mixed"])
 
 
-def test_a_group_across_a_held_out_source_leaves_its_other_rows_out(frame: pd.DataFrame) -> None:
+def test_a_group_across_a_held_out_source_leaves_its_other_rows_out(frame):
     ink, crayon = (frame.index[frame["source"] == source][0] for source in ("ink", "crayon"))
     frame.loc[frame["group"] == frame["group"][crayon], "group"] = frame["group"][ink]
     split, _ = assign_splits(frame, SplitPlan(by="source", held_out=("ink",)))
@@ -117,13 +115,13 @@ def test_a_group_across_a_held_out_source_leaves_its_other_rows_out(frame: pd.Da
 
 
 @pytest.mark.parametrize("by", ["source", "generator"])
-def test_an_unknown_name_is_refused_with_the_nearest(frame: pd.DataFrame, by: str) -> None:
+def test_an_unknown_name_is_refused_with_the_nearest(frame, by):
     with pytest.raises(ConfigError, match="'gam'; did you mean gan") as caught:
         assign_splits(frame, SplitPlan(by=by, held_out=("gam",)))
     assert caught.value.lines[1] == f"There are: {', '.join(sorted(set(frame[by]) - {''}))}."
 
 
-def test_what_cannot_be_held_out_is_refused(frame: pd.DataFrame) -> None:
+def test_what_cannot_be_held_out_is_refused(frame):
     with pytest.raises(ConfigError, match="no image names its generator"):
         assign_splits(frame.assign(generator=""), SplitPlan(by="generator"))
     with pytest.raises(ConfigError, match=r"requires split\.by"):
@@ -133,7 +131,7 @@ def test_what_cannot_be_held_out_is_refused(frame: pd.DataFrame) -> None:
 
 
 @pytest.mark.parametrize("by", [None, "source", "generator"])
-def test_what_had_a_side_keeps_it_and_newcomers_fill_what_is_behind(frame: pd.DataFrame, by: str | None) -> None:
+def test_what_had_a_side_keeps_it_and_newcomers_fill_what_is_behind(frame, by):
     plan = SplitPlan(by=by)
     split, fold = assign_splits(frame, plan)
     earlier = {group: (str(s), int(f)) for group, s, f in zip(frame["group"], split, fold, strict=True)}
@@ -146,7 +144,7 @@ def test_what_had_a_side_keeps_it_and_newcomers_fill_what_is_behind(frame: pd.Da
     assert sides(both, later).loc[["real"]].to_numpy()[0].tolist() == pytest.approx(wanted, abs=8)
 
 
-def test_a_new_image_of_a_tested_source_is_tested_and_one_near_to_training_is_left_out(frame: pd.DataFrame) -> None:
+def test_a_new_image_of_a_tested_source_is_tested_and_one_near_to_training_is_left_out(frame):
     plan = SplitPlan(by="source", held_out=("ink",))
     split, fold = assign_splits(frame, plan)
     earlier = {group: (str(s), int(f)) for group, s, f in zip(frame["group"], split, fold, strict=True)}
@@ -160,7 +158,7 @@ def test_a_new_image_of_a_tested_source_is_tested_and_one_near_to_training_is_le
         assert later[900:].tolist() == ["test", ""]
 
 
-def test_rows_that_state_their_side_keep_it_and_the_folds_do_not_take_turns(frame: pd.DataFrame) -> None:
+def test_rows_that_state_their_side_keep_it_and_the_folds_do_not_take_turns(frame):
     frame.loc[frame["source"] == "ink", "split"] = "test"
     frame.loc[frame["source"] == "gan", "split"] = "calibration"
     frame.loc[frame["source"] == "vector", "split"] = "train"
@@ -174,13 +172,13 @@ def test_rows_that_state_their_side_keep_it_and_the_folds_do_not_take_turns(fram
         assign_splits(frame, SplitPlan())
 
 
-def test_a_balanced_split_needs_no_word(frame: pd.DataFrame) -> None:
+def test_a_balanced_split_needs_no_word(frame):
     assert describe_imbalance(frame.assign(split=assign_splits(frame, SplitPlan())[0])) == []
     fifths = SplitPlan(folds=5)
     assert describe_imbalance(frame.assign(split=assign_splits(frame, fifths)[0]), folds=5) == []
 
 
-def test_what_is_more_than_two_points_off_is_said_with_the_largest_group(frame: pd.DataFrame) -> None:
+def test_what_is_more_than_two_points_off_is_said_with_the_largest_group(frame):
     split = np.array(["train"] * 80 + ["val"] * 10 + ["test"] * 10)
     rows = pd.DataFrame({"label": "a", "source": "s", "group": [f"{k // 2}" for k in range(100)], "split": split})
     assert describe_imbalance(rows) == []
@@ -192,7 +190,7 @@ def test_what_is_more_than_two_points_off_is_said_with_the_largest_group(frame: 
     ]
 
 
-def test_a_source_of_one_group_is_named() -> None:
+def test_a_source_of_one_group_is_named():
     rows = pd.DataFrame({"label": "a", "source": ["s"] * 90 + ["twins"] * 10})
     rows["group"] = [str(k) for k in range(90)] + ["one"] * 10
     rows["split"] = ["train"] * 80 + ["val"] * 10 + ["test"] * 10
@@ -201,7 +199,7 @@ def test_a_source_of_one_group_is_named() -> None:
 
 @pytest.mark.shared
 @pytest.mark.skipif(not AVATARS.is_file(), reason="../shared/data is not here")
-def test_the_avatars_without_tabler_hold_no_image_of_it_in_train_or_val() -> None:
+def test_the_avatars_without_tabler_hold_no_image_of_it_in_train_or_val():
     frame = pd.read_csv(AVATARS).fillna("").assign(split="", generator="")
     split, _ = assign_splits(frame, SplitPlan(by="source", held_out=("tabler",)))
     assert set(split[frame["source"] == "tabler"]) == {"test"}
@@ -209,7 +207,7 @@ def test_the_avatars_without_tabler_hold_no_image_of_it_in_train_or_val() -> Non
     assert describe_imbalance(frame.assign(split=assign_splits(frame, SplitPlan())[0])) == []
 
 
-def rows(*sources: tuple[str, str, int, int]) -> pd.DataFrame:
+def rows(*sources):
     """Return rows of (label, source, number of groups, size of a group)."""
     named = [
         (label, source, f"{source}:{group}")
@@ -220,13 +218,13 @@ def rows(*sources: tuple[str, str, int, int]) -> pd.DataFrame:
     return pd.DataFrame(named, columns=["label", "source", "group"])
 
 
-def spread(values: pd.Series, folds: np.ndarray, n: int = 10) -> np.ndarray:
+def spread(values, folds, n=10):
     """Return, for each value, its counts by fold, (values, n)."""
     return np.array([np.bincount(folds[values == value], minlength=n) for value in sorted(values.unique())])
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_fold_sizes_differ_by_the_size_of_a_group_at_most(seed: int) -> None:
+def test_fold_sizes_differ_by_the_size_of_a_group_at_most(seed):
     frame = rows(("a", "p", 60, 3), ("a", "q", 41, 1), ("a", "r", 7, 2), ("b", "s", 30, 5), ("b", "t", 99, 1))
     folds = assign_folds(frame, 10, seed)
     assert frame.assign(fold=folds).groupby("group")["fold"].nunique().max() == 1
@@ -236,17 +234,17 @@ def test_fold_sizes_differ_by_the_size_of_a_group_at_most(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_small_groups_make_up_for_large_ones_of_another_source(seed: int) -> None:
+def test_small_groups_make_up_for_large_ones_of_another_source(seed):
     frame = rows(("a", "crowd", 3, 12), ("a", "alone", 100, 1))
     counts = spread(frame["label"], assign_folds(frame, 10, seed))[0]
     assert np.abs(counts / len(frame) - 0.1).max() < 0.02
 
 
-def test_one_group_alone_has_one_fold() -> None:
+def test_one_group_alone_has_one_fold():
     assert len(set(assign_folds(rows(("a", "p", 1, 9)), 10, 0))) == 1
 
 
-def test_a_group_stays_in_the_folds_it_may_be_in_and_the_others_fill_what_is_behind() -> None:
+def test_a_group_stays_in_the_folds_it_may_be_in_and_the_others_fill_what_is_behind():
     frame = rows(("a", "p", 100, 1))
     kept = {f"p:{group}": (group % 5,) for group in range(50)}
     folds = assign_folds(frame, 10, 0, kept)
@@ -257,7 +255,7 @@ def test_a_group_stays_in_the_folds_it_may_be_in_and_the_others_fill_what_is_beh
     assert set(np.bincount(barred, minlength=10)[1:]) == {11, 12}
 
 
-def test_units_are_drawn_until_each_class_has_about_its_share_and_some_are_left() -> None:
+def test_units_are_drawn_until_each_class_has_about_its_share_and_some_are_left():
     frame = rows(*((label, f"{label}{k}", 10 + k, 1) for label in "abc" for k in range(12)))
     for seed in range(10):
         held = draw_held_out_units(frame["source"], frame["label"], 0.1, seed)
@@ -269,17 +267,17 @@ def test_units_are_drawn_until_each_class_has_about_its_share_and_some_are_left(
     )
 
 
-def test_a_class_of_large_units_gives_its_smallest_one() -> None:
+def test_a_class_of_large_units_gives_its_smallest_one():
     frame = rows(("a", "large", 60, 1), ("a", "larger", 70, 1), ("b", "small", 50, 1), ("b", "big", 80, 1))
     assert draw_held_out_units(frame["source"], frame["label"], 0.1, 0) == ("large", "small")
 
 
-def test_a_class_of_one_unit_and_unknown_units_are_never_drawn() -> None:
+def test_a_class_of_one_unit_and_unknown_units_are_never_drawn():
     frame = rows(("a", "only", 30, 1), ("b", "", 25, 1), ("b", "one", 5, 1))
     assert draw_held_out_units(frame["source"], frame["label"], 0.1, 0) == ("one",)
 
 
-def test_a_unit_of_two_classes_is_not_drawn_where_one_of_them_has_nothing_else() -> None:
+def test_a_unit_of_two_classes_is_not_drawn_where_one_of_them_has_nothing_else():
     frame = rows(("a", "both", 10, 1), ("b", "both", 10, 1), ("a", "other", 80, 1))
     assert "both" not in draw_held_out_units(frame["source"], frame["label"], 0.1, 0)
 
@@ -287,34 +285,34 @@ def test_a_unit_of_two_classes_is_not_drawn_where_one_of_them_has_nothing_else()
 @pytest.mark.shared
 @pytest.mark.skipif(not AVATARS.is_file(), reason="../shared/data is not here")
 @pytest.mark.parametrize("seed", range(3))
-def test_every_fold_of_the_avatars_has_a_tenth_of_each_class(seed: int) -> None:
+def test_every_fold_of_the_avatars_has_a_tenth_of_each_class(seed):
     frame = pd.read_csv(AVATARS).fillna("")
     counts = spread(frame["label"], assign_folds(frame, 10, seed))
     assert np.abs(counts / counts.sum(axis=1, keepdims=True) - 0.1).max() < 0.01
 
 
-def count_frame(**counts: int) -> pd.DataFrame:
+def count_frame(**counts):
     """Return the given number of rows of each label__source."""
     rows = [name.partition("__")[::2] for name, count in counts.items() for _ in range(count)]
     return pd.DataFrame(rows, columns=["label", "source"])
 
 
-def test_sources_of_enough_images_are_held_out_in_order() -> None:
+def test_sources_of_enough_images_are_held_out_in_order():
     table = count_frame(real__b=20, real__a=25, real__c=19, drawing__d=40, drawing__e=20)
     assert find_hold_out_units(table, "source", 20) == (["a", "b", "d", "e"], {"c": "19 images"})
 
 
-def test_the_only_source_of_a_class_is_not() -> None:
+def test_the_only_source_of_a_class_is_not():
     table = count_frame(real__a=30, real__b=30, drawing__d=40)
     assert find_hold_out_units(table, "source", 20) == (["a", "b"], {"d": "all of class drawing"})
 
 
-def test_images_without_a_source_keep_their_class_alive() -> None:
+def test_images_without_a_source_keep_their_class_alive():
     table = count_frame(real__a=30, real__b=30, drawing__d=40, drawing__=1)
     assert find_hold_out_units(table, "source", 20) == (["a", "b", "d"], {})
 
 
-def test_a_source_of_two_classes_counts_whole() -> None:
+def test_a_source_of_two_classes_counts_whole():
     table = count_frame(real__a=12, drawing__a=12, real__b=5, drawing__b=30)
     assert find_hold_out_units(table, "source", 20) == (["a", "b"], {})
 
@@ -322,7 +320,7 @@ def test_a_source_of_two_classes_counts_whole() -> None:
 @pytest.mark.parametrize(
     ("table", "message"), [(count_frame(real__a=3), "a (all of class real)"), (count_frame(real__=9), "no image")]
 )
-def test_none_left_is_an_error_that_says_why(table: pd.DataFrame, message: str) -> None:
+def test_none_left_is_an_error_that_says_why(table, message):
     with pytest.raises(DataError) as caught:
         find_hold_out_units(table, "source", 4)
     assert message in caught.value.lines[0]

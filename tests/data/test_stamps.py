@@ -1,7 +1,5 @@
 """Tests of avatar_bench.data.stamps: where a stamp lies, how far it shows, and its neutral patch."""
 
-from __future__ import annotations
-
 import numpy as np
 import pytest
 
@@ -11,7 +9,7 @@ from tests.builders.pixels import make_smooth
 
 @pytest.mark.parametrize("kind", STAMPS)
 @pytest.mark.parametrize("shape", [(120, 90), (64, 200), (7, 5), (1, 1)])
-def test_a_stamp_and_its_neutral_patch_cover_the_same_pixels_of_any_image(kind: str, shape: tuple[int, int]) -> None:
+def test_a_stamp_and_its_neutral_patch_cover_the_same_pixels_of_any_image(kind, shape):
     black, white = np.zeros((*shape, 3), np.uint8), np.full((*shape, 3), 255, np.uint8)
     for position in POSITIONS:
         stamp = paste_stamp(black, kind, 1.0, 0.3, position, 5), paste_stamp(white, kind, 1.0, 0.3, position, 5)
@@ -24,7 +22,7 @@ def test_a_stamp_and_its_neutral_patch_cover_the_same_pixels_of_any_image(kind: 
         assert (patch[0][opaque] == 128).all()
 
 
-def test_a_corner_logo_covers_its_square_beside_the_margin() -> None:
+def test_a_corner_logo_covers_its_square_beside_the_margin():
     image = make_smooth(1, 200, 100)
     for position in CORNERS:
         changed = np.any(paste_neutral(image, "logo", 1.0, 0.2, position, 0) != image, axis=2)
@@ -33,7 +31,7 @@ def test_a_corner_logo_covers_its_square_beside_the_margin() -> None:
         assert (rows.min(), rows.max(), columns.min(), columns.max()) == (top, top + 19, left, left + 19)
 
 
-def test_a_frame_is_as_thick_as_an_eighth_of_the_size_and_leaves_the_rest() -> None:
+def test_a_frame_is_as_thick_as_an_eighth_of_the_size_and_leaves_the_rest():
     image = make_smooth(2, 100, 160)
     framed = paste_stamp(image, "frame", 1.0, 0.4, "any", 0)
     assert np.array_equal(framed[5:-5, 5:-5], image[5:-5, 5:-5])
@@ -41,7 +39,7 @@ def test_a_frame_is_as_thick_as_an_eighth_of_the_size_and_leaves_the_rest() -> N
     assert (framed[:, -5:] == framed[0, 0]).all()
 
 
-def test_opacity_mixes_linearly_and_a_seed_moves_only_a_stamp_at_any_place() -> None:
+def test_opacity_mixes_linearly_and_a_seed_moves_only_a_stamp_at_any_place():
     image = make_smooth(3, 96, 96)
     full, half, none = (paste_stamp(image, "pill", opacity, 0.3, "any", 7) for opacity in (1.0, 0.5, 0.0))
     assert np.array_equal(none, image)
@@ -50,7 +48,7 @@ def test_opacity_mixes_linearly_and_a_seed_moves_only_a_stamp_at_any_place() -> 
     assert np.array_equal(*(paste_stamp(image, "pill", 1.0, 0.3, "top_left", seed) for seed in (7, 8)))
 
 
-def test_an_unknown_stamp_or_place_is_refused() -> None:
+def test_an_unknown_stamp_or_place_is_refused():
     for kind, position in (("seal", "any"), ("pill", "middle")):
         with pytest.raises(ValueError, match="unknown stamp"):
             paste_stamp(make_smooth(1, 8, 8), kind, 1.0, 0.2, position, 0)

@@ -1,11 +1,5 @@
 """Batches: balance, order by seed and epoch alone, and files that cannot be read."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -23,7 +17,7 @@ PREPROCESSING = Preprocessing(32, "squash", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 @pytest.fixture
-def uneven(images: Path) -> Dataset:
+def uneven(images):
     """40 drawings, 15 generated, 5 real to train on, and 12 to validate on."""
     whole = read_manifest(images / "all.csv")
     counts = {"drawing": 40, "generated": 15, "real": 5}
@@ -35,32 +29,30 @@ def uneven(images: Path) -> Dataset:
 
 
 @pytest.fixture
-def module(uneven: Dataset) -> Callable[..., DataModule]:
-    def build(**options: Any) -> DataModule:
+def module(uneven):
+    def build(**options):
         common = {"seed": 0, "batch_size": 16, "workers": 0, "balance": "none", **options}
         return DataModule(uneven, CLASSES, PREPROCESSING, Augmentation(flip=0.5, noise=0.05), **common)
 
     return build
 
 
-def draw_rows(module: DataModule, epochs: int) -> list[int]:
-    sampler, rows = module.train_dataloader().batch_sampler.sampler, list[int]()  # type: ignore[union-attr]
+def draw_rows(module, epochs):
+    sampler, rows = module.train_dataloader().batch_sampler.sampler, list[int]()
     for epoch in range(epochs):
         sampler.set_epoch(epoch)
         rows += [row for row, _ in sampler]
     return rows
 
 
-def test_balance_none_shows_each_image_once_and_the_sampler_each_class_equally_often(
-    module: Callable[..., DataModule],
-) -> None:
+def test_balance_none_shows_each_image_once_and_the_sampler_each_class_equally_often(module):
     shown = torch.cat([batch["row"] for batch in module(balance="none").train_dataloader()])
     assert sorted(shown.tolist()) == list(range(60))
     drawn = np.repeat([0, 1, 2], [40, 15, 5])[draw_rows(module(balance="sampler"), 200)]
     np.testing.assert_allclose(np.bincount(drawn) / 12_000, 1 / 3, atol=0.015)  # three standard errors
 
 
-def test_balance_loss_weighs_classes_by_their_rarity_and_the_others_do_not(module: Callable[..., DataModule]) -> None:
+def test_balance_loss_weighs_classes_by_their_rarity_and_the_others_do_not(module):
     from sklearn.utils.class_weight import compute_class_weight
 
     data, targets = module(balance="loss"), np.repeat([0, 1, 2], [40, 15, 5])
@@ -71,9 +63,7 @@ def test_balance_loss_weighs_classes_by_their_rarity_and_the_others_do_not(modul
     assert module(balance="none").class_weights is module(balance="sampler").class_weights is None
 
 
-def test_balance_source_draws_classes_and_the_sources_of_a_class_equally_often(
-    module: Callable[..., DataModule],
-) -> None:
+def test_balance_source_draws_classes_and_the_sources_of_a_class_equally_often(module):
     data = module(balance="source")
     frame, weights = data.train_set.frame, data.image_weights
     sums = pd.Series(weights).groupby([frame["label"], frame["source"]]).sum()
@@ -86,8 +76,8 @@ def test_balance_source_draws_classes_and_the_sources_of_a_class_equally_often(
         weigh_sources(["a", "b"], ["", ""])
 
 
-def test_order_and_augmentation_depend_on_seed_and_epoch_alone() -> None:
-    def pairs(seed: int, epoch: int) -> list[tuple[int, int]]:
+def test_order_and_augmentation_depend_on_seed_and_epoch_alone():
+    def pairs(seed, epoch):
         sampler = EpochSampler(50, seed)
         sampler.set_epoch(epoch)
         return list(sampler)
@@ -102,9 +92,7 @@ def test_order_and_augmentation_depend_on_seed_and_epoch_alone() -> None:
     assert len({tuple(pairs(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
 
 
-def test_training_images_are_varied_and_validation_images_are_not(
-    module: Callable[..., DataModule], uneven: Dataset
-) -> None:
+def test_training_images_are_varied_and_validation_images_are_not(module, uneven):
     data = module()
     (batch,) = data.val_dataloader()
     plain = PREPROCESSING(uneven.select_split("val").image(0))
@@ -118,9 +106,7 @@ def test_training_images_are_varied_and_validation_images_are_not(
 
 
 @pytest.mark.parametrize(("batch_size", "batches"), [(59, 1), (60, 1), (20, 3), (16, 4)])
-def test_a_last_batch_of_one_image_joins_the_batch_before(
-    batch_size: int, batches: int, module: Callable[..., DataModule]
-) -> None:
+def test_a_last_batch_of_one_image_joins_the_batch_before(batch_size, batches, module):
     shown = list(module(batch_size=batch_size).train_dataloader())
     assert len(shown) == batches
     assert min(len(batch["row"]) for batch in shown) > 1
@@ -129,7 +115,7 @@ def test_a_last_batch_of_one_image_joins_the_batch_before(
 
 @pytest.mark.parametrize("world", [2, 3])
 @pytest.mark.parametrize("n", [6, 47, 48, 49, 50, 51, 52, 53])
-def test_the_processes_of_a_run_share_each_batch_of_one_process(n: int, world: int) -> None:
+def test_the_processes_of_a_run_share_each_batch_of_one_process(n, world):
     """Each image is seen once an epoch, in as many batches, of about equal size, by each process."""
     alone = list(RankBatches(EpochSampler(n, 0), 4 * world))
     shares = [RankBatches(EpochSampler(n, 0), 4, rank, world) for rank in range(world)]
@@ -144,7 +130,7 @@ def test_the_processes_of_a_run_share_each_batch_of_one_process(n: int, world: i
         assert sorted(whole) == sorted(item for part in parts for item in part)
 
 
-def test_the_images_of_a_few_shards_are_shuffled_together() -> None:
+def test_the_images_of_a_few_shards_are_shuffled_together():
     shards = np.arange(60) % 6
     orders = []
     for epoch in (0, 1):
@@ -160,13 +146,13 @@ def test_the_images_of_a_few_shards_are_shuffled_together() -> None:
     assert list(everything) == list(EpochSampler(60, 0))  # as with files
 
 
-def test_fixed_views_come_in_turn_and_each_is_what_the_network_sees_alone(module: Callable[..., DataModule]) -> None:
+def test_fixed_views_come_in_turn_and_each_is_what_the_network_sees_alone(module):
     data = module(augmented_copies=2)
     copies = torch.cat([batch["image"] for batch in data.fixed_copies_loader(2)])
     batches = data.train_dataloader()
     seen = []
     for epoch in range(4):
-        batches.batch_sampler.sampler.set_epoch(epoch)  # type: ignore[attr-defined]
+        batches.batch_sampler.sampler.set_epoch(epoch)
         shown = list(batches)
         order = torch.cat([batch["row"] for batch in shown]).argsort()
         seen.append(torch.cat([batch["image"] for batch in shown])[order])
@@ -178,9 +164,7 @@ def test_fixed_views_come_in_turn_and_each_is_what_the_network_sees_alone(module
     )
 
 
-def test_a_cache_changes_no_batch_and_decodes_nothing_twice(
-    module: Callable[..., DataModule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cache_changes_no_batch_and_decodes_nothing_twice(module, tmp_path, monkeypatch):
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path))
     for workers in (2, 0):  # the second reads what the processes of the first have kept
         plain, cached = module(), module(cache=ImageCache(PREPROCESSING), workers=workers)
@@ -191,13 +175,13 @@ def test_a_cache_changes_no_batch_and_decodes_nothing_twice(
         monkeypatch.setattr("avatar_bench.data.cache.decode_bytes", None)
 
 
-def test_targets_are_by_name_in_the_order_that_is_asked_for(uneven: Dataset) -> None:
+def test_targets_are_by_name_in_the_order_that_is_asked_for(uneven):
     turned = encode_targets(uneven, CLASSES[::-1])
     assert [CLASSES[::-1][target] for target in turned] == uneven.frame["label"].tolist()
     assert (encode_targets(uneven, ("real",)) == -1).sum() == (uneven.frame["label"] != "real").sum()
 
 
-def test_an_unreadable_file_stops_training_and_costs_a_prediction_its_row(uneven: Dataset, tmp_path: Path) -> None:
+def test_an_unreadable_file_stops_training_and_costs_a_prediction_its_row(uneven, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     uneven.frame.loc[0, "path"] = str(tmp_path / "broken.png")
     with pytest.raises(DataError, match=r"broken\.png"):

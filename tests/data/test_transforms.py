@@ -1,17 +1,12 @@
 """Tests of avatar_bench.data.transforms: geometry by hand, and augmentation that depends on its seed alone."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import random
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -24,25 +19,25 @@ from avatar_bench.config.entries import use_folders
 from avatar_bench.data.equalise import RESIZE_MODES
 from avatar_bench.data.transforms import Augmentation, Preprocessing
 from avatar_bench.errors import CheckpointError, ConfigError
-from tests.builders.pixels import Pixels, make_noise, make_smooth
+from tests.builders.pixels import make_noise, make_smooth
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 ALL = Augmentation(flip=0.5, jitter=(0.2, 0.2, 0.2, 0.05), rotation=10, noise=0.02, randaugment=9)
 
 
-def preprocessing(size: int, resize: str) -> Preprocessing:
+def preprocessing(size, resize):
     return Preprocessing(size, resize, MEAN, STD)
 
 
 @pytest.fixture
-def sample() -> Pixels:
+def sample():
     """A smooth coloured image, (64, 64, 3), away from black and white."""
     return make_smooth(0, low=60, high=200)
 
 
 @pytest.mark.parametrize("resize", RESIZE_MODES)
 @pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (3, 2), (224, 224), (223, 225), (1000, 400)])
-def test_any_shape_comes_out_at_the_size_of_the_network(resize: str, shape: tuple[int, int]) -> None:
+def test_any_shape_comes_out_at_the_size_of_the_network(resize, shape):
     image = np.full((*shape, 3), (10, 120, 240), np.uint8)
     result = preprocessing(224, resize)(image)
     assert result.shape == (224, 224, 3)
@@ -53,23 +48,23 @@ def test_any_shape_comes_out_at_the_size_of_the_network(resize: str, shape: tupl
 
 
 @pytest.mark.parametrize("resize", RESIZE_MODES)
-def test_an_image_of_the_right_size_is_left_alone(sample: Pixels, resize: str) -> None:
+def test_an_image_of_the_right_size_is_left_alone(sample, resize):
     assert np.array_equal(preprocessing(64, resize)(sample), sample)
 
 
-def test_squash_averages_whole_blocks(sample: Pixels) -> None:
+def test_squash_averages_whole_blocks(sample):
     expected = sample.reshape(16, 4, 16, 4, 3).mean(axis=(1, 3))
     assert np.abs(preprocessing(16, "squash")(sample) - expected).max() <= 0.5 + 1e-6
 
 
-def test_fine_texture_turns_grey_and_not_into_moire() -> None:
+def test_fine_texture_turns_grey_and_not_into_moire():
     stripes = np.zeros((1, 1000, 3), np.uint8)
     stripes[:, ::2] = 255
     for image in (stripes, np.repeat(stripes, 1000, axis=0)):  # one side grows, none does
         assert np.abs(preprocessing(20, "squash")(image).astype(int) - 127).max() <= 1
 
 
-def test_enlarging_is_cubic(sample: Pixels) -> None:
+def test_enlarging_is_cubic(sample):
     expected = cv2.resize(sample, (160, 160), interpolation=cv2.INTER_CUBIC)
     assert np.array_equal(preprocessing(160, "squash")(sample), expected)
 
@@ -77,7 +72,7 @@ def test_enlarging_is_cubic(sample: Pixels) -> None:
 @pytest.mark.parametrize(
     ("shape", "top", "left", "side"), [((8, 20), 0, 6, 8), ((20, 8), 6, 0, 8), ((9, 12), 0, 1, 9), ((8, 8), 0, 0, 8)]
 )
-def test_crop_keeps_the_centred_square(shape: tuple[int, int], top: int, left: int, side: int) -> None:
+def test_crop_keeps_the_centred_square(shape, top, left, side):
     image = make_noise(0, *shape)
     assert np.array_equal(preprocessing(side, "crop")(image), image[top : top + side, left : left + side])
 
@@ -92,9 +87,7 @@ def test_crop_keeps_the_centred_square(shape: tuple[int, int], top: int, left: i
         ((1, 5000), (9, 10), (0, 20)),
     ],
 )
-def test_pad_centres_the_whole_image_on_white(
-    shape: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]
-) -> None:
+def test_pad_centres_the_whole_image_on_white(shape, rows, columns):
     expected = np.full((20, 20, 3), 255, np.uint8)
     expected[slice(*rows), slice(*columns)] = 0
     assert np.array_equal(preprocessing(20, "pad")(np.zeros((*shape, 3), np.uint8)), expected)
@@ -102,7 +95,7 @@ def test_pad_centres_the_whole_image_on_white(
 
 @pytest.mark.parametrize("resize", RESIZE_MODES)
 @pytest.mark.parametrize("equalise", [None, "jpeg"])
-def test_preprocessing_survives_json(resize: str, equalise: str | None) -> None:
+def test_preprocessing_survives_json(resize, equalise):
     before = Preprocessing(224, resize, MEAN, STD, equalise)
     state = json.loads(json.dumps(before.to_dict()))
     after = Preprocessing.from_dict(state)
@@ -112,7 +105,7 @@ def test_preprocessing_survives_json(resize: str, equalise: str | None) -> None:
         assert Preprocessing.from_dict(state) == before
 
 
-DAMAGED: dict[str, list[Any]] = {
+DAMAGED = {
     "size": ["missing", 0, "224", True, 224.0],
     "resize": ["missing", "stretch", None],
     "mean": ["missing", [0.5, 0.5], None, [0.5, 0.5, float("nan")]],
@@ -123,7 +116,7 @@ DAMAGED: dict[str, list[Any]] = {
 
 
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in DAMAGED.items() for value in values])
-def test_a_damaged_preprocessing_is_a_checkpoint_error(name: str, value: Any) -> None:
+def test_a_damaged_preprocessing_is_a_checkpoint_error(name, value):
     state = {**preprocessing(224, "squash").to_dict(), name: value}
     if value == "missing":
         del state[name]
@@ -131,7 +124,7 @@ def test_a_damaged_preprocessing_is_a_checkpoint_error(name: str, value: Any) ->
         Preprocessing.from_dict(state)
 
 
-def test_augmentation_that_is_off_returns_the_image_itself_and_imports_nothing(sample: Pixels) -> None:
+def test_augmentation_that_is_off_returns_the_image_itself_and_imports_nothing(sample):
     assert Augmentation()(sample, seed=1) is sample
     code = (
         "import sys; from avatar_bench.data.transforms import Augmentation; Augmentation(); "
@@ -140,7 +133,7 @@ def test_augmentation_that_is_off_returns_the_image_itself_and_imports_nothing(s
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_augmentation_depends_on_image_and_seed_alone(sample: Pixels) -> None:
+def test_augmentation_depends_on_image_and_seed_alone(sample):
     other = np.ascontiguousarray(sample[::-1])
     before = [ALL(sample, seed) for seed in range(20)]
     np.random.seed(5)  # the global state must not matter
@@ -164,7 +157,7 @@ PARTS = {
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_each_part_changes_the_image_and_spares_its_input(sample: Pixels, part: str) -> None:
+def test_each_part_changes_the_image_and_spares_its_input(sample, part):
     copy = sample.copy()
     result = PARTS[part](sample, seed=3)
     assert np.array_equal(sample, copy)
@@ -173,14 +166,14 @@ def test_each_part_changes_the_image_and_spares_its_input(sample: Pixels, part: 
     assert not np.array_equal(result, sample)
 
 
-def test_flip_mirrors_at_its_probability(sample: Pixels) -> None:
+def test_flip_mirrors_at_its_probability(sample):
     assert np.array_equal(Augmentation(flip=1)(sample, seed=0), sample[:, ::-1])
     half = Augmentation(flip=0.5)
     flips = sum(not np.array_equal(half(sample, seed), sample) for seed in range(400))
     assert 150 < flips < 250  # five standard deviations
 
 
-def test_brightness_stays_within_its_range() -> None:
+def test_brightness_stays_within_its_range():
     grey = np.full((8, 8, 3), 100, np.uint8)
     values = [int(Augmentation(jitter=(0.2, 0, 0, 0))(grey, seed)[0, 0, 0]) for seed in range(100)]
     assert 79 <= min(values) < 85
@@ -188,7 +181,7 @@ def test_brightness_stays_within_its_range() -> None:
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.02, None), (1, None), (0.3, 0), (0.3, 255)])
-def test_noise_is_that_of_albumentations_bit_by_bit(share: float, value: int | None, sample: Pixels) -> None:
+def test_noise_is_that_of_albumentations_bit_by_bit(share, value, sample):
     import albumentations
 
     image = sample if value is None else np.full_like(sample, value)
@@ -198,7 +191,7 @@ def test_noise_is_that_of_albumentations_bit_by_bit(share: float, value: int | N
         assert np.array_equal(Augmentation(noise=share)(image, seed), theirs(image=image)["image"])
 
 
-def test_randaugment_is_that_of_torchvision_and_leaves_the_random_state_of_torch(sample: Pixels) -> None:
+def test_randaugment_is_that_of_torchvision_and_leaves_the_random_state_of_torch(sample):
     theirs, ours = v2.RandAugment(num_ops=2, magnitude=9, fill=128), Augmentation(randaugment=9)
     before = torch.get_rng_state()
     collected = [ours(sample, seed) for seed in range(10)]
@@ -209,13 +202,13 @@ def test_randaugment_is_that_of_torchvision_and_leaves_the_random_state_of_torch
             assert np.array_equal(image, np.asarray(theirs(Image.fromarray(sample))))
 
 
-def test_rotation_brings_in_no_border_colour() -> None:
+def test_rotation_brings_in_no_border_colour():
     red = np.full((32, 32, 3), (200, 30, 30), np.uint8)
     for seed in range(20):
         assert np.array_equal(Augmentation(rotation=45)(red, seed), red)
 
 
-def test_rotation_stays_within_its_angle() -> None:
+def test_rotation_stays_within_its_angle():
     spot = np.zeros((101, 101, 3), np.uint8)
     cv2.circle(spot, (90, 50), 3, (255, 255, 255), -1)
     angles = []
@@ -228,12 +221,12 @@ def test_rotation_stays_within_its_angle() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (1, 7, 3)])
 @pytest.mark.parametrize("value", [0, 255])
-def test_augmentation_takes_the_smallest_and_the_extreme_images(shape: tuple[int, int, int], value: int) -> None:
+def test_augmentation_takes_the_smallest_and_the_extreme_images(shape, value):
     assert ALL(np.full(shape, value, np.uint8), seed=0).shape == shape
 
 
 @pytest.fixture
-def shifted_module(tmp_path: Path) -> Iterator[Path]:
+def shifted_module(tmp_path):
     """Module of a user's augmentation, which is in use: it shifts all values by up to an amount."""
     file = tmp_path / "augmentation" / "shifted.py"
     file.parent.mkdir()
@@ -256,9 +249,7 @@ class Shifted(Options):
         yield file
 
 
-def test_an_augmentation_of_a_user_comes_last_and_leaves_the_draws_of_the_others(
-    sample: Pixels, shifted_module: Path
-) -> None:
+def test_an_augmentation_of_a_user_comes_last_and_leaves_the_draws_of_the_others(sample, shifted_module):
     with_own = replace(ALL, others={"shifted": {"amount": 90}})
     shifts = set()
     for seed in range(10):
@@ -290,14 +281,12 @@ def test_an_augmentation_of_a_user_comes_last_and_leaves_the_draws_of_the_others
     ],
 )
 @pytest.mark.usefixtures("shifted_module")
-def test_a_wrong_option_or_augmentation_of_a_user_is_named(options: dict[str, Any], reason: str) -> None:
+def test_a_wrong_option_or_augmentation_of_a_user_is_named(options, reason):
     with pytest.raises(ConfigError, match=re.escape(reason)):
         Augmentation(**options)
 
 
-def test_an_augmentation_of_a_user_that_fails_or_changes_the_shape_is_one_error(
-    sample: Pixels, shifted_module: Path
-) -> None:
+def test_an_augmentation_of_a_user_that_fails_or_changes_the_shape_is_one_error(sample, shifted_module):
     code = shifted_module.read_text()
     for wrong, reason in (("image[1:]", "for uint8"), ("image / no_such_name", "NameError")):
         shifted_module.write_text(code.replace("image // 2 + rng", f"{wrong} #"))
