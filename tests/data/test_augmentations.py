@@ -1,7 +1,5 @@
 """Random delivery of training images: its draws, and that no augmentation makes the tier kept for evaluation."""
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
@@ -19,7 +17,6 @@ from tests.builders.pixels import make_smooth
 
 CLASSES = ("drawing", "generated", "real")
 PREPROCESSING = Preprocessing(32, "squash", (0.5,) * 3, (0.5,) * 3)
-Saved = list[tuple[str, tuple[int, int], dict[str, Any]]]
 
 
 @pytest.fixture
@@ -43,7 +40,7 @@ def saved(monkeypatch):
     return files
 
 
-def test_a_chain_encodes_once_or_twice_within_its_ranges(photo, saved):
+def test_images_are_delivered_at_a_probability_by_their_seed_once_or_twice_within_their_ranges(photo, saved):
     chains = []
     for seed in range(60):
         before = len(saved)
@@ -62,6 +59,13 @@ def test_a_chain_encodes_once_or_twice_within_its_ranges(photo, saved):
     assert {options.get("subsampling") for kind, _, options in saved if kind == "JPEG"} == {"4:4:4", "4:2:0"}
     again = [max(second[1]) / max(first[1]) for first, second in (chain for chain in chains if len(chain) == 2)]
     assert min(again) < 0.9 < 1.5 < max(again)  # shown smaller, and enlarged again
+    half = Augmentation(delivery=0.5)
+    assert half.is_active
+    drawn = [half.draw_delivery(seed) for seed in range(400)]
+    assert 150 < sum(deliver is not None for deliver in drawn) < 250  # five standard deviations
+    seed = next(seed for seed, deliver in enumerate(drawn) if deliver)
+    assert np.array_equal(*(half.draw_delivery(seed)(photo) for _ in range(2)))
+    assert not any(Augmentation(flip=1).draw_delivery(seed) for seed in range(50))
 
 
 @pytest.mark.parametrize("name", find_choices("augmentation"))
@@ -79,16 +83,6 @@ def test_no_augmentation_makes_the_tier_that_no_training_uses(name, photo, saved
     assert UNTRAINED_TIER in DELIVERY_TIERS
     assert UNTRAINED_TIER.upper() not in formats
     assert f"delivery/{UNTRAINED_TIER}" not in augmentation.resembles
-
-
-def test_an_image_is_delivered_at_its_probability_by_its_seed_alone(photo):
-    half = Augmentation(delivery=0.5)
-    assert half.is_active
-    drawn = [half.draw_delivery(seed) for seed in range(400)]
-    assert 150 < sum(deliver is not None for deliver in drawn) < 250  # five standard deviations
-    seed = next(seed for seed, deliver in enumerate(drawn) if deliver)
-    assert np.array_equal(*(half.draw_delivery(seed)(photo) for _ in range(2)))
-    assert not any(Augmentation(flip=1).draw_delivery(seed) for seed in range(50))
 
 
 def test_delivered_batches_are_those_of_the_seed_with_any_workers_cache_or_fixed_copies(images, tmp_path, monkeypatch):

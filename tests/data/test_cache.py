@@ -75,12 +75,16 @@ def test_a_damaged_file_is_made_anew(damage, files, root):
     assert {file: file.read_bytes() for file in stored(root)} == before
 
 
-def test_an_image_that_is_not_what_its_hash_says_is_not_kept(files, root):
+def test_what_is_not_the_image_of_a_hash_is_not_kept_and_more_than_fits_not_begun(files, root, monkeypatch):
     cache = ImageCache(PREPROCESSING)
     (digest, _), (_, other) = list(files.items())[:2]
     assert cache.reserve([digest], GIB) is None
     assert np.array_equal(cache.read(other, digest), PREPROCESSING(decode(other)))
     assert stored(root) == []
+    cache = ImageCache(PREPROCESSING)
+    assert "its limit" in str(cache.reserve(files, 11 * cache.item_bytes))
+    monkeypatch.setattr(caches, "MIN_FREE_BYTES", shutil.disk_usage(root.parents[1]).free)
+    assert "free" in str(cache.reserve(files, GIB))
 
 
 def test_what_was_used_longest_ago_gives_way(files, root):
@@ -97,13 +101,6 @@ def test_what_was_used_longest_ago_gives_way(files, root):
     assert ImageCache(PREPROCESSING).reserve(middle[:1], 3 * cache.item_bytes) is None  # used now, so the last to go
     assert len(stored(root)) == 3
     assert middle[0] in {file.name for file in stored(root)}
-
-
-def test_more_than_the_limit_or_the_disk_holds_is_not_begun(files, root, monkeypatch):
-    cache = ImageCache(PREPROCESSING)
-    assert "its limit" in str(cache.reserve(files, 11 * cache.item_bytes))
-    monkeypatch.setattr(caches, "MIN_FREE_BYTES", shutil.disk_usage(root.parents[1]).free)
-    assert "free" in str(cache.reserve(files, GIB))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")

@@ -35,7 +35,7 @@ def root(tmp_path):
     return tmp_path / "data"
 
 
-def test_class_folders_give_labels_the_folders_below_sources_and_hidden_files_nothing(root):
+def test_class_folders_give_labels_hashes_groups_and_sources_and_folders_of_sides_the_split(root):
     dataset = read_folder(root)
     assert dataset.name == "data"
     assert dataset.classes == ("a", "b")
@@ -46,17 +46,11 @@ def test_class_folders_give_labels_the_folders_below_sources_and_hidden_files_no
         ["b/x/1.png", "b", "x", ""],
         ["b/x/y/2.JPG", "b", "x", ""],
     ]
-
-
-def test_hashes_are_of_the_files_and_byte_copies_share_a_group(root):
     shutil.copy(root / "a" / "4.png", root / "b" / "copy.png")
     frame = read_folder(root).frame.set_index("path")
     assert frame.loc["a/4.png", "sha256"] == hashlib.sha256((root / "a" / "4.png").read_bytes()).hexdigest()
     assert frame.loc["a/4.png", "group"] == frame.loc["b/copy.png", "group"]
     assert frame["group"].nunique() == 4
-
-
-def test_folders_named_train_val_and_test_state_the_split(root):
     for split in ("train", "test"):
         shutil.copytree(root / "b", root.parent / "fixed" / split / "b")
     frame = read_folder(root.parent / "fixed").frame
@@ -64,7 +58,7 @@ def test_folders_named_train_val_and_test_state_the_split(root):
     assert "train/b/x/1.png" in set(frame["path"])
 
 
-def test_a_manifest_gives_what_it_states_and_blanks_elsewhere(root):
+def test_a_manifest_gives_what_it_states_and_believes_whole_hashes_alone(root):
     lines = ["path,label,source,group,more", "b/x/1.png,b,studio,g1,?", "b/3.webp,b,,,", "a/4.png,a,studio,g1,"]
     (root / "some.csv").write_text("\ufeff" + "\n".join(lines) + "\n", encoding="utf-8")
     dataset = read_manifest(root / "some.csv")
@@ -73,9 +67,15 @@ def test_a_manifest_gives_what_it_states_and_blanks_elsewhere(root):
     assert dataset.frame["group"].tolist()[::2] == ["g1", "g1"]
     assert dataset.frame["group"].iat[1] == "sha256:" + dataset.frame["sha256"].iat[1][:16]
     assert read_dataset(root / "some.csv", "other").name == "other"
+    pd.DataFrame({"path": ["a/4.png", "b/3.webp"], "label": ["a", "b"], "sha256": ["f" * 64, "abc"]}).to_csv(
+        root / "hashed.csv", index=False
+    )
+    hashes = read_manifest(root / "hashed.csv").frame["sha256"].tolist()
+    assert hashes[0] == "f" * 64
+    assert hashes[1] == hashlib.sha256((root / "b" / "3.webp").read_bytes()).hexdigest()
 
 
-def test_a_split_survives_its_file(root):
+def test_a_split_and_names_with_line_ends_commas_and_quotes_survive_its_file(root):
     dataset = read_folder(root)
     dataset.frame["split"], dataset.frame["phash"] = "train", "00ff"
     dataset.frame["stated_group"] = dataset.frame["group"]
@@ -85,6 +85,13 @@ def test_a_split_survives_its_file(root):
     old = pd.read_csv(root / "split.csv", dtype=str).drop(columns=["phash", "stated_group"])
     old.to_csv(root / "split.csv", index=False)
     assert set(read_split(root / "split.csv", root).frame["phash"]) == {""}
+    for name in ("new\nline.png", 'quote".png', "a,b.png", " blank .png", "=1+1.png", "-rf.png", "\ttab.png"):
+        shutil.copy(root / "a" / "4.png", root / "a" / name)
+    dataset = read_folder(root)
+    write_split(dataset, root / "split.csv")
+    again = read_split(root / "split.csv", root)
+    assert again.frame["path"].tolist() == dataset.frame["path"].tolist()
+    assert all(again.image(row).shape == (8, 8, 3) for row in range(len(again)))
 
 
 @pytest.mark.filterwarnings("ignore::pandas.errors.ParserWarning")
@@ -150,17 +157,7 @@ def test_a_name_that_no_table_keeps_is_refused_and_shown(name, why, root):
     str(caught.value).encode()
 
 
-def test_names_with_line_ends_commas_and_quotes_survive_the_split(root):
-    for name in ("new\nline.png", 'quote".png', "a,b.png", " blank .png", "=1+1.png", "-rf.png", "\ttab.png"):
-        shutil.copy(root / "a" / "4.png", root / "a" / name)
-    dataset = read_folder(root)
-    write_split(dataset, root / "split.csv")
-    again = read_split(root / "split.csv", root)
-    assert again.frame["path"].tolist() == dataset.frame["path"].tolist()
-    assert all(again.image(row).shape == (8, 8, 3) for row in range(len(again)))
-
-
-def test_the_fingerprint_is_of_images_labels_and_groups_not_of_order_or_place(root, tmp_path):
+def test_the_fingerprint_and_the_digest_are_of_what_they_say_alone(root, tmp_path):
     dataset = read_folder(root)
     shutil.copytree(root, tmp_path / "moved")
     assert read_folder(tmp_path / "moved").fingerprint == dataset.fingerprint
@@ -174,18 +171,6 @@ def test_the_fingerprint_is_of_images_labels_and_groups_not_of_order_or_place(ro
         assert other.fingerprint != dataset.fingerprint
     Image.new("RGB", (8, 8), "blue").save(root / "a" / "4.png")
     assert read_folder(root).fingerprint != dataset.fingerprint
-
-
-def test_a_stated_hash_is_believed_only_where_it_is_whole(root):
-    pd.DataFrame({"path": ["a/4.png", "b/3.webp"], "label": ["a", "b"], "sha256": ["f" * 64, "abc"]}).to_csv(
-        root / "hashed.csv", index=False
-    )
-    hashes = read_manifest(root / "hashed.csv").frame["sha256"].tolist()
-    assert hashes[0] == "f" * 64
-    assert hashes[1] == hashlib.sha256((root / "b" / "3.webp").read_bytes()).hexdigest()
-
-
-def test_a_digest_without_dates_is_that_of_earlier_versions_and_changes_with_one(root):
     dataset = read_folder(root)
     earlier = dataset.frame.drop(columns=["date", "released"])
     assert dataset.digest == Dataset("", root, earlier).digest

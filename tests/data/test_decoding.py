@@ -99,19 +99,16 @@ def test_grey_one_bit_and_palette_images_become_rgb(image, kind):
     assert np.array_equal(decode_bytes(encode(image, kind), "x"), np.asarray(image.convert("RGB")))
 
 
-def test_a_palette_with_alpha_is_laid_on_white():
+def test_transparent_pixels_take_the_colour_of_the_ground():
     image = Image.new("P", (3, 1))
     image.putpalette([10, 20, 30, 200, 100, 50, 0, 0, 0])
     image.putdata([0, 1, 2])
     image = image.convert("PA")
     image.putalpha(Image.fromarray(np.array([[255, 0, 255]], np.uint8)))
     assert decode_bytes(encode(image, "TIFF"), "x").tolist() == [[[10, 20, 30], [255, 255, 255], [0, 0, 0]]]
-
-
-@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
-def test_transparent_pixels_take_the_colour_of_the_ground(mode):
-    data = encode(Image.new(mode, (4, 4)), "PNG", **({"transparency": 0} if mode == "P" else {}))
-    assert (decode_bytes(data, "x", ground="#0000ff") == (0, 0, 255)).all()
+    for mode in ["RGBA", "LA", "P"]:
+        data = encode(Image.new(mode, (4, 4)), "PNG", **({"transparency": 0} if mode == "P" else {}))
+        assert (decode_bytes(data, "x", ground="#0000ff") == (0, 0, 255)).all()
 
 
 @pytest.mark.parametrize(
@@ -131,26 +128,21 @@ def test_a_truncated_file_is_refused_and_never_decoded_to_other_pixels(kind, opt
             continue
 
 
-@pytest.mark.parametrize("data", [encode(RGB, "PNG"), encoded()], ids=["png", "jpeg"])
-def test_a_file_whose_end_was_never_written_is_refused(data):
-    with pytest.raises(DataError):
-        decode_bytes(data[:-300] + bytes(300), "x")
-
-
-@pytest.mark.parametrize(
-    ("kind", "options"), [("WEBP", {}), ("WEBP", {"lossless": True}), ("WEBP", {"method": 0}), ("AVIF", {})]
-)
-def test_zeros_of_a_download_that_was_cut_short_are_refused_and_those_of_an_image_are_not(kind, options):
-    pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
-    pixels[96:] = 255  # of which method 0 makes about a thousand zeros
-    data = encode(pixels, kind, **options)
-    whole = decode_bytes(data, "x")
-    assert kind == "AVIF" or np.array_equal(decode_bytes(data + bytes(1000), "x"), whole)
-    assert (not any(data[-64:])) == ("method" in options)
-    for part in (0.1, 0.3, 0.6):
-        length = int(part * len(data.rstrip(b"\0")))
-        with pytest.raises(DataError, match=r"it ends in 64 zeros or more|failed to read"):
-            decode_bytes(data[:length] + bytes(len(data) - length), "x")
+def test_an_end_that_was_never_written_is_refused_and_zeros_of_an_image_are_not():
+    for data in [encode(RGB, "PNG"), encoded()]:
+        with pytest.raises(DataError):
+            decode_bytes(data[:-300] + bytes(300), "x")
+    for kind, options in [("WEBP", {}), ("WEBP", {"lossless": True}), ("WEBP", {"method": 0}), ("AVIF", {})]:
+        pixels = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+        pixels[96:] = 255  # of which method 0 makes about a thousand zeros
+        data = encode(pixels, kind, **options)
+        whole = decode_bytes(data, "x")
+        assert kind == "AVIF" or np.array_equal(decode_bytes(data + bytes(1000), "x"), whole)
+        assert (not any(data[-64:])) == ("method" in options)
+        for part in (0.1, 0.3, 0.6):
+            length = int(part * len(data.rstrip(b"\0")))
+            with pytest.raises(DataError, match=r"it ends in 64 zeros or more|failed to read"):
+                decode_bytes(data[:length] + bytes(len(data) - length), "x")
 
 
 def test_limits_hold_to_the_pixel_and_byte(tmp_path, monkeypatch):
@@ -167,7 +159,7 @@ def test_limits_hold_to_the_pixel_and_byte(tmp_path, monkeypatch):
         decode(file)
 
 
-def test_what_cannot_be_read_is_refused(tmp_path, monkeypatch):
+def test_what_cannot_be_read_is_refused_and_a_lack_of_memory_is_no_fault_of_the_file(tmp_path, monkeypatch):
     for file, reason in (
         (tmp_path, "not a regular file"),
         (Path(os.devnull), "not a regular file"),
@@ -185,8 +177,6 @@ def test_what_cannot_be_read_is_refused(tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"a\.png: cannot be read: Permission denied"):
         decode(tmp_path / "a.png")
 
-
-def test_a_lack_of_memory_is_no_fault_of_the_file(monkeypatch):
     def lack(*args, **options):
         raise MemoryError
 

@@ -109,12 +109,6 @@ def pairs(matches):
     return [(match.left, match.right) for match in matches]
 
 
-def test_exact_copies_are_linked_to_the_first_of_their_bytes_else_of_their_pixels():
-    images = [draw(0), draw(1), draw(0), draw(0), draw(1)]
-    matches = find_matches(as_set(images, ["a", "b", "a", "c", "d"]))
-    assert matches == [Match(0, 2, "bytes"), Match(0, 3, "pixels"), Match(1, 4, "pixels")]
-
-
 @pytest.mark.parametrize("kind", COPIES)
 def test_a_copy_is_near_and_other_images_are_not(kind):
     images = [draw(seed) for seed in range(30)]
@@ -134,30 +128,27 @@ def test_a_turned_copy_is_found_with_its_turn(turn):
     assert {match.turned for match in matches} == {turn}
 
 
-def test_a_near_hash_of_another_image_is_rejected():
+def test_images_that_only_look_alike_or_have_a_near_hash_are_no_copies():
     one, other = draw(0), draw(1)
     prints = hashed(5, 5)
     assert find_matches(ImageSet.of(["a", "b"], prints, lambda row: (one, other)[row])) == []
     assert find_matches(ImageSet.of(["a", "b"], prints, lambda row: one)) == [Match(0, 1, "near")]
-
-
-def test_a_drawing_with_another_mouth_is_another_image():
     face = np.full((96, 96, 3), 240, dtype=np.uint8)
     face[20:80, 25:70] = (220, 170, 130)
     smiling = face.copy()
     smiling[62:70, 38:58] = (120, 20, 30)
     images = [face, smiling, reload(face, "JPEG", quality=60)]
     assert pairs(find_matches(as_set(images), distance=24)) == [(0, 2)]
-
-
-def test_blank_images_are_alike_unless_their_shade_differs():
     shades = [np.full((side, side, 3), shade, dtype=np.uint8) for side, shade in ((20, 250), (30, 249), (20, 90))]
     assert pairs(find_matches(as_set(shades))) == [(0, 1)]
 
 
-def test_eight_bits_are_near_and_nine_are_not():
+def test_eight_bits_are_near_nine_are_not_and_the_nearest_lookalikes_are_looked_at(monkeypatch):
     prints = hashed(0, 0xFF, 0x1FF0000_00000000)
     assert find_matches(ImageSet.of(["a", "b", "c"], prints, blank)) == [Match(0, 1, "near", 8)]
+    monkeypatch.setattr(duplicates, "MAX_CANDIDATES", 1)
+    prints = hashed(0b1111, 0b11, 0b1)
+    assert find_matches(ImageSet.of(["a", "b", "c"], prints, blank)) == [Match(0, 1, "near", 2), Match(1, 2, "near", 1)]
 
 
 @pytest.fixture(params=["few", "many"])
@@ -242,14 +233,6 @@ def test_of_turns_that_are_as_near_each_is_looked_at(turn):
     assert np.array_equal(ORIENTATIONS[swapped.turned](images[1]), images[0])
 
 
-def test_a_crowd_of_turned_hashes_hides_none_of_them(monkeypatch):
-    monkeypatch.setattr(duplicates, "MAX_BUCKET_HASHES", 20)
-    ours = [Fingerprint(f"left {row}", ("f" * 16, *("0" * 16,) * 7)) for row in range(20)]
-    crowd = ImageSet.of([str(row) for row in range(20)], ours, blank)
-    found = find_matches_between(crowd, ImageSet.of(["x"], hashed(0), blank))
-    assert pairs(found) == [(row, 0) for row in range(20)]
-
-
 @settings(deadline=None, max_examples=25, derandomize=True, database=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0.05, 0.4), st.sampled_from(list(ORIENTATIONS)), st.booleans())
 def test_it_does_not_matter_which_of_two_images_comes_first(seed, share, turn, even):
@@ -272,22 +255,21 @@ def test_many_blocks_of_rows_find_what_one_does(monkeypatch):
     assert find_matches(as_set(images)) == whole
 
 
-def test_a_crowd_of_copies_is_joined_by_few_pairs(monkeypatch):
+def test_a_crowd_is_joined_by_few_pairs_and_hides_none_of_its_turned_hashes(monkeypatch):
     monkeypatch.setattr(duplicates, "MAX_BUCKET_HASHES", 100)
     n = 800
     prints = hashed(*[1 << (row % 3) for row in range(n)])
     matches = find_matches(ImageSet.of([str(row) for row in range(n)], prints, blank))
     assert len(matches) <= MAX_CANDIDATES * n
     assert len(set(join_groups([str(row) for row in range(n)], np.array(pairs(matches))))) == 1
+    monkeypatch.setattr(duplicates, "MAX_BUCKET_HASHES", 20)
+    ours = [Fingerprint(f"left {row}", ("f" * 16, *("0" * 16,) * 7)) for row in range(20)]
+    crowd = ImageSet.of([str(row) for row in range(20)], ours, blank)
+    found = find_matches_between(crowd, ImageSet.of(["x"], hashed(0), blank))
+    assert pairs(found) == [(row, 0) for row in range(20)]
 
 
-def test_of_lookalikes_the_nearest_are_looked_at(monkeypatch):
-    monkeypatch.setattr(duplicates, "MAX_CANDIDATES", 1)
-    prints = hashed(0b1111, 0b11, 0b1)
-    assert find_matches(ImageSet.of(["a", "b", "c"], prints, blank)) == [Match(0, 1, "near", 2), Match(1, 2, "near", 1)]
-
-
-def test_a_set_is_searched_for_copies_of_another():
+def test_copies_are_found_in_a_set_within_others_or_in_none():
     ours, theirs = [draw(0), draw(1), draw(2), draw(0)], [draw(5), COPIES["jpeg"](draw(2)), draw(1), draw(0), draw(6)]
     theirs[4] = reload(np.rot90(ours[1]), "JPEG", quality=80)
     found = find_matches_between(as_set(ours, ["a", "b", "c", "d"]), as_set(theirs, ["v", "w", "x", "d", "z"]))
@@ -297,17 +279,14 @@ def test_a_set_is_searched_for_copies_of_another():
         (3, 3, "bytes", ""),
         (1, 4, "near", "rotated 90"),
     ]
-
-
-def test_copies_within_either_set_are_no_matches_between_them():
     ours, theirs = [draw(0), draw(0)], [draw(1), draw(1)]
     assert find_matches_between(as_set(ours), as_set(theirs)) == []
-
-
-def test_a_set_without_images_or_with_one_has_no_copies():
     none, one = as_set([]), as_set([draw(0)])
     assert find_matches(none) == find_matches(one) == []
     assert find_matches_between(none, one) == find_matches_between(one, none) == []
+    images = [draw(0), draw(1), draw(0), draw(0), draw(1)]
+    matches = find_matches(as_set(images, ["a", "b", "a", "c", "d"]))
+    assert matches == [Match(0, 2, "bytes"), Match(0, 3, "pixels"), Match(1, 4, "pixels")]
 
 
 def test_a_chain_of_pairs_makes_one_group():

@@ -22,7 +22,7 @@ from tests.builders.pixels import encode, make_noise, make_smooth
 
 
 @pytest.mark.parametrize("resize", RESIZE_MODES)
-def test_the_bytes_are_a_jpeg_of_the_drawn_side_and_quality_with_halved_colour(resize):
+def test_equal_pixels_give_equal_bytes_of_a_jpeg_of_the_drawn_side_and_quality(resize, tmp_path):
     image = make_smooth(1, 120, 90)
     side, quality = draw_side_and_quality(image)
     with Image.open(io.BytesIO(equalise_bytes(image, resize))) as jpeg:
@@ -30,9 +30,11 @@ def test_the_bytes_are_a_jpeg_of_the_drawn_side_and_quality_with_halved_colour(r
         assert [layer[1:3] for layer in jpeg.layer] == [(2, 2), (1, 1), (1, 1)]
         with Image.open(io.BytesIO(encode(Image.new("RGB", (8, 8)), "JPEG", quality=quality))) as reference:
             assert jpeg.quantization == reference.quantization
-
-
-def test_a_jpeg_and_a_png_of_equal_pixels_give_the_same_output(tmp_path):
+    plain = Preprocessing(48, resize, (0.5,) * 3, (0.5,) * 3)
+    equal = replace(plain, equalise="jpeg")
+    image = make_smooth(5, 120, 90)
+    assert np.array_equal(equal(image), plain(equalise(image, resize)))
+    assert not np.array_equal(equal(image), plain(image))
     Image.fromarray(make_smooth(3, 120, 90)).save(tmp_path / "a.jpg", quality=60)
     with Image.open(tmp_path / "a.jpg") as jpeg:
         jpeg.save(tmp_path / "b.png")
@@ -46,12 +48,3 @@ def test_sides_and_qualities_are_drawn_evenly_whatever_the_class(make):
     assert table.sum() == 2000
     for counts in (table.sum(axis=0), table.sum(axis=1), table.ravel()):
         assert chisquare(counts).pvalue > 0.001
-
-
-@pytest.mark.parametrize("resize", RESIZE_MODES)
-def test_preprocessing_equalises_before_it_resizes(resize):
-    plain = Preprocessing(48, resize, (0.5,) * 3, (0.5,) * 3)
-    equal = replace(plain, equalise="jpeg")
-    image = make_smooth(5, 120, 90)
-    assert np.array_equal(equal(image), plain(equalise(image, resize)))
-    assert not np.array_equal(equal(image), plain(image))

@@ -22,33 +22,24 @@ def test_a_stamp_and_its_neutral_patch_cover_the_same_pixels_of_any_image(kind, 
         assert (patch[0][opaque] == 128).all()
 
 
-def test_a_corner_logo_covers_its_square_beside_the_margin():
+def test_logos_frames_opacity_and_seeds_are_what_they_say_and_unknown_stamps_refused():
     image = make_smooth(1, 200, 100)
     for position in CORNERS:
         changed = np.any(paste_neutral(image, "logo", 1.0, 0.2, position, 0) != image, axis=2)
         rows, columns = np.flatnonzero(changed.any(axis=1)), np.flatnonzero(changed.any(axis=0))
         top, left = (2 if "top" in position else 178), (2 if "left" in position else 78)
         assert (rows.min(), rows.max(), columns.min(), columns.max()) == (top, top + 19, left, left + 19)
-
-
-def test_a_frame_is_as_thick_as_an_eighth_of_the_size_and_leaves_the_rest():
     image = make_smooth(2, 100, 160)
     framed = paste_stamp(image, "frame", 1.0, 0.4, "any", 0)
     assert np.array_equal(framed[5:-5, 5:-5], image[5:-5, 5:-5])
     assert (framed[:5] == framed[0, 0]).all()
     assert (framed[:, -5:] == framed[0, 0]).all()
-
-
-def test_opacity_mixes_linearly_and_a_seed_moves_only_a_stamp_at_any_place():
     image = make_smooth(3, 96, 96)
     full, half, none = (paste_stamp(image, "pill", opacity, 0.3, "any", 7) for opacity in (1.0, 0.5, 0.0))
     assert np.array_equal(none, image)
     assert np.abs(half - (full.astype(float) + image) / 2).max() <= 1
     assert not np.array_equal(full, paste_stamp(image, "pill", 1.0, 0.3, "any", 8))
     assert np.array_equal(*(paste_stamp(image, "pill", 1.0, 0.3, "top_left", seed) for seed in (7, 8)))
-
-
-def test_an_unknown_stamp_or_place_is_refused():
     for kind, position in (("seal", "any"), ("pill", "middle")):
         with pytest.raises(ValueError, match="unknown stamp"):
             paste_stamp(make_smooth(1, 8, 8), kind, 1.0, 0.2, position, 0)
