@@ -102,7 +102,7 @@ def markdown(folder):
     return (folder / "card.md").read_text(encoding="utf-8")
 
 
-def test_nothing_in_a_name_becomes_markup(page, markdown):
+def test_nothing_in_a_name_becomes_markup_and_the_page_needs_no_other_file_and_no_network(page, markdown, folder):
     assert not {"script", "b"} & {tag for tag, _ in page.tags}
     assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
     assert page.words.count(EVIL) >= 4
@@ -112,9 +112,6 @@ def test_nothing_in_a_name_becomes_markup(page, markdown):
     tables = [line for line in markdown.splitlines() if line.startswith("|")]
     widths = {len(re.findall(r"(?<!\\)\|", line)) for line in tables if "PBM" in line or "empty file" in line}
     assert widths == {3}
-
-
-def test_the_page_needs_no_other_file_and_no_network_and_allows_its_own_style_alone(folder, page):
     images = [attrs["src"] for tag, attrs in page.tags if tag == "img"]
     assert len(images) == 4  # the chart of counts, samples of two classes, and a figure
     assert all(source is not None and source.startswith("data:image/webp;base64,") for source in images)
@@ -129,10 +126,12 @@ def test_the_page_needs_no_other_file_and_no_network_and_allows_its_own_style_al
     )
 
 
-def test_the_images_of_the_markdown_are_there(markdown, folder):
+def test_the_markdown_counts_classes_by_split_and_its_images_are_there(markdown, folder):
     named = re.findall(r"\]\(((?:audit|card)/[^)]+)\)", markdown)
     assert len(named) == 4
     assert all((folder / name).is_file() for name in named)
+    assert "| class | train | val | test | blind | all | " in markdown
+    assert "| drawing | 2 | 2 | 2 | 2 | 8 | " in markdown
 
 
 ORDER = ["no", "the file alone, without the image, predicts a class", "Warnings", "Images", "Sources"]
@@ -151,11 +150,6 @@ def test_the_card_begins_with_the_assessment(kind, request):
     assert positions == sorted(positions)
     assert [part for part in WORDS if part not in words] == []
     assert "is this set suitable" not in words  # it stands above, in its own words
-
-
-def test_classes_are_counted_by_split(markdown):
-    assert "| class | train | val | test | blind | all | " in markdown
-    assert "| drawing | 2 | 2 | 2 | 2 | 8 | " in markdown
 
 
 def test_out_of_domain_sets_are_counted_in_a_column_of_their_own(tmp_path):
@@ -196,15 +190,9 @@ def test_a_set_with_a_manifest_alone_has_a_card(tmp_path):
     assert "None." in page.words
 
 
-@pytest.mark.parametrize(
-    ("text", "escaped"),
-    [("plain.jpg", "plain.jpg"), ("a|b", "a\\|b"), ("a\n# b", "a \\# b"), ("<b>", "&lt;b&gt;"), (12, "12")],
-)
-def test_markdown_is_escaped_to_one_line(text, escaped):
-    assert escape_markdown(text) == escaped
-
-
-def test_code_in_markdown_keeps_the_spaces_around_it():
+def test_texts_and_code_in_markdown_are_escaped_to_one_line():
+    escaped = {"plain.jpg": "plain.jpg", "a|b": "a\\|b", "a\n# b": "a \\# b", "<b>": "&lt;b&gt;", 12: "12"}
+    assert {text: escape_markdown(text) for text in escaped} == escaped
     assert html.build_markdown_environment().filters["code"]("see `a_b` in *it*") == "see `a_b` in \\*it\\*"
 
 
@@ -251,13 +239,7 @@ def test_every_image_is_counted_in_each_panel_in_the_colour_of_its_class():
         totals = [sum(parts.values()) for parts in bars(axes).values()]
         assert [float(text.get_text()) for text in axes.texts] == totals
         assert axes.get_xlim()[1] > 1.1 * max(totals)
-
-
-def test_of_many_sources_the_largest_forty_are_drawn():
     rows = [("real", f"s{number:02}", "train") for number in range(50) for _ in range(number + 1)]
     axes = draw_counts(pd.DataFrame(rows, columns=["label", "source", "split"]), ["train"]).axes[-1]
     assert list(bars(axes)) == [f"s{number:02}" for number in range(49, 9, -1)]
-
-
-def test_without_a_known_source_there_is_no_panel_of_sources():
     assert len(draw_counts(IMAGES.assign(source=""), SPLITS).axes) == 2

@@ -53,8 +53,5 @@ def test_the_strongest_evidence_decides_and_a_contradiction_says_nothing():
     assert conclude_from(c2pa_valid=signed, xmp_DigitalSourceType="digitalArt") == ""
     assert conclude_from(c2pa_invalid="unreadable", exif_Camera="Canon EOS") == ""
     assert conclude_from(c2pa_invalid="unreadable", exif_Software="NovelAI") == "generated"
-
-
-def test_the_camera_is_not_named_beside_a_generator():
     evidence = find_evidence({"exif:Camera": "prompt: a portrait", "png:parameters": "Steps: 20"})
     assert [item.rule.name for item in evidence] == ["stable_diffusion"]

@@ -22,14 +22,11 @@ PROPERTY_COLUMNS = (*METADATA, *APPEARANCE, *COLOUR, *RESIDUAL, *HINTS, EVIDENCE
 AVATARS = Path(__file__).parents[3] / "shared" / "data"
 
 
-@pytest.mark.parametrize("mode", ["RGB", "L"])
-def test_jpeg_quality_is_exact_for_every_quality_of_libjpeg(mode):
-    image = Image.fromarray(make_noise(0, 8, 8)).convert(mode)
-    measured = [measure(encode(image, "JPEG", quality=quality))["jpeg_quality"] for quality in range(1, 101)]
-    assert measured == list(range(1, 101))
-
-
-def test_jpeg_quality_of_foreign_tables_is_that_of_the_nearest():
+def test_jpeg_quality_is_exact_for_libjpeg_and_that_of_the_nearest_for_others():
+    for mode in ["RGB", "L"]:
+        image = Image.fromarray(make_noise(0, 8, 8)).convert(mode)
+        measured = [measure(encode(image, "JPEG", quality=quality))["jpeg_quality"] for quality in range(1, 101)]
+        assert measured == list(range(1, 101))
     with Image.open(io.BytesIO(encode(make_noise(), "JPEG", quality=70))) as image:
         tables = {number: [value + value // 16 for value in table] for number, table in image.quantization.items()}
     assert measure(encode(make_noise(), "JPEG", qtables=tables))["jpeg_quality"] in (68, 69)
@@ -73,7 +70,7 @@ def test_what_the_file_says_is_read_off_it(data, expected):
     assert {name: measured[name] for name in expected} == expected
 
 
-def test_appearance_equals_plain_definitions():
+def test_appearance_and_colour_equal_plain_definitions():
     pixels = make_noise(0, 96, 96)
     data = encode(pixels)
     measured = measure(data)
@@ -86,19 +83,6 @@ def test_appearance_equals_plain_definitions():
     assert measured["contrast"] == pytest.approx(luma.std() / 255, abs=2e-3)
     assert measured["saturation"] == pytest.approx(np.asarray(image.convert("HSV"))[..., 1].mean() / 255, abs=5e-3)
     assert measured["sharpness"] == pytest.approx(np.log10(1 + laplacian.var()), abs=5e-3)
-
-
-def test_sharpness_falls_with_blur_and_hardly_with_size():
-    smooth = ndimage.gaussian_filter(make_noise(0, 384, 384).astype(float), (6, 6, 0))
-    large = Image.fromarray(np.interp(smooth, (smooth.min(), smooth.max()), (0, 255)).astype(np.uint8))
-    small = large.resize((128, 128), Image.Resampling.BOX)
-    soft = Image.fromarray(ndimage.gaussian_filter(np.asarray(large), (8, 8, 0)))
-    sharpness = [float(measure(encode(image))["sharpness"]) for image in (large, small, soft)]
-    assert abs(sharpness[0] - sharpness[1]) < 0.15
-    assert sharpness[0] - sharpness[2] > 0.7
-
-
-def test_colour_is_the_histogram_of_each_channel():
     pixels = make_noise(0, 40, 30)
     measured = measure(encode(pixels))
     expected = [np.histogram(pixels[..., channel], 16, (0, 256))[0] / 1200 for channel in range(3)]
@@ -106,7 +90,32 @@ def test_colour_is_the_histogram_of_each_channel():
     assert len(COLOUR) == 48
 
 
-def test_residual_statistics_equal_those_of_scipy():
+def test_sharpness_and_blockiness_tell_blur_and_blocks_from_size_and_noise():
+    smooth = ndimage.gaussian_filter(make_noise(0, 384, 384).astype(float), (6, 6, 0))
+    large = Image.fromarray(np.interp(smooth, (smooth.min(), smooth.max()), (0, 255)).astype(np.uint8))
+    small = large.resize((128, 128), Image.Resampling.BOX)
+    soft = Image.fromarray(ndimage.gaussian_filter(np.asarray(large), (8, 8, 0)))
+    sharpness = [float(measure(encode(image))["sharpness"]) for image in (large, small, soft)]
+    assert abs(sharpness[0] - sharpness[1]) < 0.15
+    assert sharpness[0] - sharpness[2] > 0.7
+    tiles = make_noise(0, 70, 101).repeat(8, axis=0).repeat(8, axis=1)  # large enough to be cropped
+    blockiness = [
+        float(properties.measure_residual(image)["blockiness"])
+        for image in (tiles, tiles[3:, 5:], make_noise(0, 80, 80))
+    ]
+    assert blockiness[0] > 1
+    assert blockiness[1] < 0
+    assert abs(blockiness[2]) < 0.05
+    for u, v in [(0, 1), (3, 2), (7, 7)]:
+        steps = (2 * np.arange(8) + 1) * np.pi / 16
+        block = 128 + 100 * np.outer(np.cos(u * steps), np.cos(v * steps))
+        image = np.tile(block.round().astype(np.uint8), (5, 6))[..., None].repeat(3, axis=2)
+        residual = properties.measure_residual(image)
+        energies = [residual[f"dct_{diagonal:02}"] for diagonal in range(1, 15)]
+        assert int(np.argmax(energies)) + 1 == u + v
+
+
+def test_residual_statistics_and_spectrum_equal_those_of_scipy_and_numpy():
     pixels = np.clip(ndimage.gaussian_filter(make_noise(0, 80, 64).astype(float), (1, 1, 0)) * 2 - 128, 0, 255).astype(
         np.uint8
     )
@@ -116,9 +125,6 @@ def test_residual_statistics_equal_those_of_scipy():
     correlation = np.corrcoef(flat, rowvar=False)
     expected = [*np.log10(flat.var(axis=0)), *stats.kurtosis(flat), *correlation[np.triu_indices(3, 1)]]
     np.testing.assert_allclose([measured[name] for name in RESIDUAL[30:39]], expected, atol=2e-3)
-
-
-def test_the_spectrum_is_the_mean_power_of_rings():
     grey = make_noise(0, 64, 96)[..., 0]
     left = grey - ndimage.median_filter(grey, 3, mode="nearest").astype(float)
     window = np.outer(np.hanning(64), np.hanning(96))
@@ -128,27 +134,11 @@ def test_the_spectrum_is_the_mean_power_of_rings():
     residual = properties.measure_residual(grey[..., None].repeat(3, axis=2))
     # half of the plane is read, in which the pairs of its edge weigh double
     np.testing.assert_allclose([residual[name] for name in RESIDUAL[2:16]], np.log10(rings[2:]), atol=0.05)
-
-
-@pytest.mark.parametrize(("u", "v"), [(0, 1), (3, 2), (7, 7)])
-def test_the_energy_of_one_dct_coefficient_lies_on_its_diagonal(u, v):
-    steps = (2 * np.arange(8) + 1) * np.pi / 16
-    block = 128 + 100 * np.outer(np.cos(u * steps), np.cos(v * steps))
-    image = np.tile(block.round().astype(np.uint8), (5, 6))[..., None].repeat(3, axis=2)
-    residual = properties.measure_residual(image)
-    energies = [residual[f"dct_{diagonal:02}"] for diagonal in range(1, 15)]
-    assert int(np.argmax(energies)) + 1 == u + v
-
-
-def test_blockiness_tells_blocks_of_eight_from_noise_and_from_blocks_that_are_shifted():
-    tiles = make_noise(0, 70, 101).repeat(8, axis=0).repeat(8, axis=1)  # large enough to be cropped
-    blockiness = [
-        float(properties.measure_residual(image)["blockiness"])
-        for image in (tiles, tiles[3:, 5:], make_noise(0, 80, 80))
-    ]
-    assert blockiness[0] > 1
-    assert blockiness[1] < 0
-    assert abs(blockiness[2]) < 0.05
+    residual = properties.measure_residual(np.full((40, 40, 3), 90, np.uint8))
+    assert {
+        residual[name] for name in RESIDUAL if name.startswith(("kurtosis", "correlation", "neighbour", "block"))
+    } == {0}
+    assert [residual[name] for name in RESIDUAL[:16]] == pytest.approx([-3] * 16)
 
 
 @pytest.mark.filterwarnings("error")
@@ -163,20 +153,7 @@ def test_every_value_is_finite_whatever_the_size(size, flat):
     assert set(METADATA) < set(measured)
 
 
-def test_a_flat_image_has_no_noise():
-    residual = properties.measure_residual(np.full((40, 40, 3), 90, np.uint8))
-    assert {
-        residual[name] for name in RESIDUAL if name.startswith(("kurtosis", "correlation", "neighbour", "block"))
-    } == {0}
-    assert [residual[name] for name in RESIDUAL[:16]] == pytest.approx([-3] * 16)
-
-
-def test_a_file_that_is_no_image_is_named():
-    with pytest.raises(DataError, match=r"^a\.png: "):
-        measure(b"not an image", "a.png")
-
-
-def test_outliers_are_named_and_ordinary_images_are_not():
+def test_outliers_and_files_that_are_no_images_are_named_and_ordinary_images_are_not():
     face = np.full((100, 100, 3), 255, np.uint8)
     face[30:70, 30:70] = 200  # a flat and pale drawing
     soft = ndimage.gaussian_filter(make_noise(0, 100, 100).astype(float), (6, 6, 0))
@@ -194,6 +171,8 @@ def test_outliers_are_named_and_ordinary_images_are_not():
     expected = ["", "", "tiny", "blank", "extreme aspect", "extreme aspect", "blurred"]
     assert find_outliers(frame).to_dict() == dict(zip("abcdefg", expected, strict=True))
     assert find_outliers(pd.DataFrame(columns=list(PROPERTY_COLUMNS))).empty
+    with pytest.raises(DataError, match=r"^a\.png: "):
+        measure(b"not an image", "a.png")
 
 
 @pytest.mark.shared

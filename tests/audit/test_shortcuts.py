@@ -43,7 +43,10 @@ def pairs(count, conflict):
     return pd.DataFrame(rows, columns=["left", "right", "conflict"])
 
 
-def test_images_are_measured_in_order_and_broken_ones_named(tmp_path):
+def test_images_are_measured_in_order_or_equalised_and_broken_ones_named(tmp_path):
+    frame, _ = measure_images(write_set(tmp_path, {"a": ("png", "jpg")}, n=4), resize="squash")
+    assert set(frame["format"]) == {"JPEG"}
+    assert (frame["width"] == frame["height"]).all()
     dataset = write_set(tmp_path, {"a": ("png",), "b": ("jpg",)}, n=3)
     dataset.file(1).write_bytes(b"no image")
     with pytest.raises(DataError, match="no image can be decoded"):
@@ -58,12 +61,6 @@ def test_images_are_measured_in_order_and_broken_ones_named(tmp_path):
     assert "not a known image format" in reason
 
 
-def test_after_equalising_every_image_is_a_square_jpeg(tmp_path):
-    frame, _ = measure_images(write_set(tmp_path, {"a": ("png", "jpg")}, n=4), resize="squash")
-    assert set(frame["format"]) == {"JPEG"}
-    assert (frame["width"] == frame["height"]).all()
-
-
 def test_a_copy_in_another_class_is_a_conflict(tmp_path):
     dataset = write_set(tmp_path, {"a": ("png",), "b": ("png",)}, n=3)
     assert find_copies(dataset, measure_images(dataset)[0])["conflict"].tolist() == []
@@ -73,7 +70,7 @@ def test_a_copy_in_another_class_is_a_conflict(tmp_path):
     assert (row["left"], row["right"], row["kind"], row["conflict"]) == ("a0.png", "b1.png", "bytes", True)
 
 
-def test_the_summary_gives_quantiles_of_numbers_and_the_commonest_word(tmp_path):
+def test_tables_give_quantiles_the_commonest_word_and_counts_of_every_image(tmp_path):
     frame, _ = measure_images(write_set(tmp_path, {"a": ("png", "png", "jpg"), "b": ("jpg",)}))
     frame.loc[frame["label"] == "a", "width"] = np.arange(12)
     table = summarise(frame).set_index(["property", "label"])
@@ -81,17 +78,11 @@ def test_the_summary_gives_quantiles_of_numbers_and_the_commonest_word(tmp_path)
     assert table.loc[("format", "a"), ["commonest", "share"]].tolist() == ["PNG", pytest.approx(2 / 3)]
     assert table.loc[("format", "b"), "share"] == 1.0
     assert table.loc[("exif", "b"), "commonest"] == "False"
-
-
-def test_the_cross_table_counts_every_image_once():
     frame = pd.DataFrame({"source": ["x", "x", "y", ""], "label": ["a", "b", "a", "a"]})
     table = cross_tabulate(frame, "source")
     assert table.columns.tolist() == ["source", "a", "b", "total"]
     assert table.iloc[0].tolist() == ["x", 1, 1, 2]
     assert table["total"].sum() == 4
-
-
-def test_hints_are_counted_by_class():
     frame = pd.DataFrame({name: ["", "", ""] for name in HINTS}).assign(label=["a", "a", "b"], generated=False)
     frame.loc[0, ["png_text", "generated"]] = ["parameters", True]
     table = count_hints(frame).set_index("hint")
@@ -156,13 +147,10 @@ def test_copies_and_label_conflicts_are_weighed(matches, suitable):
     assert assess(known(), NOTHING, NOTHING, matches).suitable == suitable
 
 
-def test_a_source_that_tells_the_class_asks_for_care_and_nothing_else_does():
+def test_a_source_that_tells_the_class_asks_for_care_and_the_gravest_reason_comes_first():
     assert assess(known(), NOTHING, NOTHING) == shortcuts.Assessment("yes", [])
     assessment = assess(known(), NOTHING, Metric(1.0, 9, reason=Reason("no_spread")))
     assert assessment == shortcuts.Assessment("with_care", [Reason("source")])
-
-
-def test_the_gravest_reason_comes_first_and_the_others_follow():
     assessment = assess(known().assign(source="x"), Metric(1.0, 9, reason=Reason("no_spread")), NOTHING)
     assert assessment.suitable == "no"
     assert assessment.reasons[0] == Reason("file", value=1.0)

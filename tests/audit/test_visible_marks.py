@@ -53,7 +53,7 @@ def stamped(tmp_path_factory):
     return dataset, search(dataset)
 
 
-def test_a_stamp_in_a_corner_and_one_at_any_position_are_found_with_their_boxes(stamped):
+def test_marks_are_found_with_their_boxes_crops_and_the_options_that_cover_them(stamped):
     dataset, findings = stamped
     listed = findings.found.set_index("position")
     assert set(listed["class"]) == {"generated"}
@@ -74,16 +74,10 @@ def test_a_stamp_in_a_corner_and_one_at_any_position_are_found_with_their_boxes(
         is_covered.append(row.left <= left + 4 and row.top <= top + 4 and row.left + row.width >= left + 20)
     assert np.mean(is_covered) >= 0.9
     assert set(letters["path"]) <= set(dataset.frame.loc[dataset.frame["label"] == "generated", "path"])
-
-
-def test_the_crop_of_a_mark_shows_it(stamped):
     findings = stamped[1]
     name = findings.found.set_index("position").loc["anywhere", "mark"]
     crop = findings.crops[name].reshape(-1, 3).astype(float)
     assert (np.abs(crop - (0, 51, 153)).sum(axis=1) < 60).mean() > 0.3  # the blue of the letters' ground
-
-
-def test_reasons_name_the_option_that_covers_a_mark(stamped):
     findings = stamped[1]
     codes = {reason.code: dict(reason.values) for reason in findings.reasons}
     assert set(codes) == {"mark_in_corner", "mark"}
@@ -108,11 +102,15 @@ def test_the_auroc_equals_that_of_scikit_learn_on_scores_without_the_own_source(
     assert mark_tests._test_agreement(corners[rest], few, members)[1][0] == pytest.approx(scores[0], abs=1e-5)
 
 
-def test_a_set_without_marks_has_none(tmp_path):
+def test_a_set_without_marks_or_with_one_image_of_a_class_has_none(tmp_path):
     findings = search(write_set(tmp_path, n=36))
     assert findings.table["p"].min() > MARK_LEVEL
     assert (findings.table["mark"] == "").all()
     assert (len(findings.patches), findings.crops, findings.reasons) == (0, {}, [])
+    dataset = write_set(tmp_path, n=6)
+    assert len(search(dataset, label="real").table) == 0
+    assert len(search(dataset, label=["generated"] + ["real"] * 5).table) == 0
+    assert tuple(search(dataset, label="real").table) == visible_marks.MARK_COLUMNS
 
 
 def test_a_stamp_of_one_source_is_its_style(tmp_path):
@@ -134,10 +132,3 @@ def test_images_smaller_than_a_window_are_searched(tmp_path):
     assert "top_left" in set(findings.found["position"])
     boxes = findings.patches
     assert ((boxes["left"] + boxes["width"] <= 32) & (boxes["top"] + boxes["height"] <= 32)).all()
-
-
-def test_one_class_and_one_image_of_a_class_have_no_marks(tmp_path):
-    dataset = write_set(tmp_path, n=6)
-    assert len(search(dataset, label="real").table) == 0
-    assert len(search(dataset, label=["generated"] + ["real"] * 5).table) == 0
-    assert tuple(search(dataset, label="real").table) == visible_marks.MARK_COLUMNS

@@ -29,7 +29,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_what_the_manifest_does_not_say_is_read_from_the_files(folder):
+def test_what_the_manifest_says_is_believed_and_the_rest_read_from_the_files(folder):
     slices = image_slices.assign_slices(read_dataset(folder / "images.csv"))
     assert list(slices.columns) == list(image_slices.SLICE_COLUMNS)
     assert slices["size"].tolist() == [
@@ -39,18 +39,12 @@ def test_what_the_manifest_does_not_say_is_read_from_the_files(folder):
     assert slices["jpeg_quality"].tolist() == ["< 50", "75-84", "90-94", "≥ 95", "", ""]
     assert slices["source"].eq("camera").all()
     assert slices["generator"].eq("").all()
-
-
-def test_what_the_manifest_says_is_believed_and_needs_no_file(folder):
     stored = {"width": "64", "height": "2000", "format": "JPEG", "jpeg_quality": "88", "generator": "gan"}
     dataset = read_dataset(folder / "images.csv")
     stated = type(dataset)("told", folder / "nowhere", dataset.frame.assign(**stored))
     slices = image_slices.assign_slices(stated)
     assert slices.iloc[0].tolist() == ["camera", "gan", "< 128 px", "JPEG", "85-89"]
     assert len(slices.drop_duplicates()) == 1
-
-
-def test_ranges_begin_at_their_edges():
     assert image_slices.name_ranges([0, 9, 10, 19, 20, 999], (10, 20)).tolist() == [
         *("< 10", "< 10", "10-19", "10-19", "≥ 20", "≥ 20")
     ]
@@ -69,7 +63,7 @@ def people(tmp_path):
     return tmp_path / "people.csv"
 
 
-def test_columns_of_the_manifest_are_slices_in_a_run_too(people, tmp_path):
+def test_columns_of_the_manifest_are_slices_in_a_run_too_and_a_missing_one_is_named(people, tmp_path):
     dataset = read_dataset(people)
     write_split(dataset, tmp_path / "split.csv")
     for images in (dataset, read_split(tmp_path / "split.csv", tmp_path)):
@@ -82,9 +76,6 @@ def test_columns_of_the_manifest_are_slices_in_a_run_too(people, tmp_path):
         expected = [f"{low}-{high}" for low, high in pd.Series(ages).groupby(quarters).agg(["min", "max"]).to_numpy()]
         assert slices.loc[7, "age"] == ""
         assert slices["age"].drop(7).tolist() == [expected[quarter] for quarter in quarters]
-
-
-def test_a_column_that_is_missing_is_named_with_those_there_are(people):
     with pytest.raises(ConfigError) as error:
         image_slices.assign_columns(read_dataset(people), ["age", "gender"], "block.error_bias.slices")
     assert error.value.lines == (

@@ -53,19 +53,16 @@ def masked_run(train, marked, tmp_path_factory):
     return train(tmp_path_factory.mktemp("masked") / "run", f"data.mask={{corners: .2, patches: {marked}}}")
 
 
-@pytest.mark.parametrize("shape", [(40, 60), (61, 33), (1, 1), (3, 50)])
-def test_corners_are_squares_in_sides_of_the_shorter_side(shape):
-    image = make_noise(1, *shape)
-    for corners, side in ((0.12, max(1, round(0.12 * min(shape)))), (0.5, max(1, round(0.5 * min(shape))))):
-        assert np.array_equal(Mask(corners)(image), paint(image, side))
-
-
-@pytest.mark.parametrize("position", CORNERS)
-def test_a_stamp_within_the_masked_corners_leaves_no_trace(position):
-    image, mask = make_smooth(3, 200, 150), Mask(0.12)
-    stamped = paste_stamp(image, "letters", 1.0, 0.1, position, 0)
-    assert not np.array_equal(stamped, image)
-    assert np.array_equal(mask(stamped), mask(image))
+def test_the_corners_of_an_image_are_squares_in_which_a_stamp_leaves_no_trace():
+    for shape in [(40, 60), (61, 33), (1, 1), (3, 50)]:
+        image = make_noise(1, *shape)
+        for corners, side in ((0.12, max(1, round(0.12 * min(shape)))), (0.5, max(1, round(0.5 * min(shape))))):
+            assert np.array_equal(Mask(corners)(image), paint(image, side))
+    for position in CORNERS:
+        image, mask = make_smooth(3, 200, 150), Mask(0.12)
+        stamped = paste_stamp(image, "letters", 1.0, 0.1, position, 0)
+        assert not np.array_equal(stamped, image)
+        assert np.array_equal(mask(stamped), mask(image))
 
 
 def test_every_image_gets_the_boxes_of_a_bearer_of_each_mark_in_fractions_of_its_sides():
@@ -96,7 +93,7 @@ def test_masks_are_painted_before_images_are_equalised_and_resized(resize):
     assert ImageCache(plain).folder != ImageCache(masked).folder
 
 
-def test_training_evaluation_and_prediction_see_the_same_masked_images(masked_run, images):
+def test_training_evaluation_and_prediction_see_the_same_masked_images_and_delivered_copies(masked_run, images):
     run, dataset = Run.open(masked_run), read_manifest(images / "all.csv")
     preprocessing = run.preprocessing
     assert preprocessing.mask is not None
@@ -111,9 +108,6 @@ def test_training_evaluation_and_prediction_see_the_same_masked_images(masked_ru
     predicted = ReadableImageDataset([str(bearer.file(0))], [preprocessing])
     assert np.array_equal(predicted[0]["images"][0], expected)
     assert np.array_equal(run.predictor.read_inputs(bearer, [0])[0].permute(1, 2, 0).numpy(), expected)
-
-
-def test_a_delivered_copy_is_masked_where_the_mark_of_its_original_is(masked_run, images):
     run, dataset = Run.open(masked_run), read_manifest(images / "all.csv")
     bearer = dataset.take(np.flatnonzero(dataset.frame["label"] == "generated")[:1])
     preprocessing, augmentation = run.preprocessing, Augmentation(delivery=1.0)
@@ -146,7 +140,9 @@ def test_a_table_that_does_not_fit_the_images_is_refused(change, message, marked
     assert len(raised.value.lines) <= 3
 
 
-def test_a_wrong_option_is_explained(train, tmp_path, capsys):
+def test_a_wrong_option_or_a_mask_other_than_that_of_training_is_refused(
+    train, tmp_path, capsys, masked_run, marked, images
+):
     for word, code, message in (
         ("data.mask={corners: .6}", 2, "data.mask.corners=0.6: expected more than 0 and at most 0.5"),
         ("data.mask.corners=0", 2, "expected more than 0 and at most 0.5"),
@@ -154,9 +150,6 @@ def test_a_wrong_option_is_explained(train, tmp_path, capsys):
     ):
         train(tmp_path / "run", word, code=code)
         assert message in capsys.readouterr().err
-
-
-def test_evaluation_refuses_a_mask_other_than_that_of_training(masked_run, marked, images, tmp_path, capsys):
     words = ["evaluate", f"ckpt={masked_run}", *data_of(images / "blind.csv"), "block=blind_test"]
     other = shutil.copy(marked, tmp_path / "other.csv")
     with open(other, "a", encoding="utf-8") as file:

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +36,8 @@ def dataset(n=1500, largest=5, seed=0, split=""):
     frame = pd.DataFrame(rows[:n], columns=["label", "source", "group"])
     frame["path"] = [f"{row}.png" for row in range(n)]
     frame["sha256"] = [f"{row:064x}" for row in range(n)]
-    return Dataset(
-        "drawn", Path("images"), frame.reindex(columns=list(DATASET_COLUMNS), fill_value="").assign(split=split)
-    )
+    frame = frame.reindex(columns=list(DATASET_COLUMNS), fill_value="").assign(split=split)
+    return Dataset("drawn", Path("images"), frame)
 
 
 def change(whole, **columns):
@@ -87,16 +87,13 @@ def test_the_test_sets_of_all_folds_are_the_whole_each_image_once(folds):
         assert paths(by_fold[fold], "val", "calibration") == paths(by_fold[(fold + 1) % folds], "test")
 
 
-def test_the_seed_fixes_the_split_and_the_order_of_rows_does_not_matter():
+def test_the_seed_fixes_the_split_and_its_fingerprint_whatever_the_order_of_rows():
     whole = dataset(400)
     shuffled = whole.take(np.random.default_rng(1).permutation(len(whole)))
     first, again, other = (split_dataset(whole, SplitPlan(seed=seed)) for seed in (3, 3, 4))
     assert first.frame.equals(again.frame)
     assert paths(first, "test") != paths(other, "test")
     assert paths(first, "test") == paths(split_dataset(shuffled, SplitPlan(seed=3)), "test")
-
-
-def test_the_fingerprint_changes_when_an_image_changes_sides_and_not_with_order():
     used = split_dataset(dataset(100), SplitPlan())
     turned = used.take(np.arange(len(used))[::-1])
     moved = change(used, split=["test" if used.frame["split"][0] != "test" else "train", *used.frame["split"][1:]])
@@ -104,24 +101,17 @@ def test_the_fingerprint_changes_when_an_image_changes_sides_and_not_with_order(
     assert fingerprint_split(used) != fingerprint_split(moved)
 
 
-@pytest.mark.parametrize(
-    ("side", "plan", "fraction"),
-    [
-        ("train", SplitPlan(fraction=0.25), 0.25),
-        ("train", SplitPlan(fraction=0.5), 0.5),
-        ("val", SplitPlan(val_fraction=1 / 3), 1 / 3),
-    ],
-)
-def test_a_fraction_of_a_side_keeps_its_shares_and_leaves_the_other_sides_alone(side, plan, fraction):
+@pytest.mark.parametrize(("side", "fraction"), [("train", 0.25), ("train", 0.5), ("val", 1 / 3)])
+def test_a_fraction_of_a_side_keeps_its_shares_and_leaves_the_other_sides_alone(side, fraction):
+    plan = SplitPlan(fraction=fraction) if side == "train" else SplitPlan(val_fraction=fraction)
     full, part = (split_dataset(dataset(2000), plan) for plan in (SplitPlan(), plan))
     assert len(part.select_split(side)) == round(fraction * len(full.select_split(side)))
     assert paths(part, side) < paths(full, side)
     assert (shares(part).loc[side] - shares(full).loc[side]).abs().max() < (0.005 if side == "train" else 0.02)
-    others = [name for name in SIDES if name != side]
-    assert [paths(part, name) for name in others] == [paths(full, name) for name in others]
+    assert all(paths(part, name) == paths(full, name) for name in SIDES if name != side)
 
 
-def test_a_limit_draws_that_many_of_the_whole_in_its_own_shares():
+def test_a_limit_or_a_stratified_draw_is_of_that_many_in_the_shares_of_the_whole():
     whole = dataset(2000)
     used = split_dataset(whole, SplitPlan(limit=500))
     assert len(used) == 500
@@ -129,134 +119,115 @@ def test_a_limit_draws_that_many_of_the_whole_in_its_own_shares():
     assert (drawn - whole.frame["label"].value_counts(normalize=True)).abs().max() < 0.002
     assert paths(used, "test") != paths(split_dataset(whole, SplitPlan(limit=500, seed=1)), "test")
     assert len(split_dataset(whole, SplitPlan(limit=9999))) == 2000
+    for n in [1, 3, 10, 57, 99]:
+        frame = dataset(100).frame
+        rows = draw_stratified_rows(frame, n, seed=0)
+        assert len(rows) == len(set(rows)) == n
+        assert (np.diff(rows) > 0).all()
+        drawn = frame["label"].iloc[rows].value_counts().reindex(CLASSES, fill_value=0)
+        assert (drawn - frame["label"].value_counts() * n / 100).abs().max() < 1
 
 
-def test_few_shot_takes_equal_shots_per_class_by_the_seed_of_training():
+def test_few_shot_takes_equal_shots_by_the_seed_of_training_and_all_of_a_class_that_has_fewer():
     whole, plan = dataset(1500), SplitPlan(shots=20, val_shots=5)
     draws = [split_dataset(whole, replace(plan, draw_seed=seed)) for seed in (1, 1, 2)]
     for used in draws:
         assert used.select_split("train").frame["label"].value_counts().to_dict() == dict.fromkeys(CLASSES, 20)
         assert set(used.select_split("val").frame["label"].value_counts()) == {5}
-        for side in ("test", "calibration"):
-            assert paths(used, side) == paths(draws[0], side)
+        assert all(paths(used, side) == paths(draws[0], side) for side in ("test", "calibration"))
     assert draws[0].frame.equals(draws[1].frame)
     assert paths(draws[0], "train") != paths(draws[2], "train")
-
-
-def test_few_shot_takes_all_of_a_class_that_has_fewer():
     labels = ["a"] * 3 + ["b"] * 30
     rows = draw_shots(labels, 5, seed=0)
-    assert [labels[row] for row in rows] == ["a"] * 3 + ["b"] * 5
-    assert len(set(rows)) == 8
+    assert ([labels[row] for row in rows], len(set(rows))) == (["a"] * 3 + ["b"] * 5, 8)
     assert draw_shots([], 5, seed=0).tolist() == []
 
 
-@pytest.mark.parametrize("n", [1, 3, 10, 57, 99])
-def test_a_stratified_draw_is_of_n_rows_each_class_within_one_of_its_share(n):
-    frame = dataset(100).frame
-    rows = draw_stratified_rows(frame, n, seed=0)
-    assert len(rows) == len(set(rows)) == n
-    assert (np.diff(rows) > 0).all()
-    drawn = frame["label"].iloc[rows].value_counts().reindex(CLASSES, fill_value=0)
-    assert (drawn - frame["label"].value_counts() * n / 100).abs().max() < 1
-
-
-def test_a_stated_split_is_kept_and_its_val_halved_or_taken_from_train():
+def test_a_stated_split_is_kept_and_its_val_taken_from_train_or_halved_if_large_enough_to_fit_on():
     whole = split_dataset(dataset(800), SplitPlan())
     assert split_dataset(whole, SplitPlan(seed=9)).frame["split"].tolist() == whole.frame["split"].tolist()
     sides = whole.frame["split"].replace("calibration", "val")
     used = split_dataset(change(whole, split=sides), SplitPlan(seed=9))
-    for side in ("train", "test"):
-        assert paths(used, side) == paths(whole, side)
-    assert paths(used, "val", "calibration") == paths(whole, "val", "calibration")
+    for halves in (["train"], ["test"], ["val", "calibration"]):
+        assert paths(used, *halves) == paths(whole, *halves)
     assert abs(len(paths(used, "val")) - len(paths(used, "calibration"))) <= 40
     used = split_dataset(change(whole, split=sides.replace("val", "train")), SplitPlan())
     assert paths(used, "test") == paths(whole, "test")
     assert len(paths(used, "val", "calibration")) == pytest.approx(0.1 * 0.9 * 800, abs=25)
+    for n, calibration in [(2, 0), (36, 0), (44, 22)]:
+        stated = np.where(np.arange(120) < n, "val", "train")
+        used = split_dataset(change(dataset(120, largest=1), split=stated), SplitPlan())
+        assert len(paths(used, "calibration")) == pytest.approx(calibration, abs=2 * (calibration > 0))
+        assert len(paths(used, "val", "calibration")) == n
 
 
-def train_but(**columns):
-    return change(dataset(100, split="train"), **columns)
+def train_but(column, kept, value):
+    """Return 100 rows of train, with another value of a column where its function of the frame is false."""
+    whole = dataset(100, split="train")
+    return change(whole, **{column: whole.frame[column].where(kept(whole.frame), value)})
 
 
-REFUSALS = {
-    r"none for 7\.png": (
-        lambda: train_but(split=lambda frame: frame["split"].where(frame.index != 7, "")),
-        SplitPlan(),
-        GuardError,
-    ),
-    "'twins'": (
-        lambda: train_but(
-            group=lambda frame: frame["group"].where(frame.index > 1, "twins"),
-            split=lambda frame: frame["split"].where(frame.index > 0, "test"),
-        ),
-        SplitPlan(),
-        GuardError,
-    ),
-    "'real' has no image in train": (
-        lambda: train_but(split=lambda frame: frame["split"].where(frame["label"] != "real", "test")),
-        SplitPlan(),
-        GuardError,
-    ),
-    "val is empty": (
-        lambda: change(dataset(60), group=lambda frame: frame["label"], source=""),
-        SplitPlan(seed=1),
-        GuardError,
-    ),
-    r"class 'real' has too few sources to hold one out for val \(studio\)": (
-        lambda: change(dataset(), source=lambda frame: frame["source"].where(frame["label"] != "real", "studio")),
-        SplitPlan(val_by="source"),
-        DataError,
-    ),
-    "fold=10": (lambda: dataset(100), SplitPlan(fold=10), ConfigError),
-    "fold=0": (lambda: dataset(100), SplitPlan(folds=2), ConfigError),
-    "fold=-1": (lambda: dataset(100), SplitPlan(fold=-1), ConfigError),
-    "data.fold=5, .* states 5 folds, 0 to 4": (lambda: with_folds(folds=5), SplitPlan(fold=5), ConfigError),
-    "data.fold=1, .* states 5 folds": (lambda: with_folds(folds=5), SplitPlan(folds=4, fold=1), ConfigError),
-}
+def make_twins():
+    twins = train_but("split", lambda frame: frame.index > 0, "test")
+    return change(twins, group=twins.frame["group"].where(twins.frame.index > 1, "twins"))
 
 
-@pytest.mark.parametrize("message", REFUSALS)
-def test_a_plan_that_the_images_cannot_meet_is_refused(message):
-    build, plan, kind = REFUSALS[message]
-    with pytest.raises(kind, match=message):
-        split_dataset(build(), plan)
+def state_a_side_of_some():
+    return train_but("split", lambda frame: frame.index != 7, "")
+
+
+def train_without_a_class():
+    return train_but("split", lambda frame: frame["label"] != "real", "test")
+
+
+def make_large_groups():
+    return change(dataset(60), group=lambda frame: frame["label"], source="")
+
+
+def make_one_source():
+    return change(dataset(), source=lambda frame: frame["source"].where(frame["label"] != "real", "studio"))
 
 
 @pytest.mark.parametrize(
-    ("plan", "option"),
+    ("build", "plan", "error", "message"),
     [
-        (SplitPlan(fold=1), "data.fold=1"),
-        (SplitPlan(folds=5), "data.split.folds=5"),
-        (SplitPlan(held_out=("real0",)), "data.split.held_out"),
+        (state_a_side_of_some, SplitPlan(), GuardError, r"none for 7\.png"),
+        (make_twins, SplitPlan(), GuardError, "'twins'"),
+        (train_without_a_class, SplitPlan(), GuardError, "'real' has no image in train"),
+        (make_large_groups, SplitPlan(seed=1), GuardError, "val is empty"),
+        (make_one_source, SplitPlan(val_by="source"), DataError, r"class 'real' has too few sources .* val \(studio\)"),
+        (dataset, SplitPlan(fold=10), ConfigError, "fold=10"),
+        (dataset, SplitPlan(folds=2), ConfigError, "fold=0"),
+        (dataset, SplitPlan(fold=-1), ConfigError, "fold=-1"),
+        (partial(with_folds, folds=5), SplitPlan(fold=5), ConfigError, "data.fold=5, .* states 5 folds, 0 to 4"),
+        (partial(with_folds, folds=5), SplitPlan(folds=4, fold=1), ConfigError, "data.fold=1, .* states 5 folds"),
     ],
 )
-def test_an_option_that_a_stated_split_leaves_without_effect_is_refused(plan, option):
+def test_a_plan_that_the_images_cannot_meet_is_refused(build, plan, error, message):
+    with pytest.raises(error, match=message):
+        split_dataset(build(), plan)
+
+
+def test_an_option_that_a_stated_split_leaves_without_effect_is_refused():
     whole = change(with_folds(600), fold="")
-    with pytest.raises(ConfigError, match=re.escape(option)):
-        split_dataset(whole, plan)
-    assert split_dataset(whole, replace(plan, by="group", held_out=())).frame["split"].nunique() == 4
+    for option, plan in (
+        ("data.fold=1", SplitPlan(fold=1)),
+        ("data.split.folds=5", SplitPlan(folds=5)),
+        ("data.split.held_out", SplitPlan(held_out=("real0",))),
+    ):
+        with pytest.raises(ConfigError, match=re.escape(option)):
+            split_dataset(whole, plan)
+        assert split_dataset(whole, replace(plan, by="group", held_out=())).frame["split"].nunique() == 4
 
 
-@pytest.mark.parametrize(("n", "calibration"), [(2, 0), (36, 0), (44, 22)])
-def test_val_is_halved_only_where_its_half_is_enough_to_fit_on(n, calibration):
-    stated = np.where(np.arange(120) < n, "val", "train")
-    used = split_dataset(change(dataset(120, largest=1), split=stated), SplitPlan())
-    assert len(paths(used, "calibration")) == pytest.approx(calibration, abs=2 * (calibration > 0))
-    assert len(paths(used, "val", "calibration")) == n
-
-
-@pytest.mark.parametrize("split", [True, False])
-def test_a_stated_fold_is_test_and_the_next_one_val(split):
-    whole = with_folds(folds=5, split=split)
-    fold = dict(zip(whole.frame["path"], whole.frame["fold"], strict=True))
-    for number in range(5):
-        used = split_dataset(whole, SplitPlan(fold=number))
-        assert {fold[path] for path in paths(used, "test")} == {str(number)}
-        assert {fold[path] for path in paths(used, "val", "calibration")} == {str((number + 1) % 5)}
-
-
-def test_another_seed_is_said_to_leave_a_stated_test_set_alone():
+def test_a_stated_fold_is_test_whatever_the_seed_and_the_next_one_val():
+    for split in [True, False]:
+        whole = with_folds(folds=5, split=split)
+        fold = dict(zip(whole.frame["path"], whole.frame["fold"], strict=True))
+        for number in range(5):
+            used = split_dataset(whole, SplitPlan(fold=number))
+            assert {fold[path] for path in paths(used, "test")} == {str(number)}
+            assert {fold[path] for path in paths(used, "val", "calibration")} == {str((number + 1) % 5)}
     whole, notes = with_folds(), list[str]()
     used = split_dataset(whole, SplitPlan(seed=5), notes)
     assert paths(used, "test") == paths(whole, "test")
@@ -315,47 +286,41 @@ def test_a_group_that_holds_a_held_out_source_stands_on_no_other_side():
     check_groups(added.frame)
 
 
-@pytest.mark.parametrize(("n", "folds"), [(390, 9), (240, 5), (90, 0)])
-def test_what_is_advised_for_calibration_is_the_fewest_folds_that_give_enough(n, folds):
-    images, plan = dataset(n, split="train"), SplitPlan()  # as a prepared set states it
-    advice = suggest_calibration_options(images, plan)
-    sizes = {
-        count: len(split_dataset(images, SplitPlan(by="group", folds=count)).select_split("calibration"))
-        for count in range(9, 2, -1)
-    }
-    enough = [count for count, size in sizes.items() if size >= MIN_CALIBRATION_IMAGES]
-    assert (enough or [0])[0] == pytest.approx(folds, abs=1)
-    if enough:
-        assert advice == f"train with data.split.by=group data.split.folds={enough[0]}"
-    else:
-        limited = suggest_calibration_options(images, replace(plan, limit=n))
-        assert [advice, limited] == ["train on more images", "train on more images (a larger data.limit)"]
+def test_what_is_advised_for_calibration_is_the_fewest_folds_that_give_enough_and_every_class():
+    for n, folds in [(390, 9), (240, 5), (90, 0)]:
+        images, plan = dataset(n, split="train"), SplitPlan()  # as a prepared set states it
+        advice = suggest_calibration_options(images, plan)
+        sizes = {
+            count: len(split_dataset(images, SplitPlan(by="group", folds=count)).select_split("calibration"))
+            for count in range(9, 2, -1)
+        }
+        enough = [count for count, size in sizes.items() if size >= MIN_CALIBRATION_IMAGES]
+        assert (enough or [0])[0] == pytest.approx(folds, abs=1)
+        if enough:
+            assert advice == f"train with data.split.by=group data.split.folds={enough[0]}"
+        else:
+            limited = suggest_calibration_options(images, replace(plan, limit=n))
+            assert [advice, limited] == ["train on more images", "train on more images (a larger data.limit)"]
+    for n, groups in [(240, 6), (300, 11), (390, 8)]:
+        frame = dataset(n).frame
+        of_class = frame["label"] == frame["label"].iloc[0]
+        few = (of_class.cumsum() % groups).astype(str)  # a fold may have one of these, which val or calibration lacks
+        images = change(dataset(n), group=frame["group"].where(~of_class, few))
+        advice = suggest_calibration_options(images, SplitPlan())
+        used = split_dataset(images, SplitPlan(by="group", folds=int(advice.rpartition("=")[2])))
+        assert all(used.select_split(side).classes == images.classes for side in SIDES)
 
 
-@pytest.mark.parametrize(("n", "groups"), [(240, 6), (300, 11), (390, 8)])
-def test_what_is_advised_for_calibration_leaves_every_class_on_every_side(n, groups):
-    frame = dataset(n).frame
-    of_class = frame["label"] == frame["label"].iloc[0]
-    few = (of_class.cumsum() % groups).astype(str)  # a fold may have one of these, which val or calibration lacks
-    images = change(dataset(n), group=frame["group"].where(~of_class, few))
-    advice = suggest_calibration_options(images, SplitPlan())
-    used = split_dataset(images, SplitPlan(by="group", folds=int(advice.rpartition("=")[2])))
-    assert all(used.select_split(side).classes == images.classes for side in SIDES)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_val_by_source_consists_of_whole_sources_and_every_class_is_in_val_and_in_train(seed):
-    whole = dataset(seed=seed)
-    plain = split_dataset(whole, SplitPlan(seed=seed))
-    used = split_dataset(whole, SplitPlan(seed=seed, val_by="source"))
-    assert paths(used, "test") == paths(plain, "test")
-    assert not sources(used, "train") & sources(used, "val", "calibration")
-    assert all(set(rows["split"]) == set(SIDES) for _, rows in used.frame.groupby("label"))
-    assert fingerprint_split(used) == fingerprint_split(split_dataset(whole, SplitPlan(seed=seed, val_by="source")))
-    assert len(used) == len(whole)
-
-
-def test_val_by_source_leaves_out_what_a_group_joins_to_its_sources():
+def test_val_by_source_consists_of_whole_sources_and_leaves_test_alone():
+    for seed in range(3):
+        whole = dataset(seed=seed)
+        plain = split_dataset(whole, SplitPlan(seed=seed))
+        used = split_dataset(whole, SplitPlan(seed=seed, val_by="source"))
+        assert paths(used, "test") == paths(plain, "test")
+        assert not sources(used, "train") & sources(used, "val", "calibration")
+        assert all(set(rows["split"]) == set(SIDES) for _, rows in used.frame.groupby("label"))
+        assert fingerprint_split(used) == fingerprint_split(split_dataset(whole, SplitPlan(seed=seed, val_by="source")))
+        assert len(used) == len(whole)
     whole, notes = dataset(), list[str]()
     first = whole.frame.drop_duplicates("source").index  # one image of each source, in a group of all
     whole.frame.loc[first, "group"] = "mixed"
@@ -363,9 +328,6 @@ def test_val_by_source_leaves_out_what_a_group_joins_to_its_sources():
     check_groups(used.frame)
     assert 0 < len(whole) - len(used) <= len(first)
     assert any(note.startswith("left out because") for note in notes)
-
-
-def test_val_by_source_takes_the_place_of_a_stated_val_and_keeps_the_stated_test():
     whole = dataset()
     whole.frame["split"] = np.array(["train", "val", "test"])[whole.frame["group"].str[5:].astype(int) % 3]
     used = split_dataset(whole, SplitPlan(val_by="source"))
@@ -395,11 +357,11 @@ def test_train_sources_are_drawn_for_each_class_and_nested_and_share_one_test_se
 def dated(rows):
     """Return rows of (class, date, release, group or "", number)."""
     images = [row[:4] for row in rows for _ in range(row[4])]
-    n = len(images)
-    whole = change(dataset(n, largest=1))
     groups = [group or f"g{row}" for row, (*_, group) in enumerate(images)]
-    label, date, released = (list(column) for column in list(zip(*images, strict=True))[:3])
-    return change(whole, label=label, date=date, released=released, group=groups, source=label)
+    label, date, released = (list(column) for column in [*zip(*images, strict=True)][:3])
+    return change(
+        dataset(len(images), largest=1), label=label, date=date, released=released, group=groups, source=label
+    )
 
 
 BY_MONTH = SplitPlan(by="date", until="2024-06", folds=4)
@@ -410,7 +372,7 @@ DATED = [
 ]
 
 
-def test_a_split_by_date_tests_on_later_images_and_leaves_out_unknown_ones():
+def test_a_split_by_date_tests_on_later_images_and_groups_and_leaves_out_unknown_ones():
     whole, notes = dated(DATED), list[str]()
     used = split_dataset(whole, BY_MONTH, notes)
     counts = pd.crosstab(used.frame["split"], [used.frame["label"], used.frame["date"]])
@@ -422,48 +384,25 @@ def test_a_split_by_date_tests_on_later_images_and_leaves_out_unknown_ones():
         "left out of train and test: 12 of 101 images, which may be before or after 2024-06 "
         "(without a date: 10, of which 7 of a generator that was released before)"
     ]
-
-
-def test_a_group_of_two_times_stays_on_one_side_of_a_split_by_date():
-    rows = [
-        *DATED,
-        ("drawing", "2020", "", "both", 2),
-        ("drawing", "2025", "", "both", 1),
-        ("drawing", "", "", "both", 1),
-    ]
+    rows = [*DATED, *(("drawing", date, "", "both", n) for date, n in (("2020", 2), ("2025", 1), ("", 1)))]
     notes = []
     used = split_dataset(dated(rows), BY_MONTH, notes)
     assert used.frame.loc[used.frame["group"] == "both", ["date", "split"]].to_numpy().tolist() == [["2025", "test"]]
     assert "left out because their groups also contain later images: 2 images" in notes
     check_groups(used.frame)
+    for until, missing in (("1900", "before"), ("2030", "after")):
+        with pytest.raises(DataError) as error:
+            split_dataset(dated(DATED), replace(BY_MONTH, until=until))
+        assert f"none is {missing} that (dates are 2019 to 2024-07)" in str(error.value)
+        assert len(error.value.lines) <= 3
 
 
 def test_unlabelled_images_are_not_learned_from_if_they_are_later():
     used = split_dataset(dated(DATED), BY_MONTH)
-    others = dated(
-        [("", "2020", "", "", 4), ("", "2025", "", "", 3), ("", "", "", "", 2), ("", "2019", "", "later", 1)]
-    )
+    others = dated([("", date, "", "", n) for date, n in (("2020", 4), ("2025", 3), ("", 2), ("2019", 1))])
     frame = others.frame.assign(group=[f"u{row}" for row in range(9)] + ["later"])
     test_row = int(np.flatnonzero(used.frame["split"] == "test")[0])
     groups = used.frame["group"].where(np.arange(len(used)) != test_row, "later").to_numpy()
     joined = add_unlabelled_images(used, groups, frame, BY_MONTH, [])
-    added = joined.frame[joined.frame["label"] == ""]
-    assert added[["date", "split"]].value_counts().to_dict() == {
-        ("2020", "train"): 4,
-        ("2025", "test"): 3,
-        ("2019", "test"): 1,
-    }
-
-
-@pytest.mark.parametrize(
-    ("until", "message"),
-    [
-        ("1900", "none is before that (dates are 2019 to 2024-07)"),
-        ("2030", "none is after that (dates are 2019 to 2024-07)"),
-    ],
-)
-def test_a_split_by_date_needs_images_of_both_sides(until, message):
-    with pytest.raises(DataError) as error:
-        split_dataset(dated(DATED), replace(BY_MONTH, until=until))
-    assert message in str(error.value)
-    assert len(error.value.lines) <= 3
+    added = joined.frame[joined.frame["label"] == ""][["date", "split"]].value_counts().to_dict()
+    assert added == {("2020", "train"): 4, ("2025", "test"): 3, ("2019", "test"): 1}

@@ -50,28 +50,30 @@ def test_without_more_said_a_tenth_of_each_class_is_test_and_the_folds_take_turn
     assert (assign_splits(frame, SplitPlan(by="group"))[0] == split).all()
 
 
-def test_a_held_out_source_is_all_of_test_and_stands_nowhere_else(frame):
+def test_a_held_out_source_or_all_sources_of_its_unit_are_all_of_test_and_stand_nowhere_else(frame):
     split, fold = assign_splits(frame, SplitPlan(by="source", held_out=("ink",)))
     assert ((split == "test") == (frame["source"] == "ink")).all()
     assert (fold == -1).all()
     assert frame.assign(split=split).groupby("group")["split"].nunique().max() == 1
     assert sides(frame, split).loc[["real"]].to_numpy()[0].tolist() == pytest.approx([267, 33, 0], abs=3)
+    ink, crayon = (frame.index[frame["source"] == source][0] for source in ("ink", "crayon"))
+    frame.loc[frame["group"] == frame["group"][crayon], "group"] = frame["group"][ink]
+    split, _ = assign_splits(frame, SplitPlan(by="source", held_out=("ink",)))
+    assert list(split[[ink, crayon]]) == ["test", ""]
+    assert (split == "").sum() == 2
 
 
-@pytest.mark.parametrize("named", ["repository", "ink"])
-def test_sources_of_a_unit_are_held_out_together(frame, named):
-    plan = SplitPlan(by="source", held_out=(named,), units={"repository": ["ink", "gan"]})
-    split, _ = assign_splits(frame, plan)
-    assert set(frame["source"][split == "test"]) == {"ink", "gan"}
-    drawn = [assign_splits(frame, replace(plan, held_out=(), seed=seed))[0] for seed in range(12)]
-    tested = [set(frame["source"][split == "test"]) for split in drawn]
-    assert all(("ink" in names) == ("gan" in names) for names in tested)
-    assert {"ink" in names for names in tested} == {True, False}
-    with pytest.raises(ConfigError, match=r"split.units: no image has the source 'inc'; .*ink"):
-        assign_splits(frame, replace(plan, units={"repository": ["inc"]}))
-
-
-def test_units_are_divided_into_parts_with_equally_many_of_each_class():
+def test_units_are_held_out_together_and_divided_into_parts_with_equally_many_of_each_class(frame):
+    for named in ["repository", "ink"]:
+        plan = SplitPlan(by="source", held_out=(named,), units={"repository": ["ink", "gan"]})
+        split, _ = assign_splits(frame, plan)
+        assert set(frame["source"][split == "test"]) == {"ink", "gan"}
+        drawn = [assign_splits(frame, replace(plan, held_out=(), seed=seed))[0] for seed in range(12)]
+        tested = [set(frame["source"][split == "test"]) for split in drawn]
+        assert all(("ink" in names) == ("gan" in names) for names in tested)
+        assert {"ink" in names for names in tested} == {True, False}
+        with pytest.raises(ConfigError, match=r"split.units: no image has the source 'inc'; .*ink"):
+            assign_splits(frame, replace(plan, units={"repository": ["inc"]}))
     labels = ["drawing"] * 14 + ["generated"] * 11 + ["real"] * 5
     units = pd.DataFrame({"label": labels, "source": [f"s{k}" for k in range(30)]})
     parts = divide_units(units.loc[units.index.repeat(np.arange(30) + 1)], "source", 5, seed=0)
@@ -88,9 +90,8 @@ def test_sources_are_drawn_whole_and_a_class_of_one_source_keeps_it(frame, seed)
     assert len(tested & set(SOURCES["drawing"])) == len(tested & set(SOURCES["generated"])) == 1
     assert "studio" not in tested
     assert not tested & set(frame["source"][split != "test"])
-    assert "test lacks class real, because all of it is of one source (studio)" in describe_imbalance(
-        frame.assign(split=split)
-    )
+    said = describe_imbalance(frame.assign(split=split))
+    assert "test lacks class real, because all of it is of one source (studio)" in said
 
 
 def test_a_held_out_generator_is_in_test_beside_a_tenth_of_the_classes_without_generators(frame):
@@ -98,43 +99,30 @@ def test_a_held_out_generator_is_in_test_beside_a_tenth_of_the_classes_without_g
     made = frame["label"] == "generated"
     assert ((split == "test") == (frame["source"] == "gan"))[made].all()
     assert sides(frame, split).loc[["drawing", "real"]].to_numpy().tolist() == [[240, 30, 30], [240, 30, 30]]
-
-
-def test_rows_of_a_class_with_generators_whose_own_is_not_known_are_never_tested(frame):
     frame.loc[frame["source"] == "mixed", "generator"] = ""
     split, _ = assign_splits(frame, SplitPlan(by="generator", held_out=("gan",)))
     assert "test" not in set(split[frame["source"] == "mixed"])
 
 
-def test_a_group_across_a_held_out_source_leaves_its_other_rows_out(frame):
-    ink, crayon = (frame.index[frame["source"] == source][0] for source in ("ink", "crayon"))
-    frame.loc[frame["group"] == frame["group"][crayon], "group"] = frame["group"][ink]
-    split, _ = assign_splits(frame, SplitPlan(by="source", held_out=("ink",)))
-    assert list(split[[ink, crayon]]) == ["test", ""]
-    assert (split == "").sum() == 2
-
-
-@pytest.mark.parametrize("by", ["source", "generator"])
-def test_an_unknown_name_is_refused_with_the_nearest(frame, by):
-    with pytest.raises(ConfigError, match="'gam'; did you mean gan") as caught:
-        assign_splits(frame, SplitPlan(by=by, held_out=("gam",)))
-    assert caught.value.lines[1] == f"There are: {', '.join(sorted(set(frame[by]) - {''}))}."
-
-
-def test_what_cannot_be_held_out_is_refused(frame):
-    with pytest.raises(ConfigError, match="no image names its generator"):
-        assign_splits(frame.assign(generator=""), SplitPlan(by="generator"))
-    with pytest.raises(ConfigError, match=r"requires split\.by"):
-        assign_splits(frame, SplitPlan(held_out=("ink",)))
-    with pytest.raises(ConfigError, match="the test set is fixed"):
-        assign_splits(frame, SplitPlan(by="source", fold=2))
+def test_unknown_names_and_what_cannot_be_held_out_are_refused(frame):
+    for by in ["source", "generator"]:
+        with pytest.raises(ConfigError, match="'gam'; did you mean gan") as caught:
+            assign_splits(frame, SplitPlan(by=by, held_out=("gam",)))
+        assert caught.value.lines[1] == f"There are: {', '.join(sorted(set(frame[by]) - {''}))}."
+    for plan, message in (
+        (SplitPlan(by="generator"), "no image names its generator"),
+        (SplitPlan(held_out=("ink",)), r"requires split\.by"),
+        (SplitPlan(by="source", fold=2), "the test set is fixed"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            assign_splits(frame.assign(generator=""), plan)
 
 
 @pytest.mark.parametrize("by", [None, "source", "generator"])
 def test_what_had_a_side_keeps_it_and_newcomers_fill_what_is_behind(frame, by):
     plan = SplitPlan(by=by)
     split, fold = assign_splits(frame, plan)
-    earlier = {group: (str(s), int(f)) for group, s, f in zip(frame["group"], split, fold, strict=True)}
+    earlier = dict(zip(frame["group"], zip(split.astype(str), fold.tolist(), strict=True), strict=True))
     new = frame[frame["label"] == "real"].assign(group=lambda rows: "new" + rows["group"])
     both = pd.concat([frame.iloc[60:], new], ignore_index=True)  # some images are gone, too
     later, folds = assign_splits(both, plan, earlier)
@@ -147,11 +135,10 @@ def test_what_had_a_side_keeps_it_and_newcomers_fill_what_is_behind(frame, by):
 def test_a_new_image_of_a_tested_source_is_tested_and_one_near_to_training_is_left_out(frame):
     plan = SplitPlan(by="source", held_out=("ink",))
     split, fold = assign_splits(frame, plan)
-    earlier = {group: (str(s), int(f)) for group, s, f in zip(frame["group"], split, fold, strict=True)}
+    earlier = dict(zip(frame["group"], zip(split.astype(str), fold.tolist(), strict=True), strict=True))
     crayon = frame[frame["source"] == "crayon"].iloc[0]
-    new = pd.DataFrame(
-        {"label": "drawing", "source": "ink", "group": ["fresh", crayon["group"]], "split": "", "generator": ""}
-    )
+    common = {"label": "drawing", "source": "ink", "split": "", "generator": ""}
+    new = pd.DataFrame({"group": ["fresh", crayon["group"]], **common})
     for again in (plan, SplitPlan(by="source")):
         later, _ = assign_splits(pd.concat([frame, new], ignore_index=True), again, earlier)
         assert (later[:900] == split).all()
@@ -172,13 +159,10 @@ def test_rows_that_state_their_side_keep_it_and_the_folds_do_not_take_turns(fram
         assign_splits(frame, SplitPlan())
 
 
-def test_a_balanced_split_needs_no_word(frame):
+def test_imbalance_of_more_than_two_points_and_sources_of_one_group_are_said(frame):
     assert describe_imbalance(frame.assign(split=assign_splits(frame, SplitPlan())[0])) == []
     fifths = SplitPlan(folds=5)
     assert describe_imbalance(frame.assign(split=assign_splits(frame, fifths)[0]), folds=5) == []
-
-
-def test_what_is_more_than_two_points_off_is_said_with_the_largest_group(frame):
     split = np.array(["train"] * 80 + ["val"] * 10 + ["test"] * 10)
     rows = pd.DataFrame({"label": "a", "source": "s", "group": [f"{k // 2}" for k in range(100)], "split": split})
     assert describe_imbalance(rows) == []
@@ -188,9 +172,6 @@ def test_what_is_more_than_two_points_off_is_said_with_the_largest_group(frame):
     assert describe_imbalance(rows) == [
         "class a is 77/13/10 instead of 80/10/10 % in train/val/test (100 images, largest group 2)"
     ]
-
-
-def test_a_source_of_one_group_is_named():
     rows = pd.DataFrame({"label": "a", "source": ["s"] * 90 + ["twins"] * 10})
     rows["group"] = [str(k) for k in range(90)] + ["one"] * 10
     rows["split"] = ["train"] * 80 + ["val"] * 10 + ["test"] * 10
@@ -224,24 +205,16 @@ def spread(values, folds, n=10):
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_fold_sizes_differ_by_the_size_of_a_group_at_most(seed):
+def test_fold_sizes_differ_by_the_size_of_a_group_at_most_and_small_groups_make_up_for_large_ones(seed):
     frame = rows(("a", "p", 60, 3), ("a", "q", 41, 1), ("a", "r", 7, 2), ("b", "s", 30, 5), ("b", "t", 99, 1))
     folds = assign_folds(frame, 10, seed)
     assert frame.assign(fold=folds).groupby("group")["fold"].nunique().max() == 1
     for column in ("label", "source"):
         counts = spread(frame[column], folds)
         assert (counts.max(axis=1) - counts.min(axis=1) <= 5).all()
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_small_groups_make_up_for_large_ones_of_another_source(seed):
     frame = rows(("a", "crowd", 3, 12), ("a", "alone", 100, 1))
     counts = spread(frame["label"], assign_folds(frame, 10, seed))[0]
     assert np.abs(counts / len(frame) - 0.1).max() < 0.02
-
-
-def test_one_group_alone_has_one_fold():
-    assert len(set(assign_folds(rows(("a", "p", 1, 9)), 10, 0))) == 1
 
 
 def test_a_group_stays_in_the_folds_it_may_be_in_and_the_others_fill_what_is_behind():
@@ -250,36 +223,26 @@ def test_a_group_stays_in_the_folds_it_may_be_in_and_the_others_fill_what_is_beh
     folds = assign_folds(frame, 10, 0, kept)
     assert folds[:50].tolist() == [group % 5 for group in range(50)]
     assert np.bincount(folds).tolist() == [10] * 10
-    barred = assign_folds(frame, 10, 0, dict.fromkeys(frame["group"], range(1, 10)))
-    assert np.bincount(barred, minlength=10).tolist()[0] == 0
-    assert set(np.bincount(barred, minlength=10)[1:]) == {11, 12}
+    barred = np.bincount(assign_folds(frame, 10, 0, dict.fromkeys(frame["group"], range(1, 10))), minlength=10)
+    assert (barred[0], set(barred[1:])) == (0, {11, 12})
+    assert len(set(assign_folds(rows(("a", "p", 1, 9)), 10, 0))) == 1
 
 
-def test_units_are_drawn_until_each_class_has_about_its_share_and_some_are_left():
+def draw_units(frame, seed=0):
+    return draw_held_out_units(frame["source"], frame["label"], 0.1, seed)
+
+
+def test_units_are_drawn_until_each_class_has_about_its_share_and_never_all_of_a_class():
     frame = rows(*((label, f"{label}{k}", 10 + k, 1) for label in "abc" for k in range(12)))
     for seed in range(10):
-        held = draw_held_out_units(frame["source"], frame["label"], 0.1, seed)
-        share = frame["source"].isin(held).groupby(frame["label"]).mean()
+        share = frame["source"].isin(draw_units(frame, seed)).groupby(frame["label"]).mean()
         assert share.between(0.05, 0.15).all()
-    assert len({draw_held_out_units(frame["source"], frame["label"], 0.1, seed) for seed in range(10)}) > 5
-    assert draw_held_out_units(frame["source"], frame["label"], 0.1, 3) == draw_held_out_units(
-        frame["source"], frame["label"], 0.1, 3
-    )
-
-
-def test_a_class_of_large_units_gives_its_smallest_one():
-    frame = rows(("a", "large", 60, 1), ("a", "larger", 70, 1), ("b", "small", 50, 1), ("b", "big", 80, 1))
-    assert draw_held_out_units(frame["source"], frame["label"], 0.1, 0) == ("large", "small")
-
-
-def test_a_class_of_one_unit_and_unknown_units_are_never_drawn():
-    frame = rows(("a", "only", 30, 1), ("b", "", 25, 1), ("b", "one", 5, 1))
-    assert draw_held_out_units(frame["source"], frame["label"], 0.1, 0) == ("one",)
-
-
-def test_a_unit_of_two_classes_is_not_drawn_where_one_of_them_has_nothing_else():
-    frame = rows(("a", "both", 10, 1), ("b", "both", 10, 1), ("a", "other", 80, 1))
-    assert "both" not in draw_held_out_units(frame["source"], frame["label"], 0.1, 0)
+    assert len({draw_units(frame, seed) for seed in range(10)}) > 5
+    assert draw_units(frame, 3) == draw_units(frame, 3)
+    large = rows(("a", "large", 60, 1), ("a", "larger", 70, 1), ("b", "small", 50, 1), ("b", "big", 80, 1))
+    assert draw_units(large) == ("large", "small")
+    assert draw_units(rows(("a", "only", 30, 1), ("b", "", 25, 1), ("b", "one", 5, 1))) == ("one",)
+    assert "both" not in draw_units(rows(("a", "both", 10, 1), ("b", "both", 10, 1), ("a", "other", 80, 1)))
 
 
 @pytest.mark.shared
@@ -297,31 +260,17 @@ def count_frame(**counts):
     return pd.DataFrame(rows, columns=["label", "source"])
 
 
-def test_sources_of_enough_images_are_held_out_in_order():
+def test_sources_of_enough_images_are_held_out_in_order_but_the_only_one_of_a_class():
     table = count_frame(real__b=20, real__a=25, real__c=19, drawing__d=40, drawing__e=20)
     assert find_hold_out_units(table, "source", 20) == (["a", "b", "d", "e"], {"c": "19 images"})
-
-
-def test_the_only_source_of_a_class_is_not():
     table = count_frame(real__a=30, real__b=30, drawing__d=40)
     assert find_hold_out_units(table, "source", 20) == (["a", "b"], {"d": "all of class drawing"})
-
-
-def test_images_without_a_source_keep_their_class_alive():
     table = count_frame(real__a=30, real__b=30, drawing__d=40, drawing__=1)
     assert find_hold_out_units(table, "source", 20) == (["a", "b", "d"], {})
-
-
-def test_a_source_of_two_classes_counts_whole():
     table = count_frame(real__a=12, drawing__a=12, real__b=5, drawing__b=30)
     assert find_hold_out_units(table, "source", 20) == (["a", "b"], {})
-
-
-@pytest.mark.parametrize(
-    ("table", "message"), [(count_frame(real__a=3), "a (all of class real)"), (count_frame(real__=9), "no image")]
-)
-def test_none_left_is_an_error_that_says_why(table, message):
-    with pytest.raises(DataError) as caught:
-        find_hold_out_units(table, "source", 4)
-    assert message in caught.value.lines[0]
-    assert "data.split.at_least" in caught.value.lines[1]
+    for table, message in [(count_frame(real__a=3), "a (all of class real)"), (count_frame(real__=9), "no image")]:
+        with pytest.raises(DataError) as caught:
+            find_hold_out_units(table, "source", 4)
+        assert message in caught.value.lines[0]
+        assert "data.split.at_least" in caught.value.lines[1]

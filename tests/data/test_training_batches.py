@@ -45,25 +45,11 @@ def draw_rows(module, epochs):
     return rows
 
 
-def test_balance_none_shows_each_image_once_and_the_sampler_each_class_equally_often(module):
+def test_a_balance_shows_images_or_classes_or_sources_equally_often(module):
     shown = torch.cat([batch["row"] for batch in module(balance="none").train_dataloader()])
     assert sorted(shown.tolist()) == list(range(60))
     drawn = np.repeat([0, 1, 2], [40, 15, 5])[draw_rows(module(balance="sampler"), 200)]
     np.testing.assert_allclose(np.bincount(drawn) / 12_000, 1 / 3, atol=0.015)  # three standard errors
-
-
-def test_balance_loss_weighs_classes_by_their_rarity_and_the_others_do_not(module):
-    from sklearn.utils.class_weight import compute_class_weight
-
-    data, targets = module(balance="loss"), np.repeat([0, 1, 2], [40, 15, 5])
-    assert data.counts.tolist() == [40, 15, 5]
-    expected = compute_class_weight("balanced", classes=np.arange(3), y=targets)
-    np.testing.assert_allclose(data.class_weights, expected)
-    assert sorted(draw_rows(data, 1)) == list(range(60))  # one balance at a time
-    assert module(balance="none").class_weights is module(balance="sampler").class_weights is None
-
-
-def test_balance_source_draws_classes_and_the_sources_of_a_class_equally_often(module):
     data = module(balance="source")
     frame, weights = data.train_set.frame, data.image_weights
     sums = pd.Series(weights).groupby([frame["label"], frame["source"]]).sum()
@@ -74,9 +60,17 @@ def test_balance_source_draws_classes_and_the_sources_of_a_class_equally_often(m
     np.testing.assert_allclose(shown / shown.sum(), sums / 60, atol=0.015)
     with pytest.raises(ConfigError, match="no image names its source"):
         weigh_sources(["a", "b"], ["", ""])
+    from sklearn.utils.class_weight import compute_class_weight
+
+    data, targets = module(balance="loss"), np.repeat([0, 1, 2], [40, 15, 5])
+    assert data.counts.tolist() == [40, 15, 5]
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=targets)
+    np.testing.assert_allclose(data.class_weights, expected)
+    assert sorted(draw_rows(data, 1)) == list(range(60))  # one balance at a time
+    assert module(balance="none").class_weights is module(balance="sampler").class_weights is None
 
 
-def test_order_and_augmentation_depend_on_seed_and_epoch_alone():
+def test_training_images_are_varied_in_an_order_of_seed_and_epoch_alone_and_validation_images_are_not(module, uneven):
     def pairs(seed, epoch):
         sampler = EpochSampler(50, seed)
         sampler.set_epoch(epoch)
@@ -90,9 +84,6 @@ def test_order_and_augmentation_depend_on_seed_and_epoch_alone():
     assert pairs(0, 0) == first
     assert sorted(row for row, _ in first) == list(range(50))
     assert len({tuple(pairs(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
-
-
-def test_training_images_are_varied_and_validation_images_are_not(module, uneven):
     data = module()
     (batch,) = data.val_dataloader()
     plain = PREPROCESSING(uneven.select_split("val").image(0))
@@ -175,13 +166,10 @@ def test_a_cache_changes_no_batch_and_decodes_nothing_twice(module, tmp_path, mo
         monkeypatch.setattr("avatar_bench.data.cache.decode_bytes", None)
 
 
-def test_targets_are_by_name_in_the_order_that_is_asked_for(uneven):
+def test_targets_are_by_name_and_an_unreadable_file_stops_training_and_costs_a_prediction_its_row(uneven, tmp_path):
     turned = encode_targets(uneven, CLASSES[::-1])
     assert [CLASSES[::-1][target] for target in turned] == uneven.frame["label"].tolist()
     assert (encode_targets(uneven, ("real",)) == -1).sum() == (uneven.frame["label"] != "real").sum()
-
-
-def test_an_unreadable_file_stops_training_and_costs_a_prediction_its_row(uneven, tmp_path):
     (tmp_path / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
     uneven.frame.loc[0, "path"] = str(tmp_path / "broken.png")
     with pytest.raises(DataError, match=r"broken\.png"):

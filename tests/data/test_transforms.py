@@ -36,61 +36,43 @@ def sample():
 
 
 @pytest.mark.parametrize("resize", RESIZE_MODES)
-@pytest.mark.parametrize("shape", [(1, 1), (1, 5000), (5000, 1), (3, 2), (224, 224), (223, 225), (1000, 400)])
-def test_any_shape_comes_out_at_the_size_of_the_network(resize, shape):
-    image = np.full((*shape, 3), (10, 120, 240), np.uint8)
-    result = preprocessing(224, resize)(image)
-    assert result.shape == (224, 224, 3)
-    assert result.dtype == np.uint8
-    content = result if resize != "pad" else result[(result != 255).any(axis=2)]
-    assert content.size > 0
-    assert (content == (10, 120, 240)).all()  # one colour stays one colour
-
-
-@pytest.mark.parametrize("resize", RESIZE_MODES)
-def test_an_image_of_the_right_size_is_left_alone(sample, resize):
+def test_images_come_out_at_the_size_of_the_network_and_those_that_have_it_are_left_alone(resize, sample):
+    for shape in [(1, 1), (1, 5000), (5000, 1), (3, 2), (224, 224), (223, 225), (1000, 400)]:
+        image = np.full((*shape, 3), (10, 120, 240), np.uint8)
+        result = preprocessing(224, resize)(image)
+        assert result.shape == (224, 224, 3)
+        assert result.dtype == np.uint8
+        content = result if resize != "pad" else result[(result != 255).any(axis=2)]
+        assert content.size > 0
+        assert (content == (10, 120, 240)).all()  # one colour stays one colour
     assert np.array_equal(preprocessing(64, resize)(sample), sample)
 
 
-def test_squash_averages_whole_blocks(sample):
+def test_squash_averages_whole_blocks_without_moire_and_enlarging_is_cubic(sample):
     expected = sample.reshape(16, 4, 16, 4, 3).mean(axis=(1, 3))
     assert np.abs(preprocessing(16, "squash")(sample) - expected).max() <= 0.5 + 1e-6
-
-
-def test_fine_texture_turns_grey_and_not_into_moire():
     stripes = np.zeros((1, 1000, 3), np.uint8)
     stripes[:, ::2] = 255
     for image in (stripes, np.repeat(stripes, 1000, axis=0)):  # one side grows, none does
         assert np.abs(preprocessing(20, "squash")(image).astype(int) - 127).max() <= 1
-
-
-def test_enlarging_is_cubic(sample):
     expected = cv2.resize(sample, (160, 160), interpolation=cv2.INTER_CUBIC)
     assert np.array_equal(preprocessing(160, "squash")(sample), expected)
 
 
-@pytest.mark.parametrize(
-    ("shape", "top", "left", "side"), [((8, 20), 0, 6, 8), ((20, 8), 6, 0, 8), ((9, 12), 0, 1, 9), ((8, 8), 0, 0, 8)]
-)
-def test_crop_keeps_the_centred_square(shape, top, left, side):
-    image = make_noise(0, *shape)
-    assert np.array_equal(preprocessing(side, "crop")(image), image[top : top + side, left : left + side])
-
-
-@pytest.mark.parametrize(
-    ("shape", "rows", "columns"),
-    [
+def test_crop_keeps_the_centred_square_and_pad_centres_the_whole_image_on_white():
+    for shape, top, left, side in [((8, 20), 0, 6, 8), ((20, 8), 6, 0, 8), ((9, 12), 0, 1, 9), ((8, 8), 0, 0, 8)]:
+        image = make_noise(0, *shape)
+        assert np.array_equal(preprocessing(side, "crop")(image), image[top : top + side, left : left + side])
+    for shape, rows, columns in [
         ((10, 20), (5, 15), (0, 20)),
         ((20, 10), (0, 20), (5, 15)),
         ((20, 11), (0, 20), (4, 15)),
         ((40, 20), (0, 20), (5, 15)),
         ((1, 5000), (9, 10), (0, 20)),
-    ],
-)
-def test_pad_centres_the_whole_image_on_white(shape, rows, columns):
-    expected = np.full((20, 20, 3), 255, np.uint8)
-    expected[slice(*rows), slice(*columns)] = 0
-    assert np.array_equal(preprocessing(20, "pad")(np.zeros((*shape, 3), np.uint8)), expected)
+    ]:
+        expected = np.full((20, 20, 3), 255, np.uint8)
+        expected[slice(*rows), slice(*columns)] = 0
+        assert np.array_equal(preprocessing(20, "pad")(np.zeros((*shape, 3), np.uint8)), expected)
 
 
 @pytest.mark.parametrize("resize", RESIZE_MODES)
@@ -124,16 +106,7 @@ def test_a_damaged_preprocessing_is_a_checkpoint_error(name, value):
         Preprocessing.from_dict(state)
 
 
-def test_augmentation_that_is_off_returns_the_image_itself_and_imports_nothing(sample):
-    assert Augmentation()(sample, seed=1) is sample
-    code = (
-        "import sys; from avatar_bench.data.transforms import Augmentation; Augmentation(); "
-        "sys.exit('albumentations' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_augmentation_depends_on_image_and_seed_alone(sample):
+def test_augmentation_depends_on_image_and_seed_alone_and_off_returns_the_image_itself(sample):
     other = np.ascontiguousarray(sample[::-1])
     before = [ALL(sample, seed) for seed in range(20)]
     np.random.seed(5)  # the global state must not matter
@@ -143,6 +116,12 @@ def test_augmentation_depends_on_image_and_seed_alone(sample):
         assert np.array_equal(ALL(sample, seed), before[seed])
         assert np.array_equal(worker(sample, seed), before[seed])
     assert len({image.tobytes() for image in before}) == 20
+    assert Augmentation()(sample, seed=1) is sample
+    code = (
+        "import sys; from avatar_bench.data.transforms import Augmentation; Augmentation(); "
+        "sys.exit('albumentations' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 PARTS = {
@@ -157,41 +136,38 @@ PARTS = {
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_each_part_changes_the_image_and_spares_its_input(sample, part):
+def test_each_part_takes_any_image_changes_it_and_spares_its_input(part, sample):
     copy = sample.copy()
     result = PARTS[part](sample, seed=3)
     assert np.array_equal(sample, copy)
     assert (result.shape, result.dtype) == (sample.shape, np.uint8)
     assert result.flags.c_contiguous
     assert not np.array_equal(result, sample)
+    for value in [0, 255]:
+        for shape in [(1, 1, 3), (1, 7, 3)]:
+            assert ALL(np.full(shape, value, np.uint8), seed=0).shape == shape
 
 
-def test_flip_mirrors_at_its_probability(sample):
+def test_flips_and_brightness_keep_to_their_probability_and_range(sample):
     assert np.array_equal(Augmentation(flip=1)(sample, seed=0), sample[:, ::-1])
     half = Augmentation(flip=0.5)
     flips = sum(not np.array_equal(half(sample, seed), sample) for seed in range(400))
     assert 150 < flips < 250  # five standard deviations
-
-
-def test_brightness_stays_within_its_range():
     grey = np.full((8, 8, 3), 100, np.uint8)
     values = [int(Augmentation(jitter=(0.2, 0, 0, 0))(grey, seed)[0, 0, 0]) for seed in range(100)]
     assert 79 <= min(values) < 85
     assert 115 < max(values) <= 120
 
 
-@pytest.mark.parametrize(("share", "value"), [(0.02, None), (1, None), (0.3, 0), (0.3, 255)])
-def test_noise_is_that_of_albumentations_bit_by_bit(share, value, sample):
-    import albumentations
+def test_noise_and_randaugment_are_those_of_albumentations_and_torchvision(sample):
+    for share, value in [(0.02, None), (1, None), (0.3, 0), (0.3, 255)]:
+        import albumentations
 
-    image = sample if value is None else np.full_like(sample, value)
-    theirs = albumentations.Compose([albumentations.GaussNoise(std_range=(0, share), p=1)])
-    for seed in range(20):
-        theirs.set_random_seed(seed)
-        assert np.array_equal(Augmentation(noise=share)(image, seed), theirs(image=image)["image"])
-
-
-def test_randaugment_is_that_of_torchvision_and_leaves_the_random_state_of_torch(sample):
+        image = sample if value is None else np.full_like(sample, value)
+        theirs = albumentations.Compose([albumentations.GaussNoise(std_range=(0, share), p=1)])
+        for seed in range(20):
+            theirs.set_random_seed(seed)
+            assert np.array_equal(Augmentation(noise=share)(image, seed), theirs(image=image)["image"])
     theirs, ours = v2.RandAugment(num_ops=2, magnitude=9, fill=128), Augmentation(randaugment=9)
     before = torch.get_rng_state()
     collected = [ours(sample, seed) for seed in range(10)]
@@ -202,13 +178,7 @@ def test_randaugment_is_that_of_torchvision_and_leaves_the_random_state_of_torch
             assert np.array_equal(image, np.asarray(theirs(Image.fromarray(sample))))
 
 
-def test_rotation_brings_in_no_border_colour():
-    red = np.full((32, 32, 3), (200, 30, 30), np.uint8)
-    for seed in range(20):
-        assert np.array_equal(Augmentation(rotation=45)(red, seed), red)
-
-
-def test_rotation_stays_within_its_angle():
+def test_rotation_stays_within_its_angle_and_brings_in_no_border_colour():
     spot = np.zeros((101, 101, 3), np.uint8)
     cv2.circle(spot, (90, 50), 3, (255, 255, 255), -1)
     angles = []
@@ -217,12 +187,9 @@ def test_rotation_stays_within_its_angle():
         angles.append(np.degrees(np.arctan2(50 - y, x - 50)))
     assert -10.5 < min(angles) < -8
     assert 8 < max(angles) < 10.5
-
-
-@pytest.mark.parametrize("shape", [(1, 1, 3), (1, 7, 3)])
-@pytest.mark.parametrize("value", [0, 255])
-def test_augmentation_takes_the_smallest_and_the_extreme_images(shape, value):
-    assert ALL(np.full(shape, value, np.uint8), seed=0).shape == shape
+    red = np.full((32, 32, 3), (200, 30, 30), np.uint8)
+    for seed in range(20):
+        assert np.array_equal(Augmentation(rotation=45)(red, seed), red)
 
 
 @pytest.fixture
@@ -249,7 +216,7 @@ class Shifted(Options):
         yield file
 
 
-def test_an_augmentation_of_a_user_comes_last_and_leaves_the_draws_of_the_others(sample, shifted_module):
+def test_an_augmentation_of_a_user_comes_last_and_one_that_fails_is_one_error(sample, shifted_module):
     with_own = replace(ALL, others={"shifted": {"amount": 90}})
     shifts = set()
     for seed in range(10):
@@ -260,6 +227,11 @@ def test_an_augmentation_of_a_user_comes_last_and_leaves_the_draws_of_the_others
     assert len(shifts) > 5
     assert Augmentation(others={"shifted": None}).is_active
     assert Augmentation(noise=0.1, others={"shifted": None}).resembles == ["brightness", "noise"]
+    code = shifted_module.read_text()
+    for wrong, reason in (("image[1:]", "for uint8"), ("image / no_such_name", "NameError")):
+        shifted_module.write_text(code.replace("image // 2 + rng", f"{wrong} #"))
+        with pytest.raises(ConfigError, match=f"shifted.py failed: .*{reason}"):
+            Augmentation(others={"shifted": None})(sample, 0)
 
 
 @pytest.mark.parametrize(
@@ -284,11 +256,3 @@ def test_an_augmentation_of_a_user_comes_last_and_leaves_the_draws_of_the_others
 def test_a_wrong_option_or_augmentation_of_a_user_is_named(options, reason):
     with pytest.raises(ConfigError, match=re.escape(reason)):
         Augmentation(**options)
-
-
-def test_an_augmentation_of_a_user_that_fails_or_changes_the_shape_is_one_error(sample, shifted_module):
-    code = shifted_module.read_text()
-    for wrong, reason in (("image[1:]", "for uint8"), ("image / no_such_name", "NameError")):
-        shifted_module.write_text(code.replace("image // 2 + rng", f"{wrong} #"))
-        with pytest.raises(ConfigError, match=f"shifted.py failed: .*{reason}"):
-            Augmentation(others={"shifted": None})(sample, 0)
