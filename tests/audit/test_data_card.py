@@ -147,8 +147,7 @@ def test_the_card_begins_with_the_assessment(kind, request):
     card = request.getfixturevalue(kind)
     words = card.words if isinstance(card, Page) else re.sub(r"\\|`|\*\*", "", card)
     positions = [words.index(part) for part in [*ORDER, "0.93 (0.91 to 0.95)"]]
-    assert positions == sorted(positions)
-    assert [part for part in WORDS if part not in words] == []
+    assert (positions, [part for part in WORDS if part not in words]) == (sorted(positions), [])
     assert "is this set suitable" not in words  # it stands above, in its own words
 
 

@@ -6,17 +6,9 @@ import pytest
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from avatar_bench.audit import probes
-from avatar_bench.audit.probes import (
-    ProbeSettings,
-    probe,
-    probe_single_properties,
-    probe_source,
-    sample_rows,
-    score_majority_class,
-)
 from avatar_bench.results.reasons import Reason
 
-PLAN = ProbeSettings(resamples=200)
+PLAN = probes.ProbeSettings(resamples=200)
 
 
 def frame(n=240, groups=120, classes=3, seed=0):
@@ -30,35 +22,34 @@ def frame(n=240, groups=120, classes=3, seed=0):
 def test_a_property_that_tells_the_class_is_found_and_one_that_never_varies_is_chance():
     data = frame()
     data["informative"] = data["label"].map({"drawing": 0.0, "generated": 1.0, "real": 2.0})
-    result = probe(data, ["noise", "informative"], PLAN)
+    result = probes.probe(data, ["noise", "informative"], PLAN)
     assert (result.auroc.value, result.balanced_accuracy.value) == (pytest.approx(1.0), pytest.approx(1.0))
     assert result.auroc.higher_is_better is False
-    names = probe_single_properties(data, ["noise", "informative"], PLAN)["property"]
+    names = probes.probe_single_properties(data, ["noise", "informative"], PLAN)["property"]
     assert names.tolist() == ["informative", "noise"]
     data = frame()
     data["format"] = np.where(data["label"] == "real", "JPEG", "PNG")
     data["exif"] = data["label"] == "drawing"
-    assert probe(data, ["format", "exif"], PLAN).auroc.value == pytest.approx(1.0)
-    result = probe(frame().assign(same=1.0), ["same"], PLAN)
-    assert result.auroc.value == 0.5
-    assert result.balanced_accuracy.value == pytest.approx(1 / 3)
+    assert probes.probe(data, ["format", "exif"], PLAN).auroc.value == pytest.approx(1.0)
+    result = probes.probe(frame().assign(same=1.0), ["same"], PLAN)
+    assert (result.auroc.value, result.balanced_accuracy.value) == (0.5, pytest.approx(1 / 3))
     assert result.auroc.reason == Reason("no_spread")
 
 
 def test_noise_is_at_chance_level_and_so_is_a_number_of_each_group():
     for classes in [2, 3]:
-        result = probe(frame(600, 300, classes), ["noise"], PLAN)
+        result = probes.probe(frame(600, 300, classes), ["noise"], PLAN)
         assert result.auroc.low < 0.5 < result.auroc.high + 0.02
         assert result.balanced_accuracy.value == pytest.approx(1 / classes, abs=0.08)
         assert result.auroc.n == 300
     # a number that is the group's own would tell the class of every image, were its group split
     data = frame(400, 40)
     data["number"] = pd.Series(np.random.default_rng(0).permutation(40))[data["group"].astype(int)].to_numpy()
-    assert probe(data, ["number"], PLAN).auroc.value < 0.75
+    assert probes.probe(data, ["number"], PLAN).auroc.value < 0.75
     data = frame()
     rare = pd.DataFrame({"label": "real", "group": ["x", "y", "y"], "source": "s", "noise": 0.0})
     data = pd.concat([data[data["label"] != "real"], rare], ignore_index=True)
-    result = probe(data, ["noise"], PLAN)
+    result = probes.probe(data, ["noise"], PLAN)
     assert 0 <= result.auroc.value <= 1
 
 
@@ -85,28 +76,28 @@ def test_figures_equal_those_of_sklearn_on_the_same_scores():
     ],
 )
 def test_what_cannot_be_probed_has_a_reason(data, reason):
-    result = probe(data, ["noise"], PLAN)
+    result = probes.probe(data, ["noise"], PLAN)
     assert result.auroc.value is None
     assert result.auroc.reason == reason
-    assert probe_single_properties(data, ["noise"], PLAN)["auroc"].isna().all()
+    assert probes.probe_single_properties(data, ["noise"], PLAN)["auroc"].isna().all()
 
 
 def test_a_source_of_one_class_tells_it_and_a_mixed_one_does_not():
     data = frame()
-    assert probe_source(data.assign(source=data["label"] + "s"), settings=PLAN).auroc.value == 1.0
-    assert probe_source(data, settings=PLAN).auroc.value == pytest.approx(0.5, abs=0.05)
-    assert probe_source(data.assign(source=""), settings=PLAN).auroc.reason == Reason("no_source")
-    unknown_to_other_folds = probe_source(data.assign(source=data["group"]), settings=PLAN)
+    assert probes.probe_source(data.assign(source=data["label"] + "s"), settings=PLAN).auroc.value == 1.0
+    assert probes.probe_source(data, settings=PLAN).auroc.value == pytest.approx(0.5, abs=0.05)
+    assert probes.probe_source(data.assign(source=""), settings=PLAN).auroc.reason == Reason("no_source")
+    unknown_to_other_folds = probes.probe_source(data.assign(source=data["group"]), settings=PLAN)
     assert unknown_to_other_folds.auroc.value == pytest.approx(0.5)
 
 
 def test_the_majority_is_counted_and_a_draw_keeps_the_shares_of_the_classes():
-    accuracy, balanced = score_majority_class(pd.DataFrame({"label": ["a", "a", "a", "b"]}))
+    accuracy, balanced = probes.score_majority_class(pd.DataFrame({"label": ["a", "a", "a", "b"]}))
     assert (accuracy.value, balanced.value) == (0.75, 0.5)
     data = pd.DataFrame({"label": ["a"] * 800 + ["b"] * 190 + ["c"] * 10})
-    rows = sample_rows(data, 100, seed=1)
+    rows = probes.sample_rows(data, 100, seed=1)
     assert data["label"].iloc[rows].value_counts().to_dict() == {"a": 80, "b": 19, "c": 1}
     assert (np.diff(rows) > 0).all()
-    assert (sample_rows(data, 100, seed=1) == rows).all()
-    assert (sample_rows(data, 100, seed=2) != rows).any()
-    assert len(sample_rows(data, 1000)) == 1000
+    assert (probes.sample_rows(data, 100, seed=1) == rows).all()
+    assert (probes.sample_rows(data, 100, seed=2) != rows).any()
+    assert len(probes.sample_rows(data, 1000)) == 1000

@@ -81,8 +81,7 @@ def test_tables_give_quantiles_the_commonest_word_and_counts_of_every_image(tmp_
     frame = pd.DataFrame({"source": ["x", "x", "y", ""], "label": ["a", "b", "a", "a"]})
     table = cross_tabulate(frame, "source")
     assert table.columns.tolist() == ["source", "a", "b", "total"]
-    assert table.iloc[0].tolist() == ["x", 1, 1, 2]
-    assert table["total"].sum() == 4
+    assert (table.iloc[0].tolist(), table["total"].sum()) == (["x", 1, 1, 2], 4)
     frame = pd.DataFrame({name: ["", "", ""] for name in HINTS}).assign(label=["a", "a", "b"], generated=False)
     frame.loc[0, ["png_text", "generated"]] = ["parameters", True]
     table = count_hints(frame).set_index("hint")
@@ -152,6 +151,5 @@ def test_a_source_that_tells_the_class_asks_for_care_and_the_gravest_reason_come
     assessment = assess(known(), NOTHING, Metric(1.0, 9, reason=Reason("no_spread")))
     assert assessment == shortcuts.Assessment("with_care", [Reason("source")])
     assessment = assess(known().assign(source="x"), Metric(1.0, 9, reason=Reason("no_spread")), NOTHING)
-    assert assessment.suitable == "no"
-    assert assessment.reasons[0] == Reason("file", value=1.0)
+    assert (assessment.suitable, assessment.reasons[0]) == ("no", Reason("file", value=1.0))
     assert len(assessment.reasons) == 3

@@ -81,15 +81,13 @@ def test_training_images_are_varied_in_an_order_of_seed_and_epoch_alone_and_vali
     first = pairs(0, 0)
     np.random.seed(2)
     torch.manual_seed(2)
-    assert pairs(0, 0) == first
-    assert sorted(row for row, _ in first) == list(range(50))
+    assert (pairs(0, 0), sorted(row for row, _ in first)) == (first, list(range(50)))
     assert len({tuple(pairs(seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
     data = module()
     (batch,) = data.val_dataloader()
     plain = PREPROCESSING(uneven.select_split("val").image(0))
     assert torch.equal(batch["image"][0], torch.from_numpy(plain.transpose(2, 0, 1).copy()))
-    assert batch["image"].dtype == torch.uint8
-    assert batch["row"].tolist() == list(range(12))
+    assert (batch["image"].dtype, batch["row"].tolist()) == (torch.uint8, list(range(12)))
     shown = next(iter(data.train_dataloader()))
     row = int(shown["row"][0])
     train = PREPROCESSING(uneven.select_split("train").image(row))
