@@ -11,21 +11,24 @@ ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (
 
 
 def chunk(kind, data):
-    """Write a chunk of a PNG."""
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_of(width, height, depth, colour, interlaced, chunks):
+    """Write a PNG of a header and of chunks, whatever they hold."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced))
+    return b"\x89PNG\r\n\x1a\n" + header + b"".join(chunk(*item) for item in chunks) + chunk(b"IEND", b"")
 
 
 def png(samples, depth, colour, before=(), after=(), interlaced=False, pieces=1):
     """Write a PNG of samples (H, W, C), with more chunks before and after its pixels, those in so many pieces."""
-    height, width = samples.shape[:2]
     passes = [samples[y::dy, x::dx] for x, y, dx, dy in ADAM7] if interlaced else [samples]
-    rows = b"".join(b"\0" + _packed(row.reshape(-1), depth) for part in passes if part.size for row in part)
-    packed = zlib.compress(rows)
+    packed = zlib.compress(
+        b"".join(b"\0" + _packed(row.reshape(-1), depth) for part in passes if part.size for row in part)
+    )
     step = -(-len(packed) // pieces)
-    body = b"".join(chunk(b"IDAT", packed[i : i + step]) for i in range(0, len(packed), step))
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced))
-    first, last = (b"".join(chunk(*item) for item in more) for more in (before, after))
-    return b"\x89PNG\r\n\x1a\n" + header + first + body + last + chunk(b"IEND", b"")
+    body = [(b"IDAT", packed[i : i + step]) for i in range(0, len(packed), step)]
+    return png_of(samples.shape[1], samples.shape[0], depth, colour, interlaced, [*before, *body, *after])
 
 
 def _packed(row, depth):
@@ -38,41 +41,29 @@ def _packed(row, depth):
 
 
 def tiff(tags, data, order="<"):
-    """Write a TIFF of one directory: tag to (type, values); `data` are its strips."""
-    blocks, offset = [], 8
-    for block in data:
-        blocks.append(offset)
-        offset += len(block)
+    """Write a TIFF of one directory: tag to values, of 16 bits or as (4, values) of 32; `data` are its strips."""
+    blocks = [8 + sum(map(len, data[:number])) for number in range(len(data))]
+    offset = 8 + sum(map(len, data))
     where, lengths = (324, 325) if 322 in tags else (273, 279)
     full = {where: (4, blocks), lengths: (4, [len(block) for block in data]), **tags}
     entries, extra = b"", b""
     start = offset + 2 + len(full) * 12 + 4
-    for tag, (kind, values) in sorted(full.items()):
-        letter = {1: "B", 2: "B", 3: "H", 4: "I", 7: "B", 11: "f", 12: "d", 16: "Q"}.get(kind, "I")
-        content = struct.pack(order + letter * len(values), *values)
-        count = len(values) // 2 if kind == 5 else len(values)
+    for tag, entry in sorted(full.items()):
+        kind, values = entry if isinstance(entry, tuple) else (3, entry)
+        content = struct.pack(order + {3: "H", 4: "I"}[kind] * len(values), *values)
         if len(content) > 4:
             extra, content = extra + content, struct.pack(order + "I", start + len(extra))
-        entries += struct.pack(order + "HHI", tag, kind, count) + content.ljust(4, b"\0")
-    mark = b"II" if order == "<" else b"MM"
-    head = struct.pack(order + "HI", 42, offset)
-    return mark + head + b"".join(data) + struct.pack(order + "H", len(full)) + entries + bytes(4) + extra
+        entries += struct.pack(order + "HHI", tag, kind, len(values)) + content.ljust(4, b"\0")
+    head = {"<": b"II", ">": b"MM"}[order] + struct.pack(order + "HI", 42, offset)
+    return head + b"".join(data) + struct.pack(order + "H", len(full)) + entries + bytes(4) + extra
 
 
-def tiff_of(samples, photometric, **more):
-    """Write an unpacked TIFF of samples (H, W, C) in one strip; `more` tags are named t<number>."""
+def tiff_of(samples, photometric, more=(), packed=None):
+    """Write a TIFF of samples (H, W, C) in one strip, unpacked or packed by deflate, with more tags."""
     height, width, channels = samples.shape
-    bits = samples.dtype.itemsize * 8
-    tags = {
-        256: (3, [width]),
-        257: (3, [height]),
-        258: (3, [bits] * channels),
-        259: (3, [1]),
-        262: (3, [photometric]),
-        277: (3, [channels]),
-        278: (3, [height]),
-    }
-    return tiff(tags | {int(name[1:]): value for name, value in more.items()}, [samples.tobytes()])
+    tags = {256: [width], 257: [height], 258: [samples.dtype.itemsize * 8] * channels, 259: [8 if packed else 1]}
+    tags |= {262: [photometric], 277: [channels], 278: [height], **dict(more)}
+    return tiff(tags, [packed or samples.tobytes()])
 
 
 def bmp(width, height, bits, data, palette=b"", compression=0, masks=b""):
@@ -114,13 +105,11 @@ def _lzw(indices):
 
 
 def riff(*chunks):
-    """Write a WebP of chunks."""
     body = b"WEBP" + b"".join(k + struct.pack("<I", len(d)) + d + bytes(len(d) % 2) for k, d in chunks)
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 
 def segment(marker, data):
-    """Write a segment of a JPEG."""
     return bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data
 
 

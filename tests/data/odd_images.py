@@ -7,35 +7,25 @@ import io
 import struct
 import zipfile
 import zlib
-from dataclasses import dataclass
+from collections import namedtuple
 from functools import cache
-from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image, ImageCms
 
-from tests.builders.pixels import Pixels, encode
-from tests.data.image_writers import bmp, chunk, exif, gif, png, riff, rows, segment, tiff, tiff_of
+from tests.builders.pixels import encode, make_noise
+from tests.data.image_writers import bmp, exif, gif, png, png_of, riff, rows, segment, tiff, tiff_of
 
-
-@dataclass(frozen=True)
-class Odd:
-    """Odd file with its expected pixels, each within `tolerance`, or a part of the reason for its refusal."""
-
-    name: str
-    data: bytes
-    pixels: Pixels | None = None
-    reason: str = ""
-    tolerance: int = 0
-
-
+# an odd file with its expected pixels, each within the tolerance, or a part of the reason for its refusal
+Odd = namedtuple("Odd", ["name", "data", "pixels", "reason", "tolerance"])
 COARSE = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
 RGB = np.asarray(cv2.resize(COARSE, (40, 24), interpolation=cv2.INTER_CUBIC), np.uint8)
 GREY = np.ascontiguousarray(RGB[..., 0])
 ALPHA = np.ascontiguousarray(RGB[..., 2])
 RGBA = np.dstack([RGB, ALPHA])
 PALETTE = np.random.default_rng(1).integers(0, 256, (256, 3), dtype=np.uint8)
+MILLION_NUMBERS = exif((0x0131, 3, 10**6, struct.pack("<I", 26))) + bytes(2 * 10**6)  # as the name of a program
 INDEX = np.random.default_rng(2).integers(0, 256, (24, 40), dtype=np.uint8)
 
 
@@ -66,12 +56,9 @@ def corpus():
     for make in (_png, _jpeg, _jpeg_structure, _gif, _bmp, _tiff, _tiff_wide, _webp, _avif, _foreign):
         for name, (data, outcome, *tolerance) in make().items():
             assert name not in collected
-            fields = {"reason": outcome} if isinstance(outcome, str) else {"pixels": outcome}
-            collected[name] = Odd(name, data, **fields, tolerance=tolerance[0] if tolerance else 0)
+            fields = (None, outcome) if isinstance(outcome, str) else (outcome, "")
+            collected[name] = Odd(name, data, *fields, *(tolerance or [0]))
     return collected
-
-
-Cases = dict[str, tuple[Any, ...]]
 
 
 def _png():
@@ -114,35 +101,28 @@ def _png():
     bomb = (b"zTXt", b"a\0\0" + zlib.compress(bytes(2 * 2**20)))
     cases["text that unpacks to 2 MiB.png"] = png(RGB, 8, 2, [bomb]), "too large"
     cases["2000 comments.png"] = png(RGB, 8, 2, [(b"tEXt", b"a\0b")] * 2000), "chunks besides its pixels"
-    header = struct.pack(">IIBBBBB", 40, 24, 8, 2, 0, 0, 0)
-    claims = {
-        "0x24": ((0, 24), "PNG cannot"),
-        "10001x10000": ((10_001, 10_000), "more than 50 million pixels (10001 x 10000)"),  # Pillow warns of it
-        "2 billion a side": ((2**31 - 1, 2**31 - 1), "more than 50 million pixels"),  # Pillow refuses it
-    }
-    for name, (size, reason) in claims.items():
-        start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0))
-        cases[f"claims {name}.png"] = start + png(RGB, 8, 2)[33:], reason
-    start = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header[:8] + b"\3" + header[9:])
-    cases["claims depth 3.png"] = start + png(RGB, 8, 2)[33:], "PNG cannot be decoded"
+    idat = (b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in RGB)))
+    for name, size, reason in (
+        ("0x24", (0, 24), "PNG cannot"),
+        ("10001x10000", (10_001, 10_000), "more than 50 million pixels (10001 x 10000)"),  # Pillow warns of it
+        ("2 billion a side", (2**31 - 1, 2**31 - 1), "more than 50 million pixels"),  # Pillow refuses it
+    ):
+        cases[f"claims {name}.png"] = png_of(*size, 8, 2, 0, [idat]), reason
+    cases["claims depth 3.png"] = png_of(40, 24, 3, 2, 0, [idat]), "PNG cannot be decoded"
     flipped = bytearray(png(RGB, 8, 2, [(b"tEXt", b"a\0bcd")]))
     flipped[flipped.index(b"bcd")] ^= 1
     cases["bit flipped in a comment.png"] = bytes(flipped), "is broken"
-    short = zlib.compress(b"\0" + RGB[0].tobytes())
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", short) + chunk(b"IEND", b"")
-    cases["fewer rows than it claims.png"] = b"\x89PNG\r\n\x1a\n" + body, "fewer pixels"
+    short = (b"IDAT", zlib.compress(b"\0" + RGB[0].tobytes()))
+    cases["fewer rows than it claims.png"] = png_of(40, 24, 8, 2, 0, [short]), "fewer pixels"
     cases["all black.png"] = png(0 * RGB, 8, 2), 0 * RGB
     cases["all black, in pieces.png"] = png(0 * RGB, 8, 2, pieces=3), 0 * RGB
     cases["interlaced.png"] = png(RGB, 8, 2, interlaced=True), RGB
-    first_pass = zlib.compress(b"".join(b"\0" + bytes(row[::8].nbytes) for row in RGB[::8]))
-    body = chunk(b"IHDR", header[:-1] + b"\1") + chunk(b"IDAT", first_pass) + chunk(b"IEND", b"")
-    cases["one pass of seven.png"] = b"\x89PNG\r\n\x1a\n" + body, "fewer pixels"
+    first_pass = (b"IDAT", zlib.compress(b"".join(b"\0" + bytes(row[::8].nbytes) for row in RGB[::8])))
+    cases["one pass of seven.png"] = png_of(40, 24, 8, 2, 1, [first_pass]), "fewer pixels"
     animation = (b"acTL", struct.pack(">II", 2, 0))
-    control = struct.pack(">IIIIIHHBB", 0, 40, 24, 0, 0, 1, 10, 0, 0)
-    second = struct.pack(">IIIIIHHBB", 1, 40, 24, 0, 0, 1, 10, 0, 0)
-    other = struct.pack(">I", 2) + zlib.compress(b"".join(b"\0" + bytes(120) for _ in range(24)))
-    frames = [(b"fcTL", second), (b"fdAT", other)]
-    cases["animated.png"] = png(RGB, 8, 2, [animation, (b"fcTL", control)], frames), RGB
+    control, second = ((b"fcTL", struct.pack(">IIIIIHHBB", n, 40, 24, 0, 0, 1, 10, 0, 0)) for n in (0, 1))
+    other = (b"fdAT", struct.pack(">I", 2) + zlib.compress((b"\0" + bytes(120)) * 24))
+    cases["animated.png"] = png(RGB, 8, 2, [animation, control], [second, other]), RGB
     return cases
 
 
@@ -195,11 +175,9 @@ def scan_bomb(width, height, scans):
     blocks = -(-width // 8) * -(-height // 8)
     first = segment(0xDA, b"\x01\x01\x00\x00\x00\x00") + bytes(-(-blocks // 8))
     runs = -(-blocks // 2**14)
-    body = "".join("0" + "0" * 14 for _ in range(runs))
-    band = (
-        segment(0xDA, b"\x01\x01\x00\x01\x3f\x00")
-        + int("1" + body.ljust(-(-len(body) // 8) * 8, "1"), 2).to_bytes(-(-len(body) // 8) + 1)[1:]
-    )
+    size = -(-15 * runs // 8)
+    zeros = (2 ** (8 * size - 15 * runs) - 1).to_bytes(size)  # of each run, and ones to the end of its byte
+    band = segment(0xDA, b"\x01\x01\x00\x01\x3f\x00") + zeros
     return b"\xff\xd8" + tables + frame + first + band * scans + b"\xff\xd9"
 
 
@@ -223,69 +201,55 @@ def _bmp():
     bgr = np.ascontiguousarray(RGB[..., ::-1])
     table = np.dstack([PALETTE[..., ::-1].reshape(1, 256, 3), np.zeros((1, 256, 1), np.uint8)]).tobytes()
     bgra = np.dstack([bgr, ALPHA])
-    bomb = bytes([0, 2, 255, 255]) * 2**20 * 2
+    bomb, masks = bytes([0, 2, 255, 255]) * 2**20 * 2, struct.pack("<III", 0xFF0000, 0xFF00, 0xFF)
+    beyond = _forged(bmp(40, 24, 24, rows(bgr)), b"BM", 10, b"\xff\xff\xff\x7f")
     return {
-        "alpha by masks.bmp": (
-            bmp(40, 24, 32, rows(bgra), compression=3, masks=struct.pack("<III", 0xFF0000, 0xFF00, 0xFF)),
-            RGB,
-        ),
+        "alpha by masks.bmp": (bmp(40, 24, 32, rows(bgra), compression=3, masks=masks), RGB),
         "runs of 8 MiB.bmp": (bmp(7000, 7000, 8, bomb, table, 1), "run-length data"),
-        "pixels beyond its end.bmp": (
-            _forged(bmp(40, 24, 24, rows(bgr)), b"BM", 10, b"\xff\xff\xff\x7f"),
-            "BMP cannot",
-        ),
+        "pixels beyond its end.bmp": (beyond, "BMP cannot"),
     }
 
 
 def _tiff():
     inks = (255 - RGBA).astype(np.uint8)
     cmyk = np.round((255 - inks[..., :3].astype(float)) * (255 - inks[..., 3:]) / 255).astype(np.uint8)
-    size = {256: (3, [40]), 257: (3, [24])}
-    rgb = {**size, 258: (3, [8, 8, 8]), 262: (3, [2]), 277: (3, [3])}
-    whole = {259: (3, [1]), 278: (3, [24])}
+    rgb = {256: [40], 257: [24], 258: [8, 8, 8], 259: [1], 262: [2], 277: [3], 278: [24]}
+    multiplied = np.dstack([np.round(RGB * (ALPHA[..., None] / 255)).astype(np.uint8), ALPHA])
     return {
         "two pages.tif": (encode(RGB, "TIFF", save_all=True, append_images=[Image.fromarray(255 - RGB)]), RGB),
-        "big-endian.tif": (tiff({**rgb, **whole}, [RGB.tobytes()], ">"), RGB),
+        "big-endian.tif": (tiff(rgb, [RGB.tobytes()], ">"), RGB),
         "rgb of 16 bits.tif": (tiff_of(RGB.astype(np.uint16) * 257, 2), RGB),
         "white is zero.tif": (tiff_of(255 - GREY[..., None], 0), grey(GREY)),
-        "rgba.tif": (tiff_of(RGBA, 2, t338=(3, [2])), on_white(RGB, ALPHA), 1),
-        "rgba multiplied.tif": (
-            tiff_of(np.dstack([np.round(RGB * (ALPHA[..., None] / 255)).astype(np.uint8), ALPHA]), 2, t338=(3, [1])),
-            on_white(RGB, ALPHA),
-            3,
-        ),
-        "grey alpha.tif": (tiff_of(np.dstack([GREY, ALPHA]), 1, t338=(3, [2])), on_white(grey(GREY), ALPHA), 1),
+        "rgba.tif": (tiff_of(RGBA, 2, {338: [2]}), on_white(RGB, ALPHA), 1),
+        "rgba multiplied.tif": (tiff_of(multiplied, 2, {338: [1]}), on_white(RGB, ALPHA), 3),
+        "grey alpha.tif": (tiff_of(np.dstack([GREY, ALPHA]), 1, {338: [2]}), on_white(grey(GREY), ALPHA), 1),
         "cmyk.tif": (tiff_of(inks, 5), cmyk, 2),
     }
 
 
 def _tiff_wide():
     wide = GREY.astype(np.uint16)[..., None] * 257
-    size = {256: (3, [40]), 257: (3, [24]), 262: (3, [1]), 277: (3, [1]), 259: (3, [1]), 278: (3, [24])}
+    size = {256: [40], 257: [24], 259: [1], 262: [1], 277: [1], 278: [24]}
     twelve = (GREY.astype(int) << 4).reshape(-1, 2)
     packed = np.stack([twelve[:, 0] >> 4, (twelve[:, 0] & 15) << 4 | twelve[:, 1] >> 8, twelve[:, 1] & 255], 1)
-    rgb = {**size, 258: (3, [8, 8, 8]), 262: (3, [2]), 277: (3, [3])}
+    rgb = {**size, 258: [8, 8, 8], 262: [2], 277: [3]}
     bomb = zlib.compress(bytes(3 * 40 * 24 * 1000))
+    tile = tiff({**rgb, 322: (4, [60000]), 323: (4, [60000]), 259: [8]}, [bomb])
+    whole_numbers = encode(Image.fromarray(np.ones((2, 2), np.int32)), "TIFF")
     looped = bytearray(tiff_of(RGB, 2))
     start = struct.unpack_from("<I", looped, 4)[0]
     struct.pack_into("<I", looped, start + 2 + 12 * 9, start)
     return {
         "grey of 16 bits.tif": (tiff_of(wide, 1), grey(GREY)),
         "grey of 16 bits, white is zero.tif": (tiff_of(~wide, 0), grey(GREY)),
-        "rgba of 16 bits.tif": (tiff_of(RGBA.astype(np.uint16) * 257, 2, t338=(3, [2])), on_white(RGB, ALPHA), 1),
-        "grey of 12 bits.tif": (tiff({**size, 258: (3, [12])}, [packed.astype(np.uint8).tobytes()]), grey(GREY)),
-        "floats.tif": (tiff_of(wide.astype(np.float32), 1, t339=(3, [3])), "no defined white level"),
-        "integers of 32 bits.tif": (
-            encode(Image.fromarray(np.ones((2, 2), np.int32)), "TIFF"),
-            "no defined white level",
-        ),
-        "strip that unpacks to more.tif": (tiff({**rgb, 259: (3, [8])}, [bomb]), np.zeros_like(RGB)),
+        "rgba of 16 bits.tif": (tiff_of(RGBA.astype(np.uint16) * 257, 2, {338: [2]}), on_white(RGB, ALPHA), 1),
+        "grey of 12 bits.tif": (tiff({**size, 258: [12]}, [packed.astype(np.uint8).tobytes()]), grey(GREY)),
+        "floats.tif": (tiff_of(wide.astype(np.float32), 1, {339: [3]}), "no defined white level"),
+        "integers of 32 bits.tif": (whole_numbers, "no defined white level"),
+        "strip that unpacks to more.tif": (tiff({**rgb, 259: [8]}, [bomb]), np.zeros_like(RGB)),
         "directory that follows itself.tif": (bytes(looped), RGB),
-        "tile of 60000x60000.tif": (
-            tiff({**rgb, 322: (4, [60000]), 323: (4, [60000]), 259: (3, [8])}, [bomb]),
-            "tiles have more",
-        ),
-        "million tags of numbers.tif": (tiff({**rgb, 50000: (3, [1] * 300000)}, [RGB.tobytes()]), "numbers"),
+        "tile of 60000x60000.tif": (tile, "tiles have more"),
+        "million tags of numbers.tif": (tiff({**rgb, 50000: [1] * 300000}, [RGB.tobytes()]), "numbers"),
         "2 to 63 tags.tif": (b"II+\0\x08\0\0\0\x10" + bytes(7) + b"\xff" * 7 + b"\x7f", "too many tags"),
     }
 
@@ -303,22 +267,15 @@ def _webp():
         sides = (left // 2, top // 2, width - 1, height - 1, 100)
         return b"ANMF", b"".join(struct.pack("<I", side)[:3] for side in sides) + b"\0" + content
 
+    numbers = riff((b"VP8X", b"\x08" + wide[1:]), (stream[:4], stream[8:]), (b"EXIF", MILLION_NUMBERS))
     placed = np.full_like(RGB, 255)
     placed[4:10, 2:10] = RGB[:6, :8]
     return {
         "lossy.webp": (lossy, opencv(lossy), 1),
         "lossless with alpha.webp": (clear, on_white(RGB, ALPHA), 1),
         "animated with an offset.webp": (riff((b"VP8X", clear_wide), loops, frame(2, 4, 8, 6, small)), placed),
-        "exif of a million numbers.webp": (
-            riff((b"VP8X", b"\x08" + wide[1:]), (stream[:4], stream[8:]), (b"EXIF", _fat_exif())),
-            "numbers",
-        ),
+        "exif of a million numbers.webp": (numbers, "numbers"),
     }
-
-
-def _fat_exif():
-    """Return EXIF with a million numbers as the name of a program."""
-    return exif((0x0131, 3, 10**6, struct.pack("<I", 26))) + bytes(2 * 10**6)
 
 
 def _avif():
@@ -330,36 +287,80 @@ def _avif():
         "lossy.avif": (lossy, opencv(lossy), 4),
         "alpha.avif": (encode(RGBA, "AVIF", **best), on_white(RGB, ALPHA), 8),
         "claims 9000x5000.avif": (plain[:size] + struct.pack(">II", 9000, 5000) + plain[size + 8 :], "million pixels"),
-        "exif of a million numbers.avif": (encode(RGB, "AVIF", exif=_fat_exif(), **best), "numbers"),
+        "exif of a million numbers.avif": (encode(RGB, "AVIF", exif=MILLION_NUMBERS, **best), "numbers"),
     }
-
-
-def _zip():
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        archive.writestr("a.txt", "a" * 999)
-    return stream.getvalue()
 
 
 def _foreign():
     whole = png(RGB, 8, 2)
-    unknown = "not a known image format"
+    svg = b"<?xml version='1.0'?>\n<!-- by hand -->\n<svg xmlns='http://www.w3.org/2000/svg'/>"
+    unknown, zipped = "not a known image format", io.BytesIO()
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("a.txt", "a" * 999)
     return {
         "empty.png": (b"", "empty file"),
         "film.avif": (b"\0\0\0\x18ftypisom\0\0\0\0mp41isom", "video is not supported"),
         "portable.ppm": (encode(RGB, "PPM"), "PPM is not supported"),
         "a png by another name.jpg": (whole, RGB),
-        "a zip behind it.png": (whole + _zip(), RGB),
+        "a zip behind it.png": (whole + zipped.getvalue(), RGB),
         "text.jpg": (b"only words\n" * 99, unknown),
         "page.jpg": (b"\n<!DOCTYPE html><html><svg onload=alert(1)></svg></html>", "HTML is not supported"),
-        "drawing.png": (
-            b"<?xml version='1.0'?>\n<!-- by hand -->\n<svg xmlns='http://www.w3.org/2000/svg'/>",
-            "SVG is not",
-        ),
-        "archive.png": (_zip(), "ZIP is not supported"),
+        "drawing.png": (svg, "SVG is not"),
+        "archive.png": (zipped.getvalue(), "ZIP is not supported"),
         "icon.png": (encode(RGB, "ICO", sizes=[(16, 16)]), "ICO is not supported"),
         "high efficiency.avif": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), "HEIF is not supported"),
         "jpeg of 2000.jpg": (encode(RGB, "JPEG2000"), "JPEG 2000 is not supported"),
         "a mark before it.png": (b"\xef\xbb\xbf" + whole, unknown),
         "bm and words.bmp": (b"BM only begins like an image" * 9, "BMP cannot be decoded"),
     }
+
+
+def _flat_rgba():
+    """Return a PNG of 50 million equal pixels of 16 bits; a zip bomb, in effect."""
+    squeeze = zlib.compressobj(9)
+    packed = b"".join(squeeze.compress(b"\0" + b"\x55" * (SIDE * 8)) for _ in range(SIDE)) + squeeze.flush()
+    return png_of(SIDE, SIDE, 16, 6, 0, [(b"IDAT", packed)])
+
+
+def _noisy_rgba():
+    pixels = np.dstack([make_noise(0, 5000, 5000), make_noise(1, 5000, 5000)[..., :1]])
+    return encode(pixels, "WEBP", quality=0, **LOSSLESS)
+
+
+def _lying_avif():
+    """Return an AVIF that claims 64 x 64 pixels and contains 64 million."""
+    data = encode(np.full((8000, 8000), 9, np.uint8), "AVIF", speed=10, quality=10)
+    size = data.index(b"ispe") + 8
+    return data[:size] + struct.pack(">II", 64, 64) + data[size + 8 :]
+
+
+def _deflated_rgba():
+    """Return a TIFF of 50 million equal pixels of 16 bits."""
+    packed = zlib.compress(struct.pack("<4H", 1000, 2000, 3000, 40000) * SIDE**2)
+    return tiff_of(np.broadcast_to(np.uint16(0), (SIDE, SIDE, 4)), 2, {338: [2]}, packed)
+
+
+def _jpeg_fractions():
+    """Return a JPEG whose EXIF states its density in a quarter of a million fractions."""
+    head = exif((0x011A, 5, 240_000, struct.pack("<I", 26)), (0x0128, 3, 1, b"\2\0\0\0"))
+    whole = b"Exif\0\0" + head + bytes(240_000 * 8)
+    pieces = [whole[:60000], *(b"Exif\0\0" + whole[i : i + 60000] for i in range(60000, len(whole), 60000))]
+    plain = encoded()
+    return plain[:2] + b"".join(segment(0xE1, piece) for piece in pieces) + plain[2:]
+
+
+SIDE = 7071  # 50 million pixels
+TEXT = (b"zTXt", b"a\0\0" + zlib.compress(bytes(2**20 - 99)))
+LOSSLESS = {"lossless": True, "method": 0}
+BOMBS = {  # the content of the costliest images; height and width, or a part of the reason why it is refused
+    "largest flat rgba of 16 bits.png": (_flat_rgba, (SIDE, SIDE)),
+    "900 texts that unpack.png": (lambda: png(RGB, 8, 2, [TEXT] * 900), "text chunks"),
+    "1 MP of 900 scans.jpg": (lambda: scan_bomb(1000, 1000, 900), (1000, 1000)),
+    "2 MiB of fractions in exif.jpg": (_jpeg_fractions, RGB.shape[:2]),
+    "4 MiB of leaps.bmp": (lambda: bmp(SIDE, SIDE, 8, b"\0\2\1\1" * 10**6, bytes(1024), 1), (SIDE, SIDE)),
+    "largest rgba of 16 bits, a bomb.tif": (_deflated_rgba, (SIDE, SIDE)),
+    "largest rgba.webp": (_noisy_rgba, (5000, 5000)),
+    "too many pixels.webp": (lambda: encode(np.tile(RGB, (210, 130, 1)), "WEBP", **LOSSLESS), "25 million"),
+    "too many bytes.avif": (lambda: encode(RGB, "AVIF") + bytes(32 * 2**20), "larger than 32 MiB"),
+    "64 million behind 64x64.avif": (_lying_avif, (64, 64)),
+}

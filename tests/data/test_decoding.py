@@ -1,7 +1,9 @@
 """Decoding against other libraries; the pixels and reasons of odd files are tested in test_odd_images.py."""
 
 import os
+from itertools import product
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -16,36 +18,14 @@ from tests.data.odd_images import ALPHA, RGB, encoded, opencv
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
 RAW = Path(__file__).parents[3] / "shared" / "data" / "raw"
-REFUSED = {
-    "drawing-langflow__People Avatar-01-23.svg",
-    "drawing-langflow__People Avatar-02-13.svg",
-    "pillow__hopper.ico",
-    "pillow__hopper.ppm",
-    "pillow__hopper_1bit.pbm",
-    "pillow__truncated_image.png",
-    "pillow__truncated_jpeg.jpg",
-}
-LOSSLESS = [
-    ("PNG", {}),
-    ("WEBP", {"lossless": True}),
-    ("BMP", {}),
-    ("TIFF", {}),
-    ("TIFF", {"compression": "tiff_lzw"}),
-    ("TIFF", {"compression": "tiff_adobe_deflate"}),
-]
+REFUSED = {f"drawing-langflow__People Avatar-{name}.svg" for name in ("01-23", "02-13")}
+REFUSED |= {f"pillow__{name}" for name in ("hopper.ico", "hopper.ppm", "hopper_1bit.pbm")}
+REFUSED |= {"pillow__truncated_image.png", "pillow__truncated_jpeg.jpg"}
+LOSSLESS = [("PNG", {}), ("WEBP", {"lossless": True}), ("BMP", {}), ("TIFF", {})]
+LOSSLESS += [("TIFF", {"compression": name}) for name in ("tiff_lzw", "tiff_adobe_deflate")]
 # EXIF 2.3, tag 274: which side of the upright image the stored rows and columns begin at; others are ignored
-STORED_FROM = {
-    0: ("top", "left"),
-    1: ("top", "left"),
-    2: ("top", "right"),
-    3: ("bottom", "right"),
-    4: ("bottom", "left"),
-    5: ("left", "top"),
-    6: ("right", "top"),
-    7: ("right", "bottom"),
-    8: ("left", "bottom"),
-    60000: ("top", "left"),
-}
+STORED_FROM = ["top left", "top left", "top right", "bottom right", "bottom left"]
+STORED_FROM += ["left top", "right top", "right bottom", "left bottom"]
 
 
 def difference(first, second):
@@ -53,50 +33,40 @@ def difference(first, second):
     return int(np.abs(first.astype(int) - second).max())
 
 
-@pytest.mark.parametrize(("kind", "options"), LOSSLESS)
-def test_lossless_formats_give_back_the_pixels_with_a_full_alpha_channel_too(kind, options):
-    assert np.array_equal(decode_bytes(encode(RGB, kind, **options), "x"), RGB)
+def test_lossless_formats_give_back_the_pixels_with_a_full_alpha_channel_too():
     opaque = np.dstack([RGB, np.full_like(ALPHA, 255)])
-    assert kind == "BMP" or np.array_equal(decode_bytes(encode(opaque, kind, **options), "x"), RGB)
+    for kind, options in LOSSLESS:
+        for pixels in (RGB, opaque) if kind != "BMP" else (RGB,):
+            assert np.array_equal(decode_bytes(encode(pixels, kind, **options), "x"), RGB)
 
 
-@pytest.mark.parametrize(
-    "options", [{"subsampling": s, "progressive": p} for s in (0, 1, 2) for p in (False, True)] + [{"keep_rgb": True}]
-)
-def test_jpeg_gives_the_pixels_of_an_independent_decoder(options):
-    data = encode(RGB, "JPEG", quality=80, **options)
-    assert difference(decode_bytes(data, "x"), opencv(data)) <= 1  # equal with libjpeg-turbo in both
+def test_jpeg_gives_the_pixels_of_an_independent_decoder():
+    kinds = [{"subsampling": colour, "progressive": order} for colour, order in product((0, 1, 2), (False, True))]
+    for options in (*kinds, {"keep_rgb": True}):
+        data = encode(RGB, "JPEG", quality=80, **options)
+        assert difference(decode_bytes(data, "x"), opencv(data)) <= 1  # equal with libjpeg-turbo in both
 
 
-@pytest.mark.parametrize("orientation", STORED_FROM)
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [
-        ("JPEG", {"quality": 100, "subsampling": 0}),
-        ("PNG", {}),
-        ("WEBP", {"lossless": True}),
-        ("TIFF", {}),
-        ("AVIF", {"quality": 100, "subsampling": "4:4:4"}),
-    ],
-)
-def test_exif_orientation_is_applied_once(kind, options, orientation):
-    rows, columns = STORED_FROM[orientation]
-    stored = RGB if rows in ("top", "bottom") else RGB.transpose(1, 0, 2)
-    stored = stored[::-1] if rows in ("bottom", "right") else stored
-    stored = stored[:, ::-1] if columns in ("bottom", "right") else stored
-    exif = Image.Exif()
-    exif[274] = orientation
-    upright = decode_bytes(encode(np.ascontiguousarray(stored), kind, exif=exif, **options), "x")
-    assert difference(upright, RGB) <= (8 if kind in ("JPEG", "AVIF") else 0)
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF", "AVIF"])
+def test_exif_orientation_is_applied_once(kind):
+    options = {"JPEG": {"subsampling": 0}, "WEBP": {"lossless": True}, "AVIF": {"subsampling": "4:4:4"}}
+    options = options.get(kind, {}) | ({"quality": 100} if kind in ("JPEG", "AVIF") else {})
+    for orientation, sides in (*enumerate(STORED_FROM), (60000, "top left")):
+        rows, columns = sides.split()
+        stored = RGB if rows in ("top", "bottom") else RGB.transpose(1, 0, 2)
+        stored = stored[::-1] if rows in ("bottom", "right") else stored
+        stored = stored[:, ::-1] if columns in ("bottom", "right") else stored
+        exif = Image.Exif()
+        exif[274] = orientation
+        upright = decode_bytes(encode(np.ascontiguousarray(stored), kind, exif=exif, **options), "x")
+        assert difference(upright, RGB) <= (8 if kind in ("JPEG", "AVIF") else 0)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "GIF"])
-@pytest.mark.parametrize(
-    "image",
-    [Image.fromarray(RGB[..., 0]), Image.fromarray(RGB[..., 0]).convert("1"), Image.fromarray(RGB).quantize(64)],
-)
-def test_grey_one_bit_and_palette_images_become_rgb(image, kind):
-    assert np.array_equal(decode_bytes(encode(image, kind), "x"), np.asarray(image.convert("RGB")))
+def test_grey_one_bit_and_palette_images_become_rgb():
+    grey = Image.fromarray(RGB[..., 0])
+    images = grey, grey.convert("1"), Image.fromarray(RGB).quantize(64)
+    for image, kind in product(images, ("PNG", "BMP", "TIFF", "GIF")):
+        assert np.array_equal(decode_bytes(encode(image, kind), "x"), np.asarray(image.convert("RGB")))
 
 
 def test_transparent_pixels_take_the_colour_of_the_ground():
@@ -111,10 +81,10 @@ def test_transparent_pixels_take_the_colour_of_the_ground():
         assert (decode_bytes(data, "x", ground="#0000ff") == (0, 0, 255)).all()
 
 
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [*LOSSLESS, ("JPEG", {}), ("JPEG", {"progressive": True}), ("WEBP", {}), ("GIF", {}), ("AVIF", {})],
-)
+LOSSY = [("JPEG", {}), ("JPEG", {"progressive": True}), ("WEBP", {}), ("GIF", {}), ("AVIF", {})]
+
+
+@pytest.mark.parametrize(("kind", "options"), LOSSLESS + LOSSY)
 def test_a_truncated_file_is_refused_and_never_decoded_to_other_pixels(kind, options):
     data = encode(RGB, kind, **options)
     whole = decode_bytes(data, "x")
@@ -169,18 +139,10 @@ def test_what_cannot_be_read_is_refused_and_a_lack_of_memory_is_no_fault_of_the_
         with pytest.raises(DataError, match=reason):
             decode(file)
     (tmp_path / "a.png").write_bytes(b"x")
-
-    def deny(self):
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "read_bytes", deny)
+    monkeypatch.setattr(Path, "read_bytes", Mock(side_effect=PermissionError(13, "Permission denied")))
     with pytest.raises(DataError, match=r"a\.png: cannot be read: Permission denied"):
         decode(tmp_path / "a.png")
-
-    def lack(*args, **options):
-        raise MemoryError
-
-    monkeypatch.setattr(Image, "open", lack)
+    monkeypatch.setattr(Image, "open", Mock(side_effect=MemoryError))
     with pytest.raises(MemoryError):
         decode_bytes(encode(RGB, "PNG"), "a.png")
 

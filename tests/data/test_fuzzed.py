@@ -35,12 +35,11 @@ def broken_images(draw):
     data = bytearray(draw(st.sampled_from(valid())))
     for _ in range(draw(st.integers(1, 6))):
         position = draw(st.integers(0, max(len(data) - 1, 0)))
-        near = (
-            position % min(len(data) or 1, 200) if draw(st.booleans()) else position
-        )  # headers are where the tricks are
+        if draw(st.booleans()):  # headers are where the tricks are
+            position %= min(len(data) or 1, 200)
         new = draw(st.binary(max_size=6) | st.sampled_from([b"\xff" * 4, bytes(4), b"\xff\xda", b"\x7f\xff\xff\xff"]))
         old = draw(st.sampled_from([0, len(new), len(new), 40]))
-        data[near : near + old] = new
+        data[position : position + old] = new
     if draw(st.booleans()):
         data = data[: draw(st.integers(0, len(data)))]
     return _with_right_sums(bytes(data)) if draw(st.booleans()) else bytes(data)
