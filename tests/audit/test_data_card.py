@@ -3,7 +3,6 @@
 import base64
 import hashlib
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
@@ -18,26 +17,11 @@ from avatar_bench.i18n import use_language
 from avatar_bench.metrics import plots
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result, redraw
+from tests.builders.parsed_page import Page
 from tests.builders.pixels import encode, make_noise
 
 EVIL = "<script>alert('x')</script>"
 ODD = 'a|b `c` [d](e) *f* "g" & <img src=x onerror=h>'
-
-
-class Page(HTMLParser):
-    """Collect the tags and the words of a page."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.tags = []
-        self.words = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.words += data
 
 
 def write_set(root, labels=("drawing", EVIL), sources=("pen", ODD)):
@@ -94,7 +78,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def page(folder):
-    return Page((folder / "card.html").read_text(encoding="utf-8"))
+    return Page(folder / "card.html")
 
 
 @pytest.fixture(scope="module")
@@ -121,12 +105,8 @@ def test_nothing_in_a_name_becomes_markup_and_the_page_needs_no_other_file_and_n
     (style,) = re.findall(r"<style>(.*?)</style>", (folder / "card.html").read_text(encoding="utf-8"), re.DOTALL)
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     (policy,) = [attrs["content"] for _, attrs in page.tags if attrs.get("http-equiv") == "Content-Security-Policy"]
-    assert policy == (
-        f"default-src 'none'; base-uri 'none'; form-action 'none'; img-src data:; style-src 'sha256-{digest}'"
-    )
-
-
-def test_the_markdown_counts_classes_by_split_and_its_images_are_there(markdown, folder):
+    sources = f"img-src data:; style-src 'sha256-{digest}'"
+    assert policy == f"default-src 'none'; base-uri 'none'; form-action 'none'; {sources}"
     named = re.findall(r"\]\(((?:audit|card)/[^)]+)\)", markdown)
     assert len(named) == 4
     assert all((folder / name).is_file() for name in named)
@@ -151,7 +131,7 @@ def test_the_card_begins_with_the_assessment(kind, request):
     assert "is this set suitable" not in words  # it stands above, in its own words
 
 
-def test_out_of_domain_sets_are_counted_in_a_column_of_their_own(tmp_path):
+def test_out_of_domain_sets_have_a_column_of_their_own_and_a_manifest_alone_has_a_card(tmp_path):
     write_set(tmp_path / "set", labels=("real",))
     frame = pd.read_csv(tmp_path / "set" / "manifest.csv")
     frame.head(3).assign(label="thing").to_csv(tmp_path / "set" / "ood_things.csv", index=False)
@@ -160,33 +140,25 @@ def test_out_of_domain_sets_are_counted_in_a_column_of_their_own(tmp_path):
     assert "Images for training and testing: 6; external test set (blind): 2; out of domain: 5." in text
     assert "| class | train | val | test | blind | out of domain | all | " in text
     assert "| thing | 0 | 0 | 0 | 0 | 3 | 3 | " in text
+    for name in ("blind", "sources", "quarantine", "ood_things", "ood_icons"):
+        (tmp_path / "set" / f"{name}.csv").unlink()
+    page = Page(write_card(tmp_path / "set", Result("data_audit", "set", 6, ("real",)))[1])
+    assert all(words in page.words for words in ("not asked", "No sources are stated", "None."))
 
 
 def test_the_card_speaks_russian(tmp_path):
     write_set(tmp_path)
     with use_language("ru"):
-        markdown, page = (file.read_text(encoding="utf-8") for file in write_card(tmp_path, audited(tmp_path)))
+        markdown_file, page_file = write_card(tmp_path, audited(tmp_path))
+    markdown, page = markdown_file.read_text(encoding="utf-8"), Page(page_file)
     assert (has_card(tmp_path, "ru"), has_card(tmp_path, "en")) == (True, False)
     assert "](audit/ru/aurocs.png)" in markdown
-    assert '<html lang="ru">' in page
-    for text in (Page(page).words, markdown):
-        assert "Пригоден ли этот набор для обучения и оценки классификаторов?" in text
-        assert "класс выдаёт сам файл" in text
-        assert "Исключённые файлы" in text
-        assert "от 0.91 до 0.95" in text
-        assert "What" not in text
-        assert "the file alone" not in text
-
-
-def test_a_set_with_a_manifest_alone_has_a_card(tmp_path):
-    write_set(tmp_path / "set", labels=("real",))
-    for name in ("blind", "sources", "quarantine"):
-        (tmp_path / "set" / f"{name}.csv").unlink()
-    result = Result("data_audit", "set", 6, ("real",))
-    page = Page(write_card(tmp_path / "set", result)[1].read_text(encoding="utf-8"))
-    assert "not asked" in page.words
-    assert "No sources are stated" in page.words
-    assert "None." in page.words
+    assert '<html lang="ru">' in page.text
+    question = "Пригоден ли этот набор для обучения и оценки классификаторов?"
+    for text in (page.words, markdown):
+        said = (question, "класс выдаёт сам файл", "Исключённые файлы", "от 0.91 до 0.95")
+        assert [words for words in said if words not in text] == []
+        assert not any(words in text for words in ("What", "the file alone"))
 
 
 def test_texts_and_code_in_markdown_are_escaped_to_one_line():
@@ -195,13 +167,8 @@ def test_texts_and_code_in_markdown_are_escaped_to_one_line():
     assert html.build_markdown_environment().filters["code"]("see `a_b` in *it*") == "see `a_b` in \\*it\\*"
 
 
-ROWS = [
-    *[("real", "studio", "train")] * 5,
-    *[("real", "street", "test")] * 2,
-    *[("drawing", "pen", "train")] * 3,
-    *[("drawing", "", "val")] * 1,
-    *[("bread", "kitchen", "out of domain")] * 4,
-]
+ROWS = [("real", "studio", "train")] * 5 + [("real", "street", "test")] * 2 + [("drawing", "pen", "train")] * 3
+ROWS += [("drawing", "", "val")] + [("bread", "kitchen", "out of domain")] * 4
 IMAGES = pd.DataFrame(ROWS, columns=["label", "source", "split"])
 SPLITS = ["train", "val", "test", "out of domain"]
 
@@ -221,19 +188,10 @@ def test_every_image_is_counted_in_each_panel_in_the_colour_of_its_class():
     by_class, by_split, by_source = panels = draw_counts(IMAGES, SPLITS).axes
     drawing, real, bread = plots.PALETTE[:3]  # what training lacks comes last
     assert bars(by_class) == {"drawing": {drawing: 4}, "real": {real: 7}, "bread": {bread: 4}}
-    assert bars(by_split) == {
-        "train": {drawing: 3, real: 5},
-        "val": {drawing: 1},
-        "test": {real: 2},
-        "out of domain": {bread: 4},
-    }
-    assert bars(by_source) == {
-        "pen": {drawing: 3},
-        "not known": {drawing: 1},
-        "studio": {real: 5},
-        "street": {real: 2},
-        "kitchen": {bread: 4},
-    }
+    sides = {"train": {drawing: 3, real: 5}, "val": {drawing: 1}, "test": {real: 2}, "out of domain": {bread: 4}}
+    assert bars(by_split) == sides
+    known = {"pen": {drawing: 3}, "studio": {real: 5}, "street": {real: 2}, "kitchen": {bread: 4}}
+    assert bars(by_source) == {**known, "not known": {drawing: 1}}
     for axes in panels:  # each bar ends with its number, inside the axes
         totals = [sum(parts.values()) for parts in bars(axes).values()]
         assert [float(text.get_text()) for text in axes.texts] == totals

@@ -1,8 +1,6 @@
 """Properties of image files: against Pillow, scipy and numpy, and at their edges."""
 
 import io
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +15,7 @@ from avatar_bench.audit.file_metadata import HINTS
 from avatar_bench.audit.properties import APPEARANCE, COLOUR, METADATA, RESIDUAL, find_outliers, measure
 from avatar_bench.errors import DataError
 from tests.builders.pixels import encode, make_noise
+from tests.data.image_writers import png
 
 PROPERTY_COLUMNS = (*METADATA, *APPEARANCE, *COLOUR, *RESIDUAL, *HINTS, EVIDENCE_SAYS)
 AVATARS = Path(__file__).parents[3] / "shared" / "data"
@@ -36,38 +35,27 @@ def as_mode(mode):
     return Image.fromarray(make_noise()).convert(mode)
 
 
-def interlaced():
-    png = bytearray(encode(make_noise(0, 1, 1)))
-    png[28] = 1  # of one pixel, the interlaced data are the same
-    png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
-    return bytes(png)
-
-
-EXIF = Image.Exif()
-EXIF[274] = 6
-FILES = [
-    *[
-        (encode(as_mode("RGB"), kind), {"format": kind, "jpeg_quality": -1, "subsampling": ""})
-        for kind in ("PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-    ],
-    *[(encode(as_mode("RGB"), "JPEG", subsampling=way), {"subsampling": way}) for way in ("4:4:4", "4:2:2", "4:2:0")],
-    (encode(as_mode("RGB"), "JPEG"), {"mode": "RGB", "progressive": False}),
-    (encode(as_mode("L"), "JPEG"), {"mode": "L", "subsampling": "grey"}),
-    (encode(as_mode("CMYK"), "JPEG"), {"mode": "CMYK"}),
-    *[(encode(as_mode(mode)), {"mode": mode, "exif": False, "icc": False}) for mode in ("P", "RGBA", "LA")],
-    (encode(make_noise(), icc_profile=b"a profile", exif=Image.Exif()), {"icc": True}),
-    # the upright image
-    (encode(make_noise(0, 20, 40), "JPEG", exif=EXIF), {"width": 20, "height": 40, "aspect": 0.5, "exif": True}),
-    (encode(as_mode("RGB"), "MPO", save_all=True, append_images=[as_mode("RGB").rotate(9)]), {"format": "JPEG"}),
-    (encode(as_mode("RGB"), "JPEG", progressive=True), {"progressive": True}),
-    (interlaced(), {"progressive": True}),
-]
-
-
-@pytest.mark.parametrize(("data", "expected"), FILES, ids=lambda part: str(part) if isinstance(part, dict) else "file")
-def test_what_the_file_says_is_read_off_it(data, expected):
-    measured = measure(data)
-    assert {name: measured[name] for name in expected} == expected
+def test_what_the_file_says_is_read_off_it():
+    turned, pair = Image.Exif(), {"save_all": True, "append_images": [as_mode("RGB").rotate(9)]}
+    turned[274] = 6
+    kinds, ways = ("PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"), ("4:4:4", "4:2:2", "4:2:0")
+    plain, foreign = {"exif": False, "icc": False}, {"jpeg_quality": -1, "subsampling": ""}
+    for data, expected in (
+        *((encode(as_mode("RGB"), kind), {"format": kind, **foreign}) for kind in kinds),
+        *((encode(as_mode("RGB"), "JPEG", subsampling=way), {"subsampling": way}) for way in ways),
+        (encode(as_mode("RGB"), "JPEG"), {"mode": "RGB", "progressive": False}),
+        (encode(as_mode("L"), "JPEG"), {"mode": "L", "subsampling": "grey"}),
+        (encode(as_mode("CMYK"), "JPEG"), {"mode": "CMYK"}),
+        *((encode(as_mode(mode)), {"mode": mode, **plain}) for mode in ("P", "RGBA", "LA")),
+        (encode(make_noise(), icc_profile=b"a profile", exif=Image.Exif()), {"icc": True}),
+        # the upright image
+        (encode(make_noise(0, 20, 40), "JPEG", exif=turned), {"width": 20, "height": 40, "aspect": 0.5, "exif": True}),
+        (encode(as_mode("RGB"), "MPO", **pair), {"format": "JPEG"}),
+        (encode(as_mode("RGB"), "JPEG", progressive=True), {"progressive": True}),
+        (png(make_noise(0, 8, 8), 8, 2, interlaced=True), {"progressive": True}),
+    ):
+        measured = measure(data)
+        assert {name: measured[name] for name in expected} == expected
 
 
 def test_appearance_and_colour_equal_plain_definitions():
@@ -99,10 +87,8 @@ def test_sharpness_and_blockiness_tell_blur_and_blocks_from_size_and_noise():
     assert abs(sharpness[0] - sharpness[1]) < 0.15
     assert sharpness[0] - sharpness[2] > 0.7
     tiles = make_noise(0, 70, 101).repeat(8, axis=0).repeat(8, axis=1)  # large enough to be cropped
-    blockiness = [
-        float(properties.measure_residual(image)["blockiness"])
-        for image in (tiles, tiles[3:, 5:], make_noise(0, 80, 80))
-    ]
+    images = tiles, tiles[3:, 5:], make_noise(0, 80, 80)
+    blockiness = [float(properties.measure_residual(image)["blockiness"]) for image in images]
     assert blockiness[0] > 1
     assert blockiness[1] < 0
     assert abs(blockiness[2]) < 0.05
@@ -116,9 +102,8 @@ def test_sharpness_and_blockiness_tell_blur_and_blocks_from_size_and_noise():
 
 
 def test_residual_statistics_and_spectrum_equal_those_of_scipy_and_numpy():
-    pixels = np.clip(ndimage.gaussian_filter(make_noise(0, 80, 64).astype(float), (1, 1, 0)) * 2 - 128, 0, 255).astype(
-        np.uint8
-    )
+    soft = ndimage.gaussian_filter(make_noise(0, 80, 64).astype(float), (1, 1, 0))
+    pixels = np.clip(soft * 2 - 128, 0, 255).astype(np.uint8)
     measured = measure(encode(pixels))
     left = pixels - ndimage.median_filter(pixels, (3, 3, 1), mode="nearest").astype(float)
     flat = left.reshape(-1, 3)
@@ -135,9 +120,8 @@ def test_residual_statistics_and_spectrum_equal_those_of_scipy_and_numpy():
     # half of the plane is read, in which the pairs of its edge weigh double
     np.testing.assert_allclose([residual[name] for name in RESIDUAL[2:16]], np.log10(rings[2:]), atol=0.05)
     residual = properties.measure_residual(np.full((40, 40, 3), 90, np.uint8))
-    assert {
-        residual[name] for name in RESIDUAL if name.startswith(("kurtosis", "correlation", "neighbour", "block"))
-    } == {0}
+    kinds = ("kurtosis", "correlation", "neighbour", "block")
+    assert {residual[name] for name in RESIDUAL if name.startswith(kinds)} == {0}
     assert [residual[name] for name in RESIDUAL[:16]] == pytest.approx([-3] * 16)
 
 
@@ -158,15 +142,8 @@ def test_outliers_and_files_that_are_no_images_are_named_and_ordinary_images_are
     face[30:70, 30:70] = 200  # a flat and pale drawing
     soft = ndimage.gaussian_filter(make_noise(0, 100, 100).astype(float), (6, 6, 0))
     soft = np.interp(soft, (soft.min(), soft.max()), (0, 255)).astype(np.uint8)
-    images = [
-        face,
-        make_noise(),
-        make_noise(0, 40, 90),
-        np.full((90, 90, 3), 250, np.uint8),
-        make_noise(0, 60, 200),
-        make_noise(0, 200, 60),
-        soft,
-    ]
+    tiny, wide, tall = (make_noise(0, *sides) for sides in ((40, 90), (60, 200), (200, 60)))
+    images = [face, make_noise(), tiny, np.full((90, 90, 3), 250, np.uint8), wide, tall, soft]
     frame = pd.DataFrame([measure(encode(image)) for image in images], index=list("abcdefg"))
     expected = ["", "", "tiny", "blank", "extreme aspect", "extreme aspect", "blurred"]
     assert find_outliers(frame).to_dict() == dict(zip("abcdefg", expected, strict=True))
