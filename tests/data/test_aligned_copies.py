@@ -8,15 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from avatar_bench.data.aligned_copies import (
-    MAX_NEIGHBOURS,
-    MIN_COSINE,
-    Sketch,
-    compute_residual,
-    find_aligned_copies,
-    find_neighbours,
-    is_copy,
-)
+from avatar_bench.data import aligned_copies
+from avatar_bench.data.aligned_copies import MAX_NEIGHBOURS, MIN_COSINE, Sketch, compute_residual, is_copy
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 from aligned_copies import KINDS
@@ -82,12 +75,12 @@ def test_of_the_nearest_by_their_nearest_view_the_first_that_is_confirmed_is_the
     rng = np.random.default_rng(0)
     left, right = (rng.normal(0.3, 1, (count, 2, 6)).astype(np.float32) for count in (40, 300))
     left, right = (sketch / np.linalg.norm(sketch, axis=2, keepdims=True) for sketch in (left, right))
-    neighbours = find_neighbours(left, right)
+    neighbours = aligned_copies.find_neighbours(left, right)
     for number in range(300):
         cosines = [max(float(ours[view] @ right[number, view]) for view in range(2)) for ours in left]
         expected = [row for row in np.argsort(-np.array(cosines), kind="stable") if cosines[row] >= MIN_COSINE]
         assert neighbours[number] == expected[:MAX_NEIGHBOURS]
     left = [np.asarray(draw(seed)) for seed in range(3)]
     right = [np.asarray(draw(seed).crop((8, 8, 152, 152))) for seed in (9, 1, 2)]
-    matches = find_aligned_copies(lambda row: left[row], lambda row: right[row], [[0, 1], [0, 1], []])
+    matches = aligned_copies.find_aligned_copies(lambda row: left[row], lambda row: right[row], [[0, 1], [0, 1], []])
     assert [(match.left, match.right, match.kind) for match in matches] == [(1, 1, "aligned")]

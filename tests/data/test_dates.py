@@ -18,19 +18,10 @@ def test_dates_known_in_part_mean_several_days_and_other_texts_none():
 
 
 def test_a_date_is_on_a_side_of_a_cut_only_if_all_its_days_are():
-    known = [
-        ("2024-06-30", "", "before"),
-        ("2024-06", "", "before"),
-        ("2023", "", "before"),
-        ("2024", "", ""),  # of which June is a part
-        ("2024-07-01", "", "after"),
-        ("2025", "2020", "after"),
-        ("2020", "2025", "before"),  # its own date counts
-        ("", "", ""),
-        ("", "2024-06", ""),  # made then or later
-        ("", "2024", ""),
-        ("", "2024-07", "after"),
-    ]
+    known = [(date, "", "before") for date in ("2024-06-30", "2024-06", "2023")]
+    known += [("2024", "", ""), ("2024-07-01", "", "after")]  # of 2024, June is a part
+    known += [("2025", "2020", "after"), ("2020", "2025", "before"), ("", "", "")]  # its own date counts
+    known += [("", "2024-06", ""), ("", "2024", ""), ("", "2024-07", "after")]  # made then or later
     dates, released, expected = (pd.Series(column) for column in zip(*known, strict=True))
     assert place_by_date(dates, released, "2024-06").tolist() == expected.tolist()
     assert place_by_date(dates[:4], released[:4], "2024").tolist() == ["before"] * 4

@@ -12,15 +12,7 @@ from PIL import Image
 
 from avatar_bench.data import duplicates
 from avatar_bench.data.decoding import decode, decode_bytes
-from avatar_bench.data.duplicates import (
-    MAX_CANDIDATES,
-    MAX_HASH_DISTANCE,
-    ImageSet,
-    Match,
-    find_matches,
-    find_matches_between,
-    join_groups,
-)
+from avatar_bench.data.duplicates import ImageSet, Match, find_matches, find_matches_between, join_groups
 from avatar_bench.data.fingerprints import ORIENTATIONS, Fingerprint, fingerprint_image
 from tests.builders.pixels import encode
 
@@ -69,31 +61,22 @@ def as_set(images, digests=None):
 def hashed(*numbers):
     """Return fingerprints with the given first hash, whose other hashes lie near to none."""
     far = [f"{number:016x}" for number in np.random.default_rng(1000).integers(0, 2**63, len(numbers) * 7).tolist()]
-    return [
-        Fingerprint(f"p{row}", (f"{number:016x}", *far[row * 7 : row * 7 + 7])) for row, number in enumerate(numbers)
-    ]
+    hashes = [(f"{number:016x}", *far[row * 7 : row * 7 + 7]) for row, number in enumerate(numbers)]
+    return [Fingerprint(f"p{row}", turned) for row, turned in enumerate(hashes)]
 
 
 def blank(_):
     return np.full((8, 8, 3), 128, dtype=np.uint8)
 
 
-def bits_apart(one, other):
-    return (int(one, 16) ^ int(other, 16)).bit_count()
-
-
 def turned_bits(left, right):
     """Return the number of differing hash bits for each orientation of either image."""
     inverse = {"rotated 90": "rotated 270", "rotated 270": "rotated 90"}
-    ours, theirs = (dict(zip(ORIENTATIONS, image.phashes, strict=True)) for image in (left, right))
-    return {
-        turn: min(bits_apart(ours[turn], theirs[""]), bits_apart(ours[""], theirs[inverse.get(turn, turn)]))
-        for turn in ORIENTATIONS
-    }
-
-
-def thumbnail(image):
-    return np.asarray(Image.fromarray(image).resize((12, 12), Image.Resampling.BOX), dtype=float)
+    ours, theirs = (
+        dict(zip(ORIENTATIONS, (int(text, 16) for text in image.phashes), strict=True)) for image in (left, right)
+    )
+    pairs = {turn: (ours[turn] ^ theirs[""], ours[""] ^ theirs[inverse.get(turn, turn)]) for turn in ORIENTATIONS}
+    return {turn: min(one.bit_count(), other.bit_count()) for turn, (one, other) in pairs.items()}
 
 
 def look_alike(one, other):
@@ -116,16 +99,21 @@ def test_a_copy_is_near_and_other_images_are_not(kind):
     matches = find_matches(as_set(images))
     assert pairs(matches) == [(row, row + 30) for row in range(30)]
     assert {match.kind for match in matches} == {"near"}
-    assert all(match.distance <= MAX_HASH_DISTANCE and match.turned == "" for match in matches)
+    assert all(match.distance <= duplicates.MAX_HASH_DISTANCE and match.turned == "" for match in matches)
 
 
 @pytest.mark.parametrize("turn", ORIENTATIONS)
-def test_a_turned_copy_is_found_with_its_turn(turn):
+def test_a_turned_copy_is_found_with_its_turn_and_of_turns_that_are_as_near_each_is_looked_at(turn):
     images = [draw(seed) for seed in range(10)]
     images += [reload(ORIENTATIONS[turn](image), "JPEG", quality=85) for image in images]
     matches = find_matches(as_set(images))
     assert pairs(matches) == [(row, row + 10) for row in range(10)]
     assert {match.turned for match in matches} == {turn}
+    images = [draw(0), np.ascontiguousarray(ORIENTATIONS[turn](draw(0)))]
+    prints = [Fingerprint(f"p{row}", (f"{5:016x}",) * 8) for row in range(2)]
+    assert find_matches(ImageSet.of(["a", "b"], prints, lambda row: images[row])) == [Match(0, 1, "near", 0, turn)]
+    (swapped,) = find_matches(ImageSet.of(["a", "b"], prints, lambda row: images[1 - row]))
+    assert np.array_equal(ORIENTATIONS[swapped.turned](images[1]), images[0])
 
 
 def test_images_that_only_look_alike_or_have_a_near_hash_are_no_copies():
@@ -164,10 +152,8 @@ def test_near_pairs_are_those_of_which_either_is_near_at_a_turn_of_the_other(dis
     rng = np.random.default_rng(distance + 1)
     near = rng.integers(0, 2**63, 64)[rng.integers(0, 64, (90, 8))]  # what each turn of each image is near to
     flips = np.array([sum(1 << int(bit) for bit in rng.permutation(63)[: rng.integers(0, 9)]) for _ in range(720)])
-    prints = [
-        Fingerprint(f"p{row}", tuple(f"{number:016x}" for number in numbers))
-        for row, numbers in enumerate((near ^ flips.reshape(90, 8)).tolist())
-    ]
+    hashes = [tuple(f"{number:016x}" for number in numbers) for numbers in (near ^ flips.reshape(90, 8)).tolist()]
+    prints = [Fingerprint(f"p{row}", turned) for row, turned in enumerate(hashes)]
     digests = [str(row) for row in range(90)]
     bits = {(one, other): turned_bits(prints[one], prints[other]) for one, other in combinations(range(90), 2)}
     expected = {pair: min(turns.values()) for pair, turns in bits.items() if min(turns.values()) <= distance}
@@ -186,20 +172,14 @@ def test_a_copy_is_near_wherever_its_eight_bits_lie(bands):
     rng = np.random.default_rng(bands)
     edges = [64 * band // bands for band in range(bands + 1)]
     spread = [bits for bits in product(range(9), repeat=bands) if sum(bits) == 8]
-    flips = [
-        sum(
-            1 << int(bit) for low, n in zip(edges, bits, strict=False) for bit in low + rng.permutation(64 // bands)[:n]
-        )
-        for bits in spread
-    ]
+    places = [[low + rng.permutation(64 // bands)[:n] for low, n in zip(edges, bits, strict=False)] for bits in spread]
+    flips = [sum(1 << bit for bit in np.concatenate(bits).tolist()) for bits in places]
     numbers = rng.integers(0, 2**64, len(spread), dtype=np.uint64).tolist()
     ours, theirs = hashed(*numbers), hashed(*(number ^ flip for number, flip in zip(numbers, flips, strict=True)))
+    theirs = [Fingerprint(f"{copy.pixels} copied", copy.phashes) for copy in theirs]
     left, right = (
-        ImageSet.of([f"{side}{row}" for row in range(len(spread))], prints, blank)
-        for side, prints in (
-            ("a", ours),
-            ("b", [Fingerprint(f"{side.pixels} copied", side.phashes) for side in theirs]),
-        )
+        ImageSet.of([f"{name}{row}" for row in range(len(spread))], prints, blank)
+        for name, prints in (("a", ours), ("b", theirs))
     )
     matches = find_matches_between(left, right)
     assert [match[:2] for match in matches] == [(row, row) for row in range(len(spread))]
@@ -213,24 +193,16 @@ def test_near_images_are_those_that_a_look_at_all_pairs_in_all_orientations_find
     turns = list(ORIENTATIONS.values())
     images = [*(np.ascontiguousarray(turns[row % 8](image)) for row, image in enumerate(mixed)), *originals]
     prints = [fingerprint_image(image) for image in images]
-    thumbnails = [thumbnail(image) for image in images]
+    sketches = [Image.fromarray(image).resize((12, 12), Image.Resampling.BOX) for image in images]
+    thumbnails = [np.asarray(sketch, dtype=float) for sketch in sketches]
     expected = {
         (left, right)
         for left, right in combinations(range(48), 2)
         for turn, bits in turned_bits(prints[left], prints[right]).items()
-        if bits <= MAX_HASH_DISTANCE and look_alike(ORIENTATIONS[turn](thumbnails[left]), thumbnails[right])
+        if bits <= duplicates.MAX_HASH_DISTANCE and look_alike(ORIENTATIONS[turn](thumbnails[left]), thumbnails[right])
     }
     assert 6 < len(expected) < 24
     assert set(pairs(find_matches(as_set(images)))) == expected
-
-
-@pytest.mark.parametrize("turn", ORIENTATIONS)
-def test_of_turns_that_are_as_near_each_is_looked_at(turn):
-    images = [draw(0), np.ascontiguousarray(ORIENTATIONS[turn](draw(0)))]
-    prints = [Fingerprint(f"p{row}", (f"{5:016x}",) * 8) for row in range(2)]
-    assert find_matches(ImageSet.of(["a", "b"], prints, lambda row: images[row])) == [Match(0, 1, "near", 0, turn)]
-    (swapped,) = find_matches(ImageSet.of(["a", "b"], prints, lambda row: images[1 - row]))
-    assert np.array_equal(ORIENTATIONS[swapped.turned](images[1]), images[0])
 
 
 @settings(deadline=None, max_examples=25, derandomize=True, database=None)
@@ -241,9 +213,9 @@ def test_it_does_not_matter_which_of_two_images_comes_first(seed, share, turn, e
         one = blend(one, one[::-1, ::-1], 0.5)
     other = np.ascontiguousarray(ORIENTATIONS[turn](blend(one, draw(seed + 1, 48), share)))
     ours, theirs, both, swapped = (as_set(images) for images in ([one], [other], [one, other], [other, one]))
-    ways = [find_matches(both), find_matches(swapped)]
-    ways += [find_matches_between(ours, theirs), find_matches_between(theirs, ours)]
-    assert len({tuple(match.distance for match in found) for found in ways}) == 1
+    between = [find_matches_between(ours, theirs), find_matches_between(theirs, ours)]
+    ways = [find_matches(both), find_matches(swapped), *between]
+    assert len({tuple(match.distance for match in matches) for matches in ways}) == 1
 
 
 def test_many_blocks_of_rows_find_what_one_does(monkeypatch):
@@ -255,30 +227,12 @@ def test_many_blocks_of_rows_find_what_one_does(monkeypatch):
     assert find_matches(as_set(images)) == whole
 
 
-def test_a_crowd_is_joined_by_few_pairs_and_hides_none_of_its_turned_hashes(monkeypatch):
-    monkeypatch.setattr(duplicates, "MAX_BUCKET_HASHES", 100)
-    n = 800
-    prints = hashed(*[1 << (row % 3) for row in range(n)])
-    matches = find_matches(ImageSet.of([str(row) for row in range(n)], prints, blank))
-    assert len(matches) <= MAX_CANDIDATES * n
-    assert len(set(join_groups([str(row) for row in range(n)], np.array(pairs(matches))))) == 1
-    monkeypatch.setattr(duplicates, "MAX_BUCKET_HASHES", 20)
-    ours = [Fingerprint(f"left {row}", ("f" * 16, *("0" * 16,) * 7)) for row in range(20)]
-    crowd = ImageSet.of([str(row) for row in range(20)], ours, blank)
-    found = find_matches_between(crowd, ImageSet.of(["x"], hashed(0), blank))
-    assert pairs(found) == [(row, 0) for row in range(20)]
-
-
 def test_copies_are_found_in_a_set_within_others_or_in_none():
     ours, theirs = [draw(0), draw(1), draw(2), draw(0)], [draw(5), COPIES["jpeg"](draw(2)), draw(1), draw(0), draw(6)]
     theirs[4] = reload(np.rot90(ours[1]), "JPEG", quality=80)
     found = find_matches_between(as_set(ours, ["a", "b", "c", "d"]), as_set(theirs, ["v", "w", "x", "d", "z"]))
-    assert [(match.left, match.right, match.kind, match.turned) for match in found] == [
-        (2, 1, "near", ""),
-        (1, 2, "pixels", ""),
-        (3, 3, "bytes", ""),
-        (1, 4, "near", "rotated 90"),
-    ]
+    expected = [(2, 1, "near", ""), (1, 2, "pixels", ""), (3, 3, "bytes", ""), (1, 4, "near", "rotated 90")]
+    assert [(match.left, match.right, match.kind, match.turned) for match in found] == expected
     ours, theirs = [draw(0), draw(0)], [draw(1), draw(1)]
     assert find_matches_between(as_set(ours), as_set(theirs)) == []
     none, one = as_set([]), as_set([draw(0)])
@@ -289,10 +243,21 @@ def test_copies_are_found_in_a_set_within_others_or_in_none():
     assert matches == [Match(0, 2, "bytes"), Match(0, 3, "pixels"), Match(1, 4, "pixels")]
 
 
-def test_a_chain_of_pairs_makes_one_group():
+def test_a_crowd_is_joined_by_few_pairs_and_hides_none_of_its_turned_hashes(monkeypatch):
     assert list(join_groups(["c", "b", "a", "d", "c"], np.array([[0, 1], [1, 2]]))) == ["a", "a", "a", "d", "a"]
     assert list(join_groups(["b", "a"], np.empty((0, 2), dtype=int))) == ["b", "a"]
     assert list(join_groups([], np.empty((0, 2), dtype=int))) == []
+    monkeypatch.setattr(duplicates, "MAX_BUCKET_HASHES", 100)
+    n = 800
+    prints = hashed(*[1 << (row % 3) for row in range(n)])
+    matches = find_matches(ImageSet.of([str(row) for row in range(n)], prints, blank))
+    assert len(matches) <= duplicates.MAX_CANDIDATES * n
+    assert len(set(join_groups([str(row) for row in range(n)], np.array(pairs(matches))))) == 1
+    monkeypatch.setattr(duplicates, "MAX_BUCKET_HASHES", 20)
+    ours = [Fingerprint(f"left {row}", ("f" * 16, *("0" * 16,) * 7)) for row in range(20)]
+    crowd = ImageSet.of([str(row) for row in range(20)], ours, blank)
+    found = find_matches_between(crowd, ImageSet.of(["x"], hashed(0), blank))
+    assert pairs(found) == [(row, 0) for row in range(20)]
 
 
 @pytest.mark.shared

@@ -10,19 +10,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from avatar_bench.data import leakage
 from avatar_bench.data.dataset import Dataset, read_dataset, read_manifest, read_split, write_split
 from avatar_bench.data.fingerprints import ORIENTATIONS
-from avatar_bench.data.leakage import (
-    Leakage,
-    UsedImages,
-    find_shared_images,
-    fingerprint_dataset,
-    make_hash_columns,
-    mark_shared_images,
-    refuse_format_shortcut,
-    refuse_shortcut,
-    split_without_leakage,
-)
+from avatar_bench.data.leakage import find_shared_images, fingerprint_dataset, make_hash_columns, refuse_shortcut
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import DataError, GuardError
 
@@ -85,7 +76,7 @@ def others(tmp_path):
 def split(whole, allowed=(), **plan):
     """Split by a plan, and return the notes, too."""
     notes = []
-    return split_without_leakage(whole, SplitPlan(**plan), allowed, notes), notes
+    return leakage.split_without_leakage(whole, SplitPlan(**plan), allowed, notes), notes
 
 
 def side(used, name):
@@ -127,7 +118,7 @@ def test_all_broken_images_are_named_at_once_and_one_as_decoding_tells_it(make_s
             read(dataset)
 
 
-def test_distinct_images_are_split_as_they_are_and_get_their_hash(make_set):
+def test_distinct_images_are_split_as_they_are_and_byte_copies_of_other_groups_are_refused(make_set):
     whole = make_set()
     used, notes = split(whole, folds=3)
     assert notes == []
@@ -135,11 +126,16 @@ def test_distinct_images_are_split_as_they_are_and_get_their_hash(make_set):
     hashes = dict(zip(whole.frame["path"], (image.phashes[0] for image in fingerprint_dataset(whole)), strict=True))
     assert used.frame["phash"].tolist() == [hashes[path] for path in used.frame["path"]]
     assert "place" not in used.frame
+    whole = make_set(copy("bytes"))
+    whole.frame["group"] = whole.frame["path"]
+    whole.frame["split"] = ["val"] * 8 + ["train"] * 53
+    with pytest.raises(GuardError, match="are the same image"):
+        split(whole)
+    used, _ = split(whole, by="group", folds=3)
+    assert side(used, "a/copy.png") == side(used, "a/00.png")
 
 
-def test_a_limit_looks_at_the_images_that_are_drawn_alone_and_divides_the_labelled_as_if_nothing_else_were_there(
-    make_set,
-):
+def test_a_limit_looks_at_the_images_that_are_drawn_alone_and_divides_the_labelled_by_themselves(make_set):
     whole = make_set()
     bare = whole.frame["path"].str.contains(r"[05]\.png")
     partly = Dataset("partly", whole.root, whole.frame.assign(label=whole.frame["label"].where(~bare, "")))
@@ -155,12 +151,26 @@ def test_a_limit_looks_at_the_images_that_are_drawn_alone_and_divides_the_labell
 
 
 @pytest.mark.parametrize("kind", NEAR)
-def test_a_copy_goes_to_the_side_of_its_image_and_that_is_said(make_set, kind):
+def test_a_copy_goes_to_the_side_of_its_image_and_a_stated_split_that_divides_them_is_refused(kind, make_set):
     whole = make_set(copy(kind))
     for seed in range(4):
         used, notes = split(whole, folds=3, seed=seed)
         assert side(used, f"a/{COPIES[kind][0]}") == side(used, "a/00.png")
         assert notes[0] == "1 group is joined to others because of near-duplicates"
+    for other in ["val", "test"]:
+        whole = make_set(copy(kind))
+        copied = whole.frame["path"].str.contains("copy")
+        whole.frame["split"] = ["train", "train", "train", "val", "test"] * 12 + ["train"]
+        whole.frame.loc[whole.frame["path"] == "a/00.png", "split"] = "train"
+        whole.frame.loc[copied, "split"] = other
+        with pytest.raises(GuardError, match=r"a/00\.png \(train\)") as caught:
+            split(whole)
+        assert f"({other})" in str(caught.value)
+        assert ("mirrored" in str(caught.value)) == (kind == "mirrored")
+        assert "allow=[near_duplicates]" in str(caught.value)
+        assert len(split(whole, ("near_duplicates",))[0]) == len(split(whole, by="group", folds=3)[0]) == 61
+        whole.frame.loc[copied, "split"] = "train"
+        assert len(split(whole)[0]) == 61
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -173,36 +183,8 @@ def test_no_guard_finds_near_duplicates_across_a_split_of_ours(make_set, tmp_pat
     names = ["train"], ["val", "calibration"], ["test"]
     for seen, evaluated in permutations([written.take(written.frame["split"].isin(sides)) for sides in names], 2):
         trained = Dataset("run", seen.root, seen.frame.assign(split="train"))
-        Leakage([UsedImages(whole.classes, trained)], [], ()).refuse(evaluated)
-        assert not mark_shared_images(evaluated, seen).any()
-
-
-@pytest.mark.parametrize("kind", NEAR)
-@pytest.mark.parametrize("other", ["val", "test"])
-def test_a_stated_split_that_divides_copies_is_refused_by_the_first_pair(make_set, kind, other):
-    whole = make_set(copy(kind))
-    copied = whole.frame["path"].str.contains("copy")
-    whole.frame["split"] = ["train", "train", "train", "val", "test"] * 12 + ["train"]
-    whole.frame.loc[whole.frame["path"] == "a/00.png", "split"] = "train"
-    whole.frame.loc[copied, "split"] = other
-    with pytest.raises(GuardError, match=r"a/00\.png \(train\)") as caught:
-        split(whole)
-    assert f"({other})" in str(caught.value)
-    assert ("mirrored" in str(caught.value)) == (kind == "mirrored")
-    assert "allow=[near_duplicates]" in str(caught.value)
-    assert len(split(whole, ("near_duplicates",))[0]) == len(split(whole, by="group", folds=3)[0]) == 61
-    whole.frame.loc[copied, "split"] = "train"
-    assert len(split(whole)[0]) == 61
-
-
-def test_a_byte_copy_of_another_stated_group_is_refused_across_a_stated_split(make_set):
-    whole = make_set(copy("bytes"))
-    whole.frame["group"] = whole.frame["path"]
-    whole.frame["split"] = ["val"] * 8 + ["train"] * 53
-    with pytest.raises(GuardError, match="are the same image"):
-        split(whole)
-    used, _ = split(whole, by="group", folds=3)
-    assert side(used, "a/copy.png") == side(used, "a/00.png")
+        leakage.Leakage([leakage.UsedImages(whole.classes, trained)], [], ()).refuse(evaluated)
+        assert not leakage.mark_shared_images(evaluated, seen).any()
 
 
 def test_an_exact_copy_of_another_label_is_refused_and_a_near_one_a_warning_that_names_the_pair(make_set):
@@ -218,7 +200,7 @@ def test_an_exact_copy_of_another_label_is_refused_and_a_near_one_a_warning_that
     assert notes[0].startswith("1 pair ")
 
 
-def test_copies_of_training_images_are_found_by_the_hashes_kept_of_them(make_set, others):
+def test_copies_of_training_images_are_found_by_the_hashes_kept_of_them_or_of_an_earlier_version(make_set, others):
     train = make_set()
     hashed = Dataset("train", train.root, train.frame.assign(**make_hash_columns(fingerprint_dataset(train))))
     assert find_shared_images(hashed, read_dataset(others)) == []
@@ -228,21 +210,6 @@ def test_copies_of_training_images_are_found_by_the_hashes_kept_of_them(make_set
         (match,) = find_shared_images(known, shown)
         assert train.frame["path"].iat[match.left] == "b/07.png"
         assert shown.frame["path"].iat[match.right] == "a/turned.jpg"
-
-
-def test_the_hashes_that_are_kept_find_what_the_files_do(make_set):
-    whole = make_set(save_near_copies)
-    copied = whole.frame["path"].str.contains("[-z]")
-    hashed = Dataset("hashed", whole.root, whole.frame.assign(**make_hash_columns(fingerprint_dataset(whole))))
-    upright = Dataset("upright", whole.root, hashed.frame.drop(columns="turned_phashes"))  # of an earlier version
-    for seen, evaluated in ((copied, ~copied), (~copied, copied)):
-        matches = find_shared_images(whole.take(seen), whole.take(evaluated))
-        assert len(matches) > 10
-        for known in (hashed, upright):
-            assert find_shared_images(known.take(seen), whole.take(evaluated)) == matches
-
-
-def test_the_upright_hash_is_enough_of_a_training_of_an_earlier_version_whose_images_are_gone(make_set, others):
     train = make_set()
     hashes = make_hash_columns(fingerprint_dataset(train))
     shutil.move(train.root / "b" / "07.png", others / "a" / "07.png")
@@ -257,6 +224,18 @@ def test_the_upright_hash_is_enough_of_a_training_of_an_earlier_version_whose_im
     assert find(others / "gone", shown.take(shown.frame.index < 11)) == [("b/07.png", "bytes")]
     with pytest.raises(DataError, match=r"cannot be read"):
         find_shared_images(Dataset("gone", others / "gone", train.frame), shown)
+
+
+def test_the_hashes_that_are_kept_find_what_the_files_do(make_set):
+    whole = make_set(save_near_copies)
+    copied = whole.frame["path"].str.contains("[-z]")
+    hashed = Dataset("hashed", whole.root, whole.frame.assign(**make_hash_columns(fingerprint_dataset(whole))))
+    upright = Dataset("upright", whole.root, hashed.frame.drop(columns="turned_phashes"))  # of an earlier version
+    for seen, evaluated in ((copied, ~copied), (~copied, copied)):
+        matches = find_shared_images(whole.take(seen), whole.take(evaluated))
+        assert len(matches) > 10
+        for known in (hashed, upright):
+            assert find_shared_images(known.take(seen), whole.take(evaluated)) == matches
 
 
 @pytest.mark.parametrize("by", ["group", "source"])
@@ -349,4 +328,4 @@ def test_a_class_that_its_file_format_tells_is_refused():
 def refuse_formats(formats, n=20):
     """Refuse a set of `n` images a class with these formats in turn."""
     kinds = [of_class[number % len(of_class)] for of_class in formats.values() for number in range(n)]
-    refuse_format_shortcut(pd.Series(list(formats)).repeat(n).reset_index(drop=True), kinds)
+    leakage.refuse_format_shortcut(pd.Series(list(formats)).repeat(n).reset_index(drop=True), kinds)

@@ -14,10 +14,8 @@ next(batches)
 
 def test_a_command_ends_though_its_workers_are_still_there():
     ends = {"": 0, "1 / 0": 1}
-    commands = [
-        subprocess.Popen([sys.executable, "-c", LEFT.format(end=end)], stderr=subprocess.PIPE, text=True)
-        for end in ends
-    ]
+    codes = [[sys.executable, "-c", LEFT.format(end=end)] for end in ends]
+    commands = [subprocess.Popen(code, stderr=subprocess.PIPE, text=True) for code in codes]
     (_, quiet), (_, failed) = [command.communicate(timeout=120) for command in commands]
     assert [command.returncode for command in commands] == list(ends.values())
     assert "Traceback" not in quiet

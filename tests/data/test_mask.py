@@ -1,7 +1,6 @@
 """Tests of avatar_bench.data.mask: which pixels it paints, and that training and evaluation see the same image."""
 
 import re
-import shutil
 
 import numpy as np
 import pandas as pd
@@ -39,10 +38,8 @@ def paint(image, corner=0, boxes=()):
 def marked(images, tmp_path_factory):
     """A table of two marks on the first image of a class, and of one on another."""
     paths = pd.read_csv(images / "all.csv").query("label == 'generated'")["path"]
-    rows = [
-        (paths.iat[row], mark, *box)
-        for row, mark, box in ((0, "m1", MARKS[0]), (0, "m2", MARKS[1]), (5, "m1", MARKS[0]))
-    ]
+    boxes = (0, "m1", MARKS[0]), (0, "m2", MARKS[1]), (5, "m1", MARKS[0])
+    rows = [(paths.iat[row], mark, *box) for row, mark, box in boxes]
     file = tmp_path_factory.mktemp("marks") / "patches.csv"
     pd.DataFrame(rows, columns=["path", "mark", "left", "top", "width", "height"]).to_csv(file, index=False)
     return file
@@ -108,36 +105,29 @@ def test_training_evaluation_and_prediction_see_the_same_masked_images_and_deliv
     predicted = ReadableImageDataset([str(bearer.file(0))], [preprocessing])
     assert np.array_equal(predicted[0]["images"][0], expected)
     assert np.array_equal(run.predictor.read_inputs(bearer, [0])[0].permute(1, 2, 0).numpy(), expected)
-    run, dataset = Run.open(masked_run), read_manifest(images / "all.csv")
-    bearer = dataset.take(np.flatnonzero(dataset.frame["label"] == "generated")[:1])
-    preprocessing, augmentation = run.preprocessing, Augmentation(delivery=1.0)
-    deliver, native = augmentation.draw_delivery(3), bearer.image(0)
-    assert deliver is not None
+    augmentation, tier = Augmentation(delivery=1.0), Delivery("webp")
+    deliver = augmentation.draw_delivery(3)
     trained = build_image_dataset(bearer, run.classes, preprocessing, augmentation=augmentation)[0, 3]["image"]
     assert np.array_equal(trained, preprocessing(deliver(native), native))
-    tier = Delivery("webp")
     (item,) = build_varied_loader(bearer, run.classes, preprocessing, [tier], 1, 0)
-    evaluated = item["image"][0].numpy()
-    assert np.array_equal(evaluated, preprocessing(tier(native, 0), native))
+    assert np.array_equal(item["image"][0].numpy(), preprocessing(tier(native, 0), native))
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda table: table.drop(columns=["width", "height"]), "has no column width and height"),
-        (lambda table: table.assign(path=[*table["path"][:2], "other.png"]), "line 4: other.png is no image of all"),
-        (lambda table: table.assign(left=1000), "line 2: .*: a box is not within its"),
-        (lambda table: table.assign(top=-1), "line 2: .*: a box is not within its"),
-        (lambda table: table.assign(top="high"), "Expected whole numbers in left, top, width, height"),
-        (lambda table: table.head(0), "has no rows"),
-    ],
-)
-def test_a_table_that_does_not_fit_the_images_is_refused(change, message, marked, images, tmp_path):
-    change(pd.read_csv(marked)).to_csv(tmp_path / "patches.csv", index=False)
-    with pytest.raises(DataError) as raised:
-        read_mask(MaskConfig(patches=str(tmp_path / "patches.csv")), read_manifest(images / "all.csv"))
-    assert re.search(message, str(raised.value))
-    assert len(raised.value.lines) <= 3
+def test_a_table_that_does_not_fit_the_images_is_refused(marked, images, tmp_path):
+    table, dataset = pd.read_csv(marked), read_manifest(images / "all.csv")
+    for changed, message in (
+        (table.drop(columns=["width", "height"]), "has no column width and height"),
+        (table.assign(path=[*table["path"][:2], "other.png"]), "line 4: other.png is no image of all"),
+        (table.assign(left=1000), "line 2: .*: a box is not within its"),
+        (table.assign(top=-1), "line 2: .*: a box is not within its"),
+        (table.assign(top="high"), "Expected whole numbers in left, top, width, height"),
+        (table.head(0), "has no rows"),
+    ):
+        changed.to_csv(tmp_path / "patches.csv", index=False)
+        with pytest.raises(DataError) as raised:
+            read_mask(MaskConfig(patches=str(tmp_path / "patches.csv")), dataset)
+        assert re.search(message, str(raised.value))
+        assert len(raised.value.lines) <= 3
 
 
 def test_a_wrong_option_or_a_mask_other_than_that_of_training_is_refused(
@@ -151,16 +141,14 @@ def test_a_wrong_option_or_a_mask_other_than_that_of_training_is_refused(
         train(tmp_path / "run", word, code=code)
         assert message in capsys.readouterr().err
     words = ["evaluate", f"ckpt={masked_run}", *data_of(images / "blind.csv"), "block=blind_test"]
-    other = shutil.copy(marked, tmp_path / "other.csv")
-    with open(other, "a", encoding="utf-8") as file:
-        file.write("\n")
+    other = tmp_path / "other.csv"
+    other.write_text(marked.read_text() + "\n")
     for word, message in (
         ("data.mask={corners: .12}", "`data.mask.corners=0.12` conflicts with the checkpoint (trained with `0.2`)"),
         (f"data.mask.patches={other}", "` conflicts with the checkpoint (trained with `"),
     ):
         assert main([*words, word]) == 3
         assert message in capsys.readouterr().err
-    audit = ["evaluate", *words[2:-1], "block=data_audit", "data.mask.corners=.2"]
-    assert main(audit) == 2
+    assert main(["evaluate", *words[2:-1], "block=data_audit", "data.mask.corners=.2"]) == 2
     assert "data.mask: without ckpt=RUN" in capsys.readouterr().err
     assert main([*words, f"data.mask={{corners: .2, patches: {marked}}}", "block.blind_test.resamples=100"]) == 0

@@ -2,22 +2,15 @@
 
 import re
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from avatar_bench.data import selection
 from avatar_bench.data.dataset import DATASET_COLUMNS, Dataset
-from avatar_bench.data.selection import (
-    MIN_CALIBRATION_IMAGES,
-    add_unlabelled_images,
-    draw_shots,
-    draw_stratified_rows,
-    split_dataset,
-    suggest_calibration_options,
-)
+from avatar_bench.data.selection import add_unlabelled_images, draw_shots, split_dataset, suggest_calibration_options
 from avatar_bench.data.splits import SplitPlan, assign_splits, check_groups, fingerprint_split
 from avatar_bench.errors import ConfigError, DataError, GuardError
 
@@ -77,14 +70,25 @@ def test_sides_have_their_sizes_whole_groups_and_the_shares_of_classes_and_sourc
         assert column == "source" or deviation.to_numpy().max() < 0.04  # halves of a tenth, of whole groups
 
 
-@pytest.mark.parametrize("folds", [3, 5, 10])
-def test_the_test_sets_of_all_folds_are_the_whole_each_image_once(folds):
-    whole = dataset(600)
-    by_fold = [split_dataset(whole, SplitPlan(folds=folds, fold=fold)) for fold in range(folds)]
-    tested = [path for used in by_fold for path in used.select_split("test").frame["path"]]
-    assert sorted(tested) == sorted(whole.frame["path"])
-    for fold in range(folds):
-        assert paths(by_fold[fold], "val", "calibration") == paths(by_fold[(fold + 1) % folds], "test")
+def test_a_fold_stated_or_not_is_test_whatever_the_seed_and_the_next_one_val():
+    for folds in [3, 5, 10]:
+        whole = dataset(600)
+        by_fold = [split_dataset(whole, SplitPlan(folds=folds, fold=fold)) for fold in range(folds)]
+        tested = [path for used in by_fold for path in used.select_split("test").frame["path"]]
+        assert sorted(tested) == sorted(whole.frame["path"])
+        for fold in range(folds):
+            assert paths(by_fold[fold], "val", "calibration") == paths(by_fold[(fold + 1) % folds], "test")
+    for split in [True, False]:
+        whole = with_folds(folds=5, split=split)
+        fold = dict(zip(whole.frame["path"], whole.frame["fold"], strict=True))
+        for number in range(5):
+            used = split_dataset(whole, SplitPlan(fold=number))
+            assert {fold[path] for path in paths(used, "test")} == {str(number)}
+            assert {fold[path] for path in paths(used, "val", "calibration")} == {str((number + 1) % 5)}
+    whole, notes = with_folds(), list[str]()
+    used = split_dataset(whole, SplitPlan(seed=5), notes)
+    assert paths(used, "test") == paths(whole, "test")
+    assert any("data.split.seed" in note for note in notes)
 
 
 def test_the_seed_fixes_the_split_and_its_fingerprint_whatever_the_order_of_rows():
@@ -121,7 +125,7 @@ def test_a_limit_or_a_stratified_draw_is_of_that_many_in_the_shares_of_the_whole
     assert len(split_dataset(whole, SplitPlan(limit=9999))) == 2000
     for n in [1, 3, 10, 57, 99]:
         frame = dataset(100).frame
-        rows = draw_stratified_rows(frame, n, seed=0)
+        rows = selection.draw_stratified_rows(frame, n, seed=0)
         assert len(rows) == len(set(rows)) == n
         assert (np.diff(rows) > 0).all()
         drawn = frame["label"].iloc[rows].value_counts().reindex(CLASSES, fill_value=0)
@@ -161,51 +165,30 @@ def test_a_stated_split_is_kept_and_its_val_taken_from_train_or_halved_if_large_
         assert len(paths(used, "val", "calibration")) == n
 
 
-def train_but(column, kept, value):
-    """Return 100 rows of train, with another value of a column where its function of the frame is false."""
-    whole = dataset(100, split="train")
-    return change(whole, **{column: whole.frame[column].where(kept(whole.frame), value)})
-
-
-def make_twins():
-    twins = train_but("split", lambda frame: frame.index > 0, "test")
-    return change(twins, group=twins.frame["group"].where(twins.frame.index > 1, "twins"))
-
-
-def state_a_side_of_some():
-    return train_but("split", lambda frame: frame.index != 7, "")
-
-
-def train_without_a_class():
-    return train_but("split", lambda frame: frame["label"] != "real", "test")
-
-
-def make_large_groups():
-    return change(dataset(60), group=lambda frame: frame["label"], source="")
-
-
-def make_one_source():
-    return change(dataset(), source=lambda frame: frame["source"].where(frame["label"] != "real", "studio"))
-
-
-@pytest.mark.parametrize(
-    ("build", "plan", "error", "message"),
-    [
-        (state_a_side_of_some, SplitPlan(), GuardError, r"none for 7\.png"),
-        (make_twins, SplitPlan(), GuardError, "'twins'"),
-        (train_without_a_class, SplitPlan(), GuardError, "'real' has no image in train"),
-        (make_large_groups, SplitPlan(seed=1), GuardError, "val is empty"),
-        (make_one_source, SplitPlan(val_by="source"), DataError, r"class 'real' has too few sources .* val \(studio\)"),
-        (dataset, SplitPlan(fold=10), ConfigError, "fold=10"),
-        (dataset, SplitPlan(folds=2), ConfigError, "fold=0"),
-        (dataset, SplitPlan(fold=-1), ConfigError, "fold=-1"),
-        (partial(with_folds, folds=5), SplitPlan(fold=5), ConfigError, "data.fold=5, .* states 5 folds, 0 to 4"),
-        (partial(with_folds, folds=5), SplitPlan(folds=4, fold=1), ConfigError, "data.fold=1, .* states 5 folds"),
-    ],
-)
-def test_a_plan_that_the_images_cannot_meet_is_refused(build, plan, error, message):
-    with pytest.raises(error, match=message):
-        split_dataset(build(), plan)
+def test_a_plan_that_the_images_cannot_meet_is_refused():
+    train, folds = dataset(100, split="train"), with_folds(folds=5)
+    frame = train.frame
+    some = change(train, split=frame["split"].where(frame.index != 7, ""))
+    twins = change(train, split=frame["split"].where(frame.index > 0, "test"))
+    twins = change(twins, group=frame["group"].where(frame.index > 1, "twins"))
+    two_classes = change(train, split=frame["split"].where(frame["label"] != "real", "test"))
+    large_groups = change(dataset(60), group=lambda frame: frame["label"], source="")
+    studio = change(dataset(), source=lambda frame: frame["source"].where(frame["label"] != "real", "studio"))
+    too_few = r"class 'real' has too few sources to hold one out for val \(studio\)"
+    for whole, plan, error, message in (
+        (some, SplitPlan(), GuardError, r"none for 7\.png"),
+        (twins, SplitPlan(), GuardError, "'twins'"),
+        (two_classes, SplitPlan(), GuardError, "'real' has no image in train"),
+        (large_groups, SplitPlan(seed=1), GuardError, "val is empty"),
+        (studio, SplitPlan(val_by="source"), DataError, too_few),
+        (dataset(100), SplitPlan(fold=10), ConfigError, "fold=10"),
+        (dataset(100), SplitPlan(folds=2), ConfigError, "fold=0"),
+        (dataset(100), SplitPlan(fold=-1), ConfigError, "fold=-1"),
+        (folds, SplitPlan(fold=5), ConfigError, "data.fold=5, .* states 5 folds, 0 to 4"),
+        (folds, SplitPlan(folds=4, fold=1), ConfigError, "data.fold=1, .* states 5 folds"),
+    ):
+        with pytest.raises(error, match=message):
+            split_dataset(whole, plan)
 
 
 def test_an_option_that_a_stated_split_leaves_without_effect_is_refused():
@@ -220,21 +203,7 @@ def test_an_option_that_a_stated_split_leaves_without_effect_is_refused():
         assert split_dataset(whole, replace(plan, by="group", held_out=())).frame["split"].nunique() == 4
 
 
-def test_a_stated_fold_is_test_whatever_the_seed_and_the_next_one_val():
-    for split in [True, False]:
-        whole = with_folds(folds=5, split=split)
-        fold = dict(zip(whole.frame["path"], whole.frame["fold"], strict=True))
-        for number in range(5):
-            used = split_dataset(whole, SplitPlan(fold=number))
-            assert {fold[path] for path in paths(used, "test")} == {str(number)}
-            assert {fold[path] for path in paths(used, "val", "calibration")} == {str((number + 1) % 5)}
-    whole, notes = with_folds(), list[str]()
-    used = split_dataset(whole, SplitPlan(seed=5), notes)
-    assert paths(used, "test") == paths(whole, "test")
-    assert any("data.split.seed" in note for note in notes)
-
-
-def test_what_a_held_out_source_leaves_out_is_noted():
+def test_what_a_held_out_source_leaves_out_is_noted_and_a_group_that_holds_it_stands_on_no_other_side():
     whole, notes = with_folds(), list[str]()  # by= splits anew, whatever is stated
     first = whole.frame.drop_duplicates("source").set_index("source")
     group = whole.frame["group"].where(whole.frame["path"] != first["path"]["drawing1"], first["group"]["drawing0"])
@@ -242,15 +211,24 @@ def test_what_a_held_out_source_leaves_out_is_noted():
     assert (sources(used, "test"), len(used)) == ({"drawing0"}, len(whole) - 1)
     assert any(note.startswith("left out") and note.endswith(" 1 image") for note in notes)
     assert any("test lacks class real" in note for note in notes)
+    plan = SplitPlan(by="source", held_out=("real0",))
+    used = split_dataset(dataset(600, largest=1), plan)
+    first = {name: used.select_split(name).frame.iloc[0] for name in ("train", "val")}
+    groups = ["pair", "pair", "three", "three", first["train"]["group"], first["val"]["group"]]
+    names = ["real0", "", "drawing0", "real0", "real0", "real0"]  # the second is a copy that names no source
+    added = with_undivided(plan, groups, names=names)
+    assert {f"other/{row}.png" for row in range(6)} <= paths(added, "test")
+    assert set(used.frame["path"]) - set(added.frame["path"]) == {str(row["path"]) for row in first.values()}
+    check_groups(added.frame)
 
 
-def with_undivided(plan, n=100, change=None):
-    """Split 600 images by a plan, and add `n` without a label, each a group of its own but for `change`."""
+def with_undivided(plan, groups, names=(), n=100):
+    """Split 600 images by a plan, and add `n` without a label, the first of them of these groups and sources."""
     used = split_dataset(dataset(600, largest=1), plan)
     others = dataset(n, largest=1, seed=1).frame.assign(label="", source="")
     others["path"], others["group"] = "other/" + others["path"], "other-" + others["group"]
-    for row, values in (change or {}).items():
-        others.loc[row, list(values)] = list(values.values())
+    others.loc[: len(groups) - 1, "group"] = groups
+    others["source"] = [*names, *[""] * (n - len(names))]
     return add_unlabelled_images(used, used.frame["group"].to_numpy(str), others, plan, [])
 
 
@@ -258,8 +236,7 @@ def with_undivided(plan, n=100, change=None):
 def test_a_fraction_of_train_is_drawn_of_images_without_a_label_but_those_of_another_side(fraction):
     used = split_dataset(dataset(600, largest=1), SplitPlan(fraction=fraction))
     groups = {side: used.select_split(side).frame["group"].iat[0] for side in ("test", "val", "calibration")}
-    change = {row: {"group": group} for row, group in enumerate(groups.values())}
-    full, part = (with_undivided(SplitPlan(fraction=share), 103, change) for share in (1, fraction))
+    full, part = (with_undivided(SplitPlan(fraction=share), list(groups.values()), n=103) for share in (1, fraction))
     drawn = [{path for path in paths(added, "train") if path.startswith("other/")} for added in (full, part)]
     assert [len(added) for added in drawn] == [100, round(100 * fraction)]
     assert drawn[1] <= drawn[0]
@@ -267,33 +244,13 @@ def test_a_fraction_of_train_is_drawn_of_images_without_a_label_but_those_of_ano
         assert f"other/{row}.png" in paths(part, side)
 
 
-def test_a_group_that_holds_a_held_out_source_stands_on_no_other_side():
-    plan = SplitPlan(by="source", held_out=("real0",))
-    used = split_dataset(dataset(600, largest=1), plan)
-    first = {name: used.select_split(name).frame.iloc[0] for name in ("train", "val")}
-    change = {
-        0: {"group": "pair", "source": "real0"},
-        1: {"group": "pair"},  # a copy of it that names no source
-        2: {"group": "three", "source": "drawing0"},
-        3: {"group": "three", "source": "real0"},
-        4: {"group": str(first["train"]["group"]), "source": "real0"},
-        5: {"group": str(first["val"]["group"]), "source": "real0"},
-    }
-    added = with_undivided(plan, change=change)
-    assert {f"other/{row}.png" for row in change} <= paths(added, "test")
-    assert set(used.frame["path"]) - set(added.frame["path"]) == {str(row["path"]) for row in first.values()}
-    check_groups(added.frame)
-
-
 def test_what_is_advised_for_calibration_is_the_fewest_folds_that_give_enough_and_every_class():
     for n, folds in [(390, 9), (240, 5), (90, 0)]:
         images, plan = dataset(n, split="train"), SplitPlan()  # as a prepared set states it
         advice = suggest_calibration_options(images, plan)
-        sizes = {
-            count: len(split_dataset(images, SplitPlan(by="group", folds=count)).select_split("calibration"))
-            for count in range(9, 2, -1)
-        }
-        enough = [count for count, size in sizes.items() if size >= MIN_CALIBRATION_IMAGES]
+        by_count = {count: split_dataset(images, SplitPlan(by="group", folds=count)) for count in range(9, 2, -1)}
+        sizes = {count: len(used.select_split("calibration")) for count, used in by_count.items()}
+        enough = [count for count, size in sizes.items() if size >= selection.MIN_CALIBRATION_IMAGES]
         assert (enough or [0])[0] == pytest.approx(folds, abs=1)
         if enough:
             assert advice == f"train with data.split.by=group data.split.folds={enough[0]}"

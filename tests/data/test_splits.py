@@ -17,11 +17,8 @@ SOURCES = {"drawing": ("ink", "crayon", "vector"), "generated": ("gan", "diffusi
 @pytest.fixture
 def frame():
     """900 rows of three classes: groups of two rows, generators named in one class, real photos of one source."""
-    named = [
-        (label, SOURCES[label][k // 2 % len(SOURCES[label])], f"{label}{k // 2}")
-        for label in SOURCES
-        for k in range(300)
-    ]
+    numbered = [(label, names, k // 2) for label, names in SOURCES.items() for k in range(300)]
+    named = [(label, names[k % len(names)], f"{label}{k}") for label, names, k in numbered]
     made = pd.DataFrame(named, columns=["label", "source", "group"]).assign(split="")
     return made.assign(generator=made["source"].where(made["label"] == "generated", ""))
 
@@ -41,7 +38,7 @@ def test_without_more_said_a_tenth_of_each_class_is_test_and_the_folds_take_turn
     assert (splits.assign_splits(frame, splits.SplitPlan(by="group"))[0] == split).all()
 
 
-def test_a_held_out_source_or_all_sources_of_its_unit_are_all_of_test_and_stand_nowhere_else(frame):
+def test_a_held_out_source_or_generator_is_all_of_test_beside_a_tenth_of_the_classes_without_generators(frame):
     split, fold = splits.assign_splits(frame, splits.SplitPlan(by="source", held_out=("ink",)))
     assert ((split == "test") == (frame["source"] == "ink")).all()
     assert (fold == -1).all()
@@ -51,19 +48,26 @@ def test_a_held_out_source_or_all_sources_of_its_unit_are_all_of_test_and_stand_
     frame.loc[frame["group"] == frame["group"][crayon], "group"] = frame["group"][ink]
     split, _ = splits.assign_splits(frame, splits.SplitPlan(by="source", held_out=("ink",)))
     assert (list(split[[ink, crayon]]), (split == "").sum()) == (["test", ""], 2)
+    split, _ = splits.assign_splits(frame, splits.SplitPlan(by="generator", held_out=("gan",)))
+    made = frame["label"] == "generated"
+    assert ((split == "test") == (frame["source"] == "gan"))[made].all()
+    assert sides(frame, split).loc[["drawing", "real"]].to_numpy().tolist() == [[240, 30, 30], [240, 30, 30]]
+    frame.loc[frame["source"] == "mixed", "generator"] = ""
+    split, _ = splits.assign_splits(frame, splits.SplitPlan(by="generator", held_out=("gan",)))
+    assert "test" not in set(split[frame["source"] == "mixed"])
 
 
 def test_units_are_held_out_together_and_divided_into_parts_with_equally_many_of_each_class(frame):
-    for named in ["repository", "ink"]:
-        plan = splits.SplitPlan(by="source", held_out=(named,), units={"repository": ["ink", "gan"]})
-        split, _ = splits.assign_splits(frame, plan)
+    plan = splits.SplitPlan(by="source", units={"repository": ["ink", "gan"]})
+    for named in ("repository", "ink"):
+        split, _ = splits.assign_splits(frame, replace(plan, held_out=(named,)))
         assert set(frame["source"][split == "test"]) == {"ink", "gan"}
-        drawn = [splits.assign_splits(frame, replace(plan, held_out=(), seed=seed))[0] for seed in range(12)]
-        tested = [set(frame["source"][split == "test"]) for split in drawn]
-        assert all(("ink" in names) == ("gan" in names) for names in tested)
-        assert {"ink" in names for names in tested} == {True, False}
-        with pytest.raises(ConfigError, match=r"split.units: no image has the source 'inc'; .*ink"):
-            splits.assign_splits(frame, replace(plan, units={"repository": ["inc"]}))
+    drawn = [splits.assign_splits(frame, replace(plan, seed=seed))[0] for seed in range(12)]
+    tested = [set(frame["source"][split == "test"]) for split in drawn]
+    assert all(("ink" in names) == ("gan" in names) for names in tested)
+    assert {"ink" in names for names in tested} == {True, False}
+    with pytest.raises(ConfigError, match=r"split.units: no image has the source 'inc'; .*ink"):
+        splits.assign_splits(frame, replace(plan, held_out=("ink",), units={"repository": ["inc"]}))
     labels = ["drawing"] * 14 + ["generated"] * 11 + ["real"] * 5
     units = pd.DataFrame({"label": labels, "source": [f"s{k}" for k in range(30)]})
     parts = splits.divide_units(units.loc[units.index.repeat(np.arange(30) + 1)], "source", 5, seed=0)
@@ -82,16 +86,6 @@ def test_sources_are_drawn_whole_and_a_class_of_one_source_keeps_it(frame, seed)
     assert not tested & set(frame["source"][split != "test"])
     said = splits.describe_imbalance(frame.assign(split=split))
     assert "test lacks class real, because all of it is of one source (studio)" in said
-
-
-def test_a_held_out_generator_is_in_test_beside_a_tenth_of_the_classes_without_generators(frame):
-    split, _ = splits.assign_splits(frame, splits.SplitPlan(by="generator", held_out=("gan",)))
-    made = frame["label"] == "generated"
-    assert ((split == "test") == (frame["source"] == "gan"))[made].all()
-    assert sides(frame, split).loc[["drawing", "real"]].to_numpy().tolist() == [[240, 30, 30], [240, 30, 30]]
-    frame.loc[frame["source"] == "mixed", "generator"] = ""
-    split, _ = splits.assign_splits(frame, splits.SplitPlan(by="generator", held_out=("gan",)))
-    assert "test" not in set(split[frame["source"] == "mixed"])
 
 
 def test_unknown_names_and_what_cannot_be_held_out_are_refused(frame):
@@ -159,9 +153,8 @@ def test_imbalance_of_more_than_two_points_and_sources_of_one_group_are_said(fra
     rows["split"] = ["train"] * 78 + ["val"] * 12 + ["test"] * 10  # 2 points, not more
     assert splits.describe_imbalance(rows) == []
     rows["split"] = ["train"] * 77 + ["val"] * 6 + ["calibration"] * 7 + ["test"] * 10
-    assert splits.describe_imbalance(rows) == [
-        "class a is 77/13/10 instead of 80/10/10 % in train/val/test (100 images, largest group 2)"
-    ]
+    said = "class a is 77/13/10 instead of 80/10/10 % in train/val/test (100 images, largest group 2)"
+    assert splits.describe_imbalance(rows) == [said]
     rows = pd.DataFrame({"label": "a", "source": ["s"] * 90 + ["twins"] * 10})
     rows["group"] = [str(k) for k in range(90)] + ["one"] * 10
     rows["split"] = ["train"] * 80 + ["val"] * 10 + ["test"] * 10
@@ -170,22 +163,21 @@ def test_imbalance_of_more_than_two_points_and_sources_of_one_group_are_said(fra
 
 @pytest.mark.shared
 @pytest.mark.skipif(not AVATARS.is_file(), reason="../shared/data is not here")
-def test_the_avatars_without_tabler_hold_no_image_of_it_in_train_or_val():
+def test_the_avatars_without_tabler_hold_no_image_of_it_and_every_fold_has_a_tenth_of_each_class():
     frame = pd.read_csv(AVATARS).fillna("").assign(split="", generator="")
     split, _ = splits.assign_splits(frame, splits.SplitPlan(by="source", held_out=("tabler",)))
     assert set(split[frame["source"] == "tabler"]) == {"test"}
     assert (split == "test").sum() == (frame["source"] == "tabler").sum() == 201
     assert splits.describe_imbalance(frame.assign(split=splits.assign_splits(frame, splits.SplitPlan())[0])) == []
+    for seed in range(3):
+        frame = pd.read_csv(AVATARS).fillna("")
+        counts = spread(frame["label"], splits.assign_folds(frame, 10, seed))
+        assert np.abs(counts / counts.sum(axis=1, keepdims=True) - 0.1).max() < 0.01
 
 
 def rows(*sources):
     """Return rows of (label, source, number of groups, size of a group)."""
-    named = [
-        (label, source, f"{source}:{group}")
-        for label, source, groups, size in sources
-        for group in range(groups)
-        for _ in range(size)
-    ]
+    named = [(label, source, f"{source}:{k // size}") for label, source, n, size in sources for k in range(n * size)]
     return pd.DataFrame(named, columns=["label", "source", "group"])
 
 
@@ -211,8 +203,7 @@ def test_a_group_stays_in_the_folds_it_may_be_in_and_the_others_fill_what_is_beh
     frame = rows(("a", "p", 100, 1))
     kept = {f"p:{group}": (group % 5,) for group in range(50)}
     folds = splits.assign_folds(frame, 10, 0, kept)
-    assert folds[:50].tolist() == [group % 5 for group in range(50)]
-    assert np.bincount(folds).tolist() == [10] * 10
+    assert (folds[:50].tolist(), np.bincount(folds).tolist()) == ([group % 5 for group in range(50)], [10] * 10)
     barred = np.bincount(splits.assign_folds(frame, 10, 0, dict.fromkeys(frame["group"], range(1, 10))), minlength=10)
     assert (barred[0], set(barred[1:])) == (0, {11, 12})
     assert len(set(splits.assign_folds(rows(("a", "p", 1, 9)), 10, 0))) == 1
@@ -233,15 +224,6 @@ def test_units_are_drawn_until_each_class_has_about_its_share_and_never_all_of_a
     assert draw_units(large) == ("large", "small")
     assert draw_units(rows(("a", "only", 30, 1), ("b", "", 25, 1), ("b", "one", 5, 1))) == ("one",)
     assert "both" not in draw_units(rows(("a", "both", 10, 1), ("b", "both", 10, 1), ("a", "other", 80, 1)))
-
-
-@pytest.mark.shared
-@pytest.mark.skipif(not AVATARS.is_file(), reason="../shared/data is not here")
-@pytest.mark.parametrize("seed", range(3))
-def test_every_fold_of_the_avatars_has_a_tenth_of_each_class(seed):
-    frame = pd.read_csv(AVATARS).fillna("")
-    counts = spread(frame["label"], splits.assign_folds(frame, 10, seed))
-    assert np.abs(counts / counts.sum(axis=1, keepdims=True) - 0.1).max() < 0.01
 
 
 def count_frame(**counts):

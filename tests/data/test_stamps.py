@@ -16,10 +16,8 @@ def test_a_stamp_and_its_neutral_patch_cover_the_same_pixels_of_any_image(kind, 
         patch = paste_neutral(black, kind, 1.0, 0.3, position, 5), paste_neutral(white, kind, 1.0, 0.3, position, 5)
         covered, covered_by_patch = ((255 - (on_white - on_black)) for on_black, on_white in (stamp, patch))
         assert np.abs(covered.astype(int) - covered_by_patch).max() <= 1
-        assert covered.any()
-        assert stamp[0].shape == black.shape
-        opaque = covered_by_patch == 255
-        assert (patch[0][opaque] == 128).all()
+        assert (covered.any(), stamp[0].shape) == (True, black.shape)
+        assert (patch[0][covered_by_patch == 255] == 128).all()
 
 
 def test_logos_frames_opacity_and_seeds_are_what_they_say_and_unknown_stamps_refused():

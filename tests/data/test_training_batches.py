@@ -127,8 +127,7 @@ def test_the_images_of_a_few_shards_are_shuffled_together():
         rows = [row for row, _ in sampler]
         assert sorted(rows) == list(range(60))
         windows = [set(shards[rows[start : start + 20]]) for start in (0, 20, 40)]
-        assert [len(window) for window in windows] == [2, 2, 2]
-        assert set.union(*windows) == set(range(6))
+        assert ([len(window) for window in windows], set.union(*windows)) == ([2, 2, 2], set(range(6)))
         orders.append(rows)
     assert orders[0] != orders[1]
     everything = EpochSampler(60, 0, shards=shards, together=6)
@@ -148,9 +147,8 @@ def test_fixed_views_come_in_turn_and_each_is_what_the_network_sees_alone(module
     assert torch.equal(torch.cat(seen[:2]), copies)
     assert torch.equal(torch.cat(seen[2:]), copies)
     assert not torch.equal(seen[0], seen[1])
-    assert not torch.equal(
-        copies, torch.cat([batch["image"] for batch in module(augmented_copies=2, seed=1).fixed_copies_loader(2)])
-    )
+    other = module(augmented_copies=2, seed=1).fixed_copies_loader(2)
+    assert not torch.equal(copies, torch.cat([batch["image"] for batch in other]))
 
 
 def test_a_cache_changes_no_batch_and_decodes_nothing_twice(module, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from itertools import product
 
 import cv2
 import numpy as np
@@ -40,8 +41,7 @@ def test_images_come_out_at_the_size_of_the_network_and_those_that_have_it_are_l
     for shape in [(1, 1), (1, 5000), (5000, 1), (3, 2), (224, 224), (223, 225), (1000, 400)]:
         image = np.full((*shape, 3), (10, 120, 240), np.uint8)
         result = preprocessing(224, resize)(image)
-        assert result.shape == (224, 224, 3)
-        assert result.dtype == np.uint8
+        assert (result.shape, result.dtype) == ((224, 224, 3), np.uint8)
         content = result if resize != "pad" else result[(result != 255).any(axis=2)]
         assert content.size > 0
         assert (content == (10, 120, 240)).all()  # one colour stays one colour
@@ -63,47 +63,35 @@ def test_crop_keeps_the_centred_square_and_pad_centres_the_whole_image_on_white(
     for shape, top, left, side in [((8, 20), 0, 6, 8), ((20, 8), 6, 0, 8), ((9, 12), 0, 1, 9), ((8, 8), 0, 0, 8)]:
         image = make_noise(0, *shape)
         assert np.array_equal(preprocessing(side, "crop")(image), image[top : top + side, left : left + side])
-    for shape, rows, columns in [
-        ((10, 20), (5, 15), (0, 20)),
-        ((20, 10), (0, 20), (5, 15)),
-        ((20, 11), (0, 20), (4, 15)),
-        ((40, 20), (0, 20), (5, 15)),
-        ((1, 5000), (9, 10), (0, 20)),
-    ]:
+    placed = [((10, 20), (5, 15), (0, 20)), ((20, 10), (0, 20), (5, 15)), ((20, 11), (0, 20), (4, 15))]
+    for shape, rows, columns in (*placed, ((40, 20), (0, 20), (5, 15)), ((1, 5000), (9, 10), (0, 20))):
         expected = np.full((20, 20, 3), 255, np.uint8)
         expected[slice(*rows), slice(*columns)] = 0
         assert np.array_equal(preprocessing(20, "pad")(np.zeros((*shape, 3), np.uint8)), expected)
 
 
-@pytest.mark.parametrize("resize", RESIZE_MODES)
-@pytest.mark.parametrize("equalise", [None, "jpeg"])
-def test_preprocessing_survives_json(resize, equalise):
-    before = Preprocessing(224, resize, MEAN, STD, equalise)
-    state = json.loads(json.dumps(before.to_dict()))
-    after = Preprocessing.from_dict(state)
-    assert (after, hash(after)) == (before, hash(before))
-    if equalise is None:  # as checkpoints of before equalisation
-        del state["equalise"]
-        assert Preprocessing.from_dict(state) == before
+def test_preprocessing_survives_json():
+    for resize, equalise in product(RESIZE_MODES, (None, "jpeg")):
+        before = Preprocessing(224, resize, MEAN, STD, equalise)
+        state = json.loads(json.dumps(before.to_dict()))
+        after = Preprocessing.from_dict(state)
+        assert (after, hash(after)) == (before, hash(before))
+        if equalise is None:  # as checkpoints of before equalisation
+            del state["equalise"]
+            assert Preprocessing.from_dict(state) == before
 
 
-DAMAGED = {
-    "size": ["missing", 0, "224", True, 224.0],
-    "resize": ["missing", "stretch", None],
-    "mean": ["missing", [0.5, 0.5], None, [0.5, 0.5, float("nan")]],
-    "std": ["missing", [0.5, 0.5, 0.0], ["a", "b", "c"]],
-    "equalise": ["png", ""],
-    "interpolation": ["bicubic"],
-}
-
-
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in DAMAGED.items() for value in values])
-def test_a_damaged_preprocessing_is_a_checkpoint_error(name, value):
-    state = {**preprocessing(224, "squash").to_dict(), name: value}
-    if value == "missing":
-        del state[name]
-    with pytest.raises(CheckpointError, match=name if value == "missing" else "preprocessing"):
-        Preprocessing.from_dict(state)
+def test_a_damaged_preprocessing_is_a_checkpoint_error():
+    state = preprocessing(224, "squash").to_dict()
+    for name in ("size", "resize", "mean", "std"):
+        with pytest.raises(CheckpointError, match=name):
+            Preprocessing.from_dict({key: value for key, value in state.items() if key != name})
+    damaged = [("size", 0), ("size", "224"), ("size", True), ("size", 224.0), ("resize", "stretch"), ("resize", None)]
+    damaged += [("mean", [0.5, 0.5]), ("mean", None), ("mean", [0.5, 0.5, float("nan")]), ("std", [0.5, 0.5, 0.0])]
+    damaged += [("std", ["a", "b", "c"]), ("equalise", "png"), ("equalise", ""), ("interpolation", "bicubic")]
+    for name, value in damaged:
+        with pytest.raises(CheckpointError, match="preprocessing"):
+            Preprocessing.from_dict({**state, name: value})
 
 
 def test_augmentation_depends_on_image_and_seed_alone_and_off_returns_the_image_itself(sample):
@@ -117,35 +105,20 @@ def test_augmentation_depends_on_image_and_seed_alone_and_off_returns_the_image_
         assert np.array_equal(worker(sample, seed), before[seed])
     assert len({image.tobytes() for image in before}) == 20
     assert Augmentation()(sample, seed=1) is sample
-    code = (
-        "import sys; from avatar_bench.data.transforms import Augmentation; Augmentation(); "
-        "sys.exit('albumentations' in sys.modules)"
-    )
+    code = "import sys, avatar_bench.data.transforms as m; m.Augmentation(); sys.exit('albumentations' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-PARTS = {
-    "flip": Augmentation(flip=1),
-    "brightness": Augmentation(jitter=(0.2, 0, 0, 0)),
-    "hue": Augmentation(jitter=(0, 0, 0, 0.05)),
-    "rotation": Augmentation(rotation=10),
-    "noise": Augmentation(noise=0.1),
-    "randaugment": Augmentation(randaugment=9),
-    "all": ALL,
-}
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_each_part_takes_any_image_changes_it_and_spares_its_input(part, sample):
-    copy = sample.copy()
-    result = PARTS[part](sample, seed=3)
-    assert np.array_equal(sample, copy)
-    assert (result.shape, result.dtype) == (sample.shape, np.uint8)
-    assert result.flags.c_contiguous
-    assert not np.array_equal(result, sample)
-    for value in [0, 255]:
-        for shape in [(1, 1, 3), (1, 7, 3)]:
-            assert ALL(np.full(shape, value, np.uint8), seed=0).shape == shape
+def test_each_part_takes_any_image_changes_it_and_spares_its_input(sample):
+    copy, jitters = sample.copy(), [{"jitter": (0.2, 0, 0, 0)}, {"jitter": (0, 0, 0, 0.05)}]
+    parts = [{"flip": 1}, *jitters, {"rotation": 10}, {"noise": 0.1}, {"randaugment": 9}]
+    for augmentation in (ALL, *(Augmentation(**part) for part in parts)):
+        result = augmentation(sample, seed=3)
+        assert np.array_equal(sample, copy)
+        assert (result.shape, result.dtype, result.flags.c_contiguous) == (sample.shape, np.uint8, True)
+        assert not np.array_equal(result, sample)
+    for value, shape in product((0, 255), ((1, 1, 3), (1, 7, 3))):
+        assert ALL(np.full(shape, value, np.uint8), seed=0).shape == shape
 
 
 def test_flips_and_brightness_keep_to_their_probability_and_range(sample):
@@ -160,9 +133,9 @@ def test_flips_and_brightness_keep_to_their_probability_and_range(sample):
 
 
 def test_noise_and_randaugment_are_those_of_albumentations_and_torchvision(sample):
-    for share, value in [(0.02, None), (1, None), (0.3, 0), (0.3, 255)]:
-        import albumentations
+    import albumentations
 
+    for share, value in [(0.02, None), (1, None), (0.3, 0), (0.3, 255)]:
         image = sample if value is None else np.full_like(sample, value)
         theirs = albumentations.Compose([albumentations.GaussNoise(std_range=(0, share), p=1)])
         for seed in range(20):
@@ -234,9 +207,9 @@ def test_an_augmentation_of_a_user_comes_last_and_one_that_fails_is_one_error(sa
             Augmentation(others={"shifted": None})(sample, 0)
 
 
-@pytest.mark.parametrize(
-    ("options", "reason"),
-    [
+@pytest.mark.usefixtures("shifted_module")
+def test_a_wrong_option_or_augmentation_of_a_user_is_named():
+    for options, reason in (
         ({"flip": 1.5}, "data.augment.flip"),
         ({"flip": float("nan")}, "data.augment.flip"),
         ({"rotation": -1}, "data.augment.rotation"),
@@ -250,9 +223,6 @@ def test_an_augmentation_of_a_user_comes_last_and_one_that_fails_is_one_error(sa
         ({"others": {"delivery": {}}}, "data.augment.delivery"),
         ({"others": {"shifted": {"amount": 0}}}, "augmentation.shifted.amount=0: expected 1 to 100"),
         ({"others": {"shifted": {"size": 1}}}, "there is no such option"),
-    ],
-)
-@pytest.mark.usefixtures("shifted_module")
-def test_a_wrong_option_or_augmentation_of_a_user_is_named(options, reason):
-    with pytest.raises(ConfigError, match=re.escape(reason)):
-        Augmentation(**options)
+    ):
+        with pytest.raises(ConfigError, match=re.escape(reason)):
+            Augmentation(**options)
