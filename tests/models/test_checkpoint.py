@@ -1,15 +1,11 @@
 """Checkpoint files: complete or missing, verified, and never unpickled."""
 
-from __future__ import annotations
-
 import os
 import random
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
 from itertools import count, product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +18,7 @@ from avatar_bench.runs.run import Run
 from avatar_bench.training.checkpoints import AtomicCheckpointIO
 
 
-def test_the_hash_of_weights_is_of_names_and_values_not_of_their_order() -> None:
+def test_the_hash_of_weights_is_of_names_and_values_not_of_their_order():
     state = {"a": torch.ones(2), "b": torch.zeros(2)}
     assert hash_weights(state) == hash_weights(dict(reversed(state.items())))
     assert hash_weights(state) != hash_weights({"a": torch.ones(2), "b": torch.ones(2)})
@@ -31,7 +27,7 @@ def test_the_hash_of_weights_is_of_names_and_values_not_of_their_order() -> None
     assert hash_weights({"a": turned}) == hash_weights({"a": turned.contiguous()})
 
 
-def test_a_checkpoint_is_written_with_its_checksum_and_read_back(tmp_path: Path) -> None:
+def test_a_checkpoint_is_written_with_its_checksum_and_read_back(tmp_path):
     file = tmp_path / "deep" / "x.ckpt"
     AtomicCheckpointIO().save_checkpoint({"a": torch.ones(3), "b": [1, "я"]}, file)
     assert file.with_name("x.ckpt.sha256").read_text() == f"{sha256_of_file(file)}  x.ckpt\n"
@@ -54,13 +50,11 @@ def test_a_checkpoint_is_written_with_its_checksum_and_read_back(tmp_path: Path)
         RuntimeError("[enforce fail at inline_container.cc:664] . unexpected pos 64 vs 0"),
     ],
 )
-def test_a_write_that_fails_leaves_the_earlier_checkpoint(
-    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_that_fails_leaves_the_earlier_checkpoint(error, tmp_path, monkeypatch):
     file = tmp_path / "x.ckpt"
     AtomicCheckpointIO().save_checkpoint({"a": 1}, file)
 
-    def fail(content: Any, part: Path) -> None:
+    def fail(content, part):
         part.write_bytes(b"half")
         raise error
 
@@ -73,7 +67,7 @@ def test_a_write_that_fails_leaves_the_earlier_checkpoint(
     assert {path.name for path in tmp_path.iterdir()} == {"x.ckpt", "x.ckpt.sha256"}
 
 
-def test_the_last_checkpoint_becomes_the_one_before(tmp_path: Path) -> None:
+def test_the_last_checkpoint_becomes_the_one_before(tmp_path):
     last, before = tmp_path / "last.ckpt", tmp_path / "before.ckpt"
     for number in range(3):
         AtomicCheckpointIO().save_checkpoint({"a": number}, last)
@@ -84,11 +78,11 @@ def test_the_last_checkpoint_becomes_the_one_before(tmp_path: Path) -> None:
     assert AtomicCheckpointIO().load_checkpoint(before) == {"a": 1}
 
 
-def best(run: Path) -> Path:
+def best(run):
     return run / "checkpoints" / "best.ckpt"
 
 
-def same(left: Any, right: Any) -> bool:
+def same(left, right):
     if type(left) is not type(right):
         return False
     if isinstance(left, dict):
@@ -96,7 +90,7 @@ def same(left: Any, right: Any) -> bool:
     return left.dtype == right.dtype and torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right
 
 
-def damages(data: bytes, seed: int, flips: int) -> Iterator[bytes]:
+def damages(data, seed, flips):
     """Return the content with one bit flipped, truncated, or with a run of zeros in it."""
     rng = np.random.default_rng(seed)
     for bit in rng.integers(0, 8 * len(data), flips).tolist():
@@ -106,7 +100,7 @@ def damages(data: bytes, seed: int, flips: int) -> Iterator[bytes]:
         yield data[:start] + bytes(64) + data[start + 64 :]
 
 
-def count_outcomes(file: Path, spoilt: Iterator[bytes], read: Callable[[Path], Any]) -> Counter[str]:
+def count_outcomes(file, spoilt, read):
     """Count the damaged files that are refused, that read as before, and that read otherwise."""
     whole, outcomes = read(file), Counter[str]()
     for data in spoilt:
@@ -118,9 +112,7 @@ def count_outcomes(file: Path, spoilt: Iterator[bytes], read: Callable[[Path], A
     return outcomes
 
 
-def test_damage_is_refused_or_changes_nothing_and_none_passes_a_checksum(
-    small_checkpoint: Callable[..., Path], tmp_path: Path
-) -> None:
+def test_damage_is_refused_or_changes_nothing_and_none_passes_a_checksum(small_checkpoint, tmp_path):
     file = small_checkpoint(tmp_path / "x.ckpt")
     content, data = torch.load(file, weights_only=True), file.read_bytes()
     outcomes = count_outcomes(file, damages(data, 0, 90), read_checkpoint)
@@ -132,14 +124,14 @@ def test_damage_is_refused_or_changes_nothing_and_none_passes_a_checksum(
     assert set(count_outcomes(file, spoilt, AtomicCheckpointIO().load_checkpoint)) == {"refused"}
 
 
-def write_until_killed(folder: Path, value: int, step: int) -> bool:
+def write_until_killed(folder, value, step):
     """Write last.ckpt in a process that is killed before its `step`-th change of the folder; return whether it was."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
     changes = count(1)
 
-    def interrupted(call: Callable[..., Any]) -> Callable[..., Any]:
+    def interrupted(call):
         return lambda *args, **options: os._exit(9) if next(changes) == step else call(*args, **options)
 
     for owner, name in ((Path, "replace"), (Path, "unlink"), (Path, "write_text"), (os, "link")):
@@ -149,12 +141,10 @@ def write_until_killed(folder: Path, value: int, step: int) -> bool:
 
 
 @pytest.mark.slow
-def test_kills_at_two_moments_of_writing_leave_whole_checkpoints(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_kills_at_two_moments_of_writing_leave_whole_checkpoints(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: None)
 
-    def start(name: str) -> Path:
+    def start(name):
         for value in (1, 2):
             write_checkpoint({"a": value}, tmp_path / name / "last.ckpt")
         return tmp_path / name
@@ -170,7 +160,7 @@ def test_kills_at_two_moments_of_writing_leave_whole_checkpoints(
             assert read_checkpoint(folder / name)["a"] >= least
 
 
-def test_a_checkpoint_that_its_run_does_not_know_is_refused(run_copy: Path, tmp_path: Path) -> None:
+def test_a_checkpoint_that_its_run_does_not_know_is_refused(run_copy, tmp_path):
     other = read_checkpoint(best(run_copy))
     other["state_dict"]["net.fc.bias"] += 1
     AtomicCheckpointIO().save_checkpoint(other, best(run_copy))

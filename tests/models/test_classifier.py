@@ -1,11 +1,6 @@
 """The classifier: one pass for logits and embeddings."""
 
-from __future__ import annotations
-
 import copy
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,7 +13,7 @@ from tests.models.small import ARCHITECTURES, CARD, images, normalised, side_of
 
 
 @pytest.mark.parametrize("model", ARCHITECTURES)
-def test_one_pass_gives_the_networks_own_logits_and_their_embeddings(model: str, network: Callable[[str], Any]) -> None:
+def test_one_pass_gives_the_networks_own_logits_and_their_embeddings(model, network):
     net = network(model).eval()
     classifier = Classifier(CARD, net).eval()
     batch = images(2, side_of(net))
@@ -30,7 +25,7 @@ def test_one_pass_gives_the_networks_own_logits_and_their_embeddings(model: str,
     assert embeddings.shape == (2, net.get_classifier().in_features)
 
 
-def test_channels_last_changes_no_logit() -> None:
+def test_channels_last_changes_no_logit():
     plain = Classifier(CARD, create_backbone("test_resnet", 3)).eval()
     other = copy.deepcopy(plain)
     other.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -49,9 +44,7 @@ def test_channels_last_changes_no_logit() -> None:
         ("resnet50", {}),
     ],
 )
-def test_a_network_that_is_larger_than_its_weights_takes_no_memory(
-    small_checkpoint: Callable[..., Path], backbone: str, options: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_network_that_is_larger_than_its_weights_takes_no_memory(small_checkpoint, backbone, options, tmp_path):
     resource = pytest.importorskip("resource")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(CheckpointError):
@@ -60,7 +53,7 @@ def test_a_network_that_is_larger_than_its_weights_takes_no_memory(
 
 
 @pytest.mark.parametrize("spoil", ["nan", "more", "less", "shape", "type"])
-def test_weights_that_are_not_the_networks_are_refused(spoil: str, tiny_run: Path, tmp_path: Path) -> None:
+def test_weights_that_are_not_the_networks_are_refused(spoil, tiny_run, tmp_path):
     checkpoint = read_checkpoint(tiny_run / "checkpoints" / "best.ckpt")
     state = checkpoint["state_dict"]
     bias = state["net.fc.bias"]

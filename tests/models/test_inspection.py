@@ -1,10 +1,6 @@
 """Stages, layers and depth of every model of conf/model."""
 
-from __future__ import annotations
-
 import dataclasses
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -19,11 +15,11 @@ from tests.models.small import ARCHITECTURES, CARD, PREPROCESSING, count_macs, i
 
 
 @pytest.fixture
-def resting(network: Callable[[str], Any]) -> Any:
+def resting(network):
     """Return a function that lends a model's network in eval mode; restore the networks afterwards."""
     used = []
 
-    def build(model: str) -> Any:
+    def build(model):
         net = network(model)
         used.append((net, net.training))
         return net.eval()
@@ -33,7 +29,7 @@ def resting(network: Callable[[str], Any]) -> Any:
         net.train(mode)
 
 
-def longest_path(net: Any, size: int) -> tuple[str, ...]:
+def longest_path(net, size):
     """Return the layers on the longest path, each as often as it lies on it."""
     if not hasattr(net, "feature_info"):
         net.feature_info = []
@@ -41,12 +37,12 @@ def longest_path(net: Any, size: int) -> tuple[str, ...]:
     return tuple(name for name, n in zip(layers["module"], layers["on_longest_path"], strict=True) for _ in range(n))
 
 
-def new(name: str, **options: Any) -> Any:
+def new(name, **options):
     return timm.create_model(name, pretrained=False, num_classes=3, **options).eval()
 
 
 @pytest.mark.parametrize("model", ARCHITECTURES)
-def test_stages_and_layers_add_up_to_the_network(model: str, resting: Callable[[str], Any]) -> None:
+def test_stages_and_layers_add_up_to_the_network(model, resting):
     net = resting(model)
     summary = inspect_network(net, side_of(net))
     for table in (summary.stages, summary.layers):
@@ -68,7 +64,7 @@ def test_stages_and_layers_add_up_to_the_network(model: str, resting: Callable[[
     # by the number in the name; by hand for the rest: patches + 6 x (qkv, projection, two of the MLP) + head
     [("resnet18", 18), ("resnet50", 50), ("densenet121", 121), ("test_vit.r160_in1k", 1 + 6 * 4 + 1)],
 )
-def test_depth_is_that_of_the_longest_path(name: str, layers: int) -> None:
+def test_depth_is_that_of_the_longest_path(name, layers):
     net = new(name)
     assert len(longest_path(net, side_of(net))) == layers
 
@@ -76,27 +72,27 @@ def test_depth_is_that_of_the_longest_path(name: str, layers: int) -> None:
 class Branches(nn.Module):
     """A short and a long branch, whose activation is made while the network runs."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.short = nn.Conv2d(3, 3, 1)
         self.long = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x):
         return nn.ReLU()(self.short(x) + self.long(x))
 
 
-def test_depth_takes_the_longer_branch_and_not_both() -> None:
+def test_depth_takes_the_longer_branch_and_not_both():
     assert longest_path(Branches().eval(), 8) == ("long.0", "long.3")
     whole = nn.Sequential(Branches(), nn.Flatten(), nn.Linear(192, 2)).eval()
     assert longest_path(whole, 8) == ("0.long.0", "0.long.3", "2")
 
 
-def test_a_layer_that_runs_twice_lies_on_the_path_twice() -> None:
+def test_a_layer_that_runs_twice_lies_on_the_path_twice():
     conv = nn.Conv2d(3, 3, 1)
     assert longest_path(nn.Sequential(conv, nn.ReLU(), conv).eval(), 8) == ("0", "0")
 
 
-def test_a_weight_made_of_weights_counts_with_its_layer() -> None:
+def test_a_weight_made_of_weights_counts_with_its_layer():
     """timm standardises these weights at each pass, so what is multiplied is not the parameter itself."""
     from timm.layers import ScaledStdConv2d
 
@@ -104,7 +100,7 @@ def test_a_weight_made_of_weights_counts_with_its_layer() -> None:
     assert longest_path(net, 8) == ("0", "2")
 
 
-def test_the_stages_of_resnet50_are_those_of_its_paper() -> None:
+def test_the_stages_of_resnet50_are_those_of_its_paper():
     """He et al., Deep Residual Learning, table 1."""
     stages = inspect_network(new("resnet50"), 224).stages
     assert stages["blocks"].tolist() == [0, 3, 4, 6, 3, 0]
@@ -116,7 +112,7 @@ def test_the_stages_of_resnet50_are_those_of_its_paper() -> None:
     assert set(stages["activation"][:-1]) == {"ReLU"}
 
 
-def test_equal_blocks_of_a_transformer_are_one_stage() -> None:
+def test_equal_blocks_of_a_transformer_are_one_stage():
     net = new("test_vit.r160_in1k")
     stages = inspect_network(net, 160).stages
     assert stages["stage"].tolist() == ["stem", "1", "head"]
@@ -127,7 +123,7 @@ def test_equal_blocks_of_a_transformer_are_one_stage() -> None:
     assert stages.loc[0, "params"] == loose + sum(p.numel() for p in net.patch_embed.parameters())
 
 
-def test_layers_come_in_the_order_they_run() -> None:
+def test_layers_come_in_the_order_they_run():
     layers = inspect_network(new("resnet18"), 64).layers
     assert layers["module"].tolist()[:5] == ["conv1", "bn1", "act1", "maxpool", "layer1.0.conv1"]
     assert layers["module"].iloc[-1] == "fc"
@@ -136,7 +132,7 @@ def test_layers_come_in_the_order_they_run() -> None:
     assert layers.iloc[0][columns].tolist() == expected
 
 
-def test_the_network_is_left_as_it_was() -> None:
+def test_the_network_is_left_as_it_was():
     net = new("test_resnet.r160_in1k")
     before = {name: value.clone() for name, value in net.state_dict().items()}
     inspect_network(net, 64)
@@ -174,7 +170,7 @@ CONV, VIT = "convolutional", "transformer"
         ("mixer_s32_224", 224, ("other",)),
     ],
 )
-def test_the_family_and_key_traits_are_those_of_the_papers(name: str, size: int, expected: tuple[Any, ...]) -> None:
+def test_the_family_and_key_traits_are_those_of_the_papers(name, size, expected):
     traits = inspect_network(new(name), size).traits
     assert set(traits) == set(TRAITS)
     assert tuple(traits[trait] for trait in TRAITS[: len(expected)]) == expected
@@ -191,7 +187,7 @@ FIRST = {
 
 
 @pytest.mark.parametrize("model", FIRST)
-def test_maps_are_those_of_timm_and_the_first_layer_s_own(model: str, network: Callable[[str], Any]) -> None:
+def test_maps_are_those_of_timm_and_the_first_layer_s_own(model, network):
     net = network(model).eval()
     side = side_of(net) if hasattr(net, "patch_embed") else 96  # no map is as wide as it has channels
     card = dataclasses.replace(CARD, backbone=model, preprocessing={**PREPROCESSING, "size": side})
@@ -218,15 +214,15 @@ def test_maps_are_those_of_timm_and_the_first_layer_s_own(model: str, network: C
 class Mixer(nn.Module):
     """A network that cuts an image into pixels at once."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.first = nn.Linear(3, 4)
         self.then = nn.Conv2d(4, 2, 1)
 
-    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+    def forward(self, batch):
         return self.then(self.first(batch.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)).mean(dim=(2, 3))
 
 
-def test_a_network_that_begins_with_another_layer_has_no_filters() -> None:
+def test_a_network_that_begins_with_another_layer_has_no_filters():
     assert find_first_convolution(Mixer().eval(), 8) is None
     assert find_first_convolution(nn.Sequential(nn.Conv2d(3, 2, 1), nn.Conv2d(2, 2, 1)).eval(), 8) == "0"

@@ -1,10 +1,5 @@
 """Counts against sums made by hand, and timing against a fake clock."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
-
 import pytest
 import torch
 from torch import nn
@@ -17,20 +12,20 @@ from tests.models.small import count_macs
 class Clock:
     """A clock that only work moves."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self.now = 0.0
 
-    def __call__(self) -> float:
+    def __call__(self):
         return self.now
 
-    def work(self, seconds: float) -> Callable[[], None]:
-        def call() -> None:
+    def work(self, seconds):
+        def call():
             self.now += seconds
 
         return call
 
 
-def test_a_convolution_and_a_linear_layer_have_the_macs_of_a_hand_count() -> None:
+def test_a_convolution_and_a_linear_layer_have_the_macs_of_a_hand_count():
     conv = nn.Conv2d(3, 8, 5, stride=2, padding=2, groups=1).eval()
     assert count_macs(conv, 16) == 8 * 8 * 8 * 3 * 5 * 5
     depthwise = nn.Sequential(nn.Conv2d(3, 6, 3, groups=3, padding=1), nn.ReLU(), nn.BatchNorm2d(6)).eval()
@@ -44,7 +39,7 @@ def test_a_convolution_and_a_linear_layer_have_the_macs_of_a_hand_count() -> Non
     # He et al. 2016 (1.8 x 10^9), Howard et al. 2019 (56 x 10^6, of 1000 classes); timm's own table for the rest
     [("resnet18", 1.81, 11.69), ("resnet50", 4.09, 25.56), ("mobilenetv3_small", 0.056, 2.54)],
 )
-def test_published_networks_have_the_published_cost(model: str, giga: float, millions: float) -> None:
+def test_published_networks_have_the_published_cost(model, giga, millions):
     import timm
     import yaml
 
@@ -56,7 +51,7 @@ def test_published_networks_have_the_published_cost(model: str, giga: float, mil
     assert sum(parameter.numel() for parameter in net.parameters()) / 1e6 == pytest.approx(millions, rel=0.002)
 
 
-def test_attention_counts_its_matrix_products() -> None:
+def test_attention_counts_its_matrix_products():
     import timm
 
     net = timm.create_model("test_vit.r160_in1k", pretrained=False, num_classes=3).eval()
@@ -68,14 +63,14 @@ def test_attention_counts_its_matrix_products() -> None:
     assert count_macs(net, 160) == linear + attention
 
 
-def test_weights_are_counted_with_the_statistics_kept_beside_them() -> None:
+def test_weights_are_counted_with_the_statistics_kept_beside_them():
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     assert sum(parameter.numel() for parameter in net.parameters()) == (12 + 4) + (4 + 4)
     assert profiling.count_weight_bytes(net) == 4 * (24 + 8) + 8  # the last: how many batches it has seen
     assert profiling.count_weight_bytes(net.half()) == 2 * (24 + 8) + 8
 
 
-def test_weights_are_told_by_layer_and_memory_by_operation() -> None:
+def test_weights_are_told_by_layer_and_memory_by_operation():
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.BatchNorm2d(4)))
     assert profiling.count_layer_bytes(net) == {"0": 4 * 16, "1.0": 4 * 16 + 8}
     net, images = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten()), torch.zeros(2, 3, 10, 10)
@@ -85,11 +80,11 @@ def test_weights_are_told_by_layer_and_memory_by_operation() -> None:
     assert steps["bytes"].tolist() == [before + activations, before + 2 * activations, before + activations]
 
 
-def peak(net: nn.Module, images: torch.Tensor) -> int:
+def peak(net, images):
     return int(profiling.trace_memory(net, images)["bytes"].max())
 
 
-def test_peak_memory_is_what_lives_at_the_same_time() -> None:
+def test_peak_memory_is_what_lives_at_the_same_time():
     images = torch.zeros(2, 3, 10, 10)
     conv, bigger = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
     weights = profiling.count_weight_bytes(nn.Sequential(conv, bigger))
@@ -103,9 +98,9 @@ def test_peak_memory_is_what_lives_at_the_same_time() -> None:
     assert peak(deep, images) == profiling.count_weight_bytes(deep) + 3 * images.numel() * 4  # the others are let go
 
 
-def test_on_cuda_memory_is_what_its_allocator_reports_of_each_operation(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_cuda_memory_is_what_its_allocator_reports_of_each_operation(monkeypatch):
     reported = iter([500, 900])
-    resets: list[int] = []
+    resets = []
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: resets.append(1))
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: next(reported))
     net, images = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), torch.zeros(2, 3, 10, 10)
@@ -116,10 +111,10 @@ def test_on_cuda_memory_is_what_its_allocator_reports_of_each_operation(monkeypa
     assert len(resets) == 2
 
 
-def test_each_job_is_visited_once_a_round_in_an_order_drawn_anew() -> None:
+def test_each_job_is_visited_once_a_round_in_an_order_drawn_anew():
     clock, seen = Clock(), []
 
-    def job(name: str, seconds: float) -> TimedCall:
+    def job(name, seconds):
         work = clock.work(seconds)
         return TimedCall(lambda: (seen.append(name), work()), 1)
 
@@ -133,10 +128,10 @@ def test_each_job_is_visited_once_a_round_in_an_order_drawn_anew() -> None:
     assert ["".join(seen[9 + 3 * number :][:3]) for number in range(8)] == turns
 
 
-def test_a_slow_moment_meets_every_job_alike() -> None:
+def test_a_slow_moment_meets_every_job_alike():
     clock = Clock()
 
-    def call() -> None:
+    def call():
         clock.now += 3.0 if 100 < clock.now < 200 else 1.0
 
     table = time_interleaved([TimedCall(call, 1), TimedCall(call, 1)], rounds=60, seconds=1000.0, clock=clock)
@@ -144,7 +139,7 @@ def test_a_slow_moment_meets_every_job_alike() -> None:
     assert slow.max() - slow.min() <= 0.25 * slow.max()
 
 
-def test_short_jobs_are_called_often_and_their_first_call_is_not_timed() -> None:
+def test_short_jobs_are_called_often_and_their_first_call_is_not_timed():
     clock, calls = Clock(), []
     work = clock.work(0.01)
     table = time_interleaved([TimedCall(lambda: (calls.append(0), work()), 1)], rounds=4, seconds=0.2, clock=clock)
@@ -154,21 +149,21 @@ def test_short_jobs_are_called_often_and_their_first_call_is_not_timed() -> None
     assert len(time_interleaved([TimedCall(work, 1)], rounds=2, seconds=1e9, clock=clock)) == 2 * 20
 
 
-def test_jobs_too_long_for_their_time_get_fewer_rounds_but_three() -> None:
+def test_jobs_too_long_for_their_time_get_fewer_rounds_but_three():
     clock = Clock()
     jobs = [TimedCall(clock.work(5.0), 1), TimedCall(clock.work(1.0), 1)]
     assert time_interleaved(jobs, rounds=10, seconds=1.0, clock=clock)["round"].max() == 2
     assert time_interleaved(jobs, rounds=2, seconds=0.0, clock=clock)["round"].max() == 1
 
 
-def test_threads_are_set_for_each_job_and_set_back() -> None:
+def test_threads_are_set_for_each_job_and_set_back():
     before, seen = torch.get_num_threads(), []
     jobs = [TimedCall(lambda: seen.append(torch.get_num_threads()), count) for count in (before, before + 1)]
     time_interleaved(jobs, rounds=3, seconds=0.0)
     assert set(seen) == {before, before + 1}
     assert torch.get_num_threads() == before
 
-    def fail() -> Any:
+    def fail():
         raise RuntimeError
 
     with pytest.raises(RuntimeError):
@@ -176,10 +171,10 @@ def test_threads_are_set_for_each_job_and_set_back() -> None:
     assert torch.get_num_threads() == before
 
 
-def test_waits_are_those_between_batches() -> None:
+def test_waits_are_those_between_batches():
     clock = Clock()
 
-    def batches() -> Any:
+    def batches():
         for seconds in (3.0, 1.0, 2.0):
             clock.now += seconds
             yield [0] * int(seconds)
@@ -187,7 +182,7 @@ def test_waits_are_those_between_batches() -> None:
     assert list(time_batches(batches(), clock)) == [(3, 3.0), (1, 1.0), (2, 2.0)]
 
 
-def test_the_machine_is_described_in_plain_types() -> None:
+def test_the_machine_is_described_in_plain_types():
     machine = profiling.describe_machine("cpu")
     assert machine["torch"] == torch.__version__
     assert all(isinstance(value, (str, int)) for value in machine.values())

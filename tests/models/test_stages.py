@@ -1,10 +1,7 @@
 """Which layers learn in each stage, counted module by module for every backbone of conf/model."""
 
-from __future__ import annotations
-
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -16,10 +13,10 @@ from tests.models.small import MODELS
 
 # the modules of the last group, and of the two before it
 Modules = tuple[Sequence[str], Sequence[str]]
-BLOCKS: Modules = (["head"], ["norm", "blocks.11", "blocks.10"])
-TWO_BLOCKS: Modules = (["head"], ["norm", "blocks.1", "blocks.0"])  # of which the fixture builds networks of base size
-POOLED_BLOCKS: Modules = (["head", "attn_pool"], ["norm", "blocks.1", "blocks.0"])
-HEAD_AND_TWO_STAGES: dict[str, Modules] = {
+BLOCKS = (["head"], ["norm", "blocks.11", "blocks.10"])
+TWO_BLOCKS = (["head"], ["norm", "blocks.1", "blocks.0"])  # of which the fixture builds networks of base size
+POOLED_BLOCKS = (["head", "attn_pool"], ["norm", "blocks.1", "blocks.0"])
+HEAD_AND_TWO_STAGES = {
     **dict.fromkeys(("deit", "dinov2_small", "dinov3_small", "vit_small"), BLOCKS),
     **dict.fromkeys(("clip", "dinov2_base", "dinov3_base", "eva02_clip_base", "vit_base"), TWO_BLOCKS),
     **dict.fromkeys(("pe_", "siglip2_base"), POOLED_BLOCKS),
@@ -35,16 +32,16 @@ HEAD_AND_TWO_STAGES: dict[str, Modules] = {
 }
 
 
-def count(net: nn.Module, names: Sequence[str]) -> int:
+def count(net, names):
     return sum(parameter.numel() for name in names for parameter in net.get_submodule(name).parameters())
 
 
-def learning(net: nn.Module) -> int:
+def learning(net):
     return sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_stage_trains_the_head_or_the_head_and_two_stages(model: str, network: Callable[[str], Any]) -> None:
+def test_a_stage_trains_the_head_or_the_head_and_two_stages(model, network):
     net = network(model)
     head, stages = next(modules for family, modules in HEAD_AND_TWO_STAGES.items() if model.startswith(family))
     names = freeze(net, 1)
@@ -57,7 +54,7 @@ def test_a_stage_trains_the_head_or_the_head_and_two_stages(model: str, network:
     assert learning(net) == count(net, [""])
 
 
-def test_convnext_tiny_trains_3843_parameters_and_then_most_of_them(network: Callable[[str], Any]) -> None:
+def test_convnext_tiny_trains_3843_parameters_and_then_most_of_them(network):
     net = network("convnext_tiny")
     freeze(net, 1)
     assert learning(net) == 768 * 3 + 3 + 2 * 768 == 3843
@@ -68,9 +65,7 @@ def test_convnext_tiny_trains_3843_parameters_and_then_most_of_them(network: Cal
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_layer_groups_hold_every_parameter_once_from_stem_to_head(
-    model: str, network: Callable[[str], Any]
-) -> None:
+def test_the_layer_groups_hold_every_parameter_once_from_stem_to_head(model, network):
     net = network(model)
     names = [name for group in list_layer_groups(net) for name in group]
     assert sorted(names) == sorted(name for name, _ in net.named_parameters())
@@ -83,16 +78,14 @@ def test_the_layer_groups_hold_every_parameter_once_from_stem_to_head(
 
 
 @pytest.mark.parametrize("unfreeze", [0, -1, 99, "head", None, 1.5])
-def test_layers_that_are_not_there_are_refused(unfreeze: Any, network: Callable[[str], Any]) -> None:
+def test_layers_that_are_not_there_are_refused(unfreeze, network):
     with pytest.raises(ConfigError, match="1 to 6 layer groups"):
         freeze(network("resnet18"), unfreeze)
 
 
 @pytest.mark.parametrize("model", ["efficientnet_b0", "mobilenetv3_small", "mobilenetv2", "resnet18"])
 @pytest.mark.parametrize("unfreeze", ["classifier", 1, 3, "all"])
-def test_statistics_move_in_layers_that_learn_alone(
-    model: str, unfreeze: str | int, network: Callable[[str], Any]
-) -> None:
+def test_statistics_move_in_layers_that_learn_alone(model, unfreeze, network):
     net = network(model)
     names = set(freeze(net, unfreeze))
     norms = {name: module for name, module in net.named_modules() if isinstance(module, nn.BatchNorm2d)}
@@ -107,9 +100,7 @@ def test_statistics_move_in_layers_that_learn_alone(
 
 
 @pytest.mark.parametrize(("frozen", "moves"), [([], True), (["0"], False), (["0", "3"], False)])
-def test_statistics_of_a_norm_without_parameters_move_where_nothing_beside_it_is_frozen(
-    frozen: list[str], moves: bool
-) -> None:
+def test_statistics_of_a_norm_without_parameters_move_where_nothing_beside_it_is_frozen(frozen, moves):
     net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3, affine=False), nn.Dropout(), nn.Linear(3, 2))
     for name in frozen:
         net.get_submodule(name).requires_grad_(False)

@@ -1,16 +1,12 @@
 """Allowed contents of tensor files, and payloads that must never run."""
 
-from __future__ import annotations
-
 import io
 import pickle
 import shutil
 import tarfile
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import joblib
 import numpy as np
@@ -27,22 +23,22 @@ from avatar_bench.runs.ensembles import open_run
 class Payload:
     """Leave a file behind when unpickled."""
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self):
         return (Path.touch, (Path("was_here"),))
 
 
 class PayloadTensor(torch.Tensor):
     """A tensor whose unpickling leaves a file behind."""
 
-    def __reduce_ex__(self, protocol: Any) -> Any:
+    def __reduce_ex__(self, protocol):
         return (Path.touch, (Path("was_here"),))
 
 
-def _legacy(file: Path) -> None:
+def _legacy(file):
     torch.save({"a": Payload()}, file, _use_new_zipfile_serialization=False)
 
 
-def _tar(file: Path) -> None:
+def _tar(file):
     with tarfile.open(file, "w") as archive:
         content = pickle.dumps(Payload())
         for name in ("pickle", "storages", "tensors", "sys_info"):
@@ -51,14 +47,14 @@ def _tar(file: Path) -> None:
             archive.addfile(member, io.BytesIO(content))
 
 
-def _zip(file: Path, pickled: bytes, more: dict[str, bytes] | None = None, method: int = zipfile.ZIP_STORED) -> None:
+def _zip(file, pickled, more=None, method=zipfile.ZIP_STORED):
     parts = {"data.pkl": pickled, "byteorder": b"little", "version": b"3\n", **(more or {})}
     with zipfile.ZipFile(file, "w", method) as archive:
         for name, content in parts.items():
             archive.writestr(zipfile.ZipInfo(f"archive/{name}"), content, method)
 
 
-def _called(function: str, argument: str) -> bytes:
+def _called(function, argument):
     """Return a pickle that calls a function by its name."""
     module, name = function.rsplit(".", 1)
     return (
@@ -66,7 +62,7 @@ def _called(function: str, argument: str) -> bytes:
     )
 
 
-PAYLOADS: dict[str, Callable[[Path], Any]] = {
+PAYLOADS = {
     "plain": lambda file: file.write_bytes(pickle.dumps(Payload())),
     "torch": lambda file: torch.save(Payload(), file),
     "within a state dict": lambda file: torch.save({"state_dict": {"a": Payload()}}, file),
@@ -89,7 +85,7 @@ OTHER_PLACES = (".pt", ".pth", ".bin", ".safetensors", ".npz", ".ckpt")
 
 @pytest.mark.parametrize("forced", ["no", "yes", "both"])
 @pytest.mark.parametrize("name", PAYLOADS)
-def test_no_payload_runs(name: str, forced: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_payload_runs(name, forced, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "0" if forced == "no" else "1")
     monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1" if forced == "both" else "0")
@@ -108,7 +104,7 @@ def test_no_payload_runs(name: str, forced: str, tmp_path: Path, monkeypatch: py
     assert not Path("was_here").exists()
 
 
-def test_what_others_allow_torch_to_load_is_not_loaded_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_others_allow_torch_to_load_is_not_loaded_either(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"a": Payload()}, "x.ckpt")
     allowed = [(Path.touch, "pathlib.Path.touch"), Path.touch, Path, getattr]
@@ -131,18 +127,18 @@ def test_what_others_allow_torch_to_load_is_not_loaded_either(tmp_path: Path, mo
     ],
     ids=repr,
 )
-def test_values_that_no_checkpoint_needs_are_refused(value: Any, tmp_path: Path) -> None:
+def test_values_that_no_checkpoint_needs_are_refused(value, tmp_path):
     torch.save({"a": [value]}, tmp_path / "x.ckpt")
     with pytest.raises(CheckpointError):
         read_checkpoint(tmp_path / "x.ckpt")
 
 
-def _laughs() -> bytes:
+def _laughs():
     """Return a pickle of a list with twice the same list, with twice the same list, and so on, 60 levels deep."""
     return b"\x80\x02]" + b"".join(b"q\x00]q\x01(h\x00h\x00e" for _ in range(60)) + b"."
 
 
-BOMBS: dict[str, Callable[[Path], Any]] = {
+BOMBS = {
     "packed": lambda file: _zip(file, pickle.dumps({}, protocol=2), {"data/0": bytes(10**7)}, zipfile.ZIP_DEFLATED),
     "laughs": lambda file: _zip(file, _laughs()),
     "buffer": lambda file: _zip(file, b"\x80\x02c__builtin__\nbytearray\n\x8a\x06\x00\x00\x00\x00\x00\x10\x85R."),
@@ -155,7 +151,7 @@ BOMBS: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def _twice(file: Path) -> None:
+def _twice(file):
     _zip(file, b"\x80\x02}.")
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr(zipfile.ZipInfo("archive/data.pkl"), b"\x80\x02}.")
@@ -163,7 +159,7 @@ def _twice(file: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize("name", BOMBS)
-def test_bombs_are_refused(name: str, tmp_path: Path) -> None:
+def test_bombs_are_refused(name, tmp_path):
     BOMBS[name](tmp_path / "x.ckpt")
     with pytest.raises(CheckpointError):
         read_checkpoint(tmp_path / "x.ckpt")

@@ -1,18 +1,13 @@
 """Networks of users, plain or with timm's interface, built by name from a folder of theirs."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from avatar_bench.config.catalogue import find_choices
 from avatar_bench.config.entries import FOLDERS_VARIABLE
@@ -67,13 +62,13 @@ Write = Callable[..., str]
 
 
 @pytest.fixture
-def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+def write(tmp_path, monkeypatch):
     """Return a function that writes a module and nodes of backbone/ into a user's folder, and the module's name."""
     folder = tmp_path / "my"
     (folder / "backbone").mkdir(parents=True)
     monkeypatch.setenv(FOLDERS_VARIABLE, str(folder))
 
-    def add(text: str = MODULE, nodes: dict[str, dict[str, object]] = NODES) -> str:
+    def add(text=MODULE, nodes=NODES):
         module = f"networks_{len(list(folder.glob('*.py')))}_{tmp_path.name}"  # one of its own: Python keeps modules
         (folder / f"{module}.py").write_text(text, encoding="utf-8")
         for name, node in nodes.items():
@@ -85,14 +80,14 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     return add
 
 
-def classifier_of(name: str) -> Classifier:
+def classifier_of(name):
     options = resolve_options(name, {}, 32)
     torch.manual_seed(0)
     card = Card(("a", "b", "c"), name, PREPROCESSING, options)
     return Classifier(card, create_backbone(name, 3, options=options)).eval()
 
 
-def test_a_plain_network_computes_what_its_module_does() -> None:
+def test_a_plain_network_computes_what_its_module_does():
     node = NetworkNode.read(find_choices("backbone")["plain"])
     module, batch = node.build(3, {"width": 6}).eval(), torch.randn(2, 3, 32, 32)
     with torch.no_grad():
@@ -105,7 +100,7 @@ def test_a_plain_network_computes_what_its_module_does() -> None:
         torch.testing.assert_close(net.get_classifier()(pooled), logits)
 
 
-def test_the_layer_groups_of_a_plain_network_are_its_layers_and_loose_parameters_the_stem() -> None:
+def test_the_layer_groups_of_a_plain_network_are_its_layers_and_loose_parameters_the_stem():
     net = create_backbone("plain", 3)
     last, body = ["head.weight", "head.bias"], "body.layers.body"
     assert list_layer_groups(net) == [[f"{body}.{n}.weight", f"{body}.{n}.bias"] for n in (0, 2, 3)] + [last]
@@ -128,7 +123,7 @@ def test_the_layer_groups_of_a_plain_network_are_its_layers_and_loose_parameters
         ),
     ],
 )
-def test_the_feature_layer_is_the_one_of_grad_cam_and_a_stage(name: str, layer: SpatialLayer, traits: Any) -> None:
+def test_the_feature_layer_is_the_one_of_grad_cam_and_a_stage(name, layer, traits):
     classifier = classifier_of(name)
     assert find_spatial_layer(classifier, images()) == layer
     summary = inspect_network(classifier.net, 32)
@@ -137,7 +132,7 @@ def test_the_feature_layer_is_the_one_of_grad_cam_and_a_stage(name: str, layer: 
     assert summary.traits.items() >= traits.items()
 
 
-def test_a_network_is_built_with_its_options_for_the_images_or_without_classes() -> None:
+def test_a_network_is_built_with_its_options_for_the_images_or_without_classes():
     assert resolve_options("tokens", {}, 32) == {"img_size": 32}
     assert resolve_options("plain", {"width": 5}, 32) == {"width": 5}
     like_timm = create_backbone("like_timm", 3, options={"drop_rate": 0.5})
@@ -151,7 +146,7 @@ def test_a_network_is_built_with_its_options_for_the_images_or_without_classes()
 
 
 @pytest.mark.parametrize("prefix", ["", "body."])
-def test_weights_of_the_module_and_of_a_pretraining_are_read(prefix: str, tmp_path: Path) -> None:
+def test_weights_of_the_module_and_of_a_pretraining_are_read(prefix, tmp_path):
     donor = NetworkNode.read(find_choices("backbone")["plain"]).build(7, {})
     state = {key: tensor for key, tensor in donor.state_dict().items() if "out" not in key}
     save_file({prefix + key: tensor for key, tensor in state.items()}, tmp_path / "weights.safetensors")
@@ -176,9 +171,7 @@ def test_weights_of_the_module_and_of_a_pretraining_are_read(prefix: str, tmp_pa
         ("", "", "width", "wide", "TypeError"),
     ],
 )
-def test_a_wrong_network_is_refused_with_the_reason(
-    write: Write, old: str, new: str, key: str, value: object, message: str
-) -> None:
+def test_a_wrong_network_is_refused_with_the_reason(write, old, new, key, value, message):
     write(MODULE.replace(old, new), {"wrong": NODES["plain"] | ({key: value} if key else {})})
     with pytest.raises(ConfigError, match=message) as caught:
         resolve_options("wrong", {}, 32)
@@ -195,20 +188,20 @@ def test_a_wrong_network_is_refused_with_the_reason(
         ({"_args_": ["true"]}, "_args_. is not allowed"),
     ],
 )
-def test_options_are_the_arguments_of_its_class(options: dict[str, object], message: str) -> None:
+def test_options_are_the_arguments_of_its_class(options, message):
     for use in (lambda: resolve_options("plain", options, 32), lambda: create_backbone("plain", 3, options=options)):
         with pytest.raises(ConfigError, match=message):
             use()
 
 
-def test_another_text_in_the_users_folder_is_another_network(write: Write) -> None:
+def test_another_text_in_the_users_folder_is_another_network(write):
     node = NetworkNode.read(find_choices("backbone")["plain"])
     before = node.sha256
     write(MODULE + "# changed", {})
     assert node.sha256 != before
 
 
-def test_a_run_names_the_backbone_that_it_lacks(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_names_the_backbone_that_it_lacks(write, tmp_path, monkeypatch):
     classifier, file = classifier_of("plain"), tmp_path / "x.ckpt"
     write_checkpoint({"state_dict": classifier.state_dict(), CARD_KEY: classifier.card.plain()}, file)
     with torch.no_grad():
@@ -221,7 +214,7 @@ def test_a_run_names_the_backbone_that_it_lacks(write: Write, tmp_path: Path, mo
         assert len(caught.value.lines) == 3
 
 
-def test_a_network_for_one_number_of_images_cannot_be_exported(write: Write) -> None:
+def test_a_network_for_one_number_of_images_cannot_be_exported(write):
     pytest.importorskip("onnxscript")
     write(MODULE.replace("x.shape[0]", "len(x)"), {"fixed": NODES["tokens"]})
     with pytest.raises(ConfigError, match="number of images"):
@@ -229,7 +222,7 @@ def test_a_network_for_one_number_of_images_cannot_be_exported(write: Write) -> 
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])
-def test_a_stage_of_a_convnet_gives_mean_and_deviation_over_positions(name: str) -> None:
+def test_a_stage_of_a_convnet_gives_mean_and_deviation_over_positions(name):
     net = create_backbone(name, 3, options={"pooled_layers": [-1, 1, 2]}).eval()
     plain = timm.create_model(name, num_classes=0).eval()
     plain.load_state_dict(net.body.state_dict())
@@ -244,9 +237,9 @@ def test_a_stage_of_a_convnet_gives_mean_and_deviation_over_positions(name: str)
         assert net(batch).shape == (2, 3)
 
 
-def test_a_block_of_a_transformer_gives_its_class_token_too() -> None:
+def test_a_block_of_a_transformer_gives_its_class_token_too():
     net = create_backbone("test_vit", 3, options={"pooled_layers": [3]}).eval()
-    outputs: list[Tensor] = []
+    outputs = []
     net.body.blocks[3].register_forward_hook(lambda module, inputs, output: outputs.append(output))
     with torch.no_grad():
         features = net.forward_features(torch.rand(2, 3, 160, 160))
@@ -256,7 +249,7 @@ def test_a_block_of_a_transformer_gives_its_class_token_too() -> None:
     assert torch.allclose(features, torch.cat(expected, dim=1), atol=1e-5)
 
 
-def test_a_checkpoint_is_loaded_by_its_card_alone_and_explained(tmp_path: Path) -> None:
+def test_a_checkpoint_is_loaded_by_its_card_alone_and_explained(tmp_path):
     options = {"pooled_layers": [2, -1]}
     assert resolve_options("test_resnet", options, 32) == options
     classifier = Classifier(replace(CARD, options=options), create_backbone("test_resnet", 3, options=options)).eval()
@@ -274,7 +267,7 @@ def test_a_checkpoint_is_loaded_by_its_card_alone_and_explained(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("layers", [[7], [-2], ["a"], "abc", [1.0]])
-def test_layers_that_a_network_lacks_are_refused(layers: object, tmp_path: Path) -> None:
+def test_layers_that_a_network_lacks_are_refused(layers, tmp_path):
     with pytest.raises(ConfigError, match="5 stages"):
         create_backbone("test_resnet", 3, options={"pooled_layers": layers})
     net, file = create_backbone("test_resnet", 3, options={"pooled_layers": [1]}), tmp_path / "best.ckpt"

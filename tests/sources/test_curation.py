@@ -1,10 +1,7 @@
 """Tests of curation: what stays, in which group, on which side."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,28 +11,28 @@ from avatar_bench.data.duplicates import ImageSet
 from avatar_bench.data.fingerprints import fingerprint_image
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import ConfigError
-from avatar_bench.sources.curation import BLIND_SIDE, GROUP_PREFIX, CurationResult, CurationRules, OtherSet, curate
-from tests.builders.pixels import Pixels, make_smooth
+from avatar_bench.sources.curation import BLIND_SIDE, GROUP_PREFIX, CurationRules, OtherSet, curate
+from tests.builders.pixels import make_smooth
 
 PLAN = SplitPlan(by="group", folds=4)
 
 
-def face(seed: int) -> Pixels:
+def face(seed):
     return make_smooth(seed, 90, 90)
 
 
-def brighter(image: Pixels) -> Pixels:
+def brighter(image):
     return np.clip(image.astype(int) + 3, 0, 255).astype(np.uint8)
 
 
 class Shelf:
     """Images that lie stored, with their rows."""
 
-    def __init__(self) -> None:
-        self.images: list[Pixels] = []
-        self.rows: list[dict[str, Any]] = []
+    def __init__(self):
+        self.images = []
+        self.rows = []
 
-    def add(self, image: Pixels, label: str = "real", source: str = "a", **known: str) -> None:
+    def add(self, image, label="real", source="a", **known):
         number, prints = len(self.rows), fingerprint_image(image)
         digest = hashlib.sha256(image.tobytes()).hexdigest()
         row = {"path": f"{source}/{number}", "label": label, "source": source, "recipe_source": source}
@@ -44,27 +41,27 @@ class Shelf:
         self.images.append(image)
         self.rows.append({**row, **known})
 
-    def fill(self, n: int, **known: Any) -> Shelf:
+    def fill(self, n, **known):
         for _ in range(n):
             self.add(face(1000 + len(self.rows)), **known)
         return self
 
-    def curate(self, rules: CurationRules | None = None, **more: Any) -> CurationResult:
+    def curate(self, rules=None, **more):
         rules = rules or CurationRules(plan=PLAN)
         return curate(pd.DataFrame(self.rows), rules, lambda path: self.images[int(path.split("/")[1])], **more)
 
-    def other(self, name: str) -> OtherSet:
+    def other(self, name):
         prints = [fingerprint_image(image) for image in self.images]
         paths, labels, sha256s = ([row[key] for row in self.rows] for key in ("path", "label", "sha256"))
         return OtherSet(name, paths, labels, ImageSet.of(sha256s, prints, self.images.__getitem__))
 
 
 @pytest.fixture
-def shelf() -> Shelf:
+def shelf():
     return Shelf().fill(20).fill(20, label="drawing", source="b")
 
 
-def test_images_without_copies_all_stay(shelf: Shelf) -> None:
+def test_images_without_copies_all_stay(shelf):
     curated = shelf.curate()
     assert list(curated.frame["path"]) == [row["path"] for row in shelf.rows]
     assert curated.refused == []
@@ -74,7 +71,7 @@ def test_images_without_copies_all_stay(shelf: Shelf) -> None:
     assert set(curated.frame["fold"]) == set("0123")
 
 
-def test_of_the_same_bytes_and_of_the_same_pixels_the_first_stays(shelf: Shelf) -> None:
+def test_of_the_same_bytes_and_of_the_same_pixels_the_first_stays(shelf):
     shelf.add(shelf.images[0], source="z")
     shelf.add(shelf.images[1], source="z", origin_sha256="another file")
     curated = shelf.curate()
@@ -85,7 +82,7 @@ def test_of_the_same_bytes_and_of_the_same_pixels_the_first_stays(shelf: Shelf) 
     assert not curated.duplicates["conflict"].any()
 
 
-def test_the_same_image_in_two_classes_is_left_out_of_both(shelf: Shelf) -> None:
+def test_the_same_image_in_two_classes_is_left_out_of_both(shelf):
     shelf.add(shelf.images[0], label="drawing", source="z")
     shelf.add(shelf.images[0], source="z", origin_sha256="another file")
     curated = shelf.curate()
@@ -94,7 +91,7 @@ def test_the_same_image_in_two_classes_is_left_out_of_both(shelf: Shelf) -> None
     assert any("label conflicts: 1, first a: 0 (real) and z: 40 (drawing)" in note for note in curated.notes)
 
 
-def test_near_duplicates_stay_in_one_group_and_on_one_side(shelf: Shelf) -> None:
+def test_near_duplicates_stay_in_one_group_and_on_one_side(shelf):
     for number in (0, 5, 25):
         shelf.add(brighter(shelf.images[number])[:, ::-1], label="generated", source="z", generator="g")
     curated = shelf.curate()
@@ -108,7 +105,7 @@ def test_near_duplicates_stay_in_one_group_and_on_one_side(shelf: Shelf) -> None
     assert curated.duplicates["conflict"].all()
 
 
-def test_the_blind_set_loses_what_the_rest_holds_and_the_whole_group_of_it(shelf: Shelf) -> None:
+def test_the_blind_set_loses_what_the_rest_holds_and_the_whole_group_of_it(shelf):
     shelf.add(brighter(shelf.images[0]), source="z", group="z:anna")
     shelf.add(face(7), source="z")
     shelf.add(face(8), source="z", group="z:anna")
@@ -122,7 +119,7 @@ def test_the_blind_set_loses_what_the_rest_holds_and_the_whole_group_of_it(shelf
     assert set(blind["split"]) == set(blind["fold"]) == {""}
 
 
-def test_a_near_copy_is_found_through_any_exact_copy(shelf: Shelf) -> None:
+def test_a_near_copy_is_found_through_any_exact_copy(shelf):
     shelf.rows = [{**row, "source": "z", "recipe_source": "z"} if row["path"] == "a/0" else row for row in shelf.rows]
     shelf.add(shelf.images[0], source="a")  # the exact copy in training comes later than the blind one
     shelf.add(brighter(shelf.images[0])[:, ::-1], source="z")
@@ -131,7 +128,7 @@ def test_a_near_copy_is_found_through_any_exact_copy(shelf: Shelf) -> None:
     assert "a/40" in set(curated.frame["path"])
 
 
-def test_what_stands_in_another_set_is_left_out(shelf: Shelf) -> None:
+def test_what_stands_in_another_set_is_left_out(shelf):
     blind = Shelf()
     blind.add(brighter(shelf.images[3]), label="real")
     blind.add(shelf.images[24], label="real")
@@ -140,7 +137,7 @@ def test_what_stands_in_another_set_is_left_out(shelf: Shelf) -> None:
     assert list(curated.duplicates["conflict"]) == [False, True]
 
 
-def test_caps_take_so_many_of_each_source_and_class(shelf: Shelf) -> None:
+def test_caps_take_so_many_of_each_source_and_class(shelf):
     shelf.fill(20, source="c")
     capped = shelf.curate(CurationRules(per_source=12, per_class=15, plan=PLAN))
     assert capped.frame["label"].value_counts().to_dict() == {"real": 15, "drawing": 12}
@@ -150,7 +147,7 @@ def test_caps_take_so_many_of_each_source_and_class(shelf: Shelf) -> None:
     assert list(again.frame["path"]) == list(capped.frame["path"])
 
 
-def earlier_of(curated: CurationResult) -> dict[str, tuple[str, int]]:
+def earlier_of(curated):
     sides = {}
     for row in curated.frame.itertuples():
         side = (BLIND_SIDE, -1) if row.blind else (row.split, int(row.fold))
@@ -158,7 +155,7 @@ def earlier_of(curated: CurationResult) -> dict[str, tuple[str, int]]:
     return sides
 
 
-def test_an_update_moves_no_image(shelf: Shelf) -> None:
+def test_an_update_moves_no_image(shelf):
     before = shelf.curate()
     shelf.fill(30, source="c").fill(11, label="drawing", source="d")
     after = shelf.curate(earlier=earlier_of(before)).frame.set_index("path")
@@ -169,7 +166,7 @@ def test_an_update_moves_no_image(shelf: Shelf) -> None:
     assert shares.max() < 0.3
 
 
-def test_a_new_image_that_joins_two_sides_is_left_out() -> None:
+def test_a_new_image_that_joins_two_sides_is_left_out():
     shelf = Shelf().fill(20)
     before = shelf.curate()
     sides = before.frame.groupby("split")["path"].first()
@@ -183,14 +180,14 @@ def test_a_new_image_that_joins_two_sides_is_left_out() -> None:
     assert earlier_of(after) == earlier_of(before)
 
 
-def test_with_a_cap_those_that_were_there_before_come_first(shelf: Shelf) -> None:
+def test_with_a_cap_those_that_were_there_before_come_first(shelf):
     before = shelf.curate()
     shelf.fill(30)
     after = shelf.curate(CurationRules(per_class=20, plan=PLAN), earlier=earlier_of(before))
     assert set(after.frame["path"]) == set(before.frame["path"])
 
 
-def test_a_held_out_source_is_test_and_shares_no_group_with_the_rest(shelf: Shelf) -> None:
+def test_a_held_out_source_is_test_and_shares_no_group_with_the_rest(shelf):
     shelf.fill(10, source="c")
     shelf.add(brighter(shelf.images[45]), source="a")
     plan = replace(PLAN, by="source", held_out=("c",))
@@ -202,7 +199,7 @@ def test_a_held_out_source_is_test_and_shares_no_group_with_the_rest(shelf: Shel
         shelf.curate(CurationRules(plan=replace(plan, held_out=("d",))))
 
 
-def test_a_stated_split_is_kept(shelf: Shelf) -> None:
+def test_a_stated_split_is_kept(shelf):
     for row in shelf.rows[:6]:
         row["split"] = "test"
     frame = shelf.curate().frame
@@ -210,7 +207,7 @@ def test_a_stated_split_is_kept(shelf: Shelf) -> None:
     assert {"train", "val"} <= set(frame["split"][6:])
 
 
-def test_an_image_that_was_away_comes_back_to_its_side(shelf: Shelf) -> None:
+def test_an_image_that_was_away_comes_back_to_its_side(shelf):
     sides = earlier_of(shelf.curate())
     away, shelf.rows = shelf.rows, shelf.rows[:5] + shelf.rows[12:]
     images, shelf.images = shelf.images, shelf.images[:5] + shelf.images[12:]
@@ -219,7 +216,7 @@ def test_an_image_that_was_away_comes_back_to_its_side(shelf: Shelf) -> None:
     assert earlier_of(shelf.curate(earlier=sides)) == sides
 
 
-def test_a_blind_image_stays_blind_when_a_new_source_holds_it(shelf: Shelf) -> None:
+def test_a_blind_image_stays_blind_when_a_new_source_holds_it(shelf):
     shelf.add(face(7), source="z")
     rules = CurationRules(blind=("z",), plan=PLAN)
     sides = earlier_of(shelf.curate(rules))
@@ -232,7 +229,7 @@ def test_a_blind_image_stays_blind_when_a_new_source_holds_it(shelf: Shelf) -> N
     assert "is held out of training" in curated.refused[0][1]
 
 
-def test_out_of_domain_images_share_nothing_with_the_rest(shelf: Shelf) -> None:
+def test_out_of_domain_images_share_nothing_with_the_rest(shelf):
     shelf.fill(3, label="thing", source="photos")
     shelf.add(brighter(shelf.images[0]), label="thing", source="photos")  # a near-duplicate of one to train on
     shelf.add(shelf.images[20], label="thing", source="photos")  # a copy of one, under another label
@@ -244,27 +241,27 @@ def test_out_of_domain_images_share_nothing_with_the_rest(shelf: Shelf) -> None:
     assert {name for name, _ in curated.refused} == {"photos: 43", "photos: 44", "b: 20"}
 
 
-def test_a_set_of_which_nothing_is_left_is_told(shelf: Shelf) -> None:
+def test_a_set_of_which_nothing_is_left_is_told(shelf):
     shelf.add(brighter(shelf.images[0]), label="thing", source="photos")
     curated = shelf.curate(CurationRules(ood={"things": ("photos",)}, plan=PLAN))
     assert "warning: no image of the out-of-domain set things is left: see quarantine.csv" in curated.notes
 
 
-def test_an_image_that_was_blind_once_is_not_trained_on(shelf: Shelf) -> None:
+def test_an_image_that_was_blind_once_is_not_trained_on(shelf):
     shelf.add(face(7), source="z")
     sides = earlier_of(shelf.curate(CurationRules(blind=("z",), plan=PLAN)))
     shelf.rows[40] |= {"source": "a", "recipe_source": "a"}
     assert shelf.curate(earlier=sides).refused == [("a: 40", "was held out of training before")]
 
 
-def test_of_a_group_that_was_away_a_new_image_follows_its_side(shelf: Shelf) -> None:
+def test_of_a_group_that_was_away_a_new_image_follows_its_side(shelf):
     sides = {GROUP_PREFIX + "z:anna": ("val", 1)}
     shelf.add(face(7), source="z", group="z:anna")
     frame = shelf.curate(earlier=sides).frame.set_index("path")
     assert (frame.at["z/40", "split"], frame.at["z/40", "fold"]) == ("val", "1")
 
 
-def test_of_near_duplicates_that_came_to_two_sides_one_by_one_the_first_side_stays(shelf: Shelf) -> None:
+def test_of_near_duplicates_that_came_to_two_sides_one_by_one_the_first_side_stays(shelf):
     shelf.add(brighter(shelf.images[0]), source="z")
     sides = {row["origin_sha256"]: ("train", 3) for row in shelf.rows[:40]}
     sides[shelf.rows[40]["origin_sha256"]] = ("test", 0)

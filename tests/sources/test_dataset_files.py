@@ -1,9 +1,5 @@
 """Tests of the files of a data set."""
 
-from __future__ import annotations
-
-from pathlib import Path
-
 import pandas as pd
 import pytest
 
@@ -22,7 +18,7 @@ SOURCES = {"a": {"licence": "CC0", "author": "me", "generator": "", "homepage": 
 
 
 @pytest.fixture
-def curated() -> CurationResult:
+def curated():
     row = dict.fromkeys(MANIFEST_COLUMNS[:-1], "") | {
         "label": "real",
         "source": "s",
@@ -43,7 +39,7 @@ def curated() -> CurationResult:
     return CurationResult(pd.DataFrame(rows), [("a: broken.png", "empty file.")], pairs)
 
 
-def test_what_is_written_is_read_back(curated: CurationResult, tmp_path: Path) -> None:
+def test_what_is_written_is_read_back(curated, tmp_path):
     write_tables(tmp_path, SOURCES, curated, {"gone": ("val", 1)})
     assert tuple(pd.read_csv(tmp_path / "manifest.csv").columns) == MANIFEST_COLUMNS
     assert list(pd.read_csv(tmp_path / "manifest.csv", dtype=str)["phash"]) == ["0f", "0f"]
@@ -59,14 +55,14 @@ def test_what_is_written_is_read_back(curated: CurationResult, tmp_path: Path) -
     assert has_all_images(tmp_path)
 
 
-def test_a_summary_counts_the_files(curated: CurationResult, tmp_path: Path) -> None:
+def test_a_summary_counts_the_files(curated, tmp_path):
     write_tables(tmp_path, SOURCES, curated, {"gone": ("val", 1)})
     summary = "1 drawing, 1 real; blind set: 1 real; out of domain: 1 things; 1 in quarantine; exact copies left out: 1"
     assert str(summarise_dataset(tmp_path, built=True)) == f"wrote {tmp_path}: {summary}"
     assert str(summarise_dataset(tmp_path, built=False)).startswith("already complete")
 
 
-def test_sources_are_described_by_class_and_side(curated: CurationResult, tmp_path: Path) -> None:
+def test_sources_are_described_by_class_and_side(curated, tmp_path):
     write_tables(tmp_path, SOURCES, curated, {"gone": ("val", 1)})
     table = pd.read_csv(tmp_path / "sources.csv", keep_default_na=False)
     assert table[["source", "label", "count", "licence", "blind", "ood"]].values.tolist() == [
@@ -77,14 +73,14 @@ def test_sources_are_described_by_class_and_side(curated: CurationResult, tmp_pa
     ]
 
 
-def test_the_sets_of_an_earlier_recipe_go(curated: CurationResult, tmp_path: Path) -> None:
+def test_the_sets_of_an_earlier_recipe_go(curated, tmp_path):
     (tmp_path / "ood_gone.csv").write_text("path\n")
     write_tables(tmp_path, SOURCES, curated, {})
     assert list(list_ood_files(tmp_path)) == ["things"]
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "nonsense"])
-def test_a_recipe_that_cannot_be_read_is_none(text: str, tmp_path: Path) -> None:
+def test_a_recipe_that_cannot_be_read_is_none(text, tmp_path):
     assert read_recipe(tmp_path) is None
     (tmp_path / "recipe.json").write_text(text)
     assert not read_recipe(tmp_path)
@@ -92,5 +88,5 @@ def test_a_recipe_that_cannot_be_read_is_none(text: str, tmp_path: Path) -> None
     assert read_recipe(tmp_path) == {"version": 1}
 
 
-def test_a_folder_without_a_manifest_has_no_sides(tmp_path: Path) -> None:
+def test_a_folder_without_a_manifest_has_no_sides(tmp_path):
     assert read_sides(tmp_path) == {}

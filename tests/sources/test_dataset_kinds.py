@@ -1,14 +1,12 @@
 """The sets beside a data set: those of the demo, and those that the options name."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from avatar_bench.config.schema import ImagesConfig
 from avatar_bench.sources.dataset_kinds import list_further_sets
 
 
-def test_the_demo_brings_its_sets_along_and_the_users_own_take_their_place(tmp_path: Path) -> None:
+def test_the_demo_brings_its_sets_along_and_the_users_own_take_their_place(tmp_path):
     options = ImagesConfig(kind="demo", ood_sources={"things": ["a"], "icons": ["b"]}, ood={"icons": "mine"})
     assert list_further_sets(options, tmp_path) == {
         "blind": tmp_path / "blind.csv",
@@ -19,7 +17,7 @@ def test_the_demo_brings_its_sets_along_and_the_users_own_take_their_place(tmp_p
     assert list_further_sets(options, tmp_path)["blind"] == Path("other.csv")
 
 
-def test_other_data_has_the_sets_that_are_named_alone(tmp_path: Path) -> None:
+def test_other_data_has_the_sets_that_are_named_alone(tmp_path):
     for name in ("obj", "simpsons"):
         (tmp_path / name).mkdir()
     (tmp_path / "notes.txt").touch()

@@ -1,13 +1,10 @@
 """Tests of the store: what is kept, under which name, and what a journal remembers."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -27,14 +24,14 @@ from avatar_bench.sources.store import (
 )
 from tests.builders.pixels import encode, make_smooth
 
-MAKING: Any = ("studio", {"label": "real"}, None)
+MAKING = ("studio", {"label": "real"}, None)
 
 
-def drawn(seed: int = 0, kind: str = "PNG") -> bytes:
+def drawn(seed=0, kind="PNG"):
     return encode(make_smooth(seed, 30, 40), kind)
 
 
-def test_a_file_is_kept_as_it_is_under_its_hash(tmp_path: Path) -> None:
+def test_a_file_is_kept_as_it_is_under_its_hash(tmp_path):
     file = tmp_path / "me, myself.png"
     file.write_bytes(drawn())
     row = store_image(SourceImage("me, myself.png", file), *MAKING, tmp_path / "set")
@@ -48,8 +45,8 @@ def test_a_file_is_kept_as_it_is_under_its_hash(tmp_path: Path) -> None:
     assert tuple(row["phashes"]) == fingerprint_image(decode(file)).phashes
 
 
-def test_without_links_a_file_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+def test_without_links_a_file_is_copied(tmp_path, monkeypatch):
+    def refuse(*_):
         raise OSError("no links here")
 
     monkeypatch.setattr(os, "link", refuse)
@@ -59,7 +56,7 @@ def test_without_links_a_file_is_copied(tmp_path: Path, monkeypatch: pytest.Monk
     assert not os.path.samefile(tmp_path / "set" / row["path"], tmp_path / "a.png")
 
 
-def test_the_ending_tells_the_format_and_not_the_name(tmp_path: Path) -> None:
+def test_the_ending_tells_the_format_and_not_the_name(tmp_path):
     row = store_image(SourceImage("photo.png", drawn(kind="JPEG")), *MAKING, tmp_path)
     assert row["path"].endswith(".jpg")
     assert (row["format"], row["jpeg_quality"]) == ("JPEG", 75)  # what Pillow writes unasked
@@ -74,7 +71,7 @@ def test_the_ending_tells_the_format_and_not_the_name(tmp_path: Path) -> None:
         (drawn()[:60], "cannot be decoded"),
     ],
 )
-def test_what_is_no_image_is_a_row_with_a_reason(data: bytes, message: str, tmp_path: Path) -> None:
+def test_what_is_no_image_is_a_row_with_a_reason(data, message, tmp_path):
     row = store_image(SourceImage("x.png", data), *MAKING, tmp_path)
     assert set(row) == {"name", "reason"}
     assert message in row["reason"]
@@ -82,32 +79,32 @@ def test_what_is_no_image_is_a_row_with_a_reason(data: bytes, message: str, tmp_
     assert "No such file" in store_image(SourceImage("x.png", tmp_path / "x.png"), *MAKING, tmp_path)["reason"]
 
 
-def test_a_box_is_cut_and_kept_without_loss(tmp_path: Path) -> None:
+def test_a_box_is_cut_and_kept_without_loss(tmp_path):
     row = store_image(SourceImage("x.png", drawn(), box=(0.5, 0.0, 0.25)), *MAKING, tmp_path)
     whole = np.asarray(Image.open(io.BytesIO(drawn())))
     assert np.array_equal(decode(tmp_path / row["path"]), whole[:10, 20:30])
 
 
-def test_equalised_images_are_square_jpegs_whatever_they_were(tmp_path: Path) -> None:
-    making: Any = ("studio", {"label": "real"}, "jpeg")
+def test_equalised_images_are_square_jpegs_whatever_they_were(tmp_path):
+    making = ("studio", {"label": "real"}, "jpeg")
     rows = [store_image(SourceImage("x", drawn(3, kind)), *making, tmp_path) for kind in ("PNG", "BMP", "TIFF")]
     assert {row["format"] for row in rows} == {"JPEG"}
     assert all(row["width"] == row["height"] for row in rows)
 
 
-def test_a_transparent_image_gets_the_same_plain_ground_each_time(tmp_path: Path) -> None:
+def test_a_transparent_image_gets_the_same_plain_ground_each_time(tmp_path):
     data, making = encode(Image.new("RGBA", (60, 60))), ("v", {"label": "drawing"}, "jpeg")
     rows = [store_image(SourceImage("x.png", data), *making, tmp_path / name) for name in "ab"]
     assert rows[0] == rows[1]
 
 
-def test_a_label_or_source_of_odd_letters_makes_a_plain_folder(tmp_path: Path) -> None:
+def test_a_label_or_source_of_odd_letters_makes_a_plain_folder(tmp_path):
     row = store_image(SourceImage("x.png", drawn(), label="../real, or=not", source=".hidden лица"), *MAKING, tmp_path)
     assert row["path"].startswith("images/_real_or_not/hidden_лица/")
     assert (row["label"], row["source"]) == ("../real, or=not", ".hidden лица")
 
 
-def test_a_journal_goes_on_where_a_process_was_killed(tmp_path: Path) -> None:
+def test_a_journal_goes_on_where_a_process_was_killed(tmp_path):
     file = tmp_path / "work" / "a.jsonl"
     journal = SourceJournal.open(file, "digest", tmp_path)
     (tmp_path / "p").touch()
@@ -126,7 +123,7 @@ def test_a_journal_goes_on_where_a_process_was_killed(tmp_path: Path) -> None:
     assert all(json.loads(line) for line in file.read_text().splitlines())
 
 
-def test_a_journal_of_another_source_or_of_images_that_are_gone_is_begun_anew(tmp_path: Path) -> None:
+def test_a_journal_of_another_source_or_of_images_that_are_gone_is_begun_anew(tmp_path):
     (tmp_path / "p").touch()
     SourceJournal.open(tmp_path / "a.jsonl", "one", tmp_path).add({"name": "1", "path": "p"})
     for digest in ("two", "one"):
@@ -135,7 +132,7 @@ def test_a_journal_of_another_source_or_of_images_that_are_gone_is_begun_anew(tm
     assert list(SourceJournal.open(tmp_path / "b.jsonl", "one", tmp_path).rows) == []
 
 
-def test_only_images_that_a_journal_has_named_are_deleted(tmp_path: Path) -> None:
+def test_only_images_that_a_journal_has_named_are_deleted(tmp_path):
     file = tmp_path / ".work" / "a.jsonl"
     rows = {seed: store_image(SourceImage(f"{seed}.png", drawn(seed)), *MAKING, tmp_path) for seed in (1, 2, 3, 4)}
     foreign = (tmp_path / rows[1]["path"]).with_name("holiday.jpg")
@@ -157,7 +154,7 @@ def test_only_images_that_a_journal_has_named_are_deleted(tmp_path: Path) -> Non
     assert list_unwanted([file], tmp_path, {row["path"] for row in journal.rows}) == {}
 
 
-def test_an_image_that_has_moved_to_another_class_is_not_lost_and_leaves_no_empty_folder(tmp_path: Path) -> None:
+def test_an_image_that_has_moved_to_another_class_is_not_lost_and_leaves_no_empty_folder(tmp_path):
     file = tmp_path / ".work" / "a.jsonl"
     before, after = (
         store_image(SourceImage(f"{label}/x.png", drawn(1), label=label), *MAKING, tmp_path) for label in ("cat", "dog")
