@@ -27,7 +27,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_an_entry_is_found_with_its_yaml_and_not_imported(folder):
+def test_an_entry_is_listed_without_import_and_built_with_its_options_or_refused(folder):
     write_file(folder / "corruption" / "fog.py", "raise RuntimeError('imported')")
     write_file(folder / "corruption" / "fog.yaml", "title: fog\n")
     write_file(folder / "corruption" / "not a name.py", "")
@@ -35,9 +35,9 @@ def test_an_entry_is_found_with_its_yaml_and_not_imported(folder):
     assert entries["fog"].about == {"title": "fog"}
     assert not entries["fog"].is_builtin
     assert "not a name" not in entries
-
-
-def test_an_entry_is_built_with_its_options(folder):
+    write_file(folder / "block" / "mine" / "__init__.py", "from . import parts\nvalue = parts.value\n")
+    write_file(folder / "block" / "mine" / "parts.py", "value = 3\n")
+    assert find_entry("block", "mine").load().value == 3
     write_file(folder / "corruption" / "mine.py", OPTIONS)
     assert find_entry("corruption", "mine").build({"size": 5}).size == 5
     for kind, name, options, message in (
@@ -51,22 +51,13 @@ def test_an_entry_is_built_with_its_options(folder):
             find_entry(kind, name).build(options)
 
 
-def test_modules_of_one_entry_import_one_another(folder):
-    write_file(folder / "block" / "mine" / "__init__.py", "from . import parts\nvalue = parts.value\n")
-    write_file(folder / "block" / "mine" / "parts.py", "value = 3\n")
-    assert find_entry("block", "mine").load().value == 3
-
-
-def test_an_entry_that_cannot_be_imported_is_one_clear_error(folder):
+def test_entries_that_cannot_be_imported_are_unknown_or_take_a_name_are_refused(folder):
     write_file(folder / "ood_score" / "broken.py", "import no_such_module\n")
     with pytest.raises(ConfigError, match=r"ood_score=broken: .*broken\.py cannot be imported: ModuleNotFoundError"):
         find_entry("ood_score", "broken").load()
     write_file(folder / "ood_score" / "empty.py", "")
     with pytest.raises(ConfigError, match="must define one public dataclass, not 0"):
         find_entry("ood_score", "empty").load_class()
-
-
-def test_an_unknown_name_lists_the_known_ones_and_that_of_a_built_in_entry_is_refused(folder):
     write_file(folder / "ood_score" / "mine.py", OPTIONS)
     with pytest.raises(ConfigError) as error:
         find_entry("ood_score", "mime")
@@ -77,7 +68,10 @@ def test_an_unknown_name_lists_the_known_ones_and_that_of_a_built_in_entry_is_re
         find_entries("block")
 
 
-def test_the_first_folder_wins_and_its_module_is_the_one_imported(tmp_path, monkeypatch):
+def test_another_process_finds_a_module_and_the_first_folder_wins(folder, tmp_path, monkeypatch):
+    write_file(folder / "ood_score" / "mine.py", "value = 7\n")
+    script = "import avatar_bench.user_entries.ood_score.mine as mine; assert mine.value == 7"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
     monkeypatch.delenv(FOLDERS_VARIABLE, raising=False)
     for name, value in (("one", 1), ("two", 2)):
         write_file(tmp_path / name / "ood_score" / "mine.py", f"value = {value}\n")
@@ -87,12 +81,6 @@ def test_the_first_folder_wins_and_its_module_is_the_one_imported(tmp_path, monk
             assert find_entry("ood_score", "mine").load().value == 1
     assert FOLDERS_VARIABLE not in os.environ
     assert "mine" not in find_entries("ood_score")
-
-
-def test_another_process_finds_users_modules_by_their_names(folder):
-    write_file(folder / "ood_score" / "mine.py", "value = 7\n")
-    script = "import avatar_bench.user_entries.ood_score.mine as mine; assert mine.value == 7"
-    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)

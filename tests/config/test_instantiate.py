@@ -90,17 +90,6 @@ def test_a_sweep_under_joblib_builds_what_its_options_name(my, small, tmp_path):
     assert f"next: avatar-bench evaluate -cd {my} ckpt={tmp_path / 'sweep'} block=all" in done.stdout
 
 
-@pytest.mark.parametrize("flag", [["--cfg", "job"], ["--info", "defaults"]])
-def test_hydra_shows_what_is_composed(flag, my, capfd):
-    words = ["optimizer._target_=torch.optim.NAdam", "schedule=stairs", "logger=[csv,lines]", "callbacks=[ema,rate]"]
-    assert main(["train", "-cd", str(my), *words, *flag]) == 0
-    shown = capfd.readouterr().out
-    expected = ["torch.optim.NAdam", "rates.Stairs", "rates.Lines", "CSVLogger", "EmaWeightAveraging", "RatePrinter"]
-    if flag[0] == "--info":
-        expected = ["schedule/stairs", "logger/csv", "logger/lines", "callbacks/ema", "callbacks/rate"]
-    assert [name for name in expected if name not in shown] == []
-
-
 def test_pretrain_steps_a_plateau_by_the_training_loss_and_calls_a_callback_of_a_user(my, small, tmp_path, capsys):
     kept = [word for word in small if not word.startswith(("epochs", "lr", "data.blind", "data.augment"))]
     sink = ["schedule=plateau", "schedule.patience=0", "schedule.threshold=1e9", "schedule.threshold_mode=abs"]
@@ -157,34 +146,48 @@ def test_a_broken_class_is_one_error_that_names_its_option(old, new, expected, m
     assert "internal error" not in message
 
 
-def test_choices_of_users_are_listed_beside_the_built_in_ones(my, capsys):
+def test_choices_of_users_are_listed_beside_the_built_in_ones_and_hydra_shows_what_is_composed(my, capfd):
     collected = {}
     for kind in ("schedules", "loggers", "callbacks"):
         assert main(["list", kind, "-cd", str(my)]) == 0
-        collected[kind] = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+        collected[kind] = dict(line.split(maxsplit=1) for line in capfd.readouterr().out.splitlines())
     assert collected["schedules"]["stairs"] == "a rate that falls by a factor after each epoch"
     assert {"cosine", "none", "plateau"} <= collected["schedules"].keys()
     assert {"csv", "lines"} <= collected["loggers"].keys()
     assert {"ema", "rate"} <= collected["callbacks"].keys()
+    for flag in (["--cfg", "job"], ["--info", "defaults"]):
+        words = [
+            "optimizer._target_=torch.optim.NAdam",
+            "schedule=stairs",
+            "logger=[csv,lines]",
+            "callbacks=[ema,rate]",
+        ]
+        assert main(["train", "-cd", str(my), *words, *flag]) == 0
+        shown = capfd.readouterr().out
+        expected = [
+            "torch.optim.NAdam",
+            "rates.Stairs",
+            "rates.Lines",
+            "CSVLogger",
+            "EmaWeightAveraging",
+            "RatePrinter",
+        ]
+        if flag[0] == "--info":
+            expected = ["schedule/stairs", "logger/csv", "logger/lines", "callbacks/ema", "callbacks/rate"]
+        assert [name for name in expected if name not in shown] == []
 
 
-def test_an_argument_stands_for_a_value_of_the_run_and_for_no_variable():
+def test_a_node_is_checked_and_its_arguments_stand_for_values_of_the_run_and_no_variable():
     node = {"_target_": "builtins.dict", "a": "{steps}", "b": "x/{steps}", "c": ["{steps}", "{e}"]}
     assert build("a", node, dict, steps=3) == {"a": 3, "b": "x/3", "c": [3, "{e}"]}
     with pytest.raises(ConfigError, match="cannot contain"):
         build("a", {"_target_": "builtins.dict", "a": [{"b": "${oc.env:HOME}"}]}, dict)
-
-
-@pytest.mark.parametrize(
-    ("node", "expected"),
-    [
+    for node, expected in (
         (3, "a=3: expected {_target_: CLASS, ...}"),
         ({"b": 1}, "expected {_target_: CLASS"),
         ({"_target_": "torch.optim.Adamm"}, "a._target_=torch.optim.Adamm: torch.optim has no Adamm; did you mean"),
         ({"_target_": "torch.optim.Adam", "bets": 1}, "a.bets: there is no such option; did you mean betas?"),
-    ],
-)
-def test_a_node_is_checked_before_it_is_built(node, expected):
-    with pytest.raises(ConfigError) as error:
-        check_node("a", node)
-    assert expected in error.value.lines[0]
+    ):
+        with pytest.raises(ConfigError) as error:
+            check_node("a", node)
+        assert expected in error.value.lines[0]

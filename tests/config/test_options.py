@@ -19,28 +19,19 @@ class Some(Options):
     level: float = option(0.5, help="level", check=lambda value: 0 < value < 1, expected="above 0 and below 1")
 
 
-def test_valid_values_are_taken_and_defaults_are_not_shared():
+def test_options_take_valid_values_refuse_others_and_are_known_from_their_class():
     assert Some(at="native", kinds=["b", "a"], count=1, share=1.0, level=0.9).share == 1.0
     Some().kinds.append("b")
     assert Some().kinds == ["a"]
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
+    for values, message in (
         ({"at": "x"}, r"\.at=x: expected one of input, native\."),
         ({"kinds": ["a", "c"]}, r"expected some of a, b\."),
         ({"count": 0}, r"\.count=0: expected 1 or more\."),
         ({"share": 1.5}, r"expected 0 to 1\."),
         ({"level": 1}, r"expected above 0 and below 1\."),
-    ],
-)
-def test_an_invalid_value_is_refused_with_what_is_expected(values, message):
-    with pytest.raises(ConfigError, match=message):
-        Some(**values)
-
-
-def test_what_is_known_of_options_is_read_from_the_class():
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Some(**values)
     collected = {member.name: (known.help, get_default(member)) for member, known in iterate_options(Some)}
     assert collected["kinds"] == ("which", ["a"])
     assert list(collected) == ["at", "kinds", "count", "share", "level"]

@@ -7,15 +7,9 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
+from avatar_bench.config import overrides
 from avatar_bench.config.options import find_option
-from avatar_bench.config.overrides import (
-    choose_sweep_folder,
-    is_multirun,
-    make_sweep_overrides,
-    name_job,
-    quote,
-    split_flags,
-)
+from avatar_bench.config.overrides import choose_sweep_folder, is_multirun, name_job, quote, split_flags
 from avatar_bench.config.path_quoting import quote_paths
 from avatar_bench.config.schema import find_schema
 from avatar_bench.errors import ConfigError
@@ -41,20 +35,11 @@ def read(word, multirun=False):
     return OmegaConf.to_container(OmegaConf.create({"x": override.value()}), resolve=True)["x"]
 
 
-@pytest.mark.parametrize("value", AWKWARD)
-@pytest.mark.parametrize("option", ["ckpt", "data.root"])
-def test_a_path_arrives_as_it_was_typed(option, value):
-    listed = option == "ckpt" and value == "[draft]"
-    assert read(f"{option}={value}") == (["draft"] if listed else value)
-
-
-@pytest.mark.parametrize("option", PATH_OPTIONS)
-def test_every_path_option_is_quoted(option):
-    assert read(f"{option}=a (b), c=d") == "a (b), c=d"
-    assert read(f"+{option}=a (b), c=d") == "a (b), c=d"
-
-
-def test_any_string_survives_quoting():
+def test_a_path_arrives_as_it_was_typed_and_any_string_survives_quoting():
+    for value in AWKWARD:
+        for option in ("ckpt", "data.root"):
+            listed = option == "ckpt" and value == "[draft]"
+            assert read(f"{option}={value}") == (["draft"] if listed else value)
     draw = random.Random(0)
     parts = ["\\", "'", '"', "$", "{", "}", "[", "]", "(", ")", "=", ",", " ", "a", "Ж", "~", ":", "${a}", "${", "/"]
     for _ in range(100):
@@ -63,42 +48,23 @@ def test_any_string_survives_quoting():
         assert OmegaConf.create({"x": override.value()}).x == value
 
 
-def test_other_options_and_no_value_are_left_to_hydra():
+def test_every_path_option_is_quoted_and_others_and_no_value_are_left_to_hydra():
+    for option in PATH_OPTIONS:
+        assert read(f"{option}=a (b), c=d") == "a (b), c=d"
+        assert read(f"+{option}=a (b), c=d") == "a (b), c=d"
     assert quote_paths("train", ["model=a,b", "seed=1", "~logger"]) == ["model=a,b", "seed=1", "~logger"]
     assert read("out=null") is None
     assert read("out=") == ""
     assert read("out=???") == "./???"  # a path, and no missing value
 
 
-def test_a_tilde_is_the_home_folder_unless_a_file_has_that_name(monkeypatch):
+def test_sweeps_over_paths_stay_unless_a_path_exists_and_a_tilde_is_the_home_folder(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert read("out=~/runs") == "/home/me/runs"
     assert read("out=~") == "/home/me"
     assert read("out=~a") == "~a"
     Path("~").mkdir()
     assert read("out=~") == "~"
-
-
-def test_brackets_make_a_list_of_runs_whose_elements_are_quoted_one_by_one():
-    assert read("ckpt=[runs/a b, runs/(c)]") == ["runs/a b", "runs/(c)"]
-    assert read("""ckpt=["a,b",'c=d',e]""") == ["a,b", "c=d", "e"]
-    assert read("ckpt=[runs/a]") == ["runs/a"]
-    assert read("out=[a,b]") == "[a,b]"  # which is never a list
-    Path("a, b").mkdir()
-    assert read("ckpt=[a, b,c]") == ["a, b", "c"]
-    Path("[a,b]").mkdir()
-    assert read("ckpt=[a,b]") == "[a,b]"
-
-
-@pytest.mark.parametrize("option", ["data.ood", "source.folder.roots"])
-def test_the_values_of_a_mapping_are_quoted_one_by_one(option):
-    mapping = "{a: /x y, z/(1), b: 'q, w', c:${d}}"
-    assert read(f"{option}={mapping}") == {"a": "/x y, z/(1)", "b": "q, w", "c": "${d}"}
-    assert quote_paths("train", ["data.ood={a: b}"]) == ["++data.ood={a: 'b'}"]
-    assert read("data.ood={}") == {}
-
-
-def test_a_sweep_over_paths_stays_a_sweep_except_for_a_path_that_exists_and_for_out():
     (word,) = quote_paths("train", ["model.weights=none,/a b/c.pth"], multirun=True)
     assert OverridesParser.create().parse_override(word).is_sweep_override()
     assert quote_paths("predict", ["ckpt=glob(*)"], multirun=True) == ["ckpt=glob(*)"]
@@ -107,12 +73,25 @@ def test_a_sweep_over_paths_stays_a_sweep_except_for_a_path_that_exists_and_for_
     assert read("out=c,d", multirun=True) == "c,d"
 
 
-def test_flags_may_stand_anywhere():
+def test_brackets_make_a_list_and_braces_a_mapping_whose_values_are_quoted_one_by_one():
+    assert read("ckpt=[runs/a b, runs/(c)]") == ["runs/a b", "runs/(c)"]
+    assert read("""ckpt=["a,b",'c=d',e]""") == ["a,b", "c=d", "e"]
+    assert read("ckpt=[runs/a]") == ["runs/a"]
+    assert read("out=[a,b]") == "[a,b]"  # which is never a list
+    Path("a, b").mkdir()
+    assert read("ckpt=[a, b,c]") == ["a, b", "c"]
+    Path("[a,b]").mkdir()
+    assert read("ckpt=[a,b]") == "[a,b]"
+    for option in ("data.ood", "source.folder.roots"):
+        mapping = "{a: /x y, z/(1), b: 'q, w', c:${d}}"
+        assert read(f"{option}={mapping}") == {"a": "/x y, z/(1)", "b": "q, w", "c": "${d}"}
+        assert quote_paths("train", ["data.ood={a: b}"]) == ["++data.ood={a: 'b'}"]
+        assert read("data.ood={}") == {}
+
+
+def test_flags_may_stand_anywhere_but_unknown_ones_or_ones_without_their_value_are_refused():
     words = ["model=a,b", "-m", "seed=1", "-cd", "my yaml", "--cfg=job"]
     assert split_flags(words) == (["-m", "-cd", "my yaml", "--cfg=job"], ["model=a,b", "seed=1"])
-
-
-def test_a_flag_that_is_unknown_or_lacks_its_value_is_refused_and_a_file_may_be_named_like_one():
     for words in (["--model", "a"], ["-cd"], ["--cfg", "foo"]):
         with pytest.raises(ConfigError) as error:
             split_flags(words)
@@ -123,33 +102,26 @@ def test_a_flag_that_is_unknown_or_lacks_its_value_is_refused_and_a_file_may_be_
     assert split_flags(["./-my.jpg"]) == ([], ["./-my.jpg"])
 
 
-def test_a_multirun_is_asked_for_by_flag_sweep_or_mode():
+def test_a_sweep_is_asked_for_by_flag_sweep_or_mode_and_named_by_what_is_swept():
     assert is_multirun(["-m"], [])
     assert is_multirun(["--multirun"], [])
     assert is_multirun([], ["sweep=nine_models"])
     assert is_multirun([], ["hydra.mode=MULTIRUN"])
     assert not is_multirun([], ["sweep=null", "model=a"])
-
-
-def test_a_sweep_lies_under_its_name_or_the_swept_options():
     assert choose_sweep_folder(["sweep=nine_models", "seed=3"]) == Path("runs/nine_models")
     assert choose_sweep_folder(["model=a,b", "data.fold=range(3)", "seed=1"]) == Path("runs/model-data.fold")
     assert choose_sweep_folder(["model=a,b", "out=my sweep"]) == Path("my sweep")
     assert choose_sweep_folder(["hydra/sweeper=optuna", "seed=1"]) == Path("runs/sweep")
     with pytest.raises(ConfigError, match="no option has more than one value"):
         choose_sweep_folder(["seed=1"])
-
-
-def test_the_jobs_of_a_sweep_are_named_by_what_is_swept():
     words = ["model=a,b", "seed=1", "data.root='a,b'", "hydra.verbose=false", "mode=choice(full,frozen)"]
-    folder, names = make_sweep_overrides(words, Path("runs/x y"))
+    folder, names = overrides.make_sweep_overrides(words, Path("runs/x y"))
     assert folder == "hydra.sweep.dir='runs/x y'"
     assert names == "hydra.job.config.override_dirname.exclude_keys=[seed,data.root]"
 
 
-@pytest.mark.parametrize(
-    ("words", "name"),
-    [
+def test_a_job_is_named_by_what_it_does_not_share_and_long_lists_are_cut_and_stay_distinct():
+    for words, name in (
         (["model=resnet18", "mode.shots=5", "seed=1"], "resnet18-shots5-seed1"),
         (["data.fraction=0.25", "+data.limit=null", "trainer.compile=true"], "fraction0.25-limitnull-compiletrue"),
         (["lr=0.0031622776601683794", "seed=12345678"], "lr0.0031623-seed12345678"),
@@ -160,13 +132,8 @@ def test_the_jobs_of_a_sweep_are_named_by_what_is_swept():
         (["data.split.held_out=['a b']"], "a_b-c868"),
         (["data.split.held_out=[a_b]"], "a_b"),
         (["data.split.held_out=[a,b]"], "a_b-1eb7"),
-    ],
-)
-def test_a_job_is_named_by_what_it_does_not_share(words, name):
-    assert name_job(words, ("epochs",)) == name
-
-
-def test_a_long_list_of_sources_is_cut_and_stays_distinct_as_a_folder_name():
+    ):
+        assert name_job(words, ("epochs",)) == name
     listed = [",".join(f"'source-{number}-of-{end}'" for number in range(30)) for end in "ab"]
     names = {name_job([f"data.split.held_out=[{sources}]", "seed=1"]) for sources in listed}
     assert len(names) == 2

@@ -19,7 +19,7 @@ def _in_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def test_the_main_option_of_a_command_is_a_path():
+def test_paths_that_exist_and_other_inputs_are_the_value_of_the_main_option_but_no_option_is():
     commands = set(find_commands()) - set(PLAIN_COMMANDS)
     assert {command: option for command in commands if (option := find_main_option(command))} == {
         **dict.fromkeys(("app", "evaluate", "calibrate", "export", "push"), "ckpt"),
@@ -27,20 +27,11 @@ def test_the_main_option_of_a_command_is_a_path():
         "measure": "predictions",
         "report": "runs",
     }
-
-
-@pytest.mark.parametrize("name", ["a=b.jpg", "a, b.jpg", "it's.jpg", "[1].jpg"])
-def test_a_path_that_exists_is_the_value_of_the_main_option(name):
-    Path(name).touch()
-    assert name_bare_paths("predict", ["workers=0", name]) == [f"input={name}", "workers=0"]
-
-
-def test_an_option_may_be_longer_than_the_name_of_a_file():
+    for name in ("a=b.jpg", "a, b.jpg", "it's.jpg", "[1].jpg"):
+        Path(name).touch()
+        assert name_bare_paths("predict", ["workers=0", name]) == [f"input={name}", "workers=0"]
     word = f"source=[{','.join(['folder'] * 60)}]"
     assert name_bare_paths("prepare", [word]) == [word]
-
-
-def test_other_inputs_of_predict_and_several_paths_stand_alone_but_no_option_does():
     for name in ("a.jpg", "b, c.jpg", "workers=0"):
         Path(name).touch()
     for word in ("-", "@list.txt", "photos/*.png", "hf:someone/avatars"):
@@ -49,9 +40,8 @@ def test_other_inputs_of_predict_and_several_paths_stand_alone_but_no_option_doe
     assert name_bare_paths("predict", ["workers=0"]) == ["workers=0"]
 
 
-@pytest.mark.parametrize(
-    ("command", "words", "expected"),
-    [
+def test_a_word_that_is_neither_path_nor_option_is_refused_with_what_was_meant():
+    for command, words, expected in (
         ("predict", ["phoot.jpg"], "'phoot.jpg': no such file or folder"),
         ("evaluate", ["a", "=", "b"], "option=value, without spaces around the ="),
         ("train", ["resnet18"], "'resnet18': expected option=value.*\nDid you mean model=resnet18\\?$"),
@@ -60,13 +50,11 @@ def test_other_inputs_of_predict_and_several_paths_stand_alone_but_no_option_doe
         ("train", ["."], "\nFor images of your own: data=folder data.root=.$"),
         ("prepare", ["."], "\nFor images of your own: source=folder source.folder.root=.$"),
         ("doctor", ["."], "^[^\n]+$"),
-    ],
-)
-def test_a_word_that_is_neither_path_nor_option_is_refused_with_what_was_meant(command, words, expected):
-    Path("here").touch()
-    with pytest.raises(ConfigError) as error:
-        name_bare_paths(command, words)
-    assert re.search(expected, "\n".join(error.value.lines))
+    ):
+        Path("here").touch()
+        with pytest.raises(ConfigError) as error:
+            name_bare_paths(command, words)
+        assert re.search(expected, "\n".join(error.value.lines))
 
 
 def test_the_first_guess_of_a_person_works(tiny_run, images, capfd):

@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import tomllib
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from avatar_bench.cli.app import main
 from avatar_bench.config import catalogue, entries
 from avatar_bench.config.entries import KINDS, find_entries, find_plugins
 from avatar_bench.errors import ConfigError
+from tests.builders.archives import write_zip
 from tests.builders.run_files import write_file
 from tests.builders.walks import walk
 from tests.commands.test_all_blocks import QUICK
@@ -44,7 +44,7 @@ def install(folder, monkeypatch):
     monkeypatch.syspath_prepend(folder)
 
 
-def test_the_index_names_what_the_folders_provide():
+def test_plugins_have_a_summary_and_an_extra_that_exists_and_the_index_names_what_they_provide():
     index = yaml.safe_load((PLUGINS / "index.yaml").read_text(encoding="utf-8"))
     names = {file.parent.name for file in PLUGINS.glob("*/about.yaml")}
     provided = {name: {} for name in names}
@@ -55,14 +55,11 @@ def test_the_index_names_what_the_folders_provide():
                 provided[plugin].setdefault(kind, []).append(name)
     stated = {name: {kind: entries for kind, entries in index[name].items() if kind != "option"} for name in names}
     assert provided == stated
-
-
-def test_a_plugin_of_another_package_is_listed_without_being_imported(tmp_path, monkeypatch, capsys):
-    install(tmp_path, monkeypatch)
-    assert main(["list", "plugins"]) == 0
-    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("hello ")]
-    assert line.split(maxsplit=1)[1] == "greetings of all kinds"
-    assert "greetings" not in sys.modules
+    project = tomllib.loads((PLUGINS.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for plugin in find_plugins().values():
+        assert plugin.about["summary"]
+        assert plugin.about.keys() <= {"summary", "extra"}
+        assert plugin.about.get("extra") in {None, *project["optional-dependencies"]}
 
 
 def install_examples(folder):
@@ -70,17 +67,16 @@ def install_examples(folder):
     wheel, about = folder / "ours-1-py3-none-any.whl", "ours-1.dist-info"
     texts = {f"ours/{file.removeprefix('my/')}": body for file, body in examples("docs/extending.md", ("py",))}
     entries = ("ours/command/count.py", "ours/prediction_column/dimensions.py", "ours/prediction_output/md.py")
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for name, text in {
-            **{name: texts[name] for name in entries},
-            "ours/__init__.py": "",
-            "ours/about.yaml": "summary: sizes and counts\n",
-            f"{about}/METADATA": "Metadata-Version: 2.1\nName: ours\nVersion: 1\n",
-            f"{about}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-            f"{about}/entry_points.txt": "[avatar_bench.plugins]\nours = ours\n",
-            f"{about}/RECORD": "",
-        }.items():
-            archive.writestr(name, text)
+    members = {
+        **{name: texts[name] for name in entries},
+        "ours/__init__.py": "",
+        "ours/about.yaml": "summary: sizes and counts\n",
+        f"{about}/METADATA": "Metadata-Version: 2.1\nName: ours\nVersion: 1\n",
+        f"{about}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{about}/entry_points.txt": "[avatar_bench.plugins]\nours = ours\n",
+        f"{about}/RECORD": "",
+    }
+    write_zip(wheel, members)
     pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--target"]
     subprocess.run([*pip, str(folder / "site"), str(wheel)], check=True)
     return folder / "site"
@@ -107,9 +103,17 @@ def test_a_wheel_adds_a_command_a_column_and_an_output(tiny_run, images, tmp_pat
     assert all(re.search(r"\| \d+x\d+ \|$", row) for row in rows)
 
 
-def test_a_plugin_that_cannot_be_used_is_named(tmp_path, monkeypatch, capsys):
+def test_a_plugin_is_listed_without_being_imported_and_named_where_it_cannot_be_used(tmp_path, monkeypatch, capsys):
     install(tmp_path, monkeypatch)
+    taken = write_file(tmp_path / "greetings" / "command" / "train.py", "")
+    with pytest.raises(ConfigError, match="avatar_bench already has a command train"):
+        find_entries("command")
+    taken.unlink()
     write_file(tmp_path / "greetings" / "command" / "greet.py", '"""greet: greet."""\n')
+    assert main(["list", "plugins"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("hello ")]
+    assert line.split(maxsplit=1)[1] == "greetings of all kinds"
+    assert "greetings" not in sys.modules
     assert main(["greet"]) == 2
     assert "greet.py cannot be imported: RuntimeError: imported" in capsys.readouterr().err
     (tmp_path / "greetings" / "about.yaml").unlink()
@@ -117,24 +121,9 @@ def test_a_plugin_that_cannot_be_used_is_named(tmp_path, monkeypatch, capsys):
     assert "The package greetings is no plug-in" in capsys.readouterr().err
 
 
-def test_the_name_of_another_entry_is_refused(tmp_path, monkeypatch):
-    install(tmp_path, monkeypatch)
-    write_file(tmp_path / "greetings" / "command" / "train.py", "")
-    with pytest.raises(ConfigError, match="avatar_bench already has a command train"):
-        find_entries("command")
-
-
 def test_what_a_study_provides_is_of_its_folder(capsys):
     assert main(["evaluate", "block=transformers"]) == 2
     assert "add -cd studies/avatar_types" in capsys.readouterr().err
-
-
-def test_the_plugins_have_a_summary_and_an_extra_that_exists():
-    project = tomllib.loads((PLUGINS.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    for plugin in find_plugins().values():
-        assert plugin.about["summary"]
-        assert plugin.about.keys() <= {"summary", "extra"}
-        assert plugin.about.get("extra") in {None, *project["optional-dependencies"]}
 
 
 @pytest.mark.slow

@@ -38,9 +38,24 @@ def composed(command, words=()):
     return compose(command, [*BASE[command], *words])
 
 
-@pytest.mark.parametrize("command", BASE)
-def test_the_defaults_keep_every_rule(command):
-    check_config(command, composed(command))
+def test_the_defaults_and_values_at_the_edge_keep_every_rule_and_a_missing_one_is_named():
+    for command in BASE:
+        check_config(command, composed(command))
+    for command, words in (
+        ("train", ["data.fraction=1", "data.limit=1", "data.fold=9", "lr=1e-9", "epochs=1"]),
+        ("train", ["mode=progressive", "stage=2"]),
+        ("train", ["data.batch_size={cpu: 1, cuda: 8}"]),
+        ("evaluate", ["allow=[permutation,overlap]"]),
+        ("predict", ["output=-"]),
+        ("predict", ["output=A.CSV"]),
+        ("predict", ["output=a.parquet"]),
+        ("train", [f"model.weights='{__file__}'"]),  # any file
+    ):
+        check_config(command, composed(command, words))
+    register("predict")
+    with pytest.raises(ConfigError) as caught:
+        check_config("predict", compose("predict"))
+    assert caught.value.lines == ("predict needs a value for input", "for example: avatar-bench predict input=photos/")
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -54,9 +69,8 @@ def test_every_choice_of_train_keeps_every_rule(group, monkeypatch):
 STUDY = {"flip": 0.5, "jitter": [0.2, 0.2, 0.2, 0.05], "rotation": 10, "noise": 0.02}
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
+def test_the_augmentation_is_that_of_the_command_line_then_the_recipe_then_the_mode():
+    for words, expected in (
         ([], STUDY),
         (["augmentation=none", "data.augment.flip=.1"], {"flip": 0.1}),
         (["augmentation=delivery"], {"flip": 0.5, "delivery": 0.9}),
@@ -66,12 +80,10 @@ STUDY = {"flip": 0.5, "jitter": [0.2, 0.2, 0.2, 0.05], "rotation": 10, "noise": 
         (["model=dinov2_small"], {}),  # its yaml chooses mode=frozen
         (["experiment=efficientnet_b0_frozen", "augmentation=delivery"], {"flip": 0.5, "delivery": 0.9}),
         (["sweep=leave_one_source_out"], {}),
-    ],
-)
-def test_the_augmentation_is_that_of_the_command_line_then_the_recipe_then_the_mode(words, expected):
-    augmentation = OmegaConf.to_container(composed("train", words).data.augment)
-    active = {name: value for name, value in augmentation.items() if np.any(value)}
-    assert active == expected
+    ):
+        augmentation = OmegaConf.to_container(composed("train", words).data.augment)
+        active = {name: value for name, value in augmentation.items() if np.any(value)}
+        assert active == expected
 
 
 @pytest.mark.parametrize(
@@ -137,30 +149,6 @@ def test_a_broken_rule_names_the_option_and_what_was_expected(command, words, me
         check_config(command, composed(command, words))
     assert message in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 3
-
-
-@pytest.mark.parametrize(
-    ("command", "words"),
-    [
-        ("train", ["data.fraction=1", "data.limit=1", "data.fold=9", "lr=1e-9", "epochs=1"]),
-        ("train", ["mode=progressive", "stage=2"]),
-        ("train", ["data.batch_size={cpu: 1, cuda: 8}"]),
-        ("evaluate", ["allow=[permutation,overlap]"]),
-        ("predict", ["output=-"]),
-        ("predict", ["output=A.CSV"]),
-        ("predict", ["output=a.parquet"]),
-        ("train", [f"model.weights='{__file__}'"]),  # any file
-    ],
-)
-def test_values_at_the_edge_are_taken(command, words):
-    check_config(command, composed(command, words))
-
-
-def test_a_missing_value_is_named_with_an_example():
-    register("predict")
-    with pytest.raises(ConfigError) as caught:
-        check_config("predict", compose("predict"))
-    assert caught.value.lines == ("predict needs a value for input", "for example: avatar-bench predict input=photos/")
 
 
 def test_the_guards_that_may_be_passed_are_those_there_are():

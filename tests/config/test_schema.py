@@ -28,8 +28,17 @@ def unstated(schema, key):
             yield f"{key}.{member.name}"
 
 
-def test_every_option_is_stated_with_its_help():
+def test_every_option_is_stated_with_its_help_and_is_found_by_its_key():
     assert [name for command in COMMANDS for name in unstated(find_schema(command), command)] == []
+    for command, key, name in (
+        ("train", "data.split.seed", "seed"),
+        ("train", "optimizer.options.beta", "options"),
+        ("train", "data", None),
+        ("report", "seed", None),
+        ("import", "columns.path", "columns"),  # of a detector
+    ):
+        option = find_option(find_schema(command), key)
+        assert (option and option[0].name) == name
 
 
 def test_an_option_added_in_one_place_is_found_everywhere(tmp_path):
@@ -82,15 +91,3 @@ def test_the_yaml_of_commands_and_groups_repeats_no_default():
                 if option is not None and get_default(option[0]) == value:
                     repeated.append(f"{file.name}: {key}={value}")
     assert repeated == []
-
-
-def test_an_option_is_found_by_its_key():
-    for command, key, name in (
-        ("train", "data.split.seed", "seed"),
-        ("train", "optimizer.options.beta", "options"),
-        ("train", "data", None),
-        ("report", "seed", None),
-        ("import", "columns.path", "columns"),  # of a detector
-    ):
-        option = find_option(find_schema(command), key)
-        assert (option and option[0].name) == name

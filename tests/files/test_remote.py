@@ -19,16 +19,13 @@ def folder():
     files.rm("/host", recursive=True)
 
 
-def test_a_folder_and_a_glob_name_their_files_but_no_hidden_ones(folder):
+def test_a_folder_and_a_glob_name_their_files_but_no_hidden_ones_which_are_read(folder):
     every = [f"{folder}/{name}" for name in ("b.png", "c/d.png", "c/note.txt", "e[1].png")]
     assert list_remote(folder) == list_remote(f"{folder}/") == every
     assert list_remote(f"{folder}/**/*.png") == [name for name in every if name.endswith(".png")]
     assert list_remote(f"{folder}/*.png") == [every[0], every[3]]
     assert list_remote(f"{folder}/e[1].png") == [every[3]]
     assert list_remote(f"{folder}/nothing") == []
-
-
-def test_a_file_is_read_and_a_missing_one_is_not_waited_for(folder):
     assert read_remote(f"{folder}/c/d.png") == b"c/d.png"
     with pytest.raises(FileNotFoundError):
         read_remote(f"{folder}/none.png")

@@ -12,16 +12,7 @@ from PIL import Image
 
 from avatar_bench.cli.app import main
 from avatar_bench.files import table_io
-from avatar_bench.files.table_io import (
-    escape_formulas,
-    find_table,
-    read_csv,
-    read_table,
-    unescape_formulas,
-    use_table_format,
-    write_csv,
-    write_table,
-)
+from avatar_bench.files.table_io import escape_formulas, read_csv, read_table, use_table_format, write_table
 from tests.conftest import draw
 
 
@@ -43,7 +34,7 @@ def table():
 def test_a_table_is_read_as_it_was_written(table, tmp_path, kind):
     with use_table_format(kind):
         file = write_table(table, tmp_path / "images.csv", float_format="%.17g")
-    assert file == find_table(tmp_path / "images.csv") == tmp_path / f"images.{kind}"
+    assert file == table_io.find_table(tmp_path / "images.csv") == tmp_path / f"images.{kind}"
     printed = read_table(tmp_path / "images.csv", texts=["path", "label", "mixed"])
     assert printed["path"].tolist() == table["path"].tolist()
     assert printed["label"].fillna("missing").tolist() == ["1", "NA", "missing"]
@@ -54,15 +45,12 @@ def test_a_table_is_read_as_it_was_written(table, tmp_path, kind):
     assert read_table(file, texts=None)[["label", "mixed"]].to_numpy().tolist() == [["1", "1"], ["NA", "x"], ["", ""]]
 
 
-def test_a_table_replaces_that_of_the_other_format(table, tmp_path):
+def test_tables_replace_those_of_the_other_format_and_damage_is_a_value_error(table, tmp_path, monkeypatch):
     for kind, other in (("parquet", "csv"), ("csv", "parquet"), ("parquet", "csv")):
         with use_table_format(kind):
             write_table(table, tmp_path / "images.csv")
         assert (tmp_path / f"images.{kind}").is_file()
         assert not (tmp_path / f"images.{other}").exists()
-
-
-def test_many_images_are_written_as_parquet_and_other_tables_never_are(table, tmp_path, monkeypatch):
     monkeypatch.setattr(table_io, "MAX_CSV_ROWS", 2)
     counts = pd.DataFrame({"n": range(5)})
     assert write_table(table, tmp_path / "images.csv").suffix == ".parquet"
@@ -71,60 +59,40 @@ def test_many_images_are_written_as_parquet_and_other_tables_never_are(table, tm
         assert write_table(counts, tmp_path / "counts.csv").suffix == ".csv"
     with use_table_format("csv"):
         assert write_table(table, tmp_path / "images.csv").suffix == ".csv"
-
-
-def test_a_damaged_parquet_file_is_a_value_error(tmp_path):
-    (tmp_path / "images.parquet").write_bytes(b"PAR1 and no more")
+    (tmp_path / "damaged.parquet").write_bytes(b"PAR1 and no more")
     with pytest.raises(ValueError, match="Parquet"):
-        read_table(tmp_path / "images.csv")
+        read_table(tmp_path / "damaged.csv")
 
 
 HOSTILE = (
-    "=1+1",
-    '=HYPERLINK("http://x")',
-    "+cmd|' /C calc'!A0",
-    "-2+3+cmd",
-    "@SUM(A1)",
-    "\t=1",
-    "\r=1",
-    "\tx",
-    "-folder/a.png",
+    *("=1+1", '=HYPERLINK("http://x")', "+cmd|' /C calc'!A0", "-2+3+cmd"),
+    *("@SUM(A1)", "\t=1", "\r=1", "\tx", "-folder/a.png"),
 )
 HARMLESS = ("", "a/b.png", "it's", "'quoted'", "-1", "-1.5e-3", "+7", "-", "a-b", "a;=b", "x=1", "кот")
 
 
-def test_a_text_that_a_spreadsheet_would_run_gets_an_apostrophe_and_no_other():
+def test_texts_that_a_spreadsheet_would_run_and_headers_get_an_apostrophe_and_are_read_back(tmp_path):
     texts = pd.Series([*HOSTILE, *HARMLESS, "=\udcff"], dtype=object)  # also a name that is not Unicode
-    assert escape_formulas(texts.to_frame("a"))["a"].tolist() == [
-        *(f"'{text}" for text in HOSTILE),
-        *HARMLESS,
-        "'=\udcff",
-    ]
-
-
-def test_numbers_keep_their_minus_and_their_type_and_headers_are_neutralised():
+    expected = [*(f"'{text}" for text in HOSTILE), *HARMLESS, "'=\udcff"]
+    assert escape_formulas(texts.to_frame("a"))["a"].tolist() == expected
     frame = pd.DataFrame({"=n": [-1, 2], "prob_=x": [-0.5, np.nan], "mixed": [-3, "=1"]})
     escaped = escape_formulas(frame)
-    assert list(escaped) == ["'=n", "prob_=x", "mixed"]
-    assert escaped["'=n"].tolist() == [-1, 2]
+    assert (list(escaped), escaped["'=n"].tolist()) == (["'=n", "prob_=x", "mixed"], [-1, 2])
     assert escaped["prob_=x"].dtype == float
     assert escaped["mixed"].tolist() == [-3, "'=1"]
     assert (list(frame), frame["mixed"].tolist()) == (["=n", "prob_=x", "mixed"], [-3, "=1"])  # it is left alone
     twice = pd.DataFrame([["=1", "=2"]], columns=["a", "a"])
     assert escape_formulas(twice).to_numpy().tolist() == [["'=1", "'=2"]]
+    frame = pd.DataFrame({"path": list(HOSTILE), "=n": range(len(HOSTILE))})
+    table_io.write_csv(frame, tmp_path / "a.csv")
+    assert pd.read_csv(tmp_path / "a.csv")["path"].str.startswith("'").all()
+    pd.testing.assert_frame_equal(read_csv(tmp_path / "a.csv"), frame)
 
 
 @given(st.lists(st.one_of(st.text("'\"=+-@;\t\r\n 1ae.＝", max_size=8), st.text(max_size=12)), max_size=5))
 def test_what_was_neutralised_is_read_back(texts):
     frame = pd.DataFrame({"a": pd.Series(texts, dtype=object)})
-    assert unescape_formulas(escape_formulas(frame))["a"].tolist() == texts
-
-
-def test_a_file_is_neutral_and_read_back(tmp_path):
-    frame = pd.DataFrame({"path": list(HOSTILE), "=n": range(len(HOSTILE))})
-    write_csv(frame, tmp_path / "a.csv")
-    assert pd.read_csv(tmp_path / "a.csv")["path"].str.startswith("'").all()
-    pd.testing.assert_frame_equal(read_csv(tmp_path / "a.csv"), frame)
+    assert table_io.unescape_formulas(escape_formulas(frame))["a"].tolist() == texts
 
 
 HOSTILE_CLASSES = ("=cmd", "@photo", "+drawn")

@@ -45,17 +45,12 @@ def untrained(monkeypatch):
     monkeypatch.setattr(copy_search, "has_weights", lambda recipe: True)
 
 
-@pytest.mark.usefixtures("untrained")
-def test_crops_are_found_and_identical_files_left_to_others(sets):
+def test_crops_are_found_and_kept_by_content_and_identical_files_left_to_others(sets, untrained, tmp_path, monkeypatch):
     matches = search_aligned_copies(*sets)
     assert isinstance(matches, list)
     names = [(sets[0].frame["path"][match.left], sets[1].frame["path"][match.right]) for match in matches]
     assert names == [("1.png", "crop-1.png"), ("4.png", "crop-4.png")]
-
-
-@pytest.mark.usefixtures("untrained")
-def test_matches_and_features_are_kept_by_content(sets, tmp_path, monkeypatch):
-    first, computed = search_aligned_copies(*sets), list[int]()
+    computed = []
 
     def compute(recipe, size, batches):
         features = package_features.compute_package_features(recipe, size, batches)
@@ -63,11 +58,11 @@ def test_matches_and_features_are_kept_by_content(sets, tmp_path, monkeypatch):
         return features
 
     monkeypatch.setattr(copy_search, "compute_package_features", compute)
-    assert search_aligned_copies(*sets) == first
+    assert search_aligned_copies(*sets) == matches
     assert computed == []
     (kept,) = (tmp_path / "cache" / "copies" / "matches").iterdir()
     kept.write_text("[[")
-    assert search_aligned_copies(*sets) == first
+    assert search_aligned_copies(*sets) == matches
     assert computed == []  # all features are kept
     draw(5).crop((5, 5, 150, 150)).save(sets[1].root / "x.png")
     assert len(search_aligned_copies(sets[0], hashed(sets[1].root))) == 3
@@ -79,8 +74,7 @@ def test_nothing_is_downloaded(sets, monkeypatch):
     assert search_aligned_copies(*sets) == Reason("no_weights_to_align", model="efficientnet_lite0")
 
 
-@pytest.mark.usefixtures("untrained")
-def test_the_guard_refuses_crops_of_training_images_and_names_them(sets):
+def test_the_guard_names_crops_of_training_images_and_warns_of_those_across_the_runs_own_split(sets, untrained):
     known, other = sets[0], sets[1].take(sets[1].frame["path"] != "same.png")
     trained = Dataset("run", known.root, known.frame.assign(split="train"))
     used = [UsedImages(("a",), trained)]
@@ -89,10 +83,6 @@ def test_the_guard_refuses_crops_of_training_images_and_names_them(sets):
     with pytest.raises(GuardError, match="2 of 3 images of other are near-duplicates of training images") as caught:
         Leakage(used, [], (), search_aligned_copies).refuse(other)
     assert caught.value.lines[1] == "They are: crop-1.png, crop-4.png."
-
-
-@pytest.mark.usefixtures("untrained")
-def test_crops_across_the_runs_own_split_are_a_warning(sets):
     frames = [images.frame.assign(path=f"{images.name}/" + images.frame["path"]) for images in sets]
     other = frames[1][frames[1]["path"] != "other/same.png"]
     whole = pd.concat([frames[0].assign(split="train"), other.assign(split="test")], ignore_index=True)

@@ -11,17 +11,14 @@ from avatar_bench.inference.predictor import MAX_SUM_ERROR, ImproperError, norma
 SCORES = 30 * np.random.default_rng(0).normal(size=200) + 500
 
 
-def test_rows_are_divided_by_their_sum():
+def test_rows_are_divided_by_their_sum_and_one_that_is_none_is_named():
     rows = normalise_rows([[0.2, 0.8005], [0.0, 1.0]])
     np.testing.assert_allclose(rows, [[0.2 / 1.0005, 0.8005 / 1.0005], [0, 1]], rtol=1e-15)
     assert normalise_rows(np.zeros((0, 2))).shape == (0, 2)
-
-
-@pytest.mark.parametrize("row", [[0.5, 0.5 + 2 * MAX_SUM_ERROR], [-0.1, 1.1], [math.nan, 1], [math.inf, 0]])
-def test_a_row_that_is_none_is_named(row):
-    with pytest.raises(ImproperError, match="2 rows are no probabilities, first row 1") as caught:
-        normalise_rows([[0.5, 0.5], row, [0.1, 0.9], row])
-    assert caught.value.total == pytest.approx(sum(row), nan_ok=True)
+    for row in ([0.5, 0.5 + 2 * MAX_SUM_ERROR], [-0.1, 1.1], [math.nan, 1], [math.inf, 0]):
+        with pytest.raises(ImproperError, match="2 rows are no probabilities, first row 1") as caught:
+            normalise_rows([[0.5, 0.5], row, [0.1, 0.9], row])
+        assert caught.value.total == pytest.approx(sum(row), nan_ok=True)
 
 
 @pytest.mark.parametrize("threshold", [None, 480.0])
@@ -38,17 +35,14 @@ def test_outliers_change_no_other_log_odds_and_keep_their_order(threshold):
         assert scale.to_log_odds(threshold, threshold) == 0
 
 
-def test_small_log_odds_and_probabilities_stay_as_they_are():
+def test_small_log_odds_and_probabilities_stay_and_a_score_is_found_again_from_its_log_odds():
     log_odds = np.linspace(-3, 4, 50)
     np.testing.assert_allclose(ScoreScale.of(log_odds, None).to_log_odds(log_odds, None), log_odds)
     half = np.array([0.5, 0.2, 0.9])
     assert ScoreScale.of(half, None).is_probability
     np.testing.assert_allclose(ScoreScale.of(half, None).to_log_odds(half, None), np.log(half / (1 - half)), atol=1e-12)
-
-
-@pytest.mark.parametrize("scale", [ScoreScale(True), ScoreScale(), ScoreScale(factor=0.01)])
-@pytest.mark.parametrize("threshold", [None, 0.3])
-def test_a_score_is_found_again_from_its_log_odds(scale, threshold):
-    scores = [0.001, 0.3, 0.9] if scale.is_probability else [-5e4, -7.0, 0.0, 3.0, 1e5]
-    recovered = [scale.to_score(float(scale.to_log_odds(score, threshold)), threshold) for score in scores]
-    assert recovered == pytest.approx(scores, rel=1e-9, abs=1e-12)
+    for scale in (ScoreScale(True), ScoreScale(), ScoreScale(factor=0.01)):
+        for threshold in (None, 0.3):
+            scores = [0.001, 0.3, 0.9] if scale.is_probability else [-5e4, -7.0, 0.0, 3.0, 1e5]
+            recovered = [scale.to_score(float(scale.to_log_odds(score, threshold)), threshold) for score in scores]
+            assert recovered == pytest.approx(scores, rel=1e-9, abs=1e-12)

@@ -13,15 +13,8 @@ from torch import nn
 
 from avatar_bench.errors import BlockError
 from avatar_bench.metrics.attribution_maps import rank_correlation
-from avatar_bench.models.attribution import (
-    SpatialLayer,
-    compute_attention_rollout,
-    compute_grad_cam,
-    compute_replacement_curves,
-    find_spatial_layer,
-    make_baseline,
-    randomise_layers,
-)
+from avatar_bench.models import attribution
+from avatar_bench.models.attribution import SpatialLayer, compute_grad_cam, find_spatial_layer, randomise_layers
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import Card
 
@@ -78,7 +71,7 @@ def stub(*stages):
     return Classifier(Card(CLASSES, "stub", PLAIN), net).eval()
 
 
-def test_a_map_of_one_cell_is_passed_over():
+def test_a_map_of_one_cell_is_passed_over_and_what_is_no_map_is_refused():
     layer = find_spatial_layer(classifier("resnet18"), samples(1, 32))
     assert layer == SpatialLayer("layer3", "NCHW", (2, 2), last=False)
     mobile = classifier("mobilenetv3_small_100")
@@ -86,23 +79,17 @@ def test_a_map_of_one_cell_is_passed_over():
     layer = find_spatial_layer(mobile, samples(1, 128))
     mobile.net.feature_info.pop()
     assert layer == SpatialLayer("blocks.5", "NCHW", (4, 4), last=False)
-
-
-NO_MAPS = {
-    "no stage": [],
-    "a single cell": [(nn.AdaptiveAvgPool2d(1), 3)],
-    "a vector": [(nn.Flatten(), 3)],
-    "other channels than it claims": [(nn.Conv2d(3, 4, 3), 5)],
-    "tokens that are no square of patches": [(nn.Flatten(2), 32 * 32)],
-    "channels that may come first or last": [(nn.Conv2d(3, 30, 3), 30)],
-}
-
-
-@pytest.mark.parametrize("kind", NO_MAPS)
-def test_what_is_no_map_is_refused_in_two_lines(kind):
-    with pytest.raises(BlockError, match="Grad-CAM") as caught:
-        find_spatial_layer(stub(*NO_MAPS[kind]), samples(1, 32))
-    assert len(caught.value.lines) == 2
+    for stages in (
+        [],
+        [(nn.AdaptiveAvgPool2d(1), 3)],  # a single cell
+        [(nn.Flatten(), 3)],  # a vector
+        [(nn.Conv2d(3, 4, 3), 5)],  # other channels than it claims
+        [(nn.Flatten(2), 32 * 32)],  # tokens that are no square of patches
+        [(nn.Conv2d(3, 30, 3), 30)],  # channels that may come first or last
+    ):
+        with pytest.raises(BlockError, match="Grad-CAM") as caught:
+            find_spatial_layer(stub(*stages), samples(1, 32))
+        assert len(caught.value.lines) == 2
 
 
 def reference(model, layer, images, targets):
@@ -155,7 +142,7 @@ def test_signed_maps_add_up_to_the_logit_and_rectified_ones_keep_the_evidence_fo
         np.testing.assert_allclose(rectified, np.maximum(signed, 0), rtol=1e-5, atol=1e-9)
 
 
-def test_the_network_is_left_exactly_as_it_was():
+def test_a_network_is_left_exactly_as_it_was_and_may_have_been_used_in_inference_mode():
     model, images = classifier("mobilenetv3_small_100"), samples(2, 128)
     model.net.conv_stem.weight.requires_grad_(False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
@@ -169,9 +156,6 @@ def test_the_network_is_left_exactly_as_it_was():
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not any(module._forward_hooks or module._backward_hooks for module in model.modules())
     assert not model.training
-
-
-def test_a_network_that_was_built_and_used_in_inference_mode_is_explained():
     torch.manual_seed(0)
     images = samples(2, 128)
     with torch.inference_mode():
@@ -183,7 +167,7 @@ def test_a_network_that_was_built_and_used_in_inference_mode_is_explained():
     np.testing.assert_allclose(maps, reference(classifier("resnet18"), layer, images, np.array([0, 1])), rtol=1e-3)
 
 
-def test_the_cascade_draws_weights_anew_from_the_head_downward():
+def test_the_cascade_draws_weights_and_statistics_anew_from_the_head_downward_by_its_seed_alone():
     model = classifier("tf_efficientnet_lite0")
     state = model.net.state_dict()
     networks = list(randomise_layers(model, seed=1, steps=3))
@@ -198,9 +182,6 @@ def test_the_cascade_draws_weights_anew_from_the_head_downward():
     assert "conv_stem.weight" not in changed[1]
     assert changed[0] < changed[1] < changed[2]
     assert {name for name in state if name.endswith("conv_dw.weight") or name == "conv_stem.weight"} < changed[2]
-
-
-def test_running_statistics_are_drawn_anew_with_their_layer():
     torch.manual_seed(0)
     net = timm.create_model("resnet18", num_classes=3)
     net.bn1.running_mean.fill_(3)
@@ -210,11 +191,7 @@ def test_running_statistics_are_drawn_anew_with_their_layer():
         (float(network.net.bn1.running_mean.mean()), float(network.net.layer4[1].bn2.running_mean.mean()))
         for _, _, network in randomise_layers(model, steps=3)
     ]
-    assert means[0][0] == 3
-    assert means[1:] == [(3, 0), (0, 0)]
-
-
-def test_the_cascade_depends_on_its_seed_alone_and_leaves_the_global_random_state():
+    assert (means[0][0], means[1:]) == (3, [(3, 0), (0, 0)])
     model = classifier("mobilenetv3_small_100")
     heads = []
     for seed in (0, 0, 1):
@@ -251,9 +228,9 @@ def rolled_out(net, tokens):
     return total
 
 
-def test_rollout_equals_the_product_of_the_layers_attention():
+def test_rollout_equals_the_product_of_the_layers_attention_where_a_class_token_attends_to_patches():
     model, images = classifier("vit_small_patch16_224"), samples(3, 96)
-    maps, net = compute_attention_rollout(model, images, batch_size=2), model.net
+    maps, net = attribution.compute_attention_rollout(model, images, batch_size=2), model.net
     assert maps is not None
     assert maps.shape == (3, 6, 6)
     for image, attention in zip(images, maps, strict=True):
@@ -264,15 +241,8 @@ def test_rollout_equals_the_product_of_the_layers_attention():
         np.testing.assert_allclose(attention.ravel(), total[0, 1:], rtol=1e-3)
     assert all(block.attn.fused_attn for block in net.blocks)  # its own attention is left as it was
     assert not any(module._forward_hooks for module in net.modules())
-
-
-@pytest.mark.parametrize(
-    "backbone",
-    # not read off a class token, and with fewer tokens from layer to layer
-    ["resnet18", "swin_tiny_patch4_window7_224", "test_vit2", "mobilevit_s", "pit_ti_224"],
-)
-def test_a_network_without_attention_from_a_class_token_to_its_patches_has_no_rollout(backbone):
-    assert compute_attention_rollout(classifier(backbone), samples(1, SIZES[backbone])) is None
+    for backbone in ("resnet18", "swin_tiny_patch4_window7_224", "test_vit2", "mobilevit_s", "pit_ti_224"):
+        assert attribution.compute_attention_rollout(classifier(backbone), samples(1, SIZES[backbone])) is None
 
 
 class Counter(nn.Module):
@@ -286,24 +256,21 @@ class Counter(nn.Module):
         return torch.stack([white, 0 * white, 0 * white], dim=1), white
 
 
-def test_images_fade_in_equal_steps_in_the_order_of_the_ranks():
+def test_images_fade_in_equal_steps_by_rank_between_the_probabilities_of_whole_images():
     start, end = torch.zeros(5, 3, 8, 8, dtype=torch.uint8), torch.full((5, 3, 8, 8), 255, dtype=torch.uint8)
     end[:, :, :, 4:] = 0  # the right half stays black
     left_first = np.tile(np.arange(64).reshape(8, 8).T, (5, 1, 1))
     classes = np.array([0, 0, 1, 2, 0])
-    curves = compute_replacement_curves(Counter(), start, end, left_first, classes, steps=4, batch_size=2)
+    curves = attribution.compute_replacement_curves(Counter(), start, end, left_first, classes, steps=4, batch_size=2)
     logits = np.array([0, 0.25, 0.5, 0.5, 0.5]) / 0.5
     white = np.exp(logits) / (np.exp(logits) + 2)
     np.testing.assert_allclose(curves[0], white, rtol=1e-6)
     np.testing.assert_allclose(curves[[2, 3]], [(1 - white) / 2] * 2, rtol=1e-6)
     np.testing.assert_allclose(curves[4], white, rtol=1e-6)
-
-
-def test_a_curve_starts_and_ends_at_the_probabilities_of_whole_images():
     model, images = classifier("resnet18"), samples(3, 64)
-    empty, classes = make_baseline(images, "blur"), np.array([0, 1, 2])
+    empty, classes = attribution.make_baseline(images, "blur"), np.array([0, 1, 2])
     ranks = np.tile(np.random.default_rng(0).permutation(64 * 64).reshape(64, 64), (3, 1, 1))
-    curves = compute_replacement_curves(model, images, empty, ranks, classes, steps=3)
+    curves = attribution.compute_replacement_curves(model, images, empty, ranks, classes, steps=3)
     with torch.no_grad():
         for column, shown in ((0, images), (-1, empty)):
             expected = torch.softmax(model(shown)[0], dim=1).numpy()[np.arange(3), classes]
@@ -312,7 +279,7 @@ def test_a_curve_starts_and_ends_at_the_probabilities_of_whole_images():
 
 def test_a_void_image_keeps_its_colour_or_its_coarse_shape():
     images = samples(2, 64)
-    flat, blurred = make_baseline(images, "mean"), make_baseline(images, "blur")
+    flat, blurred = attribution.make_baseline(images, "mean"), attribution.make_baseline(images, "blur")
     np.testing.assert_array_equal(flat[:, :, 0, 0], images.float().mean(dim=(2, 3)).round())
     assert (flat == flat[:, :, :1, :1]).all()
     kernel = np.exp(-(np.arange(-5, 6) ** 2) / 50)

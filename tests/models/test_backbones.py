@@ -19,13 +19,8 @@ from safetensors.torch import save_file
 from avatar_bench.config.catalogue import find_choices
 from avatar_bench.errors import CheckpointError, ConfigError
 from avatar_bench.files import package_files
-from avatar_bench.models.backbones import (
-    convert_state,
-    create_backbone,
-    find_licence,
-    get_normalisation,
-    resolve_options,
-)
+from avatar_bench.models import backbones
+from avatar_bench.models.backbones import create_backbone, resolve_options
 from avatar_bench.models.pretrained_backbone import read_weights
 
 TINY = "test_resnet.r160_in1k"
@@ -49,33 +44,30 @@ def test_another_librarys_layout_is_renamed_to_timms_weight_by_weight(network):
     for number, value in enumerate(net.state_dict().values()):
         value.fill_(number)  # tells every weight from every other of its shape
     values = {key: value for key, value in net.state_dict().items() if not key.startswith("classifier")}
-    converted = convert_state(mobilenet_layout(net), "mobilenetv2_pytorch", net)
+    converted = backbones.convert_state(mobilenet_layout(net), "mobilenetv2_pytorch", net)
     assert converted.keys() == values.keys()
     assert all(torch.equal(converted[key], values[key]) for key in values)
     sorted_by_name = dict(sorted(mobilenet_layout(net).items()))
     with pytest.raises(CheckpointError, match="mobilenetv2_pytorch: the weights stand in another order"):
-        convert_state(sorted_by_name, "mobilenetv2_pytorch", net)
+        backbones.convert_state(sorted_by_name, "mobilenetv2_pytorch", net)
     with pytest.raises(ConfigError, match="efficientnet_pytorch"):
-        convert_state({}, "keras", net)
+        backbones.convert_state({}, "keras", net)
 
 
-@pytest.mark.parametrize("ending", [".safetensors", ".pth", ".pt"])
-def test_a_file_gives_all_weights_but_the_classifiers(ending, tmp_path):
-    torch.manual_seed(1)
-    donor = timm.create_model(TINY, num_classes=1000)
-    file = tmp_path / f"weights, (1){ending}"
-    if ending == ".safetensors":
-        save_file(donor.state_dict(), file)
-    else:
-        torch.save(donor.state_dict() if ending == ".pth" else {"state_dict": donor.state_dict()}, file)
-    net = create_backbone(TINY, 3, read_weights(file))
-    assert net.fc.weight.shape == (3, 96)
-    for key, value in donor.state_dict().items():
-        if not key.startswith("fc."):
-            assert torch.equal(net.state_dict()[key], value), key
-
-
-def test_what_was_read_is_what_is_loaded_whatever_the_file_holds_later(tmp_path):
+def test_a_file_gives_all_weights_but_the_classifiers_whatever_it_holds_later(tmp_path):
+    for ending in (".safetensors", ".pth", ".pt"):
+        torch.manual_seed(1)
+        donor = timm.create_model(TINY, num_classes=1000)
+        file = tmp_path / f"weights, (1){ending}"
+        if ending == ".safetensors":
+            save_file(donor.state_dict(), file)
+        else:
+            torch.save(donor.state_dict() if ending == ".pth" else {"state_dict": donor.state_dict()}, file)
+        net = create_backbone(TINY, 3, read_weights(file))
+        assert net.fc.weight.shape == (3, 96)
+        for key, value in donor.state_dict().items():
+            if not key.startswith("fc."):
+                assert torch.equal(net.state_dict()[key], value), key
     donors = [timm.create_model(TINY, num_classes=3).state_dict() for _ in range(2)]
     file = tmp_path / "x.safetensors"
     save_file(donors[0], file)
@@ -97,16 +89,13 @@ SPOILT = {
 }
 
 
-@pytest.mark.parametrize("message", SPOILT)
-def test_a_file_whose_weights_cannot_be_used_is_refused(message, tmp_path):
-    state = timm.create_model("mobilenetv3_small_100", num_classes=3).state_dict()
-    torch.save(SPOILT[message](state), tmp_path / "x.pth")
-    with pytest.raises(CheckpointError, match=message) as caught:
-        create_backbone("mobilenetv3_small_100", 3, read_weights(tmp_path / "x.pth"))
-    assert len(caught.value.lines) <= 3
-
-
-def test_a_file_of_no_weights_or_of_old_ones_is_refused(tmp_path):
+def test_files_whose_weights_cannot_be_used_or_that_hold_none_or_old_ones_are_refused(tmp_path):
+    for message in SPOILT:
+        state = timm.create_model("mobilenetv3_small_100", num_classes=3).state_dict()
+        torch.save(SPOILT[message](state), tmp_path / "x.pth")
+        with pytest.raises(CheckpointError, match=message) as caught:
+            create_backbone("mobilenetv3_small_100", 3, read_weights(tmp_path / "x.pth"))
+        assert len(caught.value.lines) <= 3
     torch.save({"conv1.0.weight": torch.ones(1)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     (tmp_path / "words.pth").write_bytes(b"no weights")
     for name in ("old.pth", "words.pth"):
@@ -115,9 +104,8 @@ def test_a_file_of_no_weights_or_of_old_ones_is_refused(tmp_path):
         assert len(caught.value.lines) <= 3
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
+def test_networks_that_timm_lacks_or_fetches_and_weights_that_are_nowhere_are_refused(monkeypatch, tmp_path):
+    for name, options, message in (
         ("resnet18x", {}, "resnet18d"),
         ("no_such_net", {}, r"timm\.list_models"),
         ("hf-hub:x/y", {}, "hf-hub:x/y"),
@@ -125,17 +113,10 @@ def test_a_file_of_no_weights_or_of_old_ones_is_refused(tmp_path):
         (TINY, {"pretrained": "x"}, "pretrained"),
         (TINY, {"colour": "blue"}, r"model\.options"),
         ("deit_tiny_distilled_patch16_224", {}, "several classifiers"),
-    ],
-)
-def test_a_network_that_timm_lacks_or_fetches_or_that_has_two_classifiers_is_refused(
-    name, options, message, monkeypatch
-):
-    monkeypatch.setattr("socket.socket.connect", lambda *args: pytest.fail("connected"))
-    with pytest.raises(ConfigError, match=message):
-        create_backbone(name, 3, options=options)
-
-
-def test_weights_that_are_nowhere_are_refused_with_the_choices(tmp_path):
+    ):
+        monkeypatch.setattr("socket.socket.connect", lambda *args: pytest.fail("connected"))
+        with pytest.raises(ConfigError, match=message):
+            create_backbone(name, 3, options=options)
     with pytest.raises(ConfigError, match="hub, none, package"):
         create_backbone(TINY, 3, read_weights(tmp_path / "nowhere.pth"))
 
@@ -196,21 +177,30 @@ def test_the_licence_of_downloaded_weights_is_that_of_the_page():
     for model, file in find_choices("model").items():
         stated = yaml.safe_load(file.read_text(encoding="utf-8")).get("model", {})
         backbone, weights = stated.get("backbone", "resnet18"), stated.get("weights", "hub")
-        assert find_licence(backbone, weights, stated.get("package")) == listed.get(model, "apache-2.0"), model
-    assert find_licence("resnet18", "none") is find_licence("resnet18", "net.pth") is None
+        assert backbones.find_licence(backbone, weights, stated.get("package")) == listed.get(model, "apache-2.0"), (
+            model
+        )
+    assert backbones.find_licence("resnet18", "none") is backbones.find_licence("resnet18", "net.pth") is None
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "options", "expected"),
-    [
+def test_a_network_of_a_fixed_size_is_built_for_the_images_or_names_near_sizes():
+    for name, size, options, expected in (
         ("deit_tiny_patch16_224", 224, {}, {}),  # its own size
         ("deit_tiny_patch16_224", 64, {"depth": 2}, {"depth": 2, "img_size": 64}),
         ("deit_tiny_patch16_224", 64, {"dynamic_img_size": True}, {"dynamic_img_size": True}),
         ("swin_tiny_patch4_window7_224", 64, {}, {"img_size": 64}),
-    ],
-)
-def test_a_network_of_a_fixed_size_is_built_for_the_images(name, size, options, expected):
-    assert resolve_options(name, options, size) == expected
+    ):
+        assert resolve_options(name, options, size) == expected
+    for name, size, options, message in (
+        ("deit_tiny_patch16_224", 100, {}, "96, 112, 224"),  # patches of 16 would leave out a border
+        ("vit_small_patch14_dinov2", 128, {}, "126, 140, 518"),
+        ("efficientformer_l1", 64, {}, "224"),  # it cannot be built for another
+        ("deit_tiny_patch16_224", 64, {"img_size": 96}, "Remove the option"),
+    ):
+        with pytest.raises(ConfigError, match=f"data.image_size={size}") as caught:
+            resolve_options(name, options, size)
+        assert message in str(caught.value)
+        assert len(caught.value.lines) <= 3
 
 
 @pytest.mark.parametrize("model", ["mobilenetv3_small", "resnet18", "swin_tiny", "dinov3_small", "siglip2_base"])
@@ -222,7 +212,7 @@ def test_every_model_is_built_as_its_yaml_states_with_timms_preprocessing(model)
     with torch.device("meta"):
         net = create_backbone(name, 3, options=resolve_options(name, options, size))
         assert net(torch.zeros(1, 3, size, size)).shape == (1, 3)
-    assert get_normalisation(net) == (stated.mean, stated.std)
+    assert backbones.get_normalisation(net) == (stated.mean, stated.std)
     (millions,) = re.findall(r"\(([\d.]+) M parameters", text)
     assert float(millions) == pytest.approx(sum(parameter.numel() for parameter in net.parameters()) / 1e6, abs=0.1)
     if model.startswith(("dinov3", "siglip2")):
@@ -230,23 +220,7 @@ def test_every_model_is_built_as_its_yaml_states_with_timms_preprocessing(model)
         assert f"# licence of the weights: {stated.license}\n" in text
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "options", "message"),
-    [
-        ("deit_tiny_patch16_224", 100, {}, "96, 112, 224"),  # patches of 16 would leave out a border
-        ("vit_small_patch14_dinov2", 128, {}, "126, 140, 518"),
-        ("efficientformer_l1", 64, {}, "224"),  # it cannot be built for another
-        ("deit_tiny_patch16_224", 64, {"img_size": 96}, "Remove the option"),
-    ],
-)
-def test_a_size_that_a_network_cannot_take_is_told_with_near_ones(name, size, options, message):
-    with pytest.raises(ConfigError, match=f"data.image_size={size}") as caught:
-        resolve_options(name, options, size)
-    assert message in str(caught.value)
-    assert len(caught.value.lines) <= 3
-
-
-def test_positions_of_another_image_size_are_resampled_as_timm_does(tmp_path):
+def test_positions_of_another_size_are_resampled_as_timm_does_and_class_tokens_may_be_missing(tmp_path):
     torch.manual_seed(1)
     donor = timm.create_model("test_vit", num_classes=7, img_size=64)
     save_file(donor.state_dict(), tmp_path / "x.safetensors")
@@ -254,9 +228,6 @@ def test_positions_of_another_image_size_are_resampled_as_timm_does(tmp_path):
     donor.set_input_size(96)
     torch.testing.assert_close(net.pos_embed, donor.pos_embed)
     assert torch.equal(net.blocks[0].attn.qkv.weight, donor.blocks[0].attn.qkv.weight)
-
-
-def test_a_vit_read_off_its_patches_takes_weights_of_one_read_off_its_class_token(tmp_path):
     donor = timm.create_model("deit_tiny_patch16_224", num_classes=7, depth=1)
     torch.save(donor.state_dict(), tmp_path / "x.pth")
     options = {"img_size": 64, "global_pool": "avg", "depth": 1}

@@ -27,7 +27,7 @@ def test_the_hash_of_weights_is_of_names_and_values_not_of_their_order():
     assert hash_weights({"a": turned}) == hash_weights({"a": turned.contiguous()})
 
 
-def test_a_checkpoint_is_written_with_its_checksum_and_read_back(tmp_path):
+def test_a_checkpoint_is_read_back_with_its_checksum_and_the_last_becomes_the_one_before(tmp_path):
     file = tmp_path / "deep" / "x.ckpt"
     AtomicCheckpointIO().save_checkpoint({"a": torch.ones(3), "b": [1, "я"]}, file)
     assert file.with_name("x.ckpt.sha256").read_text() == f"{sha256_of_file(file)}  x.ckpt\n"
@@ -41,6 +41,14 @@ def test_a_checkpoint_is_written_with_its_checksum_and_read_back(tmp_path):
             verify_checkpoint(file)
     AtomicCheckpointIO().remove_checkpoint(file)
     assert list(file.parent.iterdir()) == []
+    last, before = tmp_path / "last.ckpt", tmp_path / "before.ckpt"
+    for number in range(3):
+        AtomicCheckpointIO().save_checkpoint({"a": number}, last)
+    assert AtomicCheckpointIO().load_checkpoint(last) == {"a": 2}
+    assert AtomicCheckpointIO().load_checkpoint(before) == {"a": 1}
+    assert before.with_name("before.ckpt.sha256").read_text() == f"{sha256_of_file(before)}  before.ckpt\n"
+    AtomicCheckpointIO().save_checkpoint({"a": 0}, tmp_path / "best.ckpt")
+    assert AtomicCheckpointIO().load_checkpoint(before) == {"a": 1}
 
 
 @pytest.mark.parametrize(
@@ -65,17 +73,6 @@ def test_a_write_that_fails_leaves_the_earlier_checkpoint(error, tmp_path, monke
     verify_checkpoint(file)
     assert AtomicCheckpointIO().load_checkpoint(file) == {"a": 1}
     assert {path.name for path in tmp_path.iterdir()} == {"x.ckpt", "x.ckpt.sha256"}
-
-
-def test_the_last_checkpoint_becomes_the_one_before(tmp_path):
-    last, before = tmp_path / "last.ckpt", tmp_path / "before.ckpt"
-    for number in range(3):
-        AtomicCheckpointIO().save_checkpoint({"a": number}, last)
-    assert AtomicCheckpointIO().load_checkpoint(last) == {"a": 2}
-    assert AtomicCheckpointIO().load_checkpoint(before) == {"a": 1}
-    assert before.with_name("before.ckpt.sha256").read_text() == f"{sha256_of_file(before)}  before.ckpt\n"
-    AtomicCheckpointIO().save_checkpoint({"a": 0}, tmp_path / "best.ckpt")
-    assert AtomicCheckpointIO().load_checkpoint(before) == {"a": 1}
 
 
 def best(run):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from timm.layers import ScaledStdConv2d
 from torch import nn
 from torch.nn import functional
 
@@ -59,16 +60,6 @@ def test_stages_and_layers_add_up_to_the_network(model, resting):
     assert not net.training
 
 
-@pytest.mark.parametrize(
-    ("name", "layers"),
-    # by the number in the name; by hand for the rest: patches + 6 x (qkv, projection, two of the MLP) + head
-    [("resnet18", 18), ("resnet50", 50), ("densenet121", 121), ("test_vit.r160_in1k", 1 + 6 * 4 + 1)],
-)
-def test_depth_is_that_of_the_longest_path(name, layers):
-    net = new(name)
-    assert len(longest_path(net, side_of(net))) == layers
-
-
 class Branches(nn.Module):
     """A short and a long branch, whose activation is made while the network runs."""
 
@@ -81,38 +72,34 @@ class Branches(nn.Module):
         return nn.ReLU()(self.short(x) + self.long(x))
 
 
-def test_depth_takes_the_longer_branch_and_not_both():
+def test_depth_is_that_of_the_longest_path_on_which_layers_count_as_often_as_they_run():
+    for name, layers in (
+        ("resnet18", 18),
+        ("resnet50", 50),
+        ("densenet121", 121),
+        ("test_vit.r160_in1k", 1 + 6 * 4 + 1),
+    ):
+        net = new(name)
+        assert len(longest_path(net, side_of(net))) == layers
     assert longest_path(Branches().eval(), 8) == ("long.0", "long.3")
     whole = nn.Sequential(Branches(), nn.Flatten(), nn.Linear(192, 2)).eval()
     assert longest_path(whole, 8) == ("0.long.0", "0.long.3", "2")
-
-
-def test_a_layer_that_runs_twice_lies_on_the_path_twice():
     conv = nn.Conv2d(3, 3, 1)
     assert longest_path(nn.Sequential(conv, nn.ReLU(), conv).eval(), 8) == ("0", "0")
-
-
-def test_a_weight_made_of_weights_counts_with_its_layer():
-    """timm standardises these weights at each pass, so what is multiplied is not the parameter itself."""
-    from timm.layers import ScaledStdConv2d
-
+    # timm standardises these weights at each pass, so what is multiplied is not the parameter itself
     net = nn.Sequential(ScaledStdConv2d(3, 4, 3), nn.ReLU(), ScaledStdConv2d(4, 4, 3)).eval()
     assert longest_path(net, 8) == ("0", "2")
 
 
-def test_the_stages_of_resnet50_are_those_of_its_paper():
-    """He et al., Deep Residual Learning, table 1."""
+def test_the_stages_of_resnet50_are_those_of_its_paper_and_equal_blocks_of_a_transformer_are_one():
+    # He et al., Deep Residual Learning, table 1
     stages = inspect_network(new("resnet50"), 224).stages
     assert stages["blocks"].tolist() == [0, 3, 4, 6, 3, 0]
     assert stages["block_type"].tolist() == ["Conv2d", *["Bottleneck"] * 4, "Linear"]
     shapes = ["64 x 56 x 56", "256 x 56 x 56", "512 x 28 x 28", "1024 x 14 x 14", "2048 x 7 x 7", "3"]
     assert stages["output"].tolist() == shapes
     assert stages["stride"].tolist()[:-1] == [4, 4, 8, 16, 32]
-    assert set(stages["normalisation"][:-1]) == {"BatchNorm2d"}
-    assert set(stages["activation"][:-1]) == {"ReLU"}
-
-
-def test_equal_blocks_of_a_transformer_are_one_stage():
+    assert (set(stages["normalisation"][:-1]), set(stages["activation"][:-1])) == ({"BatchNorm2d"}, {"ReLU"})
     net = new("test_vit.r160_in1k")
     stages = inspect_network(net, 160).stages
     assert stages["stage"].tolist() == ["stem", "1", "head"]
@@ -123,16 +110,13 @@ def test_equal_blocks_of_a_transformer_are_one_stage():
     assert stages.loc[0, "params"] == loose + sum(p.numel() for p in net.patch_embed.parameters())
 
 
-def test_layers_come_in_the_order_they_run():
+def test_layers_come_in_the_order_they_run_and_the_network_is_left_as_it_was():
     layers = inspect_network(new("resnet18"), 64).layers
     assert layers["module"].tolist()[:5] == ["conv1", "bn1", "act1", "maxpool", "layer1.0.conv1"]
     assert layers["module"].iloc[-1] == "fc"
     macs, columns = 64 * 3 * 49 * 32 * 32, ["type", "params", "bytes", "macs", "input", "output", "kernel", "stride"]
     expected = ["Conv2d", 64 * 3 * 49, 4 * 64 * 3 * 49, macs, "3 x 64 x 64", "64 x 32 x 32", "7 x 7", "2 x 2"]
     assert layers.iloc[0][columns].tolist() == expected
-
-
-def test_the_network_is_left_as_it_was():
     net = new("test_resnet.r160_in1k")
     before = {name: value.clone() for name, value in net.state_dict().items()}
     inspect_network(net, 64)
@@ -141,21 +125,14 @@ def test_the_network_is_left_as_it_was():
 
 
 TRAITS = (
-    "family",
-    "core_block",
-    "squeeze_excitation",
-    "depthwise",
-    "attention",
-    "patch",
-    "normalisation",
-    "activation",
+    *("family", "core_block", "squeeze_excitation", "depthwise"),
+    *("attention", "patch", "normalisation", "activation"),
 )
 CONV, VIT = "convolutional", "transformer"
 
 
-@pytest.mark.parametrize(
-    ("name", "size", "expected"),
-    [  # as their papers have them
+def test_the_family_and_key_traits_are_those_of_the_papers():
+    for name, size, expected in (  # as their papers have them
         ("resnet18", 64, (CONV, "BasicBlock", 0, "", "", "", "batch", "ReLU")),
         ("regnety_002", 64, (CONV, "Bottleneck", 13, "", "", "", "batch", "ReLU, Sigmoid")),  # 1 + 1 + 4 + 7 blocks
         ("mobilenetv2_035", 64, (CONV, "InvertedResidual", 0, "3 x 3", "", "", "batch", "ReLU6")),
@@ -168,12 +145,10 @@ CONV, VIT = "convolutional", "transformer"
         ),
         ("mobilevit_xxs", 64, ("hybrid",)),
         ("mixer_s32_224", 224, ("other",)),
-    ],
-)
-def test_the_family_and_key_traits_are_those_of_the_papers(name, size, expected):
-    traits = inspect_network(new(name), size).traits
-    assert set(traits) == set(TRAITS)
-    assert tuple(traits[trait] for trait in TRAITS[: len(expected)]) == expected
+    ):
+        traits = inspect_network(new(name), size).traits
+        assert set(traits) == set(TRAITS)
+        assert tuple(traits[trait] for trait in TRAITS[: len(expected)]) == expected
 
 
 FIRST = {

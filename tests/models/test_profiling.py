@@ -1,9 +1,12 @@
 """Counts against sums made by hand, and timing against a fake clock."""
 
 import pytest
+import timm
 import torch
+import yaml
 from torch import nn
 
+from avatar_bench.config.catalogue import find_choices
 from avatar_bench.models import profiling
 from avatar_bench.models.profiling import TimedCall, time_batches, time_interleaved
 from tests.models.small import count_macs
@@ -25,35 +28,22 @@ class Clock:
         return call
 
 
-def test_a_convolution_and_a_linear_layer_have_the_macs_of_a_hand_count():
+def test_published_networks_have_the_published_cost_and_layers_that_of_a_hand_count():
+    for model, giga, millions in (
+        ("resnet18", 1.81, 11.69),
+        ("resnet50", 4.09, 25.56),
+        ("mobilenetv3_small", 0.056, 2.54),
+    ):
+        name = yaml.safe_load(find_choices("model")[model].read_text(encoding="utf-8"))["model"]["backbone"]
+        net = timm.create_model(name, pretrained=False).eval()
+        assert count_macs(net, 224) / 1e9 == pytest.approx(giga, rel=0.02)
+        assert sum(parameter.numel() for parameter in net.parameters()) / 1e6 == pytest.approx(millions, rel=0.002)
     conv = nn.Conv2d(3, 8, 5, stride=2, padding=2, groups=1).eval()
     assert count_macs(conv, 16) == 8 * 8 * 8 * 3 * 5 * 5
     depthwise = nn.Sequential(nn.Conv2d(3, 6, 3, groups=3, padding=1), nn.ReLU(), nn.BatchNorm2d(6)).eval()
     assert count_macs(depthwise, 10) == 6 * 10 * 10 * 9
     linear = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 7)).eval()
     assert count_macs(linear, 4) == 48 * 7
-
-
-@pytest.mark.parametrize(
-    ("model", "giga", "millions"),
-    # He et al. 2016 (1.8 x 10^9), Howard et al. 2019 (56 x 10^6, of 1000 classes); timm's own table for the rest
-    [("resnet18", 1.81, 11.69), ("resnet50", 4.09, 25.56), ("mobilenetv3_small", 0.056, 2.54)],
-)
-def test_published_networks_have_the_published_cost(model, giga, millions):
-    import timm
-    import yaml
-
-    from avatar_bench.config.catalogue import find_choices
-
-    name = yaml.safe_load(find_choices("model")[model].read_text(encoding="utf-8"))["model"]["backbone"]
-    net = timm.create_model(name, pretrained=False).eval()
-    assert count_macs(net, 224) / 1e9 == pytest.approx(giga, rel=0.02)
-    assert sum(parameter.numel() for parameter in net.parameters()) / 1e6 == pytest.approx(millions, rel=0.002)
-
-
-def test_attention_counts_its_matrix_products():
-    import timm
-
     net = timm.create_model("test_vit.r160_in1k", pretrained=False, num_classes=3).eval()
     tokens, width, block = 101, 64, net.blocks[0]
     linear = 100 * 64 * 3 * 16 * 16 + 64 * 3
@@ -63,14 +53,11 @@ def test_attention_counts_its_matrix_products():
     assert count_macs(net, 160) == linear + attention
 
 
-def test_weights_are_counted_with_the_statistics_kept_beside_them():
+def test_weights_are_counted_by_layer_with_their_statistics_and_peak_memory_is_what_lives_at_once():
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     assert sum(parameter.numel() for parameter in net.parameters()) == (12 + 4) + (4 + 4)
     assert profiling.count_weight_bytes(net) == 4 * (24 + 8) + 8  # the last: how many batches it has seen
     assert profiling.count_weight_bytes(net.half()) == 2 * (24 + 8) + 8
-
-
-def test_weights_are_told_by_layer_and_memory_by_operation():
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.BatchNorm2d(4)))
     assert profiling.count_layer_bytes(net) == {"0": 4 * 16, "1.0": 4 * 16 + 8}
     net, images = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten()), torch.zeros(2, 3, 10, 10)
@@ -78,13 +65,6 @@ def test_weights_are_told_by_layer_and_memory_by_operation():
     assert steps["operation"].tolist() == ["aten.convolution", "aten.relu", "aten.view"]
     before, activations = profiling.count_weight_bytes(net) + 2 * 300 * 4, 2 * 800 * 4
     assert steps["bytes"].tolist() == [before + activations, before + 2 * activations, before + activations]
-
-
-def peak(net, images):
-    return int(profiling.trace_memory(net, images)["bytes"].max())
-
-
-def test_peak_memory_is_what_lives_at_the_same_time():
     images = torch.zeros(2, 3, 10, 10)
     conv, bigger = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
     weights = profiling.count_weight_bytes(nn.Sequential(conv, bigger))
@@ -96,6 +76,10 @@ def test_peak_memory_is_what_lives_at_the_same_time():
     assert peak(inplace, images) == profiling.count_weight_bytes(conv) + input_bytes + first
     deep, images = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(20))), torch.zeros(1, 3, 50, 50)
     assert peak(deep, images) == profiling.count_weight_bytes(deep) + 3 * images.numel() * 4  # the others are let go
+
+
+def peak(net, images):
+    return int(profiling.trace_memory(net, images)["bytes"].max())
 
 
 def test_on_cuda_memory_is_what_its_allocator_reports_of_each_operation(monkeypatch):
@@ -111,7 +95,7 @@ def test_on_cuda_memory_is_what_its_allocator_reports_of_each_operation(monkeypa
     assert len(resets) == 2
 
 
-def test_each_job_is_visited_once_a_round_in_an_order_drawn_anew():
+def test_each_job_is_visited_once_a_round_in_an_order_drawn_anew_so_that_a_slow_moment_meets_all():
     clock, seen = Clock(), []
 
     def job(name, seconds):
@@ -126,9 +110,6 @@ def test_each_job_is_visited_once_a_round_in_an_order_drawn_anew():
     seen.clear()
     time_interleaved([job(name, 1.0) for name in "abc"], rounds=8, seconds=8.0, clock=clock)
     assert ["".join(seen[9 + 3 * number :][:3]) for number in range(8)] == turns
-
-
-def test_a_slow_moment_meets_every_job_alike():
     clock = Clock()
 
     def call():
@@ -139,7 +120,7 @@ def test_a_slow_moment_meets_every_job_alike():
     assert slow.max() - slow.min() <= 0.25 * slow.max()
 
 
-def test_short_jobs_are_called_often_and_their_first_call_is_not_timed():
+def test_short_jobs_are_called_often_after_a_first_call_and_long_ones_get_fewer_rounds_but_three():
     clock, calls = Clock(), []
     work = clock.work(0.01)
     table = time_interleaved([TimedCall(lambda: (calls.append(0), work()), 1)], rounds=4, seconds=0.2, clock=clock)
@@ -147,9 +128,6 @@ def test_short_jobs_are_called_often_and_their_first_call_is_not_timed():
     assert len(calls) == len(table) + 4 + 3  # one a visit, and the visit that warms up
     assert table["seconds"].tolist() == pytest.approx([0.01] * 20)
     assert len(time_interleaved([TimedCall(work, 1)], rounds=2, seconds=1e9, clock=clock)) == 2 * 20
-
-
-def test_jobs_too_long_for_their_time_get_fewer_rounds_but_three():
     clock = Clock()
     jobs = [TimedCall(clock.work(5.0), 1), TimedCall(clock.work(1.0), 1)]
     assert time_interleaved(jobs, rounds=10, seconds=1.0, clock=clock)["round"].max() == 2

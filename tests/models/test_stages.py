@@ -1,7 +1,6 @@
 """Which layers learn in each stage, counted module by module for every backbone of conf/model."""
 
 import itertools
-from collections.abc import Sequence
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from avatar_bench.models.stages import freeze, list_layer_groups, set_frozen_to_
 from tests.models.small import MODELS
 
 # the modules of the last group, and of the two before it
-Modules = tuple[Sequence[str], Sequence[str]]
 BLOCKS = (["head"], ["norm", "blocks.11", "blocks.10"])
 TWO_BLOCKS = (["head"], ["norm", "blocks.1", "blocks.0"])  # of which the fixture builds networks of base size
 POOLED_BLOCKS = (["head", "attn_pool"], ["norm", "blocks.1", "blocks.0"])
@@ -41,7 +39,7 @@ def learning(net):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_a_stage_trains_the_head_or_the_head_and_two_stages(model, network):
+def test_a_stage_trains_the_head_or_so_many_groups_that_hold_every_parameter_from_stem_to_head(model, network):
     net = network(model)
     head, stages = next(modules for family, modules in HEAD_AND_TWO_STAGES.items() if model.startswith(family))
     names = freeze(net, 1)
@@ -52,20 +50,6 @@ def test_a_stage_trains_the_head_or_the_head_and_two_stages(model, network):
     assert learning(net) == 3 * net.head_hidden_size + 3
     assert freeze(net, "all") == [name for name, _ in net.named_parameters()]
     assert learning(net) == count(net, [""])
-
-
-def test_convnext_tiny_trains_3843_parameters_and_then_most_of_them(network):
-    net = network("convnext_tiny")
-    freeze(net, 1)
-    assert learning(net) == 768 * 3 + 3 + 2 * 768 == 3843
-    freeze(net, 3)
-    assert learning(net) / 1e6 == pytest.approx(26.59, abs=0.005)
-    freeze(net, "all")
-    assert learning(net) / 1e6 == pytest.approx(27.82, abs=0.005)
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_the_layer_groups_hold_every_parameter_once_from_stem_to_head(model, network):
     net = network(model)
     names = [name for group in list_layer_groups(net) for name in group]
     assert sorted(names) == sorted(name for name, _ in net.named_parameters())
@@ -77,10 +61,17 @@ def test_the_layer_groups_hold_every_parameter_once_from_stem_to_head(model, net
     assert learning(net) == count(net, [""])
 
 
-@pytest.mark.parametrize("unfreeze", [0, -1, 99, "head", None, 1.5])
-def test_layers_that_are_not_there_are_refused(unfreeze, network):
-    with pytest.raises(ConfigError, match="1 to 6 layer groups"):
-        freeze(network("resnet18"), unfreeze)
+def test_convnext_tiny_trains_3843_parameters_and_then_most_and_layers_it_lacks_are_refused(network):
+    net = network("convnext_tiny")
+    freeze(net, 1)
+    assert learning(net) == 768 * 3 + 3 + 2 * 768 == 3843
+    freeze(net, 3)
+    assert learning(net) / 1e6 == pytest.approx(26.59, abs=0.005)
+    freeze(net, "all")
+    assert learning(net) / 1e6 == pytest.approx(27.82, abs=0.005)
+    for unfreeze in (0, -1, 99, "head", None, 1.5):
+        with pytest.raises(ConfigError, match="1 to 6 layer groups"):
+            freeze(network("resnet18"), unfreeze)
 
 
 @pytest.mark.parametrize("model", ["efficientnet_b0", "mobilenetv3_small", "mobilenetv2", "resnet18"])

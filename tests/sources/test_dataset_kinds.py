@@ -6,18 +6,12 @@ from avatar_bench.config.schema import ImagesConfig
 from avatar_bench.sources.dataset_kinds import list_further_sets
 
 
-def test_the_demo_brings_its_sets_along_and_the_users_own_take_their_place(tmp_path):
+def test_the_demo_brings_sets_that_a_users_own_replace_and_other_data_has_the_sets_that_are_named_alone(tmp_path):
     options = ImagesConfig(kind="demo", ood_sources={"things": ["a"], "icons": ["b"]}, ood={"icons": "mine"})
-    assert list_further_sets(options, tmp_path) == {
-        "blind": tmp_path / "blind.csv",
-        "things": tmp_path / "ood_things.csv",
-        "icons": Path("mine"),
-    }
+    expected = {"blind": tmp_path / "blind.csv", "things": tmp_path / "ood_things.csv", "icons": Path("mine")}
+    assert list_further_sets(options, tmp_path) == expected
     options.blind = "other.csv"
     assert list_further_sets(options, tmp_path)["blind"] == Path("other.csv")
-
-
-def test_other_data_has_the_sets_that_are_named_alone(tmp_path):
     for name in ("obj", "simpsons"):
         (tmp_path / name).mkdir()
     (tmp_path / "notes.txt").touch()

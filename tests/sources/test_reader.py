@@ -9,6 +9,8 @@ import yaml
 from avatar_bench.config.entries import find_entry
 from avatar_bench.errors import ConfigError
 from avatar_bench.sources.reader import SourceJob, hash_state, open_reader, read_images
+from avatar_bench.sources.readers.urls import expand_pattern
+from tests.builders.run_files import write_file
 
 FOLDER = Path(__file__).parents[2] / "conf" / "source"
 FILES = sorted(FOLDER.glob("*.yaml"))
@@ -25,40 +27,29 @@ def source(kind="drawn", **options):
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_every_source_is_complete_and_goes_under_its_own_name(file):
+def test_every_source_is_complete_under_its_own_name_and_distinct_names_and_rasterises_drawings(file):
     assert file.read_text(encoding="utf-8").startswith(f"# @package source.{file.stem}\n# ")
     if file.stem in YOURS:
         with pytest.raises(ConfigError, match=rf"source\.{file.stem} has no input"):
             open_reader(file.stem, load(file))
     else:
         open_reader(file.stem, load(file))
-
-
-@pytest.mark.parametrize("name", YOURS)
-def test_a_source_of_yours_names_every_option_of_its_kind_with_its_default(name):
-    stated, options = load(FOLDER / f"{name}.yaml"), fields(find_entry("source", name).load_class())
-    assert {member.name for member in options} - set(stated) == set()
-    defaults = {member.name: member.default for member in options if member.default is not MISSING}
-    assert {name: stated[name] for name in defaults} == defaults
-
-
-def test_drawings_are_rasterised():
-    for file in FILES:
-        if load(file)["kind"] == "drawn" or ".svg" in file.read_text(encoding="utf-8").partition("files:")[2]:
-            assert load(file).get("rasterise"), file
-
-
-@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
-def test_no_two_names_of_a_source_are_one(file):
-    from avatar_bench.sources.readers.urls import expand_pattern
-
+    if load(file)["kind"] == "drawn" or ".svg" in file.read_text(encoding="utf-8").partition("files:")[2]:
+        assert load(file).get("rasterise")
     names = [name for pattern in load(file).get("names") or [] for name in expand_pattern(pattern)]
     assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize(
-    ("stated", "message"),
-    [
+def test_a_source_of_yours_names_every_option_of_its_kind_with_its_default():
+    for name in YOURS:
+        stated, options = load(FOLDER / f"{name}.yaml"), fields(find_entry("source", name).load_class())
+        assert {member.name for member in options} - set(stated) == set()
+        defaults = {member.name: member.default for member in options if member.default is not MISSING}
+        assert {name: stated[name] for name in defaults} == defaults
+
+
+def test_a_wrong_source_is_refused_with_what_was_expected():
+    for stated, message in (
         (
             source("package", distribution="a", version="1", archive="wheel", files={"*": None}, sha265="x"),
             "did you mean sha256",
@@ -70,13 +61,11 @@ def test_no_two_names_of_a_source_are_one(file):
         (source("urls", urls=["http://a"], list="b"), "has several of them: urls and list"),
         ({"kind": "drawn", "label": "drawing"}, "has no licence, author, generator, homepage"),
         (source("package", distribution="a", version="1", archive="egg", files={"*": None}), "expected wheel or sdist"),
-    ],
-)
-def test_a_wrong_source_is_refused_with_what_was_expected(stated, message):
-    open_reader("x", source("folder", root="somewhere", roots=None, rules=None))  # null is as if not given
-    with pytest.raises(ConfigError, match=message) as error:
-        open_reader("x", stated)
-    assert len(error.value.lines) <= 3
+    ):
+        open_reader("x", source("folder", root="somewhere", roots=None, rules=None))  # null is as if not given
+        with pytest.raises(ConfigError, match=message) as error:
+            open_reader("x", stated)
+        assert len(error.value.lines) <= 3
 
 
 KIND = """
@@ -92,15 +81,9 @@ class Feed(SourceReader):
 """
 
 
-@pytest.fixture
-def own_kind(tmp_path, monkeypatch):
-    (tmp_path / "source").mkdir()
-    (tmp_path / "source" / "feed.py").write_text(KIND)
+def test_a_kind_of_a_user_has_its_options_and_state_and_a_failure_names_its_module(tmp_path, monkeypatch):
     monkeypatch.setenv("AVATAR_BENCH_CONF", str(tmp_path))
-    return tmp_path / "source" / "feed.py"
-
-
-def test_a_kind_of_a_user_has_its_options_and_a_failure_names_its_module(own_kind, tmp_path):
+    own_kind = write_file(tmp_path / "source" / "feed.py", KIND)
     with pytest.raises(ConfigError, match=r"Expected source\.x\.address="):
         open_reader("x", source("feed"))
     with pytest.raises(ConfigError, match="has no option adress; did you mean address"):
@@ -108,15 +91,9 @@ def test_a_kind_of_a_user_has_its_options_and_a_failure_names_its_module(own_kin
     job = SourceJob("x", source("feed", address="a"), tmp_path)
     with pytest.raises(ConfigError, match=rf"{own_kind} failed: OSError: no answer"):
         list(read_images(job))
-
-
-def test_the_state_of_a_users_kind_changes_with_its_code(own_kind):
     before = hash_state("x", source("feed", address="a"))
     own_kind.write_text(KIND.replace("no answer", "nothing"))
     assert before != hash_state("x", source("feed", address="a")) != ""
-
-
-def test_a_module_without_a_reader_is_refused(own_kind):
     own_kind.write_text(KIND.replace("(SourceReader)", ""))
     with pytest.raises(ConfigError, match=r"feed\.py must define a SourceReader"):
         open_reader("x", source("feed", address="a"))

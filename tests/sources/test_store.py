@@ -5,6 +5,7 @@ import io
 import json
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -12,16 +13,9 @@ from PIL import Image
 
 from avatar_bench.data.decoding import decode
 from avatar_bench.data.fingerprints import fingerprint_image
+from avatar_bench.sources import store
 from avatar_bench.sources.reader import SourceImage
-from avatar_bench.sources.store import (
-    RASTER_WIDTH,
-    SourceJournal,
-    crop_square,
-    delete_images,
-    list_unwanted,
-    rasterise,
-    store_image,
-)
+from avatar_bench.sources.store import SourceJournal, delete_images, list_unwanted, rasterise, store_image
 from tests.builders.pixels import encode, make_smooth
 
 MAKING = ("studio", {"label": "real"}, None)
@@ -31,7 +25,7 @@ def drawn(seed=0, kind="PNG"):
     return encode(make_smooth(seed, 30, 40), kind)
 
 
-def test_a_file_is_kept_as_it_is_under_its_hash(tmp_path):
+def test_a_file_is_kept_as_it_is_under_its_hash_as_a_copy_where_there_are_no_links(tmp_path, monkeypatch):
     file = tmp_path / "me, myself.png"
     file.write_bytes(drawn())
     row = store_image(SourceImage("me, myself.png", file), *MAKING, tmp_path / "set")
@@ -43,68 +37,53 @@ def test_a_file_is_kept_as_it_is_under_its_hash(tmp_path):
     assert (row["sha256"], row["origin_sha256"]) == (digest, digest)
     assert (row["width"], row["height"], row["format"], row["jpeg_quality"]) == (40, 30, "PNG", "")
     assert tuple(row["phashes"]) == fingerprint_image(decode(file)).phashes
-
-
-def test_without_links_a_file_is_copied(tmp_path, monkeypatch):
-    def refuse(*_):
-        raise OSError("no links here")
-
-    monkeypatch.setattr(os, "link", refuse)
-    (tmp_path / "a.png").write_bytes(drawn())
+    monkeypatch.setattr(os, "link", Mock(side_effect=OSError("no links here")))
+    (tmp_path / "a.png").write_bytes(drawn(1))
     row = store_image(SourceImage("a.png", tmp_path / "a.png"), *MAKING, tmp_path / "set")
-    assert (tmp_path / "set" / row["path"]).read_bytes() == drawn()
+    assert (tmp_path / "set" / row["path"]).read_bytes() == drawn(1)
     assert not os.path.samefile(tmp_path / "set" / row["path"], tmp_path / "a.png")
 
 
-def test_the_ending_tells_the_format_and_not_the_name(tmp_path):
+def test_the_ending_tells_the_format_odd_letters_make_a_plain_folder_and_equalised_images_are_jpegs(tmp_path):
     row = store_image(SourceImage("photo.png", drawn(kind="JPEG")), *MAKING, tmp_path)
     assert row["path"].endswith(".jpg")
     assert (row["format"], row["jpeg_quality"]) == ("JPEG", 75)  # what Pillow writes unasked
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"", "empty"),
-        (b"hello", "not a known"),
-        (b"<svg/>", "SVG is not supported"),
-        (drawn()[:60], "cannot be decoded"),
-    ],
-)
-def test_what_is_no_image_is_a_row_with_a_reason(data, message, tmp_path):
-    row = store_image(SourceImage("x.png", data), *MAKING, tmp_path)
-    assert set(row) == {"name", "reason"}
-    assert message in row["reason"]
-    assert not (tmp_path / "images").exists()
-    assert "No such file" in store_image(SourceImage("x.png", tmp_path / "x.png"), *MAKING, tmp_path)["reason"]
-
-
-def test_a_box_is_cut_and_kept_without_loss(tmp_path):
-    row = store_image(SourceImage("x.png", drawn(), box=(0.5, 0.0, 0.25)), *MAKING, tmp_path)
-    whole = np.asarray(Image.open(io.BytesIO(drawn())))
-    assert np.array_equal(decode(tmp_path / row["path"]), whole[:10, 20:30])
-
-
-def test_equalised_images_are_square_jpegs_whatever_they_were(tmp_path):
+    row = store_image(SourceImage("x.png", drawn(), label="../real, or=not", source=".hidden лица"), *MAKING, tmp_path)
+    assert row["path"].startswith("images/_real_or_not/hidden_лица/")
+    assert (row["label"], row["source"]) == ("../real, or=not", ".hidden лица")
     making = ("studio", {"label": "real"}, "jpeg")
     rows = [store_image(SourceImage("x", drawn(3, kind)), *making, tmp_path) for kind in ("PNG", "BMP", "TIFF")]
     assert {row["format"] for row in rows} == {"JPEG"}
     assert all(row["width"] == row["height"] for row in rows)
-
-
-def test_a_transparent_image_gets_the_same_plain_ground_each_time(tmp_path):
     data, making = encode(Image.new("RGBA", (60, 60))), ("v", {"label": "drawing"}, "jpeg")
     rows = [store_image(SourceImage("x.png", data), *making, tmp_path / name) for name in "ab"]
     assert rows[0] == rows[1]
 
 
-def test_a_label_or_source_of_odd_letters_makes_a_plain_folder(tmp_path):
-    row = store_image(SourceImage("x.png", drawn(), label="../real, or=not", source=".hidden лица"), *MAKING, tmp_path)
-    assert row["path"].startswith("images/_real_or_not/hidden_лица/")
-    assert (row["label"], row["source"]) == ("../real, or=not", ".hidden лица")
+def test_what_is_no_image_is_a_row_with_a_reason(tmp_path):
+    for data, message in (
+        (b"", "empty"),
+        (b"hello", "not a known"),
+        (b"<svg/>", "SVG is not supported"),
+        (drawn()[:60], "cannot be decoded"),
+    ):
+        row = store_image(SourceImage("x.png", data), *MAKING, tmp_path)
+        assert set(row) == {"name", "reason"}
+        assert message in row["reason"]
+        assert not (tmp_path / "images").exists()
+        assert "No such file" in store_image(SourceImage("x.png", tmp_path / "x.png"), *MAKING, tmp_path)["reason"]
 
 
-def test_a_journal_goes_on_where_a_process_was_killed(tmp_path):
+def test_a_box_is_cut_without_loss_and_moved_to_lie_within_the_image(tmp_path):
+    row = store_image(SourceImage("x.png", drawn(), box=(0.5, 0.0, 0.25)), *MAKING, tmp_path)
+    whole = np.asarray(Image.open(io.BytesIO(drawn())))
+    assert np.array_equal(decode(tmp_path / row["path"]), whole[:10, 20:30])
+    for box in ((0.9, 0.9, 0.5), (0, 0, 1), (0, 0, 0)):
+        height, width, _ = store.crop_square(np.zeros((100, 200, 3), np.uint8), box).shape
+        assert 1 <= width == height <= 100
+
+
+def test_a_journal_goes_on_where_a_process_was_killed_but_not_for_other_sources_or_without_images(tmp_path):
     file = tmp_path / "work" / "a.jsonl"
     journal = SourceJournal.open(file, "digest", tmp_path)
     (tmp_path / "p").touch()
@@ -121,14 +100,11 @@ def test_a_journal_goes_on_where_a_process_was_killed(tmp_path):
     assert [row["name"] for row in whole.rows] == ["1", "2"]
     assert whole.refused == [("x.txt", "no image")]
     assert all(json.loads(line) for line in file.read_text().splitlines())
-
-
-def test_a_journal_of_another_source_or_of_images_that_are_gone_is_begun_anew(tmp_path):
     (tmp_path / "p").touch()
     SourceJournal.open(tmp_path / "a.jsonl", "one", tmp_path).add({"name": "1", "path": "p"})
     for digest in ("two", "one"):
         assert list(SourceJournal.open(tmp_path / "a.jsonl", digest, tmp_path).rows) == []
-    SourceJournal.open(tmp_path / "b.jsonl", "one", tmp_path).add({"name": "1", "path": "q"})
+    SourceJournal.open(tmp_path / "b.jsonl", "one", tmp_path).add({"name": "1", "path": "r"})
     assert list(SourceJournal.open(tmp_path / "b.jsonl", "one", tmp_path).rows) == []
 
 
@@ -147,10 +123,8 @@ def test_only_images_that_a_journal_has_named_are_deleted(tmp_path):
     unwanted = list_unwanted([file], tmp_path, {row["path"] for row in journal.rows})
     assert unwanted == {rows[2]["path"]: "", rows[3]["path"]: "3.png"}
     delete_images(tmp_path, unwanted)
-    assert {path.name for path in (tmp_path / "images").rglob("*.*")} == {
-        *(Path(rows[seed]["path"]).name for seed in (1, 4)),
-        "holiday.jpg",
-    }
+    expected = {*(Path(rows[seed]["path"]).name for seed in (1, 4)), "holiday.jpg"}
+    assert {path.name for path in (tmp_path / "images").rglob("*.*")} == expected
     assert list_unwanted([file], tmp_path, {row["path"] for row in journal.rows}) == {}
 
 
@@ -167,18 +141,12 @@ def test_an_image_that_has_moved_to_another_class_is_not_lost_and_leaves_no_empt
     assert [path.name for path in (tmp_path / "images").iterdir()] == ["dog"]
 
 
-@pytest.mark.parametrize("box", [(0.9, 0.9, 0.5), (0, 0, 1), (0, 0, 0)])
-def test_a_box_is_moved_to_lie_within_the_image(box):
-    height, width, _ = crop_square(np.zeros((100, 200, 3), np.uint8), box).shape
-    assert 1 <= width == height <= 100
-
-
 def test_a_drawing_becomes_an_image_of_the_width_asked_for():
     pytest.importorskip("resvg_py")
     svg = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 4 2"><rect width="2" height="2" fill="#f00"/></svg>'
     image = rasterise(svg, 40)
     assert (image.size, image.mode) == ((40, 20), "RGBA")
     assert (image.getpixel((5, 5)), image.getpixel((35, 5))) == ((255, 0, 0, 255), (0, 0, 0, 0))
-    assert rasterise(svg).width == RASTER_WIDTH
+    assert rasterise(svg).width == store.RASTER_WIDTH
     with pytest.raises(ValueError, match=r"."):
         rasterise("no drawing")

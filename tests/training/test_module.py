@@ -19,6 +19,7 @@ from avatar_bench.training.module import Learner
 from avatar_bench.training.optimization import TrainingOptions
 from tests.models.small import CARD, images, normalised
 
+pytestmark = pytest.mark.filterwarnings("ignore:You are trying to `self.log")
 COSINE, PLATEAU = (read_yaml(find_choices("schedule")[name]) for name in ("cosine", "plateau"))
 
 
@@ -35,7 +36,6 @@ def loss_of(classifier, targets):
     return float(classifier.training_step({"image": images(len(targets)), "target": targets}, 0).detach())
 
 
-@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
 @pytest.mark.parametrize("weights", [None, (0.5, 1.0, 3.0)])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_loss_is_cross_entropy_with_weights_and_smoothing(weights, smoothing):
@@ -49,7 +49,6 @@ def test_the_loss_is_cross_entropy_with_weights_and_smoothing(weights, smoothing
     assert loss == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
 def test_mixup_depends_on_seed_and_step_alone():
     targets = torch.tensor([0, 1, 2, 2])
     plain, losses = loss_of(tiny(), targets), []
@@ -61,7 +60,6 @@ def test_mixup_depends_on_seed_and_step_alone():
     assert plain not in losses
 
 
-@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
 def test_a_loss_that_is_not_finite_is_an_error_in_training_and_in_validation():
     classifier = tiny()
     with torch.no_grad():
@@ -86,30 +84,24 @@ def test_val_metrics_equal_those_of_sklearn():
     assert values == pytest.approx(expected, abs=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("optimizer", "arguments", "kind"),
-    [
+def test_each_optimizer_takes_the_layers_that_learn_and_adamw_decays_apart_from_the_gradient():
+    for optimizer, arguments, kind in (
         ("adamw", {}, torch.optim.AdamW),
         ("adam", {}, torch.optim.Adam),
         ("sgd", {"momentum": 0.8}, torch.optim.SGD),
         ("lion", {}, timm.optim.Lion),
         ({"_target_": "torch.optim.NAdam", "lr": 5.0, "_partial_": True}, {}, torch.optim.NAdam),
-    ],
-)
-def test_each_optimizer_takes_the_layers_that_learn_alone(optimizer, arguments, kind):
-    classifier = tiny(optimizer=optimizer, arguments=arguments, weight_decay=0.03)
-    classifier.begin(Stage("classifier", 1, 0.02))
-    built = classifier.configure_optimizers()
-    assert type(built) is kind
-    (group,) = built.param_groups
-    assert group.get("fused") in ({True} if optimizer in ("adamw", "adam", "sgd") else {None})
-    assert [parameter.shape for parameter in group["params"]] == [(3, 96), (3,)]
-    assert (group["lr"], group["weight_decay"]) == (0.02, 0.03)
-    if kind is torch.optim.SGD:
-        assert (group["momentum"], group["nesterov"]) == (0.8, True)
-
-
-def test_adamw_decays_apart_from_the_gradient_and_adam_through_it():
+    ):
+        classifier = tiny(optimizer=optimizer, arguments=arguments, weight_decay=0.03)
+        classifier.begin(Stage("classifier", 1, 0.02))
+        built = classifier.configure_optimizers()
+        assert type(built) is kind
+        (group,) = built.param_groups
+        assert group.get("fused") in ({True} if optimizer in ("adamw", "adam", "sgd") else {None})
+        assert [parameter.shape for parameter in group["params"]] == [(3, 96), (3,)]
+        assert (group["lr"], group["weight_decay"]) == (0.02, 0.03)
+        if kind is torch.optim.SGD:
+            assert (group["momentum"], group["nesterov"]) == (0.8, True)
     moved = {}
     for name in ("adamw", "adam"):
         parameter = torch.nn.Parameter(torch.tensor([2.0]))
@@ -132,7 +124,7 @@ def configure(steps=None, **options):
     return learner.configure_optimizers()
 
 
-def test_cosine_warms_up_and_falls_to_nothing():
+def test_cosine_warms_up_and_falls_to_nothing_and_plateau_waits_for_its_patience():
     built = configure(40, schedule=COSINE | {"warmup_epochs": 1})
     assert built["lr_scheduler"]["interval"] == "step"
     schedule, rates = built["lr_scheduler"]["scheduler"], []
@@ -146,6 +138,13 @@ def test_cosine_warms_up_and_falls_to_nothing():
     for epochs, first in ((0.5, 1 / 6), (0.04, 1.0)):  # a part of an epoch can warm up
         (group,) = configure(40, schedule=COSINE | {"warmup_epochs": epochs})["optimizer"].param_groups
         assert group["lr"] == pytest.approx(first)
+    built = configure(schedule=PLATEAU | {"factor": 0.25, "patience": 2})
+    assert built["lr_scheduler"]["monitor"] == "val/loss"
+    rates = []
+    for loss in (1.0, 1.0, 1.0, 1.0, 1.0):
+        built["lr_scheduler"]["scheduler"].step(loss)
+        rates.append(built["optimizer"].param_groups[0]["lr"])
+    assert rates == [1.0, 1.0, 1.0, 0.25, 0.25]
 
 
 @pytest.mark.parametrize(("option", "kept"), [("drop_path_rate", True), ("drop_rate", False), ("pos_drop_rate", False)])
@@ -155,16 +154,6 @@ def test_features_are_computed_once_where_no_dropout_would_change_them(option, k
     learner = Learner(card, create_backbone("test_vit", 3, options=options), TrainingOptions(seed=1))
     learner.begin(Stage("classifier", 1, 0.1))
     assert learner.is_trained_on_embeddings is kept
-
-
-def test_plateau_waits_for_its_patience():
-    built = configure(schedule=PLATEAU | {"factor": 0.25, "patience": 2})
-    assert built["lr_scheduler"]["monitor"] == "val/loss"
-    rates = []
-    for loss in (1.0, 1.0, 1.0, 1.0, 1.0):
-        built["lr_scheduler"]["scheduler"].step(loss)
-        rates.append(built["optimizer"].param_groups[0]["lr"])
-    assert rates == [1.0, 1.0, 1.0, 0.25, 0.25]
 
 
 def test_the_card_goes_into_every_checkpoint_as_plain_types():

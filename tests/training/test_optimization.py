@@ -17,15 +17,12 @@ def list_rates(net, **options):
     return dict(rates)
 
 
-def test_by_default_all_learn_at_one_rate_and_decay(network):
+def test_parameters_of_a_vit_learn_at_one_rate_or_one_that_falls_block_by_block_and_may_not_decay(network):
     net = network("deit_tiny")
+    names = freeze(net, 2)  # layers that rest are in no group
+    assert list_rates(net, layer_decay=0.5) == {name: (1.0 if "head" in name else 0.5, 0.3) for name in names}
     freeze(net, "all")
     assert list_rates(net) == {name: (1.0, 0.3) for name, _ in net.named_parameters()}
-
-
-def test_the_rate_of_a_vit_falls_from_its_head_block_by_block(network):
-    net = network("deit_tiny")
-    freeze(net, "all")
     rates = list_rates(net, layer_decay=0.5)
     for name, (rate, decay) in rates.items():
         block = int(name.split(".")[1]) if name.startswith("blocks") else 11 if name.startswith("norm") else -1
@@ -33,33 +30,21 @@ def test_the_rate_of_a_vit_falls_from_its_head_block_by_block(network):
         assert rate == pytest.approx(0.5**distance), name
         assert decay == 0.3
     assert len(rates) == len(list(net.parameters()))
+    free = {name for name, value in net.named_parameters() if value.ndim == 1} | {"cls_token", "pos_embed"}
+    for layer_decay in (None, 0.5):
+        rates = list_rates(net, layer_decay=layer_decay, decay_norms=False)
+        assert {name for name, (_, decay) in rates.items() if decay == 0} == free
 
 
-@pytest.mark.parametrize(
-    ("model", "layers"),  # of the stem, of one block each, and of the head
-    [("swin_tiny", 1 + (2 + 2 + 6 + 2) + 1), ("resnet18", 1 + (2 + 2 + 2 + 2) + 1), ("convnextv2_nano", 1 + 14 + 1)],
-)
-def test_the_stem_of_other_networks_is_as_far_from_the_head_as_it_has_blocks(model, layers, network):
-    net = network(model)
-    freeze(net, "all")
-    rates = [rate for rate, _ in list_rates(net, layer_decay=0.9).values()]
-    assert max(rates) == 1
-    assert min(rates) == pytest.approx(0.9 ** (layers - 1))
-    assert len({round(rate, 6) for rate in rates}) == layers
-
-
-@pytest.mark.parametrize("layer_decay", [None, 0.5])
-def test_norms_biases_tokens_and_positions_can_be_kept_from_decay(layer_decay, network):
-    net = network("deit_tiny")
-    freeze(net, "all")
-    kept = {
-        name for name, (_, decay) in list_rates(net, layer_decay=layer_decay, decay_norms=False).items() if decay == 0
-    }
-    assert kept == {name for name, value in net.named_parameters() if value.ndim == 1} | {"cls_token", "pos_embed"}
-
-
-def test_layers_that_rest_are_in_no_group(network):
-    net = network("deit_tiny")
-    names = freeze(net, 2)
-    assert list_rates(net, layer_decay=0.5) == {name: (1.0 if "head" in name else 0.5, 0.3) for name in names}
-    freeze(net, "all")
+def test_the_stem_of_other_networks_is_as_far_from_the_head_as_it_has_blocks(network):
+    for model, layers in (
+        ("swin_tiny", 1 + (2 + 2 + 6 + 2) + 1),
+        ("resnet18", 1 + (2 + 2 + 2 + 2) + 1),
+        ("convnextv2_nano", 1 + 14 + 1),
+    ):
+        net = network(model)
+        freeze(net, "all")
+        rates = [rate for rate, _ in list_rates(net, layer_decay=0.9).values()]
+        assert max(rates) == 1
+        assert min(rates) == pytest.approx(0.9 ** (layers - 1))
+        assert len({round(rate, 6) for rate in rates}) == layers

@@ -32,9 +32,7 @@ def teach(small, tiny_run):
     return run
 
 
-def test_a_student_learns_the_answers_on_labelled_and_unlabelled_images(
-    tiny_run, manifest, teach, tmp_path, monkeypatch, capfd
-):
+def test_a_student_learns_answers_without_labels_too(tiny_run, manifest, teach, tmp_path, monkeypatch, capfd):
     seen, learn_from = [], Learner._learn_from
 
     def spy(learner, batch):
@@ -61,7 +59,7 @@ def test_a_student_learns_the_answers_on_labelled_and_unlabelled_images(
     assert f"teacher: {tiny_run.parent.name}/{tiny_run.name}" in (student / "report.html").read_text(encoding="utf-8")
 
 
-def test_what_a_teacher_was_trained_on_is_no_test_set_of_its_student(manifest, teach, tiny_run, tmp_path, capfd):
+def test_what_trained_or_chose_a_teacher_is_no_test_set_of_its_student(manifest, teach, tiny_run, tmp_path, capfd):
     swapped = pd.read_csv(manifest).dropna(subset="label").replace({"split": {"train": "test", "test": "train"}})
     swapped.to_csv(tmp_path / "swapped.csv", index=False)
     teach(tmp_path / "refused", tmp_path / "swapped.csv", code=3)
@@ -74,9 +72,6 @@ def test_what_a_teacher_was_trained_on_is_no_test_set_of_its_student(manifest, t
     assert load_record(student)["init"]["teacher"]["licence"] == "mit"
     assert main(["evaluate", f"ckpt={student}", "block=blind_test", "split=test", "data.workers=0"]) == 3
     assert "pretraining" in capfd.readouterr().err
-
-
-def test_what_chose_and_calibrated_a_teacher_is_no_test_set_of_its_student(manifest, teach, tiny_run, tmp_path, capfd):
     used = pd.read_csv(tiny_run / "split.csv")
     swapped = pd.read_csv(manifest).dropna(subset="label").query("split != 'test'")
     swapped.loc[used["split"].iloc[swapped.index].eq("calibration"), "split"] = "test"

@@ -42,7 +42,7 @@ def test_a_constant_feature_and_copies_of_images_change_nothing():
     assert np.isfinite(head.bias).all()
 
 
-def test_cross_validation_scores_each_held_out_image_once():
+def test_cross_validation_scores_each_held_out_image_once_with_the_standard_error_of_the_difference():
     features, targets, weights = draw(150, 12)
     features = StandardScaler().fit_transform(features)
     _, folds = divide_images(targets, [""] * 150, [str(row) for row in range(150)], seed=0)
@@ -58,21 +58,6 @@ def test_cross_validation_scores_each_held_out_image_once():
         assert table["cv/loss"][row.Index] == pytest.approx(expected, abs=2e-3)
         score = balanced_accuracy_score(targets, held_out.argmax(axis=1))
         assert table["cv/balanced_accuracy"][row.Index] == pytest.approx(score, abs=0.02)
-
-
-def test_the_strongest_regularisation_within_a_standard_error_of_the_best_balanced_accuracy_is_chosen():
-    table = pd.DataFrame({"C": [0.1, 1, 10], "cv/balanced_accuracy": [0.5, 0.74, 0.75], "cv/loss": [0.9, 1.2, 3.0]})
-    for error, chosen in ((0, 10), (0.009, 10), (0.011, 1), (0.26, 0.1)):
-        assert choose_strength(table.assign(**{"cv/balanced_accuracy_se": [error, error, 0]})) == chosen
-    equal = table.assign(**{"cv/balanced_accuracy": [0.5, 0.75, 0.75], "cv/balanced_accuracy_se": 0.0})
-    assert choose_strength(equal) == 1
-    unknown = table.assign(**{"cv/balanced_accuracy": np.nan, "cv/balanced_accuracy_se": np.nan})
-    assert choose_strength(unknown.iloc[1:2]) == 1
-
-
-def test_the_standard_error_is_that_of_the_difference_in_the_same_folds():
-    features, targets, weights = draw(150, 12)
-    _, folds = divide_images(targets, [""] * 150, [str(row) for row in range(150)], seed=0)
     problem = LogisticProblem(features, targets, weights, 3)
     table = problem.cross_validate([1e-4, 0.01, 1.0], folds)
     errors, best = table["cv/balanced_accuracy_se"], table["cv/balanced_accuracy"].idxmax()
@@ -87,7 +72,17 @@ def test_the_standard_error_is_that_of_the_difference_in_the_same_folds():
     assert errors.max() > 0
 
 
-def test_images_of_a_source_are_held_out_together_and_every_class_stays_in_training():
+def test_the_strongest_regularisation_within_a_standard_error_of_the_best_balanced_accuracy_is_chosen():
+    table = pd.DataFrame({"C": [0.1, 1, 10], "cv/balanced_accuracy": [0.5, 0.74, 0.75], "cv/loss": [0.9, 1.2, 3.0]})
+    for error, chosen in ((0, 10), (0.009, 10), (0.011, 1), (0.26, 0.1)):
+        assert choose_strength(table.assign(**{"cv/balanced_accuracy_se": [error, error, 0]})) == chosen
+    equal = table.assign(**{"cv/balanced_accuracy": [0.5, 0.75, 0.75], "cv/balanced_accuracy_se": 0.0})
+    assert choose_strength(equal) == 1
+    unknown = table.assign(**{"cv/balanced_accuracy": np.nan, "cv/balanced_accuracy_se": np.nan})
+    assert choose_strength(unknown.iloc[1:2]) == 1
+
+
+def test_images_of_a_source_or_a_group_are_held_out_together_and_every_class_stays_in_training():
     targets = np.repeat([0, 1, 2], [40, 30, 20])
     sources = [f"{target}{row % (4 - target)}" for row, target in enumerate(targets)]  # 4, 3 and 2 sources a class
     unit, folds = divide_images(targets, sources, [str(row) for row in range(90)], seed=0)
@@ -96,9 +91,6 @@ def test_images_of_a_source_are_held_out_together_and_every_class_stays_in_train
     for rows, held_out in folds:
         assert not {sources[row] for row in rows} & {sources[row] for row in held_out}
         assert set(targets[rows]) == {0, 1, 2}
-
-
-def test_groups_are_held_out_where_a_class_has_a_single_source_and_none_where_it_has_a_single_group():
     targets = np.repeat([0, 1], [20, 20])
     groups = [str(row // 2) for row in range(40)]
     unit, folds = divide_images(targets, ["one"] * 20 + ["two", "three"] * 10, groups, seed=0)

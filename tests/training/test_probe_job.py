@@ -33,8 +33,7 @@ def cache(tmp_path_factory):
 @pytest.fixture
 def passed(monkeypatch):
     """Numbers of images in the forward passes of classifiers, but for the one that tries folded batch norms."""
-    sizes = []
-    forward = Classifier.forward
+    sizes, forward = [], Classifier.forward
 
     def count(self, images):
         sizes.extend([len(images)] if len(images) > 1 else [])
@@ -147,24 +146,21 @@ def test_every_command_takes_a_probe_of_several_layers(pooled, tmp_path):
     assert main(["predict", f"ckpt={tmp_path / 'net.safetensors'}", image, f"output={tmp_path}/o.csv"]) == 0
 
 
-@pytest.mark.parametrize(
-    ("word", "reason"),
-    [
+def test_what_a_probe_would_ignore_is_refused_with_the_reason(small, tmp_path, capsys):
+    for word, reason in (
         ("epochs=3", "without epochs"),
         ("schedule=cosine", "solver of its own"),
         ("data.augment.mixup=0.2", "single classes"),
         ("mode.balance=sampler", "draws training batches"),
         ("mode.C=[0.1,-1]", "numbers above 0"),
-    ],
-)
-def test_what_a_probe_would_ignore_is_refused_with_the_reason(word, reason, small, tmp_path, capsys):
-    kept = [option for option in small if not option.startswith(("epochs", "lr"))]
-    assert main(["train", *kept, "mode=probe", f"out={tmp_path / 'run'}", word]) == 2
-    said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) <= 3
-    assert word.partition("=")[0].partition(".weight")[0] in said[0]
-    assert reason in " ".join(said)
-    assert not (tmp_path / "run").exists()
+    ):
+        kept = [option for option in small if not option.startswith(("epochs", "lr"))]
+        assert main(["train", *kept, "mode=probe", f"out={tmp_path / 'run'}", word]) == 2
+        said = capsys.readouterr().err.strip().splitlines()
+        assert len(said) <= 3
+        assert word.partition("=")[0].partition(".weight")[0] in said[0]
+        assert reason in " ".join(said)
+        assert not (tmp_path / "run").exists()
 
 
 def test_an_interrupted_probe_runs_again_by_resume(train, monkeypatch, tmp_path, capsys):

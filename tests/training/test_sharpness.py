@@ -18,6 +18,7 @@ from avatar_bench.training.module import Learner
 from avatar_bench.training.optimization import TrainingOptions, build_optimizer, freeze_statistics, perturb_weights
 from tests.models.small import CARD, images, normalised
 
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:You defined a `validation_step`")
 CURVATURE, START = np.array([1.0, 10.0, 0.5]), np.array([0.4, -0.3, 2.0])
 
 
@@ -62,12 +63,19 @@ def test_steps_on_a_quadratic_equal_those_by_hand(base, adaptive):
     np.testing.assert_allclose(weights.detach().numpy(), expected, atol=1e-6)
 
 
-def test_at_a_gradient_of_nothing_the_weights_stay():
+def test_weights_stay_at_a_gradient_of_nothing_and_statistics_move_again_once_they_are_let_go():
     weights = nn.Parameter(torch.zeros(2))
     optimizer = make_optimizer(weights, "sgd", 0.1, 0.01)
     (weights**2).sum().backward()
     with perturb_weights(optimizer, 0.2, adaptive=False):
         assert weights.tolist() == [0, 0]
+    norm = nn.BatchNorm2d(3).train()
+    batch = torch.randn(4, 3, 5, 5)
+    with freeze_statistics(norm):
+        held = norm(batch)
+    assert (int(norm.num_batches_tracked), norm.running_mean.tolist()) == (0, [0, 0, 0])
+    torch.testing.assert_close(norm(batch), held)
+    assert int(norm.num_batches_tracked) == 1
 
 
 @pytest.mark.parametrize(("rho", "minimum"), [(None, 0), (0.05, 2), (0.1, 2), (0.2, 2)])
@@ -162,7 +170,6 @@ def unfused(learner):
     return torch.optim.SGD(learner.net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1)
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:You defined a `validation_step`")
 @pytest.mark.parametrize(
     ("trainer", "by_formula", "tolerance"),
     [
@@ -188,28 +195,13 @@ def test_a_training_equals_the_formula_with_one_noise_for_both_passes(trainer, b
     assert float(done.callback_metrics["train/loss_epoch"]) == pytest.approx(loss, abs=tolerance)
 
 
-@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:You defined a `validation_step`")
-def test_a_scaler_whose_factor_is_too_large_skips_the_step_and_lowers_it(monkeypatch):
+def test_a_scaler_whose_factor_is_too_large_skips_the_step_and_a_loss_that_is_not_finite_is_told(monkeypatch):
     monkeypatch.setattr(Learner, "configure_optimizers", unfused)
     learner, scaler = small_learner(), torch.amp.GradScaler("cpu", 2.0**40)
     before = copy.deepcopy(list(learner.net.parameters()))
     fitted(learner, plugins=MixedPrecision("16-mixed", "cpu", scaler), limit_train_batches=2)
     assert scaler.get_scale() == 2.0**38
     assert all(map(torch.equal, before, learner.net.parameters()))
-
-
-@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:You defined a `validation_step`")
-def test_a_loss_of_the_second_pass_that_is_not_finite_is_told():
     learner = small_learner(rho=1e38)
     with pytest.raises(DivergedError, match="not a finite number at step 0"):
         fitted(learner)
-
-
-def test_statistics_move_again_once_they_are_let_go():
-    norm = nn.BatchNorm2d(3).train()
-    batch = torch.randn(4, 3, 5, 5)
-    with freeze_statistics(norm):
-        held = norm(batch)
-    assert (int(norm.num_batches_tracked), norm.running_mean.tolist()) == (0, [0, 0, 0])
-    torch.testing.assert_close(norm(batch), held)
-    assert int(norm.num_batches_tracked) == 1

@@ -60,7 +60,7 @@ def test_early_stopping_ends_a_stage_that_gains_nothing(train, tmp_path):
     assert len(pd.read_csv(run / "metrics.csv")) == 1 + 3
 
 
-def test_swa_is_the_mean_of_the_epochs_weights(train, tmp_path):
+def test_swa_is_the_mean_of_the_epochs_weights_and_ema_begins_with_the_first_step(train, tmp_path):
     runs = {n: train(tmp_path / f"plain{n}", f"epochs={n}") for n in (1, 2)}
     averaged = parameters(train(tmp_path / "swa", "epochs=2", "callbacks=swa", "callbacks.swa.start=0"))
     first, second = parameters(runs[1]), parameters(runs[2])
@@ -68,6 +68,12 @@ def test_swa_is_the_mean_of_the_epochs_weights(train, tmp_path):
         torch.testing.assert_close(value, (first[key] + second[key]) / 2, rtol=1e-4, atol=1e-6)
     means = [checkpoint(run)["state_dict"]["net.bn1.running_mean"] for run in (tmp_path / "swa", *runs.values())]
     assert not torch.allclose(means[0], (means[1] + means[2]) / 2, rtol=0.01)  # those of the average are its own
+    steps = {n: parameters(train(tmp_path / f"step{n}", f"trainer.limit_batches={n}")) for n in (1, 2)}
+    words = ("trainer.limit_batches=2", "callbacks=ema", "callbacks.ema.decay=0.75")
+    averaged = parameters(train(tmp_path / "ema", *words))
+    for key, value in averaged.items():
+        decay = 2 / 11  # below 0.75, after one step
+        torch.testing.assert_close(value, decay * steps[1][key] + (1 - decay) * steps[2][key], rtol=1e-4, atol=1e-6)
 
 
 def test_swa_estimates_batch_norm_statistics_as_torch_does_and_leaves_frozen_ones():
@@ -93,15 +99,6 @@ def test_swa_estimates_batch_norm_statistics_as_torch_does_and_leaves_frozen_one
     assert learned[1].momentum == expected[1].momentum
 
 
-def test_ema_begins_with_the_first_step_and_keeps_its_share(train, tmp_path):
-    steps = {n: parameters(train(tmp_path / f"plain{n}", f"trainer.limit_batches={n}")) for n in (1, 2)}
-    words = ("trainer.limit_batches=2", "callbacks=ema", "callbacks.ema.decay=0.75")
-    averaged = parameters(train(tmp_path / "ema", *words))
-    for key, value in averaged.items():
-        decay = 2 / 11  # below 0.75, after one step
-        torch.testing.assert_close(value, decay * steps[1][key] + (1 - decay) * steps[2][key], rtol=1e-4, atol=1e-6)
-
-
 @pytest.mark.parametrize("words", [[], ["callbacks=swa", "callbacks.swa.start=0"]])
 def test_the_best_checkpoint_holds_the_weights_evaluated_on_val(words, train, tmp_path):
     run = train(tmp_path / "run", "epochs=2", "lr=1e-3", *words)
@@ -120,8 +117,7 @@ def test_the_best_checkpoint_holds_the_weights_evaluated_on_val(words, train, tm
     ids=["staged", "two passes"],
 )
 def test_train_metrics_are_those_of_the_batches_that_were_trained_on(words, train, tmp_path, monkeypatch):
-    seen = []
-    learn_from = Learner._learn_from
+    seen, learn_from = [], Learner._learn_from
 
     def keep(learner, batch):
         logits, targets = learn_from(learner, batch)
@@ -138,20 +134,6 @@ def test_train_metrics_are_those_of_the_batches_that_were_trained_on(words, trai
         targets, predicted = (np.concatenate([seen[index][part] for index in batches]) for part in (0, 1))
         assert row["train/accuracy"] == pytest.approx(accuracy_score(targets, predicted))
         assert row["train/macro_f1"] == pytest.approx(f1_score(targets, predicted, average="macro"))
-
-
-def test_the_precision_of_auto_is_that_of_the_trial_and_stays_when_the_run_is_resumed(
-    small, train, tmp_path, monkeypatch
-):
-    run, device = tmp_path / "run", {"precision": "bf16-mixed", "threads": 1}
-    with monkeypatch.context() as patch:
-        patch.setattr(environment, "tune_training", lambda *network: "bf16")
-        patch.setattr(ClassifierJob, "finish", None)  # fails before the end
-        train(run, "trainer.precision=auto", "trainer=debug", code=1)
-    assert device.items() <= load_record(run)["device"].items()
-    monkeypatch.setattr(environment, "tune_training", lambda *network: "32")
-    assert main(["train", f"resume={run}"]) == 0
-    assert device.items() <= load_record(run)["device"].items()
 
 
 def test_the_batch_and_the_device_that_were_really_used_are_recorded(train, tmp_path):
@@ -193,9 +175,18 @@ def test_finishing_writes_the_temperature_and_leaves_the_weights(run_copy):
     verify_checkpoint(file)
 
 
-def test_names_of_precisions_are_lightnings():
+def test_precisions_have_lightnings_names_and_auto_is_that_of_the_trial_when_resumed_too(train, tmp_path, monkeypatch):
     assert resolve_precision(TrainerConfig(precision="32")) == "32-true"
     assert resolve_precision(TrainerConfig(accelerator="cpu", precision="amp")) == "32-true"
     assert resolve_precision(TrainerConfig(accelerator="gpu", precision="16-mixed")) == "16-mixed"
     with pytest.raises(ConfigError, match="16-mixed needs a GPU"):
         resolve_precision(TrainerConfig(accelerator="cpu", precision="16-mixed"))
+    run, device = tmp_path / "run", {"precision": "bf16-mixed", "threads": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(environment, "tune_training", lambda *network: "bf16")
+        patch.setattr(ClassifierJob, "finish", None)  # fails before the end
+        train(run, "trainer.precision=auto", "trainer=debug", code=1)
+    assert device.items() <= load_record(run)["device"].items()
+    monkeypatch.setattr(environment, "tune_training", lambda *network: "32")
+    assert main(["train", f"resume={run}"]) == 0
+    assert device.items() <= load_record(run)["device"].items()

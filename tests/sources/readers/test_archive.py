@@ -1,7 +1,6 @@
 """Tests of images in archives: unpacked safely or refused whole."""
 
 import hashlib
-import io
 import tarfile
 import zipfile
 
@@ -11,24 +10,9 @@ from avatar_bench.errors import DataError
 from avatar_bench.sources.reader import SourceJob
 from avatar_bench.sources.readers import archive
 from avatar_bench.sources.readers.archive import Archive
+from tests.builders.archives import write_tar, write_zip
 
 FILES = {"set/real/a.jpg": b"a", "set/drawing/b.svg": b"b", "README": b"hello"}
-
-
-def zipped(path, files=FILES, **options):
-    with zipfile.ZipFile(path, "w", **options) as archive_file:
-        for name, data in files.items():
-            archive_file.writestr(name, data)
-    return path
-
-
-def tarred(path, files=FILES, mode="w:gz"):
-    with tarfile.open(path, mode) as archive_file:
-        for name, data in files.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive_file.addfile(info, io.BytesIO(data))
-    return path
 
 
 def special(path, **fields):
@@ -48,60 +32,51 @@ def read(tmp_path, file, done=(), **options):
 @pytest.mark.parametrize("mode", ["zip", "w", "w:gz", "w:xz", "w:bz2"])
 def test_every_kind_of_archive_is_read_like_a_folder(tmp_path, mode):
     file = tmp_path / "packed.bin"
-    images, quarantine = read(tmp_path, zipped(file) if mode == "zip" else tarred(file, mode=mode), root="set")
-    assert [(image.name, image.label, image.content.read_bytes()) for image in images] == [
-        ("drawing/b.svg", "drawing", b"b"),
-        ("real/a.jpg", "real", b"a"),
-    ]
+    write_zip(file, FILES) if mode == "zip" else write_tar(file, FILES, mode)
+    images, quarantine = read(tmp_path, file, root="set")
+    expected = [("drawing/b.svg", "drawing", b"b"), ("real/a.jpg", "real", b"a")]
+    assert [(image.name, image.label, image.content.read_bytes()) for image in images] == expected
     assert quarantine == []
 
 
-def test_a_manifest_within_says_more(tmp_path):
+def test_a_manifest_within_says_more_and_what_changed_is_unpacked_anew(tmp_path):
     files = {**FILES, "set/m.csv": b"path,label,group\nreal/a.jpg,real,anna\n../README,real,x\n"}
-    images, quarantine = read(tmp_path, zipped(tmp_path / "packed.zip", files), root="set", manifest="m.csv")
+    images, quarantine = read(tmp_path, write_zip(tmp_path / "packed.zip", files), root="set", manifest="m.csv")
     assert [(image.name, image.shared_group) for image in images] == [("drawing/b.svg", ""), ("real/a.jpg", "anna")]
     assert quarantine == []
-
-
-def test_it_is_unpacked_once_and_anew_when_it_changed(tmp_path):
-    file = zipped(tmp_path / "packed.zip")
+    file = write_zip(tmp_path / "packed.zip", FILES)
     (unpacked, _), _ = read(tmp_path, file, root="set")
     before = unpacked.content.stat().st_ino
     (again,), _ = read(tmp_path, file, root="set", done={"real/a.jpg"})
     assert (again.name, again.content.stat().st_ino) == ("drawing/b.svg", before)
-    zipped(file, {"set/real/other.jpg": b"other"})
+    write_zip(file, {"set/real/other.jpg": b"other"})
     assert [image.name for image in read(tmp_path, file, root="set")[0]] == ["real/other.jpg"]
 
 
-def test_a_tar_that_holds_a_zip_is_a_tar(tmp_path):
-    inner = zipped(tmp_path / "inner.zip", {"real/evil.jpg": b""}).read_bytes()
-    images, _ = read(tmp_path, tarred(tmp_path / "outer.tar", {"real/inner.zip": inner}, "w"))
+def test_a_tar_that_holds_a_zip_is_a_tar_and_modes_are_not_taken_over(tmp_path):
+    inner = write_zip(tmp_path / "inner.zip", {"real/evil.jpg": b""}).read_bytes()
+    images, _ = read(tmp_path, write_tar(tmp_path / "outer.tar", {"real/inner.zip": inner}, "w"))
     assert [image.name for image in images] == ["real/inner.zip"]
+    with tarfile.open(tmp_path / "set.tar", "w") as archive_file:
+        info = tarfile.TarInfo("real/a.jpg")
+        info.mode = 0o6777
+        archive_file.addfile(info)
+    (image,), _ = read(tmp_path, tmp_path / "set.tar")
+    assert image.content.stat().st_mode & 0o7111 == 0
 
 
-@pytest.mark.parametrize(
-    ("option", "message"), [({"max_files": 2}, "more than max_files=2"), ({"max_gib": 1e-9}, "max_gib")]
-)
-def test_the_limits_are_options(tmp_path, option, message):
-    with pytest.raises(DataError, match=message):
-        read(tmp_path, zipped(tmp_path / "packed.zip"), **option)
-
-
-def test_the_sha256_is_checked(tmp_path):
-    file = zipped(tmp_path / "packed.zip")
+def test_limits_hashes_roots_and_missing_files_are_checked(tmp_path):
+    file = write_zip(tmp_path / "packed.zip", FILES)
     right = hashlib.sha256(file.read_bytes()).hexdigest()
     assert len(read(tmp_path, file, root="set", sha256=right)[0]) == 2
     with pytest.raises(DataError, match=f"its sha256 is {right}"):
         read(tmp_path, file, root="set", sha256="0" * 64)
-
-
-@pytest.mark.parametrize("root", ["none", "../.."])
-def test_a_root_that_is_not_in_the_archive_is_an_error_that_names_what_is(tmp_path, root):
-    with pytest.raises(DataError, match=r"the archive has no such folder.\nIt has: README, set"):
-        read(tmp_path, zipped(tmp_path / "packed.zip"), root=root)
-
-
-def test_a_missing_file_is_an_error(tmp_path):
+    for option, message in (({"max_files": 2}, "more than max_files=2"), ({"max_gib": 1e-9}, "max_gib")):
+        with pytest.raises(DataError, match=message):
+            read(tmp_path, write_zip(tmp_path / "packed.zip", FILES), **option)
+    for root in ("none", "../.."):
+        with pytest.raises(DataError, match=r"the archive has no such folder.\nIt has: README, set"):
+            read(tmp_path, write_zip(tmp_path / "packed.zip", FILES), root=root)
     with pytest.raises(DataError, match="does not exist"):
         read(tmp_path, tmp_path / "none.zip")
 
@@ -130,9 +105,14 @@ def change_directory(path, start, content):
     return path
 
 
+def cut(path, n):
+    path.write_bytes(path.read_bytes()[:-n])
+    return path
+
+
 def overlapping(path):
     """Write a zip whose directory names one member many times, as a bomb that needs no recursion does."""
-    zipped(path, {"real/0.jpg": bytes(range(256)) * 64})
+    write_zip(path, {"real/0.jpg": bytes(range(256)) * 64})
     data = path.read_bytes()
     start, end = data.index(b"PK\x01\x02"), data.index(b"PK\x05\x06")
     entries = [data[start:end].replace(b"real/0.jpg", f"real/{n}.jpg".encode()) for n in range(9)]
@@ -154,34 +134,34 @@ def through_a_link(path):
 
 PACKED = {"compression": zipfile.ZIP_DEFLATED}
 UNSAFE = {
-    "absolute path": (lambda path: tarred(path, {"/tmp/x.jpg": b""}), "leads out"),
-    "parent in a tar": (lambda path: tarred(path, {"real/../../x.jpg": b""}), "leads out"),
-    "parent in a zip": (lambda path: zipped(path, {"../x.jpg": b""}), "leads out"),
-    "backslashes": (lambda path: zipped(path, {"..\\x.jpg": b""}), "leads out"),
-    "drive": (lambda path: zipped(path, {"C:\\x.jpg": b""}), "leads out"),
+    "absolute path": (lambda path: write_tar(path, {"/tmp/x.jpg": b""}), "leads out"),
+    "parent in a tar": (lambda path: write_tar(path, {"real/../../x.jpg": b""}), "leads out"),
+    "parent in a zip": (lambda path: write_zip(path, {"../x.jpg": b""}), "leads out"),
+    "backslashes": (lambda path: write_zip(path, {"..\\x.jpg": b""}), "leads out"),
+    "drive": (lambda path: write_zip(path, {"C:\\x.jpg": b""}), "leads out"),
     "symbolic link": (lambda path: special(path, type=tarfile.SYMTYPE, linkname="a"), "link or a device"),
     "hard link": (lambda path: special(path, type=tarfile.LNKTYPE, linkname="a"), "link or a device"),
     "device": (lambda path: special(path, type=tarfile.CHRTYPE), "link or a device"),
     "FIFO": (lambda path: special(path, type=tarfile.FIFOTYPE), "link or a device"),
     "link in a zip": (linked, "link or a device"),
     "file through a link": (through_a_link, "is refused"),
-    "encrypted": (lambda path: change_directory(zipped(path), 8, b"\1"), "encrypted"),
+    "encrypted": (lambda path: change_directory(write_zip(path, FILES), 8, b"\1"), "encrypted"),
     "lying size": (
-        lambda path: change_directory(zipped(path, {"real/a.jpg": bytes(2**16)}, **PACKED), 24, b"\x0a\0\0\0"),
+        lambda path: change_directory(write_zip(path, {"real/a.jpg": bytes(2**16)}, **PACKED), 24, b"\x0a\0\0\0"),
         "is refused",
     ),
     "overlapping members": (overlapping, "is refused"),
-    "file and folder of one name": (lambda path: tarred(path, {"real": b"", "real/a.jpg": b""}), "is refused"),
+    "file and folder of one name": (lambda path: write_tar(path, {"real": b"", "real/a.jpg": b""}), "is refused"),
     "two members of one name": (twice, "is refused"),
-    "escape sequence": (lambda path: tarred(path, {"real/\x1b[2J.jpg": b""}), "is refused"),
-    "turned direction": (lambda path: zipped(path, {"real/\u202egpj.exe": b""}), "is refused"),
-    "very long name": (lambda path: tarred(path, {"real/" + "a" * 300 + ".jpg": b""}), "is refused"),
-    "very deep name": (lambda path: tarred(path, {"a/" * 3000 + "x.jpg": b""}), "is refused"),
-    "empty name": (lambda path: tarred(path, {"real/a.jpg": b"", ".": b""}), "is refused"),
+    "escape sequence": (lambda path: write_tar(path, {"real/\x1b[2J.jpg": b""}), "is refused"),
+    "turned direction": (lambda path: write_zip(path, {"real/\u202egpj.exe": b""}), "is refused"),
+    "very long name": (lambda path: write_tar(path, {"real/" + "a" * 300 + ".jpg": b""}), "is refused"),
+    "very deep name": (lambda path: write_tar(path, {"a/" * 3000 + "x.jpg": b""}), "is refused"),
+    "empty name": (lambda path: write_tar(path, {"real/a.jpg": b"", ".": b""}), "is refused"),
     "no archive": (lambda path: path.write_bytes(b"GIF89a") and path, "is refused"),
-    "cut": (lambda path: path.write_bytes(tarred(path).read_bytes()[:-20]) and path, "is refused"),
-    "cut within its checksum": (lambda path: path.write_bytes(tarred(path).read_bytes()[:-4]) and path, "is refused"),
-    "bomb": (lambda path: zipped(path, {"real/a.jpg": bytes(2**22)}, **PACKED), "unpacks to more than 1 MiB"),
+    "cut": (lambda path: cut(write_tar(path, FILES), 20), "is refused"),
+    "cut within its checksum": (lambda path: cut(write_tar(path, FILES), 4), "is refused"),
+    "bomb": (lambda path: write_zip(path, {"real/a.jpg": bytes(2**22)}, **PACKED), "unpacks to more than 1 MiB"),
 }
 
 
@@ -194,12 +174,3 @@ def test_an_unsafe_archive_is_refused_whole(tmp_path, kind, monkeypatch):
         read(tmp_path, make(tmp_path / "unsafe.bin"))
     assert list((tmp_path / "place").iterdir()) == []
     assert not (tmp_path / "x.jpg").exists()
-
-
-def test_modes_of_the_archive_are_not_taken_over(tmp_path):
-    with tarfile.open(tmp_path / "set.tar", "w") as archive_file:
-        info = tarfile.TarInfo("real/a.jpg")
-        info.mode = 0o6777
-        archive_file.addfile(info)
-    (image,), _ = read(tmp_path, tmp_path / "set.tar")
-    assert image.content.stat().st_mode & 0o7111 == 0

@@ -29,7 +29,7 @@ def read(tmp_path, done=(), **options):
     return list(ImageFolder(**options).read(job)), job.quarantine
 
 
-def test_class_folders_give_class_and_source_in_the_order_of_paths_and_of_other_files_nothing_is_guessed(tmp_path):
+def test_folders_give_class_source_and_split_in_the_order_of_paths_and_of_other_files_nothing_is_guessed(tmp_path):
     plant(tmp_path / "set", "real/b.jpg", "real/phone/deep/a.jpg", "drawing/c.svg", "ai_portrait.jpg", "real/d.jpg")
     images, quarantine = read(tmp_path, done={"real/d.jpg"}, root=str(tmp_path / "set"))
     assert [(image.name, image.label, image.source) for image in images] == [
@@ -39,25 +39,15 @@ def test_class_folders_give_class_and_source_in_the_order_of_paths_and_of_other_
     ]
     assert images[0].content.read_bytes() == b"drawing/c.svg"
     assert quarantine == [("ai_portrait.jpg", "not in a class folder")]
-
-
-def test_split_folders_are_splits_and_not_classes(tmp_path):
-    plant(tmp_path / "set", "train/real/a.jpg", "test/real/phone/b.jpg", "extra/real/c.jpg")
-    images, quarantine = read(tmp_path, root=str(tmp_path / "set"))
-    assert [(image.split, image.label, image.source) for image in images] == [
-        ("test", "real", "phone"),
-        ("train", "real", ""),
-    ]
+    plant(tmp_path / "halves", "train/real/a.jpg", "test/real/phone/b.jpg", "extra/real/c.jpg")
+    images, quarantine = read(tmp_path, root=str(tmp_path / "halves"))
+    expected = [("test", "real", "phone"), ("train", "real", "")]
+    assert [(image.split, image.label, image.source) for image in images] == expected
     assert quarantine == [("extra/real/c.jpg", "outside the folders train, test")]
-
-
-def test_one_label_holds_for_all_files_of_several_roots(tmp_path):
     plant(tmp_path, "one/x/a.jpg", "two/a.jpg")
     images, _ = read(tmp_path, roots={"two": str(tmp_path / "two"), "one": str(tmp_path / "one")}, label="real")
-    assert [(image.name, image.source, image.label) for image in images] == [
-        ("one/x/a.jpg", "one", ""),
-        ("two/a.jpg", "two", ""),
-    ]
+    expected = [("one/x/a.jpg", "one", ""), ("two/a.jpg", "two", "")]
+    assert [(image.name, image.source, image.label) for image in images] == expected
 
 
 def test_clutter_is_skipped_and_what_is_no_file_is_named(tmp_path):
@@ -113,21 +103,7 @@ def test_rules_read_the_class_or_name_what_they_cannot_decide(tmp_path):
     assert ("faces/x/anna_1.jpg", "ambiguous: rules 1 and 3 differ") in quarantine
 
 
-@pytest.mark.parametrize(
-    ("rule", "message"),
-    [
-        ({"glob": "*", "lable": "real"}, "did you mean label"),
-        ({"label": "real"}, "needs either glob or regex"),
-        ({"regex": "(", "label": "real"}, "is invalid"),
-        ({"glob": "*"}, "rule 1 has no class"),
-    ],
-)
-def test_a_rule_that_makes_no_sense_is_refused_before_anything_is_read(rule, message):
-    with pytest.raises(ConfigError, match=message):
-        ImageFolder(root="x", rules=[rule]).check("own", {"label": ""})
-
-
-def test_a_manifest_says_more_and_may_not_contradict(tmp_path):
+def test_a_manifest_says_more_however_folders_are_written_and_may_not_contradict(tmp_path, monkeypatch):
     root = tmp_path / "set"
     plant(root, "real/a.jpg", "real/b.jpg", "real/c.jpg")
     (tmp_path / "m.csv").write_text(
@@ -135,41 +111,33 @@ def test_a_manifest_says_more_and_may_not_contradict(tmp_path):
         "set/real/gone.jpg,real,,,\nelsewhere/d.jpg,real,,,\n"
     )
     images, quarantine = read(tmp_path, root=str(root), manifest=str(tmp_path / "m.csv"))
-    assert [(image.name, image.source, image.shared_group, image.split) for image in images] == [
-        ("real/a.jpg", "phone", "anna", "test"),
-        ("real/c.jpg", "", "", ""),
-    ]
+    expected = [("real/a.jpg", "phone", "anna", "test"), ("real/c.jpg", "", "", "")]
+    assert [(image.name, image.source, image.shared_group, image.split) for image in images] == expected
     assert quarantine == [
         ("real/b.jpg", "label is real by its path, drawing in the manifest"),
         ("real/gone.jpg", "listed in m.csv, missing in set"),
     ]
-
-
-def test_a_manifest_is_understood_however_the_folder_is_written(tmp_path, monkeypatch):
-    plant(tmp_path, "set/real/a.jpg", "other/x")
-    (tmp_path / "set" / "m.csv").write_text("path,group\nreal/a.jpg,anna\n")
+    plant(tmp_path, "mine/real/a.jpg", "other/x")
+    (tmp_path / "mine" / "m.csv").write_text("path,group\nreal/a.jpg,anna\n")
     monkeypatch.chdir(tmp_path / "other")
-    images, quarantine = read(tmp_path, root="../set", manifest="../other/../set/m.csv")
+    images, quarantine = read(tmp_path, root="../mine", manifest="../other/../mine/m.csv")
     assert [(image.name, image.shared_group) for image in images] == [("real/a.jpg", "anna")]
     assert quarantine == []
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
+def test_a_broken_manifest_or_no_folder_is_an_error(tmp_path):
+    for text, message in (
         ("file,label\na,b\n", "no column path"),
         ("path,split\nreal/a.jpg,middle\n", "line 2: unknown split 'middle'"),
         ("path\n", "has no rows"),
         ("path\nset/real/a.jpg\nset/real/a.jpg\n", "listed twice"),
-    ],
-)
-def test_a_broken_manifest_or_no_folder_is_an_error(tmp_path, text, message):
-    plant(tmp_path / "set", "real/a.jpg")
-    (tmp_path / "m.csv").write_text(text)
-    with pytest.raises(DataError, match=message):
-        read(tmp_path, root=str(tmp_path / "set"), manifest=str(tmp_path / "m.csv"))
-    with pytest.raises(DataError, match="is not a folder"):
-        read(tmp_path, root=str(tmp_path / "none"))
+    ):
+        plant(tmp_path / "set", "real/a.jpg")
+        (tmp_path / "m.csv").write_text(text)
+        with pytest.raises(DataError, match=message):
+            read(tmp_path, root=str(tmp_path / "set"), manifest=str(tmp_path / "m.csv"))
+        with pytest.raises(DataError, match="is not a folder"):
+            read(tmp_path, root=str(tmp_path / "none"))
 
 
 def test_the_state_changes_with_any_file_and_with_the_manifest(tmp_path):
@@ -200,9 +168,8 @@ def test_the_shared_images_come_with_the_counts_sources_and_groups_of_their_mani
     )
 
 
-@pytest.mark.parametrize(
-    ("pattern", "fits", "fits_not"),
-    [
+def test_a_glob_fits_whole_paths():
+    for pattern, fits, fits_not in (
         ("*.jpg", ["a.jpg", ".jpg"], ["x/a.jpg", "a.jpg.png", "a_jpg"]),
         ("**/*.jpg", ["a.jpg", "x/a.jpg", "x/y/a.jpg"], ["a.png"]),
         ("faces/**", ["faces/a", "faces/b/c"], ["face/a", "faces", "my/faces/a"]),
@@ -210,12 +177,10 @@ def test_the_shared_images_come_with_the_counts_sources_and_groups_of_their_mani
         ("[!a]x", ["bx"], ["ax", "/x"]),
         ("a+b(1).png", ["a+b(1).png"], ["aab1.png"]),
         ("x/**/y", ["x/y", "x/a/b/y"], ["xy", "x/ay"]),
-    ],
-)
-def test_a_glob_fits_whole_paths(pattern, fits, fits_not):
-    compiled = re.compile(translate_glob(pattern))
-    assert [path for path in fits if not compiled.fullmatch(path)] == []
-    assert [path for path in fits_not if compiled.fullmatch(path)] == []
+    ):
+        compiled = re.compile(translate_glob(pattern))
+        assert [path for path in fits if not compiled.fullmatch(path)] == []
+        assert [path for path in fits_not if compiled.fullmatch(path)] == []
 
 
 @pytest.mark.skipif(not hasattr(glob, "translate"), reason="the standard library translates globs since Python 3.13")
@@ -227,12 +192,17 @@ def test_globs_mean_what_the_standard_library_means(pattern):
     assert [bool(mine.fullmatch(path)) for path in paths] == [bool(theirs.match(path)) for path in paths]
 
 
-def test_two_rules_of_one_outcome_are_no_contradiction():
+def test_rules_of_one_outcome_agree_named_groups_count_more_and_what_makes_no_sense_is_refused():
     rules = compile_rules("own", [{"glob": "a/*", "label": "real"}, {"regex": "(?P<label>real)|a/b", "label": "real"}])
     assert match_rules("a/b", rules) == {"label": "real"}
-
-
-def test_a_named_group_counts_more_than_the_rule_and_an_empty_one_less():
     rules = compile_rules("own", [{"regex": r"(?P<label>\w+)?/(?P<source>\w+)/.*", "label": "real"}])
     assert match_rules("drawing/tux/1.png", rules) == {"label": "drawing", "source": "tux"}
     assert match_rules("/tux/1.png", rules) == {"label": "real", "source": "tux"}
+    for rule, message in (
+        ({"glob": "*", "lable": "real"}, "did you mean label"),
+        ({"label": "real"}, "needs either glob or regex"),
+        ({"regex": "(", "label": "real"}, "is invalid"),
+        ({"glob": "*"}, "rule 1 has no class"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            ImageFolder(root="x", rules=[rule]).check("own", {"label": ""})

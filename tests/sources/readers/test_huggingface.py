@@ -43,34 +43,26 @@ def test_shards_are_read_by_name_with_the_classes_of_their_metadata(tmp_path):
     assert quarantine == []
 
 
-def test_images_may_be_bytes_or_paths_beside_the_shard_and_no_others(tmp_path):
+def test_images_may_be_bytes_or_paths_beside_the_shard_and_shards_of_one_name_keep_apart(tmp_path):
     (tmp_path / "a.png").write_bytes(PNG)
     shard(tmp_path / "bytes.parquet", [PNG], ["real"])
     shard(tmp_path / "paths.parquet", ["a.png", "../a.png", None], ["real"] * 3)
     samples, quarantine = read(tmp_path, files=[str(tmp_path / "bytes.parquet"), str(tmp_path / "paths.parquet")])
-    assert [(sample.name, sample.content) for sample in samples] == [
-        ("bytes/000000.png", PNG),
-        ("paths/000000.png", PNG),
-    ]
+    expected = [("bytes/000000.png", PNG), ("paths/000000.png", PNG)]
+    assert [(sample.name, sample.content) for sample in samples] == expected
     assert quarantine == [("paths/000001", "../a.png is not a file beside the shard"), ("paths/000002", "has no image")]
-
-
-def test_shards_of_one_name_in_several_folders_keep_apart(tmp_path):
     for folder in ("a", "b"):
         shard(tmp_path / folder / "0.parquet", [PNG], ["real"])
     samples, _ = read(tmp_path, files=[str(tmp_path / folder / "0.parquet") for folder in ("a", "b")])
     assert [sample.name.split("/")[-3:] for sample in samples] == [["a", "0", "000000.png"], ["b", "0", "000000.png"]]
 
 
-@pytest.mark.parametrize("labels", [{0: "real", 1: "generated"}, {"photo": "real", "ai": "generated"}])
-def test_labels_map_numbers_or_names_and_name_what_they_lack(tmp_path, labels):
-    shard(tmp_path / "a.parquet", [PNG] * 3, [0, 1, 2], ["photo", "ai", "sketch"])
-    samples, quarantine = read(tmp_path, root=str(tmp_path), labels=labels)
-    assert [sample.label for sample in samples] == ["real", "generated"]
-    assert quarantine == [("a/000002", "label sketch is missing from labels")]
-
-
-def test_minus_one_is_no_class_unless_it_is_named(tmp_path):
+def test_labels_map_numbers_or_names_and_minus_one_is_no_class_unless_it_is_named(tmp_path):
+    for labels in ({0: "real", 1: "generated"}, {"photo": "real", "ai": "generated"}):
+        shard(tmp_path / "a.parquet", [PNG] * 3, [0, 1, 2], ["photo", "ai", "sketch"])
+        samples, quarantine = read(tmp_path, root=str(tmp_path), labels=labels)
+        assert [sample.label for sample in samples] == ["real", "generated"]
+        assert quarantine == [("a/000002", "label sketch is missing from labels")]
     shard(tmp_path / "a.parquet", [PNG] * 2, [0, -1], ["photo", "ai"])
     samples, quarantine = read(tmp_path, root=str(tmp_path))
     assert [sample.label for sample in samples] == ["photo"]
@@ -87,17 +79,20 @@ def test_the_count_holds_for_each_class_and_over_an_interruption(tmp_path):
     assert [sample.name for sample in again] == [sample.name for sample in samples[1:]]
 
 
-def test_columns_give_group_and_generator(tmp_path):
+def test_columns_give_group_and_generator_and_the_state_changes_with_the_shards(tmp_path):
     shard(tmp_path / "a.parquet", [PNG] * 2, person=["anna", None], model=["SDXL", "FLUX"])
     columns = {"label_column": None, "group_column": "person", "generator_column": "model"}
     samples, _ = read(tmp_path, root=str(tmp_path), label="generated", **columns)
-    assert [(sample.label, sample.group, sample.generator) for sample in samples] == [
-        ("generated", "anna", "SDXL"),
-        ("generated", "", "FLUX"),
-    ]
+    expected = [("generated", "anna", "SDXL"), ("generated", "", "FLUX")]
+    assert [(sample.label, sample.group, sample.generator) for sample in samples] == expected
+    shard(tmp_path / "a.parquet", [PNG], ["real"])
+    before = HuggingFace(root=str(tmp_path)).hash_state()
+    shard(tmp_path / "b.parquet", [PNG], ["real"])
+    assert HuggingFace(root=str(tmp_path)).hash_state() != before
+    assert HuggingFace(repo="a/b", revision="c").hash_state() == ""
 
 
-def test_a_missing_column_and_a_broken_shard_are_errors(tmp_path):
+def test_missing_columns_broken_shards_no_class_and_no_revision_are_refused(tmp_path):
     shard(tmp_path / "a.parquet", [PNG], [0])
     with pytest.raises(DataError, match=r"no column photo.*\n.*It has: image, label"):
         read(tmp_path, root=str(tmp_path), image_column="photo")
@@ -106,6 +101,12 @@ def test_a_missing_column_and_a_broken_shard_are_errors(tmp_path):
         read(tmp_path, root=str(tmp_path))
     with pytest.raises(DataError, match="no file matches"):
         read(tmp_path, root=str(tmp_path), pattern="*.csv")
+    for options, label, message in (
+        ({"repo": "a/b"}, "real", r"needs source\.hub\.revision"),
+        ({"root": "x"}, "", "has no class"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            HuggingFace(**options).check("hub", {"label": label})
 
 
 def test_a_repository_is_downloaded_at_its_revision_or_offline_another_way_is_named(tmp_path, monkeypatch):
@@ -126,20 +127,3 @@ def test_a_repository_is_downloaded_at_its_revision_or_offline_another_way_is_na
     assert len(error.value.lines) == 3
     assert "no route" in error.value.lines[0]
     assert "source.hub.root=DIR" in error.value.lines[2]
-
-
-@pytest.mark.parametrize(
-    ("options", "label", "message"),
-    [({"repo": "a/b"}, "real", r"needs source\.hub\.revision"), ({"root": "x"}, "", "has no class")],
-)
-def test_what_would_not_be_reproducible_or_has_no_class_is_refused(options, label, message):
-    with pytest.raises(ConfigError, match=message):
-        HuggingFace(**options).check("hub", {"label": label})
-
-
-def test_the_state_changes_with_the_shards(tmp_path):
-    shard(tmp_path / "a.parquet", [PNG], ["real"])
-    before = HuggingFace(root=str(tmp_path)).hash_state()
-    shard(tmp_path / "b.parquet", [PNG], ["real"])
-    assert HuggingFace(root=str(tmp_path)).hash_state() != before
-    assert HuggingFace(repo="a/b", revision="c").hash_state() == ""

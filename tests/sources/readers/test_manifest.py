@@ -23,36 +23,24 @@ def test_rows_give_images_in_their_order_with_all_they_say(tmp_path):
     text += f"{tmp_path}/a.jpg, real ,,,,,,,,\nc.jpg,real,,,,,,,,\n"
     images, quarantine = read(tmp_path, text, done={"c.jpg"})
     assert quarantine == []
-    assert [(image.name, image.content.read_bytes(), image.label) for image in images] == [
-        ("b.jpg", b"b.jpg", "generated"),
-        (f"{tmp_path}/a.jpg", b"a.jpg", "real"),
-    ]
+    expected = [("b.jpg", b"b.jpg", "generated"), (f"{tmp_path}/a.jpg", b"a.jpg", "real")]
+    assert [(image.name, image.content.read_bytes(), image.label) for image in images] == expected
     first = images[0]
     assert (first.source, first.shared_group, first.generator, first.licence) == ("web", "anna", "SDXL", "CC0")
     assert (first.author, first.url, first.split) == ("Ann", "https://x.org", "val")
 
 
-def test_rows_that_cannot_be_used_are_named(tmp_path):
+def test_rows_that_cannot_be_used_are_named_and_a_row_needs_a_class_unless_the_source_has_one(tmp_path):
     (tmp_path / "a.jpg").write_text("")
     _, quarantine = read(tmp_path, "path,label\na.jpg,real\na.jpg,drawing\nb.jpg,real\n,real\n")
     assert [reason for _, reason in quarantine] == ["listed twice", "does not exist", "does not exist"]
     assert quarantine[1][0] == "m.csv, line 4: b.jpg"
-
-
-def test_a_row_needs_a_class_unless_the_source_has_one(tmp_path):
     (tmp_path / "a.jpg").write_text("")
     assert read(tmp_path, "path\na.jpg\n")[1] == [("m.csv, line 2: a.jpg", "has no label")]
     assert len(read(tmp_path, "path\na.jpg\n", label="real")[0]) == 1
 
 
-def test_a_missing_file_is_an_error_and_has_no_state(tmp_path):
-    source = Manifest(file=str(tmp_path / "none.csv"))
-    assert source.hash_state() == ""
-    with pytest.raises(DataError, match=r"none\.csv cannot be read: No such file"):
-        list(source.read(SourceJob("own", {"label": ""}, tmp_path)))
-
-
-def test_the_state_changes_with_the_images(tmp_path):
+def test_the_state_changes_with_the_images_and_a_missing_file_is_an_error(tmp_path):
     (tmp_path / "a.jpg").write_text("")
     read(tmp_path, "path,label\na.jpg,real\n")
     source = Manifest(file=str(tmp_path / "m.csv"))
@@ -60,3 +48,7 @@ def test_the_state_changes_with_the_images(tmp_path):
     assert before == source.hash_state()
     os.utime(tmp_path / "a.jpg", ns=(1, 1))
     assert source.hash_state() != before
+    source = Manifest(file=str(tmp_path / "none.csv"))
+    assert source.hash_state() == ""
+    with pytest.raises(DataError, match=r"none\.csv cannot be read: No such file"):
+        list(source.read(SourceJob("own", {"label": ""}, tmp_path)))

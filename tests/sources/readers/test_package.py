@@ -1,7 +1,5 @@
 """Tests of images in packages: a wheel that lies in the cache."""
 
-import zipfile
-
 import pytest
 
 from avatar_bench.errors import ConfigError, DataError
@@ -9,6 +7,7 @@ from avatar_bench.files import package_files
 from avatar_bench.sources.reader import SourceJob
 from avatar_bench.sources.readers.folder import ImageFolder
 from avatar_bench.sources.readers.package import Package, download_packages
+from tests.builders.archives import write_zip
 
 SOURCE = {"distribution": "faces", "version": "1.0", "archive": "wheel", "files": {}}
 
@@ -18,9 +17,8 @@ def wheel(tmp_path, monkeypatch):
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path))
     folder = tmp_path / "archives" / "faces-1.0-wheel"
     folder.mkdir(parents=True)
-    with zipfile.ZipFile(folder / "faces-1.0-py3-none-any.whl", "w") as archive:
-        for name in ("faces/anna-1.png", "faces/anna-2.png", "faces/flux_bob.svg", "faces/code.py"):
-            archive.writestr(name, name)
+    names = ("faces/anna-1.png", "faces/anna-2.png", "faces/flux_bob.svg", "faces/code.py")
+    write_zip(folder / "faces-1.0-py3-none-any.whl", {name: name for name in names})
 
 
 def read(tmp_path, done=(), **options):
@@ -28,7 +26,7 @@ def read(tmp_path, done=(), **options):
     return list(Package(**{**SOURCE, **options}).read(job)), job.quarantine
 
 
-def test_the_files_that_globs_name_come_as_they_are_each_by_the_first_glob_that_fits(tmp_path):
+def test_files_that_globs_name_come_by_the_first_that_fits_with_group_and_generator_of_their_names(tmp_path):
     files = {"*/anna-1.png": [0.1, 0.2, 0.5], "*.png": None, "*.svg": None, "*.gif": None}
     images, quarantine = read(tmp_path, files=files)
     assert read(tmp_path, {image.name for image in images[:2]}, files=files)[0] == images[2:]  # those not yet stored
@@ -38,13 +36,10 @@ def test_the_files_that_globs_name_come_as_they_are_each_by_the_first_glob_that_
         ("faces/flux_bob.svg", b"faces/flux_bob.svg", None),
     ]
     assert quarantine == [("faces-1.0-py3-none-any.whl: *.gif", "not in the archive")]
-
-
-def test_two_sources_of_one_package_download_it_once(monkeypatch):
-    fetched = []
-    monkeypatch.setattr(package_files, "fetch_archive", lambda *release: fetched.append(release))
-    download_packages([Package(**SOURCE), Package(**SOURCE), Package(**{**SOURCE, "version": "2.0"})])
-    assert sorted(fetched) == [("faces", version, "wheel", None, None) for version in ("1.0", "2.0")]
+    options = {"group": r"^(.+)-\d$", "groups": {"anna-2": "the_annas"}, "generators": {"*flux*": "FLUX"}}
+    images, _ = read(tmp_path, files={"*.png": None, "*.svg": None}, **options)
+    expected = [("anna", "", ""), ("anna", "the_annas", ""), ("flux_bob", "", "FLUX")]
+    assert [(image.group, image.shared_group, image.generator) for image in images] == expected
 
 
 @pytest.mark.parametrize("change", [{"tag": "manylinux"}, {"tag": "cp311-cp311-win32", "archive": "sdist"}])
@@ -53,18 +48,12 @@ def test_a_tag_that_names_no_wheel_is_refused(change):
         Package(**{**SOURCE, **change}).check("faces", {})
 
 
-def test_names_tell_group_and_generator(tmp_path):
-    options = {"group": r"^(.+)-\d$", "groups": {"anna-2": "the_annas"}, "generators": {"*flux*": "FLUX"}}
-    images, _ = read(tmp_path, files={"*.png": None, "*.svg": None}, **options)
-    assert [(image.group, image.shared_group, image.generator) for image in images] == [
-        ("anna", "", ""),
-        ("anna", "the_annas", ""),
-        ("flux_bob", "", "FLUX"),
-    ]
-
-
-def test_fetching_all_looks_at_packages_alone_and_tells_what_fails(monkeypatch):
+def test_fetching_all_looks_at_packages_alone_each_once_and_tells_what_fails(monkeypatch):
     download_packages([ImageFolder(root="x"), Package(**SOURCE)])
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     with pytest.raises(DataError, match=r"pip could not download faces==2\.0"):
         download_packages([Package(**{**SOURCE, "version": "2.0"})])
+    fetched = []
+    monkeypatch.setattr(package_files, "fetch_archive", lambda *release: fetched.append(release))
+    download_packages([Package(**SOURCE), Package(**SOURCE), Package(**{**SOURCE, "version": "2.0"})])
+    assert sorted(fetched) == [("faces", version, "wheel", None, None) for version in ("1.0", "2.0")]

@@ -1,7 +1,6 @@
 """Tests of downloads from a local server that stalls, cuts, lies and answers errors."""
 
 import hashlib
-import io
 import itertools
 import os
 import re
@@ -11,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-import zipfile
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -23,6 +21,7 @@ from avatar_bench.sources import download
 from avatar_bench.sources.reader import SourceJob
 from avatar_bench.sources.readers.archive import Archive
 from avatar_bench.sources.readers.urls import Urls, expand_pattern
+from tests.builders.archives import write_zip
 
 BODY = bytes(range(256)) * 40
 
@@ -64,9 +63,6 @@ class Handler(BaseHTTPRequestHandler):
             self.server.release.wait(5)
         self.say(body=b"awake")
 
-    def hangs(self, first):
-        self.server.release.wait(30)
-
     def cut(self, first):
         """Send half and hang up; serve the rest as a range."""
         tag = '"one"' if "changed" not in self.path or first else '"two"'
@@ -99,6 +95,7 @@ class Handler(BaseHTTPRequestHandler):
 
 ANSWERS = {
     "content": lambda handler, first: handler.say(body=handler.server.content),
+    "hangs": lambda handler, first: handler.server.release.wait(30),
     "missing": lambda handler, first: handler.say(404),
     "busy": lambda handler, first: handler.say(429, Retry_After="0.4") if first else handler.say(body=b"at last"),
     "closed": lambda handler, first: handler.say(503, Retry_After="86400"),
@@ -137,17 +134,18 @@ def read(tmp_path, done=(), **options):
     return list(Urls(**{"pause": 0, "timeout": 5, **options}).read(made)), made.quarantine
 
 
-@pytest.mark.parametrize(
-    ("pattern", "names"),
-    [
+def test_braces_stand_for_names_which_give_boxes_and_groups(tmp_path, server):
+    for pattern, names in (
         ("a.jpg", ["a.jpg"]),
         ("{female,male}/{0..1}.jpg", ["female/0.jpg", "female/1.jpg", "male/0.jpg", "male/1.jpg"]),
         ("{08..11}.png", ["08.png", "09.png", "10.png", "11.png"]),
         ("{a}-{}.png", ["{a}-{}.png"]),
-    ],
-)
-def test_braces_stand_for_several_names(pattern, names):
-    assert expand_pattern(pattern) == names
+    ):
+        assert expand_pattern(pattern) == names
+    names = {"good/{a-1,a-2}.jpg": [0.5, 0, 0.5], "good/b.jpg": None}
+    images, _ = read(tmp_path, base=server.base, names=names, group="^(.)-")
+    assert [(image.box, image.group) for image in images] == [((0.5, 0, 0.5), "a"), ((0.5, 0, 0.5), "a"), (None, "")]
+    assert {image.group for image in read(tmp_path, base=server.base, names=names, group="all")[0]} == {"all"}
 
 
 def test_images_come_in_the_order_of_their_names_however_the_downloads_end(tmp_path, server):
@@ -155,18 +153,14 @@ def test_images_come_in_the_order_of_their_names_however_the_downloads_end(tmp_p
     threading.Timer(0.3, server.release.set).start()
     images, quarantine = read(tmp_path, base=server.base, names=names)
     assert [image.name for image in images] == ["stalls/a.jpg", *(f"good/{n}.jpg" for n in range(10)), "broken/z.jpg"]
-    assert images[3].content.read_bytes() == b"/good/2.jpg"
-    assert images[0].content.suffix == ".jpg"
+    assert (images[3].content.read_bytes(), images[0].content.suffix) == (b"/good/2.jpg", ".jpg")
     assert quarantine == []
 
 
-def test_it_says_honestly_who_asks(tmp_path, server):
+def test_it_says_honestly_who_asks_by_a_proxy_of_the_environment_but_where_it_shall_not(tmp_path, server, monkeypatch):
     read(tmp_path, urls=[f"{server.base}/good/1"])
     agent = f"avatar_bench/{__version__} (research data set; source https://example.org)"
     assert server.requests[0][1]["User-Agent"] == agent
-
-
-def test_a_proxy_of_the_environment_is_used_but_where_it_shall_not(tmp_path, server, monkeypatch):
     monkeypatch.setenv("http_proxy", server.base)
     (image,), _ = read(tmp_path, urls=["http://images.example/1.jpg"])
     assert image.content.read_bytes() == b"http://images.example/1.jpg"
@@ -232,44 +226,50 @@ def test_one_that_was_interrupted_goes_on_in_the_next_run(tmp_path, server):
     assert server.requests[1][1]["Range"] == "bytes=5000-"
 
 
-@pytest.mark.parametrize(
-    "url", ["file:///etc/passwd", "ftp://127.0.0.1/a.jpg", "data:,x", "nonsense", "http://[x", "http:///a"]
-)
-def test_other_schemes_are_refused(tmp_path, url):
-    with pytest.raises(DataError, match="not an http or https URL"):
-        read(tmp_path, urls=[url])
+def test_other_schemes_and_options_that_do_not_fit_are_refused(tmp_path):
+    for url in ("file:///etc/passwd", "ftp://127.0.0.1/a.jpg", "data:,x", "nonsense", "http://[x", "http:///a"):
+        with pytest.raises(DataError, match="not an http or https URL"):
+            read(tmp_path, urls=[url])
+    for options, message in (
+        ({"base": "http://x"}, r"needs source\.web\.names"),
+        ({"urls": ["http://x"], "names": ["a"]}, r"needs source\.web\.base"),
+        ({"urls": ["http://x"], "parallel": 0}, "above 0"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            Urls(**options).check("web", {})
 
 
-def test_the_sha256_is_checked(tmp_path, server):
+def test_the_sha256_is_checked_of_files_and_of_archives_which_are_unpacked(tmp_path, server):
     right = hashlib.sha256(b"/good/1").hexdigest()
     urls = {f"{server.base}/good/1": right, f"{server.base}/good/2": right}
     images, ((_, reason),) = read(tmp_path, urls=urls)
     assert [image.content.read_bytes() for image in images] == [b"/good/1"]
     assert reason.endswith(f"expected {right}")
+    server.content = write_zip(tmp_path / "set.zip", {"real/a.jpg": b"a"}).read_bytes()
+    url, digest = f"{server.base}/content/set.zip", hashlib.sha256(server.content).hexdigest()
+    packed = SourceJob("packed", {"label": ""}, tmp_path)
+    (image,) = Archive(url=url, sha256=digest).read(packed)
+    assert (image.name, image.label, image.content.read_bytes()) == ("real/a.jpg", "real", b"a")
+    with pytest.raises(DataError, match="could not be downloaded: its sha256 is"):
+        list(Archive(url=url, sha256="0" * 64).read(packed))
 
 
-def test_finished_files_and_stored_images_are_not_asked_for_again(tmp_path, server):
+def test_what_is_finished_or_stored_is_not_asked_for_again_and_all_the_rest_may_fail(tmp_path, server):
     read(tmp_path, base=server.base, names=["good/{0..2}"])
     images, _ = read(tmp_path, {"good/0", "good/4"}, base=server.base, names=["good/{0..4}"])
     assert [image.name for image in images] == ["good/1", "good/2", "good/3"]
     assert server.seen == {f"/good/{n}": 1 for n in range(4)}
-
-
-def test_all_that_was_left_failing_is_no_error_where_some_are_stored(tmp_path, server):
     images, quarantine = read(tmp_path, {"good/1"}, base=server.base, names=["good/1", "missing/1"])
     assert (images, len(quarantine)) == ([], 1)
 
 
-def test_a_server_is_asked_as_often_at_once_as_is_polite(tmp_path, server):
-    server.delay = 0.05
-    read(tmp_path, base=server.base, names=["good/{0..11}"], parallel=8, per_host=2)
-    assert server.most == 2
-
-
-def test_requests_keep_their_distance(tmp_path, server):
+def test_requests_keep_their_distance_and_are_as_many_at_once_as_is_polite(tmp_path, server):
     read(tmp_path, base=server.base, names=["good/{0..4}"], pause=0.1)
     times = sorted(at for _, _, at in server.requests)
     assert all(later - earlier > 0.07 for earlier, later in itertools.pairwise(times))
+    server.delay = 0.05
+    read(tmp_path, base=server.base, names=["good/{0..11}"], parallel=8, per_host=2)
+    assert server.most == 2
 
 
 def test_a_host_that_cannot_be_reached_is_told_once_and_not_asked_for_every_image(tmp_path, monkeypatch):
@@ -286,7 +286,7 @@ def test_a_host_that_cannot_be_reached_is_told_once_and_not_asked_for_every_imag
     assert time.monotonic() - start < 3
 
 
-def test_a_list_gives_addresses_with_all_that_is_known(tmp_path, server):
+def test_a_list_gives_addresses_with_all_that_is_known_and_a_state_or_an_error(tmp_path, server):
     table, host = tmp_path / "list.csv", server.base[7:]
     rows = f"{server.base}/good/1?x=2,,drawing,anna,test\n{server.base}/good/2,b.jpg,,,\n"
     table.write_text(f"url,name,label,group,split\n{rows}")
@@ -297,55 +297,16 @@ def test_a_list_gives_addresses_with_all_that_is_known(tmp_path, server):
     assert [image.name for image in read(tmp_path, list=str(table))[0]] == ["a"]
     table.write_text(f"{server.base}/good/1\n\n{server.base}/good/1\n# not this\n")
     assert [image.name for image in read(tmp_path, list=str(table))[0]] == [f"{host}/good/1"]
-
-
-def test_a_list_that_cannot_be_read_is_an_error(tmp_path):
+    table.write_text("http://a/1")
+    before = Urls(list=str(table)).hash_state()
+    table.write_text("http://a/2")
+    assert before != Urls(list=str(table)).hash_state()
+    assert Urls(urls=["http://a/1"]).hash_state() == ""
     with pytest.raises(DataError, match="none"):
         read(tmp_path, list=str(tmp_path / "none"))
-    (tmp_path / "list.csv").write_text("address\nhttp://x\n")
+    table.write_text("address\nhttp://x\n")
     with pytest.raises(DataError, match="no column url"):
-        read(tmp_path, list=str(tmp_path / "list.csv"))
-
-
-def test_the_state_is_that_of_the_list(tmp_path):
-    (tmp_path / "list").write_text("http://a/1")
-    before = Urls(list=str(tmp_path / "list")).hash_state()
-    (tmp_path / "list").write_text("http://a/2")
-    assert before != Urls(list=str(tmp_path / "list")).hash_state()
-    assert Urls(urls=["http://a/1"]).hash_state() == ""
-
-
-def test_an_archive_is_downloaded_and_unpacked(tmp_path, server):
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as made:
-        made.writestr("real/a.jpg", b"a")
-    server.content = buffer.getvalue()
-    url, digest = f"{server.base}/content/set.zip", hashlib.sha256(server.content).hexdigest()
-    packed = SourceJob("packed", {"label": ""}, tmp_path)
-    (image,) = Archive(url=url, sha256=digest).read(packed)
-    assert (image.name, image.label, image.content.read_bytes()) == ("real/a.jpg", "real", b"a")
-    with pytest.raises(DataError, match="could not be downloaded: its sha256 is"):
-        list(Archive(url=url, sha256="0" * 64).read(packed))
-
-
-def test_boxes_and_groups_come_from_the_names(tmp_path, server):
-    names = {"good/{a-1,a-2}.jpg": [0.5, 0, 0.5], "good/b.jpg": None}
-    images, _ = read(tmp_path, base=server.base, names=names, group="^(.)-")
-    assert [(image.box, image.group) for image in images] == [((0.5, 0, 0.5), "a"), ((0.5, 0, 0.5), "a"), (None, "")]
-    assert {image.group for image in read(tmp_path, base=server.base, names=names, group="all")[0]} == {"all"}
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"base": "http://x"}, r"needs source\.web\.names"),
-        ({"urls": ["http://x"], "names": ["a"]}, r"needs source\.web\.base"),
-        ({"urls": ["http://x"], "parallel": 0}, "above 0"),
-    ],
-)
-def test_options_that_do_not_fit_are_refused(options, message):
-    with pytest.raises(ConfigError, match=message):
-        Urls(**options).check("web", {})
+        read(tmp_path, list=str(table))
 
 
 def test_ctrl_c_ends_it_promptly_though_the_server_hangs(tmp_path, server):
