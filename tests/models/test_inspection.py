@@ -15,21 +15,6 @@ from avatar_bench.models.inspection import compute_feature_maps, find_first_conv
 from tests.models.small import ARCHITECTURES, CARD, PREPROCESSING, count_macs, images, normalised, side_of
 
 
-@pytest.fixture
-def resting(network):
-    """Return a function that lends a model's network in eval mode; restore the networks afterwards."""
-    used = []
-
-    def build(model):
-        net = network(model)
-        used.append((net, net.training))
-        return net.eval()
-
-    yield build
-    for net, mode in used:
-        net.train(mode)
-
-
 def longest_path(net, size):
     """Return the layers on the longest path, each as often as it lies on it."""
     if not hasattr(net, "feature_info"):
@@ -43,8 +28,8 @@ def new(name, **options):
 
 
 @pytest.mark.parametrize("model", ARCHITECTURES)
-def test_stages_and_layers_add_up_to_the_network(model, resting):
-    net = resting(model)
+def test_stages_and_layers_add_up_to_the_network(model, network):
+    net = network(model).eval()
     summary = inspect_network(net, side_of(net))
     for table in (summary.stages, summary.layers):
         assert table["params"].sum() == sum(parameter.numel() for parameter in net.parameters())

@@ -33,10 +33,6 @@ class PayloadTensor(torch.Tensor):
         return (Path.touch, (Path("was_here"),))
 
 
-def _legacy(file):
-    torch.save({"a": Payload()}, file, _use_new_zipfile_serialization=False)
-
-
 def _zip(file, pickled, more=None, method=zipfile.ZIP_STORED):
     parts = {"data.pkl": pickled, "byteorder": b"little", "version": b"3\n", **(more or {})}
     with zipfile.ZipFile(file, "w", method) as archive:
@@ -60,7 +56,7 @@ PAYLOADS = {
     "as a class name": lambda file: torch.save({CARD_KEY: {"classes": ["a", Payload()]}}, file),
     "tensor": lambda file: torch.save({"a": PayloadTensor()}, file),
     "hook": lambda file: torch.save({"a": OrderedDict(a=Payload())}, file),
-    "legacy": _legacy,
+    "legacy": lambda file: torch.save({"a": Payload()}, file, _use_new_zipfile_serialization=False),
     "tar": lambda file: write_tar(file, dict.fromkeys(TAR_PARTS, pickle.dumps(Payload())), "w"),
     "zip": lambda file: _zip(file, pickle.dumps(Payload(), protocol=2)),
     "torchscript": lambda file: _zip(file, pickle.dumps({}, protocol=2), {"constants.pkl": pickle.dumps(Payload())}),
@@ -117,9 +113,8 @@ def test_values_that_no_checkpoint_needs_and_bombs_are_refused(tmp_path):
             read_checkpoint(tmp_path / "x.ckpt")
 
 
-def _laughs():
-    """Return a pickle of a list with twice the same list, with twice the same list, and so on, 60 levels deep."""
-    return b"\x80\x02]" + b"".join(b"q\x00]q\x01(h\x00h\x00e" for _ in range(60)) + b"."
+# a list with twice the same list, with twice the same list, and so on, 60 levels deep
+LAUGHS = b"\x80\x02]" + b"".join(b"q\x00]q\x01(h\x00h\x00e" for _ in range(60)) + b"."
 
 
 def _twice(file):
@@ -130,7 +125,7 @@ def _twice(file):
 
 BOMBS = {
     "packed": lambda file: _zip(file, pickle.dumps({}, protocol=2), {"data/0": bytes(10**7)}, zipfile.ZIP_DEFLATED),
-    "laughs": lambda file: _zip(file, _laughs()),
+    "laughs": lambda file: _zip(file, LAUGHS),
     "buffer": lambda file: _zip(file, b"\x80\x02c__builtin__\nbytearray\n\x8a\x06\x00\x00\x00\x00\x00\x10\x85R."),
     "deep": lambda file: _zip(file, b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b"."),
     "itself": lambda file: _zip(file, b"\x80\x02]q\x00h\x00a."),

@@ -165,11 +165,6 @@ def reference(net, adaptive=False, accumulate=1, clip=None, dtype=None):
     return float(np.mean(losses))
 
 
-def unfused(learner):
-    """Return the optimizer used on a GPU, whose gradients are unscaled before the step and can be clipped."""
-    return torch.optim.SGD(learner.net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1)
-
-
 @pytest.mark.parametrize(
     ("trainer", "by_formula", "tolerance"),
     [
@@ -196,12 +191,13 @@ def test_a_training_equals_the_formula_with_one_noise_for_both_passes(trainer, b
 
 
 def test_a_scaler_whose_factor_is_too_large_skips_the_step_and_a_loss_that_is_not_finite_is_told(monkeypatch):
-    monkeypatch.setattr(Learner, "configure_optimizers", unfused)
+    with pytest.raises(DivergedError, match="not a finite number at step 0"):
+        fitted(small_learner(rho=1e38))
     learner, scaler = small_learner(), torch.amp.GradScaler("cpu", 2.0**40)
+    # as on a GPU, where gradients are unscaled before the step and can be clipped
+    unfused = torch.optim.SGD(learner.net.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1)
+    monkeypatch.setattr(learner, "configure_optimizers", lambda: unfused)
     before = copy.deepcopy(list(learner.net.parameters()))
     fitted(learner, plugins=MixedPrecision("16-mixed", "cpu", scaler), limit_train_batches=2)
     assert scaler.get_scale() == 2.0**38
     assert all(map(torch.equal, before, learner.net.parameters()))
-    learner = small_learner(rho=1e38)
-    with pytest.raises(DivergedError, match="not a finite number at step 0"):
-        fitted(learner)

@@ -126,18 +126,18 @@ def test_a_manifest_says_more_however_folders_are_written_and_may_not_contradict
 
 
 def test_a_broken_manifest_or_no_folder_is_an_error(tmp_path):
+    plant(tmp_path / "set", "real/a.jpg")
     for text, message in (
         ("file,label\na,b\n", "no column path"),
         ("path,split\nreal/a.jpg,middle\n", "line 2: unknown split 'middle'"),
         ("path\n", "has no rows"),
         ("path\nset/real/a.jpg\nset/real/a.jpg\n", "listed twice"),
     ):
-        plant(tmp_path / "set", "real/a.jpg")
         (tmp_path / "m.csv").write_text(text)
         with pytest.raises(DataError, match=message):
             read(tmp_path, root=str(tmp_path / "set"), manifest=str(tmp_path / "m.csv"))
-        with pytest.raises(DataError, match="is not a folder"):
-            read(tmp_path, root=str(tmp_path / "none"))
+    with pytest.raises(DataError, match="is not a folder"):
+        read(tmp_path, root=str(tmp_path / "none"))
 
 
 def test_the_state_changes_with_any_file_and_with_the_manifest(tmp_path):
