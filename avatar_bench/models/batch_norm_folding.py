@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections import Counter
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from avatar_bench.models.classifier import Classifier
+if TYPE_CHECKING:
+    from avatar_bench.models.classifier import Classifier
 
 _MAX_DIFFERENCE = 1e-4  # of the largest output: beyond rounding
 

@@ -168,7 +168,7 @@ def test_each_set_goes_through_the_network_once_and_once_for_each_variation(run_
     seen: Counter[bytes] = Counter()
 
     def count(module, inputs):
-        if isinstance(module, Classifier):
+        if isinstance(module, Classifier) and len(inputs[0]) > 1:  # a single one tries folded batch norms
             seen.update(image.numpy().tobytes() for image in inputs[0])
 
     words = ["evaluate", f"ckpt={run_copy}", "data.workers=0", ood, f"out={tmp_path}", *QUICK]
