@@ -56,7 +56,7 @@ BUDGETS = {
     ("commands", "cli", "console"): (2_830, 1_945),
     ("config",): (1_950, 1_345),
     ("data",): (5_180, 3_545),
-    ("models",): (2_325, 1_535),
+    ("models",): (2_330, 1_540),
     ("inference", "runs"): (6_245, 4_085),
     ("reporting",): (2_915, 1_990),
     ("results", "i18n", "files"): (2_065, 1_390),
