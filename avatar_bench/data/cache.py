@@ -105,9 +105,7 @@ class ImageCache(ArrayCache):
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         # everything that the cached pixels depend on besides the file: settings and library versions
-        mask = (preprocessing.mask.to_dict(),) if preprocessing.mask else ()
-        how = (preprocessing.size, preprocessing.resize, preprocessing.equalise, *mask)
-        key = sha256_of_text(repr((how, __version__, PIL.__version__, cv2.__version__)))[:16]
+        key = sha256_of_text(repr((preprocessing.pixel_settings, __version__, PIL.__version__, cv2.__version__)))[:16]
         super().__init__(cache_root() / PREPARED_FOLDER / key, (preprocessing.size, preprocessing.size, 3), np.uint8)
         self.preprocessing = preprocessing
 

@@ -58,6 +58,11 @@ class Preprocessing:
         image = self.mask(image, original) if self.mask else image
         return resize_to_square(equalise(image, self.resize) if self.equalise else image, self.size, self.resize)
 
+    @property
+    def pixel_settings(self) -> tuple[Any, ...]:
+        """Return the settings that the resized pixels depend on: all but `mean` and `std`."""
+        return self.size, self.resize, self.equalise, *([self.mask.to_dict()] if self.mask else [])
+
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as numbers, strings, lists and dicts, for JSON or a checkpoint; no mask if it is None."""
         mask = {"mask": self.mask.to_dict()} if self.mask else {}

@@ -206,8 +206,7 @@ def _share_variations(runners: Sequence[BlockRunner]) -> None:
     for runner in runners if len(runners) > 1 else ():
         run, dataset = runner.runs[0], runner.datasets[0].whole
         if "module" in run.provides:  # its network is the one of which the run has the preprocessing
-            pixels = {**run.preprocessing.to_dict(), "mean": None, "std": None}  # these are applied by the network
-            group = groups.setdefault((dataset.digest, repr(pixels)), [])
+            group = groups.setdefault((dataset.digest, repr(run.preprocessing.pixel_settings)), [])
             group.append(run.cache)
             run.cache.beside[dataset.digest] = group
 

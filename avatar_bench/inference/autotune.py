@@ -341,7 +341,7 @@ def _try_runtimes(
         passed[pair].append(runs[pair[0]].predictor.compute_logits(batch, pair[1]))
         least_seconds[pair] = min(least_seconds[pair], (time.perf_counter() - start) / len(batch[0]))
     torch.set_num_threads(threads)
-    exact = np.concatenate([run.predictor.compute_logits(batch) for batch in batches])
+    exact = np.concatenate(passed.get(("torch", "32")) or [run.predictor.compute_logits(batch) for batch in batches])
     least, seconds = 0.0, {}
     for pair in passed:  # torch first
         logits = np.concatenate(passed[pair])

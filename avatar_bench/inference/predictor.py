@@ -286,7 +286,7 @@ class PredictionCache:
 
     def predict_variations(self, dataset: Dataset, variations: Sequence[Variation | None]) -> list[Predictions]:
         """Return the Predictions of a dataset under each variation, loaded or computed; [None] is none."""
-        keys = {variation: self._build_key(dataset, variation) for variation in variations}
+        keys = self._build_keys(dataset, variations)
         loaded = {variation: cached for variation, key in keys.items() if (cached := self._load(key, dataset))}
         missing = [variation for variation in keys if variation not in loaded]
         largest = max((preprocessing.size for preprocessing in self.predictor.preprocessings), default=224)
@@ -298,16 +298,17 @@ class PredictionCache:
             else:
                 caches, together = [self], [self.predictor.predict_variations(dataset, chunk)]
             for cache, computed in zip(caches, together, strict=True):
-                for variation, predictions in zip(chunk, computed, strict=True):
-                    cache._save(cache._build_key(dataset, variation), predictions)
+                for key, predictions in zip(cache._build_keys(dataset, chunk).values(), computed, strict=True):
+                    cache._save(key, predictions)
             loaded |= zip(chunk, together[0], strict=True)
         return [self.predictor.adjust(loaded[variation]) for variation in variations]
 
     def _list_others(self, dataset: Dataset, variations: Sequence[Variation | None]) -> list[PredictionCache]:
         """Return the caches beside this one that lack a variation, as many as memory allows for their networks."""
         caches, size = [], 0
-        for cache in self.beside.get(dataset.digest, ()) if None not in variations else ():
-            if cache is not self and not all(cache._load(cache._build_key(dataset, v), dataset) for v in variations):
+        others = self.beside.get(dataset.digest, ()) if None not in variations else ()
+        for cache in (cache for cache in others if cache is not self):
+            if not all(cache._load(key, dataset) for key in cache._build_keys(dataset, variations).values()):
                 size += sum(weights.nbytes for weights in cache.predictor.module.state_dict().values())
                 if size > _BYTES_OF_NETWORKS:
                     cache.predictor.unload()
@@ -315,12 +316,15 @@ class PredictionCache:
                 caches.append(cache)
         return caches
 
-    def _build_key(self, dataset: Dataset, variation: Variation | None) -> str:
-        """Build the key of Predictions: a hash of everything on which they depend."""
+    def _build_keys(self, dataset: Dataset, variations: Sequence[Variation | None]) -> dict[Variation | None, str]:
+        """Build the key of the Predictions under each variation: a hash of everything on which they depend."""
         columns = dataset.frame[["path", "label", "group", "source"]].to_csv(index=False)
         sha256, preprocessing = self._identity
-        key = [sha256, dataset.fingerprint, preprocessing, columns, *([variation.key] if variation else [])]
-        return sha256_of_text(repr(key))[:24]
+        stated = [sha256, dataset.fingerprint, preprocessing, columns]
+        return {
+            variation: sha256_of_text(repr([*stated, *([variation.key] if variation else [])]))[:24]
+            for variation in variations
+        }
 
     def _load(self, key: str, dataset: Dataset) -> Predictions | None:
         if self.folder is None:
@@ -333,13 +337,12 @@ class PredictionCache:
         ours = cached.classes == tuple(self.predictor.classes) and np.array_equal(cached.paths, paths)
         return cached if ours else None
 
-    def _save(self, key: str, predictions: Predictions) -> Predictions:
+    def _save(self, key: str, predictions: Predictions) -> None:
         if self.folder is None:
             self._memory[key] = predictions
         else:
             self.folder.mkdir(parents=True, exist_ok=True)
             predictions.save(self.folder / f"{key}.npz")
-        return predictions
 
 
 def choose_device(accelerator: str) -> str:
