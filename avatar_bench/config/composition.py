@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import fields
 from typing import Any
 
@@ -56,6 +56,10 @@ _SINGLE_RUN = "hydra.mode=RUN"  # which Hydra adds to the overrides of a single 
 class FileRepository(ConfigRepository):  # type: ignore[misc, unused-ignore]
     """Hydra's configuration files, without folders of entries: `runtime=NAME` is a value although runtime/ exists."""
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> FileRepository:
+        """Return a copy whose sources can be replaced, as Hydra does, but not the schemas that they share."""
+        return copy(self)
+
     def load_config(self, config_path: str) -> ConfigResult | None:
         """Load one file; raise ConfigError, naming it, if it is not YAML in UTF-8, or its defaults are none."""
         try:
@@ -73,7 +77,8 @@ class CheckedLoader(ConfigLoaderImpl):  # type: ignore[misc, unused-ignore]
     """Hydra's loader, with every composed configuration checked by check_values.
 
     By a patch, as Hydra calls nothing between composing and writing a configuration (facebookresearch/hydra#3188), and
-    composes each twice (#3440). The processes of a sweep receive the loader by its class.
+    composes each twice (#3440), those of a sweep's jobs first to validate them all. The processes of a sweep receive
+    the loader by its class.
     """
 
     def __init__(self, config_search_path: ConfigSearchPath) -> None:
@@ -81,14 +86,19 @@ class CheckedLoader(ConfigLoaderImpl):  # type: ignore[misc, unused-ignore]
         self.repository = FileRepository(config_search_path)
         # by Hydra to find out whether to sweep, or why it could not be composed, after the arguments
         self.composed: tuple[Any, DictConfig | Exception] | None = None
+        self.validated: dict[Any, DictConfig] = {}  # those of jobs, until they begin
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what another process of a sweep needs."""
+        return vars(self) | {"validated": {}}
 
     def load_configuration(
         self, config_name: str | None, overrides: list[str], *args: Any, **options: Any
     ) -> DictConfig:
         """Compose a configuration; raise ConfigError if it could expose a secret.
 
-        Hydra composes every configuration twice, first to read hydra.mode alone: that of a single run is used again,
-        and what stood against it is said again.
+        Hydra composes every configuration twice, first to read hydra.mode or to validate a job: that of a single run or
+        a job is used again, and what stood against a single run is said again.
         """
         for word in overrides:
             check_interpolations(word, word)
@@ -107,6 +117,8 @@ class CheckedLoader(ConfigLoaderImpl):  # type: ignore[misc, unused-ignore]
             cfg.hydra.mode = RunMode.RUN
             cfg.hydra.overrides.hydra.append(_SINGLE_RUN)
             return cfg
+        if arguments in self.validated:
+            return self.validated.pop(arguments)
         reads_mode = not options.get("validate_sweep_overrides", True)
         try:
             cfg = super().load_configuration(config_name, overrides, *args, **options)
@@ -117,6 +129,8 @@ class CheckedLoader(ConfigLoaderImpl):  # type: ignore[misc, unused-ignore]
             self.composed = (arguments, error) if reads_mode else None
             raise
         self.composed = (arguments, cfg) if reads_mode else None
+        if options.get("run_mode") == RunMode.RUN:
+            self.validated[arguments] = cfg
         return cfg
 
 
