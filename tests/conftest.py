@@ -222,7 +222,7 @@ def inside() -> Callable[[Figure], bool]:
 
     def within(figure: Figure) -> bool:
         figure.set_dpi(100)
-        figure.savefig(io.BytesIO(), format="png")
+        figure.draw_without_rendering()
         drawn = figure.get_tightbbox()
         width, height = figure.get_size_inches()
         return bool(drawn.x0 > -0.02 and drawn.y0 > -0.02 and drawn.x1 < width + 0.02 and drawn.y1 < height + 0.02)

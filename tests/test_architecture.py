@@ -54,17 +54,17 @@ FOUND_BY_KIND = set(KINDS.values()) - {KINDS["block"]}
 # at most so many lines and statements of each package; a commit that raises one says why
 BUDGETS = {
     ("commands", "cli", "console"): (2_830, 1_945),
-    ("config",): (1_950, 1_345),
+    ("config",): (1_965, 1_355),
     ("data",): (5_180, 3_545),
     ("models",): (2_330, 1_540),
     ("inference", "runs"): (6_245, 4_085),
-    ("reporting",): (2_915, 1_990),
-    ("results", "i18n", "files"): (2_065, 1_390),
-    ("metrics", "audit"): (5_570, 3_460),
+    ("reporting",): (2_910, 1_970),
+    ("results", "i18n", "files"): (2_055, 1_375),
+    ("metrics", "audit"): (5_585, 3_470),
     ("sources",): (2_558, 1_876),
-    ("training",): (2_715, 1_900),
+    ("training",): (2_705, 1_890),
     ("evaluation",): (10_810, 7_640),
-    ("plugins",): (5_320, 3_570),
+    ("plugins",): (5_315, 3_495),
 }
 MOST_MODULES = 282  # outside plug-ins
 DRAWERS = {"utils", "util", "helpers", "common", "core", "misc", "shared"}

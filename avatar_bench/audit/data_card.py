@@ -199,7 +199,7 @@ def _format_metric(metric: Metric) -> str:
 
 
 def _save_figure(figure: Figure, file: Path) -> Path:
-    figure.savefig(file, dpi=130)
+    file.write_bytes(plots.encode_png(figure, dpi=130))
     figure.clear()
     return file
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from io import BytesIO
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -24,6 +26,7 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from avatar_bench.i18n import _
 
@@ -105,10 +108,24 @@ def create_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def describe_png(figure: Figure) -> dict[str, str]:
-    """Return the metadata of the PNG of a figure: `CHART` if no panel shows a photo."""
+def encode_png(figure: Figure, dpi: float | None = None) -> bytes:
+    """Return a figure as PNG, with the mark `CHART` if no panel shows a photo, and fix its layout.
+
+    It is drawn once: savefig would draw it twice, first for the layout.
+    """
     photos = [image for axes in figure.axes for image in axes.get_images() if np.asarray(image.get_array()).ndim == 3]
-    return {} if photos else CHART
+    about = PngInfo()
+    for key, text in ({} if photos else CHART).items():
+        about.add_text(key, text)
+    figure.set_dpi(dpi or figure.dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    figure.set_layout_engine("none")
+    # the image is opaque: without alpha and with run-length encoding, it is encoded in a third of the time
+    page = Image.fromarray(np.asarray(canvas.buffer_rgba()))  # type: ignore[no-untyped-call]
+    stream, dots = BytesIO(), (figure.dpi, figure.dpi)
+    page.convert("RGB").save(stream, "PNG", dpi=dots, compress_type=zlib.Z_RLE, pnginfo=about)
+    return stream.getvalue()
 
 
 def create_axes(width: float, height: float) -> tuple[Figure, Axes]:

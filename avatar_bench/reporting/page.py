@@ -229,7 +229,7 @@ def _draw_curves(model: ReportedModel) -> Path:
         history = read_csv(model.folder / "metrics.csv")
         with atomic_write(saved) as part:
             curves = plots.draw_training_curves(history, model.record.best_epoch)
-            curves.savefig(part, format="png", metadata=plots.CHART)
+            part.write_bytes(plots.encode_png(curves))
     return saved
 
 

@@ -15,7 +15,7 @@ from avatar_bench.audit.data_card import draw_counts
 from avatar_bench.evaluation.evaluation_log import LOG_FILE, count_evaluations, find_logs, list_external_sets
 from avatar_bench.files.table_io import read_table
 from avatar_bench.i18n import _, ngettext
-from avatar_bench.metrics.plots import CHART
+from avatar_bench.metrics.plots import encode_png
 from avatar_bench.reporting.inline_images import QUALITY_STEPS, InlineImage, shrink
 from avatar_bench.reporting.study import ReportedModel, Study
 from avatar_bench.reporting.tables import (
@@ -146,10 +146,8 @@ def draw_count_charts(study: Study) -> list[tuple[InlineImage, str, str]]:
     charts = []
     for fingerprint, names, table in _read_splits(study):
         text = _("Images of {models} by class, split and source", models=names)
-        stream = io.BytesIO()
-        draw_counts(table, _order_splits(table["split"])).savefig(stream, format="png", dpi=200, metadata=CHART)
-        stream.seek(0)
-        if (image := shrink(stream, *QUALITY_STEPS[0])) is not None:
+        drawn = encode_png(draw_counts(table, _order_splits(table["split"])), dpi=200)
+        if (image := shrink(io.BytesIO(drawn), *QUALITY_STEPS[0])) is not None:
             charts.append((image, text, f"{text}; {_('split')} {fingerprint}"))
     return charts
 

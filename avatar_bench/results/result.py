@@ -11,7 +11,6 @@ import re
 import shutil
 import tempfile
 import time
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -377,23 +376,12 @@ def _write_figures(figures: Mapping[str, Figure], folder: Path, language: str) -
 
 def _save_figure(figure: Figure, stem: Path) -> None:
     """Write a figure as .png and .svg, with one layout for both, since the layout takes as long as drawing."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, and not needed to read a Result
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from PIL import Image, PngImagePlugin
+    from matplotlib.backends.backend_svg import FigureCanvasSVG  # slow to import, and not needed to read a Result
 
-    from avatar_bench.metrics.plots import describe_png, use_style
+    from avatar_bench.metrics.plots import encode_png, use_style
 
-    about = PngImagePlugin.PngInfo()
-    for key, text in describe_png(figure).items():
-        about.add_text(key, text)
     with use_style():
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()  # type: ignore[no-untyped-call]
-        figure.set_layout_engine("none")
-        page = Image.fromarray(np.asarray(canvas.buffer_rgba()))  # type: ignore[no-untyped-call]
-        # the image is opaque: without alpha and with run-length encoding, it is encoded in a third of the time
-        dpi = (figure.dpi, figure.dpi)
-        page.convert("RGB").save(f"{stem}.png", dpi=dpi, compress_type=zlib.Z_RLE, pnginfo=about)
+        Path(f"{stem}.png").write_bytes(encode_png(figure))
         figure.set_dpi(_SVG_DPI)
         # not by savefig, which would draw the figure once more for its layout
         FigureCanvasSVG(figure).print_svg(f"{stem}.svg", metadata={"Date": None})  # type: ignore[no-untyped-call]

@@ -25,7 +25,7 @@ from avatar_bench.errors import DivergedError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.paths import find_unused_folder
 from avatar_bench.i18n import use_language
-from avatar_bench.metrics.plots import CHART, draw_training_curves
+from avatar_bench.metrics.plots import draw_training_curves, encode_png
 from avatar_bench.models.checkpoint import LAST_CHECKPOINT
 from avatar_bench.models.model_card import Card
 from avatar_bench.runs.record import METRIC
@@ -179,7 +179,7 @@ def write_history(file: Path, row: dict[str, float], columns: Mapping[str, Any])
 def write_curves(history: pd.DataFrame, best_epoch: int | None, folder: Path, language: str) -> None:
     """Draw the curves of metrics.csv into curves.png, in a language, with a mark at the best epoch."""
     with use_language(language), atomic_write(folder / "curves.png") as part:
-        draw_training_curves(history, best_epoch).savefig(part, format="png", metadata=CHART)
+        part.write_bytes(encode_png(draw_training_curves(history, best_epoch)))
 
 
 class BatchProgressBar(Callback):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -152,10 +151,7 @@ def _draw_rows(names: pd.Series, rows: pd.DataFrame, target: str) -> Figure:
 
 def write_measurement(measurement: Measurement, out: Path, language: str) -> None:
     """Write the page, and beside it the JSON, tables and figures that begin with its name; raise OutputError."""
-    images: dict[str, bytes] = {}
-    for name, figure in draw_figures(measurement).items():
-        figure.savefig(stream := io.BytesIO(), format="png", dpi=150)
-        images[name] = stream.getvalue()
+    images = {name: plots.encode_png(figure, dpi=150) for name, figure in draw_figures(measurement).items()}
     try:
         write_text(out, _render(measurement, images, language))
         write_text(out.with_suffix(f".{MEASUREMENT}"), measurement.format_json())

@@ -22,7 +22,7 @@ from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.checkpoint_container import BACKBONE_FILE
 from avatar_bench.files.hashes import sha256_of_file
 from avatar_bench.i18n import _, use_language
-from avatar_bench.metrics.plots import CHART, GREY, create_figure, format_percent_axis, get_colour, use_style
+from avatar_bench.metrics.plots import GREY, create_figure, encode_png, format_percent_axis, get_colour, use_style
 from avatar_bench.models.backbones import create_backbone, resolve_options
 from avatar_bench.models.pretrained_backbone import IMAGES_FILE, PretrainedWeights, Pretraining, write_backbone
 from avatar_bench.plugins.pretrain.methods import MethodOptions, choose_shape_options, compute_local_size, create_method
@@ -135,7 +135,7 @@ class PretrainingJob:
         write_backbone(self.module.method.backbone, card, folder / BACKBONE_FILE)
         history = pd.read_csv(folder / "metrics.csv")
         with use_language(settings.lang), atomic_write(folder / "curves.png") as part:
-            _draw_pretraining_curves(history).savefig(part, format="png", metadata=CHART)
+            part.write_bytes(encode_png(_draw_pretraining_curves(history)))
         probed = history[history[KNN_ACCURACY].notna()]
         last = history.iloc[-1]
         record.weights_sha256 = sha256_of_file(folder / BACKBONE_FILE)
