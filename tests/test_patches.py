@@ -73,3 +73,10 @@ def test_the_client_of_the_hub_reads_its_environment_once(monkeypatch):
     before = constants.HF_HUB_OFFLINE
     monkeypatch.setenv("HF_HUB_OFFLINE", str(int(not before)))
     assert before == constants.HF_HUB_OFFLINE
+
+
+def test_a_style_of_dicebear_is_validated_whoever_made_it():
+    """Replaced in sources/readers/drawn.py."""
+    dicebear = pytest.importorskip("dicebear")
+    with pytest.raises(dicebear.StyleValidationError):
+        dicebear.Style({})
