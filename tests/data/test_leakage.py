@@ -157,6 +157,8 @@ def test_a_copy_goes_to_the_side_of_its_image_and_a_stated_split_that_divides_th
         used, notes = split(whole, folds=3, seed=seed)
         assert side(used, f"a/{COPIES[kind][0]}") == side(used, "a/00.png")
         assert notes[0] == "1 group is joined to others because of near-duplicates"
+        drawn, _ = split(whole, folds=3, fold=2, shots=5, draw_seed=seed)  # a copy that is not drawn is on no side
+        assert len(drawn.select_split("train")) == 10
     for other in ["val", "test"]:
         whole = make_set(copy(kind))
         copied = whole.frame["path"].str.contains("copy")

@@ -82,4 +82,6 @@ def test_distances_are_those_to_the_kth_neighbour_of_other_groups(monkeypatch):
     few = compute_distances(reference[:4], reference[:4], 3, groups[:4, None] == groups[:4])
     whole = normalize(reference[:4])
     assert few[0] == pytest.approx(max(np.linalg.norm(whole[0] - whole[other]) for other in (2, 3)))  # two are left
+    only = compute_distances(reference[:3], reference[:1], 3, np.array([[True, False, True]]))
+    assert only[0] == pytest.approx(np.linalg.norm(whole[0] - whole[1]))
     assert np.isinf(compute_distances(reference[:2], reference[:2], 3, np.ones((2, 2), dtype=bool))).all()
