@@ -223,6 +223,7 @@ def test_units_are_drawn_until_each_class_has_about_its_share_and_never_all_of_a
     large = rows(("a", "large", 60, 1), ("a", "larger", 70, 1), ("b", "small", 50, 1), ("b", "big", 80, 1))
     assert draw_units(large) == ("large", "small")
     assert draw_units(rows(("a", "only", 30, 1), ("b", "", 25, 1), ("b", "one", 5, 1))) == ("one",)
+    assert draw_units(rows(("a", "one", 5, 1), ("a", "", 1, 1))) == ("one",)
     assert "both" not in draw_units(rows(("a", "both", 10, 1), ("b", "both", 10, 1), ("a", "other", 80, 1)))
 
 
