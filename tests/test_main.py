@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from avatar_bench import __version__
 from avatar_bench.cli.app import main
 from avatar_bench.errors import CheckpointError, DivergedError, GuardError
+from tests.builders.sweeps import list_values, run_first_job
 
 DATA = ["data=folder", "data.root=images"]
 STUB = """
@@ -246,23 +247,26 @@ def test_awkward_paths_reach_the_command_as_typed(stub: Callable[..., Any]) -> N
     assert calls[0]["data"]["ood"] == {"a": "x, y", "b": "(z)"}
 
 
-def test_a_sweep_names_its_folder_and_jobs_by_what_is_swept(stub: Callable[..., Any]) -> None:
-    calls = stub("train")
+def test_a_sweep_names_its_folder_and_jobs_by_what_is_swept(
+    stub: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, jobs = stub("train"), run_first_job(monkeypatch)
     assert main(["train", *DATA, "epochs=1", "-m", "model=resnet18,resnet50", "seed=1,2"]) == 0
-    assert {call["sweep"] for call in calls} == {"runs/model-seed"}
-    assert [call["job"] for call in calls] == [
-        f"model={model},seed={seed}" for model in ("resnet18", "resnet50") for seed in (1, 2)
-    ]
+    assert (calls[0]["sweep"], calls[0]["job"]) == ("runs/model-seed", "model=resnet18,seed=1")
+    named = [(model, seed) for model in ("resnet18", "resnet50") for seed in (1, 2)]
+    assert list(zip(list_values(jobs, "model"), list_values(jobs, "seed"), strict=True)) == named
 
 
-def test_nine_models_needs_no_flag_and_takes_other_options_along(stub: Callable[..., Any]) -> None:
-    calls = stub("train")
+def test_nine_models_needs_no_flag_and_takes_other_options_along(
+    stub: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, jobs = stub("train"), run_first_job(monkeypatch)
     assert main(["train", *DATA, "sweep=nine_models", "seed=7", "out=my sweep, nine"]) == 0
-    assert len({call["job"] for call in calls}) == 9
-    assert all(call["job"].startswith("experiment=") for call in calls)
-    assert {call["seed"] for call in calls} == {7}
-    assert {call["sweep"] for call in calls} == {"my sweep, nine"}
-    assert {call["data"]["root"] for call in calls} == {"images"}
+    assert len(set(list_values(jobs, "experiment"))) == len(jobs) == 9
+    assert list_values(jobs, "seed") == [7] * 9
+    (call,) = calls
+    assert call["job"].startswith("experiment=")
+    assert (call["seed"], call["sweep"], call["data"]["root"]) == (7, "my sweep, nine", "images")
 
 
 def test_several_evaluations_leave_no_sweep_folder(stub: Callable[..., Any], tmp_path: Path) -> None:

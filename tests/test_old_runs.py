@@ -83,7 +83,9 @@ def test_saved_results_are_reported_and_a_sweep_is_compared(old, capsys):
 
 def test_a_data_set_is_recognised_and_updated(old, capsys):
     words = ["source=folder", "source.folder.root=images/blind", "out=dataset", "allow=[shortcut]"]
-    words += [f"block.data_audit.{option}" for option in ("resamples=100", "folds=2", "label_errors=false")]
+    words += [
+        f"block.data_audit.{option}" for option in ("resamples=100", "folds=2", "equalised=false", "label_errors=false")
+    ]
     before = (old / "dataset/manifest.csv").read_bytes()
     assert main(["prepare", *words]) == 0
     assert (old / "dataset/manifest.csv").read_bytes() == before

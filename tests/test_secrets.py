@@ -23,7 +23,7 @@ def find_canary(folder):
 
 
 def test_a_run_its_figures_and_its_report_hold_no_secret(secrets, train, tmp_path, capfd):
-    run = train(tmp_path / "runs" / "one", "logger=csv")
+    run = train(tmp_path / "runs" / "one", "logger=csv", "trainer=debug")
     words = ["block=blind_test", "block.blind_test.resamples=100", "data.workers=0", "accelerator=cpu"]
     assert main(["evaluate", f"ckpt={run}", *words]) == 0
     assert main(["report", f"runs={tmp_path / 'runs'}"]) == 0
@@ -38,6 +38,7 @@ def test_a_run_its_figures_and_its_report_hold_no_secret(secrets, train, tmp_pat
 def test_a_source_that_cannot_be_had_tells_no_secret(kind, word, secrets, tmp_path, capfd, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_RETRIES", "0")
     (tmp_path / "list.txt").write_text("http://127.0.0.1:9/a.png\n")
     options = [f"source.{kind}.{text}" for text in (word, "label=x", "licence=x", "author=x") if word]
     assert main(["prepare", f"source={kind}", *options, "out=set"]) in (2, 3)

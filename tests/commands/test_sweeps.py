@@ -17,10 +17,6 @@ import pandas as pd
 import pytest
 import torch
 from filelock import FileLock
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.plugins import Plugins
-from hydra.plugins import sweeper
-from hydra.plugins.launcher import Launcher
 from omegaconf import OmegaConf
 
 from avatar_bench.cli import slurm_launcher
@@ -30,6 +26,7 @@ from avatar_bench.cli.task import JobError
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Result
 from tests.builders.commands import change_record, interrupt, merge_words, read_record, write_manifest
+from tests.builders.sweeps import compose_once, list_values, run_first_job
 
 BACKBONE = "test_resnet.r160_in1k"
 WAIT = 500  # seconds, for a machine that has much else to do
@@ -60,9 +57,7 @@ def sweep_words(small, tmp_path):
 @pytest.fixture
 def sweep(sweep_words, tmp_path, monkeypatch):
     """Return a function that runs a sweep, expects its exit code, and returns its jobs."""
-    monkeypatch.setattr(
-        sweeper.Sweeper, "validate_batch_is_legal", lambda *_: None
-    )  # Hydra composes each job once more
+    compose_once(monkeypatch)
 
     def run(*words, code=0):
         assert main(sweep_words(*words)) == code
@@ -71,28 +66,10 @@ def sweep(sweep_words, tmp_path, monkeypatch):
     return run
 
 
-class FirstJob(Launcher):
-    """Launcher that runs the first of its jobs alone, and keeps the words of all."""
-
-    def __init__(self, launcher, words):
-        self.launcher, self.words = launcher, words
-
-    def setup(self, **kwargs):
-        """Do nothing: the other launcher is already set up."""
-
-    def launch(self, job_overrides, initial_job_idx):
-        """Return the outcome of the first job for each."""
-        self.words.extend(job_overrides)
-        return [*self.launcher.launch(job_overrides[:1], initial_job_idx)] * len(job_overrides)
-
-
 @pytest.fixture
 def launched(monkeypatch):
     """Run the first job of each sweep alone; return the words of all jobs."""
-    words: list[list[str]] = []
-    plain = Plugins.instantiate_launcher
-    monkeypatch.setattr(Plugins, "instantiate_launcher", lambda *all, **named: FirstJob(plain(*all, **named), words))
-    return words
+    return run_first_job(monkeypatch)
 
 
 @pytest.fixture
@@ -106,12 +83,6 @@ def call(launched, monkeypatch):
 
     monkeypatch.setattr("avatar_bench.commands.train.execute", execute)
     return kept
-
-
-def values(launched, option):
-    """Return the value of an option in each job."""
-    chosen = [word for words in launched for word in words if word.startswith(f"{option}=")]
-    return [word.value() for word in OverridesParser.create().parse_overrides(chosen)]
 
 
 def test_each_job_ends_alone_is_in_the_table_and_a_finished_one_is_kept_or_refused(sweep, images, tmp_path, capsys):
@@ -184,12 +155,12 @@ def test_a_folder_in_which_another_process_trains_is_left_alone(sweep, tmp_path)
 
 def test_every_source_or_unit_of_sources_is_held_out_once(call, launched, sweep):
     sweep(BY_SOURCE, "data.limit=null")
-    assert sorted(values(launched, "data.split.held_out")) == [[name] for name in SOURCES]
+    assert sorted(list_values(launched, "data.split.held_out")) == [[name] for name in SOURCES]
     assert (call["mode"]["name"], call["data"]["split"]["held_out"]) == ("frozen", SOURCES[:1])
     launched.clear()
     sweep(BY_SOURCE, "data.split.units={lab: [ink, gan, studio]}", "data.limit=null")
     names = ["crayon", "diffusion", "lab", "street", "vector"]
-    assert sorted(values(launched, "data.split.held_out")) == [[name] for name in names]
+    assert sorted(list_values(launched, "data.split.held_out")) == [[name] for name in names]
 
 
 def test_sources_that_cannot_be_held_out_are_named(call, launched, sweep, images, tmp_path, capsys):
@@ -198,7 +169,7 @@ def test_sources_that_cannot_be_held_out_are_named(call, launched, sweep, images
     manifest = write_manifest(tmp_path / "mine.csv", table, images)
     words = [BY_SOURCE, f"data.manifest={manifest}", "data.split.at_least=21", "data.limit=null"]
     sweep(*words)
-    assert values(launched, "data.split.held_out") == [[odd], ["diffusion"], ["gan"], ["ink"]]
+    assert list_values(launched, "data.split.held_out") == [[odd], ["diffusion"], ["gan"], ["ink"]]
     assert call["data"]["split"]["held_out"] == [odd]
     line = "not held out: vector (20 images), studio (all of class real)"
     assert capsys.readouterr().err.count(line) == 1
@@ -212,7 +183,7 @@ def test_sources_too_small_within_the_limit_stay_in_training(launched, sweep, tm
     err = capsys.readouterr().err
     [line] = [line for line in err.splitlines() if line.startswith("not held out (of 96 images drawn, data.limit): ")]
     few = {name: int(n) for name, n in re.findall(r"(\w+) \((\d+) images\)", line)}
-    names = [name for [name] in values(launched, "data.split.held_out")]
+    names = [name for [name] in list_values(launched, "data.split.held_out")]
     assert len(names) > 0
     assert max(few.values()) < 14
     split = pd.read_csv(tmp_path / "sweep" / names[0] / "split.csv")
@@ -250,15 +221,15 @@ def test_recipes_are_compared_over_held_out_sources(sweep, tmp_path):
 
 def test_sweeps_over_numbers_of_sources_and_shots_draw_each_several_times(call, launched, sweep):
     sweep("sweep=sources", "data.limit=null", "seed=1")
-    held_out = [tuple(names) for names in values(launched, "data.split.held_out")]
+    held_out = [tuple(names) for names in list_values(launched, "data.split.held_out")]
     parts = set(held_out)
     assert sorted(name for names in parts for name in names) == SOURCES
-    drawn = zip(held_out, values(launched, "data.split.train_sources"), strict=True)
+    drawn = zip(held_out, list_values(launched, "data.split.train_sources"), strict=True)
     assert sorted(drawn) == sorted(product(parts, (1, 2, 4, 8)))
     assert (len(parts), call["data"]["split"]["train_sources"]) == (3, 1)
     launched.clear()
     sweep("sweep=shots")
-    drawn = list(zip(values(launched, "mode.shots"), values(launched, "seed"), strict=True))
+    drawn = list(zip(list_values(launched, "mode.shots"), list_values(launched, "seed"), strict=True))
     assert drawn == list(product((5, 10, 20, 50, 100), (1, 2, 3)))
     assert (call["mode"]["name"], call["mode"]["shots"], call["seed"]) == ("few_shot", 5, 1)
 
