@@ -61,6 +61,7 @@ def test_an_exported_runtime_predicts_like_torch_and_continues_its_output(plain,
     assert distance(predict_table(tiny_run, images, output, *OPENVINO, "update=true"), plain) < 1e-4
 
 
+@pytest.mark.slow
 def test_int8_says_each_time_how_often_it_agrees(tiny_run, images, tmp_path, capsys):
     n = len(Run.open(tiny_run).dataset("calibration"))
     tables, printed = [], []
@@ -74,6 +75,7 @@ def test_int8_says_each_time_how_often_it_agrees(tiny_run, images, tmp_path, cap
     assert f" of {n} predictions" in printed[0][0]
 
 
+@pytest.mark.slow
 def test_a_network_that_is_kept_needs_neither_timm_nor_lightning(tiny_run, images, tmp_path, cache):
     first = predict_table(tiny_run, images, tmp_path / "first.csv", *OPENVINO)
     kept = sorted((cache / "networks").iterdir())
@@ -86,6 +88,7 @@ def test_a_network_that_is_kept_needs_neither_timm_nor_lightning(tiny_run, image
     assert sorted((cache / "networks").iterdir()) == kept
 
 
+@pytest.mark.slow
 def test_an_ensemble_and_a_soup_predict_by_the_engines_of_their_members(tiny_run, images, tmp_path):
     run = Run.open(tiny_run)
     member = {"run": str(tiny_run), "checkpoint_sha256": run.checkpoint_sha256, "weight": 0.5, "temperature": 1.2}
@@ -111,6 +114,7 @@ def load_engine(network, threads, precision):
 """
 
 
+@pytest.mark.slow
 def test_auto_compares_the_runtimes_once_and_takes_none_that_disagrees(tiny_run, images, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))
     (tmp_path / "my" / "runtime").mkdir(parents=True)
@@ -143,6 +147,7 @@ def test_auto_compares_the_runtimes_once_and_takes_none_that_disagrees(tiny_run,
     assert predict_and_read()[1]
 
 
+@pytest.mark.slow
 def test_auto_is_torch_for_a_checkpoint_without_calibration_images(tiny_run, images, tmp_path, monkeypatch, command):
     monkeypatch.setattr(autotune, "FEWEST_FILES", 1)
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))  # which does not know the checkpoint yet

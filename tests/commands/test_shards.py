@@ -11,24 +11,25 @@ import torch
 from avatar_bench.cli.app import main
 from tests.builders.commands import merge_words, read_record
 
-SHARDS = ("data=shards", "data.manifest=null", "data.split.folds=10", "allow=[shortcut]")
+SPLIT = ("data.blind=null", "data.split.folds=10", "allow=[shortcut]")
+SHARDS = ("data=shards", "data.manifest=null", *SPLIT)
 
 
 @pytest.fixture(scope="module")
 def prepared(images, tmp_path_factory):
     """A prepared data set with some eight shards; never write into it."""
     out = tmp_path_factory.mktemp("prepared") / "set"
-    quick = ("resamples=100", "folds=2", "equalised=false", "label_errors=false")
-    words = ["source=manifest", f"source.manifest.file={images / 'all.csv'}", f"out={out}", "allow=[shortcut]"]
-    words += [*(f"block.data_audit.{option}" for option in quick), "out_format=shards", "shard_mb=0.1"]
+    quick = ("resamples=100", "folds=2", "equalised=false", "label_errors=false", "marks=false")
+    words = ["source=manifest", f"source.manifest.file={images / 'blind.csv'}", f"out={out}", "allow=[shortcut]"]
+    words += [*(f"block.data_audit.{option}" for option in quick), "out_format=shards", "shard_mb=0.02"]
     assert main(["prepare", *words]) == 0
     return out
 
 
 @pytest.fixture(scope="module")
 def from_files(prepared, train, tmp_path_factory):
-    words = (f"data.manifest={prepared / 'manifest.csv'}", "data.split.folds=10", "allow=[shortcut]")
-    return train(tmp_path_factory.mktemp("files") / "run", "epochs=2", *words)
+    words = (f"data.manifest={prepared / 'manifest.csv'}", "epochs=2", *SPLIT)
+    return train(tmp_path_factory.mktemp("files") / "run", *words)
 
 
 def assert_same_run(run, expected):
@@ -55,7 +56,7 @@ def test_files_and_shards_give_the_same_run(prepared, from_files, train, tmp_pat
     assert_same_run(run, from_files)
     tables = []
     for folder in (run, from_files):
-        assert main(["evaluate", f"ckpt={folder}", "block=blind_test"]) == 0
+        assert main(["evaluate", f"ckpt={folder}", "block=blind_test", "block.blind_test.resamples=100"]) == 0
         table = pd.read_csv(folder / "evaluation/test/blind_test/predictions.csv")
         tables.append(table.drop(columns="path"))
     pd.testing.assert_frame_equal(*tables)
@@ -89,10 +90,10 @@ def test_remote_shards_are_kept_within_the_limit_and_refused_once_changed(
     from pyarrow import fs
 
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))
-    run = train(tmp_path / "run", *SHARDS, f"data.shards={server}", "data.shards_gb=3e-4", "epochs=2")
+    run = train(tmp_path / "run", *SHARDS, f"data.shards={server}", "data.shards_gb=1e-4", "epochs=2")
     assert_same_run(run, from_files)
     kept = sum(file.stat().st_size for file in (tmp_path / "cache" / "shards").rglob("*.tar"))
-    assert 0 < kept <= 3e5
+    assert 0 < kept <= 1e5
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "other"))
     system, path = fs.FileSystem.from_uri(f"{server}/00000.tar")
     with system.open_output_stream(path) as file:

@@ -123,7 +123,7 @@ def test_the_block_counts_the_sources_that_exceed_each_target(calibrated, tmp_pa
 def test_folds_predict_the_sources_that_they_lack(train, run_copy, tmp_path):
     held_out = ("ink", "gan", "studio")
     for name in held_out:
-        train(tmp_path / "sweep" / name, "data.split.by=source", f"data.split.held_out=[{name}]", "epochs=1")
+        train(tmp_path / "sweep" / name, "data.split.by=source", f"data.split.held_out=[{name}]", "trainer=debug")
     words = ["calibrate", f"ckpt={run_copy}", "unit=source", f"folds={tmp_path / 'sweep'}", "beta=.6", "workers=0"]
     assert main([*words, "stability=true"]) == 0
     saved, known = read_calibration(run_copy)

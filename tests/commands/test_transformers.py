@@ -13,7 +13,7 @@ from avatar_bench.models.classifier import Classifier
 from tests.builders.commands import merge_words, read_record, read_result
 from tests.commands.test_all_blocks import QUICK, asking
 
-MODELS = ("clip_vit_b32", "dinov2_small", "mobilevit", "swin_tiny")  # each of its own kind
+LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("clip_vit_b32", "mobilevit", "swin_tiny")]
 CUTS = {("vit", "eva02", "deit"): "depth=2", ("swin", "convnext"): "depths=[1,1,1,1]"}
 GAINS = ("deletion_gain_rollout", "insertion_gain_rollout")
 BLOCKS = ["block=[blind_test,gradcam]", *(word for word in QUICK if "blind_test" in word or "gradcam" in word)]
@@ -37,7 +37,7 @@ def train_model(small):
     return train
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", ["dinov2_small", *LARGE])  # each of its own kind
 def test_a_transformer_trains_a_step_is_loaded_and_evaluated_with_its_maps(model, train_model, tmp_path):
     run, words = tmp_path / "run", ["data.limit=48", "trainer.limit_batches=1", "optimizer.layer_decay=.8"]
     train_model(model, *words, f"out={run}")
@@ -82,7 +82,7 @@ def test_a_size_that_does_not_fit_ends_in_two_lines_that_name_near_ones(train_mo
 def deit(train_model, tmp_path_factory):
     """A run of DeiT-Ti, cut to two blocks."""
     run = tmp_path_factory.mktemp("deit") / "run"
-    train_model(*DEIT, f"out={run}")
+    train_model(*DEIT, "trainer.limit_batches=2", f"out={run}")
     return run
 
 

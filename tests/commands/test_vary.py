@@ -77,6 +77,11 @@ def test_the_manifest_names_each_file_with_its_source(tmp_path, vary):
 
 def test_an_interrupted_set_is_continued_and_no_other_options_are_mixed_in(tmp_path, vary, monkeypatch):
     out, decode = tmp_path / "out", Dataset.image
+    few = (
+        "block.robustness.corruptions=[noise]",
+        "block.robustness.severities=[3]",
+        "block.robustness.delivery=[webp]",
+    )
 
     def fail_late(dataset, row):
         if row == 30 and (out / "images").exists():
@@ -85,20 +90,20 @@ def test_an_interrupted_set_is_continued_and_no_other_options_are_mixed_in(tmp_p
 
     with monkeypatch.context() as patch:
         patch.setattr(Dataset, "image", fail_late)
-        vary(out, "size=32", code=130)
+        vary(out, "size=32", *few, code=130)
     assert not (out / "manifest.csv").exists()
     assert not list(out.rglob("*.part"))
     before = list_files(out)
     assert before
-    table, printed = vary(out, "size=32")
+    table, printed = vary(out, "size=32", *few)
     assert f"{len(before)} kept from before" in printed.out
     after = list_files(out)
     assert before.items() <= after.items()
-    whole, _ = vary(tmp_path / "whole", "size=32")
+    whole, _ = vary(tmp_path / "whole", "size=32", *few)
     assert whole["path"].tolist() == table["path"].tolist()
     assert all((out / path).read_bytes() == (tmp_path / "whole" / path).read_bytes() for path in whole["path"])
-    vary(out, "size=32")
-    err = vary(out, "size=40", code=2)[1].err
+    vary(out, "size=32", *few)
+    err = vary(out, "size=40", *few, code=2)[1].err
     assert "holds variations of other images, or made with other options" in err
     assert list_files(out) == after
 

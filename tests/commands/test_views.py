@@ -80,6 +80,7 @@ def test_proportions_of_merged_classes_are_summed(run_copy, evaluate):
     assert shares == {"generated": 0.2, "not_generated": 0.8}
 
 
+@pytest.mark.slow
 def test_ensembles_are_fitted_in_the_view_but_those_of_all_classes_stay(run_copy, tmp_path, evaluate):
     runs = tmp_path / "runs"
     copy_run(run_copy, runs / "first", runs / "second")
@@ -136,7 +137,6 @@ def test_a_report_shows_one_view_by_default_one_that_all_have(run_copy, tmp_path
     assert "merges classes: generated: generated; not\\_generated: drawing + real" in text
     err = command("report", f"runs={runs}", VIEW, "view.classes.not_generated=[real]", code=3).err
     assert "no run has been evaluated in view=generated_or_not" in err
-    command("report", f"runs={runs}", VIEW)
     command("report", f"runs={runs}", "view=all", "lang=ru")
     assert "generated\\_or\\_not" not in (runs / "report.md").read_text()
     err = command("report", f"runs={runs}", "view=photo_or_art", code=3).err
