@@ -18,7 +18,7 @@ def run(train, tmp_path_factory):
     """Return a run with enough calibration images for thresholds; never write into it, except evaluation/."""
     root = tmp_path_factory.mktemp("run")
     draw_set(root, "all", 120, SOURCES, seed=5)
-    words = [f"data.manifest={root / 'all.csv'}", "data.blind=null", "data.split.folds=3", "epochs=4"]
+    words = [f"data.manifest={root / 'all.csv'}", "data.blind=null", "data.split.folds=3", "epochs=2"]
     return train(root / "run", *words)
 
 

@@ -113,6 +113,7 @@ def test_each_job_ends_alone_is_in_the_table_and_a_finished_one_is_kept_or_refus
     (run / "config.yaml").write_text("epochs: [1")
     assert "config.yaml cannot be read" in sweep(*grid, code=3)["lr0.003"][1]
     assert (run / "run.json").read_bytes() == before
+    assert not list(folder.rglob("*.lock"))
 
 
 @pytest.mark.slow
@@ -145,10 +146,10 @@ def test_the_same_command_begins_failed_and_spoiled_jobs_anew_and_continues_othe
 
 
 def test_a_folder_in_which_another_process_trains_is_left_alone(sweep, tmp_path):
-    run = tmp_path / "sweep" / "seed1"
+    run = tmp_path / "sweep" / "lr0.003"
     run.mkdir(parents=True)
     with FileLock(run / "run.lock"):
-        assert "another process is training there" in sweep("-m", "seed=1,2", code=3)["seed1"][1]
+        assert "another process is training there" in sweep("-m", "lr=3e-3,-1", code=3)["lr0.003"][1]
         assert (run / "run.lock").exists()
     assert not (run / "run.json").exists()
 
