@@ -74,6 +74,7 @@ def read_files(folder):
     return files
 
 
+@pytest.mark.slow
 def test_the_files_are_those_that_the_evaluation_itself_would_write(tiny_run, tmp_path, command, monkeypatch):
     log, save, pid = tmp_path / "log", Result.save, os.getpid()
 

@@ -120,6 +120,7 @@ def test_the_block_counts_the_sources_that_exceed_each_target(calibrated, tmp_pa
     assert "С уверенностью 90 % ошибочны не больше 30 % ответов" in " ".join(page.read_text(encoding="utf-8").split())
 
 
+@pytest.mark.slow
 def test_folds_predict_the_sources_that_they_lack(train, run_copy, tmp_path):
     held_out = ("ink", "gan", "studio")
     for name in held_out:

@@ -124,6 +124,7 @@ def test_what_a_killed_process_has_left_is_removed(images, tmp_path, fork, monke
     assert not list(out.rglob("*.part"))
 
 
+@pytest.mark.slow
 def test_robustness_of_imported_predictions_is_that_of_their_run(images, run_copy, tmp_path, vary, command):
     out, runs, scores = tmp_path / "out", {"own": run_copy, "theirs": tmp_path / "theirs"}, tmp_path / "scores.csv"
     few = ["block.robustness.corruptions=[colour_filter,round_crop]", "block.robustness.severities=[3,5]"]
