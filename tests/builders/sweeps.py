@@ -10,7 +10,6 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
-from hydra.plugins.sweeper import Sweeper
 
 
 class FirstJob(Launcher):
@@ -33,13 +32,7 @@ def run_first_job(patch: pytest.MonkeyPatch) -> list[Sequence[str]]:
     words: list[Sequence[str]] = []
     plain = Plugins.instantiate_launcher
     patch.setattr(Plugins, "instantiate_launcher", lambda *all, **named: FirstJob(plain(*all, **named), words))
-    compose_once(patch)
     return words
-
-
-def compose_once(patch: pytest.MonkeyPatch) -> None:
-    """Keep Hydra from composing each job of a sweep once before the first."""
-    patch.setattr(Sweeper, "validate_batch_is_legal", lambda *_: None)
 
 
 def list_values(words: Sequence[Sequence[str]], option: str) -> list[Any]:

@@ -26,7 +26,7 @@ from avatar_bench.cli.task import JobError
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Result
 from tests.builders.commands import change_record, interrupt, merge_words, read_record, write_manifest
-from tests.builders.sweeps import compose_once, list_values, run_first_job
+from tests.builders.sweeps import list_values, run_first_job
 
 BACKBONE = "test_resnet.r160_in1k"
 WAIT = 500  # seconds, for a machine that has much else to do
@@ -55,9 +55,8 @@ def sweep_words(small, tmp_path):
 
 
 @pytest.fixture
-def sweep(sweep_words, tmp_path, monkeypatch):
+def sweep(sweep_words, tmp_path):
     """Return a function that runs a sweep, expects its exit code, and returns its jobs."""
-    compose_once(monkeypatch)
 
     def run(*words, code=0):
         assert main(sweep_words(*words)) == code
