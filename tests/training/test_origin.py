@@ -24,8 +24,8 @@ def manifest(tiny_run, images, tmp_path_factory):
 @pytest.fixture
 def teach(small, tiny_run):
     def run(out, manifest, *words, teacher=tiny_run, code=0):
-        kept = [word for word in small if word.partition("=")[0] not in ("data.split.folds", "data.manifest", "epochs")]
-        options = [f"data.manifest={manifest}", f"teacher={teacher}", f"out={out}", "epochs=6", *words]
+        kept = [word for word in small if word.partition("=")[0] not in ("data.split.folds", "data.manifest")]
+        options = [f"data.manifest={manifest}", f"teacher={teacher}", f"out={out}", *words]
         assert main(["train", *kept, *options]) == code
         return out
 
@@ -40,7 +40,7 @@ def test_a_student_learns_answers_without_labels_too(tiny_run, manifest, teach, 
         return learn_from(learner, batch)
 
     monkeypatch.setattr(Learner, "_learn_from", spy)
-    student = teach(tmp_path / "student", manifest)
+    student = teach(tmp_path / "student", manifest, "epochs=6")
     used = pd.read_csv(manifest)
     used = used[used["split"] == "train"].reset_index(drop=True)
     error = capfd.readouterr().err

@@ -163,6 +163,7 @@ def test_what_a_probe_would_ignore_is_refused_with_the_reason(small, tmp_path, c
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_probe_runs_again_by_resume(train, monkeypatch, tmp_path, capsys):
     def interrupt(*arguments):
         raise KeyboardInterrupt

@@ -41,16 +41,15 @@ def parameters(run, name="last"):
     return {key: value for key, value in state.items() if "running" not in key and "num_batches" not in key}
 
 
-def distance(run, other):
-    theirs = parameters(other)
-    return sum(float((value - theirs[key]).square().sum()) for key, value in parameters(run).items()) ** 0.5
+def distance(run, start):
+    return sum(float((value - start[key]).square().sum()) for key, value in parameters(run).items()) ** 0.5
 
 
 def test_gradients_are_clipped_to_the_norm_that_is_asked_for(tiny_run, train, tmp_path):
     words = [f"init_from={tiny_run}", *ONE_STEP, "trainer.precision=bf16-mixed"]
     clipped = train(tmp_path / "clipped", *words, "trainer.gradient_clip=1e-3")
     free = train(tmp_path / "free", *words)
-    start = train(tmp_path / "start", *words, "lr=1e-30")
+    start = parameters(tiny_run, "best")
     assert distance(clipped, start) == pytest.approx(1e-3, rel=0.02)
     assert distance(free, start) > 2e-3
 
@@ -61,19 +60,20 @@ def test_early_stopping_ends_a_stage_that_gains_nothing(train, tmp_path):
 
 
 def test_swa_is_the_mean_of_the_epochs_weights_and_ema_begins_with_the_first_step(train, tmp_path):
-    runs = {n: train(tmp_path / f"plain{n}", f"epochs={n}") for n in (1, 2)}
-    averaged = parameters(train(tmp_path / "swa", "epochs=2", "callbacks=swa", "callbacks.swa.start=0"))
+    few = ("data.limit=60", "trainer.limit_batches=1")
+    runs = {n: train(tmp_path / f"plain{n}", *few, f"epochs={n}") for n in (1, 2)}
+    averaged = parameters(train(tmp_path / "swa", *few, "epochs=2", "callbacks=swa", "callbacks.swa.start=0"))
     first, second = parameters(runs[1]), parameters(runs[2])
     for key, value in averaged.items():
         torch.testing.assert_close(value, (first[key] + second[key]) / 2, rtol=1e-4, atol=1e-6)
     means = [checkpoint(run)["state_dict"]["net.bn1.running_mean"] for run in (tmp_path / "swa", *runs.values())]
     assert not torch.allclose(means[0], (means[1] + means[2]) / 2, rtol=0.01)  # those of the average are its own
-    steps = {n: parameters(train(tmp_path / f"step{n}", f"trainer.limit_batches={n}")) for n in (1, 2)}
-    words = ("trainer.limit_batches=2", "callbacks=ema", "callbacks.ema.decay=0.75")
-    averaged = parameters(train(tmp_path / "ema", *words))
+    few = ("data.limit=60", "trainer.limit_batches=2")
+    two_steps = parameters(train(tmp_path / "steps", *few))
+    averaged = parameters(train(tmp_path / "ema", *few, "callbacks=ema", "callbacks.ema.decay=0.75"))
     for key, value in averaged.items():
         decay = 2 / 11  # below 0.75, after one step
-        torch.testing.assert_close(value, decay * steps[1][key] + (1 - decay) * steps[2][key], rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(value, decay * first[key] + (1 - decay) * two_steps[key], rtol=1e-4, atol=1e-6)
 
 
 def test_swa_estimates_batch_norm_statistics_as_torch_does_and_leaves_frozen_ones():
@@ -100,8 +100,8 @@ def test_swa_estimates_batch_norm_statistics_as_torch_does_and_leaves_frozen_one
 
 
 @pytest.mark.parametrize("words", [[], ["callbacks=swa", "callbacks.swa.start=0"]])
-def test_the_best_checkpoint_holds_the_weights_evaluated_on_val(words, train, tmp_path):
-    run = train(tmp_path / "run", "epochs=2", "lr=1e-3", *words)
+def test_the_best_checkpoint_holds_the_weights_evaluated_on_val(words, tiny_run, train, tmp_path):
+    run = train(tmp_path / "run", "epochs=2", "lr=1e-3", *words) if words else tiny_run
     assert main(["evaluate", f"ckpt={run}", "split=val", "allow=[permutation]", "block.blind_test.resamples=100"]) == 0
     metrics = Result.load(run / "evaluation" / "val" / "blind_test").metrics
     for name in ("accuracy", "macro_f1"):
@@ -127,7 +127,9 @@ def test_train_metrics_are_those_of_the_batches_that_were_trained_on(words, trai
         return logits, targets
 
     monkeypatch.setattr(Learner, "_learn_from", keep)
-    run = train(tmp_path / "run", *words, *(["epochs=null", "lr=null"] if "stages" in words[0] else []))
+    run = train(
+        tmp_path / "run", "data.limit=90", *words, *(["epochs=null", "lr=null"] if "stages" in words[0] else [])
+    )
     table = pd.read_csv(run / "metrics.csv")
     assert len(table) == 3
     for row, batches in zip(table.to_dict("records"), np.array_split(np.arange(len(seen)), 3), strict=True):

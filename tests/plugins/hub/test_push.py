@@ -214,14 +214,13 @@ def test_a_pushed_calibration_decides_the_same_and_tells_nothing_of_an_image(eva
     assert (pd.factorize(first["group"])[0] == pd.factorize(known["group"])[0]).all()
     assert not first[["phash", "turned_phashes", "stated_group"]].any(axis=None)
     decisions = []
-    for folder, unit in product(folders, ("image", "source")):
+    for folder, unit in product(folders[:2], ("image", "source")):
         out = tmp_path / f"{folder.name}.csv"
-        words = ["predict", f"ckpt={folder}", f"input={images / 'all.csv'}", f"output={out}", "target_error=.2"]
+        words = ["predict", f"ckpt={folder}", f"input={images / 'blind.csv'}", f"output={out}", "target_error=.2"]
         assert main([*words, f"unit={unit}", "workers=0"]) == 0
         decisions.append(pd.read_csv(out).filter(regex="^decision|prediction_set|ood"))
     for unit in (0, 1):
         assert decisions[unit].equals(decisions[2 + unit])
-        assert decisions[unit].equals(decisions[4 + unit])
     assert len(decisions[0]["decision"].unique()) > 1
     assert not decisions[0].equals(decisions[1])
     assert main(["evaluate", str(tmp_path / "one"), *blind, "block=blind_test", "data.workers=0"]) == 3

@@ -199,6 +199,7 @@ def test_an_exported_network_of_ours_needs_no_option(exported, tiny_run, images)
         np.testing.assert_allclose(*(table.iloc[:, 3:].select_dtypes("number") for table in tables), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_exported_network_has_the_metrics_of_its_run(exported, tiny_run, images, tmp_path):
     data = ["data=manifest", f"data.manifest={images / 'blind.csv'}", "data.name=new", "data.workers=0"]
     quick = [f"block.{name}.resamples=100" for name in BLOCKS if name != "robustness"]
