@@ -196,7 +196,7 @@ def small_checkpoint(card: dict[str, Any]) -> Callable[..., Path]:
 def network() -> Callable[[str], Any]:
     """Return a function that builds the network of a conf/model yaml without weights; tests must not change it.
 
-    Transformers of a fixed size are built for small images, the largest with two blocks.
+    Transformers of a fixed size are built for small images, and with two blocks, but for the smallest.
     """
     import torch
     import yaml
@@ -207,7 +207,7 @@ def network() -> Callable[[str], Any]:
     @cache
     def build(model: str) -> Any:
         recipe = yaml.safe_load(find_choices("model")[model].read_text(encoding="utf-8"))["model"]
-        is_large = any(size in recipe["backbone"] for size in ("vit_base", "vit_large", "vit_pe", "eva02_base"))
+        is_large = recipe["backbone"].startswith(("vit_", "deit_small", "eva02_base"))
         options = recipe.get("options", {}) | ({"depth": 2} if is_large else {})
         side = 56 if "patch14" in recipe["backbone"] else 64
         torch.manual_seed(0)
@@ -245,7 +245,10 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The source of axe-core from npm; skipped where npm or the network is missing."""
+    """The source of axe-core, kept in the cache, from npm; skipped where npm or the network is missing."""
+    kept = Path(os.environ["AVATAR_BENCH_CACHE"], "axe-core-4.min.js")
+    if kept.is_file():  # of another of pytest's workers, or of an earlier run
+        return kept.read_text(encoding="utf-8")
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("there is no npm to fetch axe-core with")
@@ -253,7 +256,9 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
     command = [npm, "install", "--no-save", "--silent", "--prefix", str(folder), "axe-core@4"]
     if subprocess.run(command, capture_output=True, timeout=300, check=False).returncode:
         pytest.skip("npm cannot fetch axe-core")
-    return (folder / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    copy = shutil.copy(folder / "node_modules" / "axe-core" / "axe.min.js", kept.with_suffix(f".{os.getpid()}"))
+    return Path(copy).replace(kept).read_text(encoding="utf-8")  # in one step: two workers may be here at once
 
 
 @pytest.fixture

@@ -57,7 +57,12 @@ def test_a_run_is_trained_with_a_schedule_logger_and_callback_of_a_users_folder(
 def test_words_alone_choose_an_optimizer_a_schedule_and_a_callback(train, tmp_path):
     run = train(
         tmp_path / "run",
-        *("lr=1e-3", "optimizer._target_=torch.optim.NAdam", "optimizer.momentum_decay=0.01"),
+        *(
+            "trainer.limit_batches=2",
+            "lr=1e-3",
+            "optimizer._target_=torch.optim.NAdam",
+            "optimizer.momentum_decay=0.01",
+        ),
         *("schedule._target_=torch.optim.lr_scheduler.CosineAnnealingLR", "schedule.T_max='{steps}'"),
         "+callbacks.timer._target_=pytorch_lightning.callbacks.Timer",
         *("callbacks=ema", "callbacks.ema.decay=0.9", "optimizer.weight_decay=0.2"),
@@ -90,6 +95,7 @@ def test_a_sweep_under_joblib_builds_what_its_options_name(my, small, tmp_path):
     assert f"next: avatar-bench evaluate -cd {my} ckpt={tmp_path / 'sweep'} block=all" in done.stdout
 
 
+@pytest.mark.slow
 def test_pretrain_steps_a_plateau_by_the_training_loss_and_calls_a_callback_of_a_user(my, small, tmp_path, capsys):
     kept = [word for word in small if not word.startswith(("epochs", "lr", "data.blind", "data.augment"))]
     sink = ["schedule=plateau", "schedule.patience=0", "schedule.threshold=1e9", "schedule.threshold_mode=abs"]
@@ -103,6 +109,7 @@ def test_pretrain_steps_a_plateau_by_the_training_loss_and_calls_a_callback_of_a
     assert last["optimizer_states"][0]["param_groups"][0]["lr"] == 2.5e-4
 
 
+@pytest.mark.slow
 def test_an_error_of_a_users_class_names_its_line_and_resuming_asks_for_its_folder(my, train, tmp_path, capsys):
     text = (my / "rates.py").read_text(encoding="utf-8")
     (my / "rates.py").write_text(text.replace("print(f", "None(f"), encoding="utf-8")

@@ -63,9 +63,6 @@ def test_the_first_guess_of_a_person_works(tiny_run, images, capfd):
     assert list(Path(run).glob("evaluation/*/blind_test/metrics.json"))
     assert main(["report", run]) == 0
     assert Path(run, "report.html").is_file()
-    assert main(["export", run]) == 0
-    assert json.loads(Path(run, "network.json").read_text())["file"] == "network.onnx"
-    assert Path(run, "network.onnx").is_file()
     capfd.readouterr()
     assert main(["predict", *map(str, some), f"ckpt={run}", "workers=0"]) == 0
     bare = capfd.readouterr().out
@@ -73,6 +70,13 @@ def test_the_first_guess_of_a_person_works(tiny_run, images, capfd):
     header, row, other = bare.splitlines()
     assert capfd.readouterr().out.splitlines()[0] == header
     assert [line.partition(",")[0] for line in (row, other)] == [str(file) for file in some]
+
+
+@pytest.mark.slow
+def test_an_export_of_a_bare_path_is_a_network_in_its_folder(run_copy):
+    assert main(["export", str(run_copy)]) == 0
+    assert json.loads((run_copy / "network.json").read_text())["file"] == "network.onnx"
+    assert (run_copy / "network.onnx").is_file()
 
 
 def test_values_of_python_are_written_as_words_of_the_command_line():

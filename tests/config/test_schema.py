@@ -7,6 +7,8 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import pytest
+
 from avatar_bench.config.catalogue import PLAIN_COMMANDS, find_choices, find_commands, find_recipe
 from avatar_bench.config.options import find_option, get_default, get_nested, iterate_options
 from avatar_bench.config.schema import find_schema
@@ -41,6 +43,7 @@ def test_every_option_is_stated_with_its_help_and_is_found_by_its_key():
         assert (option and option[0].name) == name
 
 
+@pytest.mark.slow
 def test_an_option_added_in_one_place_is_found_everywhere(tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(ROOT / "avatar_bench", copy / "avatar_bench", ignore=shutil.ignore_patterns("*.pyc.*"))

@@ -25,11 +25,11 @@ NETWORKS = {
     "mobilenetv3_small_100": (128, SpatialLayer("blocks.5", "NCHW", (4, 4))),
     "resnet18": (128, SpatialLayer("layer4", "NCHW", (4, 4))),
     "efficientnet_b0": (128, SpatialLayer("blocks.6", "NCHW", (4, 4))),
-    "convnext_tiny": (96, SpatialLayer("stages.3", "NCHW", (3, 3))),
+    "convnext_atto": (96, SpatialLayer("stages.3", "NCHW", (3, 3))),
     "tf_efficientnet_lite0": (128, SpatialLayer("blocks.6", "NCHW", (4, 4))),
     # the patches that leave the last block do not reach its class token
-    "vit_small_patch16_224": (96, SpatialLayer("blocks.11.norm1", "tokens", (6, 6), prefix=1)),
-    "vit_small_patch14_dinov2": (84, SpatialLayer("blocks.11.norm1", "tokens", (6, 6), prefix=1)),
+    "vit_small_patch16_224": (96, SpatialLayer("blocks.5.norm1", "tokens", (6, 6), prefix=1)),
+    "vit_small_patch14_dinov2": (84, SpatialLayer("blocks.5.norm1", "tokens", (6, 6), prefix=1)),
     "mobilevit_s": (128, SpatialLayer("final_conv", "NCHW", (4, 4))),
     "test_vit2": (160, SpatialLayer("blocks.7", "tokens", (10, 10), prefix=1)),  # read off the mean of its patches
     "swin_tiny_patch4_window7_224": (112, SpatialLayer("layers.3", "NHWC", (4, 4))),
@@ -41,6 +41,8 @@ SIZES = {backbone: size for backbone, (size, _) in NETWORKS.items()} | {"pit_ti_
 def classifier(backbone):
     """Build a classifier with random weights, once; a test gives it back as it was."""
     options = {"img_size": SIZES[backbone]} if backbone.startswith(("vit", "swin", "pit")) else {}
+    options |= {"depth": 6} if backbone.startswith("vit") else {}
+    options |= {"depths": (2, 2, 2, 2)} if backbone.startswith("swin") else {}
     torch.manual_seed(0)
     net = timm.create_model(backbone, num_classes=3, **options)
     return Classifier(Card(CLASSES, backbone, PLAIN, options), net).eval()
@@ -202,7 +204,7 @@ def test_the_cascade_draws_weights_and_statistics_anew_from_the_head_downward_by
     assert not torch.equal(heads[0], heads[2])
 
 
-@pytest.mark.parametrize("backbone", ["resnet18", "convnext_tiny", "vit_small_patch16_224"])
+@pytest.mark.parametrize("backbone", ["resnet18", "convnext_atto", "vit_small_patch16_224"])
 def test_maps_change_when_the_weights_are_random(backbone):
     size, layer = NETWORKS[backbone]
     model, images, classes = classifier(backbone), samples(6, size), np.arange(6) % 3

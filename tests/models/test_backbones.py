@@ -121,6 +121,7 @@ def test_networks_that_timm_lacks_or_fetches_and_weights_that_are_nowhere_are_re
         create_backbone(TINY, 3, read_weights(tmp_path / "nowhere.pth"))
 
 
+@pytest.mark.slow
 def test_without_a_connection_the_hub_is_asked_once_and_one_error_is_printed(tmp_path):
     clients = []
 

@@ -12,11 +12,11 @@ from tests.models.small import MODELS
 
 # the modules of the last group, and of the two before it
 BLOCKS = (["head"], ["norm", "blocks.11", "blocks.10"])
-TWO_BLOCKS = (["head"], ["norm", "blocks.1", "blocks.0"])  # of which the fixture builds networks of base size
+TWO_BLOCKS = (["head"], ["norm", "blocks.1", "blocks.0"])  # of which the fixture builds large networks
 POOLED_BLOCKS = (["head", "attn_pool"], ["norm", "blocks.1", "blocks.0"])
 HEAD_AND_TWO_STAGES = {
-    **dict.fromkeys(("deit", "dinov2_small", "dinov3_small", "vit_small"), BLOCKS),
-    **dict.fromkeys(("clip", "dinov2_base", "dinov3_base", "eva02_clip_base", "vit_base"), TWO_BLOCKS),
+    "deit_tiny": BLOCKS,
+    **dict.fromkeys(("clip", "deit_small", "dinov2_", "dinov3_", "eva02_clip_base", "vit_"), TWO_BLOCKS),
     **dict.fromkeys(("pe_", "siglip2_base"), POOLED_BLOCKS),
     "convnext": (["head"], ["stages.3", "stages.2"]),
     "efficientnet": (["classifier"], ["conv_head", "bn2", "blocks.6", "blocks.5"]),

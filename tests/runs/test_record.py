@@ -11,6 +11,7 @@ from avatar_bench.cli.app import main
 from avatar_bench.config import entries
 from avatar_bench.errors import CheckpointError, ConfigError
 from avatar_bench.runs import record as records
+from avatar_bench.runs.ensembles import open_run
 from avatar_bench.runs.record import (
     SCHEMA,
     RunRecord,
@@ -21,6 +22,7 @@ from avatar_bench.runs.record import (
     read_record,
     read_records,
 )
+from avatar_bench.runs.run import Run
 from tests.builders.run_files import write_file
 
 
@@ -98,16 +100,19 @@ def test_addresses_and_things_that_are_no_files_are_refused_at_once(tmp_path, ca
     (tmp_path / "run" / "checkpoints").mkdir()
     (tmp_path / "run" / "checkpoints" / "best.ckpt").symlink_to("/dev/zero")
     for name in ("pipe.ckpt", "loop.ckpt", "zero.ckpt", "folder.ckpt", "empty.ckpt", "image.ckpt", "run"):
-        assert main(["predict", f"ckpt={tmp_path / name}", f"input={tmp_path}", f"output={tmp_path / 'o.csv'}"]) == 4
-        assert 1 <= len(capsys.readouterr().err.splitlines()) <= 3
+        with pytest.raises(CheckpointError) as refused:
+            Run.open(tmp_path / name).card  # noqa: B018
+        assert 1 <= len(refused.value.lines) <= 3
     monkeypatch.chdir(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.2)
         host = f"http://127.0.0.1:{server.getsockname()[1]}"
         monkeypatch.setenv("HF_ENDPOINT", host)
-        addresses = [f"{host}/x.ckpt", "https://x.test/x.ckpt", "s3://x/x.ckpt", "file:///x.ckpt", "hf-hub:x/y"]
+        for address in (f"{host}/x.ckpt", "https://x.test/x.ckpt", "s3://x/x.ckpt", "file:///x.ckpt", "hf-hub:x/y"):
+            with pytest.raises(CheckpointError, match="Download it first"):
+                open_run(locate_run(address))
         for command in (
-            *(["predict", f"ckpt={address}", "input=.", "output=o.csv"] for address in addresses),
+            ["predict", f"ckpt={host}/x.ckpt", "input=.", "output=o.csv"],
             ["evaluate", f"ckpt=[{host}/x.ckpt,{host}/y.ckpt]", "block=significance"],
             ["export", f"ckpt={host}/x.ckpt", "out=o.onnx"],
             ["train", *small, "out=run", f"init_from={host}/x.ckpt"],

@@ -114,6 +114,7 @@ def test_a_data_set_holds_what_its_sources_gave(index, tmp_path, two):
     assert [len(read_dataset(tmp_path / "out" / f"{name}.csv")) for name in ("manifest", "blind")] == [3, 3]
 
 
+@pytest.mark.slow
 def test_an_sdist_is_read_like_a_wheel_and_a_second_run_downloads_and_builds_nothing(index, tmp_path, monkeypatch):
     make_sdist(index, {"static/avatars/f1.png": photo(1), "static/logo.png": photo(2)})
     faces = package("face-sdist", archive="sdist", files=["*/avatars/*.png"])

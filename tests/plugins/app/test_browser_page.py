@@ -111,7 +111,7 @@ def test_a_mistake_is_one_error_and_leaves_nothing(
 
 @pytest.mark.parametrize("change", ["data.equalise=jpeg", "data.mask.corners=0.1"])
 def test_a_run_that_changes_images_for_its_network_is_refused(change, train, folder, tmp_path, capsys):
-    run = train(tmp_path / "run", change)
+    run = train(tmp_path / "run", change, "data.limit=60", "trainer.limit_batches=1")
     assert main(["export", f"ckpt={run}", f"out={tmp_path / 'page.html'}", f"web_runtime={folder}"]) == 2
     assert "which a page cannot do" in capsys.readouterr().err
 

@@ -44,6 +44,7 @@ def test_the_block_is_known_with_the_folder_alone(runs: Path, study: Path, capsy
     assert "did you mean block.transformers.power?" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_it_is_evaluated_and_reported_with_the_folder_and_still_reported_without(
     runs: Path, study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -471,7 +471,7 @@ def test_figures_of_other_blocks_are_means_over_seeds_or_null_with_a_reason(comp
     assert np.isnan(result.tables["recipes"].set_index("recipe").loc["b", "train_seconds"])
 
 
-@pytest.mark.parametrize("language", ["en", "ru"])
+@pytest.mark.parametrize("language", ["en", pytest.param("ru", marks=pytest.mark.slow)])
 def test_all_figures_are_drawn_whole(compare, answers, inside, language, draw_saved):
     tags = {"backbone": "resnet50.a1_in1k", "card": SimpleNamespace(backbone="resnet50.a1_in1k")}
     collected = {
