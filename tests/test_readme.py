@@ -34,7 +34,7 @@ SMALL = [  # shortens each training to seconds, unless the command sets the opti
 ]
 QUICK_AUDIT = [
     f"block.data_audit.{option}"
-    for option in ("resamples=100", "folds=2", "limit=40", "equalised=false", "marks=false", "label_errors=false")
+    for option in ("resamples=100", "folds=2", "limit=50", "equalised=false", "marks=false", "label_errors=false")
 ]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
