@@ -17,7 +17,10 @@ from avatar_bench.config.schema import find_schema
 from avatar_bench.errors import ConfigError
 from avatar_bench.training import environment
 
-GROUPS = ["mode", "augmentation", "optimizer", "trainer", "callbacks", "logger", "experiment"]
+GROUPS = [
+    *("mode", "augmentation", "optimizer", "trainer", "callbacks", "logger"),
+    *(pytest.param(group, marks=pytest.mark.slow) for group in ("model", "experiment")),
+]
 BASE = {
     "prepare": [],
     "train": ["data=folder", "data.root=images"],
@@ -58,7 +61,7 @@ def test_the_defaults_and_values_at_the_edge_keep_every_rule_and_a_missing_one_i
     assert caught.value.lines == ("predict needs a value for input", "for example: avatar-bench predict input=photos/")
 
 
-@pytest.mark.parametrize("group", [*GROUPS, pytest.param("model", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("group", GROUPS)
 def test_every_choice_of_train_keeps_every_rule(group, monkeypatch):
     monkeypatch.setattr(environment, "refuse_missing_devices", lambda *devices: None)  # which may lack a GPU
     for name in find_choices(group):

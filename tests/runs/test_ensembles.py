@@ -108,7 +108,7 @@ def test_an_ensemble_has_what_its_members_share_and_trained_on_what_any_did(run_
     assert ensemble.preprocessing.size == 32
     with pytest.raises(BlockError, match="no single network"):
         ensemble.predictor.module  # noqa: B018
-    other = train(tmp_path / "other", "data.split.seed=3")
+    other = train(tmp_path / "other", "data.split.seed=3", "trainer.limit_batches=1")
     ensemble = open_run(write(tmp_path / "a", [run_pair[0], other]))
     sides = [pd.read_csv(run / "split.csv").set_index("sha256")["split"] for run in (run_pair[0], other)]
     assert ensemble.images is not None

@@ -59,6 +59,7 @@ def test_early_stopping_ends_a_stage_that_gains_nothing(train, tmp_path):
     assert len(pd.read_csv(run / "metrics.csv")) == 1 + 3
 
 
+@pytest.mark.slow
 def test_swa_is_the_mean_of_the_epochs_weights_and_ema_begins_with_the_first_step(train, tmp_path):
     few = ("data.limit=60", "trainer.limit_batches=1")
     runs = {n: train(tmp_path / f"plain{n}", *few, f"epochs={n}") for n in (1, 2)}
@@ -99,7 +100,9 @@ def test_swa_estimates_batch_norm_statistics_as_torch_does_and_leaves_frozen_one
     assert learned[1].momentum == expected[1].momentum
 
 
-@pytest.mark.parametrize("words", [[], ["callbacks=swa", "callbacks.swa.start=0"]])
+@pytest.mark.parametrize(
+    "words", [[], pytest.param(["callbacks=swa", "callbacks.swa.start=0"], marks=pytest.mark.slow)]
+)
 def test_the_best_checkpoint_holds_the_weights_evaluated_on_val(words, tiny_run, train, tmp_path):
     run = train(tmp_path / "run", "epochs=2", "lr=1e-3", *words) if words else tiny_run
     assert main(["evaluate", f"ckpt={run}", "split=val", "allow=[permutation]", "block.blind_test.resamples=100"]) == 0
@@ -177,12 +180,16 @@ def test_finishing_writes_the_temperature_and_leaves_the_weights(run_copy):
     verify_checkpoint(file)
 
 
-def test_precisions_have_lightnings_names_and_auto_is_that_of_the_trial_when_resumed_too(train, tmp_path, monkeypatch):
+def test_precisions_have_lightnings_names():
     assert resolve_precision(TrainerConfig(precision="32")) == "32-true"
     assert resolve_precision(TrainerConfig(accelerator="cpu", precision="amp")) == "32-true"
     assert resolve_precision(TrainerConfig(accelerator="gpu", precision="16-mixed")) == "16-mixed"
     with pytest.raises(ConfigError, match="16-mixed needs a GPU"):
         resolve_precision(TrainerConfig(accelerator="cpu", precision="16-mixed"))
+
+
+@pytest.mark.slow
+def test_the_precision_auto_is_that_of_the_trial_when_resumed_too(train, tmp_path, monkeypatch):
     run, device = tmp_path / "run", {"precision": "bf16-mixed", "threads": 1}
     with monkeypatch.context() as patch:
         patch.setattr(environment, "tune_training", lambda *network: "bf16")

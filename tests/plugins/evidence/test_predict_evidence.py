@@ -181,6 +181,7 @@ def test_the_class_is_that_of_the_view_or_empty_with_the_rule_kept(predict, fold
     assert [run.name_class(label) for label in ("generated", "real", "drawing", "")] == ["generated", "", "", ""]
 
 
+@pytest.mark.slow
 def test_update_continues_with_the_same_evidence_and_refuses_another(predict, folder, tmp_path, capsys):
     shutil.copy(folder / "forged.jpg", folder / "z\udcff.jpg")  # a name that is not UTF-8
     for ending in ("jsonl", "csv"):

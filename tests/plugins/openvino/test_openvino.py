@@ -91,6 +91,7 @@ os.wait()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere, there is no stack for signals")
 def test_a_process_lives_on_after_two_engines_when_a_worker_ends(network, tmp_path):
     for name, content in (("net.xml", network.graph), ("net.bin", network.weights)):

@@ -17,7 +17,7 @@ from avatar_bench.plugins.ray.ray_prediction import _QUIET
 
 pytest.importorskip("ray")
 LONGEST = 240  # seconds, for a machine that has much else to do
-REPEATS = 8  # of each file, so that some are still read when the first rows are written
+REPEATS = 4  # of each file, so that some are still read when the first rows are written
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 

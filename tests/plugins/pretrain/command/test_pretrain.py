@@ -150,6 +150,7 @@ def test_a_method_leaves_a_backbone_with_its_card_and_its_history(method, pretra
     net.load_state_dict(weights(out))  # called as in timm
 
 
+@pytest.mark.slow
 def test_each_seed_of_a_multirun_gives_its_weights_with_any_number_of_workers(simclr, images, tmp_path):
     assert main([*words(images, tmp_path / "many", "seed=42,1", "data.workers=2"), "-m"]) == 0
     runs = [tmp_path / "many" / name for name in ("seed42", "seed1")]
@@ -463,6 +464,7 @@ def test_a_missing_package_is_named_with_its_extra(pretrain, tmp_path, monkeypat
     assert "pip install 'avatar-bench[pretrain]'" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_folder_that_holds_a_run_is_left(simclr, pretrain, tiny_run, capsys):
     pretrain(simclr, code=2)
     assert f"avatar-bench pretrain resume={simclr}" in capsys.readouterr().err
