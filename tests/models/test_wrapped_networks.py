@@ -194,6 +194,7 @@ def test_a_run_names_the_backbone_that_it_lacks(write, tmp_path, monkeypatch):
         assert len(caught.value.lines) == 3
 
 
+@pytest.mark.slow
 def test_a_network_for_one_number_of_images_cannot_be_exported(write):
     pytest.importorskip("onnxscript")
     write(MODULE.replace("x.shape[0]", "len(x)"), {"fixed": NODES["tokens"]})

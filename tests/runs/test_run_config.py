@@ -165,6 +165,7 @@ def test_a_run_that_is_resumed_writes_into_its_folder_alone_and_uses_no_network(
     refuse_outward_nodes({"callbacks": {"others": others}, "logger": loggers}, {})  # usual nodes need not be typed
 
 
+@pytest.mark.slow
 def test_options_that_a_run_folder_cannot_choose_are_repeated_to_resume_it(here, capfd):
     write_run("logger.csv", "os.system")
     Path("run/config.yaml").write_text(json.dumps({"logger": {"csv": CSV | {"save_dir": "/tmp"}}}))

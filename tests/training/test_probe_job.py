@@ -90,6 +90,7 @@ def test_metrics_csv_has_a_row_for_each_value_of_c(probe):
     assert record["temperature"] == (record["temperature_fit"]["fitted"] if record["temperature_fit"]["applied"] else 1)
 
 
+@pytest.mark.slow
 def test_another_split_seed_and_c_of_the_same_network_pass_no_image(tiny_run, train, passed, tmp_path):
     state = tmp_path / "net.safetensors"
     assert main(["export", f"ckpt={tiny_run}", f"out={state}"]) == 0

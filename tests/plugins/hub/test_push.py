@@ -195,6 +195,7 @@ def test_a_pushed_run_predicts_the_same_and_knows_its_training_images(hub, evalu
     assert "which a receiver cannot match" in err
 
 
+@pytest.mark.slow
 def test_a_pushed_calibration_decides_the_same_and_tells_nothing_of_an_image(evaluated, images, tmp_path, capsys):
     run = shutil.copytree(evaluated, tmp_path / "calibrated")
     blind = ["data=manifest", f"data.manifest={images / 'blind.csv'}"]
