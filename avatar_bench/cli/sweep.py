@@ -152,7 +152,8 @@ def _format_row(name: str, job: _JobState, record: ListedRun | None) -> tuple[st
         results = (record.macro_f1, record.n_val, record.seconds) if record is not None else ("-", "-", "-")
         return name, "finished", *results, "" if changed or record is None else "already finished"
     if record is not None and status in UNFINISHED_STATUSES:
-        return name, record.status, "-", "-", record.seconds, job.reason or str(record.data.get("error") or "")
+        reason = job.reason or str(record.data.get("error") or "").replace("\n", " ")
+        return name, record.status, "-", "-", record.seconds, reason
     if job.reason is None:
         return name, "not started", "-", "-", "-", "the sweep ended before"
     if record is not None and not changed and record.status == "finished":  # its folder contains another run

@@ -124,7 +124,7 @@ def test_the_same_command_begins_failed_and_spoiled_jobs_anew_and_continues_othe
         interrupt(patch, 2, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), seed=1)
         interrupt(patch, 2, KeyboardInterrupt(), seed=2)
         ended = sweep(*grid, code=130)
-    assert ended["seed1"][1].startswith("Out of memory.")
+    assert ended["seed1"][1].startswith("Out of memory. Use smaller batches")
     assert {name: status for name, (status, _) in ended.items()} == {
         "seed1": "failed",
         "seed2": "interrupted",
