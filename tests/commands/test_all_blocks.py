@@ -21,9 +21,8 @@ from avatar_bench.evaluation.block import CompareBlock, RunBlock, build_block
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.results.result import Result
 from avatar_bench.runs.run import Run
-from tests.builders.commands import read_record
+from tests.builders.commands import copy_run, read_record
 
-DRAWS = True
 CLASSES = ("drawing", "generated", "real")
 CORRUPTIONS = list_corruptions()
 ERRORS = ("nll", "brier", "ece_10", "ece_15", "ece_adaptive", "ece_classwise", "ece_floor", "ece_floor_p95")
@@ -90,6 +89,9 @@ QUICK = [
     *("block.efficiency.passes=2", "block.efficiency.pass_seconds=0", "block.efficiency.threads=[1]"),
     *("block.error_bias.minimum=5", "block.marks.kinds=[pill]", "block.marks.opacities=[1.0]"),
 ]
+PREDICT_TIMES = pd.DataFrame({"round": [0, 1], "images": [128, 128], "seconds": [0.5, 0.54]}).assign(
+    command="predict", runtime="onnx", precision="32", threads=2, workers=2, batch=64
+)
 COMPARISONS = ("significance", "integrated_score", "ensemble", "leave_one_source_out", "shots")
 QUICK_COMPARISONS = [f"block.{name}.resamples=100" for name in COMPARISONS]
 QUICK_COMPARISONS.append("block.integrated_score.weightings=100")
@@ -108,12 +110,29 @@ def ood(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def evaluated(tiny_run, ood, tmp_path_factory):
-    out = tmp_path_factory.mktemp("evaluated")
-    words = ["evaluate", f"ckpt={tiny_run}", "block=all", f"out={out}", "data.workers=0", ood, *QUICK]
-    before = predict_table(tiny_run, out / "before.csv")
-    assert main(words) == 0
-    assert predict_table(tiny_run, out / "after.csv") == before
-    return out / "evaluation" / "test", words
+    """A run evaluated by every block, the folder of its results and the words; what its network has seen.
+
+    The blocks that need more of the network than its Predictions come after the others, and are not counted.
+    """
+    root, seen = tmp_path_factory.mktemp("evaluated"), Counter()
+    run, out = copy_run(tiny_run, root / "run"), root / "out"
+    words = ["evaluate", f"ckpt={run}", "block=all", f"out={out}", "data.workers=0", ood, *QUICK]
+
+    def count(module, inputs):
+        if isinstance(module, Classifier) and len(inputs[0]) > 1:  # a single one tries folded batch norms
+            seen.update(image.numpy().tobytes() for image in inputs[0])
+
+    before = predict_table(run, root / "before.csv")
+    hook = torch.nn.modules.module.register_module_forward_pre_hook(count)
+    try:
+        assert main(asking([name for name in METRICS if name not in BY_NETWORK], words)) == 0
+    finally:
+        hook.remove()
+    with pytest.MonkeyPatch.context() as patch:  # its process takes seconds, see test_efficiency.py
+        patch.setattr("avatar_bench.evaluation.blocks.efficiency.latency.time_predict", lambda *_: PREDICT_TIMES)
+        assert main(words) == 0
+    assert predict_table(run, root / "after.csv") == before
+    return run, out / "evaluation" / "test", words, seen
 
 
 def asking(names, words):
@@ -142,7 +161,7 @@ def test_all_names_every_block_that_reads_or_compares_runs():
 
 @pytest.mark.parametrize("name", METRICS)
 def test_each_block_writes_what_the_contract_names(name, evaluated):
-    folder = evaluated[0] / name
+    folder = evaluated[1] / name
     result = Result.load_if_complete(folder)
     assert result is not None
     assert [metric for metric in METRICS[name] if metric not in result.metrics] == []
@@ -158,26 +177,15 @@ def test_each_block_writes_what_the_contract_names(name, evaluated):
 
 def test_a_second_time_nothing_is_evaluated_again(evaluated, capsys, monkeypatch):
     monkeypatch.setattr("avatar_bench.models.classifier.Classifier.forward", lambda *_: pytest.fail("it was run again"))
-    assert main(evaluated[1]) == 0
+    assert main(evaluated[2]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2] == "blind: evaluated 1 time on 1 run"
     assert [line.split(":")[0] for line in lines[:-2]] == ["already there"] * len(METRICS)
 
 
-def test_each_set_goes_through_the_network_once_and_once_for_each_variation(run_copy, ood, tmp_path):
-    seen: Counter[bytes] = Counter()
-
-    def count(module, inputs):
-        if isinstance(module, Classifier) and len(inputs[0]) > 1:  # a single one tries folded batch norms
-            seen.update(image.numpy().tobytes() for image in inputs[0])
-
-    words = ["evaluate", f"ckpt={run_copy}", "data.workers=0", ood, f"out={tmp_path}", *QUICK]
-    hook = torch.nn.modules.module.register_module_forward_pre_hook(count)
-    try:
-        assert main(asking([name for name in METRICS if name not in BY_NETWORK], words)) == 0
-    finally:
-        hook.remove()
-    run = Run.open(run_copy, others=yaml.safe_load(ood.partition("=")[2]))
+def test_each_set_goes_through_the_network_once_and_once_for_each_variation(evaluated, ood):
+    folder, results, _, seen = evaluated
+    run = Run.open(folder, others=yaml.safe_load(ood.partition("=")[2]))
     sets = [run.dataset(name) for name in ("test", "calibration", "train", "blind", "noise", "faces")]
     plain = [image for dataset in sets for image in run.predictor.read_inputs(dataset, range(len(dataset)))]
     test = sets[0]
@@ -190,19 +198,20 @@ def test_each_set_goes_through_the_network_once_and_once_for_each_variation(run_
         for variation in variations
     ]
     assert seen == Counter(image.numpy().tobytes() for image in [*plain, *varied])
-    kept = Result.load(tmp_path / "evaluation" / "test" / "robustness").provenance
+    kept = Result.load(results / "robustness").provenance
     assert 0 < kept["seconds_of_passes"] < kept["seconds"]
-    assert Result.load(tmp_path / "evaluation" / "test" / "error_bias").provenance["seconds_of_passes"] == 0
+    assert Result.load(results / "error_bias").provenance["seconds_of_passes"] == 0
 
 
+@pytest.mark.slow
 def test_kept_results_are_listed_and_evaluated_again_without_a_network(evaluated):
     script = f"""
 import sys
 from avatar_bench.__main__ import main
 from avatar_bench.inference import copy_search
 copy_search.search_aligned_copies = lambda known, dataset: []  # it needs features where it has not searched yet
-assert main({evaluated[1]}) == 0
-assert main({[*asking(["error_bias"], evaluated[1]), "again=true"]}) == 0
+assert main({evaluated[2]}) == 0
+assert main({[*asking(["error_bias"], evaluated[2]), "again=true"]}) == 0
 assert not {{"timm", "captum", "pytorch_lightning"}} & sys.modules.keys()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
