@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -65,3 +66,19 @@ def interrupt(patch: pytest.MonkeyPatch, epoch: int, error: BaseException, seed:
         end_epoch(self, trainer, module)
 
     patch.setattr(MetricsHistory, "on_train_epoch_end", stop)
+
+
+def weaken_run(run: Path, copy: Path) -> Path:
+    """Copy a run, and disturb the last layer of its network, so that it is often incorrect."""
+    import torch
+
+    file = copy_run(run, copy) / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(file, weights_only=True)
+    weight = checkpoint["state_dict"]["net.fc.weight"]
+    generator = torch.Generator().manual_seed(0)
+    weight += 4 * weight.std() * torch.randn(weight.shape, generator=generator)
+    torch.save(checkpoint, file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    file.with_name(f"{file.name}.sha256").write_text(f"{digest}  {file.name}\n")
+    change_record(copy, checkpoint_sha256=digest)
+    return copy
