@@ -152,7 +152,6 @@ def test_decisions_follow_threshold_percentile_and_conformal_set_in_every_format
     [
         (["target_error=.01"], 3, "needs 230 calibration images for thresholds, one of a group; missing are 18"),
         (["target_error=.05", "per_class=true"], 3, "predicted as drawing"),
-        (["target_error=.01"], 3, "avatar-bench calibrate ckpt={run} data=..."),
         (["evidence=ture"], 2, "evidence.enabled: expected true or false, got ture"),
         (["target_error=1.5"], 2, "between 0 and 1"),
         (["target_error=.05", "costs=costs.yaml"], 2, "exclude each other"),
@@ -167,7 +166,8 @@ def test_decisions_follow_threshold_percentile_and_conformal_set_in_every_format
 def test_what_cannot_be_decided_is_refused(words, code, message, images, calibrated, tmp_path, capsys):
     assert predict(calibrated, images / "blind", tmp_path / "out.csv", *words) == code
     err = capsys.readouterr().err
-    assert message.format(run=calibrated) in err
+    assert message in err
+    assert code != 3 or f"avatar-bench calibrate ckpt={calibrated} data=..." in err
     assert len(err.strip().splitlines()) <= 3
     assert not list(tmp_path.glob("out*"))
 
@@ -188,8 +188,7 @@ def test_a_target_that_is_missed_names_the_next_steps_and_abstains(
     paths = [str(fit.parent / path) for path in table["path"]]
     table.assign(label=labels, path=paths).to_csv(tmp_path / "mistaken.csv", index=False)
     assert calibrate(run_copy, tmp_path / "mistaken.csv", "target_error=.05") == 0
-    out, err = capsys.readouterr()
-    assert "target_error=0.05: " in out
+    err = capsys.readouterr().err
     assert step.format(run=run_copy) in err
     if wrong == 1:
         assert predict(run_copy, images / "blind", tmp_path / "out.csv", "target_error=.05") == 0
@@ -213,11 +212,11 @@ def test_too_few_images_end_with_3_in_predict_and_in_calibrate(images, fit, run_
     out = command(*fit_on, *data_of(fit), target).out
     assert "fitted on 96 of 192 images of fit" in out
     assert "target_error=0.05: " in out
-    per_class = ["target_error=.3", "per_class=true"]
-    assert "target_error=0.3 of answers real: " in command(*fit_on, *data_of(fit), *per_class).out
     before = [file.read_bytes() for file in sorted(run_copy.glob("calibration*"))]
     command(*fit_on, *few, target, code=3)
     assert [file.read_bytes() for file in sorted(run_copy.glob("calibration*"))] == before
+    per_class = ["target_error=.3", "per_class=true"]
+    assert "target_error=0.3 of answers real: " in command(*fit_on, *data_of(fit), *per_class).out
     command(*decide, *per_class)
     assert set(pd.read_csv(tmp_path / "out.csv")["decision"]) >= set(CLASSES)
 
@@ -282,6 +281,7 @@ def test_a_calibration_serves_the_views_that_it_knows(images, fit, calibrated, r
     assert "was calibrated in view=generated_or_not" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_ensembles_and_imported_predictions_decide_too(images, fit, calibrated, tmp_path, capsys):
     runs, out = tmp_path / "runs", tmp_path / "out.csv"
     copy_run(calibrated, runs / "first", runs / "second")
@@ -313,8 +313,8 @@ def test_ensembles_and_imported_predictions_decide_too(images, fit, calibrated, 
 
 def test_train_fits_thresholds_where_its_calibration_images_are_enough(train, tmp_path):
     draw_set(tmp_path, "all", 120, SOURCES, seed=5)
-    draw_set(tmp_path, "new", 10, SOURCES, seed=6)
-    words = [f"data.manifest={tmp_path / 'all.csv'}", "data.blind=null", "data.split.folds=3", "epochs=4"]
+    draw_set(tmp_path, "new", 4, SOURCES, seed=6)
+    words = [f"data.manifest={tmp_path / 'all.csv'}", "data.blind=null", "data.split.folds=3", "epochs=2"]
     run = train(tmp_path / "run", *words)
     saved, record = json.loads((run / "calibration.json").read_text()), read_record(run)
     assert (saved["by"], saved["temperature"]) == ("train", record["temperature"])
