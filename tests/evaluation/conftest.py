@@ -50,12 +50,14 @@ def drawn_whole(inside):
     """Assert that the figures of a saved Result have these names and lie inside their pages, in both languages."""
 
     def check(folder, names):
-        result = Result.load(folder, arrays=True)
+        result, figures = Result.load(folder, arrays=True), []
         for language in ("en", "ru"):
             with use_language(language):
                 drawn = draw_figures(result)
             assert set(drawn) == names
             assert [name for name, figure in drawn.items() if not inside(figure)] == []
+            figures += drawn.values()
+        return figures
 
     return check
 

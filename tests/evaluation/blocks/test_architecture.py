@@ -13,7 +13,7 @@ from avatar_bench.runs.run import Run
 
 
 def test_metrics_filters_and_feature_maps_are_those_of_the_saved_tables_and_of_the_checkpoint(tiny_run, tmp_path):
-    assert main(["evaluate", f"ckpt={tiny_run}", "block=architecture", f"out={tmp_path}"]) == 0
+    assert main(["evaluate", f"ckpt={tiny_run}", "block=architecture", f"out={tmp_path}", "data.workers=0"]) == 0
     saved = Result.load(tmp_path / "evaluation" / "test" / "architecture", arrays=True)
     weights = torch.load(tiny_run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     layers, run = saved.tables["layers"], Run.open(tiny_run)

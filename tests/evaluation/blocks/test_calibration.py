@@ -367,7 +367,7 @@ def test_figures_name_corruptions_in_russian_and_have_ticks_at_whole_percentages
 
 
 def test_the_command_evaluates_a_run_and_refuses_the_images_that_the_sets_are_fitted_on(tiny_run, tmp_path, capsys):
-    words = ["evaluate", f"ckpt={tiny_run}", "block=calibration", "block.calibration.resamples=100"]
+    words = ["evaluate", f"ckpt={tiny_run}", "block=calibration", "block.calibration.resamples=100", "data.workers=0"]
     assert main([*words, f"out={tmp_path / 'test'}"]) == 0
     assert re.search(r"scaled/ece_15 \d\.\d{3}.* \(raw \d\.\d{3}\) on test", capsys.readouterr().out)
     [file] = (tmp_path / "test").rglob("shift.csv")

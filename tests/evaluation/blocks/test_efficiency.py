@@ -164,17 +164,17 @@ def test_a_trial_of_runtimes_for_the_timing_is_not_kept(time_predict, tiny_run, 
 
 
 @pytest.mark.parametrize(("script", "status"), [("kill -9 $$", "-9"), ("exec sleep 60", "TimeoutExpired")])
-def test_a_process_that_dies_costs_the_main_metric_alone(
-    script, status, time_predict, tiny_run, tmp_path, monkeypatch, capsys
-):
+def test_a_process_that_dies_costs_the_main_metric_alone(script, status, time_predict, tiny_run, tmp_path, monkeypatch):
     program = tmp_path / "python"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
-    monkeypatch.setattr(timing, "MAX_PREDICT_SECONDS", 2)
+    monkeypatch.setattr(timing, "MAX_PREDICT_SECONDS", 0.5)
     monkeypatch.setattr(timing, "time_predict", time_predict)
-    result = evaluate(tiny_run, tmp_path / "out")
-    assert f"`predict` could not be timed: its process ended with {status}." in capsys.readouterr().err
+    run = Run.open(tiny_run, workers=0, accelerator="cpu")
+    result = Efficiency(**FAST).evaluate(run, run.dataset("test"))
+    lines = [format_reason(warning, "efficiency") for warning in result.warnings]
+    assert f"`predict` could not be timed: its process ended with {status}." in lines
     deployed = result.metrics["end_to_end_images_per_second"]
     assert (deployed.value, deployed.reason.code) == (None, "predict_failed")
     assert result.metrics["torch/end_to_end_images_per_second"].value

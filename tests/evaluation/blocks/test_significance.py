@@ -148,6 +148,7 @@ def compare_often(gain, number):
     return pd.DataFrame(pairs)
 
 
+@pytest.mark.slow
 def test_the_test_finds_what_is_called_detectable_as_often_as_power_says():
     equal = compare_often(0, 12)
     least = np.mean([recipe_pairs.find_detectable_difference(row, 0.8, 0.05) for _, row in equal.iterrows()])
