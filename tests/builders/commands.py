@@ -13,6 +13,15 @@ import pandas as pd
 import pytest
 
 
+def run_undrawn(words: Sequence[str]) -> int:
+    """Run a command that saves empty pages as its figures, which take most of its time; return its exit code."""
+    from avatar_bench.cli.app import main
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("matplotlib.figure.Figure.draw", lambda figure, renderer: None)
+        return main(list(words))
+
+
 def data_of(manifest: Path | str) -> list[str]:
     """Return the words that name a manifest as the data of a command."""
     return ["data=manifest", f"data.manifest={manifest}"]

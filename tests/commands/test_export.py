@@ -69,7 +69,7 @@ def test_the_weights_are_named_as_in_timm_and_lie_beside_their_card(exported, ti
     assert Card.from_checkpoint(read_checkpoint(exported), exported) == run.card
 
 
-def test_a_training_from_an_exported_network_keeps_to_its_split(exported, tiny_run, train, tmp_path, command, capsys):
+def test_a_training_from_an_exported_network_keeps_to_its_split(exported, tiny_run, train, tmp_path, capsys):
     words, weights = ("data.split.seed=1", "trainer=debug"), f"model.weights={exported}"
     same = train(tmp_path / "same", weights, "trainer=debug")
     fingerprints = [step["split_fingerprint"] for step in read_record(same)["init"]["ancestors"]]
@@ -78,6 +78,11 @@ def test_a_training_from_an_exported_network_keeps_to_its_split(exported, tiny_r
     err = capsys.readouterr().err
     assert "was trained with labels on data other than" in err
     assert "allow=[pretraining]" in err
+
+
+@pytest.mark.slow
+def test_what_was_trained_on_other_data_is_warned_of_and_no_export_hides_it(exported, train, tmp_path, command):
+    words, weights = ("data.split.seed=1", "trainer=debug"), f"model.weights={exported}"
     run = train(tmp_path / "allowed", weights, *words, "allow=[pretraining]")
     err = command("evaluate", f"ckpt={run}", "data.workers=0", "block.blind_test.resamples=100").err
     assert "blind_test: The initial weights were pretrained with labels outside this project" in err
@@ -130,6 +135,7 @@ def test_onnx_computes_as_the_run_and_says_what_it_is(tiny_run, tmp_path):
         np.testing.assert_allclose(embeddings, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(bool(runtimes.find_missing_package("openvino")), reason="the extra openvino is not installed")
 def test_openvino_computes_as_the_run_and_says_what_it_is(tiny_run, tmp_path):
     import openvino

@@ -11,7 +11,7 @@ from avatar_bench.reporting.leaderboard import build_leaderboards
 from avatar_bench.reporting.study import read_study
 from tests.builders.commands import copy_run, data_of, read_result, write_manifest
 
-QUICK = ("block.blind_test.resamples=100", "data.workers=0")
+QUICK = ("block.blind_test.resamples=100", "block.significance.resamples=100", "data.workers=0")
 QUICK_LOSSES = ("block.calibration.resamples=100", "block.calibration.corruptions=[]")
 
 
@@ -48,7 +48,7 @@ def import_scores(images, rows, command):
 @pytest.fixture
 def evaluate(images, command):
     """Return a function that evaluates runs on the blind set, and returns what is printed."""
-    data = [*data_of(images / "blind.csv"), "data.name=new", *QUICK]
+    data = [*data_of(images / "blind.csv"), "data.name=new", QUICK[0], QUICK[-1]]
     return lambda ckpt, *words, code=0: command("evaluate", f"ckpt={ckpt}", *data, *words, code=code)
 
 

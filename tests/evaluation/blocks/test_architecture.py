@@ -5,15 +5,15 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from avatar_bench.cli.app import main
 from avatar_bench.evaluation.blocks.architecture import figures
 from avatar_bench.models.inspection import FeatureMaps, inspect_network
 from avatar_bench.results.result import Result
 from avatar_bench.runs.run import Run
+from tests.builders.commands import run_undrawn
 
 
 def test_metrics_filters_and_feature_maps_are_those_of_the_saved_tables_and_of_the_checkpoint(tiny_run, tmp_path):
-    assert main(["evaluate", f"ckpt={tiny_run}", "block=architecture", f"out={tmp_path}", "data.workers=0"]) == 0
+    assert run_undrawn(["evaluate", f"ckpt={tiny_run}", "block=architecture", f"out={tmp_path}", "data.workers=0"]) == 0
     saved = Result.load(tmp_path / "evaluation" / "test" / "architecture", arrays=True)
     weights = torch.load(tiny_run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     layers, run = saved.tables["layers"], Run.open(tiny_run)

@@ -13,7 +13,6 @@ from sklearn import metrics as sk
 from statsmodels.stats.proportion import proportion_confint
 from torchmetrics.functional import classification as tm
 
-from avatar_bench.cli.app import main
 from avatar_bench.data.corruptions import list_corruptions
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.errors import GuardError
@@ -25,6 +24,7 @@ from avatar_bench.metrics.selective import draw_of_groups
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Result
 from avatar_bench.runs.saved_calibration import DecisionImages, SavedCalibration
+from tests.builders.commands import run_undrawn
 
 KINDS = list_corruptions()
 PREFIXES = ("", "scaled/")
@@ -368,14 +368,14 @@ def test_figures_name_corruptions_in_russian_and_have_ticks_at_whole_percentages
 
 def test_the_command_evaluates_a_run_and_refuses_the_images_that_the_sets_are_fitted_on(tiny_run, tmp_path, capsys):
     words = ["evaluate", f"ckpt={tiny_run}", "block=calibration", "block.calibration.resamples=100", "data.workers=0"]
-    assert main([*words, f"out={tmp_path / 'test'}"]) == 0
+    assert run_undrawn([*words, f"out={tmp_path / 'test'}"]) == 0
     assert re.search(r"scaled/ece_15 \d\.\d{3}.* \(raw \d\.\d{3}\) on test", capsys.readouterr().out)
     [file] = (tmp_path / "test").rglob("shift.csv")
     assert pd.read_csv(file)["set"].tolist() == ["test", "blind"]  # corruptions are asked for, since they take long
     corrupted = ["block.calibration.corruptions=[noise]", f"out={tmp_path / 'test'}"]
-    assert main([*words, *corrupted]) == 2
+    assert run_undrawn([*words, *corrupted]) == 2
     assert "block.calibration.corruptions needs a severity" in capsys.readouterr().err
-    assert main([*words, *corrupted, "block.calibration.severity=3"]) == 0
+    assert run_undrawn([*words, *corrupted, "block.calibration.severity=3"]) == 0
     assert pd.read_csv(file)["set"].tolist() == ["test", "noise", "blind"]
-    assert main([*words, "split=calibration", f"out={tmp_path / 'calibration'}"]) == 3
+    assert run_undrawn([*words, "split=calibration", f"out={tmp_path / 'calibration'}"]) == 3
     assert "fitted" in capsys.readouterr().err

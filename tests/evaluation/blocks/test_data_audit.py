@@ -9,13 +9,12 @@ import pytest
 from PIL import Image
 
 from avatar_bench.audit.probes import ProbeSettings
-from avatar_bench.cli.app import main
 from avatar_bench.data.dataset import read_manifest
 from avatar_bench.evaluation.blocks import data_audit
 from avatar_bench.evaluation.blocks.data_audit import DataAudit
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Result
-from tests.builders.commands import change_record, read_record, write_manifest
+from tests.builders.commands import change_record, read_record, run_undrawn, write_manifest
 
 FAST = {"resamples": 100, "label_errors": False, "folds": 3}
 
@@ -123,7 +122,7 @@ def test_the_audit_of_an_external_set_names_the_sources_that_training_has(run_co
     change_record(run_copy, data=read_record(run_copy)["data"] | {"blind": str(tmp_path / "blind.csv")})
     options = ("resamples=100", "folds=2", *(f"{part}=false" for part in ("equalised", "label_errors", "marks")))
     words = [f"ckpt={run_copy}", "block=data_audit", "split=blind", "data.workers=0", "allow=[shortcut]"]
-    assert main(["evaluate", *words, *(f"block.data_audit.{option}" for option in options)]) == 0
+    assert run_undrawn(["evaluate", *words, *(f"block.data_audit.{option}" for option in options)]) == 0
     warnings = Result.load(run_copy / "evaluation/blind/data_audit").warnings
     (shared,) = [warning.values for warning in warnings if warning.code == "shared" and warning.values["m"] == 4]
     assert (shared["field"], shared["value"]) == ("origin", sources.iloc[0])

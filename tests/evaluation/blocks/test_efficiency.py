@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 import torch
 
-from avatar_bench.cli.app import main
 from avatar_bench.data.dataset import list_files
 from avatar_bench.evaluation.blocks.efficiency import Efficiency, figures
 from avatar_bench.evaluation.blocks.efficiency import latency as timing
@@ -22,7 +21,7 @@ from avatar_bench.models import profiling
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Result
 from avatar_bench.runs.run import Run
-from tests.builders.commands import change_record, read_record
+from tests.builders.commands import change_record, read_record, run_undrawn
 from tests.models.small import count_macs
 
 FAST = {"batches": [1, 4], "threads": [1], "rounds": 3, "seconds": 0.05, "passes": 2, "pass_seconds": 0.0}
@@ -43,7 +42,7 @@ def time_predict(monkeypatch):
 def evaluate(run, out, **options):
     """Run the block by the command, and return its saved Result."""
     words = [f"block.efficiency.{name}={value}".replace(" ", "") for name, value in (FAST | options).items()]
-    assert main(["evaluate", f"ckpt={run}", "block=efficiency", f"out={out}", "data.workers=0", *words]) == 0
+    assert run_undrawn(["evaluate", f"ckpt={run}", "block=efficiency", f"out={out}", "data.workers=0", *words]) == 0
     return Result.load(out / "evaluation" / "test" / "efficiency")
 
 
@@ -258,6 +257,6 @@ def test_the_figure_is_drawn_inside_the_page_in_both_languages(inside):
 
 def test_a_set_whose_images_are_gone_is_refused(run_copy, tmp_path, capsys):
     change_record(run_copy, data=read_record(run_copy)["data"] | {"root": str(tmp_path / "gone")})
-    assert main(["evaluate", f"ckpt={run_copy}", "block=efficiency"]) == 3
+    assert run_undrawn(["evaluate", f"ckpt={run_copy}", "block=efficiency"]) == 3
     message = rf"{tmp_path}/gone/\S+: cannot be read: No such file or directory\.\n"
     assert re.fullmatch(message, capsys.readouterr().err)

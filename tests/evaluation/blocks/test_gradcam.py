@@ -15,7 +15,6 @@ from PIL import Image
 from scipy.stats import spearmanr
 from sklearn.metrics import auc
 
-from avatar_bench.cli.app import main
 from avatar_bench.evaluation.blocks.gradcam import FAITHFULNESS_GAINS, SANITY_METRIC, GradCam
 from avatar_bench.evaluation.blocks.gradcam.map_overlays import render_overlay
 from avatar_bench.models import attribution, backbones
@@ -24,6 +23,7 @@ from avatar_bench.models.model_card import Card
 from avatar_bench.results.predictions import to_string_array
 from avatar_bench.results.result import Result
 from avatar_bench.runs.run import Run
+from tests.builders.commands import run_undrawn
 from tests.evaluation.conftest import CLASSES
 
 BACKBONE = "test_resnet"
@@ -54,7 +54,7 @@ def saved(tiny_run, tmp_path_factory):
     """The Result that the command saves for the tiny run."""
     out = tmp_path_factory.mktemp("gradcam")
     options = ["block.gradcam.images=12", "block.gradcam.steps=4", "block.gradcam.resamples=200", "data.workers=0"]
-    assert main(["evaluate", f"ckpt={tiny_run}", "block=gradcam", f"out={out}", *options]) == 0
+    assert run_undrawn(["evaluate", f"ckpt={tiny_run}", "block=gradcam", f"out={out}", *options]) == 0
     return Result.load(next(out.rglob("maps.npz")).parent, arrays=True)
 
 

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from avatar_bench.cli.app import main
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation.blocks.leave_one_source_out import LeaveOneSourceOut
 from avatar_bench.evaluation.blocks.leave_one_source_out.figures import draw_heatmap
@@ -17,6 +16,7 @@ from avatar_bench.metrics import stats
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Result
 from avatar_bench.runs.decisions import make_decision_rule
+from tests.builders.commands import run_undrawn
 from tests.evaluation.conftest import CLASSES
 
 
@@ -326,7 +326,7 @@ def test_curves_and_heatmaps_of_many_recipes_are_drawn_from_means_over_sources(l
 def test_trained_runs_are_evaluated_on_their_held_out_sources(train, tmp_path):
     for source in ("gan", "street"):
         train(tmp_path / "runs" / source, "data.split.by=source", f"data.split.held_out=[{source}]")
-    assert main(["evaluate", f"ckpt={tmp_path / 'runs'}", "block=leave_one_source_out"]) == 0
+    assert run_undrawn(["evaluate", f"ckpt={tmp_path / 'runs'}", "block=leave_one_source_out", "data.workers=0"]) == 0
     tables = Result.load(tmp_path / "runs" / "evaluation" / "test" / "leave_one_source_out").tables
     assert tables["matrix"][["source", "n", "groups"]].to_numpy().tolist() == [["gan", 32, 16], ["street", 32, 16]]
     assert len(tables["summary"]) == 1

@@ -10,7 +10,6 @@ from scipy.special import softmax
 from sklearn import metrics as sk
 from sklearn.preprocessing import normalize
 
-from avatar_bench.cli.app import main
 from avatar_bench.config.entries import use_folders
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation.block import build_block
@@ -22,6 +21,7 @@ from avatar_bench.metrics.selective import AnsweringThreshold
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Result
 from avatar_bench.runs.decisions import DecisionRule
+from tests.builders.commands import run_undrawn
 
 SCORES = ("decision", "msp", "max_logit", "energy", "mahalanobis", "knn")
 SETS = {"animal_faces": "near", "things": "far", "simpsons": "shifted"}
@@ -234,7 +234,7 @@ def test_skip_unusable_goes_on_where_a_set_is_broken_or_missing(run_copy, tmp_pa
     words = ["evaluate", f"ckpt={run_copy}", "block=[out_of_domain,error_bias]", "skip_unusable=true", "data.workers=0"]
     for folder, message in (("odd", "a.png: empty file"), ("gone", "gone")):
         out = tmp_path / f"out_{folder}"
-        assert main([*words, f"out={out}", f"data.ood={{odd: {tmp_path / folder}}}"]) == 0
+        assert run_undrawn([*words, f"out={out}", f"data.ood={{odd: {tmp_path / folder}}}"]) == 0
         err = capsys.readouterr().err
         assert "skipped: " in err
         assert message in err
@@ -249,6 +249,7 @@ def test_a_score_of_a_user_is_computed_with_its_options_and_shown_by_its_title(w
 from dataclasses import dataclass
 from avatar_bench.config.options import option
 from avatar_bench.metrics.ood_scores import OodScore
+from tests.builders.commands import run_undrawn
 
 @dataclass(kw_only=True)
 class Spread(OodScore):

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from sklearn import metrics as sk
 
-from avatar_bench.cli.app import main
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation.blocks.prior_shift import PriorShift
 from avatar_bench.metrics import plots
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Result
+from tests.builders.commands import run_undrawn
 from tests.evaluation.conftest import CLASSES
 
 COUNTS = {"drawing": 100, "generated": 300, "real": 200}
@@ -152,7 +152,7 @@ def test_shares_are_counted_and_what_cannot_be_counted_is_named(evaluate_block, 
 
 def test_the_command_adds_and_removes_mixes(tiny_run, tmp_path):
     words = ["evaluate", f"ckpt={tiny_run}", "block=prior_shift", f"out={tmp_path}", "block.prior_shift.resamples=100"]
-    assert main([*words, "+block.prior_shift.mixes={feed: {real: .9, generated: .1}, 70-15-15: null}"]) == 0
+    assert run_undrawn([*words, "+block.prior_shift.mixes={feed: {real: .9, generated: .1}, 70-15-15: null}"]) == 0
     saved = Result.load(tmp_path / "evaluation" / "test" / "prior_shift")
     mixes = {name.partition("/")[2] for name in saved.metrics if name.startswith("accuracy/")}
     assert mixes == {"50-25-25", "80-10-10", "feed"}

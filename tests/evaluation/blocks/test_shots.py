@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score
 
-from avatar_bench.cli.app import main
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation.blocks.shots import Shots
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Result
+from tests.builders.commands import run_undrawn
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_fewer_than_two_numbers_of_shots_are_no_curve(compare, oracle, shots):
 def test_trained_runs_make_a_curve(train, tmp_path):
     for shots in (4, 8):
         train(tmp_path / "runs" / f"{shots}", "mode=few_shot", f"mode.shots={shots}", "mode.val_shots=4", "seed=3")
-    assert main(["evaluate", f"ckpt={tmp_path / 'runs'}", "block=shots"]) == 0
+    assert run_undrawn(["evaluate", f"ckpt={tmp_path / 'runs'}", "block=shots", "data.workers=0"]) == 0
     table = Result.load(tmp_path / "runs" / "evaluation" / "test" / "shots").tables["curve"]
     assert list(table["shots"]) == [4, 8]
     assert table["recipe"].nunique() == 1
