@@ -117,6 +117,7 @@ def test_p_values_equal_those_of_the_library_and_groups_and_seeds_count_once(com
     assert result.warnings == []
 
 
+@pytest.mark.slow
 def test_equal_recipes_rarely_differ_significantly_and_a_lucky_seed_is_not_taken_for_a_better_recipe(compare, answers):
     rng, significant = np.random.default_rng(0), 0
     for _ in range(12):
