@@ -69,6 +69,7 @@ def test_an_interrupted_run_resumes_to_the_same_training(old, tmp_path):
     np.testing.assert_allclose(now[before.columns], before, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_saved_results_are_reported_and_a_sweep_is_compared(old, capsys):
     assert main(["report", "runs=runs"]) == 0
     assert ": 0." in capsys.readouterr().out  # MB, of a page with figures
@@ -82,6 +83,7 @@ def test_saved_results_are_reported_and_a_sweep_is_compared(old, capsys):
     assert main(["evaluate", *words, "again=true"]) == 0
 
 
+@pytest.mark.slow
 def test_a_data_set_is_recognised_and_updated(old, capsys):
     words = ["source=folder", "source.folder.root=images/blind", "out=dataset", "allow=[shortcut]"]
     words += [

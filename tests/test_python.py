@@ -114,6 +114,7 @@ def test_the_import_loads_no_heavy_library() -> None:
     assert set(loaded).isdisjoint({"torch", "pandas", "numpy", "hydra", "omegaconf", "matplotlib"})
 
 
+@pytest.mark.slow
 def test_prepare_gives_what_the_command_gives(images: Path) -> None:
     shutil.copytree(images / "blind" / "real", "photos/real")
     source = {"source": "folder", "source__folder__root": "photos"}
@@ -134,6 +135,7 @@ def test_train_gives_what_the_command_gives(options: dict[str, Any], small: list
     assert "<td>drawing, generated, real</td>" in run._repr_html_()
 
 
+@pytest.mark.slow
 def test_train_returns_the_runs_of_a_sweep_in_a_folder_of_the_user(options: dict[str, Any]) -> None:
     Path("my/sweep").mkdir(parents=True)
     Path("my/sweep/two.yaml").write_text(
@@ -146,6 +148,7 @@ def test_train_returns_the_runs_of_a_sweep_in_a_folder_of_the_user(options: dict
         avatar_bench.train(sweep="two", **options, stage=9, out="other")
 
 
+@pytest.mark.slow
 def test_evaluate_gives_what_the_command_gives(run_copy: Path) -> None:
     options: dict[str, Any] = {"split": "blind", "data__workers": 0, "block__blind_test__resamples": 100}
     run = avatar_bench.load(run_copy)

@@ -5,6 +5,7 @@ import re
 import sys
 from collections import Counter
 
+import pytest
 import torch
 
 from avatar_bench.cli.app import main
@@ -38,6 +39,7 @@ def test_the_largest_costs_come_first():
     assert describe_costs(samples) == "costs in 5 s or more: b 60 %, a 20 %, c 10 %, d 8 %, e 1 %"
 
 
+@pytest.mark.slow
 def test_a_profile_of_a_sweep_is_refused(tmp_path, capsys):
     words = ["train", "-m", "seed=1,2", f"profile={tmp_path / 't.json'}", f"out={tmp_path / 'sweep'}"]
     assert main(words) == 3

@@ -68,6 +68,7 @@ def predict(ckpt, manifest, output, *words):
     return pd.read_csv(output).assign(label=table["label"])
 
 
+@pytest.mark.slow
 def test_a_calibration_counts_and_makes_results_out_of_date(sets, run_copy, calibrate, evaluate, command, tmp_path):
     new, out = sets / "new.csv", tmp_path / "out.csv"
     evaluate(run_copy, new)
@@ -134,6 +135,7 @@ def test_what_cannot_be_fitted_is_refused(change, words, code, message, sets, im
     assert not (tiny_run / "calibration.json").exists()
 
 
+@pytest.mark.slow
 def test_the_calibration_half_of_val_serves_a_fit_and_training_images_do_not(sets, images, run_copy, evaluate, command):
     command("calibrate", f"ckpt={run_copy}", "workers=0")
     evaluate(run_copy, sets / "new.csv", block="calibration")
@@ -145,6 +147,7 @@ def test_the_calibration_half_of_val_serves_a_fit_and_training_images_do_not(set
     assert "is not the best checkpoint of a run folder" in err
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_calibrated_like_a_run(sets, run_copy, calibrate, evaluate, tmp_path):
     runs = tmp_path / "runs"
     copy_run(run_copy, runs / "first", runs / "second")
@@ -194,6 +197,7 @@ def test_in_a_view_the_temperature_fits_the_merged_classes(sets, run_copy, calib
     assert saved["data"]["n"] == {"generated": 8, "not_generated": 16}
 
 
+@pytest.mark.slow
 def test_a_score_has_a_threshold_once_it_is_calibrated(sets, tiny_run, calibrate, evaluate, command, tmp_path):
     table = pd.concat([predict(tiny_run, sets / f"{name}.csv", tmp_path / "out.csv") for name in ("fit", "new")])
     scores = 4 * logit(table["prob_generated"].clip(1e-6, 1 - 1e-6)) + 7 + np.random.default_rng(0).normal(0, 9, 42)

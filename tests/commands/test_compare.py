@@ -13,6 +13,8 @@ from avatar_bench.evaluation.block import build_block
 from avatar_bench.results.result import Result
 from tests.builders.commands import change_record, copy_run
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("drawing", "generated", "real")
 SIMILARITIES = ("iou_top20", "iou_half", "pearson", "spearman")
 METRICS = {

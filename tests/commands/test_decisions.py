@@ -200,6 +200,7 @@ def test_a_target_that_is_missed_names_the_next_steps_and_abstains(
         assert set(decided["decision_reason"]) <= {"unsure", "unlike_training_data"}
 
 
+@pytest.mark.slow
 def test_too_few_images_end_with_3_in_predict_and_in_calibrate(images, fit, run_copy, tmp_path, command):
     fit_on = ["calibrate", f"ckpt={run_copy}", "workers=0"]
     decide = ["predict", f"ckpt={run_copy}", f"input={images / 'blind'}", f"output={tmp_path / 'out.csv'}", "workers=0"]
@@ -311,6 +312,7 @@ def test_ensembles_and_imported_predictions_decide_too(images, fit, calibrated, 
     assert (decided["decision"] == decided["prediction"]).mean() > 0.5
 
 
+@pytest.mark.slow
 def test_train_fits_thresholds_where_its_calibration_images_are_enough(train, tmp_path):
     draw_set(tmp_path, "all", 120, SOURCES, seed=5)
     draw_set(tmp_path, "new", 4, SOURCES, seed=6)

@@ -52,6 +52,7 @@ def evaluate(images, command):
     return lambda ckpt, *words, code=0: command("evaluate", f"ckpt={ckpt}", *data, *words, code=code)
 
 
+@pytest.mark.slow
 def test_a_binary_detector_and_a_run_share_a_leaderboard_in_the_view_of_both(
     images, run_copy, tmp_path, is_generated, chance, import_scores, command
 ):

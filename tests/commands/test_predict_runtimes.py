@@ -48,6 +48,7 @@ def plain(tiny_run, images, tmp_path_factory):
     return predict_table(tiny_run, images, tmp_path_factory.mktemp("plain") / "torch.csv", "precision=32")
 
 
+@pytest.mark.slow
 def test_an_exported_runtime_predicts_like_torch_and_continues_its_output(plain, tiny_run, images, tmp_path):
     output = tmp_path / "out.csv"
     for words in (["runtime=onnx"], ["runtime=openvino", "threads=1"]):

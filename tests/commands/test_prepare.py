@@ -149,6 +149,7 @@ def test_each_source_says_what_it_is_and_pins_what_it_downloads():
             assert source["files"], name
 
 
+@pytest.mark.slow
 def test_what_training_and_external_set_share_is_named(tmp_path, command):
     shared, other = "various diffusion models", "photographers not named"  # stand for a missing name
     sides = {  # (source, label, number): author, url, generator
@@ -216,6 +217,7 @@ def read_all(out):
     return {path: path.read_bytes() for path in files}
 
 
+@pytest.mark.slow
 def test_an_update_deletes_nothing_where_a_source_cannot_be_read_or_lacks_many(few, command, monkeypatch):
     root, out = few
     before, words, scandir, photos = read_all(out), folder(root, out, "update=true"), os.scandir, root / "real/new-real"
@@ -261,6 +263,7 @@ def test_adding_a_source_reads_that_source_alone(few, images, tmp_path, command)
     assert len(manifest_of(out)) == 18 + 14
 
 
+@pytest.mark.slow
 def test_images_of_a_blind_set_are_left_out(images, tmp_path, command):
     root, blind, out = tmp_path / "photos", tmp_path / "blind", tmp_path / "set"
     shutil.copytree(images / "blind" / "real", root / "real")
@@ -278,6 +281,7 @@ def test_images_of_a_blind_set_are_left_out(images, tmp_path, command):
     assert not (root / "set").exists()
 
 
+@pytest.mark.slow
 def test_data_that_cannot_answer_is_written_and_ends_with_code_3(images, tmp_path, command):
     root, out = tmp_path / "photos", tmp_path / "set"
     for label, suffix in (("real", "jpg"), ("drawing", "png")):
@@ -294,6 +298,7 @@ def test_data_that_cannot_answer_is_written_and_ends_with_code_3(images, tmp_pat
     command(*folder(root, tmp_path / "even", "equalise=jpeg"))
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.skipif(not SHARED.is_dir(), reason="../shared/data is not there")
 def test_raw_originals_are_read_or_refused_with_a_reason(tmp_path):

@@ -161,6 +161,7 @@ def test_a_signal_leaves_no_half_written_result_and_no_process(tiny_run, fork, t
         os.killpg(child.pid, 0)
 
 
+@pytest.mark.slow
 def test_a_block_that_reads_results_finds_all_of_them(run_copy, command, save_slowly):
     save_slowly(lambda stem: 0.3)
     words = ["block=[blind_test,overview]", "block.blind_test.resamples=100", "data.workers=0"]

@@ -84,6 +84,7 @@ def server(prepared):
     machine.stop()
 
 
+@pytest.mark.slow
 def test_remote_shards_are_kept_within_the_limit_and_refused_once_changed(
     server, from_files, train, tmp_path, monkeypatch, capsys
 ):

@@ -84,6 +84,7 @@ def call(launched, monkeypatch):
     return kept
 
 
+@pytest.mark.slow
 def test_each_job_ends_alone_is_in_the_table_and_a_finished_one_is_kept_or_refused(sweep, images, tmp_path, capsys):
     table, manifest, folder = pd.read_csv(images / "all.csv"), tmp_path / "mine.csv", tmp_path / "sweep"
     words = [f"data.manifest={write_manifest(manifest, table, images)}", "-m"]
@@ -219,6 +220,7 @@ def test_recipes_are_compared_over_held_out_sources(sweep, tmp_path):
     assert summary.loc[other, "train_seconds"] == pytest.approx(np.mean(seconds))
 
 
+@pytest.mark.slow
 def test_sweeps_over_numbers_of_sources_and_shots_draw_each_several_times(call, launched, sweep):
     sweep("sweep=sources", "data.limit=null", "seed=1")
     held_out = [tuple(names) for names in list_values(launched, "data.split.held_out")]

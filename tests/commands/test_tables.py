@@ -3,11 +3,13 @@
 import shutil
 
 import pandas as pd
+import pytest
 
 from avatar_bench.results.result import Result
 from tests.builders.commands import read_result
 
 
+@pytest.mark.slow
 def test_results_and_report_from_parquet_are_those_from_csv(images, train, tmp_path, command):
     shutil.copytree(images, tmp_path / "images")
     manifest = tmp_path / "images" / "all.csv"

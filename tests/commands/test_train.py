@@ -241,6 +241,7 @@ def test_a_run_records_what_its_augmentation_and_that_of_its_beginning_resemble(
     assert after["resembles"] == record["resembles"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_continues_to_what_it_would_have_been(train, tmp_path, monkeypatch, command, capsys):
     words = ("epochs=3", "data.limit=96")
     whole = train(tmp_path / "whole", *words)

@@ -126,6 +126,7 @@ def test_the_default_is_the_finest_view_that_every_run_can_answer(run_copy, tmp_
     np.testing.assert_allclose(first["prob_generated"], second["prob_generated"], rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_a_report_shows_one_view_by_default_one_that_all_have(run_copy, tmp_path, evaluate, command):
     runs = tmp_path / "runs"
     copy_run(run_copy, runs / "first", runs / "second")

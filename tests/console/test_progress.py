@@ -3,6 +3,8 @@
 import io
 import sys
 
+import pytest
+
 from avatar_bench.cli.app import main
 from avatar_bench.console import progress
 from avatar_bench.console.progress import open_bar, track, use_progress
@@ -53,6 +55,7 @@ def test_a_line_is_printed_without_the_bar_in_it(monkeypatch):
     assert before.endswith("\r")
 
 
+@pytest.mark.slow
 def test_training_shows_one_bar_for_all_epochs_and_evaluation_one_for_all_blocks(train, tmp_path, monkeypatch):
     terminal = use_terminal(monkeypatch)
     train(tmp_path / "run", "epochs=2", "callbacks.progress=true")

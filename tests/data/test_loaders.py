@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+import pytest
+
 LEFT = """
 from avatar_bench.data.loaders import ManagedLoader, make_worker_context
 context = make_worker_context()
@@ -12,6 +14,7 @@ next(batches)
 """
 
 
+@pytest.mark.slow
 def test_a_command_ends_though_its_workers_are_still_there():
     ends = {"": 0, "1 / 0": 1}
     codes = [[sys.executable, "-c", LEFT.format(end=end)] for end in ends]

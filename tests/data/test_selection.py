@@ -244,6 +244,7 @@ def test_a_fraction_of_train_is_drawn_of_images_without_a_label_but_those_of_ano
         assert f"other/{row}.png" in paths(part, side)
 
 
+@pytest.mark.slow
 def test_what_is_advised_for_calibration_is_the_fewest_folds_that_give_enough_and_every_class():
     for n, folds in [(390, 9), (240, 5), (90, 0)]:
         images, plan = dataset(n, split="train"), SplitPlan()  # as a prepared set states it

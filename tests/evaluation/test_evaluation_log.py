@@ -37,6 +37,7 @@ def write(log, *entries):
     return log
 
 
+@pytest.mark.slow
 def test_each_command_counts_once_for_each_run_and_a_kept_result_for_none(run_copy, images, tmp_path, capsys):
     log = run_copy / "evaluation" / LOG_FILE
     evaluate(run_copy)

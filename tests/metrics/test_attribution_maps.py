@@ -80,6 +80,7 @@ def test_a_constant_map_has_no_overlap_with_anything_and_one_nowhere_above_zero_
     assert np.isnan(attribution_maps.overlaps(below, random_maps(2))["iou_half"]).all()
 
 
+@pytest.mark.slow
 def test_chance_is_the_mean_over_all_draws_of_independent_rankings_and_of_shuffled_maps():
     sets, fixed = [set(drawn) for drawn in combinations(range(6), 2)], {0, 1, 2}
     expected = np.mean([len(fixed & drawn) / len(fixed | drawn) for drawn in sets])

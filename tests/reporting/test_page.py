@@ -107,6 +107,7 @@ def test_figures_and_folders_of_images_are_linked_where_they_lie_and_nothing_is_
     assert not any("_face" in address for address in links + page.list_values("src"))  # they are no figures
 
 
+@pytest.mark.slow
 def test_the_page_stays_under_its_limit_whatever_it_holds(runs):
     metrics = {"accuracy": accuracy(0.9)} | {f"recall/{k}": accuracy(0.5) for k in range(400)}
     write_result(runs / "good", "robustness", "test", metrics, figures=[f"figure_{k}" for k in range(6)])

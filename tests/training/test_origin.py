@@ -32,6 +32,7 @@ def teach(small, tiny_run):
     return run
 
 
+@pytest.mark.slow
 def test_a_student_learns_answers_without_labels_too(tiny_run, manifest, teach, tmp_path, monkeypatch, capfd):
     seen, learn_from = [], Learner._learn_from
 

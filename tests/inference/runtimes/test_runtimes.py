@@ -91,6 +91,7 @@ def test_a_runtime_answers_as_other_families_of_networks(runtime, name, size, op
     answers(runtime, build(name, size, **options), 3)
 
 
+@pytest.mark.slow
 @needs_openvino
 def test_a_network_that_openvino_cannot_hold_is_refused_and_its_makers_are_told_nothing(classifier):
     with pytest.raises(ConfigError, match="upsample_bicubic2d_aa") as caught:

@@ -285,6 +285,7 @@ def test_a_training_whose_test_images_were_seen_is_refused(leaky, train, tmp_pat
     evaluate(train(tmp_path / "onward", RESNET, f"init_from={run}"), code=3)
 
 
+@pytest.mark.slow
 def test_what_a_pretraining_began_with_is_remembered(leaky, pretrain, train, tmp_path, capsys):
     run = pretrain(tmp_path / "second", *from_weights(leaky))
     assert "warning: 48 of 48 test images" in capsys.readouterr().err
