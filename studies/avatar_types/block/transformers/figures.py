@@ -136,7 +136,7 @@ def draw_differences(pairs: pd.DataFrame, interactions: pd.DataFrame, recipes: p
 @plots.use_style()
 def draw_history(table: pd.DataFrame) -> Figure:
     """Draw published top-1 accuracies on ImageNet-1k, a row per network by year; hollow if self-supervised."""
-    figure, axes = plots.create_axes(6.8, 1.5 + 0.24 * len(table))
+    figure, axes = plots.create_axes(7.2, 1.5 + 0.24 * len(table))
     for index, (__, row) in enumerate(table.iterrows()):
         style = _style(row["family"], row["training"].startswith("self-supervised"))
         axes.plot(row["published_top1"], index, **style)
