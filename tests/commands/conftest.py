@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tqdm import tqdm
 
 from avatar_bench.cli.app import main
 
@@ -61,6 +63,7 @@ class Child:
             signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
             if "torch" in sys.modules:  # a fork has none of torch's threads, and would wait for them forever
                 sys.modules["torch"].set_num_threads(1)
+            tqdm.set_lock(threading.RLock())  # its own: killed with the shared one, it would stop all bars here
             before()
             code = main(words)
         except SystemExit as error:
