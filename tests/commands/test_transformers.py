@@ -82,7 +82,7 @@ def test_a_size_that_does_not_fit_ends_in_two_lines_that_name_near_ones(train_mo
 def deit(train_model, tmp_path_factory):
     """A run of DeiT-Ti, cut to two blocks."""
     run = tmp_path_factory.mktemp("deit") / "run"
-    train_model(*DEIT, "trainer.limit_batches=2", f"out={run}")
+    train_model(*DEIT, f"out={run}")
     return run
 
 
