@@ -17,7 +17,7 @@ from avatar_bench.files.table_io import read_csv
 from avatar_bench.inference.prediction_writer import find_remaining
 from avatar_bench.reporting.prediction_outputs import read_predictions
 
-LINES = 300
+LINES = 400
 
 
 @pytest.fixture(scope="module")
