@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib
 import io
-import json
 import os
 import shutil
 import subprocess
@@ -22,6 +20,8 @@ import pytest
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
+
+from tests.builders.commands import reseal_checkpoint
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks lose more to threads than they gain
 
@@ -158,16 +158,7 @@ def run_copy(tiny_run: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def reseal() -> Callable[[Path], None]:
     """Return a function that updates the .sha256 file and the record of a file changed by a test."""
-
-    def write(file: Path) -> None:
-        digest = hashlib.sha256(file.read_bytes()).hexdigest()
-        file.with_name(f"{file.name}.sha256").write_text(f"{digest}  {file.name}\n")
-        record = file.parents[1] / "run.json"
-        if record.is_file():
-            stated = json.loads(record.read_text(encoding="utf-8")) | {"checkpoint_sha256": digest}
-            record.write_text(json.dumps(stated), encoding="utf-8")
-
-    return write
+    return reseal_checkpoint
 
 
 @pytest.fixture(scope="session")

@@ -50,6 +50,7 @@ LAUNCHERS: dict[str, dict[str, Any]] = {  # our defaults where they differ from 
     # by default each job would use all cores of its machine
     "submitit_slurm": _SUBMITIT | {"cpus_per_task": 2, "setup": ["export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK"]},
 }
+_MOST_VALIDATED = 256  # kept configurations of jobs, of .7 MB each: other processes compose theirs again
 _SINGLE_RUN = "hydra.mode=RUN"  # which Hydra adds to the overrides of a single run
 
 
@@ -129,7 +130,7 @@ class CheckedLoader(ConfigLoaderImpl):  # type: ignore[misc, unused-ignore]
             self.composed = (arguments, error) if reads_mode else None
             raise
         self.composed = (arguments, cfg) if reads_mode else None
-        if options.get("run_mode") == RunMode.RUN:
+        if options.get("run_mode") == RunMode.RUN and len(self.validated) < _MOST_VALIDATED:
             self.validated[arguments] = cfg
         return cfg
 

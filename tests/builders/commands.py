@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,19 @@ import pandas as pd
 import pytest
 
 
-def run_undrawn(words: Sequence[str]) -> int:
-    """Run a command that saves empty pages as its figures, which take most of its time; return its exit code."""
-    from avatar_bench.cli.app import main
-
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Let commands save empty pages as their figures, which take most of their time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("matplotlib.figure.Figure.draw", lambda figure, renderer: None)
+        yield
+
+
+def run_undrawn(words: Sequence[str]) -> int:
+    """Run a command that saves empty pages; return its exit code."""
+    from avatar_bench.cli.app import main
+
+    with undrawn():
         return main(list(words))
 
 
@@ -77,6 +85,14 @@ def interrupt(patch: pytest.MonkeyPatch, epoch: int, error: BaseException, seed:
     patch.setattr(MetricsHistory, "on_train_epoch_end", stop)
 
 
+def reseal_checkpoint(file: Path) -> None:
+    """Update the .sha256 file and the record, if any, of a file that was changed."""
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    file.with_name(f"{file.name}.sha256").write_text(f"{digest}  {file.name}\n")
+    if (file.parents[1] / "run.json").is_file():
+        change_record(file.parents[1], checkpoint_sha256=digest)
+
+
 def weaken_run(run: Path, copy: Path) -> Path:
     """Copy a run, and disturb the last layer of its network, so that it is often incorrect."""
     import torch
@@ -87,7 +103,5 @@ def weaken_run(run: Path, copy: Path) -> Path:
     generator = torch.Generator().manual_seed(0)
     weight += 4 * weight.std() * torch.randn(weight.shape, generator=generator)
     torch.save(checkpoint, file)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    file.with_name(f"{file.name}.sha256").write_text(f"{digest}  {file.name}\n")
-    change_record(copy, checkpoint_sha256=digest)
+    reseal_checkpoint(file)
     return copy

@@ -10,6 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from tqdm import tqdm
 
 from avatar_bench.cli.app import main
+from tests.builders.commands import undrawn
 
 WAIT = 300  # seconds, for a machine that has much else to do
 
@@ -24,9 +26,7 @@ WAIT = 300  # seconds, for a machine that has much else to do
 @pytest.fixture(scope="module", autouse=True)
 def blank_figures(request: pytest.FixtureRequest) -> Iterator[None]:
     """Save empty pages, which is most of the time of a command, except in the modules that say DRAWS = True."""
-    with pytest.MonkeyPatch.context() as patch:
-        if not getattr(request.module, "DRAWS", False):
-            patch.setattr("matplotlib.figure.Figure.draw", lambda figure, renderer: None)
+    with nullcontext() if getattr(request.module, "DRAWS", False) else undrawn():
         yield
 
 

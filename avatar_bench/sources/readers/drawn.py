@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from unittest.mock import patch
 
 from avatar_bench.config.options import option
 from avatar_bench.errors import DataError
@@ -35,6 +34,8 @@ class DrawnImages(SourceReader):
 
 
 def _draw_dicebear(count: int, styles: Sequence[str]) -> Iterator[SourceImage]:
+    from unittest.mock import patch  # imports asyncio, which only styles of dicebear need
+
     dicebear, validator = import_package("dicebear"), import_package("dicebear.validator").StyleValidator
     for name in styles:
         definition = json.loads((files(import_package("dicebear_styles")) / f"{name}.json").read_text("utf-8"))

@@ -249,7 +249,6 @@ def test_a_score_of_a_user_is_computed_with_its_options_and_shown_by_its_title(w
 from dataclasses import dataclass
 from avatar_bench.config.options import option
 from avatar_bench.metrics.ood_scores import OodScore
-from tests.builders.commands import run_undrawn
 
 @dataclass(kw_only=True)
 class Spread(OodScore):
