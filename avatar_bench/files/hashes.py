@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
+_SETTLED_SECONDS = 3  # the coarsest file system, FAT, states times in steps of two seconds
+_MOST_KEPT = 2**18  # digests, of some 300 bytes each
+_kept: dict[tuple[int, ...], str] = {}
+
 
 def sha256_of_file(file: Path) -> str:
-    """Compute the SHA-256 of a file's content; raise OSError if it cannot be read."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    """Compute the SHA-256 of a file's content; raise OSError if it cannot be read.
+
+    A process reads a file once for as long as its size and times stay the same. A file that has changed within the last
+    seconds is always read: it may change again within the same step of its file system's clock.
+    """
+    status = file.stat()
+    key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    if (digest := _kept.get(key)) is None:
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        age = time.time() - max(status.st_mtime, status.st_ctime)
+        if age > _SETTLED_SECONDS and len(_kept) < _MOST_KEPT:
+            _kept[key] = digest
+    return digest
 
 
 def sha256_of_bytes(data: bytes) -> str:
