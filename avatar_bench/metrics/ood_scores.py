@@ -107,16 +107,26 @@ class MahalanobisOodScore(OodScore):
         classes, member = np.unique(training.targets, return_inverse=True)
         self.means = np.stack([features[member == index].mean(axis=0) for index in range(len(classes))])
         centred = features - self.means[member]
-        variances, axes = np.linalg.eigh(centred.T @ centred / len(centred))
-        if variances[-1] <= 0:
-            self.whitening, self.shrinkage = axes, 1.0
+        n, width = centred.shape
+        if n < width:  # as mostly of an ensemble: its thousands of features would take seconds below
+            _, scales, rows = np.linalg.svd(centred, full_matrices=False)
+            variances, axes, smallest = scales**2 / n, rows.T, 0.0
+        else:
+            variances, axes = np.linalg.eigh(centred.T @ centred / n)
+            smallest = variances[0]
+        if variances.max() <= 0:
+            self.whitening, self.shrinkage = np.eye(width), 1.0
             return
-        self.shrinkage, excess = 0.0, variances[-1] - MAX_CONDITION * variances[0]
+        mean, excess = variances.sum() / width, variances.max() - MAX_CONDITION * smallest
+        self.shrinkage = 0.0
         if excess > 0:
-            enough = excess / (excess + (MAX_CONDITION - 1) * variances.mean())
+            enough = excess / (excess + (MAX_CONDITION - 1) * mean)
             self.shrinkage = max(float(ledoit_wolf_shrinkage(centred, assume_centered=True)), float(enough))
-            variances = (1 - self.shrinkage) * variances + self.shrinkage * variances.mean()
-        self.whitening = axes / np.sqrt(variances)
+            variances, smallest = (
+                (1 - self.shrinkage) * each + self.shrinkage * mean for each in (variances, smallest)
+            )
+        other = 1 / np.sqrt(smallest)  # along directions that are no axis
+        self.whitening = (axes * (1 / np.sqrt(variances) - other)) @ axes.T + other * np.eye(width)
 
     def score(self, outputs: NetworkOutputs) -> Floats:
         """Compute the score of N images, (N,)."""
