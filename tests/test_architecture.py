@@ -53,14 +53,14 @@ TORCH_USERS = ("reporting/grad_cam_overlays",)  # within NO_TORCH: imported only
 FOUND_BY_KIND = set(KINDS.values()) - {KINDS["block"]}
 # at most so many lines and statements of each package; a commit that raises one says why
 BUDGETS = {
-    ("commands", "cli", "console"): (2_830, 1_945),
+    ("commands", "cli", "console"): (2_835, 1_945),
     ("config",): (1_965, 1_355),
     ("data",): (5_180, 3_545),
     ("models",): (2_330, 1_540),
     ("inference", "runs"): (6_245, 4_085),
     ("reporting",): (2_910, 1_970),
-    ("results", "i18n", "files"): (2_055, 1_375),
-    ("metrics", "audit"): (5_585, 3_470),
+    ("results", "i18n", "files"): (2_070, 1_390),
+    ("metrics", "audit"): (5_595, 3_475),
     ("sources",): (2_560, 1_880),
     ("training",): (2_705, 1_890),
     ("evaluation",): (10_810, 7_640),
