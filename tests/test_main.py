@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -43,20 +42,20 @@ class Mine(Options):
 
 
 @pytest.fixture(autouse=True)
-def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("AVATAR_BENCH_CONF", raising=False)
     monkeypatch.delenv("AVATAR_BENCH_DEBUG", raising=False)
 
 
 @pytest.fixture
-def stub(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Any]]]:
+def stub(monkeypatch):
     """Return a function that replaces a command by one that records the options of each call, and may raise."""
 
-    def replace(command: str, error: BaseException | None = None) -> list[dict[str, Any]]:
+    def replace(command, error=None):
         calls: list[dict[str, Any]] = []
 
-        def execute(config: Any) -> float:
+        def execute(config):
             hydra = HydraConfig.get()
             options: Any = OmegaConf.to_container(OmegaConf.structured(config))
             calls.append(options | {"job": hydra.job.override_dirname, "sweep": hydra.sweep.dir})
@@ -70,28 +69,33 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[dict[str, Any]]]
     return replace
 
 
-def run(*words: str, **options: Any) -> subprocess.CompletedProcess[str]:
+def run(*words, **options):
     command, pipes = [sys.executable, *words], {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
     return subprocess.run(command, text=True, timeout=60, check=False, env=environment(), **pipes)
 
 
-def environment() -> dict[str, str]:
+def environment():
     root = str(Path(sys.modules["avatar_bench"].__file__ or "").parents[1])
     return os.environ | {"PYTHONPATH": root, "PYTHONWARNINGS": "default"}
 
 
-@pytest.mark.parametrize("words", [["--help"], ["list", "models"]])
-def test_help_and_lists_load_no_heavy_library(words: list[str]) -> None:
-    done = run("-X", "importtime", "-m", "avatar_bench", *words)
+@pytest.mark.parametrize(
+    ("words", "module"),
+    [
+        (["-m", "avatar_bench", "--help"], "avatar_bench.config.catalogue"),
+        (["-m", "avatar_bench", "list", "models"], "avatar_bench.config.catalogue"),
+        (["-c", "from avatar_bench import train"], "avatar_bench"),
+    ],
+)
+def test_help_lists_and_the_import_load_no_heavy_library(words, module):
+    done = run("-X", "importtime", *words)
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert done.returncode == 0
-    assert "avatar_bench.config.catalogue" in loaded
-    assert loaded.isdisjoint({"torch", "pandas", "numpy", "hydra", "omegaconf"})
+    assert module in loaded
+    assert loaded.isdisjoint({"torch", "pandas", "numpy", "hydra", "omegaconf", "matplotlib"})
 
 
-def test_help_lists_the_commands_and_options_and_version_is_the_packages_own(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_help_lists_the_commands_and_options_and_version_is_the_packages_own(capsys):
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
     assert all(command in out for command in ("train", "evaluate", "predict", "list"))
@@ -104,9 +108,7 @@ def test_help_lists_the_commands_and_options_and_version_is_the_packages_own(
     assert re.search(r"\n  accelerator=auto +auto \| cpu \| gpu; device\n", out)
 
 
-def test_the_help_of_evaluate_lists_the_options_of_the_blocks_that_are_chosen(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_the_help_of_evaluate_lists_the_options_of_the_blocks_that_are_chosen(capsys, tmp_path):
     assert main(["evaluate", "--help"]) == 0
     out = capsys.readouterr().out
     assert "block.blind_test.gallery=12" in out
@@ -137,9 +139,7 @@ MISTAKES = [
     (["evaluate", "splti=val"], "did you mean split?"),
     (["evaluate", "significance.power=2", "block=significance"], "did you mean block.significance.power?"),
     (["predict", "inptu=x", "output=-"], "did you mean input?"),  # while other options are missing
-    (["train", *DATA, "modle=resnet18"], "model"),
     (["train", *DATA, "-m", "model=resnet18,resnet99"], "no such model"),
-    (["evaluate", "block=blind_tset"], "did you mean blind_test?"),
     (["train", *DATA, "lr=fast"], "lr: expected a number, got fast"),
     (["train", *DATA, "model=resnet18,resnet50"], "add -m"),
     (["evaluate", "block=blind_test,calibration"], "write a list: 'block=[blind_test,calibration]'"),
@@ -149,15 +149,12 @@ MISTAKES = [
     (["train", "--epochs", "3"], "option=value"),
     (["train", *DATA, "-cd", "nowhere"], "-cd nowhere: there is no such folder"),
     (["train", *DATA, "seed=1,2", "-m", "--cfg", "job"], "--multirun"),
-    (["train", *DATA, "-m"], "-m: no option has more than one value"),
     (["completion", "tcsh"], "bash, zsh or fish"),
 ]
 
 
 @pytest.mark.parametrize(("words", "message"), MISTAKES)
-def test_a_mistake_costs_three_lines_at_most_and_exit_code_2(
-    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_mistake_costs_three_lines_at_most_and_exit_code_2(words, message, capsys):
     assert main(words) == 2
     out, err = capsys.readouterr()
     assert message in err
@@ -166,7 +163,7 @@ def test_a_mistake_costs_three_lines_at_most_and_exit_code_2(
     assert out == ""
 
 
-def test_a_mistake_shows_before_torch_is_loaded() -> None:
+def test_a_mistake_shows_before_torch_is_loaded():
     done = run("-X", "importtime", "-m", "avatar_bench", "train", *DATA, "mode=full", "stage=3")
     lines = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
     assert done.returncode == 2
@@ -186,18 +183,14 @@ def test_a_mistake_shows_before_torch_is_loaded() -> None:
         (BrokenPipeError(), 0, ""),
     ],
 )
-def test_an_error_becomes_its_lines_and_exit_code(
-    error: BaseException, code: int, message: str, stub: Callable[..., Any], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_error_becomes_its_lines_and_exit_code(error, code, message, stub, capsys):
     stub("train", error)
     with open(os.devnull, "w") as stdout, redirect_stdout(stdout):  # a real one, which the command may close
         assert main(["train", *DATA]) == code
     assert capsys.readouterr().err == message
 
 
-def test_a_bug_is_one_line_and_with_the_debug_variable_a_traceback(
-    stub: Callable[..., Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bug_is_one_line_and_with_the_debug_variable_a_traceback(stub, capsys, monkeypatch):
     stub("train", ValueError("first\nsecond"))
     assert main(["train", *DATA]) == 1
     (line,) = capsys.readouterr().err.splitlines()
@@ -210,7 +203,7 @@ def test_a_bug_is_one_line_and_with_the_debug_variable_a_traceback(
     assert err.endswith("\nvoid\n")
 
 
-def test_sigterm_ends_with_143() -> None:
+def test_sigterm_ends_with_143():
     process = subprocess.Popen([sys.executable, "-c", STUB], stdout=subprocess.PIPE, text=True, env=environment())
     assert process.stdout is not None
     assert process.stdout.readline() == "begun\n"
@@ -219,7 +212,7 @@ def test_sigterm_ends_with_143() -> None:
     process.stdout.close()
 
 
-def test_a_reader_who_leaves_early_is_no_error() -> None:
+def test_a_reader_who_leaves_early_is_no_error():
     reader, writer = os.pipe()
     os.close(reader)
     done = run("-m", "avatar_bench", "list", "models", stdout=writer)
@@ -227,9 +220,7 @@ def test_a_reader_who_leaves_early_is_no_error() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_run_leaves_nothing_of_hydras_behind(
-    stub: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_leaves_nothing_of_hydras_behind(stub, tmp_path, monkeypatch):
     monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     before = list(sys.argv), signal.getsignal(signal.SIGTERM)
     stub("train")
@@ -239,27 +230,7 @@ def test_a_run_leaves_nothing_of_hydras_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_awkward_paths_reach_the_command_as_typed(stub: Callable[..., Any]) -> None:
-    awkward = 'a b/[c], d=(e) {f} it\'s "q" ~ прогон ${HOME} @x \\'
-    calls = stub("train")
-    assert main(["train", "data=folder", f"data.root={awkward}", f"out={awkward}", "data.ood={a: x, y, b: (z)}"]) == 0
-    assert calls[0]["data"]["root"] == calls[0]["out"] == awkward
-    assert calls[0]["data"]["ood"] == {"a": "x, y", "b": "(z)"}
-
-
-def test_a_sweep_names_its_folder_and_jobs_by_what_is_swept(
-    stub: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls, jobs = stub("train"), run_first_job(monkeypatch)
-    assert main(["train", *DATA, "epochs=1", "-m", "model=resnet18,resnet50", "seed=1,2"]) == 0
-    assert (calls[0]["sweep"], calls[0]["job"]) == ("runs/model-seed", "model=resnet18,seed=1")
-    named = [(model, seed) for model in ("resnet18", "resnet50") for seed in (1, 2)]
-    assert list(zip(list_values(jobs, "model"), list_values(jobs, "seed"), strict=True)) == named
-
-
-def test_nine_models_needs_no_flag_and_takes_other_options_along(
-    stub: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nine_models_needs_no_flag_and_takes_other_options_along(stub, monkeypatch):
     calls, jobs = stub("train"), run_first_job(monkeypatch)
     assert main(["train", *DATA, "sweep=nine_models", "seed=7", "out=my sweep, nine"]) == 0
     assert len(set(list_values(jobs, "experiment"))) == len(jobs) == 9
@@ -269,35 +240,8 @@ def test_nine_models_needs_no_flag_and_takes_other_options_along(
     assert (call["seed"], call["sweep"], call["data"]["root"]) == (7, "my sweep, nine", "images")
 
 
-def test_several_evaluations_leave_no_sweep_folder(stub: Callable[..., Any], tmp_path: Path) -> None:
+def test_several_evaluations_leave_no_sweep_folder(stub, tmp_path):
     calls = stub("evaluate")
     assert main(["evaluate", "-m", "ckpt=runs/a,runs/b"]) == 0
     assert [call["ckpt"] for call in calls] == ["runs/a", "runs/b"]
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_users_folder_of_yaml_is_found_by_variable_and_by_flag(
-    stub: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = tmp_path / "my yaml" / "model"
-    folder.mkdir(parents=True)
-    (folder / "mine.yaml").write_text("# my net\nbackbone: resnet34\nweights: none\n", encoding="utf-8")
-    (folder / "broken.yaml").write_text("a: [1\n", encoding="utf-8")
-    calls = stub("train")
-    assert main(["train", *DATA, "model=mine", "-cd", "my yaml"]) == 0
-    assert main(["list", "models", "-cd", "my yaml"]) == 0
-    assert "mine" in capsys.readouterr().out
-    assert main(["train", *DATA, "model=broken", "-cd", "my yaml"]) == 2
-    assert "broken.yaml" in capsys.readouterr().err
-    monkeypatch.setenv("AVATAR_BENCH_CONF", str(tmp_path / "my yaml"))
-    assert main(["train", *DATA, "model=mine"]) == 0
-    assert [call["model"]["backbone"] for call in calls] == ["resnet34", "resnet34"]
-
-
-def test_cfg_shows_the_configuration_and_runs_nothing(
-    stub: Callable[..., Any], capsys: pytest.CaptureFixture[str]
-) -> None:
-    calls = stub("train")
-    assert main(["train", *DATA, "seed=7", "--cfg", "job"]) == 0
-    assert capsys.readouterr().out.startswith("seed: 7\n")
-    assert calls == []

@@ -9,10 +9,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tqdm import tqdm
@@ -24,17 +22,17 @@ WAIT = 300  # seconds, for a machine that has much else to do
 
 
 @pytest.fixture(scope="module", autouse=True)
-def blank_figures(request: pytest.FixtureRequest) -> Iterator[None]:
+def blank_figures(request):
     """Save empty pages, which is most of the time of a command, except in the modules that say DRAWS = True."""
     with nullcontext() if getattr(request.module, "DRAWS", False) else undrawn():
         yield
 
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
+def command(capsys):
     """Return a function that types a command line, expects its exit code, and returns what it has printed."""
 
-    def run(*words: object, code: int = 0) -> Any:
+    def run(*words, code=0):
         capsys.readouterr()
         exit_code, printed = main([str(word) for word in words]), capsys.readouterr()
         assert exit_code == code, printed.err
@@ -46,13 +44,13 @@ def command(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
 class Child:
     """Run one command line in a fork of this process, which has its libraries loaded already."""
 
-    def __init__(self, words: list[str], log: Path, before: Callable[[], None]) -> None:
+    def __init__(self, words, log, before):
         self.log = log
         self.pid = os.fork()
         if self.pid == 0:
             self._be(words, before)
 
-    def _be(self, words: list[str], before: Callable[[], None]) -> None:
+    def _be(self, words, before):
         code = 99
         try:
             os.setsid()
@@ -74,11 +72,11 @@ class Child:
             os._exit(code)
 
     @property
-    def said(self) -> str:
+    def said(self):
         """What it has printed on either stream."""
         return self.log.read_text(encoding="utf-8", errors="replace") if self.log.exists() else ""
 
-    def until(self, holds: Callable[[], bool]) -> None:
+    def until(self, holds):
         """Wait until something holds; fail where the process ends before."""
         end = time.monotonic() + WAIT
         while not holds():
@@ -86,16 +84,16 @@ class Child:
             assert os.waitpid(self.pid, os.WNOHANG) == (0, 0), f"it ended before: {self.said}"
             time.sleep(0.005)
 
-    def send(self, number: int) -> None:
+    def send(self, number):
         """Send a signal to it, and to nothing else."""
         os.kill(self.pid, number)
 
-    def kill(self) -> None:
+    def kill(self):
         """Kill it with its workers, as the end of a machine does."""
         os.killpg(self.pid, signal.SIGKILL)
         os.waitpid(self.pid, 0)
 
-    def end(self) -> int:
+    def end(self):
         """Wait for its end, and give its exit code, -N where signal N has killed it."""
         end = time.monotonic() + WAIT
         while (done := os.waitpid(self.pid, os.WNOHANG)) == (0, 0):
@@ -103,17 +101,17 @@ class Child:
             time.sleep(0.01)
         return os.waitstatus_to_exitcode(done[1])
 
-    def workers(self) -> list[int]:
+    def workers(self):
         """Return the processes that it has begun."""
         return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
 
 @pytest.fixture
-def fork(tmp_path: Path) -> Iterator[Callable[..., Child]]:
+def fork(tmp_path):
     """Begin a command line in a process of its own; `before` is called there first. None survives the test."""
     begun: list[Child] = []
 
-    def run(*words: str, before: Callable[[], None] = lambda: None) -> Child:
+    def run(*words, before=lambda: None):
         begun.append(Child(list(words), tmp_path / f"log{len(begun)}.txt", before))
         return begun[-1]
 
@@ -127,7 +125,7 @@ def fork(tmp_path: Path) -> Iterator[Callable[..., Child]]:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def small_disk(tmp_path):
     """A disk of 24 MiB."""
     place = tmp_path / "disk"
     place.mkdir()
