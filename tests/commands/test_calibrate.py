@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, logit, softmax
-from sklearn.metrics import average_precision_score, balanced_accuracy_score, log_loss, roc_auc_score
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, log_loss
 from statsmodels.api import Logit
 
 from avatar_bench.cli.app import main
-from tests.builders.commands import copy_run, data_of, read_result, write_manifest
+from tests.builders.commands import data_of, read_result, write_manifest
 
 CLASSES = ("drawing", "generated", "real")
 COLUMNS = [f"prob_{name}" for name in CLASSES]
@@ -122,7 +122,6 @@ def test_images_of_the_fit_are_refused_and_so_are_their_copies(sets, run_copy, c
         (lambda table: table.groupby("label").head(5), (), 3, "it lacks 5 images"),
         (lambda table: table[table["label"] != "real"], (), 3, "it lacks 4 images and images of real"),
         (lambda table: table, ("split=train",), 2, "more certain of the images"),
-        (lambda table: table, ("view=nope",), 2, "no such view"),
         (lambda table: table.assign(label="photo"), (), 3, "has images of photo, but none of the classes of "),
         (lambda table: table.assign(label=""), (), 3, "has 0 labelled images"),
     ],
@@ -145,22 +144,6 @@ def test_the_calibration_half_of_val_serves_a_fit_and_training_images_do_not(set
     assert "with the training data by image" in err
     err = command("calibrate", f"ckpt={run_copy / 'checkpoints' / 'last.ckpt'}", code=4).err
     assert "is not the best checkpoint of a run folder" in err
-
-
-@pytest.mark.slow
-def test_an_ensemble_is_calibrated_like_a_run(sets, run_copy, calibrate, evaluate, tmp_path):
-    runs = tmp_path / "runs"
-    copy_run(run_copy, runs / "first", runs / "second")
-    evaluate(runs, sets / "new.csv", "block.ensemble.soup=false", block="ensemble")
-    ensemble = runs / "ensembles" / "soft_vote"
-    evaluate(ensemble, sets / "new.csv")
-    before = read_result(ensemble, "new")["provenance"]
-    saved = calibrate(ensemble, sets / "fit.csv")
-    evaluate(ensemble, sets / "new.csv")
-    after = read_result(ensemble, "new")["provenance"]
-    assert after["temperature"] == saved["temperature"] != before["temperature"]
-    assert after["checkpoint_sha256"] == before["checkpoint_sha256"] == saved["checkpoint_sha256"]
-    assert SEEN in evaluate(ensemble, sets / "fit.csv", code=3).err
 
 
 def test_a_temperature_whose_interval_contains_1_is_not_applied(sets, evaluate, command, tmp_path):
@@ -208,20 +191,18 @@ def test_a_score_has_a_threshold_once_it_is_calibrated(sets, tiny_run, calibrate
     is_generated = (table["label"] == "generated").to_numpy()
     fit, new = slice(None, 24), slice(24, None)
 
-    def read_metrics(run):
-        return {name: metric["value"] for name, metric in read_result(run, f"new--{VIEW[5:]}")["metrics"].items()}
+    def read_metric(run, name):
+        return read_result(run, f"new--{VIEW[5:]}")["metrics"][name]["value"]
 
     for threshold in (None, 3.25):
         run = tmp_path / f"run {threshold}"
         command(*words, f"out={run}", *([f"threshold={threshold}"] if threshold else []))
         err = evaluate(run, sets / "new.csv", *blocks, code=0 if threshold else 3).err
         assert ("this block needs decisions" in err) == (threshold is None)
-        metrics = read_metrics(run)
-        assert metrics["auroc/generated"] == pytest.approx(roc_auc_score(is_generated[new], scores[new]), abs=1e-9)
-        assert (metrics["accuracy"] is None) == (threshold is None)
+        assert (read_metric(run, "accuracy") is None) == (threshold is None)
         if threshold is None:
             expected = average_precision_score(is_generated[new], scores[new])
-            assert metrics["average_precision/generated"] == pytest.approx(expected, abs=1e-9)
+            assert read_metric(run, "average_precision/generated") == pytest.approx(expected, abs=1e-9)
         fitted = calibrate(run, sets / "fit.csv", VIEW)["threshold"]
         features = np.column_stack([np.ones(24), scores[fit]])
         intercept, slope = Logit(is_generated[fit], features).fit(disp=False).params
@@ -232,7 +213,7 @@ def test_a_score_has_a_threshold_once_it_is_calibrated(sets, tiny_run, calibrate
         if threshold:  # the fitted one stands above it
             evaluate(run, sets / "new.csv", VIEW)
             expected = balanced_accuracy_score(is_generated[new], is_above[new])
-            assert read_metrics(run)["balanced_accuracy"] == pytest.approx(expected, abs=1e-12)
+            assert read_metric(run, "balanced_accuracy") == pytest.approx(expected, abs=1e-12)
             continue
         predicted = predict(run, sets / "new.csv", tmp_path / "out.csv", VIEW)
         assert ((predicted["prediction"] == "generated") == is_above[new]).all()

@@ -9,9 +9,6 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from avatar_bench.data.dataset import Dataset, read_dataset
-from avatar_bench.data.shards import open_shards, write_shards
-from avatar_bench.models.checkpoint import CARD_KEY, read_checkpoint
 from avatar_bench.results.result import Result
 from avatar_bench.runs.run import Run
 from avatar_bench.sources.build import DatasetRecipe, build_dataset
@@ -93,7 +90,7 @@ def test_works_older_than_generators_are_evaluated_by_one_command(tiny_run, tmp_
     assert (tmp_path / "cache" / "human_work" / "manifest.csv").is_file()
 
 
-def test_prepare_fills_dates_and_says_for_how_many_and_from_where(tmp_path, command, capsys):
+def test_prepare_fills_dates_and_says_for_how_many_and_from_where(tmp_path, capsys):
     rng = np.random.default_rng(4)
     packet = b'<x:xmpmeta><rdf:RDF><rdf:Description xmp:CreateDate="2016-07-01"/></rdf:RDF></x:xmpmeta>'
     tags, unset = Image.Exif(), Image.Exif()
@@ -115,32 +112,3 @@ def test_prepare_fills_dates_and_says_for_how_many_and_from_where(tmp_path, comm
     manifest = pd.read_csv(tmp_path / "out" / "manifest.csv", dtype=str, keep_default_na=False)
     counts = manifest[["date", "date_from"]].value_counts().to_dict()
     assert counts == {("2020-03", "table"): 3, ("2014-05-03", "EXIF"): 5, ("2016-07-01", "XMP"): 4, ("", ""): 12}
-    (tmp_path / "list.csv").write_text("path,label,date\n0.jpg,drawing,2020\n1.jpg,real,2020/3\n")
-    words = ["prepare", "source=manifest", f"source.manifest.file={tmp_path / 'list.csv'}", f"out={tmp_path / 'other'}"]
-    assert "line 3: unknown date '2020/3'" in command(*words, code=3).err
-    assert "source.manifest.date=3: expected YYYY" in command(*words, "+source.manifest.date='3'", code=2).err
-
-
-@pytest.mark.parametrize(
-    "words", [["data.split.by=date"], ["data.split.until=2024"], ["data.split.by=date", "data.split.until=2024-1"]]
-)
-def test_a_split_by_date_needs_a_valid_date(words, train, dated, tmp_path, capsys):
-    train(tmp_path / "run", f"data.manifest={dated[0]}", *words, code=2)
-    assert "data.split.until" in capsys.readouterr().err
-
-
-def test_a_checkpoint_without_a_cut_is_as_earlier_versions_wrote_it(tiny_run):
-    run = Run.open(tiny_run)
-    assert run.card.trained_until == ""
-    assert "trained_until" not in read_checkpoint(run.checkpoint)[CARD_KEY]
-
-
-def test_shards_keep_dates(images, tmp_path):
-    some = read_dataset(images / "all.csv").take(np.arange(0, 192, 24))
-    dates = [f"2022-0{row + 1}" for row in range(len(some))]
-    dataset = Dataset(some.name, some.root, some.frame.assign(date=dates, released="2021"))
-    (tmp_path / "metrics.json").write_text("{}")
-    write_shards(dataset, tmp_path / "shards", tmp_path / "metrics.json", 1.0)
-    frame = open_shards(str(tmp_path / "shards"), None, 1.0).frame
-    assert frame["date"].tolist() == dates
-    assert set(frame["released"]) == {"2021"}

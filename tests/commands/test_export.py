@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,17 +43,6 @@ def test_an_exported_network_predicts_like_the_run_and_is_evaluated(exported, ti
     words = ["block=blind_test", *data_of(images / "blind.csv"), "data.workers=0", f"out={tmp_path}"]
     assert main(["evaluate", f"ckpt={exported}", *words]) == 0
     assert list(tmp_path.rglob("metrics.json"))
-
-
-def test_a_damaged_record_beside_the_newest_run_is_skipped(exported, run_copy, tmp_path, monkeypatch, command):
-    monkeypatch.chdir(tmp_path)
-    Path("runs", "damaged").mkdir(parents=True)
-    Path("runs", "damaged", "run.json").write_text('{"status": "finis')
-    run_copy.rename(Path("runs", "good"))
-    skipped, chosen = command("export", "out=net.safetensors").err.splitlines()
-    assert skipped.startswith("skipped: runs/damaged/run.json cannot be read: ")
-    assert chosen == "ckpt=runs/good (the newest run)"
-    assert Path("net.safetensors").read_bytes() == exported.read_bytes()
 
 
 def test_the_weights_are_named_as_in_timm_and_lie_beside_their_card(exported, tiny_run):

@@ -7,12 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hydra.core.global_hydra import GlobalHydra
 from sklearn.metrics import roc_auc_score
 
 from avatar_bench.cli.app import main
 from avatar_bench.data.dataset import read_manifest
-from avatar_bench.inference.detectors import import_files
 from avatar_bench.runs.imported import hash_detector
 from avatar_bench.runs.record import RunRecord
 from tests.builders.commands import change_record, copy_run, data_of, read_record, read_result
@@ -282,31 +280,6 @@ def test_a_damaged_folder_is_refused(run, evaluate):
     change_record(folder, checkpoint_sha256=hash_detector(folder / "detector", record))
     message = f"{folder} has no detector/, where the detector is."
     assert message in evaluate(folder, "block=blind_test", code=4).err
-
-
-def test_a_second_import_into_one_folder_is_refused(import_words, tmp_path, monkeypatch, capsys):
-    codes: list[int] = []
-
-    def import_twice(*arguments):
-        if not codes:
-            codes.append(0)
-            GlobalHydra.instance().clear()
-            codes.append(main([*import_words, f"out={tmp_path / 'imported'}"]))
-        return import_files(*arguments)
-
-    monkeypatch.setattr("avatar_bench.inference.detectors.import_files", import_twice)
-    assert main([*import_words, f"out={tmp_path / 'imported'}"]) == 0
-    assert codes[1] == 5
-    assert "another process is writing it" in capsys.readouterr().err
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["imported", "scores.csv"]
-
-
-def test_the_working_folder_cannot_become_a_run(import_words, tmp_path, monkeypatch, command):
-    monkeypatch.chdir(tmp_path)
-    assert "out=. holds other files" in command(*import_words, "out=.", code=3).err
-    (tmp_path / "empty").mkdir()
-    monkeypatch.chdir(tmp_path / "empty")
-    assert "out= is the working folder." in command(*import_words, "out=.", code=2).err
 
 
 def test_an_imported_run_is_not_exported_or_trained(run, tmp_path, command):

@@ -106,24 +106,3 @@ def test_classes_that_exchange_their_names_do_not_mix(tmp_path, is_generated, ch
     evaluate(tmp_path / "odd", "view=generated_or_not")
     accuracy = read_result(tmp_path / "odd", "new--generated_or_not")["metrics"]["accuracy"]["value"]
     assert accuracy == pytest.approx(reference.accuracy_score(is_generated, chance > 0.5), abs=1e-9)
-
-
-def test_two_classes_that_stand_for_one_are_added_up(rows, tmp_path, chance, import_scores, evaluate):
-    columns = {"prob_gan": chance / 4, "prob_diffusion": chance * 3 / 4, "prob_human": 1 - chance}
-    import_scores(tmp_path / "fine", columns, "{gan: generated, diffusion: generated, human: [drawing, real]}")
-    evaluate(tmp_path / "fine")
-    folder = tmp_path / "fine" / "evaluation" / "new--generated_or_not" / "blind_test"
-    table = pd.read_csv(folder / "predictions.csv").set_index("path")
-    np.testing.assert_allclose(table.loc[rows["path"], "prob_generated"], chance, atol=1e-9)
-
-
-def test_runs_of_other_classes_are_compared_in_a_view_by_default(images, run_copy, tmp_path, import_scores, command):
-    runs = tmp_path / "runs"
-    copy_run(run_copy, runs / "three")
-    likely = np.linspace(1, 0, 42)
-    import_scores(runs / "two", {"prob_drawing": likely, "prob_real": 1 - likely}, "{}")
-    table = pd.read_csv(images / "blind.csv").query("label != 'generated'")
-    data = [*data_of(write_manifest(tmp_path / "photos.csv", table, images)), "data.name=blind", *QUICK]
-    err = command("evaluate", f"ckpt={runs}", "block=[blind_test,significance]", *data).err
-    assert "view=photo_or_art (the finest that every run can answer)" in err
-    assert read_result(runs, "blind--photo_or_art", "significance")

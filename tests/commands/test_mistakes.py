@@ -19,6 +19,7 @@ ALL = (*NET, "data=folder", "data.root=high/photos")
 EVALUATE = ("evaluate", "ckpt={run}")
 OOD = (*EVALUATE, "block=out_of_domain")
 PREDICT = ("predict", "ckpt={run}", "input=.", "output=o.csv")
+CALIBRATE = ("calibrate", "ckpt={run}", "unit=source", *data_of("{images}/blind.csv"))
 RAY = ("predict", "ckpt={run}", "input=.", "output=o.parquet", "engine=ray")
 EXPORT = ("export", "ckpt={run}")
 VARY = ("vary", "data=manifest", "data.manifest={images}/blind.csv", "out=varied")
@@ -109,6 +110,9 @@ def mistaken(images, tmp_path_factory):
         ([*NET, *data_of("text.csv")], 3, "list.txt: not a known image format"),
         ([*NET, *data_of("sourceless.csv"), "mode.balance=source"], 2, NO_SOURCE),
         ([*NET, *data_of("sourceless.csv"), "data.split.val_by=source"], 3, "class 'drawing' has too few sources"),
+        ([*NET, *data_of("some.csv"), "data.split.by=date"], 2, "data.split.until"),
+        ([*NET, *data_of("some.csv"), "data.split.until=2024"], 2, "data.split.until"),
+        ([*NET, *data_of("some.csv"), "data.split.by=date", "data.split.until=2024-1"], 2, "data.split.until"),
         ([*ALL, "data.root=few"], 3, "has no image in train"),
         ([*ALL, "data.root=few", "data.blind={images}/blind"], 3, "data.blind has class 'generated'"),
         ([*ALL, "model.backbone=resnet18x"], 2, "'resnet18x'"),
@@ -123,11 +127,16 @@ def mistaken(images, tmp_path_factory):
         (["train", "resume=empty"], 4, "empty"),
         (["pretrain", *ALL[1:], "trainer.accelerator=cuda"], 2, "torch finds no GPU here"),
         (["prepare", "source=folder", "source.folder.root=parts", "out=x"], 3, RENAME),
+        (
+            ["prepare", "source=manifest", "source.manifest.file=some.csv", "+source.manifest.date='3'", "out=x"],
+            2,
+            "source.manifest.date=3: expected YYYY",
+        ),
         (["import", "kind=predictions", "columns=filename"], 2, "Write them in braces: 'columns={NAME: VALUE}'"),
         (["list", "runs=x"], 2, "list runs=x: no such kind; did you mean runs"),
         (["evaluate", "ckpt=nowhere"], 4, "ckpt=nowhere does not exist"),
         (["evaluate", "ckpt=empty"], 4, "is not a run and contains none"),
-        (["evaluate", "ckpt=[{run},{run}]", "block=significance"], 2, "is given twice"),
+        (["evaluate", "ckpt=[{run},{run}/./]", "block=significance"], 2, "is given twice"),
         (["evaluate", "block=[calibration,robustnes]"], 2, "did you mean robustness?"),
         (["evaluate", "block=robustness", "block.robustness.severities=3"], 2, "'block.robustness.severities=[3]'"),
         ([*EVALUATE, "split=blnd"], 2, "split=blnd"),
@@ -154,7 +163,20 @@ def mistaken(images, tmp_path_factory):
         ([*OOD, "data.ood_root=odd"], 2, "'my cats' is not a valid name"),
         ([*OOD, "data.ood_root=taken"], 2, "'test'"),
         ([*OOD, "data.ood_root=/no"], 3, "/no: cannot be read"),
+        ([*CALIBRATE, "unit=image", "beta=.2"], 2, "require unit=source"),
+        ([*CALIBRATE, "per_class=true", "target_error=.1"], 2, "all classes of a source together"),
+        ([*CALIBRATE, "folds=runs"], 2, "its networks have images of their own"),
+        ([*CALIBRATE, "beta=1.5"], 2, "between 0 and 1"),
         ([*PREDICT, "ckpt=nowhere"], 4, "ckpt=nowhere does not exist"),
+        ([*PREDICT, "evidence=ture"], 2, "evidence.enabled: expected true or false, got ture"),
+        ([*PREDICT, "target_error=1.5"], 2, "between 0 and 1"),
+        ([*PREDICT, "target_error=.05", "costs=costs.yaml"], 2, "exclude each other"),
+        ([*PREDICT, "target_error=.05", "runtime=onnx"], 2, "needs embeddings"),
+        ([*PREDICT, "target_error=.05", "precision=bf16"], 2, "precision=bf16"),
+        ([*PREDICT, "target_error=.05", "calibrated=false"], 2, "calibrated=False"),
+        ([*PREDICT, "per_class=true"], 2, "requires target_error"),
+        ([*PREDICT, "alpha=.2"], 2, "requires target_error or costs"),
+        ([*PREDICT, "costs=nowhere.yaml"], 2, "nowhere.yaml cannot be read"),
         ([*PREDICT, "input=nothing*"], 3, "matches no file"),
         ([*PREDICT, "input=@nothing"], 3, "@nothing"),
         ([*PREDICT, "input=empty"], 3, "contains no files"),

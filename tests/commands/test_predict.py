@@ -2,7 +2,6 @@
 
 import io
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -176,19 +175,6 @@ def test_a_score_that_is_not_finite_costs_its_row_alone(tiny_run, images, tmp_pa
     np.testing.assert_array_equal(np.stack(after.to_numpy()[~bad]), np.stack(before.to_numpy()[~bad]))
 
 
-def test_a_download_that_was_cut_short_costs_its_row(predict, images, tmp_path):
-    (tmp_path / "cut").mkdir()
-    image = Image.open(next((images / "blind" / "real").rglob("*.*")))
-    for name in ("a.webp", "b.avif", "c.webp"):
-        image.save(file := tmp_path / "cut" / name)
-        if name != "c.webp":
-            file.write_bytes(file.read_bytes()[:-200] + bytes(200))
-    assert predict(str(tmp_path / "cut"), tmp_path / "out.csv") == 3
-    table = read(tmp_path / "out.csv")
-    assert table["status"].tolist() == ["error", "error", "ok"]
-    assert table["reason"][:2].str.contains("it is truncated: it ends in 64 zeros").all()
-
-
 @pytest.mark.parametrize(("suffix", "share"), [("csv", 0.03), ("csv", 0.5), ("jsonl", 0.999)])
 def test_an_output_cut_short_is_continued_and_repeats_nothing(suffix, share, predict, folder, tmp_path, capsys):
     def parse(content):
@@ -226,9 +212,3 @@ def test_an_earlier_output_is_extended_or_replaced_and_another_table_refused(pre
     assert predict(folder, tmp_path / "table.csv", "update=true") == 2
     assert "does not have the columns of this run" in capsys.readouterr().err
     assert (tmp_path / "table.csv").read_text() == "path,label\na,b\n"
-
-
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_that_may_not_be_written_ends_with_5(predict, folder, tmp_path):
-    (tmp_path / "locked").mkdir(mode=0o500)
-    assert predict(folder, tmp_path / "locked" / "out.csv") == 5

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from avatar_bench.cli.app import main
-from tests.builders.commands import merge_words, read_record
+from avatar_bench.data.dataset import DATE_COLUMNS
+from tests.builders.commands import merge_words, read_record, write_manifest
 
 SPLIT = ("data.blind=null", "data.split.folds=10", "allow=[shortcut]")
 SHARDS = ("data=shards", "data.manifest=null", *SPLIT)
@@ -17,10 +18,13 @@ SHARDS = ("data=shards", "data.manifest=null", *SPLIT)
 
 @pytest.fixture(scope="module")
 def prepared(images, tmp_path_factory):
-    """A prepared data set with some eight shards; never write into it."""
+    """A prepared data set of dated images with some eight shards; never write into it."""
     out = tmp_path_factory.mktemp("prepared") / "set"
+    rows = pd.read_csv(images / "blind.csv")
+    rows = rows.assign(date=[f"2022-{row % 12 + 1:02}" for row in rows.index], released="2021")
+    manifest = write_manifest(out.with_name("dated.csv"), rows, images)
     quick = ("resamples=100", "folds=2", "equalised=false", "label_errors=false", "marks=false")
-    words = ["source=manifest", f"source.manifest.file={images / 'blind.csv'}", f"out={out}", "allow=[shortcut]"]
+    words = ["source=manifest", f"source.manifest.file={manifest}", f"out={out}", "allow=[shortcut]"]
     words += [*(f"block.data_audit.{option}" for option in quick), "out_format=shards", "shard_mb=0.02"]
     assert main(["prepare", *words]) == 0
     return out
@@ -54,6 +58,9 @@ def test_shards_hold_the_prepared_images_with_their_splits_and_groups(prepared):
 def test_files_and_shards_give_the_same_run(prepared, from_files, train, tmp_path):
     run = train(tmp_path / "run", *SHARDS, f"data.shards={prepared / 'shards'}", "epochs=2")
     assert_same_run(run, from_files)
+    splits = [pd.read_csv(folder / "split.csv", dtype=str)[["sha256", *DATE_COLUMNS]] for folder in (run, from_files)]
+    assert splits[0].equals(splits[1])
+    assert splits[0]["date"].nunique() == 12
     tables = []
     for folder in (run, from_files):
         assert main(["evaluate", f"ckpt={folder}", "block=blind_test", "block.blind_test.resamples=100"]) == 0

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from avatar_bench.cli.app import main
-from avatar_bench.metrics.selective import find_broken_sources, fit_source_threshold
+from avatar_bench.metrics.selective import fit_source_threshold
 from tests.conftest import SOURCES, draw_set
 
 CLASSES = ["drawing", "generated", "real"]
@@ -134,20 +134,6 @@ def test_folds_predict_the_sources_that_they_lack(train, run_copy, tmp_path):
     assert len(known) == len(set(known["path"]))
 
 
-@pytest.mark.parametrize(
-    ("words", "code", "text"),
-    [
-        (["unit=image", "beta=.2"], 2, "require unit=source"),
-        (["per_class=true", "target_error=.1"], 2, "all classes of a source together"),
-        (["folds=runs"], 2, "its networks have images of their own"),
-        (["beta=1.5"], 2, "between 0 and 1"),
-    ],
-)
-def test_options_that_do_not_go_together_are_refused(manifest, tiny_run, words, code, text, capsys):
-    assert calibrate(tiny_run, manifest, *words) == code
-    assert text in capsys.readouterr().err
-
-
 def test_sources_that_are_known_or_unnamed_are_refused(images, manifest, run_copy, tmp_path, capsys):
     assert calibrate(run_copy, images / "all.csv") == 3
     assert "sources of all: crayon, diffusion, gan and 4 more" in capsys.readouterr().err
@@ -175,13 +161,3 @@ def test_a_run_without_the_calibration_or_with_another_temperature_is_refused(
         file.write_text(json.dumps(saved | {"by_source": saved["by_source"] | {"beta": beta}}), encoding="utf-8")
         assert main(words) == 4
         assert "cannot be read" in capsys.readouterr().err
-
-
-def test_an_answered_source_counts_as_predict_counts(calibrated):
-    __, known = read_calibration(calibrated)
-    chances = np.array(known["probabilities"].tolist())
-    correct = chances.argmax(axis=1) == known["label"].map(CLASSES.index)
-    counted, broken = find_broken_sources(np.ones(len(known), bool), correct, known["source"], 0.1)
-    errors = known.assign(wrong=~correct).groupby("source")["wrong"].mean()
-    assert counted.all()
-    assert broken.tolist() == (errors > 0.1).tolist()

@@ -78,7 +78,7 @@ def test_the_sets_of_a_run_are_those_of_its_split_and_others_are_refused(tiny_ru
             Run.open(bare).dataset(name)
 
 
-def test_predictions_are_those_of_the_network_and_kept_for_the_same_labels_rows_and_images(run_copy, monkeypatch):
+def test_predictions_are_those_of_the_network_and_kept_for_what_they_were_made_of(run_copy, reseal, monkeypatch):
     run = Run.open(run_copy, batch_size=7)
     dataset = run.dataset("test")
     made = run.predictions(dataset)
@@ -108,6 +108,14 @@ def test_predictions_are_those_of_the_network_and_kept_for_the_same_labels_rows_
     for kept in (run_copy / "predictions").iterdir():
         made.take(np.arange(len(made))[::-1]).save(kept)
     np.testing.assert_array_equal(Run.open(run_copy, batch_size=7).predictions(dataset).logits, made.logits)
+    for kept in (run_copy / "predictions").iterdir():
+        kept.write_bytes(kept.read_bytes()[:200])
+    np.testing.assert_array_equal(Run.open(run_copy, batch_size=7).predictions(dataset).logits, made.logits)
+    checkpoint = torch.load(best(run_copy), weights_only=True)
+    checkpoint["state_dict"]["net.fc.bias"] += 1
+    torch.save(checkpoint, best(run_copy))
+    reseal(best(run_copy))
+    np.testing.assert_allclose(Run.open(run_copy).predictions(dataset).logits, made.logits + 1, atol=1e-4)
 
 
 def test_labels_overlaps_and_near_duplicates_are_guarded(run_copy, images, blind, tiny_run, tmp_path):

@@ -12,7 +12,7 @@ def test_the_demo_brings_sets_that_a_users_own_replace_and_other_data_has_the_se
     assert list_further_sets(options, tmp_path) == expected
     options.blind = "other.csv"
     assert list_further_sets(options, tmp_path)["blind"] == Path("other.csv")
-    for name in ("obj", "simpsons"):
+    for name in ("obj", "simpsons", ".hidden"):
         (tmp_path / name).mkdir()
     (tmp_path / "notes.txt").touch()
     options = ImagesConfig(kind="manifest", ood_sources={"things": ["a"]}, ood_root=str(tmp_path), ood={"obj": "mine"})

@@ -1,5 +1,6 @@
 """Tests of the kinds of sources, of users' own, and of every yaml of conf/source."""
 
+import re
 from dataclasses import MISSING, fields
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def test_every_source_is_complete_under_its_own_name_and_distinct_names_and_rast
             open_reader(file.stem, load(file))
     else:
         open_reader(file.stem, load(file))
+    if load(file)["kind"] == "package":
+        assert re.fullmatch(r"[0-9a-f]{64}", load(file)["sha256"])
     if load(file)["kind"] == "drawn" or ".svg" in file.read_text(encoding="utf-8").partition("files:")[2]:
         assert load(file).get("rasterise")
     names = [name for pattern in load(file).get("names") or [] for name in expand_pattern(pattern)]

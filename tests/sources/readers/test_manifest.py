@@ -38,6 +38,8 @@ def test_rows_that_cannot_be_used_are_named_and_a_row_needs_a_class_unless_the_s
     (tmp_path / "a.jpg").write_text("")
     assert read(tmp_path, "path\na.jpg\n")[1] == [("m.csv, line 2: a.jpg", "has no label")]
     assert len(read(tmp_path, "path\na.jpg\n", label="real")[0]) == 1
+    with pytest.raises(DataError, match="line 3: unknown date '2020/3'"):
+        read(tmp_path, "path,label,date\na.jpg,real,2020\na.jpg,real,2020/3\n")
 
 
 def test_the_state_changes_with_the_images_and_a_missing_file_is_an_error(tmp_path):
