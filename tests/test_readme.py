@@ -182,24 +182,6 @@ def test_the_examples_of_the_page_on_python_run_one_after_the_other(monkeypatch,
     assert "splti: no such option; did you mean split?" in capsys.readouterr().out
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("_here")
-def test_the_backbone_of_the_page_works_in_every_command(train, tmp_path):
-    options = ("model.backbone=tiny", "model.options={width: 8}", "mode=progressive", "trainer.limit_batches=2")
-    run = train(tmp_path / "run", *options, "-cd", "my")
-    blocks = ("architecture", "blind_test", "gradcam")
-    exported = tmp_path / ("net.onnx" if find_spec("onnxscript") else "net.safetensors")
-    for words in (
-        ["evaluate", *made_quick([f"ckpt={run}", f"block=[{','.join(blocks)}]", "-cd", "my"])],
-        ["export", f"ckpt={run}", f"out={exported}", "-cd", "my"],
-        ["predict", f"ckpt={run}", "input=photos", f"output={tmp_path / 'a.csv'}", "-cd", "my"],
-    ):
-        assert main(words) == 0
-    saved = {file.parent.name for file in (run / "evaluation" / "test").glob("*/metrics.json")}
-    assert set(blocks) <= saved
-    assert main(["predict", f"ckpt={run}", "input=photos", f"output={tmp_path / 'b.csv'}"]) == 4
-
-
 def read_sections(page):
     """Return the sections of a page that hold commands, each as one test."""
     parts = (ROOT / page).read_text(encoding="utf-8").split("\n## ")[1:]

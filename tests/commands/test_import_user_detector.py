@@ -180,10 +180,3 @@ def test_a_detector_that_raises_is_an_error_of_three_lines_and_nothing_is_writte
     err = capsys.readouterr().err
     assert message in err
     assert len(err.strip().splitlines()) <= 3
-
-
-def test_values_that_are_no_probabilities_cost_their_rows(run, my, predict):
-    file = my / "detector" / "brightness.py"
-    file.write_text(file.read_text().replace("return np.array(found)", "return np.array(found) * (1 + (n == 3))"))
-    run()
-    assert predict(code=3)[0]["reason"].dropna().tolist() == ["it returned no probabilities: their sum is 2"]

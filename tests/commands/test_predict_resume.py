@@ -1,7 +1,6 @@
 """predict interrupted by a signal, a kill or a full disk, and continued."""
 
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -71,26 +70,6 @@ def test_an_interrupted_output_keeps_whole_rows_and_ends_as_an_undisturbed_one(
     assert not list(tmp_path.glob("*.lock"))
     assert main([*words, f"output={cut}", "update=true"]) == 3
     assert cut.read_bytes() == whole(suffix)
-
-
-@pytest.mark.slow
-def test_kills_at_random_moments_lose_and_repeat_nothing(words, whole, fork, tmp_path):
-    cut = tmp_path / "cut.csv"
-    rng, kills = random.Random(0), 0
-    while kills < 3:
-        before = cut.stat().st_size if cut.exists() else 0
-        child = fork(*words, f"output={cut}", "update=true")
-        child.until(lambda before=before: cut.exists() and cut.stat().st_size > before)
-        time.sleep(rng.uniform(0, 0.1))
-        child.send(signal.SIGKILL)
-        code = child.end()
-        assert code in (-signal.SIGKILL, 3)  # it may have been done before
-        kills += code == -signal.SIGKILL
-        if cut.read_bytes() == whole("csv"):
-            cut.unlink()
-    assert main([*words, f"output={cut}", "update=true"]) == 3
-    assert cut.read_bytes() == whole("csv")
-    assert not list(tmp_path.glob("*.lock"))
 
 
 def test_a_killed_worker_ends_the_command_with_its_reason_and_keeps_the_rows(words, fork, tmp_path):

@@ -63,20 +63,6 @@ def test_an_exported_runtime_predicts_like_torch_and_continues_its_output(plain,
 
 
 @pytest.mark.slow
-def test_int8_says_each_time_how_often_it_agrees(tiny_run, images, tmp_path, capsys):
-    n = len(Run.open(tiny_run).dataset("calibration"))
-    tables, printed = [], []
-    for name in ("first.csv", "second.csv"):
-        tables.append(predict_table(tiny_run, images, tmp_path / name, "runtime=openvino", "precision=int8"))
-        out, err = capsys.readouterr()
-        assert len(out.splitlines()) == 1
-        printed.append([line for line in err.splitlines() if line.startswith("precision=int8: ")])
-    assert tables[0].equals(tables[1])
-    assert printed[0] == printed[1]
-    assert f" of {n} predictions" in printed[0][0]
-
-
-@pytest.mark.slow
 def test_a_network_that_is_kept_needs_neither_timm_nor_lightning(tiny_run, images, tmp_path, cache):
     first = predict_table(tiny_run, images, tmp_path / "first.csv", *OPENVINO)
     kept = sorted((cache / "networks").iterdir())

@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from avatar_bench.cli.app import main
-from avatar_bench.data.dataset import Dataset, read_manifest
+from avatar_bench.data.dataset import read_manifest
 from avatar_bench.evaluation.block import build_block
 from avatar_bench.runs.run import Run
 from tests.builders.commands import data_of, read_result
@@ -75,30 +74,27 @@ def test_the_manifest_names_each_file_with_its_source(tmp_path, vary):
         assert image.size == (48, 48)
 
 
-def test_an_interrupted_set_is_continued_and_no_other_options_are_mixed_in(tmp_path, vary, monkeypatch):
-    out, decode = tmp_path / "out", Dataset.image
-    few = (
-        "block.robustness.corruptions=[noise]",
-        "block.robustness.severities=[3]",
-        "block.robustness.delivery=[webp]",
-    )
+def test_a_killed_set_is_continued_and_no_other_options_are_mixed_in(images, tmp_path, vary, fork, monkeypatch):
+    out, replace = tmp_path / "out", Path.replace
+    few = [f"block.robustness.{option}" for option in ("corruptions=[noise]", "severities=[3]", "delivery=[webp]")]
 
-    def fail_late(dataset, row):
-        if row == 30 and (out / "images").exists():
-            raise KeyboardInterrupt
-        return decode(dataset, row)
+    def be_killed(file, target):
+        if target.suffix == ".png" and len(list(out.rglob("*.png"))) == 30:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return replace(file, target)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Dataset, "image", fail_late)
-        vary(out, "size=32", *few, code=130)
+    words = ["vary", *data_of(images / "blind.csv"), "size=32", *few, f"out={out}"]
+    child = fork(*words, before=lambda: monkeypatch.setattr(Path, "replace", be_killed))
+    assert child.end() == -signal.SIGKILL
     assert not (out / "manifest.csv").exists()
-    assert not list(out.rglob("*.part"))
-    before = list_files(out)
-    assert before
+    left = [file for file in list_files(out) if file.endswith(".part")]
+    before = {file: time for file, time in list_files(out).items() if file not in left}
+    assert left
     table, printed = vary(out, "size=32", *few)
     assert f"{len(before)} kept from before" in printed.out
     after = list_files(out)
     assert before.items() <= after.items()
+    assert not set(left) & set(after)
     whole, _ = vary(tmp_path / "whole", "size=32", *few)
     assert whole["path"].tolist() == table["path"].tolist()
     assert all((out / path).read_bytes() == (tmp_path / "whole" / path).read_bytes() for path in whole["path"])
@@ -106,22 +102,6 @@ def test_an_interrupted_set_is_continued_and_no_other_options_are_mixed_in(tmp_p
     err = vary(out, "size=40", *few, code=2)[1].err
     assert "holds variations of other images, or made with other options" in err
     assert list_files(out) == after
-
-
-def test_what_a_killed_process_has_left_is_removed(images, tmp_path, fork, monkeypatch):
-    out, replace = tmp_path / "out", Path.replace
-
-    def be_killed(file, target):
-        if target.suffix == ".png":
-            os.kill(os.getpid(), signal.SIGKILL)
-        return replace(file, target)
-
-    words = ["vary", *data_of(images / "blind.csv"), "size=32", *FEW[:1], f"out={out}"]
-    child = fork(*words, before=lambda: monkeypatch.setattr(Path, "replace", be_killed))
-    assert child.end() == -signal.SIGKILL
-    assert list(out.rglob("*.part"))
-    assert main(words) == 0
-    assert not list(out.rglob("*.part"))
 
 
 @pytest.mark.slow

@@ -66,20 +66,6 @@ def test_images_of_other_classes_are_left_out_and_a_changed_view_is_evaluated_ag
     assert load(run_copy, SET).n == 28
 
 
-def test_proportions_of_merged_classes_are_summed(run_copy, evaluate):
-    words = [VIEW, "block=prior_shift", "block.prior_shift.resamples=100"]
-    evaluate(run_copy, *words)
-    result = load(run_copy, SET, "prior_shift")
-    shares = {"generated": pytest.approx(1 / 3), "not_generated": pytest.approx(2 / 3)}
-    assert result.provenance["training_shares"] == shares  # trained on as many of each of three classes
-    mixes = result.tables["mixes"].set_index("mix")
-    assert mixes.loc["50-25-25", ["share_generated", "share_not_generated"]].tolist() == [0.25, 0.75]
-    assert mixes.loc["80-10-10", "share_generated"] == pytest.approx(0.1)
-    evaluate(run_copy, *words, "block.prior_shift.training={generated: 0.2, not_generated: 0.8}")
-    shares = load(run_copy, SET, "prior_shift").provenance["training_shares"]
-    assert shares == {"generated": 0.2, "not_generated": 0.8}
-
-
 @pytest.mark.slow
 def test_ensembles_are_fitted_in_the_view_but_those_of_all_classes_stay(run_copy, tmp_path, evaluate):
     runs = tmp_path / "runs"
