@@ -195,9 +195,9 @@ def test_predict_gives_what_the_command_gives(tiny_run, images):
     with pytest.warns(UserWarning, match="1 of 15 files could not be read: see status and reason"):
         rows = avatar_bench.predict("my, photos", **options)
     texts = ["path", "status", "reason", "prediction"]
-    for suffix, update in (("csv", False), ("csv", True), ("jsonl", False), ("parquet", False)):
+    for update in (False, True):
         with pytest.warns(UserWarning, match="1 of 15"):
-            table = avatar_bench.predict(photos, output=Path(f"rows.{suffix}"), update=update, **options)
+            table = avatar_bench.predict(photos, output=Path("rows.csv"), update=update, **options)
         assert table[texts].fillna("").to_numpy().tolist() == rows[texts].fillna("").to_numpy().tolist()
         np.testing.assert_array_equal(table.iloc[:, 4:].astype(float), rows.iloc[:, 4:].astype(float))
     words = [f"ckpt={tiny_run}", "workers=0", "precision=32", "output=typed.csv"]
@@ -226,7 +226,6 @@ def test_an_imported_detector_is_a_run(tiny_run, images):
 
 
 MISTAKES: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], list[str]]] = [
-    (avatar_bench.evaluate, (), {"splti": "val"}, ["evaluate", "splti=val"]),
     (avatar_bench.evaluate, (), {"ckpt": "nowhere"}, ["evaluate", "ckpt=nowhere"]),
     (avatar_bench.train, (), {"lr": "fast"}, ["train", "lr=fast"]),
     (avatar_bench.report, ("nowhere",), {}, ["report", "runs=nowhere"]),

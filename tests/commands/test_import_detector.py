@@ -229,17 +229,6 @@ def test_classes_and_columns_of_somebody_elses_table_are_renamed(run, evaluate, 
     assert "classes generated, not_generated (drawing, real)" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("scale", "words"), [(1, ()), (40, ("threshold=20",))])
-def test_scores_keep_their_order_and_threshold(scale, words, run, exported):
-    scores = exported[True]["prob_generated"].to_numpy() * scale
-    folder = run(lambda table: table[["path"]].assign(score=scores), HIGHER, *words)
-    probabilities = pd.read_parquet(folder / "detector" / "predictions.parquet")["prob_generated"]
-    assert probabilities.nunique() == len(np.unique(scores))
-    assert (probabilities >= 0.5).sum() == (scores >= scale / 2).sum()
-    if not words:
-        np.testing.assert_array_equal(np.sort(probabilities), np.sort(scores))
-
-
 def test_a_score_is_evaluated_in_its_view_and_without_threshold_warned_of(run, exported, images, command, tmp_path):
     table = pd.read_csv(images / "blind.csv").query("label != 'drawing'")
     paths = [os.path.relpath(images / path, tmp_path) for path in table["path"]]

@@ -47,7 +47,7 @@ def mistaken(images, tmp_path_factory):
     for folder in ("beside", "beside/train", "parts/train", "parts/validation", "copies/train", "copies/val"):
         shutil.copytree(images / "blind", root / folder)
     shutil.copytree(images / "blind" / "real", root / "single" / "real")
-    for folder in ("empty", "flat", "weights.onnx", "odd/my cats", "taken/test", "few/test/drawing", "few/test/real"):
+    for folder in ("empty", "flat", "weights.onnx", "odd/my cats", "few/test/drawing", "few/test/real"):
         (root / folder).mkdir(parents=True)
     for number, file in enumerate(sorted((root / "high").rglob("*.png"))):
         shutil.copy(file, root / "flat" / f"{number}.png")
@@ -66,7 +66,6 @@ def mistaken(images, tmp_path_factory):
     tables["unicode"] = rows.assign(label=french.mask(is_odd, "re\u0301el"))
     tables["sourceless"] = rows.drop(columns="source")
     tables["twice"] = pd.concat([rows, rows.head(1).assign(label="real")])
-    tables["text"] = pd.concat([rows, rows.head(1).assign(path=root / "list.txt")])
     tables["photo"] = rows.replace({"label": {"real": "photo"}})
     for name, table in tables.items():
         write_manifest(root / f"{name}.csv", table, images)
@@ -100,20 +99,17 @@ def mistaken(images, tmp_path_factory):
         ([*ALL, "data.blind=nowhere"], 3, "data.blind: nowhere does not exist"),
         ([*NET, *data_of("empty")], 3, "empty is a folder"),
         ([*ALL, "data.root=single"], 3, "single has only one class, 'real'"),
-        ([*NET, *data_of("nowhere.csv")], 3, "nowhere.csv does not exist"),
         ([*ALL, "data.root=hollow"], 3, "painting"),
         ([*NET, *data_of("some.csv")], 3, "has no label (1 such image of"),
         ([*NET, *data_of("minus.parquet")], 3, "has no label (65 such images of 192)"),
         ([*NET, *data_of("case.csv")], 3, "differ only in case"),
         ([*NET, *data_of("unicode.csv")], 3, "invisible characters or the normal form of Unicode"),
         ([*NET, *data_of("twice.csv")], 3, "An image has one true class"),
-        ([*NET, *data_of("text.csv")], 3, "list.txt: not a known image format"),
         ([*NET, *data_of("sourceless.csv"), "mode.balance=source"], 2, NO_SOURCE),
         ([*NET, *data_of("sourceless.csv"), "data.split.val_by=source"], 3, "class 'drawing' has too few sources"),
         ([*NET, *data_of("some.csv"), "data.split.by=date"], 2, "data.split.until"),
         ([*NET, *data_of("some.csv"), "data.split.until=2024"], 2, "data.split.until"),
         ([*NET, *data_of("some.csv"), "data.split.by=date", "data.split.until=2024-1"], 2, "data.split.until"),
-        ([*ALL, "data.root=few"], 3, "has no image in train"),
         ([*ALL, "data.root=few", "data.blind={images}/blind"], 3, "data.blind has class 'generated'"),
         ([*ALL, "model.backbone=resnet18x"], 2, "'resnet18x'"),
         ([*ALL, "init_from=nowhere"], 4, "nowhere"),
@@ -122,7 +118,6 @@ def mistaken(images, tmp_path_factory):
         ([*ALL, "seed=99999999999999999999999"], 2, "from 0 to 4294967295"),
         ([*ALL, "trainer.accelerator=os"], 2, "auto, cpu, gpu"),
         ([*ALL, "+trainer.plugins.mine=x"], 2, "trainer.plugins.mine=x: expected {_target_"),
-        ([*ALL, "+nothing=x"], 2, "nothing: no such option"),
         (["train", "resume={run}", "epochs=9"], 2, "epochs=9"),
         (["train", "resume=empty"], 4, "empty"),
         (["pretrain", *ALL[1:], "trainer.accelerator=cuda"], 2, "torch finds no GPU here"),
@@ -142,10 +137,8 @@ def mistaken(images, tmp_path_factory):
         ([*EVALUATE, "split=blnd"], 2, "split=blnd"),
         ([*EVALUATE, "split=train"], 2, "do not estimate performance on new ones"),
         ([*EVALUATE, "data=folder", "data.root=nowhere"], 3, "nowhere is not a folder"),
-        ([*EVALUATE, *data_of("photo.csv")], 3, "'photo'"),
         ([*EVALUATE, *data_of("photo.csv")], 3, "drawing, generated, real"),
         ([*EVALUATE, "data.image_size=64"], 3, "data.image_size=64"),
-        ([*EVALUATE, "data.resize=pad"], 3, "data.resize=pad"),
         (
             [*EVALUATE, "data.equalise=jpeg"],
             3,
@@ -161,7 +154,6 @@ def mistaken(images, tmp_path_factory):
         ([*OOD, "data.ood={cats: /no}"], 3, "data.ood.cats: /no does not exist"),
         ([*OOD, "data.ood={test: x}"], 2, "data.ood={'test': 'x'}: expected names"),
         ([*OOD, "data.ood_root=odd"], 2, "'my cats' is not a valid name"),
-        ([*OOD, "data.ood_root=taken"], 2, "'test'"),
         ([*OOD, "data.ood_root=/no"], 3, "/no: cannot be read"),
         ([*CALIBRATE, "unit=image", "beta=.2"], 2, "require unit=source"),
         ([*CALIBRATE, "per_class=true", "target_error=.1"], 2, "all classes of a source together"),
@@ -205,14 +197,11 @@ def mistaken(images, tmp_path_factory):
         ([*EXPORT, "out=weights.xml"], 2, "weights.bin"),
         ([*EXPORT, "out=taken.onnx"], 2, "taken.json"),
         ([*EXPORT, "out=weights.onnx"], 5, "cannot be written"),
-        ([*EXPORT, "out=net.onnx", "ckpt=nowhere"], 4, "does not exist"),
         (VARY, 2, "expected ckpt=RUN, size=PIXELS, or at=native"),
         ([*VARY, "size=32", "ckpt=RUN"], 2, "ckpt excludes size and resize"),
         ([*VARY, "size=32", "block=calibration"], 2, "vary writes the images of robustness"),
         (["vary", "data=run", "size=32", "out=varied"], 2, "data=run requires ckpt=RUN"),
-        ([*VARY, "size=32", "block.robustness.severities=[1]"], 2, "with 3 among them"),
         (["report", "runs=nowhere"], 3, "there is no such folder"),
-        (["report", "runs=empty"], 3, "contains no run"),
         (["report", "runs="], 2, "runs= is empty"),
         ([*REPORT, "lang=de"], 2, "lang=de: expected en or ru"),
         ([*REPORT, "out=page.pdf"], 2, "out=page.pdf: expected a file that ends in .html or .htm"),

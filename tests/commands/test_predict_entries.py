@@ -1,9 +1,11 @@
-"""Tests of columns, outputs and engines of predict that a user's folder adds."""
+"""Tests of columns and engines of predict that a user's folder adds."""
 
 from pathlib import Path
 
 import pandas as pd
 import pytest
+
+from tests.builders.run_files import write_file
 
 COLUMN = '''"""Stem of the file."""
 
@@ -22,17 +24,6 @@ class StemColumns(PredictionColumns):
     def add_to(self, table, run):
         stems = table["path"].map(lambda path: self.prefix + path.rpartition("/")[2].partition(".")[0])
         return table.assign(stem=stems.where(table["status"] == "ok", None).astype(object))
-'''
-OUTPUT = '''"""Paths of the files."""
-
-from avatar_bench.inference.prediction_writer import TextWriter
-
-
-class PathsWriter(TextWriter):
-    marks = ()
-
-    def format_rows(self, rows):
-        return "".join(f"{path}\\n" for path in rows["path"])
 '''
 ENGINE = '''"""Rows of nothing."""
 
@@ -60,12 +51,9 @@ class Nothing:
 @pytest.fixture
 def words(tiny_run, images, tmp_path):
     """Return the words of predict with a folder of entries."""
-    entries = {"prediction_column/stem.py": COLUMN, "prediction_output/paths.py": OUTPUT}
-    entries |= {"engine/nothing.py": ENGINE, "engine/nothing.yaml": "name: nothing\n"}
+    entries = {"prediction_column/stem.py": COLUMN, "engine/nothing.py": ENGINE, "engine/nothing.yaml": "name: nothing"}
     for path, text in entries.items():
-        file = tmp_path / "my" / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text)
+        write_file(tmp_path / "my" / path, text)
     small = ["threads=1", "workers=0", "precision=32", "runtime=torch"]
     return ["predict", "-cd", str(tmp_path / "my"), f"ckpt={tiny_run}", f"input={images / 'blind' / 'real'}", *small]
 
@@ -83,15 +71,6 @@ def test_a_column_is_added_compared_when_an_output_is_continued_and_shown_for_re
     assert command(*words, output, "stem.prefix=a", code=2).err.startswith("stem.prefix requires stem=true")
     command(*words, page, "stem=true", "stem.prefix='<b>'")
     assert "<dt>stem</dt><dd>&lt;b&gt;" in (tmp_path / "page.html").read_text(encoding="utf-8")
-
-
-def test_an_output_is_found_by_its_suffix(words, tmp_path, command):
-    output = tmp_path / "files.paths"
-    command(*words, f"output={output}")
-    assert all(Path(line).is_file() for line in output.read_text().splitlines())
-    command(*words, f"output={output}", "update=true", code=2)
-    suffixes = "a file that ends in .csv, .html, .jsonl, .parquet or .paths, or -"
-    assert suffixes in command(*words, "output=files.txt", code=2).err
 
 
 def test_an_engine_has_options_of_its_own(words, command):

@@ -298,22 +298,20 @@ def test_a_folder_that_holds_a_run_is_not_written_over_unless_it_never_trained(t
     assert read_record(out)["status"] == "finished"
 
 
-def test_without_out_the_run_lies_under_its_model_mode_and_time(small, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert main(["train", *small, "trainer=debug", "mode=frozen"]) == 0
-    (run,) = (tmp_path / "runs").glob("*/*")
-    assert run.parent.name == "test_resnet.r160_in1k-frozen"
-    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", run.name)
-    assert [child.name for child in tmp_path.iterdir()] == ["runs"]
-
-
-def test_data_and_runs_may_lie_in_folders_of_any_name(train, images, tmp_path):
+def test_without_out_a_run_lies_under_its_model_mode_and_time_in_a_folder_of_any_name(
+    small, images, tmp_path, monkeypatch, command
+):
     folder = tmp_path / "it's фото (1), x=1 [c] ~"
     folder.mkdir()
+    monkeypatch.chdir(folder)
     (folder / "data").symlink_to(images / "all", target_is_directory=True)
-    words = ["data=folder", f"data.root={folder / 'data'}", "data.manifest=null", "data.limit=40", "trainer=debug"]
-    run = train(folder / "run", *words)
-    assert main(["evaluate", f"ckpt={run}", "allow=[permutation]", "block.blind_test.resamples=100"]) == 0
+    words = ["data=folder", f"data.root={folder / 'data'}", "data.limit=40", "trainer=debug", "mode=frozen"]
+    command("train", *[word for word in small if not word.startswith(("data=", "data.manifest="))], *words)
+    (run,) = (folder / "runs").glob("*/*")
+    assert run.parent.name == "test_resnet.r160_in1k-frozen"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", run.name)
+    assert sorted(child.name for child in folder.iterdir()) == ["data", "runs"]
+    command("evaluate", f"ckpt={run}", "allow=[permutation]", "block.blind_test.resamples=100")
 
 
 @pytest.mark.slow
