@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from avatar_bench.cli.app import main
 from tests.builders.commands import undrawn
+from tests.conftest import SOURCES, draw_set
 
 WAIT = 300  # seconds, for a machine that has much else to do
 
@@ -26,6 +27,15 @@ def blank_figures(request):
     """Save empty pages, which is most of the time of a command, except in the modules that say DRAWS = True."""
     with nullcontext() if getattr(request.module, "DRAWS", False) else undrawn():
         yield
+
+
+@pytest.fixture(scope="session")
+def large_run(train, tmp_path_factory):
+    """A run with enough calibration images for thresholds; never write into it, except evaluation/."""
+    root = tmp_path_factory.mktemp("large")
+    draw_set(root, "all", 120, SOURCES, seed=5)
+    words = [f"data.manifest={root / 'all.csv'}", "data.blind=null", "data.split.folds=3", "epochs=2"]
+    return train(root / "run", *words)
 
 
 @pytest.fixture

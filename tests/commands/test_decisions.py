@@ -315,12 +315,9 @@ def test_ensembles_and_imported_predictions_decide_too(images, fit, calibrated, 
     assert (decided["decision"] == decided["prediction"]).mean() > 0.5
 
 
-@pytest.mark.slow
-def test_train_fits_thresholds_where_its_calibration_images_are_enough(train, tmp_path):
-    draw_set(tmp_path, "all", 120, SOURCES, seed=5)
+def test_train_fits_thresholds_where_its_calibration_images_are_enough(large_run, tmp_path):
     draw_set(tmp_path, "new", 4, SOURCES, seed=6)
-    words = [f"data.manifest={tmp_path / 'all.csv'}", "data.blind=null", "data.split.folds=3", "epochs=2"]
-    run = train(tmp_path / "run", *words)
+    run = copy_run(large_run, tmp_path / "run")
     saved, record = json.loads((run / "calibration.json").read_text()), read_record(run)
     assert (saved["by"], saved["temperature"]) == ("train", record["temperature"])
     assert saved["checkpoint_sha256"] == record["checkpoint_sha256"]

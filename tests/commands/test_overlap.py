@@ -8,27 +8,19 @@ from PIL import Image
 
 from avatar_bench.results.reasons import Reason, format_reason
 from tests.builders.commands import data_of, read_record, read_result
-from tests.conftest import SOURCES, draw_set
 
 TARGETS = {"decision": ["block.decision.targets=[0.2]"]}
 
 
-@pytest.fixture(scope="module")
-def run(train, tmp_path_factory):
-    """Return a run with enough calibration images for thresholds; never write into it, except evaluation/."""
-    root = tmp_path_factory.mktemp("run")
-    draw_set(root, "all", 120, SOURCES, seed=5)
-    words = [f"data.manifest={root / 'all.csv'}", "data.blind=null", "data.split.folds=3", "epochs=2"]
-    return train(root / "run", *words)
-
-
 @pytest.fixture
-def evaluate(run, images, tmp_path, command):
+def evaluate(large_run, images, tmp_path, command):
     """Return a function that evaluates the blind images and copies of some images of a split, and what it prints."""
 
     def evaluate_copies(name, split, n, is_near, block, *words, code=0):
-        rows = pd.read_csv(run / "split.csv").query("split == @split").iloc[::2].head(n)[["path", "label", "source"]]
-        root, copies = Path(read_record(run)["data"]["root"]), []
+        rows = (
+            pd.read_csv(large_run / "split.csv").query("split == @split").iloc[::2].head(n)[["path", "label", "source"]]
+        )
+        root, copies = Path(read_record(large_run)["data"]["root"]), []
         for path in rows["path"]:
             copies.append(tmp_path / f"{name}{len(copies)}{'.png' if is_near else Path(path).suffix}")
             copies[-1].write_bytes((root / path).read_bytes())
@@ -39,16 +31,18 @@ def evaluate(run, images, tmp_path, command):
         blind["path"] = [str(images / path) for path in blind["path"]]
         pd.concat([rows.assign(path=copies), blind]).to_csv(tmp_path / f"{name}.csv", index=False)
         options = [f"block={block}", f"block.{block}.resamples=100", *TARGETS.get(block, []), "data.workers=0"]
-        return command("evaluate", f"ckpt={run}", *data_of(tmp_path / f"{name}.csv"), *options, *words, code=code).err
+        return command(
+            "evaluate", f"ckpt={large_run}", *data_of(tmp_path / f"{name}.csv"), *options, *words, code=code
+        ).err
 
     return evaluate_copies
 
 
 @pytest.mark.parametrize(("is_near", "n"), [(False, 5), (True, 4)])
-def test_copies_of_val_images_are_counted_in_a_warning(is_near, n, run, evaluate):
+def test_copies_of_val_images_are_counted_in_a_warning(is_near, n, large_run, evaluate):
     warning = Reason("overlap_with_val", n=n, all=42 + n)
     assert format_reason(warning) in evaluate(f"val{n}", "val", n, is_near, "blind_test")
-    saved = read_result(run, f"val{n}")
+    saved = read_result(large_run, f"val{n}")
     assert warning.plain in saved["warnings"]
     assert warning.plain in saved["provenance"]["leakage"]  # printed however many warnings there are
 
