@@ -1,5 +1,7 @@
 """Audit of a data set: measured properties, tables, and the assessment at every threshold."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,10 +10,18 @@ from PIL import Image
 from avatar_bench.audit import shortcuts
 from avatar_bench.audit.file_metadata import HINTS
 from avatar_bench.audit.properties import APPEARANCE, METADATA
-from avatar_bench.audit.shortcuts import assess, count_hints, cross_tabulate, find_copies, measure_images, summarise
-from avatar_bench.data.dataset import read_manifest
+from avatar_bench.audit.shortcuts import (
+    assess,
+    compare_provenance,
+    count_hints,
+    cross_tabulate,
+    find_copies,
+    measure_images,
+    summarise,
+)
+from avatar_bench.data.dataset import OTHER_PREFIX, Dataset, read_manifest
 from avatar_bench.errors import DataError
-from avatar_bench.results.reasons import Reason
+from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Metric
 from tests.builders.pixels import make_noise
 
@@ -122,3 +132,25 @@ def test_the_assessment_gives_reasons_and_weighs_copies_and_label_conflicts():
         rows = [(f"{i}l", f"{i}r", conflict) for i in range(count)]
         matches = pd.DataFrame(rows, columns=["left", "right", "conflict"])
         assert assess(known(), NOTHING, NOTHING, matches).suitable == suitable
+
+
+def test_what_training_and_an_external_set_share_is_counted_with_its_classes():
+    shared, other = "various diffusion models", "photographers not named"  # stand for a missing name
+    ours = [(6, "real", f"Ann Lee; {other}", "https://a.example/", "")]
+    ours.append((7, "drawing", "Bo Xu (art)", "https://b.example", shared))
+    theirs = [(4, "real", f"Cy Ott, {other}", "https://a.example", "")]
+    theirs.append((3, "drawing", "Di Roe and Bo Xu", "https://c.example", shared))
+    columns = ["label", *(f"{OTHER_PREFIX}{name}" for name in ("author", "url")), "generator"]
+    sets = []
+    for name, kinds in (("ours", ours), ("theirs", theirs)):
+        frame = pd.DataFrame([row for n, *row in kinds for _ in range(n)], columns=columns)
+        sets.append(Dataset(name, Path(), frame.assign(source=name, origin="")))
+    table, warnings = compare_provenance(*sets, {})
+    assert table[["value", "training", "external"]].to_numpy().tolist() == [
+        ["https://a.example", 6, 4],
+        ["Bo Xu", 7, 3],
+    ]
+    assert [format_reason(warning, "data_audit") for warning in warnings] == [
+        "real: url https://a.example on both sides: 6 images of training, 4 of theirs",
+        "drawing: author Bo Xu on both sides: 7 images of training, 3 of theirs",
+    ]

@@ -130,35 +130,6 @@ def test_the_demo_brings_its_sources_along(command_name):
     assert set(data["ood_sources"]) == {"things", "icons", "textures"}
 
 
-@pytest.mark.slow
-def test_what_training_and_external_set_share_is_named(tmp_path, command):
-    shared, other = "various diffusion models", "photographers not named"  # stand for a missing name
-    sides = {  # (source, label, number): author, url, generator
-        ("ours", "real", 6): (f"Ann Lee; {other}", "https://a.example/", ""),
-        ("ours", "drawing", 7): ("Bo Xu (art)", "https://b.example", shared),
-        ("theirs", "real", 4): (f"Cy Ott, {other}", "https://a.example", ""),
-        ("theirs", "drawing", 3): ("Di Roe and Bo Xu", "https://c.example", shared),
-    }
-    rng, rows = np.random.default_rng(0), []
-    (tmp_path / "photos").mkdir()
-    for (source, label, n), origin in sides.items():
-        for number in range(n):
-            path = f"photos/{source}_{label}_{number}.png"
-            Image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(tmp_path / path)
-            rows.append((path, label, source, *origin))
-    columns = ["path", "label", "source", "author", "url", "generator"]
-    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "all.csv", index=False)
-    words = ["prepare", "source=manifest", f"source.manifest.file={tmp_path / 'all.csv'}", "blind=[theirs]", *QUICK]
-    err = command(*words, f"out={tmp_path / 'set'}", "allow=[shortcut]").err.splitlines()
-    assert [line for line in err if "both sides" in line] == [
-        "warning: real: url https://a.example on both sides: 6 images of training, 4 of blind",
-        "warning: drawing: author Bo Xu on both sides: 7 images of training, 3 of blind",
-    ]
-    table = pd.read_csv(tmp_path / "set" / "audit" / "shared_provenance.csv")
-    assert table["value"].tolist() == ["https://a.example", "Bo Xu"]
-    assert "author Bo Xu on both sides" in (tmp_path / "set" / "card.html").read_text(encoding="utf-8")
-
-
 def test_class_folders_become_a_data_set_whose_split_and_folds_train_takes_over(images, train, tmp_path):
     out = tmp_path / "set"
     assert main(folder(images / "blind", out)) == 0
@@ -242,24 +213,6 @@ def test_adding_a_source_reads_that_source_alone(few, images, tmp_path, command)
     assert "more: real" in err
     assert "folder:" not in err
     assert len(manifest_of(out)) == 18 + 14
-
-
-@pytest.mark.slow
-def test_images_of_a_blind_set_are_left_out(images, tmp_path, command):
-    root, blind, out = tmp_path / "photos", tmp_path / "blind", tmp_path / "set"
-    shutil.copytree(images / "blind" / "real", root / "real")
-    shutil.copytree(images / "blind" / "drawing", blind / "real")
-    shutil.copy(next(blind.rglob("*.png")), root / "real" / "new-real" / "stolen.png")
-    words = folder(root, out, f"against={{blind: {blind}}}")
-    command(*words)
-    (reason,) = pd.read_csv(out / "quarantine.csv")["reason"]
-    assert reason.startswith("is also in blind: ")
-    shutil.copy(root / "real" / "new-real" / "00.png", blind / "real" / "new.png")
-    assert "against.blind has changed since" in command(*words, code=5).err
-    command(*words, "update=true")
-    assert len(manifest_of(out)) == 14 - 1
-    assert "is inside the folder that source.folder is read from" in command(*folder(root, root / "set"), code=2).err
-    assert not (root / "set").exists()
 
 
 @pytest.mark.slow

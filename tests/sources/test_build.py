@@ -13,7 +13,7 @@ from PIL import Image
 
 from avatar_bench.data.dataset import read_dataset
 from avatar_bench.data.splits import SplitPlan
-from avatar_bench.errors import DataError, OutputError
+from avatar_bench.errors import ConfigError, DataError, OutputError
 from avatar_bench.sources import build
 from avatar_bench.sources.build import WORK_FOLDER, DatasetRecipe, build_dataset, demo_root, ensure_demo
 from avatar_bench.sources.dataset_files import MANIFEST_COLUMNS
@@ -169,6 +169,15 @@ def test_another_recipe_changes_a_data_set_only_when_told_to_but_no_test_set_nor
     with pytest.raises(OutputError, match="split must stay"):
         build_dataset(DatasetRecipe(sources=two, plan=SplitPlan(seed=1, by="group")), tmp_path / "out", update=True)
     assert build_dataset(DatasetRecipe(sources={"a": two["a"]}), tmp_path / "out", update=True).removed == 3
+    with pytest.raises(ConfigError, match=r"is inside the folder that source\.a is read from"):
+        build_dataset(DatasetRecipe(sources=two), tmp_path / "a" / "out")
+    make_folder(tmp_path / "kept", "real", {"real/0.png": photo(0)})
+    apart = DatasetRecipe(sources={"a": two["a"]}, against={"blind": str(tmp_path / "kept")})
+    assert build_dataset(apart, tmp_path / "apart").counts == {"real": 2}
+    (tmp_path / "kept" / "real" / "1.png").write_bytes(photo(1))
+    with pytest.raises(OutputError, match=r"against\.blind has changed since"):
+        build_dataset(apart, tmp_path / "apart")
+    assert build_dataset(apart, tmp_path / "apart", update=True).counts == {"real": 1}
 
 
 def test_a_deleted_image_is_stored_again_a_failure_changes_nothing_and_parts_are_the_same(tmp_path, two, monkeypatch):
