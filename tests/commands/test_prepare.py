@@ -201,20 +201,6 @@ def test_an_update_deletes_nothing_where_a_source_cannot_be_read_or_lacks_many(f
     assert set(manifest_of(out)["source"]) == {"others"}
 
 
-def test_adding_a_source_reads_that_source_alone(few, images, tmp_path, command):
-    root, out = few
-    text = "# @package source.more\n# more\nkind: folder\nlabel: real\nlicence: CC0\nauthor: me\ngenerator: ''\n"
-    (tmp_path / "conf" / "source").mkdir(parents=True)
-    photos = images / "blind" / "generated"
-    (tmp_path / "conf" / "source" / "more.yaml").write_text(f"{text}homepage: ''\nroot: {photos}\n")
-    words = folder(root, out, "-cd", str(tmp_path / "conf"), "update=true")
-    words[1] = "source=[folder,more]"
-    err = command(*words).err
-    assert "more: real" in err
-    assert "folder:" not in err
-    assert len(manifest_of(out)) == 18 + 14
-
-
 @pytest.mark.slow
 def test_data_that_cannot_answer_is_written_and_ends_with_code_3(images, tmp_path, command):
     root, out = tmp_path / "photos", tmp_path / "set"
@@ -228,7 +214,6 @@ def test_data_that_cannot_answer_is_written_and_ends_with_code_3(images, tmp_pat
     assert len(manifest_of(out)) == 40
     command(*folder(root, out), code=3)
     command(*folder(root, out, "allow=[shortcut]"))
-    command("train", "data=manifest", f"data.manifest={out / 'manifest.csv'}", f"out={tmp_path / 'run'}", code=3)
     command(*folder(root, tmp_path / "even", "equalise=jpeg"))
 
 

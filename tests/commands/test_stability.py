@@ -220,21 +220,6 @@ def test_an_ensemble_of_networks_that_see_images_differently_answers_as_on_chang
     assert (plain != mirrored).sum() > 0
 
 
-def test_a_table_of_predictions_is_refused(tiny_run, images, tmp_path, capsys):
-    scores = predict(tiny_run, images / "blind", tmp_path / "scores.csv")
-    imported = tmp_path / "imported"
-    words = ["import", "kind=predictions", f"file={tmp_path / 'scores.csv'}", f"root={images}", f"out={imported}"]
-    assert main(words) == 0
-    assert len(scores) == 42
-    for line in (
-        ["predict", f"input={images / 'blind'}", f"output={tmp_path / 'out.csv'}"],
-        ["calibrate", *data_of(images / "blind.csv")],
-    ):
-        capsys.readouterr()
-        assert main([*line, f"ckpt={imported}", "stability=true"]) == 2
-        assert "is a table of predictions, which has none of images that are changed" in capsys.readouterr().err
-
-
 def test_the_block_counts_the_same_stable_answers_on_each_set(calibrated, images, tmp_path):
     words = [f"ckpt={calibrated}", "block=decision", f"out={tmp_path}", "data.workers=0", "split=blind"]
     options = ["stability=true", "resamples=100", "targets=[.3]"]

@@ -155,7 +155,7 @@ def test_broken_images_are_put_down_copies_leave_the_blind_set_and_one_name_may_
     assert (list(manifest["source_file"]), manifest["path"].nunique()) == (["one/1.png", "two/1.png"], 2)
 
 
-def test_another_recipe_changes_a_data_set_only_when_told_to_but_no_test_set_nor_other_folder(tmp_path, two):
+def test_another_recipe_changes_a_data_set_only_when_told_to_but_no_test_set_nor_other_folder(tmp_path, two, capsys):
     thesis = write_file(tmp_path / "foreign" / "thesis.txt", "precious")
     with pytest.raises(DataError, match="holds other files"):
         build_dataset(DatasetRecipe(sources=two), thesis.parent, update=True)
@@ -163,7 +163,10 @@ def test_another_recipe_changes_a_data_set_only_when_told_to_but_no_test_set_nor
     build_dataset(DatasetRecipe(sources={"a": two["a"]}), tmp_path / "out")
     with pytest.raises(OutputError, match="update=true"):
         build_dataset(DatasetRecipe(sources=two), tmp_path / "out")
+    capsys.readouterr()
     assert build_dataset(DatasetRecipe(sources=two), tmp_path / "out", update=True).counts == {"drawing": 3, "real": 3}
+    err = capsys.readouterr().err
+    assert ("b: drawing" in err, "a: real" in err) == (True, False)  # the new source alone is read
     with pytest.raises(OutputError, match="blind must stay"):
         build_dataset(DatasetRecipe(sources=two, blind=("b",)), tmp_path / "out", update=True)
     with pytest.raises(OutputError, match="split must stay"):
