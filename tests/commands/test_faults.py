@@ -216,7 +216,7 @@ def test_a_disk_that_fills_leaves_what_was_saved_and_a_run_that_continues(begin,
         with contextlib.suppress(OSError):
             while True:
                 stream.write(bytes(2**16))
-    assert child.end() == 5
+    assert child.end() == 5, child.said
     assert "No space left on device" in child.said
     assert "Traceback" not in child.said
     check_files(run)
