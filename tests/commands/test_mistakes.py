@@ -131,7 +131,7 @@ def mistaken(images, tmp_path_factory):
         (["list", "runs=x"], 2, "list runs=x: no such kind; did you mean runs"),
         (["evaluate", "ckpt=nowhere"], 4, "ckpt=nowhere does not exist"),
         (["evaluate", "ckpt=empty"], 4, "is not a run and contains none"),
-        (["evaluate", "ckpt=[{run},{run}/./]", "block=significance"], 2, "is given twice"),
+        (["evaluate", "ckpt=[{run},{run}/checkpoints/..]", "block=significance"], 2, "is given twice"),
         (["evaluate", "block=[calibration,robustnes]"], 2, "did you mean robustness?"),
         (["evaluate", "block=robustness", "block.robustness.severities=3"], 2, "'block.robustness.severities=[3]'"),
         ([*EVALUATE, "split=blnd"], 2, "split=blnd"),
