@@ -222,7 +222,7 @@ def test_killed_at_random_moments_it_ends_up_as_if_undisturbed(tmp_path, fork):
     rng, root, out = np.random.default_rng(0), tmp_path / "photos", tmp_path / "disturbed" / "set"
     for label in ("drawing", "real"):
         (root / label).mkdir(parents=True)
-        for number in range(60):
+        for number in range(120):
             small = Image.fromarray(rng.integers(0, 255, (6, 6, 3), dtype=np.uint8))
             small.resize((300, 300), Image.Resampling.BICUBIC).save(root / label / f"{number}.png")
     (root / "real" / "broken.png").write_bytes(b"broken")
@@ -233,7 +233,7 @@ def test_killed_at_random_moments_it_ends_up_as_if_undisturbed(tmp_path, fork):
     def has_stored(n):
         return journal.exists() and journal.read_bytes().count(b"\n") > n
 
-    for n in sorted(rng.integers(1, 120, 2)):  # images stored
+    for n in sorted(rng.integers(1, 240, 2)):  # images stored
         child = fork(*folder(root, out))
         child.until(lambda n=n: has_stored(n))
         child.kill()

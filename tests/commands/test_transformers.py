@@ -9,16 +9,15 @@ import yaml
 
 from avatar_bench.cli.app import main
 from avatar_bench.config.catalogue import find_choices
-from avatar_bench.inference.runtimes import find_missing_package
 from avatar_bench.models.classifier import Classifier
-from tests.builders.commands import merge_words, read_result
+from tests.builders.commands import merge_words, read_record, read_result
 from tests.commands.test_all_blocks import QUICK, asking
 
-LARGE = ("clip_vit_b32", "mobilevit", "swin_tiny", "dinov3_small", "siglip2_base")
-EXPORTED = ("dinov3_small", "siglip2_base")  # the rotations and the pooling of which no other network has
+LARGE = [pytest.param(name, marks=pytest.mark.slow) for name in ("clip_vit_b32", "mobilevit", "swin_tiny")]
 CUTS = {("vit", "eva02", "deit"): "depth=2", ("swin", "convnext"): "depths=[1,1,1,1]"}
 GAINS = ("deletion_gain_rollout", "insertion_gain_rollout")
 BLOCKS = ["block=[blind_test,gradcam]", *(word for word in QUICK if "blind_test" in word or "gradcam" in word)]
+NARROW = ("+model.options.embed_dim=192", "+model.options.num_heads=3")
 DEIT = ("deit_tiny", "+model.options.depth=2")
 
 
@@ -38,8 +37,8 @@ def train_model(small):
     return train
 
 
-@pytest.mark.parametrize("model", ["dinov2_small", *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)])
-def test_each_kind_of_transformer_trains_a_step_is_loaded_and_evaluated_with_its_maps(model, train_model, tmp_path):
+@pytest.mark.parametrize("model", ["dinov2_small", *LARGE])  # each of its own kind
+def test_a_transformer_trains_a_step_is_loaded_and_evaluated_with_its_maps(model, train_model, tmp_path):
     run, words = tmp_path / "run", ["data.limit=48", "trainer.limit_batches=1", "optimizer.layer_decay=.8"]
     train_model(model, *words, f"out={run}")
     net = Classifier.load(run / "checkpoints" / "best.ckpt").net
@@ -49,8 +48,25 @@ def test_each_kind_of_transformer_trains_a_step_is_loaded_and_evaluated_with_its
     assert min(maps["provenance"]["map_size"]) >= 2
     reads_token = getattr(net, "global_pool", None) == "token"
     assert [name in maps["metrics"] for name in GAINS] == [reads_token] * 2
-    if model in EXPORTED and not find_missing_package("onnx"):  # it compares the outputs with torch's
-        assert main(["export", f"ckpt={run}", f"out={tmp_path / 'net.onnx'}"]) == 0
+    shutil.rmtree(run)  # a hundred megabytes of some
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("model", ["dinov3_small", "siglip2_base"])
+def test_a_foundation_model_passes_every_command(model, train_model, images, tmp_path, command):
+    pytest.importorskip("onnxruntime")
+    run, words = tmp_path / "frozen", ["data.limit=48", "trainer=debug", "trainer.threads=1", *NARROW]
+    train_model(model, *words, f"out={run}")  # its yaml trains the classifier alone
+    assert read_record(run)["mode"] == "frozen"
+    train_model(model, *words, "mode=full", "trainer.limit_batches=1", f"out={tmp_path / 'full'}")
+    command("evaluate", f"ckpt={run}", "data.workers=0", f"out={tmp_path}", *BLOCKS)
+    assert min(read_result(tmp_path, "test", "gradcam")["provenance"]["map_size"]) >= 2
+    command("export", f"ckpt={run}", f"out={tmp_path / 'net.onnx'}")  # compares the outputs with torch's
+    files = sorted((images / "blind").rglob("*.png"))[:4]
+    (tmp_path / "few.txt").write_text("\n".join(map(str, files)), encoding="utf-8")
+    words = [f"input=@{tmp_path / 'few.txt'}", f"output={tmp_path / 'few.csv'}"]
+    command("predict", f"ckpt={run}", *words, "workers=0", "runtime=torch", "precision=32")
+    assert pd.read_csv(tmp_path / "few.csv")["status"].tolist() == ["ok"] * 4
     shutil.rmtree(tmp_path)  # a hundred megabytes of some
 
 
