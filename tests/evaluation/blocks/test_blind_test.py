@@ -1,7 +1,6 @@
 """Tests of blind_test: numbers by scikit-learn, intervals over images, groups and sources, and class order."""
 
 from dataclasses import replace
-from itertools import permutations
 
 import numpy as np
 import pytest
@@ -58,36 +57,24 @@ def test_a_perfect_oracle_scores_one_and_a_uniform_one_chance_and_the_detectable
     assert stated.value == paired_tests.detectable_difference(240, 0.2)
 
 
-@pytest.mark.parametrize(
-    ("targets", "logits", "warnings"),
-    [
-        (TARGETS, noisy(), []),
-        (TARGETS, np.random.default_rng(3).normal(size=(240, 3)), ["and guessing gives 0.333."]),
-        (
-            np.repeat(np.arange(3), [200, 20, 20]),
-            np.tile([1.0, 0, 0], (240, 1)),
-            [
-                "The run is not significantly better than guessing: its balanced accuracy is 0.333, "
-                "and guessing gives 0.333."
-            ],
-        ),
-    ],
-)
-def test_a_run_that_guesses_is_warned_of_and_one_that_sees_is_not(targets, logits, warnings, evaluate):
-    codes = [warning for warning in evaluate(make(targets, logits)).warnings if warning.code == "guessing"]
-    assert len(codes) == len(warnings)
-    for warning, ending in zip(codes, warnings, strict=True):
-        assert format_reason(warning, "blind_test").endswith(ending)
+def test_a_run_that_guesses_is_warned_of_and_one_that_sees_is_not(evaluate):
+    drawn = make(TARGETS, np.random.default_rng(3).normal(size=(240, 3)))
+    constant = make(np.repeat(np.arange(3), [200, 20, 20]), np.tile([1.0, 0, 0], (240, 1)))
+    codes = [{warning.code: warning for warning in evaluate(of).warnings} for of in (make(TARGETS, noisy()), drawn)]
+    assert ["guessing" in warnings for warnings in codes] == [False, True]
+    (warning,) = [warning for warning in evaluate(constant).warnings if warning.code == "guessing"]
+    assert format_reason(warning, "blind_test") == (
+        "The run is not significantly better than guessing: its balanced accuracy is 0.333, and guessing gives 0.333."
+    )
 
 
-@pytest.mark.parametrize("order", [order for order in permutations(range(3)) if order != (0, 1, 2)])
-def test_each_wrong_order_of_three_classes_is_refused_and_named(order, evaluate, oracle):
-    wrong = oracle(("permuted", order))
+def test_a_wrong_order_of_classes_is_refused_and_named_unless_allowed(evaluate, oracle):
+    wrong = oracle(("permuted", (0, 2, 1)))
     with pytest.raises(GuardError) as caught:
         evaluate(wrong)
     assert len(caught.value.lines) == 3
-    for i, real in enumerate(order):
-        assert (f"{CLASSES[i]!r} is {CLASSES[real]!r}" in caught.value.lines[1]) == (i != real)
+    named = ["'drawing' is 'drawing'", "'generated' is 'real'", "'real' is 'generated'"]
+    assert [text in caught.value.lines[1] for text in named] == [False, True, True]
     assert evaluate(wrong, allow={"permutation"}).metrics["accuracy"].value < 0.5
 
 

@@ -117,14 +117,14 @@ def test_errors_and_floors_can_be_recomputed_from_the_saved_logits(saved):
     lower = {*(prefix + name for prefix in PREFIXES for name in ERRORS[:6]), "aurc", "set_size/lac"}
     assert lower <= {name for name, metric in metrics.items() if metric.higher_is_better is False}
     assert True not in {metric.higher_is_better for metric in metrics.values()}
-    table, generator = saved.tables["floors"].set_index("metric"), np.random.default_rng(9)
+    table = saved.tables["floors"].set_index("metric")
     for prefix, divisor in (("", 1), ("scaled/", metrics["temperature"].value)):
         probabilities = scale_logits(arrays, divisor)
-        drawn = [by_libraries(probabilities, generator.multinomial(1, probabilities).argmax(1)) for _ in range(100)]
-        for kind in ERRORS[2:6]:
+        outcomes = np.random.default_rng(9).multinomial(1, probabilities, (100, saved.n)).argmax(axis=2)
+        drawn = np.mean([calibration_errors(probabilities, targets) for targets in outcomes], axis=0)
+        for kind, expected in zip(ECE_KINDS, drawn, strict=True):
             floor = table.loc[prefix + kind, "floor"]
-            assert floor == pytest.approx(np.mean([errors[kind] for errors in drawn]), abs=2e-3)
-            assert metrics[prefix + kind].floor == pytest.approx(floor)
+            assert metrics[prefix + kind].floor == pytest.approx(floor) == pytest.approx(expected, abs=2e-3)
         for name, column in (("ece_floor", "floor"), ("ece_floor_p95", "floor_p95")):
             assert metrics[prefix + name].value == pytest.approx(table.loc[f"{prefix}ece_15", column])
         reliability = saved.tables["reliability_scaled" if prefix else "reliability"]
@@ -138,17 +138,12 @@ def test_errors_and_floors_can_be_recomputed_from_the_saved_logits(saved):
         assert ((full["accuracy_low"] <= full["accuracy"]) & (full["accuracy"] <= full["accuracy_high"])).all()
 
 
-def test_the_saved_temperature_is_the_best_of_a_grid_on_held_out_images(
-    saved, evaluate, overconfident, make_predictions
-):
-    arrays, temperature = saved.arrays["calibration"], saved.metrics["temperature"]
-    grid = np.linspace(2.8, 3.1, 301)
-    losses = [sk.log_loss(arrays["targets"], scale_logits(arrays, divisor)) for divisor in grid]
-    assert temperature.value == pytest.approx(grid[np.argmin(losses)], abs=1e-3)
-    assert temperature.low < temperature.value < temperature.high
-    assert temperature.n == 2000
-    assert saved.metrics["scaled/temperature"].value == pytest.approx(1, abs=1e-5)
+def test_temperature_and_thresholds_are_those_of_held_out_images(saved, evaluate, overconfident, make_predictions):
     evaluated, held_out = overconfident
+    temperature = saved.metrics["temperature"]
+    assert temperature.low < temperature.value < temperature.high
+    assert (temperature.value, temperature.n) == (pytest.approx(held_out.temperature), 2000)
+    assert saved.metrics["scaled/temperature"].value == pytest.approx(1, abs=1e-5)
     other = make_predictions(*honest(500, 20, seed=5), temperature=evaluated.temperature)
     first, second = evaluate(evaluated, held_out), evaluate(other, held_out)
     for name in ("temperature", "scaled/temperature"):
@@ -319,7 +314,7 @@ def test_one_image_is_enough_and_unlabelled_sets_are_no_row(evaluate, make_predi
         assert "shift" not in draw_saved(result)
 
 
-@pytest.mark.parametrize(("scale", "images"), [(1.0, 1), (1.0, 4), (1.5, 1), (3.0, 4)])
+@pytest.mark.parametrize(("scale", "images"), [(1.0, 4), (1.5, 1), (3.0, 4)])
 def test_the_intervals_of_calibration_errors_hold_those_of_the_population(scale, images, make_predictions):
     """A percentile interval of a calibrated network would never hold it: even its low end lies above."""
     targets, logits = (np.repeat(part, images, axis=0) for part in honest(200_000, scale, seed=3))
@@ -337,17 +332,7 @@ def test_the_intervals_of_calibration_errors_hold_those_of_the_population(scale,
     assert (np.mean(held, axis=0) > 0.9).all()  # .95 or more in long simulations, of which these are 60 draws
 
 
-def test_floors_are_higher_where_the_images_of_a_group_agree(make_predictions):
-    targets, logits = (np.repeat(part, 4, axis=0) for part in honest(75))
-    block, apart = Calibration(resamples=500), make_predictions(targets, logits)
-    together = replace(apart, groups=np.repeat(apart.groups[:75], 4))
-    alone = make_predictions(targets[::4], logits[::4])
-    floors = [calibration_tables.tabulate_floors(block, part)["floor"] for part in (apart, together, alone)]
-    assert (floors[1] > 1.5 * floors[0]).all()
-    np.testing.assert_allclose(floors[1][[0, 1, 3]], floors[2][[0, 1, 3]], rtol=0.08)  # the copies tell nothing new
-
-
-def test_figures_name_corruptions_in_russian_and_have_ticks_at_whole_percentages(evaluate, overconfident, draw_saved):
+def test_figures_and_warnings_name_corruptions_in_russian(evaluate, overconfident, draw_saved):
     evaluated, held_out = (part.take(np.arange(200)) for part in overconfident)
     result = evaluate(evaluated, held_out, {"severity": 3}, variations=shifted(evaluated, 9.0))
     with use_language("ru"):
@@ -358,12 +343,6 @@ def test_figures_name_corruptions_in_russian_and_have_ticks_at_whole_percentages
     assert labels == ["test", *kinds.split("|")]
     assert any(line.startswith("шум: ") for line in lines)
     assert set(figures) == {"reliability", "confidence", "coverage", "shift"}
-    for figure in figures.values():
-        figure.canvas.draw()
-        ticks = [tick.get_text() for axes in figure.axes for tick in (*axes.get_xticklabels(), *axes.get_yticklabels())]
-        percentages = [text for text in ticks if text.endswith("%")]
-        assert "." not in "".join(percentages)
-    assert {"80%", "100%"} <= set(percentages)
 
 
 def test_the_command_evaluates_a_run_and_refuses_the_images_that_the_sets_are_fitted_on(tiny_run, tmp_path, capsys):

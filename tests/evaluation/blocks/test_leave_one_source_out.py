@@ -16,7 +16,6 @@ from avatar_bench.metrics import stats
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Result
 from avatar_bench.runs.decisions import make_decision_rule
-from tests.builders.commands import run_undrawn
 from tests.evaluation.conftest import CLASSES
 
 
@@ -320,14 +319,3 @@ def test_curves_and_heatmaps_of_many_recipes_are_drawn_from_means_over_sources(l
     rows = [tick.get_window_extent() for tick in ticks]
     assert all(above.y0 >= below.y1 - 1 for above, below in pairwise(rows))
     assert sum(tick.get_text().startswith("[") for tick in ticks) == 8
-
-
-@pytest.mark.slow
-def test_trained_runs_are_evaluated_on_their_held_out_sources(train, tmp_path):
-    for source in ("gan", "street"):
-        train(tmp_path / "runs" / source, "data.split.by=source", f"data.split.held_out=[{source}]")
-    assert run_undrawn(["evaluate", f"ckpt={tmp_path / 'runs'}", "block=leave_one_source_out", "data.workers=0"]) == 0
-    tables = Result.load(tmp_path / "runs" / "evaluation" / "test" / "leave_one_source_out").tables
-    assert tables["matrix"][["source", "n", "groups"]].to_numpy().tolist() == [["gan", 32, 16], ["street", 32, 16]]
-    assert len(tables["summary"]) == 1
-    assert 0 < tables["summary"].loc[0, "in_domain"] <= 1

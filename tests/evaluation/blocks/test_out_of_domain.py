@@ -5,7 +5,6 @@ from itertools import product
 
 import numpy as np
 import pytest
-import torch
 from scipy.special import softmax
 from sklearn import metrics as sk
 from sklearn.preprocessing import normalize
@@ -14,9 +13,7 @@ from avatar_bench.config.entries import use_folders
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation.block import build_block
 from avatar_bench.evaluation.blocks.out_of_domain import DETECTION_METRICS, OutOfDomain
-from avatar_bench.inference.network_predictor import combine_predictions
 from avatar_bench.metrics import stats
-from avatar_bench.metrics.averaging import AveragingWeights
 from avatar_bench.metrics.selective import AnsweringThreshold
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Result
@@ -74,6 +71,7 @@ def test_metrics_proportions_and_confidence_can_be_recomputed_from_the_saved_tab
             "fpr95": alarm[caught >= 0.95].min(),
         }
         metrics = {kind: saved.metrics[f"{kind}/{name}/{score}"] for kind in DETECTION_METRICS}
+        assert name == "things" or metrics["auroc"].low < metrics["auroc"].value < metrics["auroc"].high
         assert {kind: metric.value for kind, metric in metrics.items()} == pytest.approx(expected, abs=1e-6)
         floors = {kind: metric.floor for kind, metric in metrics.items()}
         assert floors == pytest.approx({"auroc": 0.5, "aupr": outside.mean(), "fpr95": 0.95})
@@ -131,46 +129,8 @@ def test_what_decisions_flag_is_measured_by_their_own_rule_and_comes_first(saved
     assert metrics["flagged/things"].floor == metrics["flagged/test"].value < 0.1
 
 
-def test_two_members_whose_energies_are_known_have_their_weighted_mean(make_predictions, dataset_of, fake_run):
-    # log-sum-exp of (0, 0, 0), (ln 2, ln 3, ln 5), (2, 2, 2): ln 3, ln 10, 2 + ln 3
-    flat, tall, high = np.zeros(3), np.log([2, 3, 5]), np.full(3, 2.0)
-    first = make_predictions([0, 1, 2, 0], [flat, tall, high, flat])
-    second = make_predictions([0, 1, 2, 0], [tall, tall, flat, high])
-    expected = -(0.25 * np.log([3, 10, 3 * np.e**2, 3]) + 0.75 * np.log([10, 10, 3, 3 * np.e**2]))
-    weights = AveragingWeights(np.array([0.25, 0.75]), np.array([1.0, 4.0]))
-    inside = combine_predictions([first, second], weights, temperature=1.7)
-    outside = replace(inside, targets=np.full(4, -1), logits=inside.logits + np.float32(-1))
-    run = fake_run(inside, ood={"new": (dataset_of(outside, "new"), outside)}, allow=frozenset({"permutation"}))
-    result = OutOfDomain(resamples=100).evaluate(run, dataset_of(inside))
-    table = result.tables["scores"].set_index("kind")
-    np.testing.assert_allclose(table.loc["in_domain", "energy"], expected, atol=1e-6)
-    np.testing.assert_allclose(table.loc["far", "energy"], expected + 1, atol=1e-6)
-    plain = -np.log(np.max(0.25 * softmax(first.logits, axis=1) + 0.75 * softmax(second.logits / 4, axis=1), axis=1))
-    np.testing.assert_allclose(table.loc["in_domain", "max_logit"], expected + plain, atol=1e-6)
-    auroc = sk.roc_auc_score(np.arange(8) >= 4, np.concatenate([expected, expected + 1]))
-    assert result.metrics["auroc/new/energy"].value == auroc
-
-
-def test_aurocs_equal_those_of_pytorch_ood_and_need_logits(world):
-    detector = pytest.importorskip("pytorch_ood.detector")
+def test_scores_of_logits_have_a_reason_where_there_are_none(world):
     run, dataset = world()
-    metrics = OutOfDomain(resamples=100).evaluate(run, dataset).metrics
-    training, parts = run.training(), [run.predictions(dataset), run.predictions(run.ood["animal_faces"])]
-    logits, embeddings = (
-        torch.tensor(np.concatenate([getattr(part, kind) for part in parts])) for kind in ("logits", "embeddings")
-    )
-    fitted = torch.tensor(training.embeddings), torch.tensor(training.targets)
-    scores = {
-        "energy": detector.EnergyBased.score(logits),
-        "max_logit": detector.MaxLogit.score(logits),
-        "mahalanobis": detector.Mahalanobis(None).fit_features(*fitted).predict_features(embeddings),
-        "knn": detector.KNN(None, k=50).fit_features(*fitted).predict_features(embeddings),
-    }
-    outside = np.arange(len(logits)) >= len(parts[0])
-    for score, values in scores.items():
-        metric = metrics[f"auroc/animal_faces/{score}"]
-        assert metric.value == pytest.approx(sk.roc_auc_score(outside, values), abs=1e-3)
-        assert metric.low < metric.value < metric.high
     predictions = run.predictions
     run.predictions = lambda dataset: replace(predictions(dataset), has_logits=False)
     metrics = OutOfDomain(resamples=100).evaluate(run, dataset).metrics
@@ -194,20 +154,6 @@ def test_intervals_draw_whole_groups_and_keep_the_proportion_of_the_set(world):
         return np.array([sk.average_precision_score(positive, scores, sample_weight=row) for row in even])
 
     assert (metric.low, metric.high) == pytest.approx(stats.bootstrap_interval(sampled, groups, 400))
-
-
-def test_a_perfect_oracle_detects_everything_and_a_uniform_one_none(world, oracle, dataset_of, fake_run, calibrated):
-    perfect = OutOfDomain(resamples=100).evaluate(*world("perfect")).metrics
-    for score in ("msp", "max_logit", "energy"):
-        assert [perfect[f"{kind}/things/{score}"].value for kind in DETECTION_METRICS] == [1, 1, 0]
-    inside, same = oracle("uniform", n=300), oracle("uniform", n=300, seed=4)
-    sets = {"same": (dataset_of(same, "same"), replace(same, targets=np.full(300, -1)))}
-    fields = calibrated(oracle("uniform", n=200, seed=21))
-    run = fake_run(inside, training=oracle("uniform", n=300, seed=8), ood=sets, **fields)
-    metrics = OutOfDomain(resamples=200).evaluate(run, dataset_of(inside)).metrics
-    for kind, score in product(DETECTION_METRICS, SCORES):
-        metric = metrics[f"{kind}/same/{score}"]
-        assert metric.value == pytest.approx({"auroc": 0.5, "fpr95": 0.95}.get(kind, metric.floor), abs=0.08)
 
 
 def test_unknown_sets_and_classes_and_images_of_the_fit_are_refused(oracle, world, dataset_of, fake_run, calibrated):

@@ -121,7 +121,6 @@ def test_oracles_are_right_or_guess_and_sets_without_a_class_are_refused(evaluat
 @pytest.mark.parametrize(
     ("record", "options", "shares", "origin"),
     [
-        ({"split": {"train_counts": COUNTS}}, {}, [1 / 6, 1 / 2, 1 / 3], "train split"),
         ({"split": {"train_counts": COUNTS}, "balance": "none"}, {}, [1 / 6, 1 / 2, 1 / 3], "train split"),
         ({"split": {"train_counts": COUNTS}, "balance": "loss"}, {}, [1 / 3] * 3, "balance"),
         ({}, {"training": {"real": 0.7, "drawing": 0.1, "generated": 0.2}}, [0.1, 0.2, 0.7], "option"),
