@@ -147,7 +147,7 @@ def _size(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("_size")
-@pytest.mark.parametrize("distance", [0, 1, 3, 6, 8, 11])
+@pytest.mark.parametrize("distance", [0, 3, 8, 11])
 def test_near_pairs_are_those_of_which_either_is_near_at_a_turn_of_the_other(distance):
     rng = np.random.default_rng(distance + 1)
     near = rng.integers(0, 2**63, 64)[rng.integers(0, 64, (90, 8))]  # what each turn of each image is near to
@@ -205,7 +205,7 @@ def test_near_images_are_those_that_a_look_at_all_pairs_in_all_orientations_find
     assert set(pairs(find_matches(as_set(images)))) == expected
 
 
-@settings(deadline=None, max_examples=25, derandomize=True, database=None)
+@settings(deadline=None, max_examples=12, derandomize=True, database=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0.05, 0.4), st.sampled_from(list(ORIENTATIONS)), st.booleans())
 def test_it_does_not_matter_which_of_two_images_comes_first(seed, share, turn, even):
     one = draw(seed, 48)

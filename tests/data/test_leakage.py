@@ -153,7 +153,7 @@ def test_a_limit_looks_at_the_images_that_are_drawn_alone_and_divides_the_labell
 @pytest.mark.parametrize("kind", NEAR)
 def test_a_copy_goes_to_the_side_of_its_image_and_a_stated_split_that_divides_them_is_refused(kind, make_set):
     whole = make_set(copy(kind))
-    for seed in range(4):
+    for seed in range(2):
         used, notes = split(whole, folds=3, seed=seed)
         assert side(used, f"a/{COPIES[kind][0]}") == side(used, "a/00.png")
         assert notes[0] == "1 group is joined to others because of near-duplicates"
@@ -175,7 +175,7 @@ def test_a_copy_goes_to_the_side_of_its_image_and_a_stated_split_that_divides_th
         assert len(split(whole)[0]) == 61
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 def test_no_guard_finds_near_duplicates_across_a_split_of_ours(make_set, tmp_path, seed):
     whole = make_set(save_near_copies)
     used, notes = split(whole, folds=3, seed=seed)
@@ -202,17 +202,9 @@ def test_an_exact_copy_of_another_label_is_refused_and_a_near_one_a_warning_that
     assert notes[0].startswith("1 pair ")
 
 
-def test_copies_of_training_images_are_found_by_the_hashes_kept_of_them_or_of_an_earlier_version(make_set, others):
+def test_copies_are_found_by_the_hashes_of_an_earlier_version_and_by_files_that_are_there(make_set, others):
     train = make_set()
-    hashed = Dataset("train", train.root, train.frame.assign(**make_hash_columns(fingerprint_dataset(train))))
-    assert find_shared_images(hashed, read_dataset(others)) == []
-    paint(7).transpose(Image.Transpose.ROTATE_90).save(others / "a" / "turned.jpg", quality=80)
-    shown = read_dataset(others)
-    for known in (hashed, train):  # without hashes the files are read
-        (match,) = find_shared_images(known, shown)
-        assert train.frame["path"].iat[match.left] == "b/07.png"
-        assert shown.frame["path"].iat[match.right] == "a/turned.jpg"
-    train = make_set()
+    assert find_shared_images(train, read_dataset(others)) == []
     hashes = make_hash_columns(fingerprint_dataset(train))
     shutil.move(train.root / "b" / "07.png", others / "a" / "07.png")
     paint(8).transpose(Image.Transpose.ROTATE_90).save(others / "a" / "turned.jpg", quality=80)

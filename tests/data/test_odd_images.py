@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -13,12 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from avatar_bench.audit.shortcuts import measure_images
 from avatar_bench.cli.app import main
-from avatar_bench.data.dataset import read_dataset, read_folder
+from avatar_bench.data.dataset import read_folder
 from avatar_bench.data.decoding import decode, decode_bytes
 from avatar_bench.errors import DataError
-from avatar_bench.sources.build import DatasetRecipe, build_dataset
 from tests.builders.pixels import encode
 from tests.data.odd_images import BOMBS, RGB, corpus
 
@@ -113,23 +110,6 @@ def test_predict_gives_each_odd_image_its_row_and_no_more(folder, tiny_run, tmp_
     rows = pd.read_csv(output, keep_default_na=False)
     statuses = {Path(path).name: status for path, status in zip(rows["path"], rows["status"], strict=True)}
     assert statuses == {name: "error" if odd.pixels is None else "ok" for name, odd in corpus().items()}
-
-
-def test_a_data_set_is_built_of_the_valid_and_names_the_others(folder, tmp_path):
-    chosen = {name: corpus()[name] for name in list(corpus())[::4]}  # of every format
-    (tmp_path / "real").mkdir()
-    for name in chosen:
-        shutil.copy(folder / name, tmp_path / "real")
-    known = {"label": "real", "licence": "CC0", "author": "", "generator": "", "homepage": ""}
-    source = {"kind": "folder", "root": str(tmp_path / "real"), **known}
-    build_dataset(DatasetRecipe(sources={"odd": source}), tmp_path / "out")
-    frame, broken = measure_images(read_dataset(tmp_path / "out" / "manifest.csv"))
-    table = pd.read_csv(tmp_path / "out" / "quarantine.csv", keep_default_na=False)
-    refused = {Path(name).name.removeprefix("odd: ") for name in table["file"]}
-    valid = {name for name, odd in chosen.items() if odd.pixels is not None}
-    assert (frame.empty, list(broken)) == (False, [])
-    assert chosen.keys() - refused <= valid
-    assert not refused & valid
 
 
 def make_socket(path):

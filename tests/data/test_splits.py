@@ -32,9 +32,10 @@ def test_without_more_said_a_tenth_of_each_class_is_test_and_the_folds_take_turn
     assert (sides(frame, split).to_numpy() == (240, 30, 30)).all()
     assert (split == np.select([fold == 0, fold == 1], ["test", "val"], "train")).all()
     assert set(fold) == set(range(10))
-    turned, same = splits.assign_splits(frame, splits.SplitPlan(fold=4))
-    assert (same == fold).all()
-    assert (set(fold[turned == "test"]), set(fold[turned == "val"])) == ({4}, {5})
+    for tested, val in ((4, 5), (9, 0)):
+        turned, same = splits.assign_splits(frame, splits.SplitPlan(fold=tested))
+        assert (same == fold).all()
+        assert (set(fold[turned == "test"]), set(fold[turned == "val"])) == ({tested}, {val})
     assert (splits.assign_splits(frame, splits.SplitPlan(by="group"))[0] == split).all()
 
 
