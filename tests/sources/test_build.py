@@ -227,7 +227,7 @@ def test_the_demo_goes_to_the_cache_and_follows_its_recipe(tmp_path, two, monkey
     assert ensure_demo({**data, "blind_sources": []}).built
 
 
-def test_a_drawn_source_is_drawn_the_same_each_time(tmp_path):
+def test_a_drawn_source_is_drawn_the_same_each_time_and_names_the_licence_and_artist_of_each_style(tmp_path):
     for name in ("resvg_py", "dicebear", "dicebear_styles"):
         pytest.importorskip(name)
     options = {"rasterise": True, "drawer": "dicebear", "count": 2, "styles": ["dylan", "lorelei"]}
@@ -238,4 +238,5 @@ def test_a_drawn_source_is_drawn_the_same_each_time(tmp_path):
     assert list(first["sha256"]) == list(second["sha256"])
     assert list(first["group"]) == ["d:dylan"] * 2 + ["d:lorelei"] * 2
     assert list(first["licence"]) == ["CC BY 4.0"] * 2 + ["CC0 1.0"] * 2
+    assert list(first["author"]) == ["Natalia Spivak"] * 2 + ["Lisa Wischofsky"] * 2
     assert json.loads((tmp_path / "one" / "recipe.json").read_text())["recipe"]["sources"] == drawn

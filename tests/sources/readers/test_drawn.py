@@ -52,15 +52,6 @@ def test_icons_and_textures_are_drawn_alike_each_time_and_unlike_each_other(draw
     assert not find_matches(ImageSet.of(keys, prints, images.__getitem__))
 
 
-def test_dicebear_names_style_licence_and_artist():
-    pytest.importorskip("dicebear")
-    pytest.importorskip("dicebear_styles")
-    images = list(draw("dicebear", 2, ["lorelei", "micah"]))
-    assert [image.name for image in images] == ["lorelei_00.svg", "lorelei_01.svg", "micah_00.svg", "micah_01.svg"]
-    assert {image.group for image in images} == {"lorelei", "micah"}
-    assert all(image.licence and image.author and image.url for image in images)
-
-
 def test_a_missing_package_is_named_with_its_command_and_an_unknown_drawer_with_those_there_are(monkeypatch):
     monkeypatch.setitem(sys.modules, "multiavatar.multiavatar", None)
     with pytest.raises(DataError, match=r"multiavatar, which is not installed.*\n.*\[demo\]"):
