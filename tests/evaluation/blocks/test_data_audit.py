@@ -19,7 +19,7 @@ from tests.builders.commands import change_record, read_record, run_undrawn, wri
 FAST = {"resamples": 100, "label_errors": False, "folds": 3}
 
 
-def planted(root, kinds, n=60):
+def planted(root, kinds, n=36):
     """Write images of which nothing tells the class but the file's format."""
     rng, rows = np.random.default_rng(0), []
     for label, ending in kinds.items():
@@ -54,9 +54,9 @@ def test_a_class_told_by_its_format_is_a_shortcut_and_unsuitable_until_it_is_equ
     assert reason.startswith("is this set suitable for evaluating classifiers? no: the file alone, ")
     saved = Result.load(shortcut.save(tmp_path / "audit"))
     properties = saved.tables["properties"]
-    assert len(properties) == 120
+    assert len(properties) == 72
     assert {"path", "label", "source", "format", "sharpness", "png_text", "outlier"} <= set(properties)
-    assert saved.tables["confounding"]["total"].tolist() == [40, 40, 40]
+    assert saved.tables["confounding"]["total"].tolist() == [24, 24, 24]
     assert len(saved.tables["duplicates"]) == 0
     assert saved.provenance["assessment"] == shortcut.provenance["assessment"]
 

@@ -107,9 +107,9 @@ def test_overlays_show_the_map_over_the_grey_image_as_many_as_asked_for_under_sa
     predictions = oracle("noisy", 12)
     paths = [f"a folder/$(rm) ünï/../{'x' * 200} {i % 2}.png" for i in range(len(predictions))]
     large = torch.full((12, 3, 364, 364), 90, dtype=torch.uint8)
-    result = evaluate_block(replace(predictions, paths=to_string_array(paths)), overlays=4, images=6, inputs=large)
-    assert [bool(file) for file in result.tables["images"]["overlay"][:6]] == [True] * 4 + [False] * 2
-    assert len(result.images) == 4
+    result = evaluate_block(replace(predictions, paths=to_string_array(paths)), overlays=2, images=3, inputs=large)
+    assert [bool(file) for file in result.tables["images"]["overlay"][:3]] == [True, True, False]
+    assert len(result.images) == 2
     assert all(re.fullmatch(r"overlays/000\d_x{40}", name) for name in result.images)
     assert {image.shape for image in result.images.values()} == {(360, 360, 3)}
     plain, again = (evaluate_block(predictions, overlays=0, images=3) for _ in range(2))
