@@ -17,17 +17,17 @@ def figures(tmp_path):
     rng = np.random.default_rng(0)
     files = [tmp_path / f"{k}.png" for k in range(5)]
     for file in files:
-        Image.fromarray(rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)).save(file)
+        Image.fromarray(rng.integers(0, 256, (150, 200, 3), dtype=np.uint8)).save(file)
     return files
 
 
 def test_a_figure_becomes_webp_of_the_width_and_what_is_transparent_white(figures, tmp_path):
-    small = shrink(figures[0], 200, 60)
-    assert (small.width, small.height) == (200, 150)
+    small = shrink(figures[0], 100, 60)
+    assert (small.width, small.height) == (100, 75)
     head, _, data = small.data_url.partition(",")
     assert head == "data:image/webp;base64"
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
-        assert (image.format, image.size) == ("WEBP", (200, 150))
+        assert (image.format, image.size) == ("WEBP", (100, 75))
     Image.new("RGBA", (20, 20), (0, 0, 0, 0)).save(tmp_path / "clear.png")
     with Image.open(io.BytesIO(shrink(tmp_path / "clear.png", 20, 90).data)) as image:
         assert np.asarray(image.convert("RGB")).min() > 250

@@ -106,9 +106,8 @@ def test_packed_missing_and_foreign_files_are_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "huge.npz", "w") as archive:  # says that it is larger than memory
         header = "{'descr': '<f8', 'fortran_order': False, 'shape': (10000000000000,)}\n"
         archive.writestr("classes.npy", b"\x93NUMPY\1\0" + len(header).to_bytes(2, "little") + header.encode())
-    np.savez(tmp_path / "objects.npz", classes=np.array([{"a": 1}], dtype=object), temperature=1.0)  # is not unpickled
-    for name in ("packed.npz", "one.npy", "text.npz", "huge.npz", "nowhere.npz", "objects.npz"):
-        with pytest.raises(CheckpointError, match="ValueError" if name == "objects.npz" else None):
+    for name in ("packed.npz", "one.npy", "text.npz", "huge.npz", "nowhere.npz"):
+        with pytest.raises(CheckpointError):
             Predictions.load(tmp_path / name)
 
 
