@@ -42,6 +42,7 @@ def test_the_budget_is_kept_and_the_last_are_left_out_like_those_that_occur_agai
         assert sum(len(small.data) for small in inlined.values()) <= budget
         assert list(inlined) == figures[: len(inlined)]
     assert 0 < len(inline_figures(figures, full // 4)) < len(figures)
+    assert len(inline_figures(figures, full // 2)) > 2  # half of all has room for more where they are made smaller
     assert list(inline_figures(figures, most=2)) == figures[:2]
     twin, broken = tmp_path / "twin.png", tmp_path / "broken.png"
     shutil.copy(figures[0], twin)
