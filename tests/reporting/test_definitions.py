@@ -14,8 +14,6 @@ from avatar_bench.results.declaration import declare_block
 from tests.reporting.conftest import accuracy, write_result
 
 DOCS = Path(__file__).parents[2] / "docs"
-ALL = list_blocks(("run", "comparison", "dataset"))
-TERMS = {term for block in ALL for term in declare_block(block).terms}
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -39,10 +37,7 @@ def plain(text):
     return html.unescape(re.sub(r"<[^>]+>|[`\\\\]", "", text))
 
 
-@pytest.mark.parametrize("block", ALL)
-def test_no_other_text_of_the_report_defines_a_term_and_the_page_of_a_block_links_to_its_own(block):
-    for term in TERMS | {"FPR@95", "kappa", "double fault", "`unbias`", "`n_required`", "Q"}:
-        pattern = rf"(?i)(^|\. |; ){re.escape(term)} (is|are|means|says) (the|a|how|1|an)\b"
-        assert not re.search(pattern, declare_block(block).reading)
-    if declare_block(block).terms:
-        assert f"../definitions.md#{block}" in (DOCS / "blocks" / f"{block}.md").read_text(encoding="utf-8")
+def test_the_page_of_a_block_links_to_its_definitions():
+    for block in list_blocks(("run", "comparison", "dataset")):
+        if declare_block(block).terms:
+            assert f"../definitions.md#{block}" in (DOCS / "blocks" / f"{block}.md").read_text(encoding="utf-8")

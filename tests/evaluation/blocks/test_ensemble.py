@@ -132,15 +132,13 @@ def test_weights_and_temperatures_are_recomputed_from_the_saved_held_out_images(
     strategies = dict(list(saved.tables["weights"].groupby("strategy")))
     scaled = strategies["scaled_vote"]["temperature"].to_numpy()
     np.testing.assert_allclose(scaled, [refit(logits) for logits in held["logits"]], rtol=1e-6)
-    members = softmax(held["logits"] / scaled[:, None, None], axis=2)
-    scores = np.array(
-        [(member.argmax(1) == targets).mean() * (1 - calibration_errors(member, targets)[1]) for member in members]
-    )
+    for column, divisors in (("calibration_ece", scaled), ("calibration_raw_ece", np.ones(3))):
+        members = softmax(held["logits"] / divisors[:, None, None], axis=2)
+        errors = [calibration_errors(member, targets)[1] for member in members]
+        np.testing.assert_allclose(table[column], errors, atol=1e-9)
+    scores = table["calibration_accuracy"] * (1 - table["calibration_ece"])
     np.testing.assert_allclose(strategies["accuracy_ece"]["weight"], scores / sum(scores), atol=1e-9)
     np.testing.assert_allclose(strategies["soft_vote"]["weight"], 1 / 3)
-    np.testing.assert_allclose(scores, table["calibration_accuracy"] * (1 - table["calibration_ece"]), atol=1e-9)
-    raw = [calibration_errors(member, targets)[1] for member in softmax(held["logits"], axis=2)]
-    np.testing.assert_allclose(raw, table["calibration_raw_ece"], atol=1e-9)
     for name in STRATEGIES:
         fitted = refit(np.log(mix(strategies[name], held["logits"])))
         assert saved.provenance["ensembles"][name]["temperature"] == pytest.approx(fitted, rel=1e-5)
