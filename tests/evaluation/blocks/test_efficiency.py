@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from avatar_bench.data.dataset import list_files
-from avatar_bench.evaluation.blocks.efficiency import Efficiency, figures
+from avatar_bench.evaluation.blocks.efficiency import Efficiency
 from avatar_bench.evaluation.blocks.efficiency import latency as timing
-from avatar_bench.i18n import LANGUAGES, use_language
 from avatar_bench.inference.autotune import count_workers
 from avatar_bench.inference.runtimes import find_missing_package
 from avatar_bench.models import profiling
@@ -239,7 +238,7 @@ def test_files_are_timed_after_workers_have_started_and_before_they_are_done(tmp
     assert passes == [(2, 8 * (3 + n + 4)), (0, 8 * (1 + n))] * 2  # at 0 seconds without a trial before
 
 
-def test_the_figure_is_drawn_inside_the_page_in_both_languages(inside):
+def test_the_figure_is_drawn_inside_the_page_in_both_languages(drawn_whole, tmp_path):
     rate = {"images_per_second": 5.0, "images_per_second_low": 4.0, "images_per_second_high": 6.0}
     times = {"latency_ms": 1.0, "latency_ms_p95": 2.0, "device": "cpu"} | rate
     settings = [("torch", 1, "run"), ("torch", 16, "run"), ("contiguous", 16, "run"), ("torch", 16, "copy")]
@@ -248,10 +247,7 @@ def test_the_figure_is_drawn_inside_the_page_in_both_languages(inside):
     kind = {"runtime": "openvino", "precision": "bf16", "threads": 16, "command": "predict", "batch": 32} | rate
     end_to_end = pd.DataFrame([kind | {"workers": workers} for workers in (16, 0)])
     tables = {"latency": latency.assign(**times), "end_to_end": end_to_end}
-    result = Result("efficiency", "blind", 0, ("real",), tables=tables)
-    for language in LANGUAGES:
-        with use_language(language):
-            assert inside(figures.draw(result)["latency"])
+    drawn_whole(Result("efficiency", "blind", 0, ("real",), tables=tables).save(tmp_path / "efficiency"), {"latency"})
 
 
 def test_a_set_whose_images_are_gone_is_refused(run_copy, tmp_path, capsys):
