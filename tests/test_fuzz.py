@@ -78,7 +78,7 @@ def seeds(checkpoint, card):
     ]
 
 
-@pytest.mark.parametrize("examples", [30, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [10, pytest.param(300, marks=pytest.mark.slow)])
 def test_whatever_is_read_gives_a_value_or_an_error_of_ours(examples, small_checkpoint, card, tmp_path):
     checkpoint, fuzz = small_checkpoint(tmp_path / "seed.ckpt"), settings(FUZZ, max_examples=examples)
     valid = seeds(checkpoint, card)

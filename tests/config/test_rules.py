@@ -29,7 +29,7 @@ BASE = {
 }
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _hydra():
     register("train")  # before Hydra is initialized, as the program does
     with initialize_config_dir(str(find_conf_folder()), version_base="1.3"):
