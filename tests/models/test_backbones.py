@@ -90,8 +90,8 @@ SPOILT = {
 
 
 def test_files_whose_weights_cannot_be_used_or_that_hold_none_or_old_ones_are_refused(tmp_path):
+    state = timm.create_model("mobilenetv3_small_100", num_classes=3).state_dict()
     for message in SPOILT:
-        state = timm.create_model("mobilenetv3_small_100", num_classes=3).state_dict()
         torch.save(SPOILT[message](state), tmp_path / "x.pth")
         with pytest.raises(CheckpointError, match=message) as caught:
             create_backbone("mobilenetv3_small_100", 3, read_weights(tmp_path / "x.pth"))
@@ -187,14 +187,14 @@ def test_the_licence_of_downloaded_weights_is_that_of_the_page():
 def test_a_network_of_a_fixed_size_is_built_for_the_images_or_names_near_sizes():
     for name, size, options, expected in (
         ("deit_tiny_patch16_224", 224, {}, {}),  # its own size
-        ("deit_tiny_patch16_224", 64, {"depth": 2}, {"depth": 2, "img_size": 64}),
-        ("deit_tiny_patch16_224", 64, {"dynamic_img_size": True}, {"dynamic_img_size": True}),
-        ("swin_tiny_patch4_window7_224", 64, {}, {"img_size": 64}),
+        ("deit_tiny_patch16_224", 64, {"depth": 1}, {"depth": 1, "img_size": 64}),
+        ("deit_tiny_patch16_224", 64, {"depth": 1, "dynamic_img_size": True}, {"depth": 1, "dynamic_img_size": True}),
+        ("swin_tiny_patch4_window7_224", 64, {"depths": [1] * 4}, {"depths": [1] * 4, "img_size": 64}),
     ):
         assert resolve_options(name, options, size) == expected
     for name, size, options, message in (
-        ("deit_tiny_patch16_224", 100, {}, "96, 112, 224"),  # patches of 16 would leave out a border
-        ("vit_small_patch14_dinov2", 128, {}, "126, 140, 518"),
+        ("deit_tiny_patch16_224", 100, {"depth": 1}, "96, 112, 224"),  # patches of 16 would leave out a border
+        ("vit_small_patch14_dinov2", 128, {"depth": 1}, "126, 140, 518"),
         ("efficientformer_l1", 64, {}, "224"),  # it cannot be built for another
         ("deit_tiny_patch16_224", 64, {"img_size": 96}, "Remove the option"),
     ):

@@ -8,7 +8,6 @@ import socket
 import zlib
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image, PngImagePlugin
@@ -17,6 +16,7 @@ from avatar_bench.audit.evidence_rules import RULES
 from avatar_bench.cli.app import main
 from avatar_bench.files.table_io import read_csv
 from avatar_bench.runs.run import Run
+from tests.builders.pixels import encode, make_noise
 from tests.data.image_writers import chunk
 
 SECRETS = ("SECRET-PROMPT", "SECRET-SERIAL", "SECRET-OWNER", "SECRET-ARTIST", "59.93", "SECRET-JOB")
@@ -31,9 +31,7 @@ needs_c2pa = pytest.mark.skipif(not has_c2pa, reason="c2pa-python is not install
 
 
 def image(kind="JPEG", **options):
-    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(stream := io.BytesIO(), kind, **options)
-    return stream.getvalue()
+    return encode(make_noise(0, 40, 40), kind, **options)
 
 
 def texts(**fields):
@@ -214,38 +212,38 @@ def test_a_signature_is_valid_trusted_broken_or_gone(predict, tmp_path):
 
     signer, other, folder = make_signer(), make_signer(), tmp_path / "signed"
     generated = signer.sign(image(), "trainedAlgorithmicMedia")
-    tampered = bytearray(generated)
+    captured, tampered = signer.sign(image(), "digitalCapture"), bytearray(generated)
     tampered[-20] ^= 1  # a pixel
     Image.open(io.BytesIO(generated)).save(stripped := io.BytesIO(), "JPEG")
-    files = {
-        "generated": generated,
-        "png": signer.sign(image("PNG"), "trainedAlgorithmicMedia", "image/png"),
-        "edited": signer.sign(image(), parent=generated, generator="Photo Editor"),
-        "named": signer.sign(image(), parent=image(), generator="OpenAI-API"),
-        "unnamed": signer.sign(image(), parent=image(), generator="Photo Editor; trainedAlgorithmicMedia"),
-        "captured": signer.sign(image(), "digitalCapture"),
-        "filled": signer.sign(image(), "trainedAlgorithmicMedia", parent=signer.sign(image(), "digitalCapture")),
-        "drawn": signer.sign(image(), "digitalCreation"),
-        "composite": signer.sign(image(exif=CAMERA), "compositeWithTrainedAlgorithmicMedia"),
-        "tampered": bytes(tampered),
-        "stripped": stripped.getvalue(),
+    files = {  # the file, the class that is said, and the rules that find something
+        "generated": (generated, "generated", ["c2pa_generated"]),
+        "png": (signer.sign(image("PNG"), "trainedAlgorithmicMedia", "image/png"), "generated", ["c2pa_generated"]),
+        "edited": (signer.sign(image(), parent=generated, generator="Photo Editor"), "generated", ["c2pa_generated"]),
+        "named": (signer.sign(image(), parent=image(), generator="OpenAI-API"), "generated", ["c2pa_generator"]),
+        "unnamed": (
+            signer.sign(image(), parent=image(), generator="Photo Editor; trainedAlgorithmicMedia"),
+            "",
+            ["c2pa_signed"],
+        ),
+        "captured": (captured, "real", ["c2pa_captured"]),
+        "filled": (
+            signer.sign(image(), "trainedAlgorithmicMedia", parent=captured),
+            "",
+            ["c2pa_captured", "c2pa_ai_edited"],
+        ),
+        "drawn": (signer.sign(image(), "digitalCreation"), "drawing", ["c2pa_drawn"]),
+        "composite": (
+            signer.sign(image(exif=CAMERA), "compositeWithTrainedAlgorithmicMedia"),
+            "",
+            ["c2pa_ai_edited", "camera"],
+        ),
+        "tampered": (bytes(tampered), "", ["c2pa_invalid"]),
+        "stripped": (stripped.getvalue(), "", []),
     }
     folder.mkdir()
-    for name, data in files.items():
+    for name, (data, *_) in files.items():
         (folder / name).write_bytes(data)
-    expected = {
-        "generated": ("generated", ["c2pa_generated"]),
-        "png": ("generated", ["c2pa_generated"]),
-        "edited": ("generated", ["c2pa_generated"]),
-        "named": ("generated", ["c2pa_generator"]),
-        "unnamed": ("", ["c2pa_signed"]),
-        "captured": ("real", ["c2pa_captured"]),
-        "filled": ("", ["c2pa_captured", "c2pa_ai_edited"]),
-        "drawn": ("drawing", ["c2pa_drawn"]),
-        "composite": ("", ["c2pa_ai_edited", "camera"]),
-        "tampered": ("", ["c2pa_invalid"]),
-        "stripped": ("", []),
-    }
+    expected = {name: (says, rules) for name, (_, says, rules) in files.items()}
     for trusted in (signer, other):
         (tmp_path / "trust.pem").write_bytes("# of a société\n".encode() + trusted.root)
         assert predict(folder, "out.csv", "evidence=true", f"evidence.trust={tmp_path / 'trust.pem'}") == 0

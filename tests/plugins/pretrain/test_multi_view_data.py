@@ -8,21 +8,19 @@ from avatar_bench.data.dataset import read_manifest
 from avatar_bench.data.leakage import mark_shared_images
 from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.plugins.pretrain.multi_view_data import MultiViewDataModule, RandomViews
+from tests.builders.pixels import make_noise
 
 PREPROCESSING = Preprocessing(32, "squash", (0.5,) * 3, (0.25,) * 3)
 
 
-def image(side=40):
-    return np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
-
-
 def test_views_have_their_sizes_and_follow_from_the_seed():
     views = RandomViews(32, 0.3, large=2, small=3, local_size=16)
-    made = views(image(), 5)
+    image = make_noise(0, 40, 40)
+    made = views(image, 5)
     assert [view.shape for view in made] == [(32, 32, 3)] * 2 + [(16, 16, 3)] * 3
-    assert all(np.array_equal(a, b) for a, b in zip(made, views(image(), 5), strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(made, views(image, 5), strict=True))
     assert not np.array_equal(made[0], made[1])
-    assert not np.array_equal(made[0], views(image(), 6)[0])
+    assert not np.array_equal(made[0], views(image, 6)[0])
 
 
 def test_with_all_off_a_view_is_a_crop():
