@@ -1,8 +1,6 @@
 """Simulations: a fast form of each part, against the rates that are promised."""
 
-import importlib.machinery
-import importlib.util
-import sys
+import runpy
 from pathlib import Path
 
 import pandas as pd
@@ -13,14 +11,11 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "simulate"
 
 @pytest.fixture(scope="module")
 def simulate():
-    loader = importlib.machinery.SourceFileLoader("simulate", str(SCRIPT))
-    module = importlib.util.module_from_spec(importlib.util.spec_from_loader("simulate", loader))
-    loader.exec_module(module)
-    return module
+    return runpy.run_path(str(SCRIPT))
 
 
 def test_confident_errors_leave_answers_and_the_promise_holds(simulate):
-    rates = pd.DataFrame(simulate.start(15)).set_index(["errors", "images", "rule"])
+    rates = pd.DataFrame(simulate["start"](15)).set_index(["errors", "images", "rule"])
     assert (rates["exceeds"] <= 0.2).all()
     before, now = (rates.loc[("some confident", 1000, rule), "answers"] for rule in ("before", "now"))
     assert now >= before + 0.15
@@ -28,21 +23,15 @@ def test_confident_errors_leave_answers_and_the_promise_holds(simulate):
 
 
 def test_lost_coverage_is_no_luck(simulate):
-    rates = pd.DataFrame(simulate.coverage_warning(40))
+    rates = pd.DataFrame(simulate["coverage_warning"](40))
     assert rates["now"].max() <= 0.06
     assert rates["before"].max() > 0.05
 
 
-def test_parts_are_chosen_by_name(simulate, monkeypatch, capsys):
-    def coin(draws):
-        """Heads."""
-        return [{"draws": draws, "rate": 0.5}]
-
-    monkeypatch.setattr(simulate, "PARTS", {"coin": coin, "none": coin})
-    monkeypatch.setattr(sys, "argv", ["simulate", "coin", "--draws", "7"])
-    simulate.main()
-    assert capsys.readouterr().out.split() == ["coin:", "Heads.", "draws", "rate", "7", "0.500"]
-    monkeypatch.setattr(sys, "argv", ["simulate", "dice"])
-    with pytest.raises(SystemExit):
-        simulate.main()
-    assert "expected some of coin, none" in capsys.readouterr().err
+def test_the_interval_of_the_worst_source_holds_where_that_of_the_seemingly_worst_does_not(simulate):
+    table = simulate["simulate_worst"](draws=60).set_index("quantity")
+    constant = table.loc["mean of a constant answer"]
+    assert (constant["before"], constant["after"]) == pytest.approx((19 / 47, 1 / 3))
+    coverage = table.drop("mean of a constant answer")
+    assert (coverage["after"] >= 0.9).all()
+    assert coverage.loc["coverage of worst, 47 equal sources", "before"] < 0.5

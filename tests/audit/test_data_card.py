@@ -19,7 +19,9 @@ from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result, redraw
 from tests.builders.parsed_page import Page
 from tests.builders.pixels import encode, make_noise
+from tests.commands.conftest import blank_figures
 
+__all__ = ["blank_figures"]
 EVIL = "<script>alert('x')</script>"
 ODD = 'a|b `c` [d](e) *f* "g" & <img src=x onerror=h>'
 

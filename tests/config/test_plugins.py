@@ -121,11 +121,6 @@ def test_a_plugin_is_listed_without_being_imported_and_named_where_it_cannot_be_
     assert "The package greetings is no plug-in" in capsys.readouterr().err
 
 
-def test_what_a_study_provides_is_of_its_folder(capsys):
-    assert main(["evaluate", "block=transformers"]) == 2
-    assert "add -cd studies/avatar_types" in capsys.readouterr().err
-
-
 @pytest.mark.slow
 def test_everything_else_works_without_plugins(small, tiny_run, images, tmp_path):
     root = tmp_path / "copy"

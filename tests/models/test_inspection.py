@@ -117,21 +117,27 @@ CONV, VIT = "convolutional", "transformer"
 
 
 def test_the_family_and_key_traits_are_those_of_the_papers():
-    for name, size, expected in (  # as their papers have them
-        ("resnet18", 64, (CONV, "BasicBlock", 0, "", "", "", "batch", "ReLU")),
-        ("regnety_002", 64, (CONV, "Bottleneck", 13, "", "", "", "batch", "ReLU, Sigmoid")),  # 1 + 1 + 4 + 7 blocks
-        ("mobilenetv2_035", 64, (CONV, "InvertedResidual", 0, "3 x 3", "", "", "batch", "ReLU6")),
-        ("convnext_atto", 64, (CONV, "ConvNeXtBlock", 0, "7 x 7", "", "4 x 4", "layer", "GELU")),
-        ("vit_tiny_patch16_224", 224, (VIT, "Block", 0, "", "self-attention", "16 x 16", "layer", "GELU")),
+    for name, size, options, expected in (  # as their papers have them
+        ("resnet18", 64, {}, (CONV, "BasicBlock", 0, "", "", "", "batch", "ReLU")),
+        ("regnety_002", 64, {}, (CONV, "Bottleneck", 13, "", "", "", "batch", "ReLU, Sigmoid")),  # 1 + 1 + 4 + 7 blocks
+        ("mobilenetv2_035", 64, {}, (CONV, "InvertedResidual", 0, "3 x 3", "", "", "batch", "ReLU6")),
+        ("convnext_atto", 64, {"depths": [1] * 4}, (CONV, "ConvNeXtBlock", 0, "7 x 7", "", "4 x 4", "layer", "GELU")),
+        (
+            "vit_tiny_patch16_224",
+            224,
+            {"depth": 1},
+            (VIT, "Block", 0, "", "self-attention", "16 x 16", "layer", "GELU"),
+        ),
         (
             "swin_tiny_patch4_window7_224",
             224,
+            {"depths": [1] * 4},
             (VIT, "SwinTransformerBlock", 0, "", "windows of 7 x 7", "4 x 4", "layer", "GELU"),
         ),
-        ("mobilevit_xxs", 64, ("hybrid",)),
-        ("mixer_s32_224", 224, ("other",)),
+        ("mobilevit_xxs", 64, {}, ("hybrid",)),
+        ("mixer_s32_224", 224, {}, ("other",)),
     ):
-        traits = inspect_network(new(name), size).traits
+        traits = inspect_network(new(name, **options), size).traits
         assert set(traits) == set(TRAITS)
         assert tuple(traits[trait] for trait in TRAITS[: len(expected)]) == expected
 

@@ -5,7 +5,6 @@ import gzip
 import html
 import json
 import re
-import shutil
 from itertools import product
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from avatar_bench.errors import DataError
 from avatar_bench.inference import runtimes
 from avatar_bench.plugins.app import browser_page
 from avatar_bench.plugins.app.web_runtime import BINARY, SCRIPT, load_web_runtime
+from tests.builders.commands import copy_run, data_of
 
 pytestmark = pytest.mark.skipif(bool(runtimes.find_missing_package("onnx")), reason="the extra export is not installed")
 SHARED = Path(__file__).parents[4] / "shared" / "data"
@@ -42,10 +42,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def calibrated(tiny_run, images, tmp_path_factory):
     """A copy of the tiny run, calibrated on the external test set."""
-    ignored = shutil.ignore_patterns("evaluation", "predictions")
-    run = Path(shutil.copytree(tiny_run, tmp_path_factory.mktemp("run") / "copy", ignore=ignored))
-    data = ["data=manifest", f"data.manifest={images / 'blind.csv'}"]
-    assert main(["calibrate", f"ckpt={run}", *data, "workers=0"]) == 0
+    run = copy_run(tiny_run, tmp_path_factory.mktemp("run") / "copy")
+    assert main(["calibrate", f"ckpt={run}", *data_of(images / "blind.csv"), "workers=0"]) == 0
     return run
 
 
@@ -259,10 +257,9 @@ def test_fifty_images_are_decided_as_by_predict(visit, tmp_path):
     rows["path"] = [str(SHARED / path) for path in rows["path"]]
     rows.iloc[::3].to_csv(tmp_path / "calibration.csv", index=False)
     run, page = tmp_path / "run", tmp_path / "checker.html"
-    data = ["data=manifest", f"data.manifest={SHARED / 'avatars.csv'}", "data.limit=150", "data.workers=0"]
+    data = [*data_of(SHARED / "avatars.csv"), "data.limit=150", "data.workers=0"]
     assert main(["train", "model=efficientnet_lite0", "mode=probe", *data, "logger=none", f"out={run}"]) == 0
-    calibration = ["data=manifest", f"data.manifest={tmp_path / 'calibration.csv'}", "workers=0"]
-    assert main(["calibrate", f"ckpt={run}", *calibration]) == 0
+    assert main(["calibrate", f"ckpt={run}", *data_of(tmp_path / "calibration.csv"), "workers=0"]) == 0
     assert main(["export", f"ckpt={run}", f"out={page}", "target_error=.45"]) == 0
     assert page.stat().st_size < 35e6
     files = [Path(path) for path in rows["path"].iloc[5::6][:50]]

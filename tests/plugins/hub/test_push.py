@@ -24,6 +24,7 @@ from avatar_bench.cli.app import main
 from avatar_bench.plugins.hub.command import push
 from avatar_bench.results.reasons import Reason
 from avatar_bench.runs.record import list_licences, read_record
+from tests.builders.commands import change_record, copy_run, data_of
 from tests.builders.run_files import load_record
 from tests.plugins.hub.hub_server import TOKEN, Repository, serve_hub
 
@@ -52,13 +53,12 @@ def hub(monkeypatch, tmp_path):
 @pytest.fixture(scope="module")
 def evaluated(tiny_run, tmp_path_factory):
     """A copy of the tiny run that was evaluated on its blind set; its record names a host, a user and folders."""
-    run = tmp_path_factory.mktemp("pushed") / "run"
-    shutil.copytree(tiny_run, run, ignore=shutil.ignore_patterns("evaluation", "predictions"))
+    run = copy_run(tiny_run, tmp_path_factory.mktemp("pushed") / "run")
     record = load_record(run)
     record["process"] = {"host": "host-of-the-test", "pid": 1}
     record["init"] |= {"weights": "/home/user-of-the-test/net.pth", "licence": "apache-2.0"}
     record["init"]["teacher"] = {"run": "/home/user-of-the-test/teacher", "sha256": "0", "licence": "fair-use"}
-    (run / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    change_record(run, **record)
     split = pd.read_csv(run / "split.csv")
     split["other:licence"] = np.where(split["source"] == "gan", "CC0", "")
     split.to_csv(run / "split.csv", index=False)
@@ -177,14 +177,13 @@ def test_a_pushed_run_predicts_the_same_and_knows_its_training_images(hub, evalu
         np.testing.assert_allclose(predict(ckpt, images), before, atol=1e-6, rtol=0)
     assert len(np.unique(before[:, -1].round(4))) > 10
     capsys.readouterr()
-    data = ["data=manifest", "data.workers=0"]
-    assert main(["evaluate", ADDRESS, *data, f"data.manifest={images / 'all.csv'}"]) == 3
+    assert main(["evaluate", ADDRESS, *data_of(images / "all.csv"), "data.workers=0"]) == 3
     assert "shares 96 of 192 images with the detector training data" in capsys.readouterr().err
-    blind = f"data.manifest={images / 'blind.csv'}"
-    assert main(["evaluate", ADDRESS, *data, blind, "block=blind_test", "block.blind_test.resamples=100"]) == 0
+    blind, quick = data_of(images / "blind.csv"), ["block=blind_test", "block.blind_test.resamples=100"]
+    assert main(["evaluate", ADDRESS, *blind, *quick, "data.workers=0"]) == 0
     assert "cannot be checked" not in capsys.readouterr().err
     assert main(["report", f"runs={ADDRESS}", f"out={tmp_path / 'report.html'}"]) == 0
-    assert main(["calibrate", ADDRESS, "data=manifest", blind, "workers=0"]) == 0
+    assert main(["calibrate", ADDRESS, *blind, "workers=0"]) == 0
     (folder,) = (tmp_path / "cache" / "hub" / "someone").iterdir()
     assert list_licences(read_record(folder)) == ["mit", "apache-2.0", "fair-use"]
     assert main(["export", ADDRESS, f"out={tmp_path / 'net.safetensors'}"]) == 0
@@ -198,7 +197,7 @@ def test_a_pushed_run_predicts_the_same_and_knows_its_training_images(hub, evalu
 @pytest.mark.slow
 def test_a_pushed_calibration_decides_the_same_and_tells_nothing_of_an_image(evaluated, images, tmp_path, capsys):
     run = shutil.copytree(evaluated, tmp_path / "calibrated")
-    blind = ["data=manifest", f"data.manifest={images / 'blind.csv'}"]
+    blind = data_of(images / "blind.csv")
     assert main(["calibrate", str(run), *blind, "workers=0"]) == 0
     assert main(["calibrate", str(run), *blind, "workers=0", "unit=source", "beta=.6", "allow=[overlap]"]) == 0
     for name in ("one", "two"):
@@ -232,7 +231,7 @@ def flip_weight(files):
     files["model.safetensors"] = files["model.safetensors"][:-1] + b"\x7f"
 
 
-def change_record(files):
+def change_seed(files):
     files["run.json"] = files["run.json"].replace(b'"seed": 42', b'"seed": 43')
 
 
@@ -253,7 +252,7 @@ def put_imported(files):
     [
         (flip_weight, "model.safetensors", ADDRESS, "model.safetensors is not the file that the hub states"),
         (flip_weight, None, ADDRESS, "is damaged or belongs to another run"),
-        (change_record, "run.json", ADDRESS, "run.json is not the file that the hub states"),
+        (change_seed, "run.json", ADDRESS, "run.json is not the file that the hub states"),
         (put_bin, None, ADDRESS, "it has no model.safetensors"),
         (put_imported, None, ADDRESS, "holds an imported detector, which push does not share"),
         (None, None, f"{ADDRESS}@v2", "the repository has no such revision"),

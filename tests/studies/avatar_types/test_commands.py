@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from avatar_bench.config.options import iterate_options
 from avatar_bench.evaluation.block import build_block
 from avatar_bench.i18n import load_catalogue
 from avatar_bench.results.result import Result
+from tests.builders.commands import copy_run
 from tests.commands.test_languages import find_english
 from tests.i18n.test_translations import list_calls, list_texts, places
 
@@ -21,8 +21,7 @@ from tests.i18n.test_translations import list_calls, list_texts, places
 @pytest.fixture(scope="module")
 def runs(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("study") / "runs"
-    for name in ("first", "second"):
-        shutil.copytree(tiny_run, folder / name, ignore=shutil.ignore_patterns("evaluation"))
+    copy_run(tiny_run, folder / "first", folder / "second")
     return folder
 
 
