@@ -1,9 +1,11 @@
 """A card, random images and normalised images for tests of the classifier and its training."""
 
 import numpy as np
+import timm
 import torch
 
 from avatar_bench.config.catalogue import find_choices
+from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.model_card import Card
 from avatar_bench.models.profiling import count_flops, make_blank_image
 
@@ -20,6 +22,14 @@ CARD = Card(classes=("a", "b", "c"), backbone="test_resnet", preprocessing=PREPR
 
 def images(n=4, size=32):
     return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def build_classifier(backbone, size=32, **options):
+    """Return a classifier of three classes with random weights, in the layout that training leaves."""
+    torch.manual_seed(0)
+    net = timm.create_model(backbone, num_classes=3, **options)
+    card = Card(("a", "b", "c"), backbone, {**PREPROCESSING, "size": size})
+    return Classifier(card, net).eval().to(memory_format=torch.channels_last)
 
 
 def normalised(batch):

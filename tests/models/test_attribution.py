@@ -12,7 +12,6 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 
 from avatar_bench.errors import BlockError
-from avatar_bench.metrics.attribution_maps import rank_correlation
 from avatar_bench.models import attribution
 from avatar_bench.models.attribution import SpatialLayer, compute_grad_cam, find_spatial_layer, randomise_layers
 from avatar_bench.models.classifier import Classifier
@@ -202,16 +201,6 @@ def test_the_cascade_draws_weights_and_statistics_anew_from_the_head_downward_by
         assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.equal(heads[0], heads[1])
     assert not torch.equal(heads[0], heads[2])
-
-
-@pytest.mark.parametrize("backbone", ["resnet18", "convnext_atto", "vit_small_patch16_224"])
-def test_maps_change_when_the_weights_are_random(backbone):
-    size, layer = NETWORKS[backbone]
-    model, images, classes = classifier(backbone), samples(6, size), np.arange(6) % 3
-    trained = compute_grad_cam(model, layer, images, classes, rectify=False)
-    *_, (_, _, network) = randomise_layers(model, seed=7)
-    randomised = compute_grad_cam(network, layer, images, classes, rectify=False)
-    assert np.abs(rank_correlation(trained, randomised)).mean() < 0.75
 
 
 def rolled_out(net, tokens):

@@ -7,7 +7,6 @@ import sys
 
 import numpy as np
 import pytest
-import timm
 import torch
 
 from avatar_bench.config.entries import use_folders
@@ -15,9 +14,8 @@ from avatar_bench.data.transforms import Preprocessing
 from avatar_bench.errors import ConfigError
 from avatar_bench.inference import runtimes
 from avatar_bench.inference.network_predictor import NetworkPredictor
-from avatar_bench.models.classifier import Classifier
-from avatar_bench.models.model_card import Card
 from tests.builders.run_files import write_file
+from tests.models.small import build_classifier, images
 
 SIZE = 32
 SAVED = """
@@ -45,21 +43,9 @@ needs_openvino = pytest.mark.skipif(
 )
 
 
-def build(name, size=SIZE, **options):
-    torch.manual_seed(0)
-    net = timm.create_model(name, pretrained=False, num_classes=3, **options)
-    preprocessing = {"size": size, "resize": "squash", "mean": [0.5] * 3, "std": [0.25] * 3}
-    made = Classifier(Card(("a", "b", "c"), name, preprocessing), net).eval()
-    return made.to(memory_format=torch.channels_last)
-
-
 @pytest.fixture(scope="module")
 def classifier():
-    return build("test_resnet.r160_in1k")
-
-
-def images(count, size=SIZE):
-    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return build_classifier("test_resnet.r160_in1k")
 
 
 def answers(runtime, classifier, *counts):
@@ -88,14 +74,14 @@ def test_a_runtime_answers_as_the_classifier_for_any_batch_and_leaves_it_alone(r
     ],
 )
 def test_a_runtime_answers_as_other_families_of_networks(runtime, name, size, options):
-    answers(runtime, build(name, size, **options), 3)
+    answers(runtime, build_classifier(name, size, **options), 3)
 
 
 @pytest.mark.slow
 @needs_openvino
 def test_a_network_that_openvino_cannot_hold_is_refused_and_its_makers_are_told_nothing(classifier):
     with pytest.raises(ConfigError, match="upsample_bicubic2d_aa") as caught:
-        runtimes.find_runtime("openvino").export_network(build("test_vit", 160), 160)
+        runtimes.find_runtime("openvino").export_network(build_classifier("test_vit", 160), 160)
     assert len(caught.value.lines) <= 2
     code = "import sys; from avatar_bench.plugins.openvino.runtime import openvino; openvino._import_openvino(); "
     code += "assert sys.modules['openvino_telemetry'] is None; import openvino.tools.ovc as o; print(o.telemetry)"

@@ -51,14 +51,6 @@ def test_an_unsafe_password_file_is_refused_before_anything_is_loaded(tiny_run, 
         assert "hunter2" not in error
 
 
-@pytest.mark.parametrize(
-    ("words", "code"), [(["port=70000"], 2), (["limits.image_mb=300"], 2), (["limits.queue=0"], 2), (["ckpt=none"], 4)]
-)
-def test_invalid_options_are_refused(words, code):
-    pytest.importorskip("fastapi")
-    assert main(["app", *words]) == code
-
-
 @pytest.mark.slow
 def test_the_app_runs_calls_nobody_and_ends_on_ctrl_c(tiny_run, images, tmp_path):
     httpx = pytest.importorskip("httpx")

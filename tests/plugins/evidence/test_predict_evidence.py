@@ -280,7 +280,6 @@ def test_no_remote_manifest_is_fetched(predict, tmp_path, monkeypatch):
         (["evidence.trust=FILE"], "evidence.trust requires evidence=true"),
         (["evidence=true", "evidence.trust=FILE"], "it holds no certificates" if has_c2pa else "needs c2pa-python"),
         (["evidence=true", "evidence.trust=GONE"], "No such file" if has_c2pa else "needs c2pa-python"),
-        (["evidence=maybe"], "evidence"),
     ],
 )
 def test_a_wrong_option_is_refused_in_three_lines(words, message, predict, images, tmp_path, capsys):

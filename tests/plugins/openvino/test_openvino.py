@@ -6,12 +6,10 @@ import sys
 
 import numpy as np
 import pytest
-import timm
 import torch
 
 from avatar_bench.inference import runtimes
-from avatar_bench.models.classifier import Classifier
-from avatar_bench.models.model_card import Card
+from tests.models import small
 
 if runtimes.find_missing_package("openvino"):
     pytest.skip("the extra openvino is not installed", allow_module_level=True)
@@ -23,10 +21,7 @@ SIZE, COUNT = 32, 24
 
 @pytest.fixture(scope="module")
 def classifier():
-    torch.manual_seed(0)
-    net = timm.create_model("test_resnet", pretrained=False, num_classes=3)
-    preprocessing = {"size": SIZE, "resize": "squash", "mean": [0.5] * 3, "std": [0.25] * 3}
-    return Classifier(Card(("a", "b", "c"), "test_resnet", preprocessing), net).eval()
+    return small.build_classifier("test_resnet")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +31,7 @@ def network(classifier):
 
 @pytest.fixture(scope="module")
 def images():
-    return torch.randint(0, 256, (COUNT, 3, SIZE, SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    return small.images(COUNT)
 
 
 def expected(classifier, images):
