@@ -24,7 +24,7 @@ from avatar_bench.cli.app import main
 from avatar_bench.plugins.hub.command import push
 from avatar_bench.results.reasons import Reason
 from avatar_bench.runs.record import list_licences, read_record
-from tests.builders.commands import change_record, copy_run, data_of
+from tests.builders.commands import change_record, copy_run, data_of, read_result
 from tests.builders.run_files import load_record
 from tests.plugins.hub.hub_server import TOKEN, Repository, serve_hub
 
@@ -113,7 +113,7 @@ def test_the_card_states_the_saved_metrics_sources_failures_and_licences(shared,
     metadata = yaml.safe_load(head)
     saved = {}
     for block in ("blind_test", "calibration"):
-        saved |= json.loads((evaluated / "evaluation" / "blind" / block / "metrics.json").read_text())["metrics"]
+        saved |= read_result(evaluated, "blind", block)["metrics"]
     (index,) = metadata["model-index"]
     (result,) = (metric for metric in index["results"] if metric["dataset"]["name"] == "blind")
     collected = {metric["type"]: (metric["value"], metric["args"].get("low")) for metric in result["metrics"]}

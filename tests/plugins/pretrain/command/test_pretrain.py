@@ -1,6 +1,5 @@
 """pretrain: backbones from images without their labels, and trainings that begin with them."""
 
-import json
 import os
 import re
 import shutil
@@ -27,12 +26,11 @@ from avatar_bench.files.table_io import read_csv
 from avatar_bench.models import pretrained_backbone, weight_formats
 from avatar_bench.models.pretrained_backbone import read_weights, refuse_other_options
 from avatar_bench.plugins.pretrain.command.pretrain import PretrainConfig
-from tests.builders.commands import change_record, copy_run
+from tests.builders.commands import change_record, copy_run, read_result
 from tests.builders.run_files import load_record
 
 RESNET = "model.backbone=test_resnet"
-METHODS = {
-    "simclr": [RESNET],
+METHODS = {  # beside simclr, of the fixtures
     "dino": [RESNET, "method.local_views=1"],
     "mae": ["model.backbone=test_vit", "model.options={img_size: 32}", "method.decoder_depth=1"],
 }
@@ -344,8 +342,8 @@ def test_val_used_in_pretraining_is_evaluated_as_the_runs_own_set_only(with_val,
     capsys.readouterr()
     evaluate(run, "split=val")
     assert f"/run: blind_test: {OVERLAP}" in capsys.readouterr().err
-    result = json.loads((run / "evaluation" / "val" / "blind_test" / "metrics.json").read_text(encoding="utf-8"))
-    assert {"code": "overlap_with_pretraining", "n": 24, "all": 24} in result["warnings"]
+    warnings = read_result(run, "val")["warnings"]
+    assert {"code": "overlap_with_pretraining", "n": 24, "all": 24} in warnings
     evaluate(run)
     assert "overlap with the pretraining data" not in capsys.readouterr().err
     split = read_csv(run / "split.csv")
@@ -391,8 +389,7 @@ def test_figures_say_how_many_images_of_the_pretraining_are_gone(pretrain, image
             assert warning in capsys.readouterr().err
         evaluate(run, f"lang={lang}", "again=true")
         assert printed in capsys.readouterr().err
-        result = json.loads((run / "evaluation" / "test" / "blind_test" / "metrics.json").read_text(encoding="utf-8"))
-        assert {"code": "pretraining_images_missing", "n": count} in result["warnings"]
+        assert {"code": "pretraining_images_missing", "n": count} in read_result(run, "test")["warnings"]
 
 
 def test_weights_without_their_images_of_another_network_and_damaged_ones_are_refused(simclr, train, tmp_path, capsys):
