@@ -384,7 +384,7 @@ def names_of_blocks(file, blocks):
     text = file.read_text(encoding="utf-8")
     if file.suffix == ".py":
         words = []
-        for node in ast.walk(ast.parse(text)):
+        for node in ast.walk(_parse(text)):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 words.append(node.value.partition("/")[0])
             elif isinstance(node, ast.ImportFrom):

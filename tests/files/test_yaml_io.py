@@ -85,8 +85,3 @@ def test_a_bomb_in_a_folder_of_ones_own_or_of_a_run_ends_the_command(bomb, file,
     assert Path(file).stem in err
     assert len(err.splitlines()) <= 3
     assert not Path("it-ran").exists()
-
-
-def test_what_a_person_writes_is_read(tmp_path):
-    (tmp_path / "a.yaml").write_text("a: {b: [1, 2.5, null, x]}\n")
-    assert read_yaml(tmp_path / "a.yaml") == {"a": {"b": [1, 2.5, None, "x"]}}

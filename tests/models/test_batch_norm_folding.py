@@ -54,17 +54,15 @@ class Repeated(Reused):
 
 def test_outputs_are_those_of_the_network_to_rounding_and_one_that_would_compute_others_is_kept():
     for backbone, left in (
-        ("resnet18", 0),
+        ("test_resnet", 0),
         ("mobilenetv3_small_100", 0),
         ("efficientnet_lite0", 0),
         ("densenet121", 62),  # norms before a convolution
         ("test_vit", 0),
     ):
         classifier = make_classifier(create_backbone(backbone, 2), backbone)
-        norms, state = (
-            count_norms(classifier),
-            {name: tensor.clone() for name, tensor in classifier.state_dict().items()},
-        )
+        norms = count_norms(classifier)
+        state = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
         folded = fold_batch_norms(classifier)
         assert (folded is classifier) == (not norms)
         assert count_norms(folded) == left

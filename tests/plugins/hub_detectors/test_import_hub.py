@@ -16,6 +16,7 @@ from avatar_bench.data.dataset import read_manifest
 from avatar_bench.runs.ensembles import open_run
 from avatar_bench.runs.imported import hash_detector
 from avatar_bench.runs.record import RunRecord
+from tests.builders.commands import change_record, data_of
 from tests.builders.run_files import load_record
 
 CLASSES = ["artificial", "painted", "photo"]
@@ -56,8 +57,8 @@ def transformers_folder(tmp_path_factory):
 def predict(folder, kind, images, out):
     """Import a folder, check its evaluation and return its predictions of the blind set, by path."""
     assert main(["import", f"kind={kind}", f"folder={folder}", f"out={out}", MAP]) == 0
-    data = ["data=manifest", f"data.manifest={images / 'blind.csv'}", "data.workers=0"]
-    assert main(["evaluate", f"ckpt={out}", "block=blind_test", *data]) == 0
+    words = [*data_of(images / "blind.csv"), "data.workers=0", "block=blind_test", "block.blind_test.resamples=100"]
+    assert main(["evaluate", f"ckpt={out}", *words]) == 0
     blind = read_manifest(images / "blind.csv")
     assert open_run(out).classes == ("generated", "drawing", "real")
     table = open_run(out).predict([blind.file(row) for row in range(len(blind))])
@@ -186,7 +187,7 @@ def test_what_a_stranger_has_changed_in_a_run_folder_is_refused_before_it_is_use
     record = load_record(run)
     record["detector"] |= change
     record["checkpoint_sha256"] = hash_detector(run / "detector", RunRecord(**record))
-    (run / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    change_record(run, **record)
     file = next((images / "blind" / "real").rglob("*.png"))
     assert main(["predict", str(file), f"ckpt={run}", f"output={tmp_path / 'out.csv'}"]) == code
     assert reason in capsys.readouterr().err

@@ -207,10 +207,7 @@ def change(column, value, rows=slice(None)):
         (change("sampled", "selected", slice(125, None)), "25 labels are left out"),
         (lambda table: table[:100], "50 of the images drawn have no label"),
         (change("label", "fake", slice(1)), "label 'fake' is none of the predictions' classes"),
-        (
-            lambda table: pd.concat([table, table[:1].assign(label="real"), table[:1].assign(label="drawing")]),
-            "two labels",
-        ),
+        (lambda table: pd.concat([table, *(table[:1].assign(label=name) for name in CLASSES)]), "two labels"),
         (change("score_low", 0.0), "are not as the page has them"),
         (change("seed", 7), "were not drawn from these predictions"),
     ],

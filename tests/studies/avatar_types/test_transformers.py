@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +26,8 @@ from tests.models.small import count_macs
 
 with use_folders([Path(__file__).parents[3] / "studies" / "avatar_types"]):
     transformers = find_entry("block", "transformers").load()
-figures, tables = (importlib.import_module(f"{transformers.__name__}.{name}") for name in ("figures", "study_tables"))
+PARTS = ("figures", "recipe_traits", "study_tables")
+figures, traits, tables = (importlib.import_module(f"{transformers.__name__}.{name}") for name in PARTS)
 
 SAM = {"name": "adamw", "rho": 0.05, "adaptive": False, "weight_decay": 0.01}
 ADAMW = {"name": "adamw", "weight_decay": 0.01}
@@ -47,7 +49,10 @@ RECORD = {
 
 @pytest.fixture(scope="module")
 def nets():
-    return {name: timm.create_model(tag, num_classes=3).eval() for name, (tag, _) in NETS.items()}
+    """Two networks, each of which is inspected once: that is half of the time of a comparison."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(traits, "inspect_network", cache(traits.inspect_network))
+        yield {name: timm.create_model(tag, num_classes=3).eval() for name, (tag, _) in NETS.items()}
 
 
 @pytest.fixture
