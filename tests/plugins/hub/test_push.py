@@ -3,11 +3,9 @@
 import getpass
 import hashlib
 import json
-import os
 import pickle
 import re
 import shutil
-import signal
 import socket
 from itertools import product
 from pathlib import Path
@@ -21,7 +19,6 @@ from huggingface_hub import parse_eval_result_entries
 
 from avatar_bench import load
 from avatar_bench.cli.app import main
-from avatar_bench.plugins.hub.command import push
 from avatar_bench.results.reasons import Reason
 from avatar_bench.runs.record import list_licences, read_record
 from tests.builders.commands import change_record, copy_run, data_of, read_result
@@ -321,17 +318,3 @@ def test_a_push_replaces_neither_other_models_nor_public_ones_by_accident(
     assert main(["push", str(evaluated), f"to={tmp_path / 'full'}"]) == 3
     assert main(["push", str(evaluated / "checkpoints" / "best.ckpt"), f"to={tmp_path / 'x'}"]) == 4
     assert "Expected the folder of a run made by train" in capsys.readouterr().err
-
-
-def test_what_a_killed_push_has_left_is_removed_by_the_next(evaluated, tmp_path, fork, monkeypatch):
-    def write_and_be_killed(path, folder, settings):
-        (folder / "half").touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    words = ["push", str(evaluated), f"to={tmp_path / 'shared' / 'out'}"]
-    child = fork(*words, before=lambda: monkeypatch.setattr(push, "_write_files", write_and_be_killed))
-    assert child.end() == -signal.SIGKILL
-    assert list((tmp_path / "shared").rglob("half"))
-    monkeypatch.setattr(push, "_write_files", lambda path, folder, settings: (folder / "run.json").touch())
-    assert main(words) == 0
-    assert [path.name for path in sorted((tmp_path / "shared").rglob("*"))] == ["out", "run.json"]

@@ -265,13 +265,6 @@ def test_weights_that_change_while_they_are_read_are_refused(reader, simclr, tra
     assert f"{file} changed while it was read." in capsys.readouterr().err
 
 
-def test_a_pretraining_that_diverges_names_the_images_of_the_batch(pretrain, tmp_path, capsys):
-    run = pretrain(tmp_path / "run", "lr=1e30", "optimizer=sgd", "epochs=3", code=6)
-    err = capsys.readouterr().err.splitlines()[-3:]
-    assert re.fullmatch(r"Images of that batch: all/.* and 12 more\.", err[1])
-    assert load_record(run)["status"] == "diverged"
-
-
 def test_a_training_whose_test_images_were_seen_is_refused(leaky, train, tmp_path, capsys):
     train(tmp_path / "refused", *from_weights(leaky), code=3)
     assert "48 of 48 test images" in capsys.readouterr().err
@@ -444,7 +437,6 @@ def test_what_ctrl_c_cuts_short_goes_on_to_the_same_weights(pretrain, images, tm
         (["optimizer.rho=0.1"], 2, "optimizer.rho=0.1: an option of sam, which pretrain does not support"),
         (["schedule.warmup_epochs=100", "epochs=100"], 2, "expected fewer than the 100 epochs"),
         (["data.split.by=source", "data.fold=1"], 2, "or set data.split.by=group"),
-        (["allow=[overlap]"], 2, "near_duplicates or test_images"),
     ],
 )
 def test_a_mistake_is_named_in_three_lines(more, code, message, pretrain, tmp_path, capsys):
