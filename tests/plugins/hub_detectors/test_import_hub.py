@@ -174,7 +174,6 @@ def imported(timm_folder, tmp_path_factory):
     [
         ({"architecture": "hf_hub:someone/net"}, 3, "timm has no network 'hf_hub:someone/net'"),
         ({"arguments": {"checkpoint_path": "/etc/passwd"}}, 3, "'checkpoint_path' is not allowed"),
-        ({"architecture": "vit_base_patch16_224"}, 3, "parameters, its weights"),
         ({"temperature": 0}, 4, "its temperature is 0; expected a number above 0"),
         ({"timm": {"input_size": [3, 40, 40], "crop_pct": 1e-4}}, 4, "its timm is"),
         ({"arguments": 3}, 4, "cannot be opened by its run.json"),

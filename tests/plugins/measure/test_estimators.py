@@ -143,7 +143,7 @@ def test_the_simulation_shows_which_intervals_hold(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[3] / "scripts")
     from simulate_shares import simulate_shares
 
-    rates = pd.DataFrame(simulate_shares(8, 20_000)).set_index("detector")
+    rates = pd.DataFrame(simulate_shares(4, 20_000)).set_index("detector")
     assert len(rates) == 24
     assert rates["reviewed"].mean() > 0.94
     assert rates.loc["calibrated", "em_contains"].mean() > rates.loc["miscalibrated", "em_contains"].mean()
