@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.builders.run_files import load_record
+from tests.builders.commands import read_record
 
 ROOT = Path(__file__).parents[1]
 DEMO = [f"runs/demo/{model}" for model in ("efficientnet_lite0", "mobilenetv2")]
@@ -93,7 +93,7 @@ def test_the_demo_runs_and_a_second_time_does_not_train_again(checkout):
         assert accuracy["units"] >= 8
         assert f"{run}: balanced accuracy {balanced:.3f}; recall: drawing " in first.stdout
         assert balanced > 0.5  # guessing: a third
-        record = load_record(checkout / run)
+        record = read_record(checkout / run)
         fit = record["temperature_fit"]
         assert fit["n"] >= 20  # half of val; without it, no temperature is fitted
         assert record["temperature"] == (1 if fit["low"] <= 1 <= fit["high"] else fit["fitted"])

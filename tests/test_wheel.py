@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from avatar_bench import __version__
-from tests.builders.run_files import load_record
+from tests.builders.commands import read_record
 from tests.builders.walks import walk
 
 ROOT = Path(__file__).parents[1]
@@ -77,5 +77,5 @@ def test_it_lists_prepares_trains_evaluates_and_predicts_from_another_folder(pro
     assert [code for code, _, _ in ends] == [0] * len(commands), ends
     assert "convnext_tiny" in ends[0][1]
     assert "<table" in (tmp_path / "set" / "card.html").read_text(encoding="utf-8")
-    assert len(load_record(tmp_path / "run")["stages"]) == 2
+    assert len(read_record(tmp_path / "run")["stages"]) == 2
     assert len(pd.read_csv(tmp_path / "out.csv")) == 42

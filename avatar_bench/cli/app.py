@@ -30,8 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     gc.set_threshold(50_000)  # imports make a million objects and no garbage: collect less often
     # let numpy's idle threads sleep: by default each spins for 2^26 cycles and slows torch's threads down
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "4")
-    # let torch's threads sleep soon too: by default they spin for milliseconds where another program holds up one of them,
-    # which then takes ten times as long; with so few turns nothing is lost on a quiet machine (docs/speed.md)
+    # let torch's threads sleep soon too: by default they spin for milliseconds where another program holds up one of
+    # them, and a network takes several times as long; after so few turns little is lost alone (docs/speed.md)
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # its own pools keep the memory of freed tables
     escape_unencodable_output()

@@ -1,6 +1,4 @@
-"""Files of runs and of users, as tests read and write them."""
-
-import json
+"""Files of users, as tests write them."""
 
 
 def write_file(file, text):
@@ -8,8 +6,3 @@ def write_file(file, text):
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(text, encoding="utf-8")
     return file
-
-
-def load_record(run):
-    """Return the content of run.json as plain values."""
-    return json.loads((run / "run.json").read_text(encoding="utf-8"))

@@ -13,7 +13,8 @@ from avatar_bench.cli.app import main
 from avatar_bench.config.instantiate import build, check_node
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.yaml_io import read_yaml
-from tests.builders.run_files import load_record, write_file
+from tests.builders.commands import read_record
+from tests.builders.run_files import write_file
 from tests.test_readme import examples
 
 FILES = ("my/rates.py", "my/schedule/stairs.yaml", "my/logger/lines.yaml", "my/callbacks/rate.yaml")
@@ -67,7 +68,7 @@ def test_words_alone_choose_any_optimizer_as_the_base_of_sam_a_schedule_and_a_ca
     assert group["lr"] == pytest.approx(0, abs=1e-9)
     callbacks = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]
     assert any("Timer" in name for name in callbacks)
-    assert load_record(run)["passes_per_step"] == 2
+    assert read_record(run)["passes_per_step"] == 2
 
 
 @pytest.mark.slow
@@ -104,7 +105,7 @@ def test_an_error_of_a_users_class_names_its_line_and_resuming_asks_for_its_fold
     text = (my / "rates.py").read_text(encoding="utf-8")
     (my / "rates.py").write_text(text.replace("print(f", "None(f"), encoding="utf-8")
     run = train(tmp_path / "run", "-cd", str(my), "epochs=2", "callbacks=rate", code=2)
-    error = load_record(run)["error"]
+    error = read_record(run)["error"]
     assert error.startswith(f"{my / 'rates.py'}, line ")
     assert "TypeError" in error
     capsys.readouterr()

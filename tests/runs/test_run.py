@@ -18,8 +18,7 @@ from avatar_bench.inference.network_predictor import NetworkPredictor
 from avatar_bench.models.model_card import Card
 from avatar_bench.runs.record import RunRecord, choose_newest_run, find_runs
 from avatar_bench.runs.run import Run
-from tests.builders.commands import change_record
-from tests.builders.run_files import load_record
+from tests.builders.commands import change_record, read_record
 
 
 def best(run):
@@ -42,7 +41,7 @@ def bare(tiny_run, tmp_path):
 
 
 def test_a_run_opened_by_its_folder_or_a_checkpoint_knows_how_it_predicts(tiny_run, tmp_path):
-    run, record = Run.open(tiny_run), load_record(tiny_run)
+    run, record = Run.open(tiny_run), read_record(tiny_run)
     assert run.classes == tuple(record["classes"])
     assert run.temperature == record["temperature"]
     assert run.seed == 42
@@ -233,7 +232,7 @@ def test_a_foreign_file_is_refused_in_three_lines_at_most(content, message, tmp_
 
 
 def test_images_that_are_gone_a_damaged_record_and_a_run_without_a_checkpoint_are_named(run_copy, tmp_path):
-    change_record(run_copy, data=load_record(run_copy)["data"] | {"root": str(tmp_path / "gone")})
+    change_record(run_copy, data=read_record(run_copy)["data"] | {"root": str(tmp_path / "gone")})
     run = Run.open(run_copy)
     with pytest.raises(DataError, match="gone"):
         run.predictions(run.dataset("test"))

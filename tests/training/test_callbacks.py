@@ -7,7 +7,7 @@ import pytest
 
 from avatar_bench.cli.app import main
 from avatar_bench.training.module import Learner
-from tests.builders.run_files import load_record
+from tests.builders.commands import read_record
 
 STAGES = "mode.stages=[{unfreeze: classifier, epochs: 2, lr: 3e-3}, {unfreeze: all, epochs: 2, lr: 1e-3}]"
 KINDS = {
@@ -65,7 +65,7 @@ def test_a_run_cut_at_a_step_goes_on_to_the_same_weights_and_history(kind, small
     assert plug.steps <= steps - cut + 4  # the step (at most four batches), not the epoch
     assert (run / "metrics.csv").read_bytes() == (whole / "metrics.csv").read_bytes()
     for key in ("weights_sha256", "temperature"):
-        assert load_record(run)[key] == load_record(whole)[key]
+        assert read_record(run)[key] == read_record(whole)[key]
 
 
 @pytest.mark.slow
@@ -85,7 +85,7 @@ def test_a_run_cut_twice_moved_and_damaged_goes_on_from_the_checkpoint_before(tr
     err = capsys.readouterr().err
     assert "last.ckpt is damaged" in err
     assert "Resuming from before.ckpt" in err
-    assert load_record(run)["weights_sha256"] == load_record(whole)["weights_sha256"]
+    assert read_record(run)["weights_sha256"] == read_record(whole)["weights_sha256"]
     assert not first.exists()
     (spoilt / "checkpoints" / "before.ckpt").write_bytes(b"")
     assert plug.run(["train", f"resume={spoilt}"]) == 4

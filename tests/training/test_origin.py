@@ -7,7 +7,7 @@ import pytest
 from avatar_bench import load
 from avatar_bench.cli.app import main
 from avatar_bench.training.module import Learner
-from tests.builders.run_files import load_record
+from tests.builders.commands import read_record
 
 
 @pytest.fixture(scope="module")
@@ -52,9 +52,9 @@ def test_a_student_learns_answers_without_labels_too(tiny_run, manifest, teach, 
     rows, targets = (np.concatenate(parts) for parts in zip(*seen, strict=True))
     assert set(rows) == set(range(len(used)))
     np.testing.assert_allclose(targets, expected[rows], atol=1e-5)
-    record = load_record(student)
+    record = read_record(student)
     assert record["metrics"]["val/accuracy"] > 0.8
-    assert record["init"]["teacher"]["sha256"] == load_record(tiny_run)["checkpoint_sha256"]
+    assert record["init"]["teacher"]["sha256"] == read_record(tiny_run)["checkpoint_sha256"]
     assert main(["evaluate", f"ckpt={student}", "block=blind_test", "split=test", "data.workers=0"]) == 0
     assert main(["report", f"runs={student}"]) == 0
     assert f"teacher: {tiny_run.parent.name}/{tiny_run.name}" in (student / "report.html").read_text(encoding="utf-8")
@@ -86,7 +86,7 @@ def test_what_trained_a_shared_teacher_is_no_test_set_of_its_student(manifest, t
     teach(tmp_path / "refused", tmp_path / "swapped.csv", teacher=shared, code=3)
     assert "48 of 48 test images overlap" in capfd.readouterr().err
     student = teach(tmp_path / "allowed", tmp_path / "swapped.csv", "allow=[pretraining]", teacher=shared)
-    assert load_record(student)["init"]["teacher"]["licence"] == "mit"
+    assert read_record(student)["init"]["teacher"]["licence"] == "mit"
     assert main(["evaluate", f"ckpt={student}", "block=blind_test", "split=test", "data.workers=0"]) == 3
     assert "pretraining" in capfd.readouterr().err
 

@@ -15,7 +15,7 @@ from avatar_bench.inference import runtimes
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.runs.run import Run
 from avatar_bench.training.probe_job import choose_strength
-from tests.builders.run_files import load_record
+from tests.builders.commands import read_record
 from tests.commands.test_all_blocks import QUICK
 
 PROBE = ("mode=probe", "epochs=null", "lr=null")
@@ -49,7 +49,7 @@ def probe(train, cache, tmp_path_factory):
 
 
 def test_predict_gives_the_probabilities_of_scikit_learn(probe, tmp_path):
-    record, output = load_record(probe), tmp_path / "out.csv"
+    record, output = read_record(probe), tmp_path / "out.csv"
     run = Run.open(probe)
     dataset = read_split(probe / "split.csv", Path(record["data"]["root"]))
     sides = (dataset.select_split(split) for split in ("train", "test"))
@@ -66,7 +66,7 @@ def test_predict_gives_the_probabilities_of_scikit_learn(probe, tmp_path):
 
 def test_evaluation_takes_the_embeddings_that_training_has_cached(probe, passed, cache, monkeypatch):
     predictor = Run.open(probe).predictor
-    dataset = read_split(probe / "split.csv", Path(load_record(probe)["data"]["root"])).select_split("train")
+    dataset = read_split(probe / "split.csv", Path(read_record(probe)["data"]["root"])).select_split("train")
     cached = predictor.predict_variations(dataset, [None])[0]
     assert passed == []
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(cache / "none"))
@@ -77,7 +77,7 @@ def test_evaluation_takes_the_embeddings_that_training_has_cached(probe, passed,
 
 
 def test_metrics_csv_has_a_row_for_each_value_of_c(probe):
-    record, table = load_record(probe), pd.read_csv(probe / "metrics.csv")
+    record, table = read_record(probe), pd.read_csv(probe / "metrics.csv")
     cross = [f"cv/{name}{end}" for name in ("loss", "balanced_accuracy") for end in ("", "_se")]
     assert list(table) == ["C", *cross, "val/loss", "val/accuracy", "val/macro_f1"]
     assert table["C"].tolist() == [1e-4, 1e-3, 0.01, 0.1]
@@ -96,14 +96,14 @@ def test_another_split_seed_and_c_of_the_same_network_pass_no_image(tiny_run, tr
     assert main(["export", f"ckpt={tiny_run}", f"out={state}"]) == 0
     begun = (*PROBE, f"model.weights={state}", "allow=[pretraining]")
     first = train(tmp_path / "first", *begun)
-    counts = load_record(first)["split"]["counts"]
-    assert load_record(first)["probe"]["computed"] == sum(passed) == sum(counts.values()) - counts["test"]
+    counts = read_record(first)["split"]["counts"]
+    assert read_record(first)["probe"]["computed"] == sum(passed) == sum(counts.values()) - counts["test"]
     computed = sum(passed)
     second = train(tmp_path / "second", *begun, "data.split.seed=1", "seed=7", "mode.C=[0.01]")
     tables = [pd.read_csv(run / "split.csv") for run in (first, second)]
     first_test, second_test = (set(table.loc[table["split"] == "test", "sha256"]) for table in tables)
     rest = first_test - second_test  # all that the first probe has not seen
-    assert sum(passed) - computed == load_record(second)["probe"]["computed"] == len(rest)
+    assert sum(passed) - computed == read_record(second)["probe"]["computed"] == len(rest)
     passed.clear()
     train(tmp_path / "third", *begun, "mode.balance=none")
     assert passed == []
@@ -115,7 +115,7 @@ def test_damaged_features_are_computed_again(probe, train, cache, tmp_path):
     kept[1].unlink()
     again = train(tmp_path / "again", *PROBE)
     assert np.allclose(*(pd.read_csv(run / "metrics.csv")["cv/loss"] for run in (probe, again)), atol=1e-6)
-    assert load_record(again)["probe"]["computed"] <= 2
+    assert read_record(again)["probe"]["computed"] <= 2
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def pooled(train, cache, tmp_path_factory):
 
 
 def test_layers_are_pooled_into_an_ordinary_run(pooled, train, tmp_path):
-    record, run = load_record(pooled), Run.open(pooled)
+    record, run = read_record(pooled), Run.open(pooled)
     assert record["probe"]["layers"] == run.card.options["pooled_layers"] == [2, 3, -1]
     assert record["probe"]["features"] == 2 * (48 + 192) + 96
     assert record["metrics"]["val/accuracy"] > 0.8
@@ -173,10 +173,10 @@ def test_an_interrupted_probe_runs_again_by_resume(train, monkeypatch, tmp_path,
     with monkeypatch.context() as patch:
         patch.setattr("avatar_bench.training.probe_job.LogisticProblem", interrupt)
         run = train(tmp_path / "run", *PROBE, code=130)
-    assert load_record(run)["status"] == "interrupted"
-    assert load_record(run)["probe"]["computed"] == 96  # of the training images
+    assert read_record(run)["status"] == "interrupted"
+    assert read_record(run)["probe"]["computed"] == 96  # of the training images
     assert f"interrupted; to go on: avatar-bench train resume={run}" in capsys.readouterr().err
     assert not (run / "checkpoints" / "best.ckpt").exists()
     assert main(["train", f"resume={run}"]) == 0
-    assert load_record(run)["status"] == "finished"
-    assert load_record(run)["probe"]["computed"] == 96 + 24 + 24  # and of val and calibration alone
+    assert read_record(run)["status"] == "finished"
+    assert read_record(run)["probe"]["computed"] == 96 + 24 + 24  # and of val and calibration alone

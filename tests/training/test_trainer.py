@@ -27,7 +27,7 @@ from avatar_bench.training.classifier_job import ClassifierJob
 from avatar_bench.training.environment import resolve_precision
 from avatar_bench.training.module import Learner
 from avatar_bench.training.weight_averaging import estimate_statistics
-from tests.builders.run_files import load_record
+from tests.builders.commands import read_record
 
 ONE_STEP = ("trainer.limit_batches=1", "optimizer._target_=torch.optim.SGD", "optimizer.weight_decay=0", "lr=1")
 
@@ -108,7 +108,7 @@ def test_the_best_checkpoint_holds_the_weights_evaluated_on_val(words, tiny_run,
     assert main(["evaluate", f"ckpt={run}", "split=val", "allow=[permutation]", "block.blind_test.resamples=100"]) == 0
     metrics = Result.load(run / "evaluation" / "val" / "blind_test").metrics
     for name in ("accuracy", "macro_f1"):
-        assert metrics[name].value == pytest.approx(load_record(run)["metrics"][f"val/{name}"], abs=1e-6)
+        assert metrics[name].value == pytest.approx(read_record(run)["metrics"][f"val/{name}"], abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_what_was_really_used_is_recorded_and_loggers_write_into_the_run(train, 
     run = train(tmp_path / "run", "trainer=debug", "data.batch_size={cpu: 8, cuda: 48}", "logger=[csv,tensorboard]")
     assert pd.read_csv(run / "logs" / "metrics.csv")["train/loss_step"].notna().sum() == 2
     assert list(run.glob("logs/events.*"))
-    record = load_record(run)
+    record = read_record(run)
     accelerator = record["device"]["accelerator"]
     assert accelerator in ("cpu", "cuda", "mps")
     assert record["batch_size"] == (48 if accelerator == "cuda" else 8)
@@ -195,7 +195,7 @@ def test_the_precision_auto_is_that_of_the_trial_when_resumed_too(train, tmp_pat
         patch.setattr(environment, "tune_training", lambda *network: "bf16")
         patch.setattr(ClassifierJob, "finish", None)  # fails before the end
         train(run, "trainer.precision=auto", "trainer=debug", code=1)
-    assert device.items() <= load_record(run)["device"].items()
+    assert device.items() <= read_record(run)["device"].items()
     monkeypatch.setattr(environment, "tune_training", lambda *network: "32")
     assert main(["train", f"resume={run}"]) == 0
-    assert device.items() <= load_record(run)["device"].items()
+    assert device.items() <= read_record(run)["device"].items()

@@ -20,9 +20,9 @@ from huggingface_hub import parse_eval_result_entries
 from avatar_bench import load
 from avatar_bench.cli.app import main
 from avatar_bench.results.reasons import Reason
-from avatar_bench.runs.record import list_licences, read_record
-from tests.builders.commands import change_record, copy_run, data_of, read_result
-from tests.builders.run_files import load_record
+from avatar_bench.runs.record import list_licences
+from avatar_bench.runs.record import read_record as open_record
+from tests.builders.commands import change_record, copy_run, data_of, read_record, read_result
 from tests.plugins.hub.hub_server import TOKEN, Repository, serve_hub
 
 NAME = "someone/avatars"
@@ -51,7 +51,7 @@ def hub(monkeypatch, tmp_path):
 def evaluated(tiny_run, tmp_path_factory):
     """A copy of the tiny run that was evaluated on its blind set; its record names a host, a user and folders."""
     run = copy_run(tiny_run, tmp_path_factory.mktemp("pushed") / "run")
-    record = load_record(run)
+    record = read_record(run)
     record["process"] = {"host": "host-of-the-test", "pid": 1}
     record["init"] |= {"weights": "/home/user-of-the-test/net.pth", "licence": "apache-2.0"}
     record["init"]["teacher"] = {"run": "/home/user-of-the-test/teacher", "sha256": "0", "licence": "fair-use"}
@@ -182,7 +182,7 @@ def test_a_pushed_run_predicts_the_same_and_knows_its_training_images(hub, evalu
     assert main(["report", f"runs={ADDRESS}", f"out={tmp_path / 'report.html'}"]) == 0
     assert main(["calibrate", ADDRESS, *blind, "workers=0"]) == 0
     (folder,) = (tmp_path / "cache" / "hub" / "someone").iterdir()
-    assert list_licences(read_record(folder)) == ["mit", "apache-2.0", "fair-use"]
+    assert list_licences(open_record(folder)) == ["mit", "apache-2.0", "fair-use"]
     assert main(["export", ADDRESS, f"out={tmp_path / 'net.safetensors'}"]) == 0
     assert main(["push", str(folder), f"to={tmp_path / 'shared'}"]) == 0
     np.testing.assert_allclose(predict(tmp_path / "shared", images), predict(folder, images), atol=1e-6, rtol=0)

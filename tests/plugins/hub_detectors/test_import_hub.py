@@ -16,8 +16,7 @@ from avatar_bench.data.dataset import read_manifest
 from avatar_bench.runs.ensembles import open_run
 from avatar_bench.runs.imported import hash_detector
 from avatar_bench.runs.record import RunRecord
-from tests.builders.commands import change_record, data_of
-from tests.builders.run_files import load_record
+from tests.builders.commands import change_record, data_of, read_record
 
 CLASSES = ["artificial", "painted", "photo"]
 MAP = "classes={artificial: generated, painted: drawing, photo: real}"
@@ -74,7 +73,7 @@ def test_a_folder_of_timm_predicts_as_timm_does(timm_folder, images, tmp_path):
         expected = net(batch).softmax(dim=1)
     np.testing.assert_allclose(table, expected, atol=1e-5)
     assert expected.std(dim=0).max() > 1e-3
-    record = load_record(tmp_path / "run")
+    record = read_record(tmp_path / "run")
     assert record["detector"]["parameters"] == sum(parameter.numel() for parameter in net.parameters())
     assert main(["report", f"runs={tmp_path / 'run'}"]) == 0
     page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
@@ -183,7 +182,7 @@ def test_what_a_stranger_has_changed_in_a_run_folder_is_refused_before_it_is_use
     change, code, reason, imported, addresses, images, tmp_path, capsys
 ):
     run = shutil.copytree(imported, tmp_path / "run")
-    record = load_record(run)
+    record = read_record(run)
     record["detector"] |= change
     record["checkpoint_sha256"] = hash_detector(run / "detector", RunRecord(**record))
     change_record(run, **record)

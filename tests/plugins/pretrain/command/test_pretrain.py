@@ -26,8 +26,7 @@ from avatar_bench.files.table_io import read_csv
 from avatar_bench.models import pretrained_backbone, weight_formats
 from avatar_bench.models.pretrained_backbone import read_weights, refuse_other_options
 from avatar_bench.plugins.pretrain.command.pretrain import PretrainConfig
-from tests.builders.commands import change_record, copy_run, read_result
-from tests.builders.run_files import load_record
+from tests.builders.commands import change_record, copy_run, read_record, read_result
 
 RESNET = "model.backbone=test_resnet"
 METHODS = {  # beside simclr, of the fixtures
@@ -135,7 +134,7 @@ def with_val(pretrain, train, tmp_path_factory):
 def test_a_method_leaves_a_backbone_with_its_card_and_its_history(method, pretrain, tmp_path, capsys):
     out = pretrain(tmp_path / "run", f"method={method}", *METHODS[method], "epochs=2")
     assert "backbone.safetensors: 96 images, 2 epochs, loss" in capsys.readouterr().out
-    record, rows = load_record(out), pd.read_csv(out / "metrics.csv")
+    record, rows = read_record(out), pd.read_csv(out / "metrics.csv")
     assert (record["status"], record["command"], record["method"]) == ("finished", "pretrain", method)
     assert rows["epoch"].tolist() == [0, 1, 2]
     assert rows["probe/knn_accuracy"].notna().all()
@@ -153,7 +152,7 @@ def test_a_method_leaves_a_backbone_with_its_card_and_its_history(method, pretra
 def test_each_seed_of_a_multirun_gives_its_weights_with_any_number_of_workers(simclr, images, tmp_path):
     assert main([*words(images, tmp_path / "many", "seed=42,1", "data.workers=2"), "-m"]) == 0
     runs = [tmp_path / "many" / name for name in ("seed42", "seed1")]
-    assert [load_record(run)["status"] for run in runs] == ["finished"] * 2
+    assert [read_record(run)["status"] for run in runs] == ["finished"] * 2
     assert [same(simclr, run) for run in runs] == [True, False]
 
 
@@ -166,7 +165,7 @@ def test_labels_are_not_read(pretrain, images, tmp_path):
         frame.to_csv(tmp_path / f"{name}.csv", index=False)
         pretrain(tmp_path / name, f"data.manifest={tmp_path / name}.csv", "data.split.folds=10")
     assert same(tmp_path / "shuffled", tmp_path / "none")
-    assert "before" not in load_record(tmp_path / "none")  # no label, no probe
+    assert "before" not in read_record(tmp_path / "none")  # no label, no probe
 
 
 def test_a_folder_of_images_is_learned_from_whole(pretrain, images, tmp_path):
@@ -174,7 +173,7 @@ def test_a_folder_of_images_is_learned_from_whole(pretrain, images, tmp_path):
     for number, file in enumerate(sorted((images / "all").rglob("*.png"))[:20]):
         (tmp_path / "plain" / f"{number}.png").write_bytes(file.read_bytes())
     run = pretrain(tmp_path / "run", "data=folder", f"data.root={tmp_path / 'plain'}", "data.batch_size=8")
-    assert load_record(run)["images"] == {"learned_from": 20, "kept_out": {}}
+    assert read_record(run)["images"] == {"learned_from": 20, "kept_out": {}}
 
 
 def test_rows_without_a_label_are_learned_from_unless_they_belong_to_what_is_kept_out(
@@ -195,7 +194,7 @@ def test_rows_without_a_label_are_learned_from_unless_they_belong_to_what_is_kep
     seen = set(read_csv(run / "images.csv")["path"])
     assert seen == {*half.loc[half["label"] == "", "path"], *sides.select_split("train").frame["path"]}
     kept_out = {"test": len(test) + 1, "val": len(val) + 1}
-    record = load_record(run)
+    record = read_record(run)
     assert record["images"] == {"learned_from": 144, "kept_out": kept_out, "unlabelled": 96}
     assert record["metrics"]["probe/n"] == len(val)
 
@@ -220,18 +219,18 @@ def test_images_without_a_label_of_a_held_out_source_are_kept_out_with_their_cop
 def test_evaluation_images_are_held_out(simclr, pretrain, images, tmp_path):
     whole, seen = read_csv(images / "all.csv").set_index("path"), read_csv(simclr / "images.csv")["path"]
     kept_out = {"test": 48, "val": 24, "calibration": 24, "blind": 0}
-    assert load_record(simclr)["images"] == {"learned_from": 96, "kept_out": kept_out}
+    assert read_record(simclr)["images"] == {"learned_from": 96, "kept_out": kept_out}
     (tmp_path / "ood").mkdir()
     Image.open(images / seen.iat[0]).convert("RGB").save(tmp_path / "ood" / "copy.jpg", quality=85)
     run = pretrain(tmp_path / "run", f"data.ood={{others: {tmp_path / 'ood'}}}")
     mates = (whole["group"] == whole.at[seen.iat[0], "group"]).sum()
-    assert load_record(run)["images"]["kept_out"]["others"] == mates
+    assert read_record(run)["images"]["kept_out"]["others"] == mates
     assert seen.iat[0] not in set(read_csv(run / "images.csv")["path"])
 
 
 def test_val_is_learned_from_where_that_is_asked_for_and_train_says_so(with_val):
     before, run = with_val
-    assert load_record(before)["images"] == {"learned_from": 144, "kept_out": {"test": 48}}
+    assert read_record(before)["images"] == {"learned_from": 144, "kept_out": {"test": 48}}
     said = (run.parent / "said").read_text()
     assert "warning: 48 of 48 val images" in said
     assert "parameters trained (conv1.0.weight to fc.bias), 1 epoch, lr" in said
@@ -239,8 +238,8 @@ def test_val_is_learned_from_where_that_is_asked_for_and_train_says_so(with_val)
 
 def test_a_training_begins_with_the_weights_and_says_so(simclr, train, tmp_path):
     run = train(tmp_path / "run", *from_weights(simclr), "mode=frozen")
-    record, card = load_record(run), read_weights(simclr / "backbone.safetensors").card
-    init, before = record["init"], load_record(simclr)
+    record, card = read_record(run), read_weights(simclr / "backbone.safetensors").card
+    init, before = record["init"], read_record(simclr)
     assert (init["method"], init["sha256"], init["images"]) == ("simclr", before["weights_sha256"], 96)
     assert record["split"]["fingerprint"] == before["split"]["fingerprint"] == card.split_fingerprint
     best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
@@ -269,7 +268,7 @@ def test_a_training_whose_test_images_were_seen_is_refused(leaky, train, tmp_pat
     train(tmp_path / "refused", *from_weights(leaky), code=3)
     assert "48 of 48 test images" in capsys.readouterr().err
     run = train(tmp_path / "allowed", *from_weights(leaky), "allow=[pretraining]")
-    assert load_record(run)["allow"] == ["pretraining"]
+    assert read_record(run)["allow"] == ["pretraining"]
     evaluate(run, code=3)
     assert "with the pretraining data by image" in capsys.readouterr().err
     evaluate(run, "allow=[overlap,near_duplicates]")
@@ -282,14 +281,14 @@ def test_what_a_pretraining_began_with_is_remembered(leaky, pretrain, train, tmp
     run = pretrain(tmp_path / "second", *from_weights(leaky))
     assert "warning: 48 of 48 test images" in capsys.readouterr().err
     assert read_csv(run / "images.csv")["split"].value_counts().to_dict() == {"train": 96, "earlier": 48}
-    card, record = read_weights(run / "backbone.safetensors").card, load_record(run)
-    step = {"method": "simclr", "sha256": load_record(leaky)["weights_sha256"], "images": 144}
+    card, record = read_weights(run / "backbone.safetensors").card, read_record(run)
+    step = {"method": "simclr", "sha256": read_record(leaky)["weights_sha256"], "images": 144}
     assert (card.images, card.ancestors, record["init"]["ancestors"]) == (144, [step], [step])
     train(tmp_path / "refused", *from_weights(run), code=3)
     assert "48 of 48 test images" in capsys.readouterr().err
     change_record(run, status="interrupted")  # as one that was cut short
     assert main(["pretrain", f"resume={run}"]) == 0
-    assert load_record(run)["images_sha256"] == record["images_sha256"]
+    assert read_record(run)["images_sha256"] == record["images_sha256"]
 
 
 @pytest.mark.slow
@@ -420,7 +419,7 @@ def test_what_ctrl_c_cuts_short_goes_on_to_the_same_weights(pretrain, images, tm
     child.until(lambda: metrics.exists() and len(metrics.read_text().splitlines()) > 2)
     child.send(signal.SIGINT)
     assert child.end() == 130, child.said
-    assert load_record(cut)["status"] == "interrupted"
+    assert read_record(cut)["status"] == "interrupted"
     assert main(["pretrain", f"resume={cut}"]) == 0
     pretrain(whole, *options)
     assert same(cut, whole)
