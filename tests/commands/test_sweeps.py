@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -22,6 +23,8 @@ from avatar_bench.cli import slurm_launcher
 from avatar_bench.cli.app import main
 from avatar_bench.cli.sweep import Sweep
 from avatar_bench.cli.task import JobError
+from avatar_bench.results.reasons import Reason
+from avatar_bench.results.result import Result
 from tests.builders.commands import change_record, interrupt, merge_words, read_record, write_manifest
 from tests.builders.sweeps import list_values, run_first_job
 
@@ -189,6 +192,32 @@ def test_sources_too_small_within_the_limit_stay_in_training(launched, sweep, tm
     assert counts[names[0]] == (split["split"] == "test").sum()
     assert counts[names].min() >= 14
     assert counts.drop(names).to_dict() == few
+
+
+@pytest.mark.slow
+def test_recipes_are_compared_over_held_out_sources(sweep, tmp_path):
+    words = [BY_SOURCE, "data.split.held_out=[ink],[vector]", "data.limit=null"]
+    words += ["mode.balance=none,source", "data.split.val_by=source", "trainer.limit_batches=2"]
+    names = {f"{unit}-{recipe}" for unit in ("ink", "vector") for recipe in ("none", "source")}
+    assert sweep(*words).keys() == names
+    for name in names:
+        split = pd.read_csv(tmp_path / "sweep" / name / "split.csv")
+        side = split["split"].replace("calibration", "val")
+        assert (side.groupby(split["source"]).nunique() == 1).all()
+    option = "block.leave_one_source_out.base='mode.balance=source'"
+    assert main(["evaluate", f"ckpt={tmp_path / 'sweep'}", "block=leave_one_source_out", option]) == 0
+    result = Result.load(tmp_path / "sweep" / "evaluation" / "test" / "leave_one_source_out")
+    recall = result.tables["images"].groupby(["recipe", "source"])["correct"].mean()
+    base, other = (f"{BACKBONE} frozen mode.balance={balance}" for balance in ("source", "none"))
+    for recipe in (base, other):
+        assert result.metrics[f"recall/ink/{recipe}"].value == pytest.approx(recall[recipe, "ink"])
+        assert result.metrics[f"mean/{recipe}"].value == pytest.approx(recall[recipe].mean())
+    gain = result.metrics[f"gain/{other}"].value
+    assert gain == pytest.approx(recall[other].mean() - recall[base].mean())
+    assert result.metrics[f"in_domain/{base}"].reason == Reason("no_val_of_known_sources")
+    seconds = [read_record(tmp_path / "sweep" / name)["train_seconds"] for name in names if "none" in name]
+    summary = result.tables["summary"].set_index("recipe")
+    assert summary.loc[other, "train_seconds"] == pytest.approx(np.mean(seconds))
 
 
 @pytest.mark.slow

@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from avatar_bench.cli.app import main
 from avatar_bench.data.dataset import read_folder
 from avatar_bench.data.decoding import decode, decode_bytes
 from avatar_bench.errors import DataError
@@ -51,6 +53,15 @@ def decode_apart(folder):
     return {name: tuple(measured) for name, *measured in map(json.loads, done.stdout.splitlines())}
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """The corpus in a folder; never write into it."""
+    folder = tmp_path_factory.mktemp("odd")
+    for name, odd in corpus().items():
+        (folder / name).write_bytes(odd.data)
+    return folder
+
+
 @pytest.mark.parametrize("kind", corpus())
 def test_an_odd_image_gives_its_pixels_or_the_reason_why_not(kind):
     odd = corpus()[kind]
@@ -69,10 +80,8 @@ def test_an_odd_image_gives_its_pixels_or_the_reason_why_not(kind):
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads Linux's own figures")
-def test_the_corpus_takes_little_and_writes_nothing(tmp_path):
-    for name, odd in corpus().items():
-        (tmp_path / name).write_bytes(odd.data)
-    decoded = decode_apart(tmp_path)
+def test_the_corpus_takes_little_and_writes_nothing(folder):
+    decoded = decode_apart(folder)
     assert decoded.keys() == corpus().keys()
     for name, (outcome, seconds, peak) in decoded.items():
         pixels = corpus()[name].pixels
@@ -92,6 +101,15 @@ def test_the_costliest_images_take_seconds_and_under_1_5_gib(kind, tmp_path):
     assert seconds < SECONDS
     assert peak < MEMORY
     assert expected in outcome[0] if isinstance(expected, str) else outcome == [*expected, 3]
+
+
+def test_predict_gives_each_odd_image_its_row_and_no_more(folder, tiny_run, tmp_path, capfd):
+    output = tmp_path / "out.csv"
+    assert main(["predict", f"ckpt={tiny_run}", f"input={folder}", f"output={output}", "workers=0"]) == 3
+    assert "Traceback" not in capfd.readouterr().err
+    rows = pd.read_csv(output, keep_default_na=False)
+    statuses = {Path(path).name: status for path, status in zip(rows["path"], rows["status"], strict=True)}
+    assert statuses == {name: "error" if odd.pixels is None else "ok" for name, odd in corpus().items()}
 
 
 def make_socket(path):
