@@ -105,7 +105,7 @@ def _list_imports(text):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"a relative import in {text}"
+            assert node.level == 0, f"a relative import in the module that begins {text[:60]!r}"
             names += [f"{node.module}.{alias.name}" for alias in node.names]
     return names
 
