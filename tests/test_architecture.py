@@ -59,7 +59,7 @@ BUDGETS = {
     ("models",): (2_330, 1_540),
     ("inference", "runs"): (6_245, 4_085),
     ("reporting",): (2_910, 1_970),
-    ("results", "i18n", "files"): (2_070, 1_390),
+    ("results", "i18n", "files"): (2_075, 1_395),
     ("metrics", "audit"): (5_595, 3_475),
     ("sources",): (2_560, 1_880),
     ("training",): (2_705, 1_890),

@@ -19,11 +19,13 @@ def sha256_of_file(file: Path) -> str:
     A process reads a file once for as long as its size and times stay the same. A file that has changed within the last
     seconds is always read: it may change again within the same step of its file system's clock.
     """
-    status = file.stat()
+    try:
+        status = file.stat()
+    except OSError:  # inside a shard, or opening it raises the error
+        return _read(file)
     key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     if (digest := _kept.get(key)) is None:
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        digest = _read(file)
         age = time.time() - max(status.st_mtime, status.st_ctime)
         if age > _SETTLED_SECONDS and len(_kept) < _MOST_KEPT:
             _kept[key] = digest
@@ -56,3 +58,8 @@ def compute_integrity(data: bytes) -> str:
 def compute_git_hash(data: bytes) -> str:
     """Compute the SHA-1 by which git names a file of these bytes."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest()
+
+
+def _read(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
