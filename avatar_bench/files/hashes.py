@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _SETTLED_SECONDS = 3  # the coarsest file system, FAT, states times in steps of two seconds
-_MOST_KEPT = 2**18  # digests, of some 300 bytes each
-_kept: dict[tuple[int, ...], str] = {}
+_MOST_KEPT = 2**18  # digests, of some 600 bytes each
+_kept: dict[tuple[Path, int, int, int, int], str] = {}
 
 
 def sha256_of_file(file: Path) -> str:
@@ -23,7 +23,7 @@ def sha256_of_file(file: Path) -> str:
         status = file.stat()
     except OSError:  # inside a shard, or opening it raises the error
         return _read(file)
-    key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    key = (file, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
     if (digest := _kept.get(key)) is None:
         digest = _read(file)
         age = time.time() - max(status.st_mtime, status.st_ctime)
