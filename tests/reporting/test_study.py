@@ -105,7 +105,12 @@ def test_a_comparison_of_checkpoints_that_are_not_here_is_foreign(runs):
     assert set(study.comparisons) == {("blind", "significance")}
 
 
-def test_runs_that_nobody_has_evaluated_and_runs_of_former_versions_are_refused(tmp_path):
+def test_a_folder_without_usable_runs_is_refused_with_what_to_do(tmp_path):
+    with pytest.raises(DataError, match="no such folder"):
+        read_study(tmp_path / "nowhere")
+    with pytest.raises(DataError, match="contains no run") as caught:
+        read_study(tmp_path)
+    assert len(caught.value.lines) <= 3
     folder = write_run(tmp_path, "fresh")
     with pytest.raises(DataError, match="no run has been evaluated"):
         read_study(tmp_path)
