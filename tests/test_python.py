@@ -32,6 +32,7 @@ from avatar_bench.cli.app import main
 from avatar_bench.cli.python_calls import keep_process_state
 from avatar_bench.config.composition import keep_hydra_state
 from avatar_bench.errors import AvatarBenchError, BlockError, ConfigError, DataError
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Result
 from avatar_bench.runs.run import Run
 
@@ -274,6 +275,9 @@ def test_notebooks_show_names_escaped_and_classes_in_the_order_of_the_checkpoint
         assert "far less accurate" in text
     result = Result("robustness", evil, 3, ("b<", "a"))
     assert "b&lt;, a" in result._repr_html_()
+    assert "<ul>" not in result._repr_html_()
+    result.warnings.append(Reason("class_absent", name=evil))
+    assert "<ul><li>The set has no image of class &lt;script" in result._repr_html_()
     assert "<script" not in result._repr_html_()
     run.record.mode = evil
     assert "<script" not in run._repr_html_()

@@ -23,3 +23,13 @@ def test_labels_shrink_only_as_far_as_they_would_overlap(names, width, is_shrunk
     assert (labels[0].get_fontsize() < before) == is_shrunk
     resize_figure(figure, (3.3, 2.0))
     assert tuple(figure.get_size_inches()) == pytest.approx((3.3, 2.0))
+
+
+def test_nothing_shrinks_more_than_the_figure():
+    figure, axes = create_axes(7, 3)
+    axes.plot(range(10), linewidth=2)
+    axes.set_xticks(range(10), [f"a name {number}" for number in range(10)])  # as many as fit
+    before = axes.get_xticklabels()[0].get_fontsize()
+    resize_figure(figure, 0.71 * 7)
+    assert axes.get_xticklabels()[0].get_fontsize() == pytest.approx(0.71 * before)
+    assert axes.lines[0].get_linewidth() == pytest.approx(0.71 * 2)

@@ -30,6 +30,8 @@ def test_ranges_are_linear_or_logarithmic_and_min_max_equals_scikit_learns():
     assert integrated_score.scale_min_max([2.0, 2.0], True).tolist() == [0.5, 0.5]
     some = np.array([True, True, False])  # fitted on these, and cut off for the other
     assert integrated_score.scale_min_max([0.0, 1.0, 3.0], True, some).tolist() == [0, 1, 1]
+    assert integrated_score.scale_min_max([0.0, 1.0, 3.0], False, some[::-1]).tolist() == [1, 1, 0]
+    assert integrated_score.scale_min_max([0.0, 1.0, 3.0], True, some[::-1]).tolist() == [0, 0, 1]
     assert np.isnan(integrated_score.scale_min_max([np.nan, 1.0, 2.0], True, some[::-1])[0])
 
 

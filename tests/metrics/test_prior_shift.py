@@ -49,6 +49,7 @@ def test_reweighted_measures_equal_sklearn_and_accuracy_is_the_mean_recall_weigh
     targets = np.array([0, 0, 2])
     assert np.isnan(ps.reweight_images(np.ones((1, 3)), targets, PRIOR)).all()
     np.testing.assert_allclose(ps.reweight_images(np.ones((1, 3)), targets, [0.5, 0, 0.5]), [[0.25, 0.25, 0.5]])
+    np.testing.assert_allclose(ps.reweight_images(np.ones((1, 3)), np.arange(3), [0.5, 0, 0.5]), [[0.5, 0, 0.5]])
 
 
 def test_the_correction_is_bayes_rule_and_wins_where_posteriors_are_calibrated():

@@ -179,6 +179,7 @@ def test_risk_coverage_thresholds_and_costs_are_those_counted_by_hand():
     confidence, correct = np.array([0.95, 0.8, 0.6, 0.4]), [True, False, True, False]
     losses = selective.abstention_losses(confidence, correct, [0.0, 0.1, 0.3, 1.0])
     np.testing.assert_allclose(losses.T, [[0, 0, 0, 0], [0, 0.1, 0.1, 0.1], [0, 1, 0.3, 0.3], [0, 1, 0, 1]])
+    assert selective.abstention_losses(np.array([0.75]), [False], [0.25]).tolist() == [[1]]  # as dear: answered
     # answering one, three or all costs .25 (0 + 3 d), .25 (1 + d), .5; none costs d
     best = selective.best_abstention_costs(confidence, correct, [0.0, 0.1, 0.9])
     np.testing.assert_allclose(best, [0, 0.075, 0.475])

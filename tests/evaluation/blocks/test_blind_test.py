@@ -55,6 +55,10 @@ def test_a_perfect_oracle_scores_one_and_a_uniform_one_chance_and_the_detectable
     assert metrics["detectable_difference"].value == expected
     stated = evaluate(oracle("noisy"), discordance=0.2).metrics["detectable_difference"]
     assert stated.value == paired_tests.detectable_difference(240, 0.2)
+    for count, least_p in ((5, 2 / 2**5), (6, 2 / 2**6)):
+        few = replace(oracle("noisy"), groups=np.array([f"g{row % count}" for row in range(240)]))
+        found = evaluate(few, discordance=0.2).metrics["detectable_difference"].value
+        assert (found is None) == (least_p > 0.05)
 
 
 def test_a_run_that_guesses_is_warned_of_and_one_that_sees_is_not(evaluate):
