@@ -53,18 +53,18 @@ TORCH_USERS = ("reporting/grad_cam_overlays",)  # within NO_TORCH: imported only
 FOUND_BY_KIND = set(KINDS.values()) - {KINDS["block"]}
 # at most so many lines and statements of each package; a commit that raises one says why
 BUDGETS = {
-    ("commands", "cli", "console"): (2_835, 1_945),
-    ("config",): (1_965, 1_355),
-    ("data",): (5_180, 3_545),
-    ("models",): (2_330, 1_540),
-    ("inference", "runs"): (6_245, 4_085),
+    ("commands", "cli", "console"): (2_831, 1_945),
+    ("config",): (1_962, 1_355),
+    ("data",): (5_179, 3_545),
+    ("models",): (2_326, 1_536),
+    ("inference", "runs"): (6_245, 4_081),
     ("reporting",): (2_910, 1_970),
-    ("results", "i18n", "files"): (2_075, 1_395),
+    ("results", "i18n", "files"): (2_075, 1_390),
     ("metrics", "audit"): (5_595, 3_475),
-    ("sources",): (2_560, 1_880),
-    ("training",): (2_705, 1_890),
-    ("evaluation",): (10_810, 7_640),
-    ("plugins",): (5_315, 3_495),
+    ("sources",): (2_560, 1_879),
+    ("training",): (2_723, 1_904),
+    ("evaluation",): (10_807, 7_640),
+    ("plugins",): (5_313, 3_495),
 }
 MOST_MODULES = 282  # outside plug-ins
 DRAWERS = {"utils", "util", "helpers", "common", "core", "misc", "shared"}

@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
+from scipy.linalg import block_diag, eigh
 from scipy.optimize import minimize
+from scipy.sparse import eye_array
 from scipy.special import log_softmax
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.preprocessing import StandardScaler
@@ -45,7 +47,7 @@ _MAX_ITERATIONS = 10_000
 # largest element of the gradient of the mean loss, in coordinates of similar curvature
 _TOLERANCE = 1e-9  # probabilities agree with those of the optimum to 1e-6
 _ROUNDING = 1e-5  # of the mean of a feature
-_CHOICE_TOLERANCE = 1e-4  # to 1e-3, of fits in single precision that are only compared with each other
+_CHOICE_TOLERANCE = 3e-5  # losses to 1 %, of fits in single precision that are only compared with each other
 
 
 @dataclass(frozen=True)
@@ -65,9 +67,9 @@ class LogisticProblem:
 
     The objective is that of scikit-learn's LogisticRegression with a softmax: C * sum(weight * loss) + |W|^2 / 2, the
     bias unpenalised. `features` are (N, D), `targets` (N,) class indices below `n_classes`, `weights` (N,) sample
-    weights. Features are standardised once, over all images, which uses no label, and rotated to their principal axes,
-    which changes neither the penalty nor the optimum. Along these axes the curvature is known well enough for L-BFGS to
-    need a fraction of the steps, and there are at most N of them.
+    weights. Features are standardised once, over all images, which uses no label. The search goes along their principal
+    axes, which changes neither the penalty nor the optimum. Along these axes the curvature is known well enough for
+    L-BFGS to need a fraction of the steps, and there are at most N of them.
     """
 
     def __init__(self, features: NDArray[np.floating], targets: Rows, weights: Floats, n_classes: int) -> None:
@@ -77,16 +79,21 @@ class LogisticProblem:
         constant = scaler.scale_ <= _ROUNDING * np.abs(scaler.mean_)
         self.scaled[:, constant], scaler.scale_[constant] = 0, 1
         self.scaler, self.targets, self.weights, self.n_classes = scaler, targets, weights, n_classes
+        ones = np.ones((len(features), 1))  # the last column is the bias's
         # beside other programs, the threads of an eigenproblem wait for each other: more than ten times as long
         with threadpool_limits(1, "blas"):  # type: ignore[no-untyped-call]
-            if len(features) >= features.shape[1]:
-                variances, axes = np.linalg.eigh(self.scaled.T @ self.scaled)
-                rotated = self.scaled @ axes
+            if len(features) >= features.shape[1]:  # in single precision, as axes need not be exact: half the time
+                single = self.scaled.astype(np.float32)
+                variances, axes = eigh(single.T @ single, driver="evd", check_finite=False)
+                inputs, rotated = self.scaled, single @ axes
+                self.axes: Any = block_diag(axes.astype(np.float64), ones[:1])
             else:
-                variances, axes = np.linalg.eigh(self.scaled @ self.scaled.T)
-                rotated = axes * np.sqrt(np.maximum(variances, 0))
-        self.rotated = np.column_stack([rotated, np.ones(len(features))])  # the last column is the bias's
+                variances, vectors = eigh(self.scaled @ self.scaled.T, driver="evd", check_finite=False)
+                inputs = rotated = vectors * np.sqrt(np.maximum(variances, 0))
+                self.axes = eye_array(len(variances) + 1)
+        self.inputs, self.rotated = np.hstack([inputs, ones]), np.hstack([rotated, ones]).astype(np.float32)
         self.variances = np.append(np.maximum(variances, 0) / len(features), 1)
+        self.starts: dict[float, Floats] = {}  # the head of each C, nearly, in coordinates of `inputs`
 
     def cross_validate(self, strengths: Sequence[float], folds: Sequence[Fold]) -> pd.DataFrame:
         """Return a row for each C, ascending, with CHOICE_COLUMNS: metrics of held-out images, NaN without folds.
@@ -97,15 +104,18 @@ class LogisticProblem:
         table = pd.DataFrame({"C": sorted(strengths)}).reindex(columns=CHOICE_COLUMNS).astype(float)
         losses = np.zeros((len(table), len(folds)))
         confusions = np.zeros((len(table), len(folds), self.n_classes, self.n_classes))
-        rotated = self.rotated.astype(np.float32)
-        for fold, (rows, held_out) in enumerate(folds):
-            solution = None
-            for row, strength in enumerate(table["C"]):
-                solution = self._solve(strength, rotated[rows], rows, _CHOICE_TOLERANCE, solution)
-                logs = log_softmax(rotated[held_out] @ solution, axis=1)
-                lost = -logs[np.arange(len(held_out)), self.targets[held_out]]
-                losses[row, fold] = np.average(lost, weights=self.weights[held_out])
-                confusions[row, fold] = confusion_matrix(self.targets[held_out], logs.argmax(axis=1), self.n_classes)
+        weights = np.tile(self.weights, (len(folds) + 1, 1))  # of each fold's images to fit, and of all
+        for fold, (_, held_out) in enumerate(folds):
+            weights[fold, held_out] = 0
+        solutions, unturned = None, eye_array(len(self.variances))
+        for row, strength in enumerate(table["C"] if folds else ()):
+            solutions = self._solve(strength, self.rotated, unturned, weights, _CHOICE_TOLERANCE, solutions)
+            self.starts[strength] = self.axes @ solutions[:, -self.n_classes :]
+            logs = self._compute_log_probabilities(self.rotated, solutions)
+            for fold, (_, held_out) in enumerate(folds):
+                targets, predicted = self.targets[held_out], logs[:, held_out, fold].argmax(axis=0)
+                losses[row, fold] = -np.average(logs[targets, held_out, fold], weights=self.weights[held_out])
+                confusions[row, fold] = confusion_matrix(targets, predicted, self.n_classes)
         if folds:
             shares = np.array([self.weights[held_out].sum() for _, held_out in folds])
             table["cv/loss"] = np.average(losses, axis=1, weights=shares)
@@ -116,37 +126,53 @@ class LogisticProblem:
 
     def fit_head(self, strength: float) -> LinearHead:
         """Fit the head to all images with C = `strength`; it takes features as they are, without standardisation."""
-        solution = self._solve(strength, self.rotated, np.arange(len(self.targets)), _TOLERANCE)
-        residuals = _subtract_targets(log_softmax(self.rotated @ solution, axis=1), self.targets)
+        start = self.starts.get(strength)
+        solution = self._solve(strength, self.inputs, self.axes, self.weights[None], _TOLERANCE, start)
+        residuals = self._subtract_targets(self._compute_log_probabilities(self.inputs, solution))[:, :, 0]
         # where the gradient is zero, the weights are this sum over the images, whatever the axes
-        weight = -strength * (residuals * self.weights[:, None]).T @ self.scaled / self.scaler.scale_
+        weight = -strength * (residuals * self.weights) @ self.scaled / self.scaler.scale_
         return LinearHead(weight, solution[-1] - weight @ self.scaler.mean_)
 
     def _solve(
-        self, strength: float, inputs: NDArray[Any], rows: Rows, tolerance: float, start: Floats | None = None
+        self, strength: float, inputs: NDArray[Any], axes: Any, weights: Floats, tolerance: float, start: Floats | None
     ) -> Floats:
-        """Return the optimum (M, C) for some rows, with their `inputs` (n, M); `start` is that for another C."""
-        targets, total = self.targets[rows], self.weights[rows].sum()
-        weights = self.weights[rows] / total
-        penalty = np.append(np.full(inputs.shape[1] - 1, 1 / (strength * total)), 0)[:, None]
+        """Return the optimum (M, F * C) for each of the sample weights (F, N), by inputs (N, M); `start` is near it.
+
+        All are searched at once, along `axes` (M, M): the time is that of reading the inputs, whatever their number.
+        """
+        totals = weights.sum(axis=1)
+        penalty = np.append(np.full(inputs.shape[1] - 1, 1 / strength), 0)[:, None] / np.repeat(totals, self.n_classes)
         scale = 1 / np.sqrt(self.variances[:, None] / 4 + penalty)  # a probability's variance is at most 1/4
-        shape = (inputs.shape[1], self.n_classes)
+        shares = (weights / totals[:, None]).T
 
         def compute_loss(flat: Floats) -> tuple[float, Floats]:
-            solution = flat.reshape(shape) * scale
-            logs = log_softmax((inputs @ solution.astype(inputs.dtype)).astype(np.float64), axis=1)
-            loss = -(weights @ logs[np.arange(len(rows)), targets]) + (penalty * solution**2).sum() / 2
-            errors = _subtract_targets(logs, targets) * weights[:, None]
-            gradient = inputs.T @ errors.astype(inputs.dtype) + penalty * solution
+            solution = axes @ (flat.reshape(scale.shape) * scale)
+            logs = self._compute_log_probabilities(inputs, solution)
+            loss = -(shares * logs[self.targets, np.arange(len(inputs))]).sum() + (penalty * solution**2).sum() / 2
+            errors = np.moveaxis(self._subtract_targets(logs) * shares, 0, 2).reshape(len(inputs), -1)
+            gradient = axes.T @ (inputs.T @ errors.astype(inputs.dtype) + penalty * solution)
             return float(loss), (gradient * scale).ravel()
 
-        begin = np.zeros(shape) if start is None else start / scale
+        begin = np.zeros(scale.shape) if start is None else axes.T @ start / scale
         limits = {"maxiter": _MAX_ITERATIONS, "maxfun": 2 * _MAX_ITERATIONS, "gtol": tolerance, "ftol": 0, "maxcor": 20}
         # products with so few columns are bound by memory, where threads only wait for each other
         with threadpool_limits(1, "blas"):  # type: ignore[no-untyped-call]
             optimum: Any = minimize(compute_loss, begin.ravel(), jac=True, method="L-BFGS-B", options=limits)  # type: ignore[call-overload]
-        solution: Floats = optimum.x.reshape(shape) * scale
+        solution: Floats = axes @ (optimum.x.reshape(scale.shape) * scale)
         return solution
+
+    def _compute_log_probabilities(self, inputs: NDArray[Any], solutions: Floats) -> Floats:
+        """Compute the logs of the probabilities, (C, N, F), of inputs (N, M) by solutions (M, F * C)."""
+        logits = (inputs @ solutions.astype(inputs.dtype)).reshape(len(inputs), -1, self.n_classes)
+        # summed along the first axis, which is many times as fast as along the last one, a few numbers long
+        logs: Floats = log_softmax(np.moveaxis(logits, 2, 0).astype(np.float64, order="C"), axis=0)
+        return logs
+
+    def _subtract_targets(self, logs: Floats) -> Floats:
+        """Return probabilities minus one-hot targets, (C, N, F): the gradient of the log loss by the logits."""
+        errors: Floats = np.exp(logs)
+        errors[self.targets, np.arange(len(self.targets))] -= 1
+        return errors
 
 
 def choose_strength(table: pd.DataFrame) -> float:
@@ -192,13 +218,6 @@ def _compute_difference_se(confusions: Floats) -> Floats:
     without = balanced_accuracy(total[:, None] - confusions)
     differences = without - without[balanced_accuracy(total).argmax()]
     return np.asarray(differences.std(axis=1) * np.sqrt(folds - 1))
-
-
-def _subtract_targets(logs: Floats, targets: Rows) -> Floats:
-    """Return probabilities minus one-hot targets, (N, C): the gradient of the log loss by the logits."""
-    errors: Floats = np.exp(logs)
-    errors[np.arange(len(targets)), targets] -= 1
-    return errors
 
 
 VAL_COLUMNS = ("val/loss", "val/accuracy", METRIC)
