@@ -17,9 +17,9 @@ RUN = RUNS / "efficientnet_lite0"
 SHOWN = ("real/adminlte", "drawing/langflow", "generated/invokeai")  # of each, four images are predicted
 
 
-def run(command: str) -> None:
-    """Run a command line of avatar_bench; exit with its code unless it succeeds."""
-    if code := main(command.split()):
+def run(command: str, *paths: str) -> None:
+    """Run a command line of avatar_bench, and paths after it; exit with its code unless it succeeds."""
+    if code := main([*command.split(), *paths]):
         sys.exit(code)
 
 
@@ -47,14 +47,13 @@ def demonstrate() -> None:
     evaluate = f"evaluate ckpt={RUNS} split"
     run(f"{evaluate}=test block=[blind_test,overview,significance]")
     printed = run_and_read(f"{evaluate}=blind block=[blind_test,out_of_domain]")
-    few = "block.gradcam.images=3 block.gradcam.steps=5 block.gradcam.random_weights=1"
+    few = "block.gradcam.images=3 block.gradcam.steps=3 block.gradcam.random_weights=1"
     blocks = "blind_test,calibration,overview,significance,ensemble,gradcam"
     run(f"{evaluate}=blind block=[{blocks}] {few}")  # and the first of them for the ensembles
     run(f"report runs={RUNS} out={RUNS}/report.html")
     data = Path(json.loads((RUN / "run.json").read_text(encoding="utf-8"))["data"]["root"])
     images = [str(file) for name in SHOWN for file in sorted((data / "images" / name).glob("*.jpg"))[:4]]
-    if code := main(["predict", *images, f"ckpt={RUN}", f"output={RUNS}/predictions.csv"]):
-        sys.exit(code)
+    run(f"predict ckpt={RUN} output={RUNS}/predictions.csv", *images)
     accuracies = "\n".join(re.findall(rf"{RUNS}/[^:]*/evaluation/blind/blind_test: accuracy.*", printed))
     recalls = map(describe_recalls, sorted(RUNS.glob("*/evaluation/blind/blind_test/metrics.json")))
     print(
