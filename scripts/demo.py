@@ -47,7 +47,7 @@ def demonstrate() -> None:
     evaluate = f"evaluate ckpt={RUNS} split"
     run(f"{evaluate}=test block=[blind_test,overview,significance]")
     printed = run_and_read(f"{evaluate}=blind block=[blind_test,out_of_domain]")
-    few = "block.gradcam.images=3 block.gradcam.steps=3 block.gradcam.random_weights=1"
+    few = " ".join(f"block.gradcam.{word}" for word in ("images=3", "collage=3", "steps=5", "random_weights=1"))
     blocks = "blind_test,calibration,overview,significance,ensemble,gradcam"
     run(f"{evaluate}=blind block=[{blocks}] {few}")  # and the first of them for the ensembles
     run(f"report runs={RUNS} out={RUNS}/report.html")
