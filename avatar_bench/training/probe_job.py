@@ -80,17 +80,15 @@ class LogisticProblem:
         self.scaled[:, constant], scaler.scale_[constant] = 0, 1
         self.scaler, self.targets, self.weights, self.n_classes = scaler, targets, weights, n_classes
         ones = np.ones((len(features), 1))  # the last column is the bias's
-        # beside other programs, the threads of an eigenproblem wait for each other: more than ten times as long
-        with threadpool_limits(1, "blas"):  # type: ignore[no-untyped-call]
-            if len(features) >= features.shape[1]:  # in single precision, as axes need not be exact: half the time
-                single = self.scaled.astype(np.float32)
-                variances, axes = eigh(single.T @ single, driver="evd", check_finite=False)
-                inputs, rotated = self.scaled, single @ axes
-                self.axes: Any = block_diag(axes.astype(np.float64), ones[:1])
-            else:
-                variances, vectors = eigh(self.scaled @ self.scaled.T, driver="evd", check_finite=False)
-                inputs = rotated = vectors * np.sqrt(np.maximum(variances, 0))
-                self.axes = eye_array(len(variances) + 1)
+        if len(features) >= features.shape[1]:  # in single precision, as axes need not be exact: half the time
+            single = self.scaled.astype(np.float32)
+            variances, axes = eigh(single.T @ single, driver="evd", check_finite=False)
+            inputs, rotated = self.scaled, single @ axes
+            self.axes: Any = block_diag(axes.astype(np.float64), ones[:1])
+        else:
+            variances, vectors = eigh(self.scaled @ self.scaled.T, driver="evd", check_finite=False)
+            inputs = rotated = vectors * np.sqrt(np.maximum(variances, 0))
+            self.axes = eye_array(len(variances) + 1)
         self.inputs, self.rotated = np.hstack([inputs, ones]), np.hstack([rotated, ones]).astype(np.float32)
         self.variances = np.append(np.maximum(variances, 0) / len(features), 1)
         self.starts: dict[float, Floats] = {}  # the head of each C, nearly, in coordinates of `inputs`
@@ -155,9 +153,7 @@ class LogisticProblem:
 
         begin = np.zeros(scale.shape) if start is None else axes.T @ start / scale
         limits = {"maxiter": _MAX_ITERATIONS, "maxfun": 2 * _MAX_ITERATIONS, "gtol": tolerance, "ftol": 0, "maxcor": 20}
-        # products with so few columns are bound by memory, where threads only wait for each other
-        with threadpool_limits(1, "blas"):  # type: ignore[no-untyped-call]
-            optimum: Any = minimize(compute_loss, begin.ravel(), jac=True, method="L-BFGS-B", options=limits)  # type: ignore[call-overload]
+        optimum: Any = minimize(compute_loss, begin.ravel(), jac=True, method="L-BFGS-B", options=limits)  # type: ignore[call-overload]
         solution: Floats = axes @ (optimum.x.reshape(scale.shape) * scale)
         return solution
 
@@ -241,7 +237,10 @@ class ProbeJob(ClassifierJob):
             learner.begin(Stage("classifier", 1, 0.0))
             copies = (self.data.augmented_copies or 1) if self.data.augmentation.is_active else 0
             features = self._compute(train, copies)
-            table, head = self._solve(train, features, folds)
+            # Beside other programs, the threads of an eigenproblem wait for each other: more than ten times as long.
+            # With one, the last digits do not depend on their number either.
+            with threadpool_limits(1, "blas"):  # type: ignore[no-untyped-call]
+                table, head = self._solve(train, features, folds)
         with torch.no_grad():
             classifier.weight.copy_(torch.from_numpy(head.weight))
             classifier.bias.copy_(torch.from_numpy(head.bias))
