@@ -47,7 +47,7 @@ _MAX_ITERATIONS = 10_000
 # largest element of the gradient of the mean loss, in coordinates of similar curvature
 _TOLERANCE = 1e-9  # probabilities agree with those of the optimum to 1e-6
 _ROUNDING = 1e-5  # of the mean of a feature
-_CHOICE_TOLERANCE = 3e-5  # losses to 1 %, of fits in single precision that are only compared with each other
+_CHOICE_TOLERANCE = 2e-5  # losses to 1 %, of fits in single precision that are only compared with each other
 
 
 @dataclass(frozen=True)
