@@ -23,13 +23,6 @@ def run(command: str, *paths: str) -> None:
         sys.exit(code)
 
 
-def run_and_read(command: str) -> str:
-    """Return what a command line prints, which is not shown."""
-    with redirect_stdout(StringIO()) as printed:
-        run(command)
-    return printed.getvalue()
-
-
 def describe_recalls(file: Path) -> str:
     """Return the balanced accuracy and the recall of each class in a metrics.json of blind_test."""
     metrics = json.loads(file.read_text(encoding="utf-8"))["metrics"]
@@ -46,7 +39,8 @@ def demonstrate() -> None:
     run(f"train -m model=efficientnet_lite0,efficientnet_lite1,mobilenetv2 mode=probe data=demo out={RUNS}")
     evaluate = f"evaluate ckpt={RUNS} split"
     run(f"{evaluate}=test block=[blind_test,overview,significance]")
-    printed = run_and_read(f"{evaluate}=blind block=[blind_test,out_of_domain]")
+    with redirect_stdout(StringIO()) as printed:  # shown at the end
+        run(f"{evaluate}=blind block=[blind_test,out_of_domain]")
     few = " ".join(f"block.gradcam.{word}" for word in ("images=3", "collage=3", "steps=5", "random_weights=1"))
     blocks = "blind_test,calibration,overview,significance,ensemble,gradcam"
     run(f"{evaluate}=blind block=[{blocks}] {few}")  # and the first of them for the ensembles
@@ -54,11 +48,11 @@ def demonstrate() -> None:
     data = Path(json.loads((RUN / "run.json").read_text(encoding="utf-8"))["data"]["root"])
     images = [str(file) for name in SHOWN for file in sorted((data / "images" / name).glob("*.jpg"))[:4]]
     run(f"predict ckpt={RUN} output={RUNS}/predictions.csv", *images)
-    accuracies = "\n".join(re.findall(rf"{RUNS}/[^:]*/evaluation/blind/blind_test: accuracy.*", printed))
+    accuracies = re.findall(rf"({RUNS}/[^:]*)/evaluation/blind/blind_test: (accuracy.*)", printed.getvalue())
     recalls = map(describe_recalls, sorted(RUNS.glob("*/evaluation/blind/blind_test/metrics.json")))
     print(
         END.format(
-            accuracies=re.sub(r"(?m)^(.*)/evaluation/blind/blind_test", r"  \1", accuracies),
+            accuracies="\n".join(f"  {name}: {accuracy}" for name, accuracy in accuracies),
             recalls="\n".join(recalls),
             data=data,
             runs=RUNS,

@@ -91,7 +91,7 @@ class LogisticProblem:
             self.axes = eye_array(len(variances) + 1)
         self.inputs, self.rotated = np.hstack([inputs, ones]), np.hstack([rotated, ones]).astype(np.float32)
         self.variances = np.append(np.maximum(variances, 0) / len(features), 1)
-        self.starts: dict[float, Floats] = {}  # the head of each C, nearly, in coordinates of `inputs`
+        self.starts: dict[float, Floats] = {}  # the head of each C, nearly, along the axes
 
     def cross_validate(self, strengths: Sequence[float], folds: Sequence[Fold]) -> pd.DataFrame:
         """Return a row for each C, ascending, with CHOICE_COLUMNS: metrics of held-out images, NaN without folds.
@@ -108,7 +108,7 @@ class LogisticProblem:
         solutions, unturned = None, eye_array(len(self.variances))
         for row, strength in enumerate(table["C"] if folds else ()):
             solutions = self._solve(strength, self.rotated, unturned, weights, _CHOICE_TOLERANCE, solutions)
-            self.starts[strength] = self.axes @ solutions[:, -self.n_classes :]
+            self.starts[strength] = solutions[:, -self.n_classes :]
             logs = self._compute_log_probabilities(self.rotated, solutions)
             for fold, (_, held_out) in enumerate(folds):
                 targets, predicted = self.targets[held_out], logs[:, held_out, fold].argmax(axis=0)
@@ -134,9 +134,9 @@ class LogisticProblem:
     def _solve(
         self, strength: float, inputs: NDArray[Any], axes: Any, weights: Floats, tolerance: float, start: Floats | None
     ) -> Floats:
-        """Return the optimum (M, F * C) for each of the sample weights (F, N), by inputs (N, M); `start` is near it.
+        """Return the optimum (M, F * C) for each of the sample weights (F, N), by inputs (N, M).
 
-        All are searched at once, along `axes` (M, M): the time is that of reading the inputs, whatever their number.
+        All are searched at once, along `axes` (M, M) and from a `start` along them: most of the time reads the inputs.
         """
         totals = weights.sum(axis=1)
         penalty = np.append(np.full(inputs.shape[1] - 1, 1 / strength), 0)[:, None] / np.repeat(totals, self.n_classes)
@@ -151,7 +151,7 @@ class LogisticProblem:
             gradient = axes.T @ (inputs.T @ errors.astype(inputs.dtype) + penalty * solution)
             return float(loss), (gradient * scale).ravel()
 
-        begin = np.zeros(scale.shape) if start is None else axes.T @ start / scale
+        begin = np.zeros(scale.shape) if start is None else start / scale
         limits = {"maxiter": _MAX_ITERATIONS, "maxfun": 2 * _MAX_ITERATIONS, "gtol": tolerance, "ftol": 0, "maxcor": 20}
         optimum: Any = minimize(compute_loss, begin.ravel(), jac=True, method="L-BFGS-B", options=limits)  # type: ignore[call-overload]
         solution: Floats = axes @ (optimum.x.reshape(scale.shape) * scale)

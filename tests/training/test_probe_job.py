@@ -116,6 +116,7 @@ def test_damaged_features_are_computed_again(probe, train, cache, tmp_path):
     again = train(tmp_path / "again", *PROBE)
     before, after = (pd.read_csv(run / "metrics.csv").dropna() for run in (probe, again))  # the row of the chosen C
     assert before["C"].tolist() == after["C"].tolist()
+    assert np.allclose(*(pd.read_csv(run / "metrics.csv")["cv/loss"] for run in (probe, again)), rtol=1e-4)
     assert after["val/loss"].tolist() == pytest.approx(before["val/loss"].tolist(), abs=1e-6)
     assert read_record(again)["probe"]["computed"] <= 2
 
