@@ -59,7 +59,7 @@ BUDGETS = {
     ("models",): (2_326, 1_536),
     ("inference", "runs"): (6_245, 4_081),
     ("reporting",): (2_910, 1_970),
-    ("results", "i18n", "files"): (2_075, 1_390),
+    ("results", "i18n", "files"): (2_082, 1_395),
     ("metrics", "audit"): (5_595, 3_475),
     ("sources",): (2_560, 1_879),
     ("training",): (2_722, 1_902),

@@ -19,13 +19,13 @@ from avatar_bench.errors import OutputError
 from avatar_bench.evaluation.evaluation_log import list_external_sets, log_result
 from avatar_bench.i18n import use_language
 from avatar_bench.results.reasons import format_reason
-from avatar_bench.results.result import Result, draw_figures, has_figures, redraw
+from avatar_bench.results.result import Result, draw_figures, has_figures, redraw, remove_unfinished
 from avatar_bench.results.view import ALL
 
 _MAX_PRINTED_WARNINGS = 5
 _MAX_PROCESSES = 2  # writing processes; a third would keep one more Result in memory without a gain
 _SCALED = "scaled/"  # before the names of metrics after the temperature, which is what a user gets
-_GRACE_SECONDS = 5  # time for a process to remove an unfinished folder
+_GRACE_SECONDS = 5  # time for a process to put an earlier Result back
 
 
 @dataclass
@@ -73,8 +73,7 @@ class ResultWriter:
     Those on external sets are logged; one writer serves one command.
 
     At the end of a `with` block all are saved and printed, also after an error. Ctrl-C and SIGTERM drop unsaved
-    Results. Then each warning is printed once, with the runs and blocks that it concerns; of more than five,
-    only those of leakage and the number of the others.
+    Results. Then each warning is printed once; of more than five, only those of leakage and the number of the others.
     """
 
     def __init__(self, language: str = "en") -> None:
@@ -173,16 +172,17 @@ class ResultWriter:
             print_note(f"{left}{others} warnings: see the report, or metrics.json of each block")
 
     def _stop_processes(self) -> None:
-        """Terminate the processes that still write; each removes its unfinished folder."""
-        processes = [entry.process for entry in self._entries if entry.process is not None]
+        """Terminate the processes that still write, and remove what they have left half-written."""
+        writing = [(entry.folder, entry.process) for entry in self._entries if entry.process is not None]
         self._entries.clear()
         with ignore_termination():
-            for process in processes:
+            for _, process in writing:
                 process.terminate()
-            for process in processes:
+            for folder, process in writing:
                 process.join(_GRACE_SECONDS)
                 process.kill()
                 process.join()
+                remove_unfinished(folder, process.pid or 0)
 
 
 def _write(entry: _PendingResult) -> None:

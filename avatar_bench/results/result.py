@@ -7,6 +7,7 @@ import errno
 import importlib
 import json
 import math
+import os
 import re
 import shutil
 import tempfile
@@ -143,7 +144,7 @@ class Result:
         """
         folder.parent.mkdir(parents=True, exist_ok=True)
         # a unique name: another process may write the same Result
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=folder.parent))
+        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.{os.getpid()}.", suffix=".part", dir=folder.parent))
         part.chmod(folder.parent.stat().st_mode & 0o777)  # mkdtemp makes private folders
         try:
             self._write(part)
@@ -355,7 +356,7 @@ def has_figures(folder: Path, names: Iterable[str], language: str) -> bool:
 
 def redraw(folder: Path, draw: Draw, language: str) -> None:
     """Draw the figures of a saved Result in a language that it lacks, without computing anything."""
-    part = Path(tempfile.mkdtemp(prefix=f".{language}.", suffix=".part", dir=folder))
+    part = Path(tempfile.mkdtemp(prefix=f".{language}.{os.getpid()}.", suffix=".part", dir=folder))
     try:
         for name in _write_figures(draw(Result.load(folder, arrays=True)), part, _DEFAULT_LANGUAGE):
             target = locate_figure(folder, name, language)
@@ -387,6 +388,12 @@ def _save_figure(figure: Figure, stem: Path) -> None:
         FigureCanvasSVG(figure).print_svg(f"{stem}.svg", metadata={"Date": None})  # type: ignore[no-untyped-call]
     for axes in figure.axes:  # frees the artists; clear() would first rebuild each axes
         axes.remove()
+
+
+def remove_unfinished(folder: Path, process: int) -> None:
+    """Remove what a process that was stopped has left half-written of a Result, or of its figures."""
+    for part in [*folder.parent.glob(f".{folder.name}.{process}.*.part"), *folder.glob(f".*.{process}.*.part")]:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _put_in_place(part: Path, folder: Path) -> None:
