@@ -18,6 +18,7 @@ from torch.multiprocessing.reductions import rebuild_storage_fd
 
 from avatar_bench.cli.app import main
 from avatar_bench.config.error_messages import format_error
+from avatar_bench.console import signals
 from avatar_bench.models.checkpoint import read_checkpoint, verify_checkpoint
 from avatar_bench.training import classifier_job
 from avatar_bench.training.module import Learner
@@ -91,13 +92,12 @@ def test_a_kill_at_a_random_step_costs_nothing(workers, undisturbed, begin, fork
 
 
 @pytest.mark.parametrize(("number", "code", "workers"), [(signal.SIGINT, 130, 2), (signal.SIGTERM, 143, 0)])
-def test_a_signal_saves_the_step_and_ends_the_run(number, code, workers, begin, tmp_path):
+def test_a_signal_saves_the_step_and_ends_the_run(number, code, workers, begin, tmp_path, monkeypatch):
+    monkeypatch.setattr(signals, "GRACE_SECONDS", 600)  # longer than the test waits
     run, child = tmp_path / "run", begin(*LONG, "callbacks.save_minutes=30", f"data.workers={workers}")
     child.until((run / "checkpoints" / "best.ckpt").exists)
-    start = time.monotonic()
     child.send(number)
     check_end(child, run, code, "stopping once this step is saved", "interrupted")
-    assert time.monotonic() - start < 30
     assert not (run / "run.lock").exists()
 
 
@@ -111,17 +111,16 @@ def test_a_step_that_does_not_end_is_not_waited_for(begin, tmp_path, monkeypatch
         return step(learner, *batch)
 
     monkeypatch.setattr(Learner, "training_step", hang)
-    for signals in (2, 1):
+    for number, grace in ((2, 600), (1, 2)):
+        monkeypatch.setattr(signals, "GRACE_SECONDS", grace)
         shutil.rmtree(run, ignore_errors=True)
         (tmp_path / "hangs").unlink(missing_ok=True)
         child = begin(*LONG)
         child.until((tmp_path / "hangs").exists)
-        start = time.monotonic()
-        for _ in range(signals):
+        for _ in range(number):
             child.send(signal.SIGINT)
             time.sleep(1)
         assert child.end() == 130
-        assert time.monotonic() - start < (15 if signals == 2 else 30)
         assert read_record(run)["status"] == "interrupted"
         assert steps(run) == 3
 
