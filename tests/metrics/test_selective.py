@@ -49,6 +49,29 @@ def test_images_just_enough_are_answered_one_fewer_is_not_and_starts_with_too_fe
     assert (threshold.answered, threshold.errors) == (250, 1)  # from the strictest start on, nothing would be answered
 
 
+def test_the_coverage_expected_of_each_start_is_that_of_sequences_simulated_one_by_one(monkeypatch):
+    monkeypatch.setattr(selective, "_SIMULATIONS", 20_000)
+    rng, n, target, draws = np.random.default_rng(1), 90, 0.1, 4000
+    scores = np.sort(rng.uniform(0.5, 1, 60))[::-1]
+    correct = rng.random(60) < scores**0.3
+    grid = np.append(scores[4::8], 0.0)
+    answered = [round((scores >= threshold).sum() * n / 60) for threshold in grid]
+    ratio = ((~correct).sum() + 5) / ((1 - scores).sum() + 5)
+    rates = [min(1, ratio * (1 - scores[image * 60 // n])) for image in range(n)]
+    allowed = [max((k for k in range(m + 1) if binom.cdf(k, m, target) <= 0.1), default=-1) for m in answered]
+    coverage = np.zeros((draws, len(grid)))
+    for draw in range(draws):
+        wrong = rng.random(n) < rates
+        for start in range(len(grid)):
+            for m, most in zip(answered[start:], allowed[start:], strict=True):
+                if wrong[:m].sum() > most:
+                    break
+                coverage[draw, start] = m
+    expected = selective._expect_coverage(scores, correct, grid, n, target)
+    assert expected == pytest.approx(coverage.mean(axis=0), abs=4 * n / 2 / np.sqrt(draws))
+    assert np.ptp(expected) > n / 4
+
+
 @pytest.mark.parametrize(("errors", "n"), [(3, 74), (0, 20), (40, 1000)])
 def test_required_images_are_those_of_a_binomial_test_with_power_8_of_10(errors, n):
     rate = (errors + 0.5) / (n + 0.5 / 0.1)
