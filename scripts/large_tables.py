@@ -117,7 +117,8 @@ def _simulate_images(first: int, count: int) -> pd.DataFrame:
     digest = [f"{row:064x}" for row in rows]
     names = [f"generated/{part}/avatar-{row:08d}.jpg" for row, part in zip(rows, owner, strict=True)]
     known = {"label": "generated", "licence": "CC BY 4.0", "author": "not stated", "generator": "", "format": "JPEG"}
-    known |= {"source": owner, "recipe_source": "photos", "split": "", "url": "", "width": 72, "height": 72}
+    known |= dict.fromkeys(("date", "date_from", "released"), "") | {"source": owner, "recipe_source": "photos"}
+    known |= {"split": "", "url": "", "width": 72, "height": 72}
     hashes = [" ".join(f"{one:016x}" for one in eight) for eight in rng.integers(0, 2**63, (count, 8)).tolist()]
     known |= {"path": [f"images/{name}" for name in names], "origin": names, "phashes": hashes, "jpeg_quality": 85}
     known |= {"group": [f"{part}:{name}" for part, name in zip(owner, names, strict=True)]}

@@ -139,12 +139,17 @@ def run(command: Sequence[str | Path], folder: Path, variables: Mapping[str, str
         listener.start()
         if memory:
             sampler.start()
-        _, status, usage = os.wait4(process.pid, 0)  # instead of wait: it returns the processor time
-        seconds = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        done.set()
-        for thread in (listener, sampler) if memory else (listener,):
-            thread.join()
+        try:
+            _, status, usage = os.wait4(process.pid, 0)  # instead of wait: it returns the processor time
+            seconds = time.perf_counter() - start
+            process.returncode = os.waitstatus_to_exitcode(status)
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            done.set()
+            for thread in (listener, sampler) if memory else (listener,):
+                thread.join()
     processor = usage.ru_utime + usage.ru_stime
     return Ended(begun, seconds, processor, max(peaks, default=float("nan")), process.returncode, lines)
 
@@ -227,7 +232,7 @@ def pair(comparison: Comparison, command: Sequence[str], commit: str, at: Mappin
 
 
 def list_changes(result: Mapping[str, Any]) -> list[str]:
-    """Return a line for each ratio of the last way that lies on one side of 1 in every round."""
+    """Return a line for each ratio of the last way that lies on one side of 1 in every round, of two or more."""
     pairs = [
         (figure, other, value)
         for way in result["ways"][-1:]
@@ -237,7 +242,7 @@ def list_changes(result: Mapping[str, Any]) -> list[str]:
     return [
         f"{result['title']}: {other} / {result['ways'][-1]['way']} ({figure}) {format_spread(value)}"
         for figure, other, value in pairs
-        if value["low"] > 1 or value["high"] < 1
+        if result["rounds"] > 1 and (value["low"] > 1 or value["high"] < 1)
     ]
 
 

@@ -1,7 +1,9 @@
 """Benchmark: its parts, the content of its table and JSON, and measurements against those of a process."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +41,36 @@ def test_outside_an_environment_it_runs_in_that_of_the_other_scripts_or_says_why
     (tmp_path / "scripts" / "environment").write_text("make_environment() { echo no python >&2; exit 1; }\n")
     done = subprocess.run(bare, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "no python\n")
+
+
+@pytest.mark.slow
+def test_an_interrupted_benchmark_leaves_no_folder_and_no_traceback(tmp_path):
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        process = subprocess.Popen(
+            [sys.executable, str(SCRIPTS / "benchmark"), "startup", "--quick"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"TMPDIR": str(tmp_path)},
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        while "### startup" not in process.stdout.readline():
+            assert process.poll() is None
+        os.killpg(process.pid, number)
+        _, said = process.communicate()
+        assert (process.returncode, "Traceback" in said) == (code, False), said
+        assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["copies", "bootstrap", "evaluate", "prepare"])
+def test_large_tables_are_simulated(what):
+    command = [sys.executable, str(SCRIPTS / "large_tables.py"), what, "2000"]
+    measured = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert len(measured) >= 2
+    assert all(value >= 0 for value in measured.values())
+    assert measured.get("recall", 1) == 1
 
 
 @pytest.mark.slow
