@@ -179,7 +179,7 @@ def test_a_mistake_shows_before_torch_is_loaded():
         (DivergedError("not finite"), 6, "not finite\n"),
         (PermissionError(13, "Permission denied", "/x"), 5, "/x: Permission denied\n"),
         (OSError(28, "No space left on device", "/x"), 5, "/x: No space left on device\n"),
-        (KeyboardInterrupt(), 130, ""),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
         (BrokenPipeError(), 0, ""),
     ],
 )

@@ -41,7 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = _dispatch(words)
             sys.stdout.flush()
             return code
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit) as error:
+            if isinstance(error, KeyboardInterrupt) or error.code == 128 + signal.SIGTERM:
+                print("; ".join(["interrupted", *getattr(error, "__notes__", ())]), file=sys.stderr)
+            if isinstance(error, SystemExit):
+                raise
             return 128 + signal.SIGINT
         except BrokenPipeError:  # the reader of the pipe, such as head, has exited
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter would report it at exit
@@ -93,6 +97,8 @@ def run_command(command: str, words: Sequence[str]) -> tuple[int, Any]:
     flags, others = overrides.split_flags(words)
     named = name_bare_paths(command, others)
     multirun = overrides.is_multirun(flags, named)
+    if multirun and any(word.startswith("profile=") for word in named):
+        raise ConfigError("profile: a sweep has many jobs", "profile one of them: without -m, and with single values")
     quoted = quote_paths(command, named, multirun)
     if not multirun:
         return _call_hydra(command, flags, quoted, None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from avatar_bench.console.terminal import print_note
+from avatar_bench.errors import OutputError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.output_folder import prepare_output
 
@@ -25,7 +27,7 @@ COST_OF_FILE = {  # the innermost frame with such a file names the cost
     "avatar_bench/data/transforms.py": "resizing",
     "avatar_bench/data/augmentation": "augmentation",
     "avatar_bench/data/corruption": "corruptions",
-    "torch/autograd/": "network, backward",
+    "torch/autograd/__init__.py": "backward pass",
     "torch/optim/": "optimizer",
     "torch/nn/modules/": "network",
     "avatar_bench/training/probe_job.py": "fit of the probe",
@@ -36,24 +38,27 @@ COST_OF_FILE = {  # the innermost frame with such a file names the cost
     "avatar_bench/audit/": "audit",
     "avatar_bench/metrics/": "statistics",
     "avatar_bench/files/hashes.py": "hashing of files",
-    "hydra/": "composition of options",
+    "torch/serialization.py": "checkpoints",
 }
 
 
 @contextmanager
 def profile_command(file: str | None) -> Iterator[None]:
-    """Write a trace of torch in Chrome's format, and print the largest costs, also after an error; None is neither.
+    """Write a trace of torch in Chrome's format, and print the largest costs; after an error, these alone.
 
-    Raise OutputError, before the command begins, if the file cannot be written.
+    None is neither. Raise OutputError, before the command begins, if the file cannot be written or is no trace.
     """
     if file is None:
         yield
         return
     prepare_output(file, "profile")
+    if Path(file).is_file() and b'"schemaVersion"' not in Path(file).read_bytes()[:100]:
+        raise OutputError(f"profile={file} exists and is no trace.", "Choose a name of its own, such as trace.json.")
     samples: Counter[str] = Counter()
     done = threading.Event()
     sampler = threading.Thread(target=_sample, args=(threading.get_ident(), samples, done), daemon=True)
     with atomic_write(Path(file)) as part:
+        start = time.monotonic()
         sampler.start()
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # it prints when it starts and stops
         from torch.profiler import profile  # slow to import, which is a cost of the command too
@@ -67,15 +72,14 @@ def profile_command(file: str | None) -> Iterator[None]:
             done.set()
             sampler.join()
             trace.export_chrome_trace(str(part))
-            print_note(describe_costs(samples))
+            print_note(describe_costs(samples, time.monotonic() - start))
     print_note(f"{file}: the trace; open it at ui.perfetto.dev or in chrome://tracing")
 
 
-def describe_costs(samples: Counter[str]) -> str:
-    """Return the share of each of the largest costs in all samples, in percent."""
-    total = max(sum(samples.values()), 1)
-    largest = ", ".join(f"{cost} {100 * count / total:.0f} %" for cost, count in samples.most_common(LARGEST))
-    return f"costs in {total * INTERVAL:.0f} s or more: {largest}"
+def describe_costs(samples: Counter[str], seconds: float) -> str:
+    """Return the share of each of the largest costs in all samples, in percent, but those that round to none."""
+    shares = [(cost, 100 * count / samples.total()) for cost, count in samples.most_common(LARGEST)]
+    return f"costs in {seconds:.0f} s: {', '.join(f'{cost} {share:.0f} %' for cost, share in shares if share >= 0.5)}"
 
 
 def name_cost(frame: FrameType | None) -> str:

@@ -15,7 +15,7 @@ from avatar_bench.config import rules
 from avatar_bench.config.entries import find_entry, find_plugins, use_folders
 from avatar_bench.config.error_messages import explain
 from avatar_bench.console.terminal import escape_control_characters
-from avatar_bench.errors import AvatarBenchError, ConfigError
+from avatar_bench.errors import AvatarBenchError
 
 FAILED_JOBS_EXIT_CODE = 3  # exit code of a sweep with a failed job
 
@@ -45,7 +45,9 @@ class CommandTask:
             plugins = {str(plugin.folder) for plugin in find_plugins().values()}
             with use_folders([folder for folder in folders if folder not in plugins]):
                 rules.check_config(self.command, cfg)
-                with profile_command(_take_profile(cfg)):
+                if (profile := cfg.get("profile")) is not None:
+                    cfg.profile = None  # it is of this call, not of what the command makes
+                with profile_command(profile):
                     self.value = find_entry("command", self.command).load().execute(_make_options(cfg))
                 return self.value
         except Exception as error:
@@ -57,16 +59,6 @@ class CommandTask:
             print(f"{name}: " + "\n".join(lines), file=sys.stderr)
         gc.collect()  # free the memory of the network and batches, which the error's traceback kept, for the next job
         return JobError(*lines)
-
-
-def _take_profile(cfg: DictConfig) -> str | None:
-    """Remove the option profile, which is of this call and not of what it makes, and return its value."""
-    file: str | None = cfg.get("profile")
-    if file is not None and HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise ConfigError("profile: a sweep has many jobs", "profile one of them: without -m, and with single values")
-    if file is not None:
-        cfg.profile = None
-    return file
 
 
 def _make_options(cfg: DictConfig) -> Any:

@@ -89,13 +89,12 @@ class ResultWriter:
     def __enter__(self) -> ResultWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         try:
-            if kind is None or issubclass(kind, Exception):
+            if error is None or isinstance(error, Exception):
                 self.finish()
             else:
-                advice = "the results above are saved; run the command again, without again=true, for the rest"
-                print_note(f"interrupted: {advice}")
+                error.add_note("finished results are saved; run the command again, without again=true, for the rest")
         finally:
             self._print_warnings()
             self._stop_processes()

@@ -90,7 +90,7 @@ def _reopen_config(typed_config: DictConfig, command: str, check: Callable[[str,
         raise CheckpointError(f"resume={folder} is not a run folder.", f"Expected a folder made by {command}.")
     if (maker := read_record(folder).command or "train") != command:
         raise CheckpointError(f"resume={folder} was made by {maker}.", f"avatar-bench {maker} resume={folder}")
-    words = [word for word in HydraConfig.get().overrides.task if not word.startswith(("resume=", "~mode"))]
+    words = [word for word in HydraConfig.get().overrides.task if not word.startswith(("resume=", "profile=", "~mode"))]
     others = [word for word in words if not word.lstrip("+").startswith(NODES)]
     file, typed = folder / CONFIG, OmegaConf.to_container(typed_config, resolve=True)
     try:
@@ -141,7 +141,7 @@ def _record_end(folder: Path, cfg: DictConfig, record: RunRecord) -> Iterator[No
                 can_resume = record.mode == PROBE or any(folder.glob("checkpoints/*.ckpt"))
                 if record.status == "interrupted" and can_resume and not record.sweep_job:
                     again = f"avatar-bench {record.command or 'train'} resume={shlex.quote(str(folder))}"
-                    print_note(f"interrupted; to go on: {again}")
+                    error.add_note(f"to go on: {again}")
         raise
     record.status, record.finished = "finished", _now()
     record.write(folder)

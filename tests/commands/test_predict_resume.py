@@ -66,7 +66,8 @@ def test_an_interrupted_output_keeps_whole_rows_and_ends_as_an_undisturbed_one(
     rows = cut.read_bytes().count(b"\n") - (suffix == "csv")
     assert whole(suffix).startswith(cut.read_bytes())
     assert cut.read_bytes().endswith(b"\n")
-    assert child.said == f"{cut}: {rows} rows are written; continue with the same command and update=true.\n"
+    advice = "continue with the same command and update=true."
+    assert child.said == f"{cut}: {rows} rows are written; {advice}\ninterrupted\n"
     assert not list(tmp_path.glob("*.lock"))
     assert main([*words, f"output={cut}", "update=true"]) == 3
     assert cut.read_bytes() == whole(suffix)

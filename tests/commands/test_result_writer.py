@@ -156,8 +156,8 @@ def test_a_signal_leaves_no_half_written_result_and_no_process(is_deaf, tiny_run
     os.killpg(child.pid, signal.SIGINT)  # as a terminal sends it: to the processes that write too
     assert child.end() == 130
     assert "Traceback" not in child.said
-    advice = "the results above are saved; run the command again, without again=true, for the rest"
-    assert f"interrupted: {advice}" in child.said
+    advice = "finished results are saved; run the command again, without again=true, for the rest"
+    assert child.said.endswith(f"interrupted; {advice}\n")
     assert list((tmp_path / "out" / "evaluation" / "test").iterdir()) == []
     with pytest.raises(ProcessLookupError):
         os.killpg(child.pid, 0)
