@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from avatar_bench import __version__
+from avatar_bench.console.signals import block_termination
 
 PROC = Path("/proc")
 BETWEEN_SAMPLES = 0.1  # s
@@ -136,10 +137,11 @@ def run(command: Sequence[str | Path], folder: Path, variables: Mapping[str, str
         peaks: list[float] = []
         done = threading.Event()
         sampler = threading.Thread(target=lambda: peaks.extend(sample(process.pid, done)))
-        listener.start()
-        if memory:
-            sampler.start()
+        threads = (listener, sampler) if memory else (listener,)
         try:
+            with block_termination():  # a signal in the middle of a start would leave a thread that nobody waits for
+                for thread in threads:
+                    thread.start()
             _, status, usage = os.wait4(process.pid, 0)  # instead of wait: it returns the processor time
             seconds = time.perf_counter() - start
             process.returncode = os.waitstatus_to_exitcode(status)
@@ -148,8 +150,9 @@ def run(command: Sequence[str | Path], folder: Path, variables: Mapping[str, str
             raise
         finally:
             done.set()
-            for thread in (listener, sampler) if memory else (listener,):
-                thread.join()
+            for thread in threads:
+                if thread.is_alive():
+                    thread.join()
     processor = usage.ru_utime + usage.ru_stime
     return Ended(begun, seconds, processor, max(peaks, default=float("nan")), process.returncode, lines)
 

@@ -53,7 +53,7 @@ TORCH_USERS = ("reporting/grad_cam_overlays",)  # within NO_TORCH: imported only
 FOUND_BY_KIND = set(KINDS.values()) - {KINDS["block"]}
 # at most so many lines and statements of each package; a commit that raises one says why
 BUDGETS = {
-    ("commands", "cli", "console"): (2_833, 1_949),
+    ("commands", "cli", "console"): (2_834, 1_950),
     ("config",): (1_962, 1_355),
     ("data",): (5_179, 3_545),
     ("models",): (2_326, 1_536),
@@ -63,7 +63,7 @@ BUDGETS = {
     ("metrics", "audit"): (5_595, 3_475),
     ("sources",): (2_560, 1_879),
     ("training",): (2_722, 1_902),
-    ("evaluation",): (10_806, 7_640),
+    ("evaluation",): (10_808, 7_640),
     ("plugins",): (5_313, 3_495),
 }
 MOST_MODULES = 282  # outside plug-ins

@@ -53,6 +53,7 @@ def test_an_interrupted_benchmark_leaves_no_folder_and_no_traceback(tmp_path):
             text=True,
             env=os.environ | {"TMPDIR": str(tmp_path)},
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell has it ignored
         )
         assert process.stdout is not None
         while "### startup" not in process.stdout.readline():

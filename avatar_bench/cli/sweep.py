@@ -108,7 +108,8 @@ class Sweep:
             best = max(done, key=lambda row: row[2])
             print_line(f"best of {len(done)} by val macro-F1, {best[2]}: {self.folder / best[0]}")
         advice = f"; next: {self.next_command} block=all" if len(done) > 1 else ""
-        print_line(f"{len(done)} of {len(rows)} jobs are finished: {self.folder / JOBS_FILE}{advice}")
+        rest = "; the same command runs the others" if len(done) < len(rows) else ""
+        print_line(f"{len(done)} of {len(rows)} jobs are finished: {self.folder / JOBS_FILE}{rest}{advice}")
 
 
 class TrackedLauncher(Launcher):

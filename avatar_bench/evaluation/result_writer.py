@@ -91,10 +91,12 @@ class ResultWriter:
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         try:
-            if error is None or isinstance(error, Exception):
-                self.finish()
-            else:
-                error.add_note("finished results are saved; run the command again, without again=true, for the rest")
+            if error is not None and not isinstance(error, Exception):
+                raise error
+            self.finish()
+        except (KeyboardInterrupt, SystemExit) as stop:
+            stop.add_note("finished results are saved; run the command again, without again=true, for the rest")
+            raise
         finally:
             self._print_warnings()
             self._stop_processes()

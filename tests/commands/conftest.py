@@ -135,6 +135,24 @@ def fork(tmp_path):
 
 
 @pytest.fixture
+def slow_steps(monkeypatch):
+    """Return a `before` of `fork` that slows each training step by .1 s: a busy machine would miss milliseconds."""
+
+    def slow_down():
+        from avatar_bench.training.module import Learner
+
+        step = Learner.training_step
+
+        def wait(learner, *batch):
+            time.sleep(0.1)
+            return step(learner, *batch)
+
+        monkeypatch.setattr(Learner, "training_step", wait)
+
+    return slow_down
+
+
+@pytest.fixture
 def small_disk(tmp_path):
     """A disk of 24 MiB."""
     place = tmp_path / "disk"

@@ -5,7 +5,7 @@ import shutil
 import signal
 import subprocess
 import time
-from functools import cache
+from functools import cache, partial
 
 import pandas as pd
 import pytest
@@ -13,7 +13,7 @@ from PIL import Image
 
 from avatar_bench.cli.app import main
 from avatar_bench.files.table_io import read_csv
-from avatar_bench.inference.prediction_writer import find_remaining
+from avatar_bench.inference.prediction_writer import PredictionWriter, find_remaining
 from avatar_bench.reporting.prediction_outputs import read_predictions
 
 LINES = 400
@@ -41,6 +41,18 @@ def whole(words, tmp_path_factory):
     return predict
 
 
+@pytest.fixture
+def slow_fork(fork, monkeypatch):
+    """Begin a command in a fork whose rows take seconds to write: a busy machine would miss milliseconds."""
+    add = PredictionWriter.add
+
+    def wait(writer, rows):
+        time.sleep(0.1)
+        add(writer, rows)
+
+    return partial(fork, before=lambda: monkeypatch.setattr(PredictionWriter, "add", wait))
+
+
 def has_rows(file, n):
     return file.exists() and file.read_bytes().count(b"\n") > n
 
@@ -54,10 +66,10 @@ def has_rows(file, n):
     ],
 )
 def test_an_interrupted_output_keeps_whole_rows_and_ends_as_an_undisturbed_one(
-    number, code, times, to_group, suffix, words, whole, fork, tmp_path
+    number, code, times, to_group, suffix, words, whole, slow_fork, tmp_path
 ):
     cut = tmp_path / f"cut.{suffix}"
-    child = fork(*words, f"output={cut}")
+    child = slow_fork(*words, f"output={cut}")
     child.until(lambda: has_rows(cut, 40))
     for _ in range(times):
         os.killpg(child.pid, number) if to_group else child.send(number)
@@ -73,9 +85,9 @@ def test_an_interrupted_output_keeps_whole_rows_and_ends_as_an_undisturbed_one(
     assert cut.read_bytes() == whole(suffix)
 
 
-def test_a_killed_worker_ends_the_command_with_its_reason_and_keeps_the_rows(words, fork, tmp_path):
+def test_a_killed_worker_ends_the_command_with_its_reason_and_keeps_the_rows(words, slow_fork, tmp_path):
     cut = tmp_path / "cut.csv"
-    child = fork(*words, f"output={cut}")
+    child = slow_fork(*words, f"output={cut}")
     child.until(lambda: has_rows(cut, 40))
     os.kill(child.workers()[0], signal.SIGKILL)
     assert child.end() == 5, child.said
@@ -86,10 +98,10 @@ def test_a_killed_worker_ends_the_command_with_its_reason_and_keeps_the_rows(wor
 
 
 @pytest.mark.slow
-def test_a_replacement_that_was_cut_short_leaves_the_earlier_output_and_is_continued(words, whole, fork, tmp_path):
+def test_a_replacement_that_was_cut_short_leaves_the_earlier_output_and_is_continued(words, whole, slow_fork, tmp_path):
     earlier = tmp_path / "earlier.csv"
     earlier.write_text("path,status,prediction\n")
-    child = fork(*words, f"output={earlier}")
+    child = slow_fork(*words, f"output={earlier}")
     child.until(lambda: has_rows(tmp_path / "earlier.csv.part", 40))
     child.send(signal.SIGINT)
     assert child.end() == 130
@@ -100,9 +112,9 @@ def test_a_replacement_that_was_cut_short_leaves_the_earlier_output_and_is_conti
 
 
 @pytest.mark.slow
-def test_a_second_process_is_kept_from_an_output_until_the_first_is_dead(words, fork, tmp_path, command):
+def test_a_second_process_is_kept_from_an_output_until_the_first_is_dead(words, slow_fork, tmp_path, command):
     output = tmp_path / "out.csv"
-    child = fork(*words, f"output={output}")
+    child = slow_fork(*words, f"output={output}")
     child.until(lambda: has_rows(output, 8))
     child.send(signal.SIGSTOP)  # it shall not end before the second has begun
     err = command(*words, f"output={output}", "update=true", code=5).err

@@ -233,7 +233,7 @@ def test_killed_at_random_moments_it_ends_up_as_if_undisturbed(tmp_path, fork):
     def has_stored(n):
         return journal.exists() and journal.read_bytes().count(b"\n") > n
 
-    for n in sorted(rng.integers(1, 240, 2)):  # images stored
+    for n in sorted(rng.integers(1, 120, 2)):  # images stored
         child = fork(*folder(root, out))
         child.until(lambda n=n: has_stored(n))
         child.kill()

@@ -95,7 +95,9 @@ def test_each_job_ends_alone_is_in_the_table_and_a_finished_one_is_kept_or_refus
     assert ended["lr0.003"][1] == ""
     printed = capsys.readouterr()
     assert re.search(r"^lr-1 +failed +- +- +- +lr=-1.0: expected more than 0", printed.err, re.MULTILINE)
-    assert printed.out.splitlines()[-1] == f"1 of 3 jobs are finished: {folder / 'jobs.csv'}"
+    assert printed.out.splitlines()[-1] == (
+        f"1 of 3 jobs are finished: {folder / 'jobs.csv'}; the same command runs the others"
+    )
     assert {path.name for path in folder.iterdir()} == {"multirun.yaml", "jobs.csv", "lr1e+30", "lr0.003"}
     counts = pd.read_csv(folder / "jobs.csv", index_col="job", keep_default_na=False)["n"].to_dict()
     assert counts == {"lr-1": "-", "lr1e+30": "-", "lr0.003": str(read_record(run)["split"]["counts"]["val"])}
