@@ -184,7 +184,7 @@ def _assign_sides(frame: pd.DataFrame, plan: SplitPlan, own_folds: int | None, n
         before, split = int((split == "").sum()), splits.hold_out_val_sources(frame.assign(split=split), plan)
         if lost := int((split == "").sum()) - before:
             notes.append(f"left out because their groups also contain images of val's sources: {lost}")
-    if not is_own and plan.by != BY_DATE:  # which plans no proportions
+    if not is_own and plan.by != BY_DATE and not plan.held_out:  # which plan no proportions
         notes += splits.describe_imbalance(frame.assign(split=split)[split != ""], plan.folds)
     if "calibration" not in split:
         val = np.flatnonzero(split == "val")

@@ -130,7 +130,11 @@ def choose_runtime(
 
     if kept := _read_kept(file, parse):
         return kept
-    if n_files < FEWEST_FILES or run.images is None or not len(run.images.select_split("calibration")):
+    if n_files < FEWEST_FILES:
+        return by_torch
+    if run.images is None or not len(run.images.select_split("calibration")):
+        faster = " or ".join(installed)
+        print_note(f"runtime=auto: torch, as calibration images are missing; runtime={faster} may be faster")
         return by_torch
     if not keeps_trial:
         return _try_runtimes(run, open_with, tried)[0]

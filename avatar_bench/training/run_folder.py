@@ -234,5 +234,6 @@ def report_counts(dataset: Dataset, classes: tuple[str, ...], settings: TrainCon
         missing = [name for name in classes if split not in table or table.at[name, split] == 0]
         # without any calibration image, the temperature has a warning of its own
         if missing and (split in table or split != "calibration"):
-            again = "add some, or split again: data.split.by=group data.split.folds=3"
-            print_note(f"warning: no {split} image of {', '.join(missing)}: {again}")
+            is_chosen = split == "test" and settings.data.split.held_out
+            again = "hold out some" if is_chosen else "split again: data.split.by=group data.split.folds=3"
+            print_note(f"warning: no {split} image of {', '.join(missing)}: add some, or {again}")

@@ -140,7 +140,9 @@ def test_auto_is_torch_for_a_checkpoint_without_calibration_images(tiny_run, ima
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))  # which does not know the checkpoint yet
     bare = shutil.copy(tiny_run / "checkpoints" / "best.ckpt", tmp_path / "bare.ckpt")
     words = ["predict", f"input={images / 'blind'}", f"output={tmp_path / 'o.csv'}", "workers=0"]
-    assert "Computed with runtime=torch" in command(*words, f"ckpt={bare}").err
+    err = command(*words, f"ckpt={bare}").err
+    assert "Computed with runtime=torch" in err
+    assert "calibration images are missing; runtime=openvino may be faster" in err
     err = command(*words, f"ckpt={bare}", "runtime=openvino", "precision=int8", code=2).err
     assert "takes value ranges from calibration images" in err
     err = command(*words, f"ckpt={tiny_run}", "precision=int8").err  # torch has no int8

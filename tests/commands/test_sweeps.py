@@ -197,11 +197,14 @@ def test_sources_too_small_within_the_limit_stay_in_training(launched, sweep, tm
 
 
 @pytest.mark.slow
-def test_recipes_are_compared_over_held_out_sources(sweep, tmp_path):
+def test_recipes_are_compared_over_held_out_sources(sweep, tmp_path, capsys):
     words = [BY_SOURCE, "data.split.held_out=[ink],[vector]", "data.limit=null"]
     words += ["mode.balance=none,source", "data.split.val_by=source", "trainer.limit_batches=2"]
     names = {f"{unit}-{recipe}" for unit in ("ink", "vector") for recipe in ("none", "source")}
     assert sweep(*words).keys() == names
+    warned = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning: ")]
+    assert warned.count("warning: no test image of generated, real: add some, or hold out some") == 4
+    assert not any("test lacks" in line or "instead of" in line for line in warned)  # no proportions are planned
     for name in names:
         split = pd.read_csv(tmp_path / "sweep" / name / "split.csv")
         side = split["split"].replace("calibration", "val")
