@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from avatar_bench.config.entries import find_entry
+from avatar_bench.console.machine import retain_freed_memory
 from avatar_bench.console.warning_filters import suppress_framework_warnings
 from avatar_bench.data.cache import ArrayCache
 from avatar_bench.data.corruptions import Variation
@@ -69,6 +70,7 @@ class NetworkPredictor(DatasetPredictor):
     def module(self) -> Classifier:
         """Return the network, in eval mode, on the device."""
         suppress_framework_warnings()
+        retain_freed_memory()
         classifier = self.load_network().to(self.device)
         classifier.card = replace(classifier.card, temperature=self.temperature)  # of a soup, or fitted since
         return classifier.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
@@ -150,7 +152,7 @@ class NetworkPredictor(DatasetPredictor):
         kind = DTYPES.get(precision)
         autocast = torch.autocast(self.device, dtype=kind or torch.bfloat16, enabled=kind is not None)
         with torch.inference_mode(), autocast:
-            logits, embeddings = self._folded(images[0].to(self.device, non_blocking=True))
+            logits, embeddings = self._folded.compute(images[0].to(self.device, non_blocking=True))
         return logits.float().cpu().numpy(), embeddings.float().cpu().numpy()
 
     def load(self, precision: str = "32") -> list[str]:

@@ -177,7 +177,7 @@ def compute_replacement_curves(
     for batch in track(list(zip(*parts, strict=True)), "replacement curves", unit="batch"):
         first, last, order, wanted = (part.to(classifier.device) for part in batch)
         with torch.inference_mode():
-            logits = [classifier(torch.where(order[:, None] < count, last, first))[0] for count in counts]
+            logits = [classifier.compute(torch.where(order[:, None] < count, last, first))[0] for count in counts]
             scores = torch.softmax(torch.stack(logits, dim=1).double() / classifier.card.temperature, dim=2)
         curves.append(scores[torch.arange(len(wanted), device=wanted.device), :, wanted].float().cpu())
     return torch.cat(curves).numpy()

@@ -16,6 +16,7 @@ from avatar_bench.models.backbones import create_backbone
 from avatar_bench.models.checkpoint import read_checkpoint
 from avatar_bench.models.model_card import Card
 
+_IMAGES_AT_A_TIME = 16
 _SPARE_BYTES = 1024**3  # bytes that a network may need besides its weights, such as for masks
 _MODULES_PER_TENSOR = 50  # modules that a network may have per tensor of its weights
 _MAX_COPIES = 4  # times that a weight may be created during construction, as timm does for a new classifier
@@ -57,9 +58,23 @@ class Classifier(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits and pre-logits embeddings of one pass."""
-        features = self.net.forward_features(self._normalise(images))  # type: ignore[operator]
-        embeddings = self.net.forward_head(features, pre_logits=True)  # type: ignore[operator]
+        embeddings = self.embed(images)
         return self.classify(embeddings), embeddings
+
+    def compute(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same as `forward`; on a CPU, the embeddings are of parts of a batch.
+
+        A layer's output for 32 images fits neither into a processor's caches nor into the 32 MiB that malloc keeps.
+        The logits are of the whole batch: in parts, they would end in other digits, which embeddings do not.
+        """
+        parts = max(1, len(images) // _IMAGES_AT_A_TIME) if images.device.type == "cpu" else 1
+        embeddings = torch.cat([self.embed(part) for part in images.tensor_split(parts)])
+        return self.classify(embeddings), embeddings
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Return pre-logits embeddings (N, D) of one pass."""
+        features = self.net.forward_features(self._normalise(images))  # type: ignore[operator]
+        return self.net.forward_head(features, pre_logits=True)  # type: ignore[operator, no-any-return]
 
     def classify(self, embeddings: Tensor) -> Tensor:
         """Return the logits (N, C) of pre-logits embeddings (N, D)."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from avatar_bench.config import catalogue
+from avatar_bench.console.machine import retain_freed_memory
 from avatar_bench.files.package_files import find_archive_folder
 from avatar_bench.files.yaml_io import read_yaml
 
@@ -37,11 +38,13 @@ def compute_package_features(
     from avatar_bench.models.classifier import Classifier
     from avatar_bench.models.model_card import Card
 
+    retain_freed_memory()
+
     net: Any = create_backbone(recipe["backbone"], 2, "package", recipe["package"])
     mean, std = get_normalisation(net)
     preprocessing = {"size": size, "resize": "squash", "mean": mean, "std": std}
     classifier = Classifier(Card(("0", "1"), recipe["backbone"], preprocessing), net)  # only its embeddings are read
     folded = fold_batch_norms(classifier.eval().to(memory_format=torch.channels_last))  # type: ignore[call-overload]
     with torch.inference_mode():
-        outputs = [folded(torch.from_numpy(images).permute(0, 3, 1, 2))[1].numpy() for images in batches]
+        outputs = [folded.compute(torch.from_numpy(images).permute(0, 3, 1, 2))[1].numpy() for images in batches]
     return np.concatenate(outputs)

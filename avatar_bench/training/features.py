@@ -63,7 +63,7 @@ def iterate_embeddings(
     reduced = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(resolve_precision(options))
     with torch.autocast(learner.device.type, reduced or torch.bfloat16, enabled=reduced is not None):
         for batch in track(batches, "features", unit="batch"):
-            yield network(batch["image"].to(learner.device))[1].float().cpu().numpy()
+            yield network.compute(batch["image"].to(learner.device))[1].float().cpu().numpy()
 
 
 def compute_features(

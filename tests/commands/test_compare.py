@@ -70,7 +70,7 @@ def test_ensembles_are_evaluated_and_shown_like_runs(many, compared):
 
 
 def test_a_second_time_nothing_is_evaluated_again(compared, words, command, monkeypatch):
-    monkeypatch.setattr("avatar_bench.models.classifier.Classifier.forward", lambda *_: pytest.fail("it was run again"))
+    monkeypatch.setattr("avatar_bench.models.classifier.Classifier.embed", lambda *_: pytest.fail("it was run again"))
     lines = command(*words).out.splitlines()
     assert {line.split(":")[0] for line in lines[:-1]} == {"already there"}
 

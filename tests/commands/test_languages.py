@@ -82,7 +82,7 @@ def test_another_language_computes_nothing_and_the_report_is_in_it(evaluated, mo
     assert files
     assert [file for file in files if CYRILLIC.search(file.read_text(encoding="utf-8"))] == []  # numbers have none
     before = {file: file.read_bytes() for file in runs.rglob("metrics.json")}
-    monkeypatch.setattr(Classifier, "forward", refuse)
+    monkeypatch.setattr(Classifier, "embed", refuse)
     monkeypatch.setattr(BlockRunner, "_run_block", try_block)
     for words in commands:
         assert main([*words, "lang=ru"]) == 0

@@ -193,13 +193,13 @@ def test_frozen_weights_and_statistics_do_not_move(unfreeze, tiny_run, train, tm
 
 def test_a_classifier_alone_sees_each_view_of_an_image_once_and_learns_the_same(train, tmp_path, monkeypatch):
     passes: list[int] = []
-    forward = Classifier.forward
+    embed = Classifier.embed
 
     def count(self, images):
         passes.extend([len(images)] if len(images) > 1 else [])  # a single one tries folded batch norms
-        return forward(self, images)
+        return embed(self, images)
 
-    monkeypatch.setattr(Classifier, "forward", count)
+    monkeypatch.setattr(Classifier, "embed", count)
     words = ("mode=frozen", "epochs=2", "mode.balance=sampler")
     words += ("data.augment.flip=.5", "data.augment.noise=.1", "data.augmented_copies=2")
     once = train(tmp_path / "once", *words)

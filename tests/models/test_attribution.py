@@ -242,7 +242,7 @@ class Counter(nn.Module):
     device = torch.device("cpu")
     card = SimpleNamespace(temperature=0.5)
 
-    def forward(self, images):
+    def compute(self, images):
         white = (images == 255).float().mean(dim=(1, 2, 3))
         return torch.stack([white, 0 * white, 0 * white], dim=1), white
 

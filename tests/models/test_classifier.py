@@ -6,7 +6,7 @@ import torch
 from avatar_bench.errors import CheckpointError
 from avatar_bench.models.checkpoint import read_checkpoint
 from avatar_bench.models.classifier import Classifier
-from tests.models.small import ARCHITECTURES, CARD, images, normalised, side_of
+from tests.models.small import ARCHITECTURES, CARD, build_classifier, images, normalised, side_of
 
 
 @pytest.mark.parametrize("model", ARCHITECTURES)
@@ -20,6 +20,18 @@ def test_one_pass_gives_the_networks_own_logits_and_their_embeddings(model, netw
         torch.testing.assert_close(net.get_classifier()(embeddings), logits)
     assert logits.shape == (2, 3)
     assert embeddings.shape == (2, net.get_classifier().in_features)
+
+
+@pytest.mark.parametrize(("n", "parts"), [(1, [1]), (31, [31]), (32, [16, 16]), (50, [17, 17, 16])])
+def test_a_batch_passes_in_parts_of_16_images_or_some_more_and_its_logits_as_a_whole(n, parts):
+    classifier, batch, seen = build_classifier("test_resnet"), images(n), []
+    classifier.net.conv1.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    classifier.net.fc.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    with torch.inference_mode():
+        in_parts = classifier.compute(batch)
+        assert seen == [*parts, n]
+        for computed, expected in zip(in_parts, classifier(batch), strict=True):
+            torch.testing.assert_close(computed, expected)
 
 
 @pytest.mark.parametrize(
