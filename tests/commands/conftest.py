@@ -135,21 +135,19 @@ def fork(tmp_path):
 
 
 @pytest.fixture
-def slow_steps(monkeypatch):
-    """Return a `before` of `fork` that slows each training step by .1 s: a busy machine would miss milliseconds."""
+def slow(monkeypatch):
+    """Return a `before` of `fork` that slows each call of a method by .1 s: a busy machine would miss milliseconds."""
 
-    def slow_down():
-        from avatar_bench.training.module import Learner
+    def make(owner, name):
+        call = getattr(owner, name)
 
-        step = Learner.training_step
-
-        def wait(learner, *batch):
+        def wait(*words):
             time.sleep(0.1)
-            return step(learner, *batch)
+            return call(*words)
 
-        monkeypatch.setattr(Learner, "training_step", wait)
+        return lambda: monkeypatch.setattr(owner, name, wait)
 
-    return slow_down
+    return make
 
 
 @pytest.fixture

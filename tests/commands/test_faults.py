@@ -79,8 +79,8 @@ def undisturbed(small, tmp_path_factory):
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_kill_at_a_random_step_costs_nothing(workers, undisturbed, begin, fork, slow_steps, tmp_path):
-    run, child = tmp_path / "run", begin(*FEW, f"data.workers={workers}", before=slow_steps)
+def test_a_kill_at_a_random_step_costs_nothing(workers, undisturbed, begin, fork, slow, tmp_path):
+    run, child = tmp_path / "run", begin(*FEW, f"data.workers={workers}", before=slow(Learner, "training_step"))
     step = int(np.random.default_rng(workers).integers(1, steps(undisturbed) // 2))
     child.until(lambda: steps(run) >= step)
     child.kill()

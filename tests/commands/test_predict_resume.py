@@ -42,15 +42,9 @@ def whole(words, tmp_path_factory):
 
 
 @pytest.fixture
-def slow_fork(fork, monkeypatch):
-    """Begin a command in a fork whose rows take seconds to write: a busy machine would miss milliseconds."""
-    add = PredictionWriter.add
-
-    def wait(writer, rows):
-        time.sleep(0.1)
-        add(writer, rows)
-
-    return partial(fork, before=lambda: monkeypatch.setattr(PredictionWriter, "add", wait))
+def slow_fork(fork, slow):
+    """Begin a command in a fork whose rows take seconds to write."""
+    return partial(fork, before=slow(PredictionWriter, "add"))
 
 
 def has_rows(file, n):

@@ -10,6 +10,7 @@ import torch
 
 from avatar_bench.cli.app import main
 from avatar_bench.data.dataset import DATE_COLUMNS
+from avatar_bench.training.module import Learner
 from tests.builders.commands import merge_words, read_record, write_manifest
 
 SPLIT = ("data.blind=null", "data.split.folds=10", "allow=[shortcut]")
@@ -121,14 +122,12 @@ def test_shards_without_what_the_guards_need_are_refused(prepared, train, tmp_pa
 
 
 @pytest.mark.slow
-def test_a_run_killed_within_a_shard_continues_to_what_it_would_have_been(
-    prepared, train, fork, slow_steps, small, tmp_path
-):
+def test_a_run_killed_within_a_shard_continues_to_what_it_would_have_been(prepared, train, fork, slow, small, tmp_path):
     words = (*SHARDS, f"data.shards={prepared / 'shards'}", "data.shuffle_shards=2", "data.batch_size=4", "epochs=2")
     whole, run = train(tmp_path / "whole", *words), tmp_path / "run"
     last = run / "checkpoints" / "last.ckpt"
     disturbed = merge_words(small, *words, f"out={run}", "callbacks.save_minutes=0")
-    child = fork("train", *disturbed, before=slow_steps)
+    child = fork("train", *disturbed, before=slow(Learner, "training_step"))
     child.until(lambda: last.is_file() and torch.load(last, weights_only=True)["global_step"] > 5)
     child.kill()
     assert torch.load(last, weights_only=True)["progress"]["batches"]
