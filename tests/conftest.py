@@ -42,6 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
         folder = config.rootpath / ".pytest_cache" / "avatar_bench"
         shutil.rmtree(folder / "trials", ignore_errors=True)
         os.environ["AVATAR_BENCH_CACHE"] = str(folder)
+        os.environ["XDG_DATA_HOME"] = str(folder / "data")  # of the key that signs configurations
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

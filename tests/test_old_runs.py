@@ -1,6 +1,7 @@
 """What an earlier version wrote goes on working: it opens, predicts equally, resumes, is evaluated and reported."""
 
 import json
+import shlex
 import shutil
 import tarfile
 from pathlib import Path
@@ -62,9 +63,12 @@ def read_values(file):
     return {name: metric["value"] for name, metric in metrics.items() if "value" in metric and name not in GONE}
 
 
-def test_an_interrupted_run_resumes_to_the_same_training(old, tmp_path):
+def test_an_interrupted_run_resumes_to_the_same_training(old, tmp_path, capsys):
     run = Path(shutil.copytree(old / "runs" / "interrupted", tmp_path / "run"))
-    assert main(["train", f"resume={run}"]) == 0
+    # a run of an earlier version bears no signature of its user, who types what leads out of its folder again
+    assert main(["train", f"resume={run}"]) == 2
+    words = shlex.split(capsys.readouterr().err.partition("beside resume=: ")[2])
+    assert main(["train", f"resume={run}", *words]) == 0
     before, now = (pd.read_csv(file) for file in (old / "expected/interrupted_metrics.csv", run / "metrics.csv"))
     np.testing.assert_allclose(now[before.columns], before, atol=1e-4)
 

@@ -16,7 +16,7 @@ from avatar_bench.config.entries import find_entry
 from avatar_bench.config.options import get_default, iterate_options
 from avatar_bench.config.path_quoting import find_main_option, name_bare_paths, quote_paths
 from avatar_bench.config.schema import SWITCH, find_schema
-from avatar_bench.runs.record import flatten_options
+from avatar_bench.runs.run_config import flatten_options
 
 Row = tuple[str, str, str]  # an option, its value and what is known of it
 _COMMANDS_WITH_RUN = ("evaluate", "vary", "calibrate")  # that accept data=run

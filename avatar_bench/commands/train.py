@@ -38,7 +38,7 @@ from avatar_bench.config.validation import list_nodes
 from avatar_bench.console.terminal import format_count
 from avatar_bench.errors import ConfigError, suggest_names
 from avatar_bench.models.card_schema import MAX_LIST_ITEMS, NETWORK_OPTIONS, find_option_fault
-from avatar_bench.runs.record import METRIC, PROBE, read_config
+from avatar_bench.runs.record import METRIC, PROBE
 
 if TYPE_CHECKING:
     from avatar_bench.training.job import Job, TrainedRun
@@ -203,8 +203,6 @@ def check(cfg: DictConfig) -> None:
             "init_from and resume exclude each other",
             "resume=RUN continues an interrupted run; init_from=RUN starts a new one from its weights",
         )
-    if cfg.init_from is not None:
-        read_config(Path(cfg.init_from))  # refuses a run that names code, before images are read
     ema, swa = cfg.callbacks.others.get("ema"), cfg.callbacks.others.get("swa")
     if ema and swa:
         raise ConfigError("callbacks.ema and callbacks.swa exclude each other: both average weights; set one to null")

@@ -13,6 +13,7 @@ from avatar_bench.errors import ConfigError
 from avatar_bench.files.yaml_io import read_yaml
 
 TARGET = "_target_"
+NAMING_KEYS = (TARGET, "distribution")  # of a class to build, and of a package to download
 INSTANTIATE_KEYS = (TARGET, "_partial_", "_args_", "_recursive_", "_convert_")  # of hydra.utils.instantiate
 _COMMAND_LINE_NODES = ("hydra.overrides", "hydra.job")  # these hold command line words, which are checked as such
 ALLOWED_RESOLVERS = ("hydra", "now", "python_version", "units")  # none of them exposes environment variables
@@ -27,23 +28,23 @@ def check_values(values: Mapping[Any, Any]) -> None:
             check_interpolations(f"{parent}.{key}={truncate(value)}".lstrip("."), value)
 
 
-def find_nodes(values: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield each option that names a class by `_target_`, with its node."""
-    for parent, key, value in walk_values({"": values}):
-        if isinstance(value, Mapping) and isinstance(value.get(TARGET), str):
-            yield f"{parent}.{key}".strip("."), value
+def is_node(values: Mapping[Any, Any]) -> bool:
+    """Return whether a mapping names a class or a package."""
+    return any(isinstance(values.get(key), str) for key in NAMING_KEYS)
 
 
 @cache
 def list_nodes(folders: tuple[Path, ...]) -> list[Mapping[str, Any]]:
-    """Return the nodes that name a class by `_target_` in the yaml files of these folders, in the project's groups.
+    """Return the nodes that name a class or a package in the yaml files of these folders, in the project's groups.
 
     Other folders in them, such as a run that somebody has shared, are not read.
     """
     groups = [group.name for group in find_conf_folder().iterdir() if group.is_dir()]
     files = (file for folder in folders for group in groups for file in sorted((folder / group).glob("*.yaml")))
-    stated = [read_yaml(file) for file in files if TARGET in file.read_text(encoding="utf-8", errors="replace")]
-    return [node for _, node in find_nodes(stated)]
+    texts = ((file, file.read_text(encoding="utf-8", errors="replace")) for file in files)
+    stated = [read_yaml(file) for file, text in texts if any(key in text for key in NAMING_KEYS)]
+    inner = (value for _, _, value in walk_values({"": stated}))
+    return [value for value in inner if isinstance(value, Mapping) and is_node(value)]
 
 
 def check_interpolations(shown: str, text: str) -> None:

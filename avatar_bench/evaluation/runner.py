@@ -22,6 +22,7 @@ from avatar_bench.data.image_slices import assign_slices
 from avatar_bench.errors import AvatarBenchError, BlockError, ConfigError, GuardError
 from avatar_bench.evaluation.block import Block, DatasetBlock, RunBlock, SidesBlock, compares, hash_user_code
 from avatar_bench.evaluation.result_writer import ResultWriter
+from avatar_bench.files.output_folder import refuse_outward_links
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.metrics.units import NEW_SOURCES, SOURCE
 from avatar_bench.models.model_card import has_outside_labels
@@ -50,6 +51,7 @@ class BlockRunner:
         folder: Path,
         view: View | None = None,
     ) -> None:
+        refuse_outward_links(folder.parent, folder.name)
         self.settings = settings
         self.runs = runs
         self.datasets = datasets

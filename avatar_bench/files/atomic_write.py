@@ -14,11 +14,14 @@ def atomic_write(file: Path, alone: bool = True, sync: bool = True) -> Iterator[
     """Yield a temporary path beside `file`, which replaces `file` once it is complete and on disk.
 
     After an error, such as a full disk, the earlier file is intact and the temporary one is gone. `alone` states that
-    nothing else writes the same file at the same time, so that the temporary name may be predictable. Without `sync`,
-    which takes milliseconds, a power failure may leave an empty file under the name.
+    nothing else writes the same file at the same time, so that the temporary name may be predictable: what has that
+    name is removed, also a link of somebody else. Without `sync`, which takes milliseconds, a power failure may leave
+    an empty file under the name.
     """
     part = file.with_name(f"{file.name}.part" if alone else f"{file.name}.{os.getpid()}-{get_ident()}.part")
     try:
+        part.unlink(missing_ok=True)
+        os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666))
         yield part
         if sync:
             with part.open("rb+") as stream:

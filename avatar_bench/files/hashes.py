@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
+import secrets
 import time
 from collections.abc import Iterable
 from pathlib import Path
+
+import platformdirs
+
+from avatar_bench.files.atomic_write import atomic_write
+from avatar_bench.files.output_folder import shared_lock
 
 _SETTLED_SECONDS = 3  # the coarsest file system, FAT, states times in steps of two seconds
 _MOST_KEPT = 2**18  # digests, of some 600 bytes each
@@ -48,6 +55,26 @@ def sha256_of_parts(parts: Iterable[bytes | memoryview]) -> str:
 def sha256_of_text(text: str) -> str:
     """Compute the SHA-256 of a text in UTF-8; file names that are not UTF-8 count as their bytes."""
     return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+
+def sign_text(text: str) -> str | None:
+    """Compute the HMAC-SHA-256 of a text by a key of this user alone, made on first use; None if it cannot be kept."""
+    file = Path(platformdirs.user_data_dir("avatar_bench")) / "key"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with shared_lock(file.with_suffix(".lock")):
+            if not file.is_file():
+                with atomic_write(file) as part:
+                    part.chmod(0o600)
+                    part.write_bytes(secrets.token_bytes(32))
+        return hmac.new(file.read_bytes(), text.encode(), "sha256").hexdigest()
+    except OSError:
+        return None
+
+
+def is_signed(file: Path, signature: str | None) -> bool:
+    """Return whether a signature is that of a text file by the key of this user."""
+    return signature is not None and signature == sign_text(file.read_text(encoding="utf-8"))
 
 
 def compute_integrity(data: bytes) -> str:

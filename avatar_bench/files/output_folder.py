@@ -11,7 +11,7 @@ from pathlib import Path
 
 import filelock
 
-from avatar_bench.errors import ConfigError, DataError, OutputError
+from avatar_bench.errors import CheckpointError, ConfigError, DataError, OutputError
 
 
 class LockedError(Exception):
@@ -79,6 +79,20 @@ def lock_output(output: str) -> Iterator[None]:
         except OSError as error:
             raise OutputError(f"output={output} cannot be written: {path}: {error.strerror}.") from error
         yield
+
+
+def refuse_outward_links(folder: Path, below: str = "") -> None:
+    """Raise CheckpointError if a folder that somebody else may have made, or what is `below` in it, links out of it."""
+    root = os.path.realpath(folder)
+    top = os.path.join(root, below)
+    walked = ((parent, name) for parent, folders, files in os.walk(top) for name in (*folders, *files))
+    for path in (top, *(os.path.join(*parts) for parts in walked)):
+        if os.path.islink(path) and not Path(os.path.realpath(path)).is_relative_to(root):
+            shown = folder / os.path.relpath(path, root)
+            raise CheckpointError(
+                f"{shown} is a link that leads out of its folder.",
+                "If it is yours, replace it by what it links to; a folder of somebody else has no need of it.",
+            )
 
 
 FILE_MANAGER_FILES = (".DS_Store", "Thumbs.db", "desktop.ini")  # of a folder that a person sees as empty

@@ -100,8 +100,10 @@ class PredictionWriter:
             return cls(None if _collected.get() is None else Path(os.devnull), columns)
         file = Path(output)
         part = file.with_name(f"{file.name}.part")  # an earlier file stays until the new one is complete
-        existing = part if (part if update else file).is_file() else file
         try:
+            if part.is_symlink():  # of somebody else
+                part.unlink()
+            existing = part if (part if update else file).is_file() else file
             if existing is file:
                 part.unlink(missing_ok=True)
                 locate_stamps(part).unlink(missing_ok=True)

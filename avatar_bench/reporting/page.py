@@ -34,7 +34,7 @@ from avatar_bench.reporting.study import ReportedModel, Study
 from avatar_bench.reporting.tables import format_temperature
 from avatar_bench.results.display import format_number
 from avatar_bench.results.result import draw_figures, has_figures, redraw
-from avatar_bench.runs.record import flatten_options
+from avatar_bench.runs.run_config import flatten_options
 
 MAX_PAGE_BYTES = 15_000_000  # bytes of the page
 _FEW_RESULTS = 8  # drawn faster than further processes start

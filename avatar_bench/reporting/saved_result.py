@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from avatar_bench.files.output_folder import refuse_outward_links
 from avatar_bench.files.table_io import read_table
 from avatar_bench.i18n import _, get_language
 from avatar_bench.results.declaration import Declaration, TableDeclaration, declare_block
@@ -118,7 +119,8 @@ def _read_curves(file: Path) -> pd.DataFrame:
 
 
 def read_evaluation(root: Path, compares: bool = False) -> Iterator[SavedResult | Problem]:
-    """Yield every result in evaluation/<set>/<block>/ of a folder, sorted by name."""
+    """Yield the results in evaluation/<set>/<block>/ by name; raise CheckpointError if that links elsewhere."""
+    refuse_outward_links(root, "evaluation")
     for folder in sorted((root / "evaluation").glob("*/*/")):
         if not folder.name.startswith("."):  # a result being written
             yield read_saved(folder, compares)

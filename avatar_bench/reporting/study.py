@@ -247,7 +247,6 @@ class _StudyReader:
         for folder in dict.fromkeys([*folders, *elsewhere]):
             try:
                 record = read_record(folder)
-                read_config(folder)  # refuses one that names code to run
             except AvatarBenchError as error:
                 self.note("damaged", folder, error.lines[0])
                 continue

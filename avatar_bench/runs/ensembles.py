@@ -21,6 +21,7 @@ from avatar_bench.data.leakage import Leakage, UsedImages
 from avatar_bench.errors import CheckpointError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.hashes import sha256_of_text
+from avatar_bench.files.output_folder import refuse_outward_links
 from avatar_bench.inference import copy_search
 from avatar_bench.inference.network_predictor import EnsemblePredictor
 from avatar_bench.inference.predictor import DatasetPredictor
@@ -228,6 +229,7 @@ def _open(path: Path, options: Mapping[str, Any], depth: int = 0) -> Run:
 
 def _read(folder: Path) -> dict[str, Any]:
     file = folder / ENSEMBLE
+    refuse_outward_links(folder)
     try:
         content = read_json(file)
         members = content["members"]

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from avatar_bench.runs.record import RECORD, RunRecord, flatten_options, read_config, read_record
+from avatar_bench.runs.record import RECORD, RunRecord, read_config, read_record
+from avatar_bench.runs.run_config import flatten_options
 
 # options that may differ between runs of one recipe: the seed, and those without effect on the weights
 _RECIPE_EXCLUDED = (

@@ -18,6 +18,7 @@ from avatar_bench.console.terminal import escape_control_characters, print_note
 from avatar_bench.errors import CheckpointError, ConfigError
 from avatar_bench.files.atomic_write import write_text
 from avatar_bench.files.checkpoint_container import BACKBONE_FILE, refuse_address
+from avatar_bench.files.output_folder import refuse_outward_links
 
 RECORD = "run.json"
 RECORD_KEYS = ("status", "git")  # of every run.json that this package has written
@@ -50,6 +51,7 @@ class RunRecord:
     seconds: float | None = None  # of the whole command, in all attempts
     train_seconds: float | None = None  # of fitting alone, including validation
     error: str | None = None  # lines of the error that ended the job
+    signature: str | None = None  # of config.yaml, by a key of the user whose training wrote it
     process: dict[str, Any] = field(default_factory=dict)  # the last one: host, pid
     # what was asked
     command: str | None = None  # pretrain; None: train
@@ -287,8 +289,9 @@ def is_run_address(text: str) -> bool:
 def read_record(folder: Path) -> RunRecord:
     """Read a run folder's run.json, of this or an earlier version.
 
-    Raises CheckpointError if it is damaged, of version 0.1, or of a newer schema.
+    Raises CheckpointError if it is damaged, of version 0.1, or of a newer schema, or if the folder links elsewhere.
     """
+    refuse_outward_links(folder)
     try:
         record = read_json(folder / RECORD)
     except (OSError, ValueError) as error:
@@ -336,25 +339,14 @@ def _refuse_constant(word: str) -> None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Read a run folder's config.yaml as plain values; return {} if it is missing or unreadable.
-
-    Raise ConfigError if it names code to run.
-    """
+    """Read a run folder's config.yaml as plain values, of which nothing is built; return {} without a readable one."""
     from avatar_bench.files.yaml_io import read_yaml  # imports yaml, which most commands do without
-    from avatar_bench.runs.run_config import check_run_config
+    from avatar_bench.runs.run_config import rename_options
 
     config = None
     with suppress(ConfigError):
         config = read_yaml(folder / "config.yaml")
-    return check_run_config(config, folder / "config.yaml") if isinstance(config, dict) else {}
-
-
-def flatten_options(values: Any, key: str = "") -> dict[str, Any]:
-    """Return nested options keyed by their dotted names, as typed on the command line; an empty group is a value."""
-    if not isinstance(values, dict) or not values:
-        return {key: values}
-    parts = (flatten_options(value, f"{key}.{name}".strip(".")) for name, value in values.items())
-    return {path: value for part in parts for path, value in part.items()}
+    return rename_options(config) if isinstance(config, dict) else {}
 
 
 def format_table(rows: Sequence[tuple[str, ...]]) -> str:

@@ -113,10 +113,7 @@ class Run:
         Raises CheckpointError if there is none.
         """
         checkpoint, folder = locate_checkpoint(Path(path))
-        run = cls(checkpoint, folder, read_record(folder) if folder else RunRecord(), **options)
-        if folder:
-            run.config = read_config(folder)  # refuses one that names code to run
-        return run
+        return cls(checkpoint, folder, read_record(folder) if folder else RunRecord(), **options)
 
     @classmethod
     def from_predictor(cls, predictor: Predictor, folder: Path | None = None, **options: Any) -> Run:

@@ -2,118 +2,100 @@
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Mapping
-from importlib import import_module
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from avatar_bench.config.catalogue import find_choices, find_yaml_folders
-from avatar_bench.config.entries import find_user_folders
-from avatar_bench.config.validation import (
-    TARGET,
-    escape_interpolations,
-    find_nodes,
-    list_nodes,
-    truncate,
-    walk_values,
-)
+from avatar_bench.config.options import find_option
+from avatar_bench.config.validation import NAMING_KEYS, escape_interpolations, is_node, list_nodes, truncate
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.yaml_io import read_yaml
 
-NODES = ("optimizer", "schedule", "callbacks", "logger", "trainer")  # groups whose options name classes by it
-# a run folder may name the classes that these libraries define and that are of one of these kinds
-_LIBRARIES = ("torch.optim", "timm.optim", "timm.scheduler", "pytorch_lightning.callbacks", "pytorch_lightning.loggers")
-_LOGGER = "pytorch_lightning.loggers.logger.Logger"
-_KINDS = {
-    *("torch.optim.optimizer.Optimizer", "torch.optim.lr_scheduler.LRScheduler", "timm.scheduler.scheduler.Scheduler"),
-    *("pytorch_lightning.callbacks.callback.Callback", _LOGGER),
-}
-_LOCAL_LOGGERS = ("CSVLogger", "TensorBoardLogger")  # the others ask the network, or write where they are told
-_FOLDER_ARGUMENTS = ("dirpath", "save_dir")
+_NODES = ("optimizer", "schedule", "callbacks", "logger", "trainer")  # groups that are compared as a whole
 
 
-def check_run_config(stored: Mapping[str, Any], file: Path, typed: Any = ()) -> dict[str, Any]:
-    """Return the configuration of a run, which somebody else may have written, with the names that options have now.
+def read_run_config(file: Path) -> dict[str, Any]:
+    """Read the saved configuration of a run, with the names that options have now and interpolations escaped.
 
-    Raise ConfigError if it names other code than what the user has typed, what a yaml of the project or of his folders
-    names, classes of modules in his folders, and optimizers, schedules, callbacks and loggers of torch, timm and
-    Lightning.
-    """
-    values = rename_options(stored)
-    nodes = list(find_nodes(values))
-    own_targets = [node[TARGET] for node in _list_own_nodes(typed)] if nodes else []
-    for option, node in nodes:
-        is_known = (target := node[TARGET]) in own_targets or _is_own_class(target)
-        if not is_known and not _list_kinds(target) & _KINDS:
-            shown = f"{option}.{TARGET}".lstrip(".")
-            raise ConfigError(
-                f"{file}: {shown}={truncate(target)}: a run folder cannot name code to run.",
-                "If it is yours, give the folder of its module, or whose yaml names it: -cd DIR",
-            )
-    return values
-
-
-def read_run_config(file: Path, typed: Mapping[Any, Any]) -> dict[str, Any]:
-    """Read the saved configuration of a run folder, with interpolations escaped, to resume it; see check_run_config.
-
-    Raise ConfigError, too, if it is not a mapping or exceeds the limits of yaml_io.
+    Raise ConfigError if it is not a mapping or exceeds the limits of yaml_io.
     """
     if not isinstance(values := read_yaml(file), dict):
         raise ConfigError(f"{file} is not a run configuration.")
-    return escape_interpolations(check_run_config(values, file, typed))  # type: ignore[no-any-return]
+    return escape_interpolations(rename_options(values))  # type: ignore[no-any-return]
 
 
-def refuse_outward_nodes(values: Any, typed: Any) -> None:
-    """Raise ConfigError if resuming a run would build what asks the network or may write outside of its folder.
+def refuse_foreign_choices(stored: Mapping[str, Any], typed: Mapping[str, Any], schema: type, folder: Path) -> None:
+    """Raise ConfigError if a configuration that this user did not write makes a choice that only he may make.
 
-    What equals a node that the user has typed, or one of a yaml of the project or of his folders, is accepted.
+    It may name the classes and packages that a yaml of the project or of his folders names, as they stand there but for
+    numbers, and paths inside of the run folder; weights of the hub, addresses and all else that leads out he has typed.
     """
-    for option, node in find_nodes(values):
-        target, kinds = node[TARGET], _list_kinds(node[TARGET])
-        outward = [(TARGET, target)] if _LOGGER in kinds and target.rpartition(".")[2] not in _LOCAL_LOGGERS else []
-        outward += [(key, value) for _, key, value in walk_values(node) if _leads_out(key, value)]
-        if outward and node not in _list_own_nodes(typed):
-            key, value = outward[0]
-            raise ConfigError(
-                f"{option}.{key}={truncate(value)}: a run folder cannot choose it.",
-                f"If it is yours, repeat the options of {option.partition('.')[0]} beside resume=",
-            )
+    chosen = dict(_list_leaves(typed))
+    shipped = list_nodes(tuple(find_yaml_folders()))
+    foreign = []
+    for option, value in _list_leaves(stored, shipped):
+        known = find_option(schema, option)
+        is_place = option == "model.weights" or (known is not None and known[1].is_path)
+        is_other = isinstance(value, str) and option != "out" and chosen.get(option) != value
+        if is_other and _leads_out(option, value, is_place, folder):
+            foreign.append(f"{option}={truncate(value)}")
+    if foreign:
+        kinds = {f"data.kind={stored['data'].get('kind')}" for word in foreign if word.startswith("data.")}
+        raise ConfigError(
+            f"{foreign[0]}: a run folder of somebody else cannot choose it.",
+            f"If it is yours, repeat beside resume=: {' '.join(map(shlex.quote, [*kinds, *foreign]))}",
+        )
 
 
-def _leads_out(key: str, value: Any) -> bool:
-    """Return whether an argument may be an address, or a path outside of the run folder, which {folder} stands for."""
-    if key == "_args_" or not isinstance(value, str):
-        return key == "_args_" or (key in _FOLDER_ARGUMENTS and value is not None)
-    elsewhere = value.startswith(("/", "~")) or ":/" in value or ".." in value or "\\" in value
-    return elsewhere or (key in _FOLDER_ARGUMENTS and not value.startswith("{folder}"))
+def flatten_options(values: Any, key: str = "") -> dict[str, Any]:
+    """Return nested options keyed by their dotted names, as typed on the command line; an empty group is a value."""
+    if not isinstance(values, dict) or not values:
+        return {key: values}
+    parts = (flatten_options(value, f"{key}.{name}".strip(".")) for name, value in values.items())
+    return {path: value for part in parts for path, value in part.items()}
 
 
-def _list_kinds(target: str) -> set[str]:
-    """Return the names of the classes that a class of the libraries derives from; none for anything else."""
-    (module, _, name), libraries = target.rpartition("."), tuple(f"{library}." for library in _LIBRARIES)
-    try:
-        member = vars(import_module(module)).get(name) if target.startswith(libraries) else None
-    except (ImportError, ValueError):
-        return set()
-    if not isinstance(member, type) or not f"{member.__module__}.".startswith(libraries):
-        return set()
-    return {f"{kind.__module__}.{kind.__qualname__}" for kind in member.__mro__}
+def list_changes(words: Sequence[str], stored: Mapping[str, Any], typed: Mapping[str, Any]) -> list[str]:
+    """Return the overrides that choose something else than a stored configuration, or what that does not tell.
+
+    `typed` is the configuration that they make.
+    """
+    return [word for word in words if _select_options(word, typed) != _select_options(word, stored)]
 
 
-def _is_own_class(target: str) -> bool:
-    """Return whether a module in a folder of the user defines a class, which is found without running the module."""
-    module, _, name = target.rpartition(".")
-    files = [folder.joinpath(*module.split(".")).with_suffix(".py") for folder in find_user_folders() if module]
-    try:
-        statements = [part for file in files if file.is_file() for part in ast.parse(file.read_bytes()).body]
-    except (SyntaxError, ValueError):  # of a broken module
+def _select_options(word: str, config: Mapping[str, Any]) -> Mapping[str, Any] | str:
+    """Return the options that an override sets, of a group only which choice it is, but for groups of nodes."""
+    name = word.lstrip("+~").partition("=")[0]
+    group = name.partition(".")[0]
+    options = config.get(group)
+    if name == group and isinstance(options, Mapping) and group not in _NODES:
+        name = next((f"{group}.{key}" for key in ("kind", "name") if key in options), group)
+    top = group if group in _NODES else name
+    selected = {key: value for key, value in flatten_options(config).items() if f"{key}.".startswith(f"{top}.")}
+    return selected or str(id(config))  # what neither has is a change, too
+
+
+def _list_leaves(values: Any, shipped: Sequence[Mapping[str, Any]] = (), option: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each nested value that is no number with its option; none in a node that is `shipped` but for numbers."""
+    if isinstance(values, Mapping | list):
+        leaves = dict(_list_leaves(values)) if shipped and isinstance(values, Mapping) and is_node(values) else None
+        if leaves is None or not any(leaves.items() <= dict(_list_leaves(node)).items() for node in shipped):
+            for key, value in values.items() if isinstance(values, Mapping) else enumerate(values):
+                yield from _list_leaves(value, shipped, f"{option}.{key}".lstrip("."))
+    elif isinstance(values, str | bool):
+        yield option, values
+
+
+def _leads_out(option: str, value: str, is_place: bool, folder: Path) -> bool:
+    """Return whether a text names code, a package, an address, or a path outside of the run folder."""
+    if option.rpartition(".")[2] in NAMING_KEYS or ":" in value:
+        return True
+    if value in ("none", "package") and option == "model.weights":
         return False
-    return any(isinstance(part, ast.ClassDef) and part.name == name for part in statements)
-
-
-def _list_own_nodes(typed: Any) -> list[Mapping[str, Any]]:
-    return [*(node for _, node in find_nodes(typed)), *list_nodes(tuple(find_yaml_folders()))]
+    is_path = is_place or ".." in value or any(sign in value for sign in "/\\~")
+    return is_path and not Path(value).resolve().is_relative_to(folder.resolve())
 
 
 def rename_options(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,8 +23,9 @@ from avatar_bench.data.dataset import Dataset
 from avatar_bench.errors import CheckpointError, ConfigError, DivergedError
 from avatar_bench.files.atomic_write import write_text
 from avatar_bench.files.checkpoint_container import BACKBONE_FILE
+from avatar_bench.files.hashes import is_signed, sign_text
 from avatar_bench.runs.record import PROBE, RECORD, RunRecord, read_record
-from avatar_bench.runs.run_config import NODES, read_run_config, refuse_outward_nodes
+from avatar_bench.runs.run_config import list_changes, read_run_config, refuse_foreign_choices
 from avatar_bench.training.run_folder import CONFIG, choose_run_folder, create_record, lock_folder
 
 
@@ -84,21 +85,27 @@ def run_job(
 
 
 def _reopen_config(typed_config: DictConfig, command: str, check: Callable[[str, DictConfig], None]) -> DictConfig:
-    """Read the configuration of an interrupted run; raise ConfigError for options, but nodes, with resume=."""
+    """Read the configuration of an interrupted run; raise ConfigError if a word beside resume= would change it.
+
+    One that this user's own training wrote may choose anything; of another, see `refuse_foreign_choices`.
+    """
     folder = Path(typed_config.resume)
     if not (folder / RECORD).is_file() or not (folder / CONFIG).is_file():
         raise CheckpointError(f"resume={folder} is not a run folder.", f"Expected a folder made by {command}.")
-    if (maker := read_record(folder).command or "train") != command:
+    record = read_record(folder)
+    if (maker := record.command or "train") != command:
         raise CheckpointError(f"resume={folder} was made by {maker}.", f"avatar-bench {maker} resume={folder}")
     words = [word for word in HydraConfig.get().overrides.task if not word.startswith(("resume=", "profile=", "~mode"))]
-    others = [word for word in words if not word.lstrip("+").startswith(NODES)]
-    file, typed = folder / CONFIG, OmegaConf.to_container(typed_config, resolve=True)
+    file = folder / CONFIG
+    schema: Any = OmegaConf.get_type(typed_config)
+    typed: Any = OmegaConf.to_container(typed_config, resolve=True)
     try:
-        stored = {} if others else read_run_config(file, typed)  # type: ignore[arg-type]
-        cfg: Any = OmegaConf.merge(OmegaConf.structured(OmegaConf.get_type(typed_config)), stored)
-        others += [word for name in NODES for word in words if name in word and cfg[name] != typed_config[name]]
+        stored = read_run_config(file)
+        cfg: Any = OmegaConf.merge(OmegaConf.structured(schema), stored)
+        others = list_changes(words, OmegaConf.to_container(cfg, resolve=True), typed)  # type: ignore[arg-type]
         if not others:
-            refuse_outward_nodes(stored, typed)
+            if not is_signed(file, record.signature):
+                refuse_foreign_choices(stored, typed, schema, folder)
             check(command, cfg)
     except (OmegaConfBaseException, ConfigError) as error:
         lines = error.lines if isinstance(error, ConfigError) else str(error).splitlines()
@@ -115,10 +122,13 @@ def _start_record(folder: Path, cfg: DictConfig, record: RunRecord) -> None:
     record.status, record.error = "running", None
     record.started = record.started or _now()
     record.process = {"host": platform.node(), "pid": os.getpid()}
+    text = OmegaConf.to_yaml(cfg, resolve=True)
+    if not cfg.resume:
+        record.signature = sign_text(text)
     record.write(folder)  # first: by it, the folder is ours, also where the disk is full then
     (folder / "checkpoints").mkdir(exist_ok=True)
     if not cfg.resume:
-        write_text(folder / CONFIG, OmegaConf.to_yaml(cfg, resolve=True))
+        write_text(folder / CONFIG, text)
 
 
 @contextmanager

@@ -23,11 +23,11 @@ from avatar_bench.console.terminal import format_count, print_note
 from avatar_bench.data.dataset import DATASET_SPLITS, Dataset, tabulate_split
 from avatar_bench.data.splits import fingerprint_split
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError, OutputError
-from avatar_bench.files.output_folder import LockedError, exclusive_lock, refuse_foreign_folder
+from avatar_bench.files.output_folder import LockedError, exclusive_lock, refuse_foreign_folder, refuse_outward_links
 from avatar_bench.files.paths import find_unused_folder, make_folder_name
 from avatar_bench.files.table_io import write_table
-from avatar_bench.runs.record import RECORD, RECORD_KEYS, UNFINISHED_STATUSES, RunRecord, flatten_options, read_record
-from avatar_bench.runs.run_config import read_run_config
+from avatar_bench.runs.record import RECORD, RECORD_KEYS, UNFINISHED_STATUSES, RunRecord, read_record
+from avatar_bench.runs.run_config import flatten_options, read_run_config
 from avatar_bench.sources.dataset_kinds import list_further_sets, open_dataset
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ def lock_folder(folder: Path) -> Iterator[None]:
     run, OutputError if another process holds the lock, or if it cannot be written.
     """
     refuse_foreign_folder(folder, RECORD, RECORD_KEYS, LOCK)
+    refuse_outward_links(folder)
     created = [path for path in (folder, *folder.parents) if not path.exists()]
 
     def remove_empty() -> None:
@@ -155,9 +156,7 @@ def _refuse_other_options(folder: Path, cfg: DictConfig, schema_class: type) -> 
     schema = OmegaConf.structured(schema_class)  # an option newer than the run gets its default
     options: Any = OmegaConf.to_container(OmegaConf.merge(schema, cfg), resolve=True)
     try:
-        stored = OmegaConf.to_container(
-            OmegaConf.merge(schema, read_run_config(folder / CONFIG, options)), resolve=True
-        )
+        stored = OmegaConf.to_container(OmegaConf.merge(schema, read_run_config(folder / CONFIG)), resolve=True)
         theirs = flatten_options(stored)
     except OmegaConfBaseException as error:
         reason = f"{folder} contains a run whose {CONFIG} cannot be read: {str(error).splitlines()[0]}."

@@ -1,20 +1,22 @@
 """Tests of what a run folder may state: it names no code, and options have the names of now."""
 
 import json
+import shlex
 import sys
-from contextlib import nullcontext
 from itertools import cycle
 from pathlib import Path
 
 import pytest
 
 from avatar_bench.cli.app import main
+from avatar_bench.commands.train import TrainConfig
 from avatar_bench.config.catalogue import find_choices
 from avatar_bench.config.entries import use_folders
 from avatar_bench.config.instantiate import check_node
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.yaml_io import read_yaml
-from avatar_bench.runs.run_config import check_run_config, refuse_outward_nodes, rename_options
+from avatar_bench.runs.run_config import refuse_foreign_choices, rename_options
+from tests.builders.commands import change_record
 from tests.builders.run_files import write_file
 
 MARK = "it-ran"
@@ -89,92 +91,105 @@ def refused(words, here, capfd):
     return printed.err
 
 
+def refuse(stored, typed=(), folder=Path("run")):
+    refuse_foreign_choices(stored, dict(typed), TrainConfig, folder)
+
+
 @pytest.mark.parametrize(("target", "key"), list(zip(GADGETS, cycle(KEYS), strict=False)))
 def test_a_run_folder_that_names_code_is_refused_by_its_name(target, key, here):
     file = write_run(key, target)
-    with pytest.raises(ConfigError, match="a run folder cannot name code") as error:
-        check_run_config(json.loads(file.read_text()), file)
-    assert any(f"_target_={name}:" in error.value.lines[0] for name in (target, "pathlib.Path"))
+    with pytest.raises(ConfigError, match="a run folder of somebody else cannot choose it") as error:
+        refuse(json.loads(file.read_text()))
+    names = (target, "pathlib.Path", "torch.optim.lr_scheduler.LambdaLR", "pytorch_lightning.callbacks.LambdaCallback")
+    assert any(f"_target_={name}:" in error.value.lines[0] for name in names)
     assert nothing_ran(here)
 
 
 def test_no_command_takes_code_of_a_run(here, capfd):
     write_run("schedule.nested", "os.system")
-    commands = ("train resume=run", "train data=folder data.root=none init_from=run", "evaluate ckpt=run")
-    for command in (*commands, "predict ckpt=run input=evil.py"):
-        assert "_target_=os.system: a run folder cannot name code" in refused(command.split(), here, capfd)
+    assert "cannot choose it" in refused(["train", "resume=run"], here, capfd)
+    for command in ("evaluate ckpt=run", "predict ckpt=run input=evil.py", "report runs=run", "export ckpt=run"):
+        assert main(command.split()) in (3, 4)  # they build nothing of it, and the run has no checkpoint
+        assert nothing_ran(here)
 
 
 def test_a_run_may_name_what_the_yaml_of_the_project_or_of_a_folder_of_the_user_names(here):
-    file = here / "config.yaml"
-    known = ["torch.optim.NAdam", "timm.optim.Lion", "torch.optim.lr_scheduler.StepLR"]
-    known += ["pytorch_lightning.callbacks.Timer", "pytorch_lightning.loggers.CSVLogger"]
-    known += ["avatar_bench.training.optimization.WarmupCosine"]
-    check_run_config({"a": [{"_target_": target} for target in known]}, file)
+    groups = {group: find_choices(group) for group in ("logger", "callbacks", "schedule", "model")}
+    shipped = {group: {name: read_yaml(file) for name, file in files.items()} for group, files in groups.items()}
+    refuse({group: shipped[group] for group in ("logger", "callbacks", "schedule")})
+    refuse({"model": shipped["model"]["efficientnet_lite0"]["model"]})
+    patient = shipped["callbacks"]["early_stopping"]["early_stopping"] | {"patience": 9}
+    refuse({"callbacks": {"others": {"mine": patient}}})  # numbers are free
     config = {"schedule": {"_target_": "evil.Class"}}
-    with pytest.raises(ConfigError, match="cannot name code"):
-        check_run_config(config, file)
+    with pytest.raises(ConfigError, match="cannot choose it"):
+        refuse(config)
     write_file(here / "my" / "schedule" / "mine.yaml", "# mine\n_target_: evil.Class\n")
     with use_folders([here / "my"]):
-        check_run_config(config, file)
+        refuse(config)
     write_file(here / "schedules" / "config.yaml", "a: {_target_: evil.Class}\n")  # no group: may be a run folder
-    with use_folders([here]), pytest.raises(ConfigError, match="cannot name code"):
-        check_run_config({"schedule": {"_target_": "other.Class"}}, file)
+    with use_folders([here]), pytest.raises(ConfigError, match="cannot choose it"):
+        refuse({"schedule": {"_target_": "other.Class"}})
     assert "evil" not in sys.modules
 
 
-@pytest.mark.parametrize(
-    ("target", "is_own"), [("evil.Class", True), ("evil.pathlib", False), ("evil.Class.mro", False), ("evil", False)]
-)
-def test_a_run_may_name_a_class_that_a_module_in_a_folder_of_the_user_defines(target, is_own, here):
-    with use_folders([here]), nullcontext() if is_own else pytest.raises(ConfigError, match="cannot name code"):
-        check_run_config({"callbacks": {"others": {"mine": {"_target_": target}}}}, here / "config.yaml")
-    assert "evil" not in sys.modules  # it is read, not run
-    (here / "evil.py").write_text("class Class(:\n")  # a broken module defines no class
-    with use_folders([here]), pytest.raises(ConfigError, match="cannot name code"):
-        check_run_config({"schedule": {"_target_": "evil.Class"}}, here / "config.yaml")
-
-
 CSV = {"_target_": "pytorch_lightning.loggers.CSVLogger", "save_dir": "{folder}", "name": "", "version": "{logs}"}
+SPIKES = {"_target_": "pytorch_lightning.callbacks.SpikeDetection", "exclude_batches_path": "kept"}
+WANDB = {"_target_": "pytorch_lightning.loggers.WandbLogger", "name": "{name}", "project": "avatar_bench"}
+OUTWARD = {  # what may write elsewhere, or ask the network with the keys of the user
+    "logger.a": (CSV | {"save_dir": "/tmp"}, CSV | {"save_dir": "{folder}_sibling"}, CSV | {"name": "s3://bucket"}),
+    "logger.b": (WANDB | {"save_dir": "{folder}/logs", "offline": False},),
+    "callbacks.others.a": (SPIKES, {"_target_": "pytorch_lightning.callbacks.ModelCheckpoint", "_args_": ["kept"]}),
+    "data.shards": ("s3://bucket/set", "kept"),
+    "data.manifest": ("https://example.org/a.csv", "all.csv", "~/all.csv", "run/../all.csv"),
+    "data.ood": ({"other": "/elsewhere"},),
+    "model.weights": ("hub", "kept/weights.pth"),
+    "model.package": ({"distribution": "other-package", "file": "*.pth"},),
+    "model.backbone": ("hf-hub:owner/name", "local-dir:kept"),
+    "teacher": ("hf:OWNER/NAME", "kept"),
+    "init_from": ("kept",),
+}
 
 
-@pytest.mark.parametrize(
-    ("node", "key"),
-    [
-        ({"_target_": "pytorch_lightning.loggers.CometLogger"}, "_target_"),
-        ({"_target_": "pytorch_lightning.loggers.wandb.WandbLogger"}, "_target_"),
-        (CSV | {"save_dir": "/tmp"}, "save_dir"),
-        (CSV | {"save_dir": "{folder}/../elsewhere"}, "save_dir"),
-        (CSV | {"version": "~/elsewhere"}, "version"),
-        (CSV | {"name": "s3://bucket"}, "name"),
-        ({"_target_": "pytorch_lightning.callbacks.ModelCheckpoint", "dirpath": "elsewhere"}, "dirpath"),
-        ({"_target_": "pytorch_lightning.callbacks.ModelCheckpoint", "filename": "../elsewhere"}, "filename"),
-        ({"_target_": "pytorch_lightning.callbacks.ModelCheckpoint", "_args_": ["elsewhere"]}, "_args_"),
-    ],
-)
-def test_a_run_that_is_resumed_writes_into_its_folder_alone_and_uses_no_network(node, key):
-    with pytest.raises(ConfigError) as error:
-        refuse_outward_nodes({"logger": {"a": node}}, {})
-    assert f"logger.a.{key}=" in error.value.lines[0]
-    assert "repeat the options of logger beside resume=" in error.value.lines[1]
-    refuse_outward_nodes({"logger": {"a": node}}, {"logger": {"a": node}})  # the user has typed it
-    others = {"stop": {"_target_": "pytorch_lightning.callbacks.EarlyStopping", "monitor": "val/loss"}}
-    others |= {"timer": {"_target_": "pytorch_lightning.callbacks.Timer", "duration": "00:08:00:00"}}
-    names = ("csv", "mlflow", "tensorboard", "wandb")
-    loggers = {name: read_yaml(find_choices("logger")[name])[name] for name in names} | {"mine": CSV | {"name": "mine"}}
-    refuse_outward_nodes({"callbacks": {"others": others}, "logger": loggers}, {})  # usual nodes need not be typed
+@pytest.mark.parametrize(("option", "value"), [(name, value) for name, values in OUTWARD.items() for value in values])
+def test_a_run_of_somebody_else_chooses_nothing_outside_of_its_folder(option, value, here):
+    stored = value
+    for name in reversed(option.split(".")):
+        stored = {name: stored}
+    with pytest.raises(ConfigError, match="somebody else cannot choose it") as error:
+        refuse(stored)
+    assert error.value.lines[0].startswith(option)
+    assert "repeat beside resume=" in error.value.lines[1]
+    refuse(stored, stored)  # the user has typed it
+    refuse({"data": {"manifest": "run/split.csv"}, "model": {"weights": "none"}, "out": "anywhere"})
 
 
 @pytest.mark.slow
 def test_options_that_a_run_folder_cannot_choose_are_repeated_to_resume_it(here, capfd):
     write_run("logger.csv", "os.system")
     Path("run/config.yaml").write_text(json.dumps({"logger": {"csv": CSV | {"save_dir": "/tmp"}}}))
-    assert "logger.csv.save_dir=/tmp: a run folder cannot choose it" in refused(["train", "resume=run"], here, capfd)
+    printed = refused(["train", "resume=run"], here, capfd)
+    assert "logger.csv.save_dir=/tmp: a run folder of somebody else cannot choose it" in printed
     printed = refused(["train", "resume=run", "logger.csv.save_dir=/tmp"], here, capfd)
     assert "cannot choose it" not in printed  # but it lacks other options
     assert "needs a value" in printed
     printed = refused(["train", "resume=run", "logger.csv.save_dir=/"], here, capfd)
     assert "logger.csv.save_dir=/ cannot change it" in printed
+
+
+@pytest.mark.parametrize("change", ["another user", "another configuration", "none"])
+def test_a_run_that_this_user_trained_resumes_with_what_it_chose(change, run_copy, capfd, monkeypatch, tmp_path):
+    change_record(run_copy, status="interrupted")
+    if change == "another user":
+        monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))  # with a key of its own
+    elif change == "another configuration":
+        file = run_copy / "config.yaml"
+        file.write_text(f"{file.read_text()}# a word more\n")
+    assert main(["train", f"resume={run_copy}"]) == (0 if change == "none" else 2)
+    *_, first, last = capfd.readouterr().err.splitlines()
+    assert ("somebody else cannot choose it" in first) is (change != "none")
+    if change == "another user":  # who types it again
+        words = shlex.split(last.partition("resume=: ")[2])
+        assert main(["train", f"resume={run_copy}", *words]) == 0
 
 
 def test_the_options_of_an_earlier_version_are_those_of_now_or_refused():
