@@ -110,13 +110,12 @@ class RequestGuard:
         host = headers.get("host", "")
         if not self._is_own(host):
             raise HTTPException(421, "This app does not answer to that Host.")
-        origin = headers.get("origin")
-        if origin is not None and origin.partition("://")[2].lower() != host.lower():
+        if headers.get("origin", f"://{host}").partition("://")[2].lower() != host.lower():
             raise HTTPException(403, "Requests from another Origin are refused.")
         if self.passwords is not None:
             await self._refuse_stranger(self.passwords, headers.get("authorization", ""))
-        length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > self.limits.get(scope["path"], 0):
+        length, most = headers.get("content-length", "0"), self.limits.get(scope["path"], 0)
+        if not length.isdigit() or int(length) > most:
             raise HTTPException(413, "The request is too large.")
 
     def _is_own(self, host: str) -> bool:

@@ -73,7 +73,7 @@ class UploadPage:
             answers.append(await self._predict(*upload, LARGE))
             is_last = done == len(shown)
             state = ("too_many", len(files) - done) if is_last else ("progress", done, len(shown))
-            yield self._render(*state) + self._render_cards(answers)
+            yield self.render_part(*state) + self._render_cards(answers)
 
     async def answer_batch(self, files: Mapping[Path, str]) -> AsyncIterator[str]:
         """Yield how many images are answered, now and then, and in the end the table of all."""
@@ -82,17 +82,13 @@ class UploadPage:
             answers.append(await self._predict(*upload, SMALL))
             if time.monotonic() - told_at > _SECONDS and len(answers) < len(files):
                 told_at = time.monotonic()
-                yield self._render("progress", len(answers), len(files))
+                yield self.render_part("progress", len(answers), len(files))
         table = pd.DataFrame([answer.row for answer in answers], columns=self.service.predictor.columns)
         review = await asyncio.to_thread(self._render_review, answers)
         links = [
             base64.b64encode(text.encode(errors="surrogateescape")).decode() for text in (format_csv(table), review)
         ]
-        yield self._render("batch", answers, self.service.predictor.run.classes, *links)
-
-    def refuse(self) -> str:
-        """Return what the page shows in place of an answer that would take too long."""
-        return self._render("busy")
+        yield self.render_part("batch", answers, self.service.predictor.run.classes, *links)
 
     async def _predict(self, file: Path, refusal: str, shown: tuple[int, int]) -> ImageAnswer:
         if refusal:
@@ -103,7 +99,6 @@ class UploadPage:
             file.unlink()
 
     def _render_review(self, answers: Sequence[ImageAnswer]) -> str:
-        """Return the page for review that `predict output=FILE.html` writes."""
         predictor = self.service.predictor
         images = [
             ReviewedImage(answer.row, answer.sha256, answer.image, self.columns)
@@ -118,20 +113,20 @@ class UploadPage:
         with use_language(self.language):
             guarantee = " ".join(predictor.guarantees)
         return "".join(
-            self._render(
+            self.render_part(
                 "card", answer, predictor.run.classes, predictor.is_calibrated, guarantee, self._describe(answer)
             )
             for answer in answers
         )
 
     def _describe(self, answer: ImageAnswer) -> list[tuple[str, str]]:
-        """Return what further columns say of an image, as terms with texts."""
         if answer.row["status"] != "ok":
             return []
         with use_language(self.language):
             further = [pair for column in self.columns for pair in column.describe(answer.row, is_brief=True)]
             return [*describe_stability(answer.row), *further]
 
-    def _render(self, macro: str, *values: Any) -> str:
+    def render_part(self, macro: str, *values: Any) -> str:
+        """Return a part of the page by the name of its macro."""
         with use_language(self.language):
             return str(getattr(self._macros, macro)(*values))

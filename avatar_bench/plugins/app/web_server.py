@@ -78,7 +78,7 @@ def build_app(
                 async for part in parts:
                     yield f"{json.dumps(part)}\n"
             except BusyError:
-                yield f"{json.dumps(page.refuse())}\n"
+                yield f"{json.dumps(page.render_part('busy'))}\n"
 
         return StreamingResponse(list_lines(), media_type="application/jsonl")
 
@@ -113,8 +113,9 @@ def build_app(
 
     sizes = {"/api/predict": image_bytes, "/page/images": batch_bytes, "/page/batch": batch_bytes}
     bodies = {path: size + _OVERHEAD for path, size in sizes.items()}
-    hosts = [*_LOOPBACK, *settings.names]
-    return RequestGuard(app, hosts, not is_local, passwords, bodies, service.queue, service.seconds)
+    return RequestGuard(
+        app, [*_LOOPBACK, *settings.names], not is_local, passwords, bodies, service.queue, service.seconds
+    )
 
 
 class _YieldingConnection(H11Protocol):

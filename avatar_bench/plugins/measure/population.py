@@ -98,6 +98,15 @@ class Population:
         return np.concatenate(drawn)
 
 
+@contextmanager
+def explain_unreadable(option: str) -> Iterator[None]:
+    """Raise DataError for a file that cannot be read."""
+    try:
+        yield
+    except (OSError, ValueError, NotImplementedError) as error:  # ArrowInvalid is a ValueError
+        raise DataError(f"{option} cannot be read: {' '.join(str(error).split())[:200] or 'no table'}") from error
+
+
 class PredictionReader:
     """Reader of predictions in a file, or a folder of Parquet files, local or remote, with the columns of a manifest.
 
@@ -106,11 +115,11 @@ class PredictionReader:
     """
 
     def __init__(self, predictions: str, by: Sequence[str] = (), manifest: str | None = None) -> None:
-        self.name, self.by = predictions, list(by)
+        self.name, self.by, self._option = predictions, list(by), f"predictions={predictions}"
         is_parquet = os.path.isdir(predictions) or predictions.lower().endswith(".parquet")
         if not is_parquet:
             find_entry("prediction_output", Path(predictions).suffix.lower().removeprefix("."), self._option)
-        with self._explain(self._option):
+        with explain_unreadable(self._option):
             self._rows: Any = self._open_parquet() if is_parquet else read_predictions(predictions)
         columns = self._rows.schema.names if is_parquet else [*map(str, self._rows)]
         needed = ["path", "status", "prediction"]
@@ -126,8 +135,10 @@ class PredictionReader:
         self._sources = {name: column for name, column in dated.items() if column in columns}
         self._joined = {name: column for name, column in dated.items() if column in joined and column not in columns}
         for name in set(self.by) - {*self._sources, *self._joined}:
-            hint = suggest_names(name, [*columns, *joined])
-            raise ConfigError(f"by={name}: there is no such column{hint}", "Name a table that has it: manifest=FILE")
+            raise ConfigError(
+                f"by={name}: there is no such column{suggest_names(name, [*columns, *joined])}",
+                "Name a table that has it: manifest=FILE",
+            )
         chances = (f"prob_{name}" for name in self.classes)
         self._columns = [*dict.fromkeys([*needed, *chances, *self._sources.values()])]
 
@@ -160,9 +171,8 @@ class PredictionReader:
             for name, values in self._read_groups(rows).items():
                 groups[name].add({"value": values, **stratum, "predicted": predicted}, sums)
             if (at := np.flatnonzero(np.isin(keys, searched) & good)).size:
-                table = frame.iloc[at]
-                values = {f"by_{name}": column for name, column in self._read_groups(table).items()}
-                shown = table[[f"prob_{name}" for name in self.classes]]
+                values = {f"by_{name}": column for name, column in self._read_groups(frame.iloc[at]).items()}
+                shown = frame.iloc[at][[f"prob_{name}" for name in self.classes]]
                 kept.append(shown.assign(key=keys[at], position=start + at, bin=place[at], **values))
             hashes.append(keys)
             bins.append(place)
@@ -186,21 +196,7 @@ class PredictionReader:
             start += len(frame)
         return pd.concat(parts, ignore_index=True)
 
-    @property
-    def _option(self) -> str:
-        return f"predictions={self.name}"
-
-    @staticmethod
-    @contextmanager
-    def _explain(option: str) -> Iterator[None]:
-        """Raise DataError for a file that cannot be read."""
-        try:
-            yield
-        except (OSError, ValueError, NotImplementedError) as error:  # ArrowInvalid is a ValueError
-            raise DataError(f"{option} cannot be read: {' '.join(str(error).split())[:200] or 'no table'}") from error
-
     def _open_parquet(self) -> Any:
-        """Return the dataset of a Parquet file or folder; raise DataError for one of several detectors."""
         from pyarrow import dataset
 
         system, path = open_remote(self.name) if is_remote(self.name) else (None, self.name)
@@ -221,8 +217,7 @@ class PredictionReader:
         return opened
 
     def _read_manifest(self, file: Path) -> pd.DataFrame:
-        """Return the columns of a manifest by the absolute paths of its images."""
-        with self._explain(f"manifest={file}"):
+        with explain_unreadable(f"manifest={file}"):
             table = read_table(file, texts=None)
         if "path" not in table:
             raise DataError(f"manifest={file} has no column path.")
@@ -243,19 +238,17 @@ class PredictionReader:
             row = error.row
             stated = " ".join(f"{number:.6g}" for number in numbers.iloc[row])
             problem = f"{stated} are no probabilities of {classes}: from 0 to 1, whose sum is 1 within {MAX_SUM_ERROR}"
-        name = format_name(str(rows["path"].iloc[row]))
+        place = f"{self._locate(int(positions[row]))} ({format_name(str(rows['path'].iloc[row]))})"
         raise DataError(
-            f"{self._option}, {self._locate(int(positions[row]))} ({name}): {problem}.",
+            f"{self._option}, {place}: {problem}.",
             "Is the file whole and of one detector, whose score has a threshold? avatar-bench calibrate fits one.",
         )
 
     def _locate(self, position: int) -> str:
-        """Return where a row is in its file."""
-        suffix = Path(self.name).suffix.lower()
         with suppress(OSError, ValueError):  # of a remote file, or one with names that are not UTF-8
-            if suffix == ".csv":
+            if self.name.lower().endswith(".csv"):
                 return locate_rows(Path(self.name), len(self._rows))[position]
-        return f"{'line' if suffix == '.jsonl' else 'row'} {position + 1}"
+        return f"{'line' if self.name.lower().endswith('.jsonl') else 'row'} {position + 1}"
 
     def _read_groups(self, rows: pd.DataFrame) -> dict[str, Any]:
         """Return the values of the columns of `by` of rows, "" where a manifest lacks the image."""

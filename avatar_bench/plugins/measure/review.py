@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 from PIL import Image
 from scipy.special import logit
 
@@ -19,21 +18,13 @@ from avatar_bench.files.hashes import sha256_of_bytes
 from avatar_bench.files.remote import is_remote
 from avatar_bench.files.table_io import read_table
 from avatar_bench.i18n import _
-from avatar_bench.plugins.measure.population import BINS, STEP, Design, Population, PredictionReader
+from avatar_bench.plugins.measure.population import BINS, STEP, Design, Population, PredictionReader, explain_unreadable
 from avatar_bench.plugins.measure.shares import FEWEST_REVIEWED, Review, plan_review
 from avatar_bench.reporting.prediction_outputs.html import ReviewedImage, render_review, shrink_for_page
 from avatar_bench.results.display import list_cautions
 
 # path_hash stands for the path, whose name alone is shown; with an h, spreadsheets take none for a number
 DESIGN_COLUMNS = ("score", "score_low", "score_high", "inclusion_probability", "seed", "path_hash")
-
-
-def describe_design(design: Design, rows: pd.DataFrame, keys: NDArray[np.uint64]) -> list[dict[str, object]]:
-    """Return the DESIGN_COLUMNS of each of the rows, which have `stratum`; `keys` (n,) are hashes of their paths."""
-    edges, rates = ([f"{number:.17g}" for number in numbers] for numbers in (design.edges, design.rates))
-    pairs = zip(rows["stratum"], keys, strict=True)
-    values = ((design.score, edges[h], edges[h + 1], rates[h], design.seed, f"h{key:016x}") for h, key in pairs)
-    return [dict(zip(DESIGN_COLUMNS, row, strict=True)) for row in values]
 
 
 def write_review_page(
@@ -45,11 +36,14 @@ def write_review_page(
     """
     rows = reader.take(population.draw(design))
     rows["stratum"] = design.find_stratum(population.bins[rows["position"]])
-    stated = describe_design(design, rows, population.hashes[rows["position"]])
+    edges, rates = ([f"{number:.17g}" for number in numbers] for numbers in (design.edges, design.rates))
     images, failed = [], []
     silent: dict[str, str] = {}
-    for row, columns in zip(rows.to_dict("records"), stated, strict=True):
-        path = str(row["path"])
+    for row in rows.to_dict("records"):
+        path, h, key = str(row["path"]), row["stratum"], f"h{population.hashes[row['position']]:016x}"
+        stated = dict(
+            zip(DESIGN_COLUMNS, (design.score, edges[h], edges[h + 1], rates[h], design.seed, key), strict=True)
+        )
         name = format_name(os.path.basename(path))  # folders are nobody's business, and may give the class away
         host = path.partition("://")[2].partition("/")[0]
         try:
@@ -62,7 +56,7 @@ def write_review_page(
             if isinstance(error, OutputError):  # the host is unknown, or was silent for 90 seconds
                 silent[host] = failed[-1][1]
             continue
-        images.append(ReviewedImage({**row, "path": name}, sha256_of_bytes(data), image, (), design=columns))
+        images.append(ReviewedImage({**row, "path": name}, sha256_of_bytes(data), image, (), design=stated))
     if not images:
         raise DataError(
             f"None of the {len(rows)} images drawn can be read, such as {failed[0][0]}: {failed[0][1]}",
@@ -97,10 +91,8 @@ class Labels:
 
     def __init__(self, file: str, classes: tuple[str, ...]) -> None:
         self.file = file
-        try:
+        with explain_unreadable(f"labels={file}"):
             table = read_table(Path(file).expanduser(), texts=None)
-        except (OSError, ValueError) as error:
-            raise DataError(f"labels={file} cannot be read: {' '.join(str(error).split())[:200]}") from error
         if missing := {"path", "label", *DESIGN_COLUMNS} - set(table):
             raise DataError(
                 f"labels={file} has no column {format_names(sorted(missing), 3)}: nothing states how its images were "
@@ -108,8 +100,10 @@ class Labels:
                 "Draw images for review, and label those: avatar-bench measure PREDICTIONS review=200 out=review.html",
             )
         if unknown := set(table["label"]) - set(classes):
-            known = format_names(classes, 6)
-            raise DataError(f"labels={file}: label {min(unknown)!r} is none of the predictions' classes: {known}.")
+            raise DataError(
+                f"labels={file}: label {min(unknown)!r} is none of the predictions' classes.",
+                f"Expected one of {format_names(classes, 6)}.",
+            )
         is_random = table["sampled"] != "selected" if "sampled" in table else np.ones(len(table), dtype=bool)
         self.selected = int((~is_random).sum())  # labelled out of the random order, before it was complete
         self.table = table[is_random].drop_duplicates(["path_hash", "label"]).reset_index(drop=True)

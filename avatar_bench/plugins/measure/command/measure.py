@@ -75,9 +75,8 @@ def execute(settings: MeasureConfig) -> pd.DataFrame:
     by = [settings.by] if isinstance(settings.by, str) else list(settings.by or ())
     reader = PredictionReader(settings.predictions, by, settings.manifest)
     if settings.target not in reader.classes:
-        hint = suggest_names(settings.target, reader.classes)
         raise ConfigError(
-            f"target={settings.target}: the predictions have no such class{hint}",
+            f"target={settings.target}: not in the predictions{suggest_names(settings.target, reader.classes)}",
             f"Expected one of {', '.join(reader.classes)}.",
         )
     out = Path(settings.out or ("measure.html" if settings.review is None else "review.html"))
@@ -139,7 +138,6 @@ def _measure(settings: MeasureConfig, reader: PredictionReader, out: Path) -> pd
 
 
 def _state_width(settings: MeasureConfig, population: Any) -> None:
-    """Print how many reviewed images the wanted width needs."""
     from avatar_bench.plugins.measure.shares import count_required
 
     if settings.width is not None:
