@@ -238,9 +238,9 @@ class PredictionReader:
             row = error.row
             stated = " ".join(f"{number:.6g}" for number in numbers.iloc[row])
             problem = f"{stated} are no probabilities of {classes}: from 0 to 1, whose sum is 1 within {MAX_SUM_ERROR}"
-        place = f"{self._locate(int(positions[row]))} ({format_name(str(rows['path'].iloc[row]))})"
+        location = f"{self._locate(int(positions[row]))} ({format_name(str(rows['path'].iloc[row]))})"
         raise DataError(
-            f"{self._option}, {place}: {problem}.",
+            f"{self._option}, {location}: {problem}.",
             "Is the file whole and of one detector, whose score has a threshold? avatar-bench calibrate fits one.",
         )
 
