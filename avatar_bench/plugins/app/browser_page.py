@@ -88,7 +88,6 @@ def render_page(
 
 
 def _collect_settings(run: Run, rule: DecisionRule | None) -> dict[str, Any]:
-    """Return what the page's script computes with, as values of JSON."""
     preprocessing = run.preprocessing
     return {
         "classes": list(run.classes),
@@ -129,7 +128,6 @@ def _pack(data: bytes) -> Markup:
 
 
 def _draw_example(name: str) -> str:
-    """Return an image of one pixel in a format, by which the page finds out whether its browser reads it."""
-    stream = io.BytesIO()
-    Image.new("RGB", (1, 1), "white").save(stream, name)
+    # an image of one pixel, by which the page finds out whether its browser reads the format
+    Image.new("RGB", (1, 1), "white").save(stream := io.BytesIO(), name)
     return base64.b64encode(stream.getvalue()).decode()

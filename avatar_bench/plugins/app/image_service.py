@@ -80,8 +80,7 @@ class ImageService:
         (row,) = list_objects(table.assign(path=[name]))
         if not shown or row["status"] != "ok":
             return ImageAnswer(row)
-        side, quality = shown
-        image = encode(Image.fromarray(make_thumbnail(decode(file), side)), quality)
+        image = encode(Image.fromarray(make_thumbnail(decode(file), shown[0])), shown[1])
         return ImageAnswer(row, sha256_of_file(file), image, self._draw_overlay(table) if shown == LARGE else None)
 
     def _draw_overlay(self, table: pd.DataFrame) -> InlineImage | None:

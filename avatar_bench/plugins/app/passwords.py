@@ -49,8 +49,9 @@ class Passwords:
         for number, line in enumerate(lines, start=1):
             if not line.strip() or line.startswith("#"):
                 continue
-            match = _LINE.fullmatch(line.strip())
-            if match is None:  # the line may hold a password in clear: it is not shown
+            if (
+                match := _LINE.fullmatch(line.strip())
+            ) is None:  # the line may hold a password in clear: it is not shown
                 raise ConfigError(
                     f"auth={file}: line {number} is no NAME:HASH. A password in clear is not accepted.",
                     "Make the line by: avatar-bench app hash=NAME",

@@ -6,17 +6,21 @@ import asyncio
 import base64
 import ipaddress
 from collections.abc import Collection
+from contextlib import suppress
+from math import inf
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.responses import PlainTextResponse
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from avatar_bench.plugins.app.passwords import Passwords
 
-PATHS = ("/", "/api/health", "/api/predict", "/page/images", "/page/batch")
 _MAX_CHECKS = 8  # passwords that wait for their turn; one is checked at a time
+_STANDSTILL, _PART = 1.0, 2**14  # an upload of which fewer bytes come in so many seconds gives way to others
+_STEP, _MAX_STEPS = 0.1, 20  # seconds, and how many of them an upload waits for a place
 _HEADERS = {
     "content-security-policy": (
         "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'; "
@@ -33,8 +37,8 @@ class RequestGuard:
     """ASGI app around another one that answers admitted requests only.
 
     `hosts` are the names by which it is reached; with `any_address`, IP addresses too. `limits` are the largest bodies
-    in bytes, by path: others have none. At most `max_uploads` requests with images run at once, and each must be
-    complete in `seconds`.
+    in bytes, by path: others have none. At most `max_uploads` requests with images run at once; the body of each must
+    be complete in `seconds`, and go on where others wait.
     """
 
     def __init__(
@@ -49,59 +53,70 @@ class RequestGuard:
     ) -> None:
         self.app, self.hosts, self.any_address = app, {host.lower() for host in hosts}, any_address
         self.passwords, self.limits, self.seconds, self.max_uploads = passwords, limits, seconds, max_uploads
-        self._uploads = self._checks = 0
+        self._uploads: dict[asyncio.Timeout, float] = {}  # when the last part of the body came; inf: complete
+        self._checks = 0
         self._checking = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] == "lifespan":
-            return await self.app(scope, receive, send)
-        if scope["type"] != "http":
-            return await send({"type": "websocket.close", "code": 1008})
-        started = False
+        headers, deadline, is_held = Headers(scope=scope), asyncio.timeout(self.seconds), False
+        may_hold = "expect" not in headers  # such a client asks before it sends its body
 
         async def send_safely(message: Message) -> None:
-            nonlocal started
+            nonlocal is_held
             if message["type"] == "http.response.start":
-                started = True
-                headers = MutableHeaders(scope=message)
-                headers.update(_HEADERS)
-                del headers["access-control-allow-origin"]
+                MutableHeaders(scope=message).update(_HEADERS)
+            elif may_hold and not message.get("more_body") and self._uploads.get(deadline) != inf:
+                is_held, message = True, {**message, "more_body": True}
             await send(message)
 
-        is_upload = scope["path"] in self.limits
         try:
-            await self._refuse_foreign(scope, Headers(scope=scope))
-            headers = [pair for pair in scope["headers"] if b"forwarded" not in pair[0]]  # what a proxy would state
-            self._uploads += is_upload
-            try:
-                await self.app({**scope, "headers": headers}, self._limit_body(scope["path"], receive), send_safely)
-            finally:
-                self._uploads -= is_upload
-        except HTTPException as error:
-            if not started:
-                response = PlainTextResponse(f"{error.detail}\n", error.status_code, error.headers)
-                response.headers["connection"] = "close"
-                await response(scope, receive, send_safely)
+            await self._refuse_foreign(scope, headers)
+            await self._wait_for_place(scope["path"])
+            async with deadline:
+                await self.app(scope, self._limit_body(scope["path"], receive, deadline), send_safely)
+        except ClientDisconnect:
+            is_held = False
+        except (HTTPException, TimeoutError) as error:
+            if isinstance(error, TimeoutError):
+                error, may_hold = HTTPException(408, "Too slow."), False
+            response = JSONResponse({"detail": error.detail}, error.status_code, error.headers)
+            response.headers["connection"] = "close"
+            await response(scope, receive, send_safely)
+        finally:
+            self._uploads.pop(deadline, None)
+        if is_held:  # many clients read the answer only after they have sent all, and a closed connection loses it
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.seconds):
+                    while (await receive()).get("more_body"):
+                        pass
+            await send({"type": "http.response.body"})
+
+    async def _wait_for_place(self, path: str) -> None:
+        """Return once there is a place for an upload: that which stands still for longest gives up its own."""
+        loop = asyncio.get_running_loop()
+        for _ in range(_MAX_STEPS):
+            if path not in self.limits or len(self._uploads) < self.max_uploads:
+                return
+            slowest = min(self._uploads, key=self._uploads.__getitem__)
+            if loop.time() - self._uploads[slowest] > _STANDSTILL:
+                del self._uploads[slowest]
+                slowest.reschedule(loop.time())
+                return
+            await asyncio.sleep(_STEP)
+        raise HTTPException(503, "Too many requests at once. Try again.", {"retry-after": "1"})
 
     async def _refuse_foreign(self, scope: Scope, headers: Headers) -> None:
         host = headers.get("host", "")
         if not self._is_own(host):
             raise HTTPException(421, "This app does not answer to that Host.")
-        origin = headers.get("origin")
-        if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+        if headers.get("origin", f"://{host}").partition("://")[2].lower() != host.lower():
             raise HTTPException(403, "Requests from another Origin are refused.")
-        if headers.get("sec-fetch-site") == "cross-site" and scope["method"] not in ("GET", "HEAD"):
-            raise HTTPException(403, "Requests from another site are refused.")
         if self.passwords is not None:
             await self._refuse_stranger(self.passwords, headers.get("authorization", ""))
-        if scope["path"] not in PATHS:
-            raise HTTPException(404, "There is no such page.")
-        length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > self.limits.get(scope["path"], 0):
+        length, most = headers.get("content-length", "0"), self.limits.get(scope["path"], 0)
+        if not length.isdigit() or int(length) > most:
             raise HTTPException(413, "The request is too large.")
-        if scope["path"] in self.limits and self._uploads >= self.max_uploads:
-            raise HTTPException(503, "Too many requests at once. Try again.", {"retry-after": "1"})
 
     def _is_own(self, host: str) -> bool:
         try:
@@ -135,24 +150,24 @@ class RequestGuard:
         if not is_correct:
             raise HTTPException(401, "The name or the password is incorrect.", challenge)
 
-    def _limit_body(self, path: str, receive: Receive) -> Receive:
-        """Return `receive` that raises HTTPException for a large body, and for a slow one."""
-        left, is_complete = self.limits.get(path, 0), False
-        end = asyncio.get_running_loop().time() + self.seconds
+    def _limit_body(self, path: str, receive: Receive, deadline: asyncio.Timeout) -> Receive:
+        """Return `receive` that raises HTTPException for a large body, and lifts the deadline once it is complete."""
+        loop = asyncio.get_running_loop()
+        left = seen = self.limits.get(path, 0)
+        if path in self.limits:
+            self._uploads[deadline] = loop.time()
 
         async def receive_within() -> Message:
-            nonlocal left, is_complete
-            if is_complete:  # what follows is the end of the connection, which may take long
-                return await receive()
-            try:
-                async with asyncio.timeout_at(end):
-                    message = await receive()
-            except TimeoutError:
-                raise HTTPException(408, "Too slow.") from None
+            nonlocal left, seen
+            message = await receive()
             left -= len(message.get("body", b""))
-            is_complete = not message.get("more_body", False)
             if left < 0:
                 raise HTTPException(413, "The request is too large.")
+            if not message.get("more_body"):
+                self._uploads[deadline] = inf
+                deadline.reschedule(None)
+            elif seen - left >= _PART:
+                self._uploads[deadline], seen = loop.time(), left
             return message
 
         return receive_within

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,42 +66,39 @@ class UploadPage:
                 most=self.most,
             )
 
-    async def answer_each(self, files: Sequence[Path]) -> AsyncIterator[str]:
-        """Yield what the page shows of the first images, one by one, each time a further one is answered."""
-        answers, shown = [], files[:MAX_CARDS]
-        for done, file in enumerate(shown, start=1):
-            answers.append(await self._predict(file, LARGE))
+    async def answer_each(self, files: Mapping[Path, str]) -> AsyncIterator[str]:
+        """Yield what the page shows of the first images, each time one is answered; `files` say why one is refused."""
+        answers, shown = [], list(files.items())[:MAX_CARDS]
+        for done, upload in enumerate(shown, start=1):
+            answers.append(await self._predict(*upload, LARGE))
             is_last = done == len(shown)
             state = ("too_many", len(files) - done) if is_last else ("progress", done, len(shown))
-            yield self._render(*state) + self._render_cards(answers)
+            yield self.render_part(*state) + self._render_cards(answers)
 
-    async def answer_batch(self, files: Sequence[Path]) -> AsyncIterator[str]:
+    async def answer_batch(self, files: Mapping[Path, str]) -> AsyncIterator[str]:
         """Yield how many images are answered, now and then, and in the end the table of all."""
         answers, told_at = [], 0.0
-        for file in files:
-            answers.append(await self._predict(file, SMALL))
+        for upload in files.items():
+            answers.append(await self._predict(*upload, SMALL))
             if time.monotonic() - told_at > _SECONDS and len(answers) < len(files):
                 told_at = time.monotonic()
-                yield self._render("progress", len(answers), len(files))
+                yield self.render_part("progress", len(answers), len(files))
         table = pd.DataFrame([answer.row for answer in answers], columns=self.service.predictor.columns)
         review = await asyncio.to_thread(self._render_review, answers)
         links = [
             base64.b64encode(text.encode(errors="surrogateescape")).decode() for text in (format_csv(table), review)
         ]
-        yield self._render("batch", answers, self.service.predictor.run.classes, *links)
+        yield self.render_part("batch", answers, self.service.predictor.run.classes, *links)
 
-    def refuse(self) -> str:
-        """Return what the page shows in place of an answer that would take too long."""
-        return self._render("busy")
-
-    async def _predict(self, file: Path, shown: tuple[int, int]) -> ImageAnswer:
+    async def _predict(self, file: Path, refusal: str, shown: tuple[int, int]) -> ImageAnswer:
+        if refusal:
+            return ImageAnswer({"path": file.name, "status": "error", "reason": refusal})
         try:
             return await self.service.predict(file, file.name, shown)
         finally:
             file.unlink()
 
     def _render_review(self, answers: Sequence[ImageAnswer]) -> str:
-        """Return the page for review that `predict output=FILE.html` writes."""
         predictor = self.service.predictor
         images = [
             ReviewedImage(answer.row, answer.sha256, answer.image, self.columns)
@@ -116,20 +113,20 @@ class UploadPage:
         with use_language(self.language):
             guarantee = " ".join(predictor.guarantees)
         return "".join(
-            self._render(
+            self.render_part(
                 "card", answer, predictor.run.classes, predictor.is_calibrated, guarantee, self._describe(answer)
             )
             for answer in answers
         )
 
     def _describe(self, answer: ImageAnswer) -> list[tuple[str, str]]:
-        """Return what further columns say of an image, as terms with texts."""
         if answer.row["status"] != "ok":
             return []
         with use_language(self.language):
             further = [pair for column in self.columns for pair in column.describe(answer.row, is_brief=True)]
             return [*describe_stability(answer.row), *further]
 
-    def _render(self, macro: str, *values: Any) -> str:
+    def render_part(self, macro: str, *values: Any) -> str:
+        """Return a part of the page by the name of its macro."""
         with use_language(self.language):
             return str(getattr(self._macros, macro)(*values))

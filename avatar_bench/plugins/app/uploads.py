@@ -28,32 +28,28 @@ def open_app_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-class Uploads:
-    """Folder of uploaded files, each of at most `max_bytes`."""
+@asynccontextmanager
+async def receive_uploads(
+    request: Request, field: str, most: int, folder: Path, max_bytes: int
+) -> AsyncIterator[dict[Path, str]]:
+    """Yield the files in a field of a multipart body, which are deleted in the end, with why one is refused, or "".
 
-    def __init__(self, folder: Path, max_bytes: int) -> None:
-        self.folder, self.max_bytes = folder, max_bytes
-
-    @asynccontextmanager
-    async def receive(self, request: Request, field: str, most: int) -> AsyncIterator[list[Path]]:
-        """Yield the files in a field of a multipart body, which are deleted in the end.
-
-        Raise HTTPException for none, too many, or a large one.
-        """
-        with TemporaryDirectory(dir=self.folder) as folder:
-            async with request.form(max_files=most, max_fields=0) as form:
-                files = [part for part in form.getlist(field) if isinstance(part, UploadFile)]
-                if not files:
-                    raise HTTPException(422, f"Expected multipart/form-data with a file in the field {field}.")
-                paths = [Path(folder, str(number), make_name(file.filename or "")) for number, file in enumerate(files)]
-                for path, file in zip(paths, files, strict=True):
-                    if (file.size or 0) > self.max_bytes:
-                        raise HTTPException(413, f"An image is larger than {self.max_bytes // 10**6} MB.")
+    Raise HTTPException for none or too many.
+    """
+    with TemporaryDirectory(dir=folder) as parent:
+        uploads = {}
+        async with request.form(max_files=most, max_fields=0) as form:
+            for number, file in enumerate(part for part in form.getlist(field) if isinstance(part, UploadFile)):
+                path = Path(parent, str(number), make_name(file.filename or ""))
+                uploads[path] = f"larger than {max_bytes / 1e6:g} MB" if (file.size or 0) > max_bytes else ""
+                if not uploads[path]:
                     path.parent.mkdir()
                     with path.open("wb") as stream:
                         while chunk := await file.read(2**20):
                             stream.write(chunk)
-            yield paths
+        if not uploads:
+            raise HTTPException(422, f"Expected multipart/form-data with a file in the field {field}.")
+        yield uploads
 
 
 def make_name(name: str) -> str:

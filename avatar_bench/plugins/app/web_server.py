@@ -6,9 +6,9 @@ import asyncio
 import ipaddress
 import json
 import socket
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
@@ -22,7 +22,10 @@ from avatar_bench.plugins.app.image_service import BusyError, ImageService
 from avatar_bench.plugins.app.passwords import Passwords
 from avatar_bench.plugins.app.request_guard import RequestGuard
 from avatar_bench.plugins.app.upload_page import UploadPage
-from avatar_bench.plugins.app.uploads import Uploads
+from avatar_bench.plugins.app.uploads import receive_uploads
+
+if TYPE_CHECKING:
+    from avatar_bench.plugins.app.command.app import AppConfig
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _OVERHEAD = 2**16  # bytes of a multipart body beside its files
@@ -55,23 +58,18 @@ def is_loopback(listener: socket.socket) -> bool:
     return ipaddress.ip_address(listener.getsockname()[0]).is_loopback
 
 
-def build_app(service: ImageService, uploads: Uploads, batch: int, language: str, is_local: bool = True) -> FastAPI:
-    """Return the page and the API, without the guard; a batch has at most `batch` images.
-
-    `is_local` states that only this machine reaches it.
-    """
-
-    @asynccontextmanager
-    async def close_service(app: FastAPI) -> AsyncIterator[None]:
-        yield
-        service.close()
-
-    app = FastAPI(openapi_url=None, lifespan=close_service)  # the pages of its documentation load from a CDN
-    page = UploadPage(service, language, batch, is_local)
+def build_app(
+    service: ImageService, folder: Path, listener: socket.socket, settings: AppConfig, passwords: Passwords | None
+) -> RequestGuard:
+    """Return the page and the API behind their guard; `folder` is for uploads until they are answered."""
+    limits, is_local = settings.limits, is_loopback(listener)
+    image_bytes, batch_bytes = (int(size * 10**6) for size in (limits.image_mb, limits.batch_mb))
+    app = FastAPI(openapi_url=None)  # the pages of its documentation load from a CDN
+    page = UploadPage(service, settings.lang, limits.batch_images, is_local and not settings.names)
     shown = page.render()
 
-    async def receive_files(request: Request) -> AsyncIterator[list[Path]]:
-        async with uploads.receive(request, "files", batch) as files:
+    async def receive_files(request: Request) -> AsyncIterator[dict[Path, str]]:
+        async with receive_uploads(request, "files", limits.batch_images, folder, image_bytes) as files:
             yield files  # until the response is complete
 
     def stream(parts: AsyncIterator[str]) -> StreamingResponse:
@@ -80,7 +78,7 @@ def build_app(service: ImageService, uploads: Uploads, batch: int, language: str
                 async for part in parts:
                     yield f"{json.dumps(part)}\n"
             except BusyError:
-                yield f"{json.dumps(page.refuse())}\n"
+                yield f"{json.dumps(page.render_part('busy'))}\n"
 
         return StreamingResponse(list_lines(), media_type="application/jsonl")
 
@@ -95,7 +93,10 @@ def build_app(service: ImageService, uploads: Uploads, batch: int, language: str
 
     @app.post("/api/predict")
     async def predict(request: Request) -> Response:
-        async with uploads.receive(request, "file", 1) as (file,):
+        async with receive_uploads(request, "file", 1, folder, image_bytes) as files:
+            ((file, refusal),) = files.items()
+            if refusal:
+                raise HTTPException(413, f"The image is {refusal}.")
             try:
                 answer = await service.predict(file, file.name)
             except BusyError:
@@ -103,40 +104,29 @@ def build_app(service: ImageService, uploads: Uploads, batch: int, language: str
         return Response(f"{format_json(answer.row)}\n", media_type="application/json")
 
     @app.post("/page/images")
-    async def show_images(files: list[Path] = Depends(receive_files)) -> StreamingResponse:  # noqa: B008
+    async def show_images(files: dict[Path, str] = Depends(receive_files)) -> StreamingResponse:  # noqa: B008
         return stream(page.answer_each(files))
 
     @app.post("/page/batch")
-    async def show_batch(files: list[Path] = Depends(receive_files)) -> StreamingResponse:  # noqa: B008
+    async def show_batch(files: dict[Path, str] = Depends(receive_files)) -> StreamingResponse:  # noqa: B008
         return stream(page.answer_batch(files))
 
-    return app
-
-
-def guard_app(
-    app: FastAPI,
-    listener: socket.socket,
-    names: Sequence[str],
-    passwords: Passwords | None,
-    image_bytes: int,
-    batch_bytes: int,
-    service: ImageService,
-) -> RequestGuard:
-    """Return the app behind its guard; it is reached by the socket's address and by `names`."""
-    limits = {"/api/predict": image_bytes, "/page/images": batch_bytes, "/page/batch": batch_bytes}
-    limits = {path: size + _OVERHEAD for path, size in limits.items()}
-    any_address = not is_loopback(listener)
-    return RequestGuard(app, [*_LOOPBACK, *names], any_address, passwords, limits, service.queue, service.seconds)
+    sizes = {"/api/predict": image_bytes, "/page/images": batch_bytes, "/page/batch": batch_bytes}
+    bodies = {path: size + _OVERHEAD for path, size in sizes.items()}
+    return RequestGuard(
+        app, [*_LOOPBACK, *settings.names], not is_local, passwords, bodies, service.queue, service.seconds
+    )
 
 
 class _YieldingConnection(H11Protocol):
-    """Connection that, where it is one too many, closes those that wait for a request: uvicorn keeps them for ever."""
+    """Connection that, where it is one too many, closes those that wait for a request, or go on after an answer."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
             for other in self.connections - {self}:
-                if isinstance(other, H11Protocol) and (other.cycle is None or other.cycle.response_complete):
+                cycle = other.cycle if isinstance(other, H11Protocol) else None
+                if cycle is None or cycle.response_complete or (cycle.response_started and cycle.more_body):
                     other.transport.close()
 
 
@@ -149,6 +139,7 @@ def build_server(app: RequestGuard, connections: int = 512) -> uvicorn.Server:
         access_log=False,
         proxy_headers=False,
         server_header=False,
+        lifespan="off",
         ws="none",
         limit_concurrency=connections,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,

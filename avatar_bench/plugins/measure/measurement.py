@@ -77,7 +77,6 @@ def make_measurement(
 
 
 def _tabulate_strata(population: Population, review: Review, target: str) -> pd.DataFrame:
-    """Return the sizes of the strata, and how many of their reviewed images are of the target."""
     design, rows = review.design, review.rows
     stratum = design.find_stratum(population.cells["bin"].to_numpy())
     size = np.bincount(stratum, population.cells["n"], len(design.rates))
@@ -95,7 +94,6 @@ def _tabulate_strata(population: Population, review: Review, target: str) -> pd.
 def _list_cautions(
     population: Population, calibration: CalibrationImages | None, labels: Labels | None, measurement: Measurement
 ) -> Iterator[Reason]:
-    """Yield how carefully to read a measurement."""
     counts = {"errors": population.errors}
     if labels is not None:
         counts |= {"selected": labels.selected, "unlabelled": labels.unlabelled}

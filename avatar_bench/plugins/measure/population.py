@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,12 @@ from scipy.special import expit, logit
 
 from avatar_bench.config.entries import find_entry
 from avatar_bench.console.terminal import format_name, format_names
+from avatar_bench.data.user_tables import locate_rows
 from avatar_bench.errors import ConfigError, DataError, suggest_names
 from avatar_bench.files.remote import is_remote, open_remote
 from avatar_bench.files.table_io import read_table
 from avatar_bench.inference.prediction_writer import escape_path
+from avatar_bench.inference.predictor import MAX_SUM_ERROR, ImproperError, normalise_rows
 from avatar_bench.metrics.stats import Floats
 from avatar_bench.reporting.prediction_outputs import read_predictions
 
@@ -60,14 +62,14 @@ class Population:
 
     `cells` have `bin`, `predicted` and further columns that distinguish them, `n`, and for class k the sums `p<k>` of
     probabilities and `q<k>` of their squares; `groups` are, for each column of `by`, the same by its values. `rows` are
-    those of wanted paths, with their position and `by_<column>`. Score bins are -1 for files that failed.
+    those of wanted hashes, the `key`, with their position and `by_<column>`. Score bins are -1 for files that failed.
     """
 
     classes: tuple[str, ...]
     errors: int = 0
     cells: pd.DataFrame = field(default_factory=pd.DataFrame)
     groups: dict[str, pd.DataFrame] = field(default_factory=dict)
-    rows: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["path", "position", "bin"]))
+    rows: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=["key", "position", "bin"]))
     hashes: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
     bins: NDArray[np.int16] = field(default_factory=lambda: np.zeros(0, dtype=np.int16))
 
@@ -96,6 +98,15 @@ class Population:
         return np.concatenate(drawn)
 
 
+@contextmanager
+def explain_unreadable(option: str) -> Iterator[None]:
+    """Raise DataError for a file that cannot be read."""
+    try:
+        yield
+    except (OSError, ValueError, NotImplementedError) as error:  # ArrowInvalid is a ValueError
+        raise DataError(f"{option} cannot be read: {' '.join(str(error).split())[:200] or 'no table'}") from error
+
+
 class PredictionReader:
     """Reader of predictions in a file, or a folder of Parquet files, local or remote, with the columns of a manifest.
 
@@ -104,11 +115,11 @@ class PredictionReader:
     """
 
     def __init__(self, predictions: str, by: Sequence[str] = (), manifest: str | None = None) -> None:
-        self.name, self.by = predictions, list(by)
+        self.name, self.by, self._option = predictions, list(by), f"predictions={predictions}"
         is_parquet = os.path.isdir(predictions) or predictions.lower().endswith(".parquet")
         if not is_parquet:
             find_entry("prediction_output", Path(predictions).suffix.lower().removeprefix("."), self._option)
-        with self._explain(self._option):
+        with explain_unreadable(self._option):
             self._rows: Any = self._open_parquet() if is_parquet else read_predictions(predictions)
         columns = self._rows.schema.names if is_parquet else [*map(str, self._rows)]
         needed = ["path", "status", "prediction"]
@@ -124,8 +135,10 @@ class PredictionReader:
         self._sources = {name: column for name, column in dated.items() if column in columns}
         self._joined = {name: column for name, column in dated.items() if column in joined and column not in columns}
         for name in set(self.by) - {*self._sources, *self._joined}:
-            hint = suggest_names(name, [*columns, *joined])
-            raise ConfigError(f"by={name}: there is no such column{hint}", "Name a table that has it: manifest=FILE")
+            raise ConfigError(
+                f"by={name}: there is no such column{suggest_names(name, [*columns, *joined])}",
+                "Name a table that has it: manifest=FILE",
+            )
         chances = (f"prob_{name}" for name in self.classes)
         self._columns = [*dict.fromkeys([*needed, *chances, *self._sources.values()])]
 
@@ -139,17 +152,17 @@ class PredictionReader:
             if batch.num_rows:
                 yield batch.to_pandas()
 
-    def scan(self, target: str, design: Design | None = None, seed: int = 0, wanted: Sequence[str] = ()) -> Population:
-        """Read all rows once; keep the rows of `wanted` paths. Raise DataError for a path that is there twice."""
+    def scan(self, target: str, design: Design | None = None, seed: int = 0, wanted: Sequence[int] = ()) -> Population:
+        """Read all rows once; keep those with `wanted` hashes. Raise DataError for a path that is there twice."""
         population, start = Population(self.classes), 0
         kept, bins, hashes = [], [], []
         cells, groups = _Sums(), {name: _Sums() for name in self.by}
         score, seed = (target, seed) if design is None else (design.score, design.seed)
-        index, searched = self.classes.index(score), hash_paths(np.array(wanted, dtype=object), seed)
+        index, searched = self.classes.index(score), np.array(wanted, dtype=np.uint64)
         for frame in self.read():
             keys, good = hash_paths(frame["path"].to_numpy(dtype=object), seed), (frame["status"] == "ok").to_numpy()
             rows = frame[good]
-            chances, predicted = self._read_chances(rows)
+            chances, predicted = self._read_chances(rows, start + np.flatnonzero(good))
             place = np.full(len(frame), -1, dtype=np.int16)
             place[good] = inside = _bin(logit(chances[:, index]), STEP, BINS)
             sums = {f"{name}{k}": part for k, p in enumerate(chances.T) for name, part in (("p", p), ("q", p**2))}
@@ -158,10 +171,9 @@ class PredictionReader:
             for name, values in self._read_groups(rows).items():
                 groups[name].add({"value": values, **stratum, "predicted": predicted}, sums)
             if (at := np.flatnonzero(np.isin(keys, searched) & good)).size:
-                table = frame.iloc[at]
-                values = {f"by_{name}": column for name, column in self._read_groups(table).items()}
-                shown = table[["path", *(f"prob_{name}" for name in self.classes)]]
-                kept.append(shown.assign(position=start + at, bin=place[at], **values))
+                values = {f"by_{name}": column for name, column in self._read_groups(frame.iloc[at]).items()}
+                shown = frame.iloc[at][[f"prob_{name}" for name in self.classes]]
+                kept.append(shown.assign(key=keys[at], position=start + at, bin=place[at], **values))
             hashes.append(keys)
             bins.append(place)
             start += len(frame)
@@ -184,21 +196,7 @@ class PredictionReader:
             start += len(frame)
         return pd.concat(parts, ignore_index=True)
 
-    @property
-    def _option(self) -> str:
-        return f"predictions={self.name}"
-
-    @staticmethod
-    @contextmanager
-    def _explain(option: str) -> Iterator[None]:
-        """Raise DataError for a file that cannot be read."""
-        try:
-            yield
-        except (OSError, ValueError, NotImplementedError) as error:  # ArrowInvalid is a ValueError
-            raise DataError(f"{option} cannot be read: {' '.join(str(error).split())[:200] or 'no table'}") from error
-
     def _open_parquet(self) -> Any:
-        """Return the dataset of a Parquet file or folder; raise DataError for one of several detectors."""
         from pyarrow import dataset
 
         system, path = open_remote(self.name) if is_remote(self.name) else (None, self.name)
@@ -219,26 +217,38 @@ class PredictionReader:
         return opened
 
     def _read_manifest(self, file: Path) -> pd.DataFrame:
-        """Return the columns of a manifest by the absolute paths of its images."""
-        with self._explain(f"manifest={file}"):
+        with explain_unreadable(f"manifest={file}"):
             table = read_table(file, texts=None)
         if "path" not in table:
             raise DataError(f"manifest={file} has no column path.")
         paths = [path if is_remote(path) else os.path.abspath(file.parent / path) for path in table["path"]]
         return table.drop(columns="path").set_axis(paths).loc[lambda frame: ~frame.index.duplicated()]
 
-    def _read_chances(self, rows: pd.DataFrame) -> tuple[Floats, NDArray[np.intp]]:
-        """Return the probabilities (N, C) and the predicted classes (N,); raise DataError where one is missing."""
-        chances = rows[[f"prob_{name}" for name in self.classes]].to_numpy(dtype=np.float64)
+    def _read_chances(self, rows: pd.DataFrame, positions: NDArray[np.intp]) -> tuple[Floats, NDArray[np.intp]]:
+        """Return the probabilities (N, C) and the predicted classes (N,); raise DataError where one is impossible."""
+        numbers = rows[[f"prob_{name}" for name in self.classes]].apply(pd.to_numeric, errors="coerce")
         predicted = pd.Index(self.classes).get_indexer(pd.Index(rows["prediction"].astype(object)))
-        if not np.isfinite(chances).all() or (predicted < 0).any():
-            bad = rows["path"].iloc[int(np.argmax((predicted < 0) | ~np.isfinite(chances).all(axis=1)))]
-            raise DataError(
-                f"{self._option}: the row of {format_name(str(bad))} names none of its classes "
-                f"({format_names(self.classes, 6)}), or lacks a probability.",
-                "Is the file whole and of one detector, whose score has a threshold? avatar-bench calibrate fits one.",
-            )
-        return np.clip(chances, 1e-9, 1 - 1e-9), predicted
+        classes = format_names(self.classes, 6)
+        try:
+            chances = normalise_rows(numbers)
+            if not (predicted < 0).any():
+                return np.clip(chances, 1e-9, 1 - 1e-9), predicted
+            row, problem = int(np.argmax(predicted < 0)), f"the prediction is none of the classes ({classes})"
+        except ImproperError as error:
+            row = error.row
+            stated = " ".join(f"{number:.6g}" for number in numbers.iloc[row])
+            problem = f"{stated} are no probabilities of {classes}: from 0 to 1, whose sum is 1 within {MAX_SUM_ERROR}"
+        location = f"{self._locate(int(positions[row]))} ({format_name(str(rows['path'].iloc[row]))})"
+        raise DataError(
+            f"{self._option}, {location}: {problem}.",
+            "Is the file whole and of one detector, whose score has a threshold? avatar-bench calibrate fits one.",
+        )
+
+    def _locate(self, position: int) -> str:
+        with suppress(OSError, ValueError):  # of a remote file, or one with names that are not UTF-8
+            if self.name.lower().endswith(".csv"):
+                return locate_rows(Path(self.name), len(self._rows))[position]
+        return f"{'line' if self.name.lower().endswith('.jsonl') else 'row'} {position + 1}"
 
     def _read_groups(self, rows: pd.DataFrame) -> dict[str, Any]:
         """Return the values of the columns of `by` of rows, "" where a manifest lacks the image."""

@@ -114,17 +114,6 @@ def describe_cautions(measurement: Measurement) -> list[str]:
     return [texts[caution.code].format(**caution.values, fewest=FEWEST_REVIEWED) for caution in measurement.cautions]
 
 
-def list_assumptions() -> list[tuple[str, str]]:
-    """Return what each estimator assumes, in the current language."""
-    texts = {
-        COUNTING: _("no prediction is wrong."),
-        ADJUSTED: _("errors here are as in calibration: each class is mistaken for the others as often as there."),
-        EM: _("probabilities are calibrated, and images of a class are here as in training."),
-        REVIEWED: _("labels are right. Nothing is assumed of the predictions."),
-    }
-    return [(name_estimator(name), text) for name, text in texts.items()]
-
-
 def draw_figures(measurement: Measurement) -> dict[str, Figure]:
     """Draw the share of the target with its intervals: by estimator, and by the largest groups of each column."""
     shares = measurement.shares[measurement.shares["class"] == measurement.target]
@@ -170,7 +159,7 @@ def write_measurement(measurement: Measurement, out: Path, language: str) -> Non
 
 def _render(measurement: Measurement, images: Mapping[str, bytes], language: str) -> str:
     environment = build_html_environment("avatar_bench.plugins.measure")
-    environment.globals["_"] = _
+    environment.globals |= {"_": _, "name_estimator": name_estimator}
     environment.filters["number"] = lambda text: {"text": text, "number": True}
     shares, groups = measurement.shares, measurement.groups
     return environment.get_template("shares.html.jinja").render(
@@ -195,18 +184,15 @@ def _render(measurement: Measurement, images: Mapping[str, bytes], language: str
             [f"{row.score_low:.3g}–{row.score_high:.3g}", row.n, row.reviewed, row.positives, _cell(row)]
             for row in measurement.strata.itertuples()
         ],
-        assumptions=list_assumptions(),
         version=avatar_bench.__version__,
     )
 
 
 def _list_cells(row: Any) -> list[Any]:
-    """Return the cells of a group."""
     p_values = (f"{p:.2g}" if p == p else None for p in (row.p, getattr(row, "p_fdr", np.nan)))
     return [str(row.group), row.n, row.reviewed, _cell(row), *p_values]
 
 
 def _cell(row: Any) -> dict[str, Any]:
-    """Return the cell of a share with its interval."""
     interval = f"{percent(row.low)}–{percent(row.high)} %"
     return {"value": row.value, "text": f"{percent(row.value)} %", "soft": interval}

@@ -14,14 +14,12 @@ LIMIT = 1000
 
 
 async def app(scope, receive, send):
-    """Answer with the size of the body, and state which headers arrive."""
+    """Answer with the size of the body."""
     size, more = 0, True
     while more:
         message = await receive()
         size, more = size + len(message.get("body", b"")), message.get("more_body", False)
-    names = b",".join(name for name, _ in scope["headers"])
-    headers = [(b"x-seen", names), (b"access-control-allow-origin", b"*")]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": str(size).encode()})
 
 
@@ -63,29 +61,21 @@ def test_own_hosts_are_answered_and_foreign_ones_refused(hosts, any_address, sta
         ("http://evil.example", 403),
         ("null", 403),
         ("http://127.0.0.1:7860@evil.example", 403),
+        ("http://[", 403),
+        ("http://[::1", 403),
+        ("127.0.0.1:7860", 403),
+        ("", 403),
     ],
 )
 def test_pages_and_forms_of_another_origin_are_refused(origin, status):
     answer = ask("/api/predict", "POST", headers={"origin": origin}, content=b"x")
     assert answer.status_code == status
-    assert "access-control-allow-origin" not in answer.headers
-    assert ask("/api/predict", "POST", headers={"sec-fetch-site": "cross-site"}).status_code == 403
 
 
-def test_what_the_page_needs_is_answered_and_nothing_else():
-    for path in ("/", "/api/health", "/api/predict", "/page/images", "/page/batch"):
-        answer = ask(path)
-        assert answer.status_code == 200
-        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
-    for path in (
-        "/gradio_api/file=%2e%2e%2f%2e%2e%2fetc%2fpasswd",
-        "/gradio_api/file=https://evil.example/x.png",
-        "/proxy=https://evil.example/",
-        "/static/../../../etc/passwd",
-        "//etc/passwd",
-        "/docs",
-    ):
-        assert ask(path).status_code == 404, path
+def test_an_answer_has_the_headers_that_keep_it_apart_from_other_pages():
+    answer = ask("/")
+    assert answer.status_code == 200
+    assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
 
 
 def test_large_bodies_are_refused_stated_or_not_and_slow_ones():
@@ -104,11 +94,7 @@ def test_large_bodies_are_refused_stated_or_not_and_slow_ones():
     assert ask("/api/predict", "POST", content=stream(LIMIT + 100)).status_code == 413
     assert ask("/api/predict", "POST", headers={"content-length": "-1"}).status_code == 413
     assert ask("/api/predict", "POST", content=trickle()).status_code == 408
-
-
-def test_what_a_proxy_would_state_is_not_believed():
-    seen = ask(headers={"x-forwarded-host": "evil.example", "forwarded": "host=evil.example"}).headers["x-seen"]
-    assert "forwarded" not in seen
+    assert ask("/api/predict", "POST", content=b"x" * (LIMIT + 1)).json() == {"detail": "The request is too large."}
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +121,10 @@ def test_at_most_so_many_uploads_run_at_once():
     release = asyncio.Event()
 
     async def wait(scope, receive, send):
+        while (message := await receive())["more_body"]:
+            pass
         await release.wait()
-        await app(scope, receive, send)
+        await app(scope, lambda: asyncio.sleep(0, message), send)
 
     async def send_three():
         guard = RequestGuard(wait, ["127.0.0.1"], False, None, LIMITS, 2, 5)
@@ -149,14 +137,3 @@ def test_at_most_so_many_uploads_run_at_once():
             return [refused.status_code, *[(await answer).status_code for answer in accepted]]
 
     assert asyncio.run(send_three()) == [503, 200, 200]
-
-
-def test_websockets_are_closed():
-    sent = []
-
-    async def keep(message):
-        sent.append(message)
-
-    guard = RequestGuard(app, ["127.0.0.1"], False, None, LIMITS, 2, 5)
-    asyncio.run(guard({"type": "websocket", "path": "/", "headers": []}, None, keep))
-    assert sent == [{"type": "websocket.close", "code": 1008}]

@@ -3,14 +3,17 @@ import base64
 import hashlib
 import io
 import json
+import logging
 import os
 import re
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import urllib.request
 import zipfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +35,7 @@ from avatar_bench.errors import OutputError
 from avatar_bench.plugins.app import web_server
 from avatar_bench.plugins.app.image_service import BusyError, ImageAnswer, ImageService
 from avatar_bench.plugins.app.upload_page import UploadPage
-from avatar_bench.plugins.app.uploads import Uploads, make_name, open_app_folder
+from avatar_bench.plugins.app.uploads import make_name, open_app_folder
 from avatar_bench.runs.file_predictor import open_file_predictor
 from tests.builders.archives import write_zip
 from tests.builders.pixels import encode, make_noise
@@ -54,9 +57,11 @@ def server(tiny_run, tmp_path_factory):
     predictor, _ = open_file_predictor(tiny_run, settings, 1)
     service = ImageService(predictor, folders["overlays"], queue=32, seconds=60)
     listener = web_server.open_socket("127.0.0.1", 0)
-    app = web_server.build_app(service, Uploads(folders["uploads"], IMAGE_BYTES), MOST, "en")
-    guarded = web_server.guard_app(app, listener, [], None, IMAGE_BYTES, BATCH_BYTES, service)
-    running = web_server.build_server(guarded, CONNECTIONS)
+    options = find_schema("app")()
+    options.limits.image_mb, options.limits.batch_mb = IMAGE_BYTES / 1e6, BATCH_BYTES / 1e6
+    options.limits.batch_images = MOST
+    app = web_server.build_app(service, folders["uploads"], listener, options, None)
+    running = web_server.build_server(app, CONNECTIONS)
     thread = threading.Thread(target=running.run, kwargs={"sockets": [listener]})
     thread.start()
     url = web_server.format_address(listener)
@@ -68,6 +73,7 @@ def server(tiny_run, tmp_path_factory):
         yield SimpleNamespace(client=client, service=service, folder=folder, url=url, listener=listener)
         running.should_exit = True
         thread.join(30)
+        service.close()
     assert not thread.is_alive()
 
 
@@ -145,7 +151,7 @@ def test_a_batch_has_thumbnails_and_the_page_for_review(server, content, tmp_pat
 
     async def answer():
         page = UploadPage(server.service, "ru", MOST, True)
-        *_, shown = [part async for part in page.answer_batch([tmp_path / "a.png", tmp_path / "b.png"])]
+        *_, shown = [part async for part in page.answer_batch({tmp_path / "a.png": "", tmp_path / "b.png": ""})]
         return shown
 
     shown = asyncio.run(answer())
@@ -208,7 +214,20 @@ def test_the_health_is_answered_and_foreign_hosts_origins_and_paths_are_refused(
     assert get("/api/health").json().items() >= {"status": "ok", "classes": ["drawing", "generated", "real"]}.items()
     assert get("/", headers={"host": "evil.example"}).status_code == 421
     assert get("/", headers={"origin": "http://evil.example"}).status_code == 403
-    assert get("/gradio_api/file=/etc/passwd").status_code == 404
+    for path in (
+        "/gradio_api/file=%2e%2e%2f%2e%2e%2fetc%2fpasswd",
+        "/gradio_api/file=/etc/passwd",
+        "/proxy=https://evil.example/",
+        "/static/../../../etc/passwd",
+        "/docs",
+        "/openapi.json",
+    ):
+        assert get(path).status_code == 404, path
+    seen = get("/", headers={"x-forwarded-host": "evil.example", "forwarded": "host=evil.example"})
+    assert (seen.status_code, "access-control-allow-origin" in seen.headers) == (200, False)
+    with start_upload(server, "/", 0, 0, "Connection: upgrade\r\nUpgrade: websocket\r\n") as client:
+        client.settimeout(5)
+        assert not client.recv(99).startswith(b"HTTP/1.1 101")
     assert "https://fonts" not in get("/").text
 
 
@@ -237,14 +256,99 @@ def test_the_page_reads_no_file_but_an_upload(path, tab, server, content):
     (server.folder / "own.png").unlink()
 
 
-def test_a_page_that_is_left_early_leaves_nothing(server, content):
+def test_one_image_that_is_too_large_costs_its_row_and_is_named(server, content):
+    sent = [("files", (name, data)) for name, data in (("a.png", content), ("big.png", bytes(IMAGE_BYTES + 1)))]
+    for tab, shown in (("images", "<img"), ("batch", 'class="ab-thumb"')):
+        answer = server.client.post(f"/page/{tab}", files=[*sent, ("files", ("c.png", content))])
+        text = str(json.loads(answer.text.splitlines()[-1]))
+        assert answer.status_code == 200
+        assert text.count(shown) >= 2
+        assert "larger than 0.3 MB" in text
+    rows = pd.read_csv(
+        io.StringIO(base64.b64decode(re.findall(r"text/csv;charset=utf-8;base64,([^\"]*)", text)[0]).decode())
+    )
+    assert list(rows["status"]) == ["ok", "error", "ok"]
+    assert tuple(rows.loc[1, ["path", "reason"]]) == ("big.png", "larger than 0.3 MB")
+
+
+def start_upload(server, path="/api/predict", size=250_000, sent=200_000, more=""):
+    """Return a connection that has sent the first bytes of an upload."""
+    client = socket.create_connection(server.listener.getsockname())
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {size}\r\n{more}"
+    field = "file" if path == "/api/predict" else "files"
+    body = f'--x\r\nContent-Disposition: form-data; name="{field}"; filename="a.png"\r\n\r\n'
+    client.sendall(f"{head}Content-Type: multipart/form-data; boundary=x\r\n\r\n{body}".encode())
+    client.sendall(bytes(sent))
+    return client
+
+
+@pytest.mark.parametrize("is_reset", [False, True])
+def test_a_client_that_goes_away_leaves_no_file_and_no_traceback(server, content, caplog, monkeypatch, is_reset):
+    monkeypatch.setattr(logging.getLogger("uvicorn"), "propagate", True)
+
+    def leave(client):
+        if is_reset:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
+
+    part = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\n' + content + b"\r\n"
+    for path in ("/api/predict", "/page/images", "/page/batch"):
+        leave(start_upload(server, path))
+        leave(start_upload(server, path, size=IMAGE_BYTES + BATCH_BYTES + 10**6))  # one that is refused
+    body = part * MOST + b"--x--\r\n"
+    for seconds in (0, 0.1):  # in the midst of the answer
+        client = start_upload(server, "/page/batch", len(body) + 90, 2)
+        client.sendall(body)
+        time.sleep(seconds)
+        leave(client)
     files = [("files", (f"{number}.png", content)) for number in range(MOST)]
     with server.client.stream("POST", "/page/batch", files=files) as answer:
         next(answer.iter_lines())
     for _ in range(100):
-        if not find_left(server):
+        if not find_left(server) and not server.service._waiting:
             break
         time.sleep(0.1)
+    assert server.client.get("/api/health").status_code == 200
+    assert [record.message for record in caplog.records if record.name.startswith("uvicorn")] == []
+
+
+@pytest.mark.parametrize("more", ["", "Connection: close\r\n"])
+def test_the_answer_to_a_large_body_is_read_after_all_of_it_is_sent(server, more):
+    for path in ("/api/predict", "/page/batch", "/"):
+        with start_upload(server, path, 20_000_000, 19_990_000, more) as client:
+            client.sendall(bytes(9_000))
+            client.settimeout(10)
+            answer = client.recv(2**16).decode()
+        assert answer.startswith("HTTP/1.1 413 ")
+        assert answer.endswith('\r\n\r\n{"detail":"The request is too large."}')
+    with pytest.raises(urllib.error.HTTPError) as caught:  # which closes the connection
+        urllib.request.urlopen(server.url + "api/predict", data=bytes(20_000_000))
+    assert (caught.value.code, json.load(caught.value)) == (413, {"detail": "The request is too large."})
+
+    def stream():
+        yield from (b"x" * 2**16 for _ in range(100))
+
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+    assert server.client.post("/api/predict", content=stream(), headers=headers).status_code in (400, 413)
+
+
+@pytest.mark.slow
+def test_half_sent_uploads_of_one_client_keep_others_waiting_for_a_second(server, content):
+    with ExitStack() as stack:
+        clients = [stack.enter_context(start_upload(server)) for _ in range(server.service.queue)]
+        begun = time.monotonic()
+        assert send(server, content).status_code == 200
+        assert time.monotonic() - begun < 5
+        for client in clients[1:]:
+            client.sendall(bytes(1))  # so slow is no better
+        time.sleep(1.2)
+        with ThreadPoolExecutor(8) as pool:
+            begun = time.monotonic()
+            assert {answer.status_code for answer in pool.map(lambda _: send(server, content), range(8))} == {200}
+            assert time.monotonic() - begun < 5
+        clients[0].settimeout(5)
+        assert clients[0].recv(99).startswith(b"HTTP/1.1 408 ")
+    time.sleep(0.5)
 
 
 def test_connections_that_ask_nothing_make_room_for_others(server):
@@ -253,14 +357,6 @@ def test_connections_that_ask_nothing_make_room_for_others(server):
             stack.enter_context(socket.create_connection(server.listener.getsockname()))
         assert httpx.get(server.url + "api/health", timeout=10).status_code == 200
         assert server.client.get("/api/health").status_code == 200
-
-
-def test_an_upload_that_ends_half_way_leaves_nothing(server):
-    head = "POST /page/batch HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 250000\r\n"
-    body = 'Content-Type: multipart/form-data; boundary=x\r\n\r\n--x\r\nContent-Disposition: form-data; name="files"; '
-    with socket.create_connection(server.listener.getsockname()) as client:
-        client.sendall(f'{head}{body}filename="a.png"\r\n\r\n'.encode() + bytes(200_000))
-    assert server.client.get("/api/health").status_code == 200
 
 
 def test_the_folder_of_a_killed_app_is_deleted_by_the_next_and_that_of_a_living_one_stays(tmp_path, monkeypatch):

@@ -2,16 +2,21 @@
 
 import csv
 import json
+import os
 from contextlib import chdir
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from pyarrow.fs import LocalFileSystem
 from scipy.special import softmax
 
 import avatar_bench
 from avatar_bench.cli.app import main
+from avatar_bench.errors import OutputError
+from avatar_bench.files import remote
 from avatar_bench.metrics.prior_shift import estimate_prior
 from avatar_bench.plugins.measure.estimators import Share, invert_confusion
 from avatar_bench.plugins.measure.population import PredictionReader
@@ -201,7 +206,7 @@ def change(column, value, rows=slice(None)):
 @pytest.mark.parametrize(
     ("alter", "message"),
     [
-        (change("path", "other.png", slice(1)), "1 of 150 images were not drawn from these predictions"),
+        (change("path_hash", "h0", slice(1)), "1 of 150 images were not drawn from these predictions"),
         (lambda table: table.drop(columns="inclusion_probability"), "has no column inclusion_probability"),
         (lambda table: table[:29], "29 reviewed images are too few"),
         (change("sampled", "selected", slice(125, None)), "25 labels are left out"),
@@ -209,6 +214,8 @@ def change(column, value, rows=slice(None)):
         (change("label", "fake", slice(1)), "label 'fake' is none of the predictions' classes"),
         (lambda table: pd.concat([table, *(table[:1].assign(label=name) for name in CLASSES)]), "two labels"),
         (change("score_low", 0.0), "are not as the page has them"),
+        (change("path_hash", "drawing_000.png", slice(1)), "are not as the page has them"),
+        (change("path_hash", f"h1{16 * '0'}", slice(1)), "are not as the page has them"),
         (change("seed", 7), "were not drawn from these predictions"),
     ],
 )
@@ -234,7 +241,7 @@ def test_predictions_of_two_detectors_are_refused(tmp_path, capsys):
     [
         (lambda table: pd.concat([table, table[:2]]), [], 3, "2 rows repeat the path of another, such as"),
         (change("prediction", "real"), [], 0, "No image is predicted as generated"),
-        (change("prediction", np.nan, slice(1)), [], 3, "names none of its classes"),
+        (change("prediction", np.nan, slice(1)), [], 3, "the prediction is none of the classes (drawing, gene"),
         (lambda table: table[["path"]], [], 3, "holds no predictions"),
         (
             lambda table: table.astype(object).replace("bad0.png", "not utf-8 \udcff.png"),
@@ -255,6 +262,98 @@ def test_predictions_and_options_that_make_no_sense(tmp_path, capsys, alter, wor
     err = capsys.readouterr().err
     assert message in err
     assert code == 0 or err.count("\n") <= 3
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize(
+    ("numbers", "words"),
+    [((-5, 3, 3), []), ((9, 9, 9), ["review=40"]), ((0.5, 0.3, 0.1), []), ((np.nan, 0.5, 0.5), ["review=40"])],
+)
+def test_impossible_probabilities_are_refused_with_their_line(tmp_path, capsys, suffix, numbers, words):
+    table = pd.read_csv("predictions.csv").astype(object)
+    table.iloc[7, -3:] = numbers
+    table.iloc[-1, -3:] = 9  # of a file that failed
+    table.loc[2, "path"] = "two\nlines.png"
+    if suffix == "csv":
+        table.to_csv(tmp_path / "p.csv", index=False)
+    elif suffix == "jsonl":
+        table.to_json(tmp_path / "p.jsonl", orient="records", lines=True)
+    else:
+        table.astype({f"prob_{name}": float for name in CLASSES}).to_parquet(tmp_path / "p.parquet")
+    measure(tmp_path / f"p.{suffix}", *words, f"out={tmp_path / 'm.html'}", code=3)
+    place = {"csv": "line 10", "jsonl": "line 8", "parquet": "row 8"}[suffix]
+    err = capsys.readouterr().err
+    assert f"p.{suffix}, {place} ({table.loc[7, 'path']}): " in err
+    assert "are no probabilities of drawing, generated, real: from 0 to 1, whose sum is 1 within 0.001" in err
+    assert err.count("\n") <= 3
+    assert not (tmp_path / "m.html").exists()
+
+
+def test_texts_for_probabilities_are_refused_and_rounded_ones_are_not(tmp_path, capsys):
+    table = pd.read_csv("predictions.csv")
+    names = [f"prob_{name}" for name in CLASSES]
+    table.assign(**{names[0]: "=1+1"}).to_parquet(tmp_path / "p.parquet")
+    measure(tmp_path / "p.parquet", f"out={tmp_path / 'm.html'}", code=3)
+    assert "row 1 (" in capsys.readouterr().err
+    table.round(dict.fromkeys(names, 4)).to_csv(tmp_path / "p.csv", index=False)
+    measure(tmp_path / "p.csv", f"out={tmp_path / 'm.html'}")
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Addresses that were opened, instead of which an answer depends on the host."""
+    addresses = []
+
+    def open_remote(address):
+        addresses.append(address)
+        if "//silent/" in address:
+            raise OutputError(f"{address} cannot be read: timeout.", "Go on later.")
+        return LocalFileSystem(), os.path.abspath(Path("drawn.png" if "//there/" in address else "none"))
+
+    monkeypatch.setattr(remote, "open_remote", open_remote)
+    return addresses
+
+
+def test_a_bad_row_costs_its_row_and_addresses_are_asked_with_the_users_word_alone(tmp_path, capsys, asked):
+    table = pd.read_csv("predictions.csv")[:40].astype({"path": object})
+    own = tmp_path / "own"
+    own.mkdir()
+    paths = {
+        0: "s3://there/secret/a.png",
+        1: "s3://silent/b.png",
+        2: "s3://silent/c.png",
+        3: "s3://gone/d.png",
+        4: str(own / "here.png"),
+        5: str(own / "missing.png"),
+        6: "nul\0.png",
+        7: "x" * 5000,
+        8: "not utf-8 \udcff.png",
+        9: str(own),
+    }
+    (own / "here.png").hardlink_to("drawn.png")
+    (own / "text.png").write_text("no image")
+    table.loc[list(paths), "path"] = list(paths.values())
+    table.loc[10, "path"] = str(own / "text.png")
+    table.to_csv(tmp_path / "p.csv", index=False, errors="surrogateescape")
+    for allow, shown, reason in (("[]", 30, "only asked with allow=[addresses]"), ("[addresses]", 31, "timeout")):
+        asked.clear()
+        measure(tmp_path / "p.csv", "review=40", f"allow={allow}", f"out={tmp_path / 'review.html'}")
+        page = (tmp_path / "review.html").read_text(encoding="utf-8")
+        assert asked == ([] if allow == "[]" else [paths[row] for row in (0, 1, 3)])  # a silent host is asked once
+        assert reason in page
+        assert page.count('<li class="card"') == len(list_cards(tmp_path / "review.html")) == shown
+        assert str(tmp_path) not in page
+        assert "secret" not in page
+        for name in ("here.png", "missing.png", "text.png", "b.png"):
+            assert name in page
+        said = capsys.readouterr()
+        assert f"{shown} images of 40" in said.out
+        assert f"{40 - shown} of 40 images drawn cannot be read; the page says why" in said.err
+    labels = list_cards(tmp_path / "review.html").assign(label="real", sampled="random")
+    labels.to_csv(tmp_path / "reviewed.csv", index=False)
+    measure(tmp_path / "p.csv", f"labels={tmp_path / 'reviewed.csv'}", f"out={tmp_path / 'm.html'}")
+    assert "31 reviewed images" in (tmp_path / "m.html").read_text(encoding="utf-8")
+    assert "9 of the images drawn have no label" in capsys.readouterr().err
 
 
 def test_other_files_are_not_overwritten(tmp_path):

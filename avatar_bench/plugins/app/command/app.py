@@ -5,10 +5,12 @@ from __future__ import annotations
 import getpass
 import re
 import sys
+from contextlib import closing
 from dataclasses import dataclass, field, fields
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from tempfile import mkdtemp
+from typing import ClassVar
 
 from omegaconf import DictConfig
 
@@ -83,45 +85,35 @@ def execute(settings: AppConfig) -> None:
     for columns in options.find_columns().values():
         columns.open()
     passwords = Passwords.read(Path(settings.auth)) if settings.auth else None
-    from avatar_bench.plugins.app.uploads import Uploads, open_app_folder
+    from avatar_bench.plugins.app.uploads import open_app_folder
 
     with open_app_folder() as app_folder:
-        folders = {name: app_folder / name for name in ("uploads", "overlays")}
-        for folder in folders.values():
-            folder.mkdir(mode=0o700)
+        uploads, overlays = (Path(mkdtemp(dir=app_folder)) for _ in range(2))
         from avatar_bench.plugins.app import web_server
         from avatar_bench.plugins.app.image_service import ImageService
         from avatar_bench.runs.file_predictor import open_file_predictor
 
-        limits = settings.limits
         with web_server.open_socket(settings.host, settings.port) as listener:
             predictor, notes = open_file_predictor(path, options, 1)
             notes = [*notes, *predictor.load()]
-            overlays = folders["overlays"] if settings.explain else None
-            service = ImageService(predictor, overlays, limits.queue, limits.seconds)
-            image_bytes, batch_bytes = (int(size * 10**6) for size in (limits.image_mb, limits.batch_mb))
-            uploads = Uploads(folders["uploads"], image_bytes)
-            is_local = web_server.is_loopback(listener) and not settings.names
-            page = web_server.build_app(service, uploads, limits.batch_images, settings.lang, is_local)
-            guarded = web_server.guard_app(page, listener, settings.names, passwords, image_bytes, batch_bytes, service)
-            if passwords is None and not web_server.is_loopback(listener):
-                notes.append("Other machines reach the app without a password: set auth=FILE, see app --help.")
-            print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
-            print(f"{predictor.run.name}: {web_server.format_address(listener)} (Ctrl-C ends it)", flush=True)
-            web_server.build_server(guarded).run(sockets=[listener])
+            limits, drawn = settings.limits, overlays if settings.explain else None
+            with closing(ImageService(predictor, drawn, limits.queue, limits.seconds)) as service:
+                app = web_server.build_app(service, uploads, listener, settings, passwords)
+                if passwords is None and not web_server.is_loopback(listener):
+                    notes.append("Other machines reach the app without a password: set auth=FILE, see app --help.")
+                print(*notes, sep="\n", end="\n" * bool(notes), file=sys.stderr)
+                print(f"{predictor.run.name}: {web_server.format_address(listener)} (Ctrl-C ends it)", flush=True)
+                web_server.build_server(app).run(sockets=[listener])
 
 
 def _select_predict_options(settings: AppConfig) -> PredictConfig:
-    """Return the options of predict with which every row is made."""
-    schema: Any = find_schema("predict")
+    schema: type[PredictConfig] = find_schema("predict")
     names = {member.name for member in fields(settings)} - {"explain"}  # here a switch, there a folder
     shared = {member.name: getattr(settings, member.name) for member in fields(schema) if member.name in names}
-    options: PredictConfig = schema(**shared, input="-", output="-", batch_size=1, workers=0)
-    return options
+    return schema(**shared, input="-", output="-", batch_size=1, workers=0)
 
 
 def _read_password() -> str:
-    """Return the password that a person types twice, or the first line of standard input that is no terminal."""
     if not sys.stdin.isatty():
         return sys.stdin.readline().rstrip("\r\n")
     password = getpass.getpass("Password: ")

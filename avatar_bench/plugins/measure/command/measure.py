@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import MISSING, DictConfig
 
 from avatar_bench.config.options import option, path_option
-from avatar_bench.config.schema import ADDRESSES, INSIDE, LANGUAGE, end_in
+from avatar_bench.config.schema import ADDRESSES, INSIDE, LANGUAGE, end_in, guard_option
 from avatar_bench.console.terminal import format_count, print_line, print_note
 from avatar_bench.errors import ConfigError, OutputError, suggest_names
 from avatar_bench.files.output_folder import lock_output, prepare_output
@@ -53,6 +53,7 @@ class MeasureConfig:
     seed: int = option(0, help="of the draw for review", check=lambda value: 0 <= value < 10**16, expected="0 or more")
     out: str | None = path_option("the page; null: measure.html, or review.html with review", **end_in(".html"))
     lang: str = option("en", help="language of the page and its figure", **LANGUAGE)
+    allow: list[str] = guard_option("addresses")
 
 
 def check(cfg: DictConfig) -> None:
@@ -74,9 +75,8 @@ def execute(settings: MeasureConfig) -> pd.DataFrame:
     by = [settings.by] if isinstance(settings.by, str) else list(settings.by or ())
     reader = PredictionReader(settings.predictions, by, settings.manifest)
     if settings.target not in reader.classes:
-        hint = suggest_names(settings.target, reader.classes)
         raise ConfigError(
-            f"target={settings.target}: the predictions have no such class{hint}",
+            f"target={settings.target}: not in the predictions{suggest_names(settings.target, reader.classes)}",
             f"Expected one of {', '.join(reader.classes)}.",
         )
     out = Path(settings.out or ("measure.html" if settings.review is None else "review.html"))
@@ -108,7 +108,7 @@ def _draw(settings: MeasureConfig, reader: PredictionReader, out: Path) -> pd.Da
     population = reader.scan(settings.target, seed=settings.seed)
     assert settings.review is not None
     design, expected = plan_review(population, settings.target, settings.review, settings.seed)
-    shown = write_review_page(reader, population, design, out, settings.lang)
+    shown = write_review_page(reader, population, design, out, settings.lang, "addresses" in settings.allow)
     _state_width(settings, population)
     print_line(
         f"{out}: {format_count(len(shown), 'image')} of {population.n:,}, drawn from {len(design.rates)} strata of the "
@@ -125,7 +125,7 @@ def _measure(settings: MeasureConfig, reader: PredictionReader, out: Path) -> pd
 
     calibration = read_calibration_images(settings.ckpt, reader) if settings.ckpt else None
     labels = Labels(settings.labels, reader.classes) if settings.labels else None
-    wanted, design = (labels.table["path"].tolist(), labels.design) if labels else ([], None)
+    wanted, design = (labels.table["key"].tolist(), labels.design) if labels else ([], None)
     population = reader.scan(settings.target, design, settings.seed, wanted)
     measurement = make_measurement(reader, population, settings.target, calibration, labels)
     write_measurement(measurement, out, settings.lang)
@@ -138,7 +138,6 @@ def _measure(settings: MeasureConfig, reader: PredictionReader, out: Path) -> pd
 
 
 def _state_width(settings: MeasureConfig, population: Any) -> None:
-    """Print how many reviewed images the wanted width needs."""
     from avatar_bench.plugins.measure.shares import count_required
 
     if settings.width is not None:
