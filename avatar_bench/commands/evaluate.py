@@ -55,6 +55,7 @@ class EvaluateConfig:
     profile: str | None = path_option(**PROFILE)
     where: WhereConfig = field(default_factory=WhereConfig)  # evaluate only a slice of the images
     view: ViewConfig = field(default_factory=ViewConfig)
+    update: bool = option(False, help="evaluate labels and images as they are now, if they have changed, and count it")
     again: bool = option(False, help="evaluate again even if results are up to date")
     skip_unusable: bool = option(False, help="skip blocks that cannot run on this run or data set, and list them")
     data: ImagesConfig = field(default_factory=ImagesConfig)

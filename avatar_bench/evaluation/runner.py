@@ -28,6 +28,7 @@ from avatar_bench.models.model_card import has_outside_labels
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import METRICS_FILE, Result
 from avatar_bench.results.view import View
+from avatar_bench.runs import run_images
 from avatar_bench.runs.run_images import find_further_sets, list_origins, warn_of_unknown_training
 
 if TYPE_CHECKING:
@@ -57,6 +58,9 @@ class BlockRunner:
         self.folder = folder / self.view.name_set(make_folder_name(datasets[0].name))
         self.data_places = self._find_places()
         self._refuse_other_images()
+        if settings.data.kind != "run":
+            compared = [run_images.compare_images(dataset.whole, folder, settings.update) for dataset in datasets]
+            self.datasets = [dataset.apply_view(self.view) for dataset in compared]
 
     def __call__(self, name: str, block: Block, saving: ResultWriter) -> Result:
         """Return the saved Result if nothing has changed; otherwise compute a new one and pass it to `saving`."""
@@ -83,6 +87,7 @@ class BlockRunner:
         result.provenance |= origin | self._describe_sources(block)
         result.provenance |= {
             "data_places": self.data_places,
+            "data_changed": [warning.plain for warning in leakage if warning.code == "data_changed"],
             "evaluated": self._list_external_sets(),
             "view": self.view.name,
             "version": avatar_bench.__version__,
@@ -91,12 +96,14 @@ class BlockRunner:
             "seconds_of_passes": round(passes, 3),
         }
         saving.add(result, folder)
+        run_images.record_images(self._list_read())
         return result
 
     def _list_leakage(self, result: Result) -> list[Reason]:
         """Return the warnings that are always printed, however many others there are."""
         pairs = list(zip(self.runs, self.datasets, strict=False))  # a data set alone has no runs
-        warnings = _warn_of_overlap(pairs)
+        warnings = [*dict.fromkeys(filter(None, (dataset.changes for dataset in self._list_read())))]
+        warnings += _warn_of_overlap(pairs)
         warnings += dict.fromkeys(warning for run in self.runs for warning in _warn_of_unchecked(run))
         warnings += dict.fromkeys(known for run, dataset in pairs for known in run.leakage.list_warnings(dataset.whole))
         for run, dataset in pairs:
@@ -105,6 +112,9 @@ class BlockRunner:
         warnings += _warn_of_population(self.runs, self.datasets, result)
         undecided = [run for run in self.runs if "decisions" not in run.provides]
         return warnings + [Reason("no_threshold", run=run.label or run.name) for run in undecided]
+
+    def _list_read(self) -> list[Dataset]:
+        return [*self.datasets, *(run.dataset(name) for run in self.runs for name in run.used)]
 
     def _find_places(self) -> list[str]:
         """Find the place of each set: its folder, manifest or run."""
