@@ -75,9 +75,8 @@ def check(cfg: DictConfig) -> None:
         raise ConfigError(
             f"split={cfg.split} requires data=run, the run's own data; data={cfg.data.kind} is evaluated as one set"
         )
-    reserved = [name for name in RESERVED_SET_NAMES if name != "blind"]  # which may be given as data
-    if str(cfg.data.name).casefold() in reserved:
-        raise ConfigError(
+    if str(cfg.data.name).casefold() in (reserved := [name for name in RESERVED_SET_NAMES if name != "blind"]):
+        raise ConfigError(  # blind may be given as data
             f"data.name={cfg.data.name}: the name is reserved for a set of the run",
             f"names of the run's own sets: {', '.join(reserved)}",
         )

@@ -15,9 +15,11 @@ from avatar_bench.errors import CheckpointError, ConfigError
 from avatar_bench.evaluation.block import DatasetBlock, build_block, compares
 from avatar_bench.evaluation.comparison import EarlierResults
 from avatar_bench.evaluation.runner import BlockRunner, check_preprocessing, select_slice
+from avatar_bench.inference.autotune import set_threads
 from avatar_bench.results.result import METRICS_FILE
 from avatar_bench.results.view import View
 from avatar_bench.runs import record
+from avatar_bench.runs.ensembles import open_run
 from avatar_bench.runs.labels import LabelledRun, label_runs
 from avatar_bench.runs.run_images import select_answered, set_view
 from avatar_bench.sources.dataset_kinds import list_further_sets, open_dataset
@@ -221,9 +223,6 @@ def _select_common(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[Dat
 
 def _open_run(labelled: LabelledRun, settings: EvaluateConfig, results_folder: Path | None = None) -> Run:
     """Open a run whose Results go to place/evaluation, by default in its own folder."""
-    from avatar_bench.inference.autotune import set_threads
-    from avatar_bench.runs.ensembles import open_run
-
     set_threads(settings.threads)
     run = open_run(
         labelled.folder,

@@ -59,7 +59,7 @@ class BlockRunner:
         self.data_places = self._find_places()
         self._refuse_other_images()
         if settings.data.kind != "run":
-            compared = [run_images.compare_images(dataset.whole, folder, settings.update) for dataset in datasets]
+            compared = (run_images.compare_images(dataset.whole, folder, settings.update) for dataset in datasets)
             self.datasets = [dataset.apply_view(self.view) for dataset in compared]
 
     def __call__(self, name: str, block: Block, saving: ResultWriter) -> Result:
