@@ -77,33 +77,31 @@ class BlockRunner:
             run.asked.clear()
         started, before = time.monotonic(), sum(run.predictor.seconds for run in self.runs)
         result = self._run_block(name, block)
-        leakage = self._list_leakage(result)
+        read = [*self.datasets, *(run.dataset(name) for run in self.runs for name in run.used)]
+        leakage = list(dict.fromkeys(filter(None, (dataset.changes for dataset in read)))) + self._list_leakage(result)
         result.warnings += leakage
-        whole = len(self.datasets[0].whole)
-        if left := whole - len(self.datasets[0]):
+        if left := (whole := len(self.datasets[0].whole)) - len(self.datasets[0]):
             result.warnings.append(Reason("left_out_of_view", n=left, all=whole, view=self.view.name))
-        result.provenance["leakage"] = [warning.plain for warning in leakage]
-        passes = sum(run.predictor.seconds for run in self.runs) - before
         result.provenance |= origin | self._describe_sources(block)
         result.provenance |= {
-            "data_places": self.data_places,
+            "leakage": [warning.plain for warning in leakage],
             "data_changed": [warning.plain for warning in leakage if warning.code == "data_changed"],
+            "data_places": self.data_places,
             "evaluated": self._list_external_sets(),
             "view": self.view.name,
             "version": avatar_bench.__version__,
             "torch": metadata.version("torch"),
             "seconds": round(time.monotonic() - started, 3),
-            "seconds_of_passes": round(passes, 3),
+            "seconds_of_passes": round(sum(run.predictor.seconds for run in self.runs) - before, 3),
         }
         saving.add(result, folder)
-        run_images.record_images(self._list_read())
+        run_images.record_images(read)
         return result
 
     def _list_leakage(self, result: Result) -> list[Reason]:
         """Return the warnings that are always printed, however many others there are."""
         pairs = list(zip(self.runs, self.datasets, strict=False))  # a data set alone has no runs
-        warnings = [*dict.fromkeys(filter(None, (dataset.changes for dataset in self._list_read())))]
-        warnings += _warn_of_overlap(pairs)
+        warnings = _warn_of_overlap(pairs)
         warnings += dict.fromkeys(warning for run in self.runs for warning in _warn_of_unchecked(run))
         warnings += dict.fromkeys(known for run, dataset in pairs for known in run.leakage.list_warnings(dataset.whole))
         for run, dataset in pairs:
@@ -112,9 +110,6 @@ class BlockRunner:
         warnings += _warn_of_population(self.runs, self.datasets, result)
         undecided = [run for run in self.runs if "decisions" not in run.provides]
         return warnings + [Reason("no_threshold", run=run.label or run.name) for run in undecided]
-
-    def _list_read(self) -> list[Dataset]:
-        return [*self.datasets, *(run.dataset(name) for run in self.runs for name in run.used)]
 
     def _find_places(self) -> list[str]:
         """Find the place of each set: its folder, manifest or run."""
@@ -177,13 +172,11 @@ class BlockRunner:
             "block_version": block.version,
         }
         if self.view.classes:
-            inputs["view"] = self.view.name
-            inputs["view_classes"] = {name: list(merged) for name, merged in self.view.classes.items()}
+            inputs |= {"view": self.view.name, "view_classes": {k: list(v) for k, v in self.view.classes.items()}}
         if (code := hash_user_code(name, block)) is not None:
             inputs["code"] = code  # a user may forget to raise the version
         if getattr(block, "unit", "") == SOURCE and self.runs:
-            saved = self.runs[0].source_calibration
-            inputs["source_calibration_sha256"] = saved.sha256 if saved else None
+            inputs["source_calibration_sha256"] = getattr(self.runs[0].source_calibration, "sha256", None)
         parts = [{"data_fingerprint": dataset.fingerprint, "data_digest": dataset.digest} for dataset in self.datasets]
         if compares(block, len(self.runs)):
             named = [{"label": run.label, "recipe": run.recipe} | _collect_provenance(run) for run in self.runs]
