@@ -55,6 +55,7 @@ class EvaluateConfig:
     profile: str | None = path_option(**PROFILE)
     where: WhereConfig = field(default_factory=WhereConfig)  # evaluate only a slice of the images
     view: ViewConfig = field(default_factory=ViewConfig)
+    update: bool = option(False, help="evaluate labels and images as they are now, if they have changed, and count it")
     again: bool = option(False, help="evaluate again even if results are up to date")
     skip_unusable: bool = option(False, help="skip blocks that cannot run on this run or data set, and list them")
     data: ImagesConfig = field(default_factory=ImagesConfig)
@@ -74,9 +75,8 @@ def check(cfg: DictConfig) -> None:
         raise ConfigError(
             f"split={cfg.split} requires data=run, the run's own data; data={cfg.data.kind} is evaluated as one set"
         )
-    reserved = [name for name in RESERVED_SET_NAMES if name != "blind"]  # which may be given as data
-    if str(cfg.data.name).casefold() in reserved:
-        raise ConfigError(
+    if str(cfg.data.name).casefold() in (reserved := [name for name in RESERVED_SET_NAMES if name != "blind"]):
+        raise ConfigError(  # blind may be given as data
             f"data.name={cfg.data.name}: the name is reserved for a set of the run",
             f"names of the run's own sets: {', '.join(reserved)}",
         )

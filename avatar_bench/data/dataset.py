@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -19,13 +19,14 @@ from avatar_bench.console.terminal import format_name
 from avatar_bench.data.dates import DATE_FORM, is_date
 from avatar_bench.data.decoding import SUFFIXES, decode
 from avatar_bench.data.folders import find_split_folders, list_class_folders, list_images, refuse_other_folders
-from avatar_bench.data.shard_files import locate_image
+from avatar_bench.data.shard_files import ShardedImage, locate_image
 from avatar_bench.data.user_tables import locate_rows, read_user_table
 from avatar_bench.errors import DataError
 from avatar_bench.files.atomic_write import atomic_write
-from avatar_bench.files.hashes import sha256_of_file, sha256_of_parts, sha256_of_text
+from avatar_bench.files.hashes import keep_digests, sha256_of_file, sha256_of_parts, sha256_of_text
 from avatar_bench.files.paths import suggest_slashes
 from avatar_bench.files.table_io import find_table, read_table, write_csv
+from avatar_bench.results.reasons import Reason
 from avatar_bench.results.view import View
 
 ENCODING_COLUMNS = ("width", "height", "format", "jpeg_quality")  # of the stored file
@@ -46,13 +47,16 @@ class Dataset:
     split, fold, sha256, phash, width, height, format, jpeg_quality, date and released. It also has the other columns of
     its manifest, by which results can be sliced, with `other:` before their names. An empty string means unknown.
     `group` is never empty: images of one group stay on one side of a split. Of a data set in a view, `origin` is
-    the whole data set, and the row there of each image.
+    the whole data set, and the row there of each image. `changes` are those since it was first
+    recorded, `unrecorded` is what to record, and where.
     """
 
     name: str
     root: Path
     frame: pd.DataFrame
     origin: tuple[Dataset, NDArray[np.intp]] | None = None
+    changes: Reason | None = None
+    unrecorded: tuple[Path, pd.DataFrame] | None = None
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -75,7 +79,7 @@ class Dataset:
         """Return 16 hex digits that depend on the whole table, including the order of rows."""
         # without dates, it is that of earlier versions
         blank = [name for name in DATE_COLUMNS if name in self.frame and not (self.frame[name] != "").any()]
-        return sha256_of_text(self.frame.drop(columns=blank).to_csv(index=False))[:16]
+        return sha256_of_text(f"{self.frame.drop(columns=blank).to_csv(index=False)}{self.changes or ''}")[:16]
 
     @cached_property
     def available(self) -> Dataset:
@@ -106,7 +110,7 @@ class Dataset:
         wanted = np.asarray(rows)
         frame = self.frame[wanted] if wanted.dtype == bool else self.frame.iloc[wanted]
         origin = (self.origin[0], self.origin[1][wanted]) if self.origin else None
-        return Dataset(name or self.name, self.root, frame.reset_index(drop=True), origin)
+        return replace(self, name=name or self.name, frame=frame.reset_index(drop=True), origin=origin)
 
     def select_split(self, split: str) -> Dataset:
         """Return the images of one split, as a dataset with its name."""
@@ -119,7 +123,7 @@ class Dataset:
         labels = np.array([view.find_class(label) for label in self.frame["label"]], dtype=object)
         rows = np.flatnonzero((labels != "") | (self.frame["label"] == ""))
         frame = self.frame.iloc[rows].assign(label=labels[rows]).reset_index(drop=True)
-        return Dataset(self.name, self.root, frame, (self, rows))
+        return replace(self, frame=frame, origin=(self, rows))
 
 
 def read_dataset(path: Path, name: str | None = None) -> Dataset:
@@ -227,10 +231,20 @@ def list_files(dataset: Dataset) -> list[Path]:
     return [locate_image(dataset.root / path) for path in dataset.frame["path"]]
 
 
+def hash_present(dataset: Dataset) -> pd.Series:
+    """Return the SHA-256 of each image now, "" if it is gone; as stated for images in shards, or if all are gone."""
+    files, stated = list_files(dataset), dataset.frame["sha256"]
+    present = [file for file in files if file.is_file()]
+    if not present or isinstance(files[0], ShardedImage):
+        return stated
+    digests = dict(zip(present, hash_files(present), strict=True))
+    return pd.Series([digests.get(file, "") for file in files], stated.index, dtype=object)
+
+
 def hash_files(files: Iterable[Path]) -> list[str]:
     """Compute the SHA-256 of each file, in order, as hex digits."""
     listed = list(files)
-    with ThreadPoolExecutor(4) as pool:
+    with keep_digests(listed), ThreadPoolExecutor(4) as pool:
         return list(track(pool.map(_hash_file, listed), "read files", len(listed), "file"))
 
 

@@ -17,6 +17,7 @@ from avatar_bench.evaluation.result_writer import ResultWriter
 from avatar_bench.evaluation.runner import BlockRunner
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.files.table_io import use_table_format
+from avatar_bench.runs.ensembles import save_ensemble
 
 if TYPE_CHECKING:
     from avatar_bench.commands.evaluate import EvaluateConfig
@@ -85,8 +86,6 @@ class _Evaluation:
 
         In a view, whose merged classes a saved ensemble could not have, those saved before are evaluated.
         """
-        from avatar_bench.runs.ensembles import save_ensemble
-
         described = [result.provenance["ensembles"] for result in self.results if "ensembles" in result.provenance]
         ensembles: list[Run] = []
         if described and self.plan.runs[0].view.classes:

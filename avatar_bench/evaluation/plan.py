@@ -15,10 +15,13 @@ from avatar_bench.errors import CheckpointError, ConfigError
 from avatar_bench.evaluation.block import DatasetBlock, build_block, compares
 from avatar_bench.evaluation.comparison import EarlierResults
 from avatar_bench.evaluation.runner import BlockRunner, check_preprocessing, select_slice
+from avatar_bench.inference.autotune import set_threads
 from avatar_bench.results.result import METRICS_FILE
 from avatar_bench.results.view import View
 from avatar_bench.runs import record
+from avatar_bench.runs.ensembles import open_run
 from avatar_bench.runs.labels import LabelledRun, label_runs
+from avatar_bench.runs.run_images import select_answered, set_view
 from avatar_bench.sources.dataset_kinds import list_further_sets, open_dataset
 
 if TYPE_CHECKING:
@@ -115,8 +118,6 @@ class EvaluationPlan:
     def _select_dataset(self, run: Run) -> Dataset:
         check_preprocessing(run, self.settings)
         whole = self.named or select_slice(run.dataset(self.settings.split).whole, self.settings.where)
-        from avatar_bench.runs.run_images import select_answered
-
         return select_answered(run, whole).apply_view(run.view)
 
 
@@ -193,8 +194,6 @@ def _set_view(runs: Sequence[Run], settings: EvaluateConfig) -> None:
     """Set the view of every run; name on stderr the one that is chosen because not all runs know every class."""
     if not runs:
         return
-    from avatar_bench.runs.run_images import set_view
-
     view = set_view(runs, settings.view.name, settings.view.classes)
     if settings.view.name is None and view.classes:
         print_note(f"view={view.name} (the finest that every run can answer)")
@@ -224,9 +223,6 @@ def _select_common(runs: Sequence[Run], datasets: Sequence[Dataset]) -> list[Dat
 
 def _open_run(labelled: LabelledRun, settings: EvaluateConfig, results_folder: Path | None = None) -> Run:
     """Open a run whose Results go to place/evaluation, by default in its own folder."""
-    from avatar_bench.inference.autotune import set_threads
-    from avatar_bench.runs.ensembles import open_run
-
     set_threads(settings.threads)
     run = open_run(
         labelled.folder,
@@ -237,6 +233,7 @@ def _open_run(labelled: LabelledRun, settings: EvaluateConfig, results_folder: P
         others={name: str(path) for name, path in list_further_sets(settings.data).items()},
         label=labelled.label,
         recipe=labelled.recipe,
+        update=settings.update,
     )
     run.results_folder = (results_folder or run.folder or run.checkpoint.parent) / _RESULTS
     return run

@@ -29,6 +29,7 @@ from avatar_bench.models.model_card import has_outside_labels
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import METRICS_FILE, Result
 from avatar_bench.results.view import View
+from avatar_bench.runs import run_images
 from avatar_bench.runs.run_images import find_further_sets, list_origins, warn_of_unknown_training
 
 if TYPE_CHECKING:
@@ -59,6 +60,9 @@ class BlockRunner:
         self.folder = folder / self.view.name_set(make_folder_name(datasets[0].name))
         self.data_places = self._find_places()
         self._refuse_other_images()
+        if settings.data.kind != "run":
+            compared = (run_images.compare_images(dataset.whole, folder, settings.update) for dataset in datasets)
+            self.datasets = [dataset.apply_view(self.view) for dataset in compared]
 
     def __call__(self, name: str, block: Block, saving: ResultWriter) -> Result:
         """Return the saved Result if nothing has changed; otherwise compute a new one and pass it to `saving`."""
@@ -75,24 +79,25 @@ class BlockRunner:
             run.asked.clear()
         started, before = time.monotonic(), sum(run.predictor.seconds for run in self.runs)
         result = self._run_block(name, block)
-        leakage = self._list_leakage(result)
+        read = [*self.datasets, *(run.dataset(name) for run in self.runs for name in run.used)]
+        leakage = list(dict.fromkeys(filter(None, (dataset.changes for dataset in read)))) + self._list_leakage(result)
         result.warnings += leakage
-        whole = len(self.datasets[0].whole)
-        if left := whole - len(self.datasets[0]):
+        if left := (whole := len(self.datasets[0].whole)) - len(self.datasets[0]):
             result.warnings.append(Reason("left_out_of_view", n=left, all=whole, view=self.view.name))
-        result.provenance["leakage"] = [warning.plain for warning in leakage]
-        passes = sum(run.predictor.seconds for run in self.runs) - before
         result.provenance |= origin | self._describe_sources(block)
         result.provenance |= {
+            "leakage": [warning.plain for warning in leakage],
+            "data_changed": [warning.plain for warning in leakage if warning.code == "data_changed"],
             "data_places": self.data_places,
             "evaluated": self._list_external_sets(),
             "view": self.view.name,
             "version": avatar_bench.__version__,
             "torch": metadata.version("torch"),
             "seconds": round(time.monotonic() - started, 3),
-            "seconds_of_passes": round(passes, 3),
+            "seconds_of_passes": round(sum(run.predictor.seconds for run in self.runs) - before, 3),
         }
         saving.add(result, folder)
+        run_images.record_images(read)
         return result
 
     def _list_leakage(self, result: Result) -> list[Reason]:
@@ -169,13 +174,11 @@ class BlockRunner:
             "block_version": block.version,
         }
         if self.view.classes:
-            inputs["view"] = self.view.name
-            inputs["view_classes"] = {name: list(merged) for name, merged in self.view.classes.items()}
+            inputs |= {"view": self.view.name, "view_classes": {k: list(v) for k, v in self.view.classes.items()}}
         if (code := hash_user_code(name, block)) is not None:
             inputs["code"] = code  # a user may forget to raise the version
         if getattr(block, "unit", "") == SOURCE and self.runs:
-            saved = self.runs[0].source_calibration
-            inputs["source_calibration_sha256"] = saved.sha256 if saved else None
+            inputs["source_calibration_sha256"] = getattr(self.runs[0].source_calibration, "sha256", None)
         parts = [{"data_fingerprint": dataset.fingerprint, "data_digest": dataset.digest} for dataset in self.datasets]
         if compares(block, len(self.runs)):
             named = [{"label": run.label, "recipe": run.recipe} | _collect_provenance(run) for run in self.runs]

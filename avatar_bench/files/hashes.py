@@ -5,15 +5,18 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+import json
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import platformdirs
 
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.output_folder import shared_lock
+from avatar_bench.files.paths import cache_root
 
 _SETTLED_SECONDS = 3  # the coarsest file system, FAT, states times in steps of two seconds
 _MOST_KEPT = 2**18  # digests, of some 600 bytes each
@@ -37,6 +40,22 @@ def sha256_of_file(file: Path) -> str:
         if age > _SETTLED_SECONDS and len(_kept) < _MOST_KEPT:
             _kept[key] = digest
     return digest
+
+
+@contextmanager
+def keep_digests(files: Collection[Path]) -> Iterator[None]:
+    """Know in the body the digests of files that earlier processes have read, and keep those read there for later."""
+    kept_file = cache_root() / "digests" / sha256_of_text("\n".join(map(str, files)))[:32]
+    with suppress(OSError, ValueError, TypeError):
+        _kept.update({(Path(file), *stamp): digest for file, *stamp, digest in json.loads(kept_file.read_bytes())})
+    known, listed = len(_kept), set(files)
+    yield
+    if len(_kept) > known:
+        kept = [[str(file), *stamp, digest] for (file, *stamp), digest in _kept.items() if file in listed]
+        with suppress(OSError):  # a full disk only costs time
+            kept_file.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(kept_file, alone=False, sync=False) as part:
+                part.write_text(json.dumps(kept), encoding="utf-8")
 
 
 def sha256_of_bytes(data: bytes) -> str:

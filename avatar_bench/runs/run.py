@@ -85,7 +85,7 @@ class Run:
     in a comparison, `recipe` the name shared with runs that differ only in the seed. `results_folder` overrides the
     folder of its Results, by default in the run folder. `view` merges the classes of its data sets and predictions.
     `class_map` states the classes for which those of the network stand, by default themselves: `{"artificial":
-    ["generated"], "human": ["drawing", "real"]}`.
+    ["generated"], "human": ["drawing", "real"]}`. `update`, if not None: see `run_images.admit_changes`.
     """
 
     checkpoint: Path
@@ -102,6 +102,7 @@ class Run:
     results_folder: Path | None = None
     view: View = field(default_factory=View)
     class_map: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
+    update: bool | None = None
     unanswered: dict[str, int] = field(default_factory=dict, repr=False, compare=False)  # images left out, by set
     asked: dict[str, str] = field(default_factory=dict, repr=False, compare=False)  # names of predicted sets
     _sets: dict[str, Dataset] = field(default_factory=dict, repr=False, compare=False)
@@ -385,7 +386,8 @@ class Run:
         Raises ConfigError if the run has no such set, DataError if its images are missing.
         """
         if name not in self._sets:
-            self._sets[name] = run_images.read_set(self, name).apply_view(self.view)
+            whole = run_images.admit_changes(self, run_images.read_set(self, name))
+            self._sets[name] = whole.apply_view(self.view)
         return self._sets[name]
 
     @property

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from avatar_bench.data.dataset import DATASET_SPLITS, Dataset, read_dataset, read_images, read_split
+from avatar_bench.console.terminal import format_names
+from avatar_bench.data.dataset import DATASET_SPLITS, Dataset, hash_present, read_dataset, read_images, read_split
 from avatar_bench.data.loaders import encode_targets
 from avatar_bench.data.splits import name_origins, refuse_changed_split
+from avatar_bench.data.user_tables import read_user_table
 from avatar_bench.errors import CheckpointError, ConfigError, DataError, GuardError
 from avatar_bench.files.hashes import sha256_of_file
-from avatar_bench.files.table_io import find_table
+from avatar_bench.files.paths import make_folder_name
+from avatar_bench.files.table_io import find_table, read_table, write_table
 from avatar_bench.metrics.units import encode
 from avatar_bench.results.predictions import Predictions
-from avatar_bench.results.reasons import Reason
+from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.view import View, read_views
 from avatar_bench.runs.record import IMPORTED, RECORD, RunRecord
 
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
 
 PRETRAINING_LIST = "pretraining.csv"  # in a run folder: the images used to pretrain its initial weights
 TRAINED_ON = "trained_on.csv"  # in the folder of a run made elsewhere: the images that it was trained on
+_HALVES = {"calibration": "val"}
+_OF_BYTES = ("phash", "turned_phashes", "width", "height", "format", "jpeg_quality")
 _USES = {PRETRAINING_LIST: "used to pretrain the run's initial weights", TRAINED_ON: "that it was trained on"}
 
 
@@ -96,6 +102,100 @@ def read_set(run: Run, name: str) -> Dataset:
     dataset = read_images(path, name) if flat else read_dataset(path, name)
     label = dataset.frame["label"]
     return replace(dataset, frame=dataset.frame.assign(label=label.where(label.isin(run.known_labels), "")))
+
+
+def admit_changes(run: Run, dataset: Dataset) -> Dataset:
+    """Return a set as it is now, if the run compares it with what was first recorded, see `compare_images`."""
+    if run.update is None or run.results_folder is None:
+        return dataset
+    if dataset.name not in DATASET_SPLITS:
+        return compare_images(dataset, run.results_folder, run.update)
+    recorded, manifest = _tabulate(dataset), _read_manifest(run, dataset.root)
+    now = recorded.assign(sha256=hash_present(dataset))
+    if manifest is not None:
+        stated = manifest.reindex(recorded["path"]).reset_index(drop=True)
+        stated.loc[dataset.frame["stated_group"] == "", "group"] = None  # earlier versions kept none
+        now.update(stated)
+        now.loc[stated["label"].isna(), "sha256"] = ""
+    return _apply_changes(dataset, recorded, now, "the run was trained", run.update)
+
+
+def compare_images(dataset: Dataset, folder: Path, update: bool) -> Dataset:
+    """Return a set as it is now, compared with the table in a folder of Results from when it was first evaluated.
+
+    Raise GuardError if it has changed, unless `update`.
+    """
+    file, stated = folder / f"{make_folder_name(dataset.name)}.csv", _tabulate(dataset).drop(columns="split")
+    now = stated.assign(sha256=hash_present(dataset))
+    try:
+        recorded = read_table(file, texts=None)[list(now.columns)]
+    except (OSError, ValueError, KeyError):
+        recorded, dataset = stated, replace(dataset, unrecorded=(file, stated))
+    return _apply_changes(dataset, recorded, now, "it was first evaluated", update)
+
+
+def record_images(datasets: Sequence[Dataset]) -> None:
+    """Write the tables of the sets that were evaluated for the first time, for `compare_images`."""
+    for file, table in (dataset.unrecorded for dataset in datasets if dataset.unrecorded):
+        with suppress(OSError):  # where it cannot be written, the next evaluation is the first
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_table(table, file)
+
+
+def _tabulate(dataset: Dataset) -> pd.DataFrame:
+    """Return what is compared of each image, with the group as it was stated, "" for none."""
+    frame = dataset.frame[["path", "label", "source", "group", "sha256", "split"]].replace({"split": _HALVES})
+    stated = dataset.frame.get("stated_group", frame["group"])
+    return frame.assign(group=stated.where(stated != "", frame["group"]).str.replace("^sha256:.*", "", regex=True))
+
+
+def _read_manifest(run: Run, root: Path) -> pd.DataFrame | None:
+    """Return what the manifest of a run's images states now, by path; None if there is none, or none here."""
+    while members := getattr(run, "members", ()):
+        run = members[0]
+    data, plan = run.config.get("data") or {}, run.record.split
+    file = find_table(root / ("manifest.csv" if data.get("kind") == "demo" else Path(str(data.get("manifest"))).name))
+    if not file.is_file():
+        return None
+    table = read_user_table(file, ("path", "label")).drop_duplicates("path").set_index("path")
+    table = table.reindex(columns=["label", "source", "group", "split"])
+    counts = (table["split"] != "") & (plan.get("by", "") is None is plan.get("val_by"))  # the run has taken it over
+    return table.assign(label=table["label"].str.strip(), split=table["split"].replace(_HALVES).where(counts))
+
+
+def _list_changes(recorded: pd.DataFrame, now: pd.DataFrame) -> dict[str, list[str]]:
+    """Return the images that differ, by what differs."""
+    columns, changes = list(recorded.columns[1:]), {}
+    if sorted(recorded[columns].to_numpy().tolist()) == sorted(now[columns].to_numpy().tolist()):
+        return {}  # perhaps in another place
+    old, new = (frame.drop_duplicates("path").set_index("path") for frame in (recorded, now[now["sha256"] != ""]))
+    both = old.index.intersection(new.index, sort=False)
+    for name in columns:
+        cells = [row for row in zip(both, old.loc[both, name], new.loc[both, name], strict=True) if row[1] != row[2]]
+        changes[name] = [f"{path}: {'other bytes' if name == 'sha256' else f'{a} -> {b}'}" for path, a, b in cells]
+    changes["gone"] = [f"{path}: gone" for path in old.index.difference(new.index)]
+    changes["added"] = [f"{path}: added" for path in new.index.difference(old.index)]
+    return {name: images for name, images in changes.items() if images}
+
+
+def _apply_changes(dataset: Dataset, recorded: pd.DataFrame, now: pd.DataFrame, since: str, update: bool) -> Dataset:
+    """Return a set with what its images are `now`, row by row, without those that are gone."""
+    if not (changes := _list_changes(recorded, now)):
+        return dataset
+    counts = [Reason(f"changed_{name}", n=len(images)) for name, images in changes.items()]
+    if not update or (now["sha256"] == "").all():
+        raise GuardError(
+            f"{dataset.name} has changed since {since}: {', '.join(map(format_reason, counts))}.",
+            f"{format_names([image for images in changes.values() for image in images], 3)}, in {dataset.root}.",
+            "Restore them, or compute with labels and images as they are now: update=true, counted in each result.",
+        )
+    is_other, group = now["sha256"] != dataset.frame["sha256"], dataset.frame["group"]
+    is_regrouped = (now["group"] != _tabulate(dataset)["group"]) | (is_other & group.str.startswith("sha256:"))
+    unknown = {name: dataset.frame[name].mask(is_other, "") for name in _OF_BYTES if name in dataset.frame}
+    groups = group.mask(is_regrouped, now["group"].mask(now["group"] == "", "sha256:" + now["sha256"].str[:16]))
+    frame = dataset.frame.assign(**unknown, **now[["label", "source", "sha256"]], group=groups)
+    changed = replace(dataset, frame=frame, changes=Reason("data_changed", set=dataset.name, changes=counts))
+    return changed.take(now["sha256"] != "")
 
 
 def select_answered(run: Run, dataset: Dataset) -> Dataset:
