@@ -209,6 +209,7 @@ def _save(data: bytes, original: Path | None, target: Path) -> None:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(target, alone=False, sync=False) as part:  # threads may write copies of one image
+        part.unlink()  # which a link takes the place of
         if original is not None and not original.is_symlink():
             with suppress(OSError):  # another file system, or no hard links
                 os.link(original, part)

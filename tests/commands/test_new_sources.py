@@ -25,7 +25,7 @@ def evaluate(run_copy, manifest, command):
     def evaluate_changed(change):
         changed = manifest.with_name("changed.csv")
         change(pd.read_csv(manifest, keep_default_na=False)).to_csv(changed, index=False)
-        printed = command("evaluate", f"ckpt={run_copy}", *QUICK, *data_of(changed)).out
+        printed = command("evaluate", f"ckpt={run_copy}", *QUICK, *data_of(changed), "update=true").out
         return read_result(run_copy, "changed") | {"printed": printed}
 
     return evaluate_changed

@@ -11,7 +11,7 @@ import torch
 from avatar_bench.cli.app import main
 from avatar_bench.data.dataset import DATE_COLUMNS
 from avatar_bench.training.module import Learner
-from tests.builders.commands import merge_words, read_record, write_manifest
+from tests.builders.commands import change_record, merge_words, read_record, write_manifest
 
 SPLIT = ("data.blind=null", "data.split.folds=10", "allow=[shortcut]")
 SHARDS = ("data=shards", "data.manifest=null", *SPLIT)
@@ -103,6 +103,12 @@ def test_remote_shards_are_kept_within_the_limit_and_refused_once_changed(
     assert_same_run(run, from_files)
     kept = sum(file.stat().st_size for file in (tmp_path / "cache" / "shards").rglob("*.tar"))
     assert 0 < kept <= 1e5
+    change_record(run, status="interrupted")
+    assert main(["train", f"resume={run}"]) == 0  # the user's own training chose the address
+    assert_same_run(run, from_files)
+    change_record(run, status="interrupted", signature=None)
+    assert main(["train", f"resume={run}"]) == 2
+    assert f"data.shards={server}" in capsys.readouterr().err
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "other"))
     system, path = fs.FileSystem.from_uri(f"{server}/00000.tar")
     with system.open_output_stream(path) as file:

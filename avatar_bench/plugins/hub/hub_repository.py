@@ -87,12 +87,6 @@ def _copy_run(files: dict[Path, RepoSibling | None], folder: Path) -> None:
                 f"the repository holds no run of avatar-bench: it has no {needed}.",
                 "Pickled weights (.bin, .ckpt, .pt) are not read. Share a run with avatar-bench push.",
             )
-    record = next(file for file in files if file.name == RECORD)
-    if is_imported(record.parent):
-        raise CheckpointError(
-            "the repository holds an imported detector, which push does not share.",
-            "Import it yourself from where it comes from: avatar-bench import --help",
-        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=".part-") as scratch:
         part = Path(scratch, "run")
@@ -104,6 +98,11 @@ def _copy_run(files: dict[Path, RepoSibling | None], folder: Path) -> None:
                     f"Delete {file.resolve()}, and download it again.",
                 )
             _link(file.resolve(), part / file.name)
+        if is_imported(part):
+            raise CheckpointError(
+                "the repository holds an imported detector, which push does not share.",
+                "Import it yourself from where it comes from: avatar-bench import --help",
+            )
         with suppress(OSError):  # another process was faster
             part.rename(folder)
 
