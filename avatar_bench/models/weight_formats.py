@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from avatar_bench.errors import CheckpointError
-from avatar_bench.files.checkpoint_container import check_torch_archive
+from avatar_bench.files.checkpoint_container import copy_torch_archive
 
 MAX_PICKLE_BYTES = 8 * 1024**2  # of the description of the tensors; in memory, a value takes up to 64 times as many
 MAX_PLAIN_VALUES = 1_000_000  # in total; a value that is referenced several times counts each time
@@ -32,10 +32,12 @@ _GLOBALS = re.compile(
 def read_torch_file(file: Path) -> Any:
     """Read a file of torch.save as plain data and CPU tensors; raise an error, of many types, for others."""
     with file.open("rb") as stream:
-        _refuse_objects(check_torch_archive(stream))
-        stream.seek(0)
-        # both are stated because an environment variable and settings could change the defaults
-        loaded = torch.load(stream, map_location="cpu", weights_only=True, mmap=False)
+        pickled, copy = copy_torch_archive(stream)
+    _refuse_objects(pickled)
+    copy.seek(0)
+    # both are stated because an environment variable and settings could change the defaults
+    loaded = torch.load(copy, map_location="cpu", weights_only=True, mmap=False)
+    copy.close()
     return _copy_plain(loaded, count(1))
 
 

@@ -1,4 +1,4 @@
-"""Archives with something before or behind them, or whose directory is not what their records are."""
+"""Archives that take more memory than their size, or of which torch alone would read other records than zipfile."""
 
 import zipfile
 
@@ -9,33 +9,24 @@ from avatar_bench.errors import CheckpointError
 from avatar_bench.models.checkpoint import read_checkpoint
 
 
-def write_archive(file, records):
+def write_archive(file, records, method=zipfile.ZIP_STORED):
     """Write records with another writer of archives than torch."""
-    with zipfile.ZipFile(file, "w") as archive:
+    with zipfile.ZipFile(file, "w", method) as archive:
         for name, content in records.items():
-            archive.writestr(zipfile.ZipInfo(name), content)
+            archive.writestr(zipfile.ZipInfo(name), content, method)
     return file
 
 
-def test_what_lies_before_or_behind_and_a_record_that_claims_to_be_a_folder_are_refused(small_checkpoint, tmp_path):
-    file = small_checkpoint(tmp_path / "x.ckpt")
-    data = file.read_bytes()
-    read_checkpoint(file)
-    for odd in (b"PK" + data, data + b"\0", data[:-2] + b"\1\0x", data + data):
-        file.write_bytes(odd)
-        with pytest.raises(CheckpointError):
-            read_checkpoint(file)
-    entry = data.rindex(b"x/data/0") - 46  # of the directory: torch would take the tensor's bytes for none
-    file.write_bytes(data[: entry + 38] + bytes([data[entry + 38] | 0x10]) + data[entry + 39 :])
-    with pytest.raises(CheckpointError, match="attributes"):
-        read_checkpoint(file)
+def save(file, count=10_000):
+    """Save one tensor of ones; return its records, the content of the file, and where its directory begins."""
+    torch.save({"a": torch.ones(count)}, file)
+    with zipfile.ZipFile(file) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}, file.read_bytes(), archive.start_dir
 
 
 def test_another_writers_archive_is_read_unless_a_tensor_claims_more_than_its_record(tmp_path):
-    torch.save({"a": torch.arange(10.0)}, tmp_path / "x.ckpt")
-    with zipfile.ZipFile(tmp_path / "x.ckpt") as archive:
-        records = {name: archive.read(name) for name in archive.namelist()}
-    assert torch.equal(read_checkpoint(write_archive(tmp_path / "y.ckpt", records))["a"], torch.arange(10.0))
+    records, _, _ = save(tmp_path / "x.ckpt", 10)
+    assert torch.equal(read_checkpoint(write_archive(tmp_path / "y.ckpt", records))["a"], torch.ones(10))
     pickled = records["x/data.pkl"]
     for old, new in ((b"K\ntq", b"M\x00\x40tq"), (b"K\n\x85", b"M\x00\x40\x85")):
         assert old in pickled
@@ -44,22 +35,36 @@ def test_another_writers_archive_is_read_unless_a_tensor_claims_more_than_its_re
             read_checkpoint(spoilt)
 
 
-def test_records_that_share_bytes_and_a_second_directory_that_torch_would_follow_are_refused(tmp_path):
-    torch.save({"a": torch.arange(10_000.0)}, tmp_path / "x.ckpt")
-    data = (tmp_path / "x.ckpt").read_bytes()
-    with zipfile.ZipFile(tmp_path / "x.ckpt") as archive:
-        start, records = archive.start_dir, archive.infolist()
-    size = next(record.file_size for record in records if record.filename.endswith("data/0"))
+def test_records_that_are_compressed_or_share_bytes_take_more_memory_than_the_file_and_are_refused(tmp_path):
+    file = tmp_path / "x.ckpt"
+    records, data, start = save(file, 10**6)
+    packed = write_archive(file, records, zipfile.ZIP_DEFLATED).stat().st_size
+    assert torch.load(file, weights_only=True)["a"].nbytes > 100 * packed
+    with pytest.raises(CheckpointError, match="compressed"):
+        read_checkpoint(file)
     directory = bytearray(data[start:])
     index = directory.index(b"x/version") - 46  # whose entry names the tensor's bytes too
-    directory[index + 20 : index + 28] = size.to_bytes(4, "little") * 2
-    (tmp_path / "y.ckpt").write_bytes(data[:start] + directory)
+    directory[index + 20 : index + 28] = len(records["x/data/0"]).to_bytes(4, "little") * 2
+    file.write_bytes(data[:start] + directory)
     with pytest.raises(CheckpointError, match="overlap"):
-        read_checkpoint(tmp_path / "y.ckpt")
+        read_checkpoint(file)
+
+
+def test_torch_reads_no_other_records_than_those_that_were_checked(tmp_path):
+    file = tmp_path / "x.ckpt"
+    _, data, start = save(file)
     directory, end, locator, last = data[start:-98], data[-98:-42], bytearray(data[-42:-22]), data[-22:]
-    locator[8:16] = (start + len(directory)).to_bytes(8, "little")
-    behind = start + len(directory) + len(end)
-    checked = directory + end[:48] + behind.to_bytes(8, "little") + bytes(locator) + last
-    (tmp_path / "y.ckpt").write_bytes(data[:start] + directory + end + checked)
-    with pytest.raises(CheckpointError, match="directory"):
-        read_checkpoint(tmp_path / "y.ckpt")
+    index = directory.index(b"x/data/0") - 46
+    folder = directory[: index + 38] + b"\x10" + directory[index + 39 :]  # torch would not read a folder's bytes
+    file.write_bytes(data[:start] + folder + data[start + len(directory) :])
+    assert torch.equal(read_checkpoint(file)["a"], torch.ones(10_000))
+    other = directory.replace(b"x/data/0", b"x/data/9")  # torch follows the locator to this one, zipfile does not
+    locator[8:16] = (start + len(other)).to_bytes(8, "little")
+    behind = (start + len(other) + len(end)).to_bytes(8, "little")
+    file.write_bytes(data[:start] + other + end + directory + end[:48] + behind + locator + last)
+    with pytest.raises(RuntimeError, match="data/0"):
+        torch.load(file, weights_only=True)
+    assert torch.equal(read_checkpoint(file)["a"], torch.ones(10_000))
+    twins = {"x/DATA.pkl": b"\x80\x02N.", "x/version": b"3\n", "x/byteorder": b"little", "x/data.pkl": b"\x80\x02}."}
+    assert torch.load(write_archive(file, twins), weights_only=True) is None
+    assert read_checkpoint(file) == {}

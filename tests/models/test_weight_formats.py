@@ -100,7 +100,6 @@ def test_what_others_allow_torch_to_load_is_not_loaded_either(tmp_path, monkeypa
     assert not Path("was_here").exists()
 
 
-@pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_values_that_no_checkpoint_needs_and_bombs_are_refused(tmp_path):
     tensors = torch.ones(1).expand(10**9), torch.empty(10**9, device="meta"), torch.eye(3).to_sparse()
     for value in (*tensors, bytearray(10), {1, 2}, 1j, torch.float32, torch.Size([1])):
@@ -117,19 +116,11 @@ def test_values_that_no_checkpoint_needs_and_bombs_are_refused(tmp_path):
 LAUGHS = b"\x80\x02]" + b"".join(b"q\x00]q\x01(h\x00h\x00e" for _ in range(60)) + b"."
 
 
-def _twice(file):
-    _zip(file, b"\x80\x02}.")
-    with zipfile.ZipFile(file, "a") as archive:
-        archive.writestr(zipfile.ZipInfo("archive/data.pkl"), b"\x80\x02}.")
-
-
 BOMBS = {
     "packed": lambda file: _zip(file, pickle.dumps({}, protocol=2), {"data/0": bytes(10**7)}, zipfile.ZIP_DEFLATED),
     "laughs": lambda file: _zip(file, LAUGHS),
     "buffer": lambda file: _zip(file, b"\x80\x02c__builtin__\nbytearray\n\x8a\x06\x00\x00\x00\x00\x00\x10\x85R."),
     "deep": lambda file: _zip(file, b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b"."),
     "itself": lambda file: _zip(file, b"\x80\x02]q\x00h\x00a."),
-    "twice": _twice,
     "long": lambda file: _zip(file, b"\x80\x02" + b"}" * 9 * 2**20 + b"."),
-    "many": lambda file: _zip(file, b"\x80\x02}.", {f"data/{number}": b"" for number in range(20_001)}),
 }
