@@ -20,7 +20,7 @@ from avatar_bench import __version__
 from avatar_bench.config import catalogue, entries, overrides
 from avatar_bench.config.error_messages import explain
 from avatar_bench.console.signals import use_handlers
-from avatar_bench.console.terminal import escape_unencodable_output
+from avatar_bench.console.terminal import prepare_streams
 from avatar_bench.errors import ConfigError, suggest_names
 
 
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # them, and a network takes several times as long; after so few turns little is lost alone (docs/speed.md)
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # its own pools keep the memory of freed tables
-    escape_unencodable_output()
+    prepare_streams()
     with _exit_on_sigterm(last=argv is None), ExitStack() as used:
         try:
             used.enter_context(entries.use_folders(overrides.find_config_folders(words)))  # errors name their entries

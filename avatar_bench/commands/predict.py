@@ -37,7 +37,7 @@ from avatar_bench.config.schema import (
 )
 from avatar_bench.console.terminal import format_count
 from avatar_bench.errors import ConfigError, UnreadableFilesError
-from avatar_bench.files.output_folder import lock_output, prepare_output
+from avatar_bench.files.output_folder import lock_output, prepare_output, refuse_among_images
 from avatar_bench.files.remote import is_remote
 from avatar_bench.inference.prediction_columns import PredictionColumns
 from avatar_bench.reporting.prediction_outputs import find_writer
@@ -149,6 +149,8 @@ def execute(settings: PredictConfig) -> None:
         if not settings.update:  # which checks the columns
             writer.refuse_foreign_file(settings.output)
     if settings.explain is not None:
+        for source in settings.input if isinstance(settings.input, list) else [settings.input]:
+            refuse_among_images(settings.explain, os.path.isdir(source) and source, "explain")
         prepare_output(os.path.join(settings.explain, "overlay"), "explain")
     files = find_input_files(settings.input)
     if writer.is_page and len(files) > MAX_PAGE_IMAGES:

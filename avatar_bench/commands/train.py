@@ -37,6 +37,7 @@ from avatar_bench.config.schema import (
 from avatar_bench.config.validation import list_nodes
 from avatar_bench.console.terminal import format_count
 from avatar_bench.errors import ConfigError, suggest_names
+from avatar_bench.files.output_folder import refuse_among_images
 from avatar_bench.models.card_schema import MAX_LIST_ITEMS, NETWORK_OPTIONS, find_option_fault
 from avatar_bench.runs.record import METRIC, PROBE
 
@@ -243,6 +244,7 @@ def _create_job(settings: TrainConfig, *prepared: Any) -> Job:
 def check_training(command: str, cfg: DictConfig) -> None:
     """Raise ConfigError if an option that train and pretrain share is invalid."""
     data, trainer = cfg.data, cfg.trainer
+    refuse_among_images(cfg.out, data.kind == "folder" and data.root)
     check_held_out("data.split", data.split)
     if data.kind == "run":
         raise ConfigError(f"data=run is for evaluate; {command} accepts data=demo, folder, manifest or shards")

@@ -24,6 +24,7 @@ _OUT_OF_MEMORY = re.compile(
     "(not enough|insufficient|out of|n.t allocate|cannot allocate) memory|bad_alloc", re.IGNORECASE
 )
 _WORKER_KILLED = re.compile(r"DataLoader worker .*(exited unexpectedly|is killed by signal)")
+_SHARED_MEMORY = "shared memory"  # in torch's texts; a container has 64 MiB of it
 
 _EXTRAS = {
     **dict.fromkeys([f"hydra/launcher={name}" for name in ("joblib", "submitit_local", "submitit_slurm")], "sweeps"),
@@ -77,13 +78,18 @@ def _describe_error(error: BaseException) -> tuple[tuple[str, ...], int]:
 
 def _describe_shortage(error: BaseException) -> tuple[str, ...]:
     """Return a message if memory ran out or a worker was killed, else (); only the error's text shows which."""
-    text = str(error)
+    text, less = str(error), "use workers=0 (data.workers=0 of train)"
+    if _SHARED_MEMORY in text:
+        advice = f"Give them more (docker run --shm-size=2g), or {less}."
+        return "The shared memory, /dev/shm, is full, by which processes pass images on.", advice
     modules = (frame.f_globals.get("__name__") for frame, _line in traceback.walk_tb(error.__traceback__))
     if _WORKER_KILLED.search(text) or (  # torch may not have noticed that a process ended while it handed over a batch
         isinstance(error, ConnectionError | EOFError) and "torch.multiprocessing.reductions" in modules
     ):
-        less = "If memory ran out, use workers=0 (data.workers=0 of train) or a smaller batch_size."
-        return "An image-loading process was killed from outside.", less
+        return (
+            "An image-loading process was killed from outside.",
+            f"If memory ran out, {less} or a smaller batch_size.",
+        )
     if isinstance(error, MemoryError) or _OUT_OF_MEMORY.search(text) or getattr(error, "errno", None) == errno.ENOMEM:
         return "Out of memory.", "Use smaller batches: data.batch_size=N (predict: batch_size=N)."
     return ()

@@ -141,9 +141,10 @@ def read_folder(root: Path, name: str | None = None) -> Dataset:
     fixed = find_split_folders(root)
     refuse_other_folders(root, fixed)
     rows: list[tuple[str, str, str, str]] = []
+    own: list[str] = []
     folders = [(split, folder) for split in fixed or [""] for folder in list_class_folders(root / split)]
     for split, folder in folders:
-        for file in list_images(folder):
+        for file in list_images(folder, own):
             below = file.relative_to(folder).parts
             source = below[0] if len(below) > 1 else ""
             rows.append((file.relative_to(root).as_posix(), folder.name, source, split))
@@ -151,11 +152,12 @@ def read_folder(root: Path, name: str | None = None) -> Dataset:
         reason = f"{root} contains no images in class folders."
         raise DataError(reason, f"Expected {root.name}/<class>/<image> with extension {', '.join(sorted(SUFFIXES))}.")
     frame = pd.DataFrame(rows, columns=["path", "label", "source", "split"])
-    empty = [folder for _, folder in folders if folder.name not in set(frame["label"])]
+    known = {*frame["label"], *(Path(path).relative_to(root).parts[bool(fixed)] for path in own)}
+    empty = [folder for _, folder in folders if folder.name not in known]
     if empty:
         what = f"{format_name(str(empty[0]))}: the class folder contains no images."
         raise DataError(what, "Add images or remove the folder.")
-    return _complete(frame, root, name or root.name)
+    return _complete(frame, root, name or root.absolute().name)
 
 
 def read_images(root: Path, name: str | None = None) -> Dataset:
@@ -164,7 +166,7 @@ def read_images(root: Path, name: str | None = None) -> Dataset:
     if not files:
         reason = f"{root} is not a folder of images."
         raise DataError(reason, f"Expected images with extension {', '.join(sorted(SUFFIXES))}.")
-    return _complete(pd.DataFrame({"path": files}), root, name or root.name)
+    return _complete(pd.DataFrame({"path": files}), root, name or root.absolute().name)
 
 
 def read_manifest(file: Path, name: str | None = None, needed: Sequence[str] = ("path", "label")) -> Dataset:
@@ -175,7 +177,7 @@ def read_manifest(file: Path, name: str | None = None, needed: Sequence[str] = (
         if os.path.isdir(file):
             raise DataError(f"data.manifest: {file} is a folder.", f"{expected} A folder is data=folder data.root=DIR.")
         raise DataError(f"data.manifest: {file} does not exist.", expected)
-    table = read_user_table(file, needed)
+    table = read_user_table(file, needed, names=DATASET_COLUMNS)
     table = table.loc[:, ~table.columns.duplicated()]
     table = table.rename(columns=lambda name: name if name in DATASET_COLUMNS else OTHER_PREFIX + name)
     if table.empty:

@@ -47,7 +47,7 @@ SIGNATURES = {
     "GIF": rb"GIF8[79]a",
     "TIFF": rb"II\*\0|MM\0\*|II\+\0|MM\0\+",
     "AVIF": rb"....ftyp(?:....)*?avi[fs]",
-    "HEIF": rb"....ftyp(?:hei|hev|mif|msf)",
+    "HEIC": rb"....ftyp(?:hei|hev|mif|msf)",
     "video": rb"....ftyp|\x1a\x45\xdf\xa3|RIFF....AVI ",
     "BMP": rb"BM",
     "ICO": rb"\0\0[\1\2]\0",
@@ -131,14 +131,14 @@ def decode_bytes(data: bytes, name: str, ground: str = "white") -> NDArray[np.ui
     kind = detect_format(data, name)
     _check_bytes(len(data), name, kind)
     try:
-        file_structure.check_structure(kind, data)
+        opened = file_structure.check_structure(kind, data)
         # JPEG too: OpenCV returns the same pixels 1.1 to 1.7 times as fast, but its libjpeg writes to stderr.
-        with Image.open(io.BytesIO(data), formats=[kind]) as image:
+        with Image.open(io.BytesIO(opened), formats=[kind]) as image:
             _check_size(image.size, name, kind)
             image.load()
             if kind == "PNG" and _may_lack_rows(image) and file_structure.is_png_truncated(data):
                 raise ValueError("it has fewer pixels than its header states")
-            if kind == "WEBP" and _has_spare_zeros(data):
+            if (kind == "WEBP" or opened is not data) and _has_spare_zeros(kind, opened):
                 raise ValueError(file_structure.ENDS_IN_ZEROS)
             _turn_upright(image)
             return np.array(_to_rgb(image, kind, data, ground))
@@ -151,6 +151,8 @@ def decode_bytes(data: bytes, name: str, ground: str = "white") -> NDArray[np.ui
             f"{name}: {kind} cannot be decoded: its header is broken, truncated or not supported."
         ) from error
     except Exception as error:  # Pillow's readers raise almost any exception on broken files
+        if "MAX_TEXT" in str(error):  # a limit of Pillow's on the texts of a PNG
+            return decode_bytes(file_structure.drop_png_texts(data), name, ground)
         reason = format_name(str(error).rstrip(".")) or type(error).__name__
         raise DataError(f"{name}: {kind} cannot be decoded: {reason}.") from error
 
@@ -163,6 +165,7 @@ def detect_format(data: bytes, name: str = "") -> str:
     kind = next((kind for kind, pattern in _PATTERNS.items() if pattern.match(start)), None)
     if kind not in FORMATS:
         problem = f"{kind} is not supported" if kind else "not a known image format"
+        problem += ": convert it to JPEG or PNG, as with heif-convert" * (kind == "HEIC")
         raise DataError(f"{name}: {problem}.", f"Expected {', '.join(FORMATS)}.")
     return kind
 
@@ -202,11 +205,10 @@ def _may_lack_rows(image: Image.Image) -> bool:
     return bool(image.info.get("interlace")) or not any(last.tobytes())
 
 
-def _has_spare_zeros(data: bytes) -> bool:
-    """Return whether a WebP can also be decoded without the last zeros of its pixels, so that these are not its own."""
-    shorter = file_structure.shorten_webp(data)
+def _has_spare_zeros(kind: str, data: bytes) -> bool:
+    """Return whether an image can also be decoded without the last zeros of its pixels: these are not its own."""
     try:
-        with Image.open(io.BytesIO(shorter), formats=["WEBP"]) as image:
+        with Image.open(io.BytesIO(file_structure.shorten(kind, data)), formats=[kind]) as image:
             image.load()
     except Exception:  # of several types
         return False

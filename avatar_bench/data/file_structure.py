@@ -32,12 +32,20 @@ _WIDTH, _HEIGHT, _COMPRESSION, _ROWS, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 259,
 _JPEG_IN_TIFF, _WEBP_IN_TIFF = (6, 7), 50001
 
 
-def check_structure(kind: str, data: bytes) -> None:
-    """Raise ValueError if a file is truncated, or built to be slow or large to decode; nothing is timed."""
-    walk = {"JPEG": _check_jpeg, "PNG": _check_png, "GIF": _check_gif, "BMP": _check_bmp, "TIFF": _check_tiff}
+def check_structure(kind: str, data: bytes) -> bytes:
+    """Raise ValueError if a file is truncated, or built to be slow or large to decode; nothing is timed.
+
+    Return what to decode: a JPEG of one scan with zeros for its end, at which decoders would invent missing pixels.
+    """
+    if kind == "JPEG":
+        end, is_one_scan = _check_jpeg(data)
+        _raise_if(not is_one_scan and not any(data[end - ZEROS : end]), ENDS_IN_ZEROS)
+        return data[:end] + bytes(_CUT) if is_one_scan else data
+    walk = {"PNG": _check_png, "GIF": _check_gif, "BMP": _check_bmp, "TIFF": _check_tiff}
     if kind in walk:
         walk[kind](data)
     _raise_if(kind == "AVIF" and not any(data[-ZEROS:]), ENDS_IN_ZEROS)
+    return data
 
 
 def is_png_truncated(data: bytes) -> bool:
@@ -56,6 +64,12 @@ def is_png_truncated(data: bytes) -> bool:
     return bool(lacking > 0)
 
 
+def drop_png_texts(data: bytes) -> bytes:
+    """Return a PNG without texts and colour profile, which its pixels do not need."""
+    chunks = ((kind, data[start - 8 : end + 4]) for kind, start, end in iterate_png_chunks(data))
+    return data[:8] + b"".join(chunk for kind, chunk in chunks if kind not in (b"tEXt", b"zTXt", b"iTXt", b"iCCP"))
+
+
 def iterate_png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield kind, start and end of the content of each chunk of a PNG, up to the last one."""
     start, kind = 8, b""
@@ -65,35 +79,39 @@ def iterate_png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         start += 12 + length
 
 
-def shorten_webp(data: bytes) -> bytes:
-    """Return a WebP without some of the zeros that its pixels end in; b"" if they end in fewer than ZEROS.
+def shorten(kind: str, data: bytes) -> bytes:
+    """Return a WebP or the one scan of a JPEG without some of the zeros that its pixels end in; b"" if they are few.
 
     Decoders need each byte of a whole image, and a plain one may end in thousands of zeros. So the shorter file can be
     decoded only if the zeros are not the image's own.
     """
-    length, kind, size, start, chunk = int.from_bytes(data[4:8], "little"), b"", 0, 12, 12
+    if kind == "JPEG":
+        return b"" if any(data[-ZEROS:]) else data[: -2 * _CUT]
+    length, name, size, start, chunk = int.from_bytes(data[4:8], "little"), b"", 0, 12, 12
     while start + 8 <= min(len(data), 8 + length):
-        chunk, (kind, size) = start, struct.unpack_from("<4sI", data, start)
+        chunk, (name, size) = start, struct.unpack_from("<4sI", data, start)
         start += 8 + size + size % 2
     end = chunk + 8 + size
-    if kind not in (b"VP8 ", b"VP8L") or size < ZEROS or any(data[end - ZEROS : end]):
+    if name not in (b"VP8 ", b"VP8L") or size < ZEROS or any(data[end - ZEROS : end]):
         return b""
     head = data[:4] + struct.pack("<I", length - _CUT) + data[8 : chunk + 4] + struct.pack("<I", size - _CUT)
     return head + data[chunk + 8 : end - _CUT] + bytes(size % 2)
 
 
-def _check_jpeg(data: bytes) -> None:
-    position, segments, scans, exif, junk, pixels = 2, 0, 0, 0, 0, 0
+def _check_jpeg(data: bytes) -> tuple[int, bool]:
+    """Return where the end marker of a JPEG is, and whether all pixels are in one scan, row by row."""
+    position, segments, scans, exif, junk, pixels, is_sequential = 2, 0, 0, 0, 0, 0, False
     while match := _MARKER.search(data, position):
         marker, start = match[1][0], match.end()
         if marker == 0xD9:
-            return
+            return match.start(), scans == 1 and is_sequential
         segments += 1
         junk += 0 if scans else match.end() - 2 - position
         scans += marker == 0xDA
         exif += len(data[start : start + 2**16]) if data[start + 2 : start + 6] == b"Exif" else 0
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(data) >= start + 7:
             height, width = struct.unpack_from(">HH", data, start + 3)
+            is_sequential = marker <= 0xC1
             pixels = max(pixels, height * width)
         _raise_if(segments + junk > MAX_JPEG_SEGMENTS, "it has too many segments, or junk between them")
         _raise_if(exif > 2 * MAX_EXIF_BYTES, "its EXIF is too large")

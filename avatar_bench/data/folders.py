@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from avatar_bench.console.terminal import format_name
+from avatar_bench.console.terminal import format_name, format_names, print_note
 from avatar_bench.data.decoding import SUFFIXES
 from avatar_bench.errors import DataError
 
 SPLIT_FOLDERS = ("train", "val", "test")
+OWN_RECORDS = ("run.json", "metrics.json")  # of runs and results, whose figures are no images of a data set
+_LISTED = SUFFIXES | {".heic", ".heif"}  # which is refused by name, not left out without a word
 _OTHER_SPELLINGS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 
 
@@ -56,14 +58,19 @@ def is_image_folder(folder: Path) -> bool:
     return any(images) or not any(child.is_dir() for child in inside)
 
 
-def list_images(folder: Path) -> list[Path]:
-    """Return the sorted files below a folder with an image suffix, without hidden files and folders.
+def list_images(folder: Path, own: list[str] | None = None) -> list[Path]:
+    """Return the sorted files below a folder with an image suffix, without what is hidden and our own runs.
 
-    Raise DataError for what cannot be read or is no regular file, a name that a CSV cannot store, and a link to a
-    folder.
+    These, and results, are added to `own`, with a note. Raise DataError for what cannot be read or is no regular file,
+    a name that a CSV cannot store, and a link to a folder.
     """
-    images = []
+    images, own = [], [] if own is None else own
+    known = len(own)
     for path, folders, files in os.walk(folder, onerror=raise_unreadable):
+        if not set(OWN_RECORDS).isdisjoint(files):
+            own.append(path)
+            folders.clear()
+            continue
         folders[:] = [name for name in folders if name[0] != "."]
         for link in (Path(path, name) for name in sorted(folders)):
             if link.is_symlink():
@@ -71,7 +78,9 @@ def list_images(folder: Path) -> list[Path]:
                     f"{format_name(str(link))}: links to folders are not followed below a class folder.",
                     "Make the class folder itself the link, move the link out, or list its images in a manifest.",
                 )
-        images += [Path(path, name) for name in files if Path(name).suffix.lower() in SUFFIXES and name[0] != "."]
+        images += [Path(path, name) for name in files if Path(name).suffix.lower() in _LISTED and name[0] != "."]
+    if own[known:]:
+        print_note(f"left out, as runs or results of avatar-bench: {format_names(sorted(own[known:]), 3)}")
     for file in sorted(images):
         if why := find_name_problem(str(file)) or (
             "" if os.path.isfile(file) else "not a regular file, or a broken link"

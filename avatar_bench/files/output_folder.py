@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import filelock
 
@@ -121,6 +122,17 @@ def refuse_foreign_folder(
             return
     reason = f"{option}={folder} holds other files, such as {min(set(names) - set(FILE_MANAGER_FILES))}."
     raise DataError(reason, f"Nothing was written. Choose a new or empty folder: {option}=DIR")
+
+
+def refuse_among_images(out: str | None, root: Any, option: str = "out") -> None:
+    """Raise ConfigError for a folder in that of the images, which would be read as some of them the next time.
+
+    `runs/` is left out then, and is where a working folder of images has its runs.
+    """
+    images, folder = Path(root or "").resolve(), Path(out or "").resolve()
+    if out and root and folder.is_relative_to(images) and not folder.is_relative_to(images / "runs"):
+        reason = f"{option}={out} is in {root}, and would be taken for some of its images the next time."
+        raise ConfigError(reason, f"Nothing was written. Choose a folder beside it: {option}=DIR")
 
 
 @contextmanager

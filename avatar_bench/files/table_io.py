@@ -100,17 +100,31 @@ def _make_uniform(table: pd.DataFrame) -> pd.DataFrame:
 # harmless. A cell that starts with ' and such a sign gets a further ', so that it is read back as it was.
 _FORMULA = r"(?='*[=+\-@\t\r])(?!(?:[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|-)\Z)"
 _UNESCAPED, _ESCAPED = re.compile(_FORMULA), re.compile(f"'{_FORMULA}")
+# in a column `path`, ./ instead, so that other programs find the file
+_UNESCAPED_PATH, _ESCAPED_PATH = re.compile(rf"(?:\./)*{_FORMULA}"), re.compile(rf"(?:\./)+{_FORMULA}")
 _ROWS_PER_PART = 2**14  # escaped at a time, so that a large table is not copied
 
 
 def escape_formulas(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with a ' before each text or header that a spreadsheet would run; numbers stay."""
-    return _map_texts(frame, lambda text: f"'{text}" if _UNESCAPED.match(text) else text)
+    """Return the table with a ' (a path: ./) before each text or header that a spreadsheet would run; numbers stay."""
+
+    def escape(text: str, is_path: bool) -> str:
+        if is_path:
+            return f"./{text}" if _UNESCAPED_PATH.match(text) else text
+        return f"'{text}" if _UNESCAPED.match(text) else text
+
+    return _map_texts(frame, escape)
 
 
 def unescape_formulas(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return the table without the escapes of `escape_formulas`."""
-    return _map_texts(frame, lambda text: text[1:] if _ESCAPED.match(text) else text)
+    """Return the table without the escapes of `escape_formulas`; earlier versions put ' before paths too."""
+
+    def unescape(text: str, is_path: bool) -> str:
+        if is_path and _ESCAPED_PATH.match(text):
+            return text[2:]
+        return text[1:] if _ESCAPED.match(text) else text
+
+    return _map_texts(frame, unescape)
 
 
 def write_csv(frame: pd.DataFrame, target: Any, **options: Any) -> None:
@@ -142,15 +156,15 @@ def _has_carriage_return(column: pd.Series) -> bool:
     )
 
 
-def _map_texts(frame: pd.DataFrame, change: Callable[[str], str]) -> pd.DataFrame:
-    def change_text(value: Any) -> Any:
-        return change(value) if isinstance(value, str) else value
+def _map_texts(frame: pd.DataFrame, change: Callable[[str, bool], str]) -> pd.DataFrame:
+    def change_text(value: Any, column: Any = "") -> Any:
+        return change(value, column == "path") if isinstance(value, str) else value
 
     frame = frame.copy(deep=False)
     for n, dtype in enumerate(frame.dtypes):
         if not pd.api.types.is_numeric_dtype(dtype):
             text_dtype = dtype if isinstance(dtype, pd.StringDtype) else object
-            texts = [change_text(value) for value in frame.iloc[:, n]]
+            texts = [change_text(value, frame.columns[n]) for value in frame.iloc[:, n]]
             # explicit dtype: inference fails on names that are not UTF-8
             frame.isetitem(n, pd.Series(texts, frame.index, dtype=text_dtype))  # type: ignore[arg-type]
     return frame.set_axis([change_text(name) for name in frame.columns], axis="columns")

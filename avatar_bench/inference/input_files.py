@@ -14,10 +14,13 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
-from avatar_bench.console.terminal import format_name
+from avatar_bench.console.terminal import format_name, format_names, print_note
+from avatar_bench.data.folders import OWN_RECORDS
+from avatar_bench.data.user_tables import find_column, split_header
 from avatar_bench.errors import DataError
 from avatar_bench.files.remote import is_remote, list_remote, read_remote
 from avatar_bench.files.table_io import read_csv
+from avatar_bench.inference.prediction_writer import locate_stamps
 
 _MANIFEST_SUFFIXES = (".csv", ".parquet")
 
@@ -64,18 +67,30 @@ def _find_files(text: str) -> list[str]:
 
 
 def _walk_folder(folder: str) -> Iterator[str]:
-    """Yield the files of a folder in sorted order, without hidden ones; links to folders are not followed.
+    """Yield the files of a folder in sorted order, without hidden ones and, with a note, those that commands write.
 
-    A folder that cannot be read is yielded itself, so that it gets a row.
+    These are runs, results, pages, and predictions, which have stamps beside them. Links to folders are not followed. A
+    folder that cannot be read is yielded itself, so that it gets a row.
     """
     closed: list[str] = []
+    own: list[str] = []
     for path, folders, files in os.walk(str(Path(folder)), onerror=lambda error: closed.append(error.filename)):
         yield from closed
         closed.clear()
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         inside = "" if path == "." else path
-        yield from (os.path.join(inside, name) for name in sorted(files) if not name.startswith("."))
+        if not set(OWN_RECORDS).isdisjoint(files):
+            own.append(path)
+            folders.clear()
+            continue
+        for name in sorted(name for name in files if not name.startswith(".")):
+            file = os.path.join(inside, name)
+            is_own = name.endswith(".html") or locate_stamps(Path(name)).name in files
+            yield from () if is_own else (file,)
+            own += [file] * is_own
     yield from closed
+    if own:
+        print_note(f"left out, as runs, predictions and pages are no images: {format_names(own, 3)}")
 
 
 def _read_list(address: str) -> bytes:
@@ -90,20 +105,24 @@ def _read_manifest(address: str) -> list[str] | None:
     content = io.BytesIO(_read_list(address))
     try:
         if address.lower().endswith(".parquet"):
-            if "path" not in parquet.read_schema(content).names:  # type: ignore[no-untyped-call]
+            columns = [name for name in parquet.read_schema(content).names if find_column(name, ("path",)) == "path"]  # type: ignore[no-untyped-call]
+            if not columns:
                 return None
-            table = parquet.read_table(content, columns=["path"])  # type: ignore[no-untyped-call]
-            paths = table["path"].to_pylist()
+            table = parquet.read_table(content, columns=columns)  # type: ignore[no-untyped-call]
+            paths = table[columns[0]].to_pylist()
         else:
-            columns = [str(name) for name in read_csv(content, nrows=0, encoding="utf-8-sig")]
-            if len(columns) == 1 and "path" in re.split(r"[;\t|]", columns[0]):
-                reason = f"{address}: its columns are not separated by commas: {format_name(columns[0])}"
+            line = next((line for line in content if line.strip(codecs.BOM_UTF8 + b'"\t\r\n ')), b"")
+            heading, separator = split_header(line.decode("utf-8-sig").rstrip("\r\n"), ("path",))
+            if heading.count("path") > 1:
+                raise DataError(f"{address} has the column path twice.", "Expected each column once.")
+            if len(heading) == 1 and "path" in re.split(r"[\t|]", heading[0].lower()):
+                reason = f"{address}: its columns are not separated by commas: {format_name(heading[0])}"
                 raise DataError(reason, "Expected a header such as path,label.")
-            if "path" not in columns:
+            if "path" not in heading:
                 return None
             content.seek(0)
-            kept = {"usecols": ["path"], "dtype": str, "keep_default_na": False, "encoding": "utf-8-sig"}
-            paths = read_csv(content, **kept)["path"].tolist()
+            kept = {"usecols": [heading.index("path")], "dtype": str, "keep_default_na": False}
+            paths = read_csv(content, sep=separator, encoding="utf-8-sig", **kept).iloc[:, 0].tolist()
     except (ValueError, pa.ArrowException):  # no table: a file like any other
         return None
     if not paths:

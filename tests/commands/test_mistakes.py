@@ -54,7 +54,12 @@ def mistaken(images, tmp_path_factory):
     for label in ("drawing", "real"):
         shutil.copy(next((images / "blind" / label).rglob("*.png")), root / "few" / "test" / label)
     table = (images / "blind.csv").read_text(encoding="utf-8")
-    texts = {"semicolons.csv": table.replace(",", ";"), "windows.csv": table.replace("/", "\\"), "page.txt": ""}
+    texts = {
+        "both.csv": "Path,path,label\na,b,c\n",
+        "tabs.csv": table.replace(",", "\t"),
+        "windows.csv": table.replace("/", "\\"),
+        "page.txt": "",
+    }
     texts |= {"list.txt": "page.txt\ns3://bucket/b.jpg\n", "taken.json": '{"name": "another"}', "weights.bin": "others"}
     for name, text in texts.items():
         (root / name).write_text(text, encoding="utf-8")
@@ -90,7 +95,9 @@ def mistaken(images, tmp_path_factory):
         ([*TRAIN, "data.root=parts"], 3, "Rename it to val, take one of them alone (root=parts/validation)"),
         ([*TRAIN, "data.root=copies"], 3, OWN_SPLIT),
         ([*TRAIN, *data_of("windows.csv")], 3, "separated by / here: blind/drawing/"),
-        ([*TRAIN, *data_of("semicolons.csv")], 3, "path,label, with commas between columns"),
+        ([*TRAIN, *data_of("both.csv")], 3, "both.csv has the column path twice"),
+        ([*TRAIN, "data.root=high/photos", "out=high/photos/run"], 2, "is in high/photos, and would be taken for some"),
+        (["predict", "input=high", "ckpt={run}", "explain=high/maps"], 2, "explain=high/maps is in high, and would be"),
         ([*TRAIN, "data.root=high/photos", "trainer=gpu"], 2, "use trainer=cpu"),
         ([*TRAIN, "data.root=high/photos", "model=resnet18", "data.image_size=32"], 2, "choose model.weights=PATH"),
         ([*ALL, "data.root=empty"], 3, "empty contains no images in class folders"),
@@ -173,7 +180,8 @@ def mistaken(images, tmp_path_factory):
         ([*PREDICT, "input=@nothing"], 3, "@nothing"),
         ([*PREDICT, "input=empty"], 3, "contains no files"),
         (["predict", r"high\photos"], 2, "Folders are separated by / here: high/photos"),
-        (["predict", "semicolons.csv", "ckpt={run}"], 3, "Expected a header such as path,label."),
+        (["predict", "both.csv", "ckpt={run}"], 3, "both.csv has the column path twice"),
+        (["predict", "tabs.csv", "ckpt={run}"], 3, "Expected a header such as path,label."),
         (["predict", "page.txt", "{run}", "output=o.csv"], 2, "is a run, not a folder of images"),
         ([*PREDICT, "output=page.txt/o.csv"], 5, "its folder cannot be created"),
         ([*PREDICT, "input=flat", "output=windows.csv"], 5, "is there, and holds no predictions"),

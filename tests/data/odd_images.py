@@ -100,7 +100,9 @@ def _png():
     cases["profile that is none.png"] = png(RGB, 8, 2, [profile]), RGB
     cases["two profiles.png"] = png(RGB, 8, 2, [profile, profile]), "several colour profiles"
     bomb = (b"zTXt", b"a\0\0" + zlib.compress(bytes(2 * 2**20)))
-    cases["text that unpacks to 2 MiB.png"] = png(RGB, 8, 2, [bomb]), "too large"
+    cases["text that unpacks to 2 MiB.png"] = png(RGB, 8, 2, [bomb]), RGB
+    long = (b"tEXt", b"a\0" + bytes([97]) * 65 * 2**20)  # Pillow keeps 64 MiB of texts
+    cases["text of 65 MiB.png"] = png(RGB, 8, 2, [long]), RGB
     cases["two thousand comments.png"] = png(RGB, 8, 2, [(b"tEXt", b"a\0b")] * 2000), RGB
     idat = (b"IDAT", zlib.compress(b"".join(b"\0" + row.tobytes() for row in RGB)))
     for name, size, reason in (
@@ -297,6 +299,7 @@ def _foreign():
     unknown, zipped = "not a known image format", io.BytesIO()
     with zipfile.ZipFile(zipped, "w") as archive:
         archive.writestr("a.txt", "a" * 999)
+    heic = "HEIC is not supported: convert it to JPEG or PNG"
     return {
         "empty.png": (b"", "empty file"),
         "film.avif": (b"\0\0\0\x18ftypisom\0\0\0\0mp41isom", "video is not supported"),
@@ -308,7 +311,8 @@ def _foreign():
         "drawing.png": (svg, "SVG is not"),
         "archive.png": (zipped.getvalue(), "ZIP is not supported"),
         "icon.png": (encode(RGB, "ICO", sizes=[(16, 16)]), "ICO is not supported"),
-        "high efficiency.avif": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), "HEIF is not supported"),
+        "high efficiency.avif": (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(99), heic),
+        "high efficiency.jpg": (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(99), heic),
         "jpeg of 2000.jpg": (encode(RGB, "JPEG2000"), "JPEG 2000 is not supported"),
         "a mark before it.png": (b"\xef\xbb\xbf" + whole, unknown),
         "bm and words.bmp": (b"BM only begins like an image" * 9, "BMP cannot be decoded"),

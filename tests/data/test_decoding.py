@@ -115,6 +115,31 @@ def test_an_end_that_was_never_written_is_refused_and_zeros_of_an_image_are_not(
                 decode_bytes(data[:length] + bytes(len(data) - length), "x")
 
 
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"optimize": True, "restart_marker_rows": 1}])
+@pytest.mark.parametrize("noise", [True, False])
+def test_a_jpeg_is_refused_whose_pixels_are_zeros_or_missing_before_its_end(options, noise):
+    values = np.random.default_rng(0).integers(0, 256, (160, 160, 3)) if noise else np.full((160, 160, 3), 90)
+    values[:16, :16] = 200
+    data = encode(values.astype(np.uint8), "JPEG", **options)
+    whole = decode_bytes(data, "x")
+    assert difference(whole, opencv(data)) <= 1
+    assert np.array_equal(decode_bytes(data + bytes(1000), "x"), whole)  # what is behind its end is no part of it
+    for lost in (len(data) // 8, len(data) // 4) if noise else (100,):
+        with pytest.raises(DataError, match="truncated"):
+            decode_bytes(data[:-lost] + bytes(lost - 2) + data[-2:], "x")
+        if "progressive" not in options:  # of which later scans may be missing
+            with pytest.raises(DataError, match="truncated"):
+                decode_bytes(data[:-lost] + data[-2:], "x")
+
+
+def test_zeros_that_a_jpeg_of_one_colour_ends_in_are_its_own():
+    pixels = np.full((1500, 1500, 3), 255, np.uint8)
+    pixels[:64, :64] = np.random.default_rng(0).integers(0, 256, (64, 64, 3))
+    data = encode(pixels, "JPEG", optimize=True)
+    assert not any(data[-80:-3])
+    assert difference(decode_bytes(data, "x"), opencv(data)) <= 1
+
+
 def test_limits_hold_to_the_pixel_and_byte(tmp_path, monkeypatch):
     file = tmp_path / "a.png"
     file.write_bytes(encode(RGB, "PNG"))
