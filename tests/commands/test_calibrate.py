@@ -99,7 +99,7 @@ def test_a_calibration_counts_and_makes_results_out_of_date(sets, run_copy, cali
     assert read_result(run_copy, "new")["provenance"]["temperature"] == before["temperature"]
 
 
-def test_images_of_the_fit_are_refused_and_so_are_their_copies(sets, run_copy, calibrate, evaluate, tmp_path):
+def test_images_of_the_fit_are_refused_and_so_are_their_copies(sets, run_copy, calibrate, evaluate, tmp_path, capsys):
     first = calibrate(run_copy, sets / "fit.csv")
     err = evaluate(run_copy, sets / "fit.csv", code=3).err
     assert f"fit shares 24 of 24 images {SEEN}" in err
@@ -114,6 +114,13 @@ def test_images_of_the_fit_are_refused_and_so_are_their_copies(sets, run_copy, c
     file = run_copy / "calibration.json"
     file.write_text(file.read_text().replace(first["checkpoint_sha256"], "0" * 64))
     assert "was fitted on another checkpoint" in evaluate(run_copy, sets / "new.csv", code=4).err
+    with (run_copy / "checkpoints" / "best.ckpt").open("ab") as weights:
+        weights.write(b"0")
+    (
+        run_copy / "checkpoints" / "best.ckpt.sha256"
+    ).unlink()  # of changed weights, the weights are named, and not what was fitted on others
+    assert main(["predict", f"ckpt={run_copy}", f"input={sets / 'new.csv'}", f"output={run_copy / 'p.csv'}"]) == 4
+    assert "best.ckpt is damaged or belongs to another run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

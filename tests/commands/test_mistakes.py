@@ -2,7 +2,9 @@
 
 import re
 import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -257,3 +259,40 @@ def test_a_folder_of_other_files_is_refused_before_a_file_is_touched(name, image
     files = {file.relative_to(out).as_posix(): file.read_text() for file in out.rglob("*") if file.is_file()}
     assert files == FOREIGN
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", "scores.csv"]
+
+
+def test_what_commands_wrote_among_images_is_left_out_and_named(tiny_run, images, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(shutil.copytree(images / "all", tmp_path / "photos"))
+    for folder in ("runs/first", "real/second"):
+        shutil.copytree(tiny_run, folder)
+    predict = ("predict", f"ckpt={tiny_run}", "input=.", "workers=0")
+    for output in ("a.csv", "b.html", "c.csv"):
+        said = command(*predict, f"output={output}")
+        assert f"{output}: 192 predictions, 0 files that could not be read" in said.out
+        assert "are no images: " in said.err
+    words = (*TRAIN, "model=timm", f"model.backbone={BACKBONE}", "model.weights=none", "data.root=.")
+    said = command(*words, "data.image_size=32", "allow=[shortcut]")
+    assert "left out, as runs or results of avatar-bench: ./runs/first" in said.err.replace(": runs", ": ./runs")
+    assert "second" in said.err
+    assert not any("curves" in file.read_text() for file in Path("runs").rglob("split.csv"))
+
+
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_a_table_may_write_its_columns_in_any_case_and_with_semicolons(separator, tiny_run, images, tmp_path, command):
+    table = pd.read_csv(images / "blind.csv").rename(columns={"path": "Path", "label": "LABEL", "source": "Source"})
+    table["Path"] = [str(images / path) for path in table["Path"]]
+    table.to_csv(tmp_path / "excel.csv", sep=separator, index=False, encoding="utf-8-sig")
+    words = ("block=blind_test", "data.workers=0", "block.blind_test.resamples=100")
+    data = data_of(tmp_path / "excel.csv")
+    said = command("evaluate", f"ckpt={tiny_run}", *data, *words, f"out={tmp_path / 'out'}")
+    assert "(n = 42" in said.out
+    said = command("predict", f"ckpt={tiny_run}", f"input={tmp_path / 'excel.csv'}", f"output={tmp_path / 'o.csv'}")
+    assert "42 predictions, 0 files" in said.out
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_commands_work_where_standard_streams_are_closed(closed, tmp_path):
+    python = f"{sys.executable} -m avatar_bench"
+    assert subprocess.run(["bash", "-c", f"{python} list modes {closed}"], check=False).returncode == 0
+    predict = f"{python} predict ckpt=none input=- output={tmp_path}/o.csv {closed}"
+    assert subprocess.run(["bash", "-c", predict], check=False).returncode == 4
