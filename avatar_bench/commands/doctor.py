@@ -6,15 +6,12 @@ import json
 import os
 import platform
 import shutil
-import sys
-from contextlib import suppress
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
-from huggingface_hub.constants import ENDPOINT, HF_HUB_CACHE
 from packaging.requirements import Requirement
 
 import avatar_bench
@@ -28,170 +25,90 @@ from avatar_bench.files.package_files import find_archive_folder
 from avatar_bench.files.paths import cache_root
 from avatar_bench.files.yaml_io import read_yaml
 
-_FREE_GB, _MEMORY_GB, _SHARED_GB = 2, 2, 0.5  # with less, a small training is likely to fail
-_SHARED_MEMORY = Path("/dev/shm")
-_CONTRIBUTORS = ("dev", "docs")  # extras that no user misses
 _SHOWN = ("torch", "torchvision", "timm")  # packages whose versions matter most
-_VARIABLES = ("AVATAR_BENCH_CACHE", "CUDA_VISIBLE_DEVICES", "HF_HUB_OFFLINE", "OMP_NUM_THREADS")
-
-Facts = dict[str, dict[str, Any]]
-Problems = list[AvatarBenchError]
+_MEMORY_GB = 2.0  # with less, a small training is likely to fail
+_PLACES = {  # that commands write to, the GB that they need there, and what to do where there are fewer
+    "cache": (cache_root, 2.0, "Choose another folder: AVATAR_BENCH_CACHE=DIR"),
+    "this folder": (Path.cwd, 2.0, "Work in another folder."),
+    "shared memory": (lambda: Path("/dev/shm"), 0.5, "Use data.workers=0, or docker run --shm-size=2g."),
+}
 
 
 @dataclass
 class DoctorConfig:
-    hub: bool = option(False, help="connect to the Hugging Face hub, to see whether it can be reached")
     format: str = option("text", help="of the output", **choose("text", "json"))
 
 
 def execute(settings: DoctorConfig) -> None:
     """Print the state of the installation and the machine, as text or JSON.
 
-    Raise ConfigError if packages, devices or the hub cannot be used, else OutputError if disk, cache or memory cannot.
+    Raise ConfigError if packages cannot be used, else OutputError if disk, cache or memory cannot.
     """
-    problems: Problems = []
-    facts = _describe_packages(problems) | _describe_machine(problems) | _describe_folders(problems)
-    facts["weights"] = _describe_weights(settings.hub, problems)
+    facts: dict[str, Any] = {}
+    problems = [*_examine_packages(facts), *_examine_machine(facts)]
     if settings.format == "json":
-        facts |= {"problems": [list(problem.lines) for problem in problems]}  # type: ignore[dict-item]
-        print(json.dumps(facts, indent=1, ensure_ascii=False))
+        print(json.dumps(facts | {"problems": [list(problem.lines) for problem in problems]}, indent=1), flush=True)
     else:
         for name, values in facts.items():
-            texts = {key: ", ".join(item) or "none" if isinstance(item, list) else item for key, item in values.items()}
-            print_line(f"{name:13} " + ("; ".join(f"{key}: {text}" for key, text in texts.items()) or "none"))
+            print_line(f"{name:13} {'; '.join(f'{key}: {value}' for key, value in values.items())}")
         for problem in problems:
-            print("", *map(escape_control_characters, problem.lines), sep="\n")
+            print("", *map(escape_control_characters, problem.lines), sep="\n", flush=True)
         if not problems:
             print("\nno problem found")
-    sys.stdout.flush()  # before the error on standard error
     if problems:
         kind = ConfigError if any(isinstance(problem, ConfigError) for problem in problems) else OutputError
         raise kind(f"{format_count(len(problems), 'problem')}, described above.")
 
 
-def _describe_packages(problems: Problems) -> Facts:
-    """Return the versions that matter most and the extras, with what they lack, by the metadata of this package."""
-    required: list[Requirement] = []
-    extras = [""]  # the first is of all users
+def _examine_packages(facts: dict[str, Any]) -> Iterator[AvatarBenchError]:
+    """Yield the problems of packages that are missing or too old; add the versions that matter most to the facts."""
+    facts["versions"] = {"avatar-bench": avatar_bench.__version__, "python": platform.python_version()}
     try:
-        known = metadata.metadata("avatar-bench")
-        required = [Requirement(line) for line in known.get_all("Requires-Dist", [])]
-        extras += [name for name in known.get_all("Provides-Extra", []) if name not in _CONTRIBUTORS]
+        required = [Requirement(line) for line in metadata.requires("avatar-bench") or []]
     except metadata.PackageNotFoundError:
-        reason = "avatar-bench is not installed: this Python only finds its folder."
-        problems.append(ConfigError(reason, "In the clone: pip install ."))
-    installed: dict[str, str | None] = {}
-    lacking: dict[str, list[str]] = {}
-    for extra in extras:
-        for requirement in required:
-            of_extra, of_all = (
-                requirement.marker is None or requirement.marker.evaluate({"extra": name}) for name in (extra, "")
-            )
-            if requirement.name == "avatar-bench" or not of_extra or (extra and of_all):
-                continue
-            version = None
-            with suppress(metadata.PackageNotFoundError):
-                version = metadata.version(requirement.name)
-            if extra:
-                lacking.setdefault(extra, []).extend([] if version else [requirement.name])
-            is_accepted = requirement.specifier.contains(version, prereleases=True) if version else bool(extra)
-            if requirement.name not in installed and not is_accepted:
-                state = f"{version} is installed" if version else "it is missing"
-                reason = f"{requirement.name}: {state}, and {requirement.specifier or 'any version'} is required."
-                problems.append(ConfigError(reason, f"pip install '{requirement.name}{requirement.specifier}'"))
-            installed.setdefault(requirement.name, version)
-    system = {"python": platform.python_version(), "system": platform.platform(terse=True)}
-    shown = {name: installed[name] or "missing" for name in _SHOWN if name in installed}
-    return {
-        "versions": {"avatar-bench": avatar_bench.__version__, **system, **shown},
-        "extras": {
-            "installed": [name for name, lacks in lacking.items() if not lacks],
-            "not installed": [f"{name} ({' '.join(lacks)})" for name, lacks in lacking.items() if lacks],
-        },
-    }
+        yield ConfigError("avatar-bench is not installed: this Python only finds its folder.", "pip install .")
+        return
+    for requirement in required:
+        is_extra = requirement.marker is not None and not requirement.marker.evaluate({"extra": ""})
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            version = ""
+        if requirement.name in _SHOWN:
+            facts["versions"][requirement.name] = version
+        if not requirement.specifier.contains(version or "0", prereleases=True) and (version or not is_extra):
+            state = f"{version} is installed" if version else "it is missing"
+            reason = f"{requirement.name}: {state}, and {requirement.specifier or 'any version'} is required."
+            yield ConfigError(reason, f"pip install '{requirement.name}{requirement.specifier}'")
 
 
-def _describe_machine(problems: Problems) -> Facts:
-    """Return the cores, threads and GPUs that can be used, the memory, and variables that change what commands do."""
-    devices: dict[str, Any] = {"cores": count_cores(), "cores of the machine": os.cpu_count()}
+def _examine_machine(facts: dict[str, Any]) -> Iterator[OutputError | ConfigError]:
+    """Yield what memory, folders or torch lack; add them, and the pretrained weights that can be had, to the facts."""
+    facts["devices"] = {"cores": count_cores(), "cores of the machine": os.cpu_count()}
     try:
         import torch
+
+        count = torch.cuda.device_count()
+        facts["devices"]["GPUs"] = ", ".join(map(torch.cuda.get_device_name, range(count))) or "none"
     except Exception as error:  # a missing library of the system, of several types
-        reason = f"torch cannot be imported: {' '.join(str(error).split())[:200]}"
-        problems.append(ConfigError(reason, "pip install --force-reinstall torch torchvision"))
-    else:
-        cards = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
-        gpus = [f"{card.name} ({card.total_memory / 1e9:.0f} GB)" for card in cards]
-        devices["torch threads"] = torch.get_num_threads()
-        devices["GPUs"] = gpus or ["mps"] * torch.backends.mps.is_available()
-        if not gpus and shutil.which("nvidia-smi") and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
-            built = f"CUDA {torch.version.cuda}" if torch.version.cuda else "the CPU alone"
-            reason = (
-                f"There is a GPU driver (nvidia-smi), and torch {torch.__version__}, built for {built}, cannot use it."
-            )
-            problems.append(ConfigError(reason, "Install a build of torch that fits the driver, see docs/install.md."))
+        yield ConfigError(f"torch cannot be imported: {' '.join(str(error).split())[:200]}")
     usable, free = (round(size / 1e9, 1) for size in measure_memory())
+    facts["memory"] = {"usable GB": usable, "free GB": free}
     if usable < _MEMORY_GB:
-        advice = "Allow more, or use data.workers=0 and a small data.batch_size."
-        problems.append(OutputError(f"Only {usable} GB of memory may be used.", advice))
-    environment = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
-    return {"devices": devices, "memory": {"usable GB": usable, "free GB": free}, "environment": environment}
-
-
-def _describe_folders(problems: Problems) -> Facts:
-    """Return the path of each folder, its free space and, of a cache, its size."""
-    places = {  # that commands write to, with what to do where one cannot be written
-        "cache": (cache_root(), "Choose another folder: AVATAR_BENCH_CACHE=DIR"),
-        "hub cache": (Path(HF_HUB_CACHE), "Choose another folder: HF_HOME=DIR"),
-        "this folder": (Path.cwd(), "Work in another folder."),
-    }
-    if _SHARED_MEMORY.is_dir():
-        advice = "Processes that load images need it: make it a tmpfs of mode 1777."
-        places["shared memory"] = (_SHARED_MEMORY, advice)
-    facts = {}
-    for name, (path, advice) in places.items():
-        there = next(folder for folder in (path, *path.parents) if folder.exists())
-        free = round(shutil.disk_usage(there).free / 1e9, 1)
+        yield OutputError(f"Only {usable} GB of memory may be used.", "Use data.workers=0 and a small data.batch_size.")
+    for name, (find_place, needed, advice) in _PLACES.items():
+        place = find_place()
+        there = next(folder for folder in (place, *place.parents) if folder.exists())
+        facts[name] = {"path": str(place), "free GB": round(shutil.disk_usage(there).free / 1e9, 1)}
         if not (there.is_dir() and os.access(there, os.W_OK)):
-            problems.append(OutputError(f"{path} cannot be written.", advice))
-        elif name == "shared memory" and free < _SHARED_GB:
-            needs = "Loading images in processes needs it: use data.workers=0, or docker run --shm-size=2g."
-            problems.append(OutputError(f"{path}, the shared memory, has only {free} GB free.", needs))
-        elif name != "shared memory" and free < _FREE_GB:
-            problems.append(OutputError(f"{path}: only {free} GB are free.", "Free some space, or use another disk."))
-        size = 0
-        for file in path.rglob("*") if "cache" in name else ():
-            with suppress(OSError):  # deleted meanwhile
-                size += file.lstat().st_size * (file.is_file() and not file.is_symlink())
-        sizes = {"size GB": round(size / 1e9, 1)} if "cache" in name else {}
-        facts[name] = {"path": str(path), **sizes, "free GB": free}
-    return facts
-
-
-def _describe_weights(ask_hub: bool, problems: Problems) -> dict[str, Any]:
-    """Return which pretrained weights can be had: from packages, and from the hub, which is asked only on request."""
-    models = {name: read_yaml(file).get("model", {}) for name, file in find_choices("model").items()}
-    packages = {name: model["package"] for name, model in models.items() if model.get("package")}
-    is_cached = {
-        name: find_archive_folder(about["distribution"], about["version"]).is_dir() for name, about in packages.items()
+            yield OutputError(f"{place} cannot be written.", advice)
+        elif facts[name]["free GB"] < needed:
+            yield OutputError(f"{place}: only {facts[name]['free GB']} GB are free.", advice)
+    models = {name: read_yaml(file).get("model", {}).get("package") for name, file in find_choices("model").items()}
+    packages = {name: package for name, package in models.items() if package}
+    cached = {
+        name
+        for name, about in packages.items()
+        if find_archive_folder(about["distribution"], about["version"]).is_dir()
     }
-    from_hub: list[str] = []
-    with suppress(huggingface_hub.CacheNotFound):
-        from_hub = sorted(
-            about.repo_id for about in huggingface_hub.scan_cache_dir().repos if about.repo_type == "model"
-        )
-    hub = "not asked (hub=true asks it)"
-    if ask_hub:
-        try:
-            huggingface_hub.get_session().head(ENDPOINT, timeout=5)
-            hub = f"{ENDPOINT} answers"
-        except Exception:  # of requests or httpx, depending on the client's version
-            hub = f"{ENDPOINT} does not answer"
-            advice = "Use a model of a package, see `weights` above, or a file: model.weights=PATH"
-            problems.append(ConfigError(f"{hub}.", advice))
-    return {
-        "from pip, cached": [name for name, is_there in is_cached.items() if is_there],
-        "from pip, when first used": [name for name, is_there in is_cached.items() if not is_there],
-        "hub": hub,
-        "from the hub, cached": from_hub,
-    }
+    facts["weights"] = {name: "here" if name in cached else "when first used" for name in packages}

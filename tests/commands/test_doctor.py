@@ -4,7 +4,6 @@ import json
 from importlib import metadata
 from types import SimpleNamespace
 
-import huggingface_hub
 import pytest
 import torch
 
@@ -21,7 +20,6 @@ def _healthy(monkeypatch, tmp_path):
     monkeypatch.setenv("AVATAR_BENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(module.shutil, "disk_usage", lambda place: SimpleNamespace(free=100 * GB))
     monkeypatch.setattr(module, "measure_memory", lambda: (8 * GB, 4 * GB))
-    monkeypatch.setattr(huggingface_hub, "get_session", lambda: pytest.fail("a connection that nobody asked for"))
 
 
 def diagnose(capsys, code, *words):
@@ -36,12 +34,11 @@ def test_a_healthy_machine_is_shown_without_a_connection(capsys, tmp_path):
     installed = metadata.version("torch")  # some wheels leave out the label of the build, as in +cu130
     assert facts["versions"]["torch"] == installed
     assert torch.__version__ in (installed, f"{installed}+{torch.__version__.partition('+')[2]}")
-    assert "demo" in facts["extras"]["installed"]
-    assert facts["cache"] == {"path": str(tmp_path / "cache"), "size GB": 0, "free GB": 100}
-    assert "efficientnet_lite0" in facts["weights"]["from pip, when first used"]
+    assert facts["cache"] == {"path": str(tmp_path / "cache"), "free GB": 100}
+    assert facts["weights"]["efficientnet_lite0"] == "when first used"
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in text[:3]] == ["versions", "extras", "devices"]
+    assert [line.split()[0] for line in text[:3]] == ["versions", "devices", "memory"]
     assert text[-1] == "no problem found"
 
 
@@ -55,8 +52,7 @@ def test_a_package_that_is_too_old_or_missing_is_a_problem(capsys, monkeypatch):
 
     monkeypatch.setattr(metadata, "version", version)
     facts = diagnose(capsys, 2)
-    assert "provenance (c2pa-python)" in facts["extras"]["not installed"]  # an extra is no problem
-    (first, what), (second, _) = sorted(facts["problems"])
+    (first, what), (second, _) = sorted(facts["problems"])  # c2pa-python is of an extra
     assert first == "captum: it is missing, and <1,>=0.8 is required."
     assert what == "pip install 'captum<1,>=0.8'"
     assert second.startswith("timm: 0.4.1 is installed, and >=1")
