@@ -53,18 +53,18 @@ TORCH_USERS = ("reporting/grad_cam_overlays",)  # within NO_TORCH: imported only
 FOUND_BY_KIND = set(KINDS.values()) - {KINDS["block"]}
 # at most so many lines and statements of each package; a commit that raises one says why
 BUDGETS = {
-    ("commands", "cli", "console"): (2_834, 1_950),
-    ("config",): (1_962, 1_355),
-    ("data",): (5_179, 3_545),
-    ("models",): (2_344, 1_547),
-    ("inference", "runs"): (6_251, 4_087),
-    ("reporting",): (2_910, 1_970),
-    ("results", "i18n", "files"): (2_082, 1_395),
+    ("commands", "cli", "console"): (2_757, 1_893),
+    ("config",): (1_969, 1_359),
+    ("data",): (5_232, 3_586),
+    ("models",): (2_346, 1_549),
+    ("inference", "runs"): (6_348, 4_183),
+    ("reporting",): (2_911, 1_969),
+    ("results", "i18n", "files"): (2_125, 1_419),
     ("metrics", "audit"): (5_595, 3_475),
-    ("sources",): (2_560, 1_879),
-    ("training",): (2_723, 1_903),
-    ("evaluation",): (10_808, 7_640),
-    ("plugins",): (5_313, 3_495),
+    ("sources",): (2_561, 1_878),
+    ("training",): (2_732, 1_911),
+    ("evaluation",): (10_809, 7_641),
+    ("plugins",): (5_309, 3_494),
 }
 MOST_MODULES = 282  # outside plug-ins
 DRAWERS = {"utils", "util", "helpers", "common", "core", "misc", "shared"}

@@ -97,13 +97,13 @@ def _examine_machine(facts: dict[str, Any]) -> Iterator[OutputError | ConfigErro
     if usable < _MEMORY_GB:
         yield OutputError(f"Only {usable} GB of memory may be used.", "Use data.workers=0 and a small data.batch_size.")
     for name, (find_place, needed, advice) in _PLACES.items():
-        place = find_place()
-        there = next(folder for folder in (place, *place.parents) if folder.exists())
-        facts[name] = {"path": str(place), "free GB": round(shutil.disk_usage(there).free / 1e9, 1)}
+        target = find_place()
+        there = next(folder for folder in (target, *target.parents) if folder.exists())
+        facts[name] = {"path": str(target), "free GB": round(shutil.disk_usage(there).free / 1e9, 1)}
         if not (there.is_dir() and os.access(there, os.W_OK)):
-            yield OutputError(f"{place} cannot be written.", advice)
+            yield OutputError(f"{target} cannot be written.", advice)
         elif facts[name]["free GB"] < needed:
-            yield OutputError(f"{place}: only {facts[name]['free GB']} GB are free.", advice)
+            yield OutputError(f"{target}: only {facts[name]['free GB']} GB are free.", advice)
     models = {name: read_yaml(file).get("model", {}).get("package") for name, file in find_choices("model").items()}
     packages = {name: package for name, package in models.items() if package}
     cached = {

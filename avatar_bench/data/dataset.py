@@ -141,10 +141,10 @@ def read_folder(root: Path, name: str | None = None) -> Dataset:
     fixed = find_split_folders(root)
     refuse_other_folders(root, fixed)
     rows: list[tuple[str, str, str, str]] = []
-    own: list[str] = []
+    skipped: list[str] = []
     folders = [(split, folder) for split in fixed or [""] for folder in list_class_folders(root / split)]
     for split, folder in folders:
-        for file in list_images(folder, own):
+        for file in list_images(folder, skipped):
             below = file.relative_to(folder).parts
             source = below[0] if len(below) > 1 else ""
             rows.append((file.relative_to(root).as_posix(), folder.name, source, split))
@@ -152,7 +152,7 @@ def read_folder(root: Path, name: str | None = None) -> Dataset:
         reason = f"{root} contains no images in class folders."
         raise DataError(reason, f"Expected {root.name}/<class>/<image> with extension {', '.join(sorted(SUFFIXES))}.")
     frame = pd.DataFrame(rows, columns=["path", "label", "source", "split"])
-    known = {*frame["label"], *(Path(path).relative_to(root).parts[bool(fixed)] for path in own)}
+    known = {*frame["label"], *(Path(path).relative_to(root).parts[bool(fixed)] for path in skipped)}
     empty = [folder for _, folder in folders if folder.name not in known]
     if empty:
         what = f"{format_name(str(empty[0]))}: the class folder contains no images."

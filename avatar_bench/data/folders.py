@@ -58,17 +58,17 @@ def is_image_folder(folder: Path) -> bool:
     return any(images) or not any(child.is_dir() for child in inside)
 
 
-def list_images(folder: Path, own: list[str] | None = None) -> list[Path]:
+def list_images(folder: Path, skipped: list[str] | None = None) -> list[Path]:
     """Return the sorted files below a folder with an image suffix, without what is hidden and our own runs.
 
-    These, and results, are added to `own`, with a note. Raise DataError for what cannot be read or is no regular file,
-    a name that a CSV cannot store, and a link to a folder.
+    These, and results, are added to `skipped`, with a note. Raise DataError for what cannot be read, is no regular file
+    or a link to a folder, and for a name that a CSV cannot store.
     """
-    images, own = [], [] if own is None else own
-    known = len(own)
+    images, skipped = [], [] if skipped is None else skipped
+    known = len(skipped)
     for path, folders, files in os.walk(folder, onerror=raise_unreadable):
         if not set(OWN_RECORDS).isdisjoint(files):
-            own.append(path)
+            skipped.append(path)
             folders.clear()
             continue
         folders[:] = [name for name in folders if name[0] != "."]
@@ -79,8 +79,8 @@ def list_images(folder: Path, own: list[str] | None = None) -> list[Path]:
                     "Make the class folder itself the link, move the link out, or list its images in a manifest.",
                 )
         images += [Path(path, name) for name in files if Path(name).suffix.lower() in _LISTED and name[0] != "."]
-    if own[known:]:
-        print_note(f"left out, as runs or results of avatar-bench: {format_names(sorted(own[known:]), 3)}")
+    if skipped[known:]:
+        print_note(f"left out, as runs or results of avatar-bench: {format_names(sorted(skipped[known:]), 3)}")
     for file in sorted(images):
         if why := find_name_problem(str(file)) or (
             "" if os.path.isfile(file) else "not a regular file, or a broken link"

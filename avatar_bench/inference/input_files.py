@@ -73,24 +73,24 @@ def _walk_folder(folder: str) -> Iterator[str]:
     folder that cannot be read is yielded itself, so that it gets a row.
     """
     closed: list[str] = []
-    own: list[str] = []
+    skipped: list[str] = []
     for path, folders, files in os.walk(str(Path(folder)), onerror=lambda error: closed.append(error.filename)):
         yield from closed
         closed.clear()
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         inside = "" if path == "." else path
         if not set(OWN_RECORDS).isdisjoint(files):
-            own.append(path)
+            skipped.append(path)
             folders.clear()
             continue
         for name in sorted(name for name in files if not name.startswith(".")):
             file = os.path.join(inside, name)
             is_own = name.endswith(".html") or locate_stamps(Path(name)).name in files
             yield from () if is_own else (file,)
-            own += [file] * is_own
+            skipped += [file] * is_own
     yield from closed
-    if own:
-        print_note(f"left out, as runs, predictions and pages are no images: {format_names(own, 3)}")
+    if skipped:
+        print_note(f"left out, as runs, predictions and pages are no images: {format_names(skipped, 3)}")
 
 
 def _read_list(address: str) -> bytes:

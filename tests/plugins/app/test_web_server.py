@@ -378,7 +378,7 @@ def test_the_folder_of_a_killed_app_is_deleted_by_the_next_and_that_of_a_living_
 def test_the_table_of_a_batch_is_safe_for_a_spreadsheet(server, content):
     shown, start = drop(server, content, "=cmd|calc.png", "batch"), "data:text/csv;charset=utf-8;base64,"
     text = base64.b64decode(shown.partition(start)[2].partition('"')[0]).decode()
-    assert text.splitlines()[1].startswith("'=cmd|calc.png,ok,")
+    assert text.splitlines()[1].startswith("./=cmd|calc.png,ok,")
     assert list(pd.read_csv(io.StringIO(text)))[:2] == ["path", "status"]
 
 
