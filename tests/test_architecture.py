@@ -63,7 +63,7 @@ BUDGETS = {
     ("metrics", "audit"): (5_715, 3_560),
     ("sources",): (2_560, 1_879),
     ("training",): (2_723, 1_903),
-    ("evaluation",): (10_925, 7_710),
+    ("evaluation",): (10_928, 7_713),
     ("plugins",): (5_313, 3_495),
 }
 MOST_MODULES = 282  # outside plug-ins

@@ -76,9 +76,10 @@ class Recipes:
 
         `statistic` maps weights (B, N) to a metric of each run, (B, runs).
         """
-        how = statistic or stats.build_mean_statistic(self.right.T)
-        runs = list(self.members.values())
-        units = self.units.usable
+        units, runs = self.units.usable, list(self.members.values())
+        weights = np.ones(len(units)) if units.sources is None else units.weights
+        weighted = np.column_stack([self.right.T * weights[:, None], weights])
+        how = statistic or stats.SumStatistic(weighted, lambda sums: stats.ratio(sums[..., :-1], sums[..., -1:]))
         return paired_tests.resample_groups_and_seeds(how, units, runs, self.seeds, block.resamples, block.seed)
 
     def find_ends(
@@ -111,12 +112,14 @@ class Recipes:
         return {
             name: compute_proportion(block, self.right[runs[0]], self.units)
             if len(runs) == 1
-            else self._average_over_seeds(block, float(self.right[list(runs)].mean()), drawn[:, index])
+            else self._average_over_seeds(block, self.right[list(runs)].mean(axis=0), drawn[:, index])
             for index, (name, runs) in enumerate(self.members.items())
         }
 
-    def _average_over_seeds(self, block: IntervalOptions, value: float, drawn: Floats) -> Metric:
-        (low, high), units = self.find_ends(value, drawn, block.level), self.units.usable
+    def _average_over_seeds(self, block: IntervalOptions, hits: Floats, drawn: Floats) -> Metric:
+        units = self.units.usable
+        value = float(np.average(hits, weights=None if units.sources is None else units.weights))
+        low, high = self.find_ends(value, drawn, block.level)
         method = f"bootstrap by seed and {self.unit}"
         if math.isnan(low):  # as in stats.proportion_interval: identical resamples carry no information
             (low, high), method = stats.wilson(units.count * value, units.count, block.level), f"wilson by {self.unit}"

@@ -263,3 +263,22 @@ def test_seeds_widen_the_test_of_new_sources(compare, answers_of_sources):
     pairs = [compare(predictions).tables["pairs"].iloc[0] for predictions in (steady, shaky)]
     assert pairs[0]["p"] < pairs[1]["p"]
     assert pairs[0]["high"] - pairs[0]["low"] < pairs[1]["high"] - pairs[1]["low"]
+
+
+def test_means_over_seeds_and_their_difference_weigh_new_sources_alike(compare, answers_of_sources):
+    sources = np.repeat(np.arange(6), [3, 30, 60, 3, 60, 30])
+    rng = np.random.default_rng(0)
+    right = {(name, seed): rng.random(186) < 0.4 + 0.1 * sources for name in "ab" for seed in (1, 2)}
+    result = compare({key: answers_of_sources(of_run, sources) for key, of_run in right.items()})
+    classes = np.arange(186) % 3
+
+    def weigh(hits):
+        means = [np.mean([hits[(sources == s) & (classes == c)].mean() for s in range(6)]) for c in range(3)]
+        return float(np.mean(means))
+
+    values = {name: np.mean([weigh(right[name, seed]) for seed in (1, 2)]) for name in "ab"}
+    for name, value in values.items():
+        assert result.metrics[f"accuracy/{name}"].value == pytest.approx(value)
+    ranking, pair = result.tables["ranking"].set_index("recipe"), result.tables["pairs"].iloc[0]
+    assert pair["difference"] == pytest.approx(max(values.values()) - min(values.values()))
+    assert ranking["balanced_accuracy"].to_dict() == pytest.approx(values)  # of classes of equal size

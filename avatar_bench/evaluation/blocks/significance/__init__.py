@@ -81,7 +81,7 @@ class Significance(recipe_pairs.PairwiseOptions):
         """Add the balanced accuracy of each recipe with its interval, and whether it is above guessing, by Holm."""
         statistic = build_statistic_of_runs(predictions, classification.balanced_accuracy)
         guessing = guessing_level(predictions[0].targets)
-        observed, units = statistic(np.ones((1, len(predictions[0]))))[0], recipes.units.usable.count
+        observed, units = statistic(recipes.units.usable.weights[None])[0], recipes.units.usable.count
         values = [float(observed[list(runs)].mean()) for runs in recipes.members.values()]
         drawn = recipes.draw(self, statistic).T
 
