@@ -53,17 +53,17 @@ TORCH_USERS = ("reporting/grad_cam_overlays",)  # within NO_TORCH: imported only
 FOUND_BY_KIND = set(KINDS.values()) - {KINDS["block"]}
 # at most so many lines and statements of each package; a commit that raises one says why
 BUDGETS = {
-    ("commands", "cli", "console"): (2_757, 1_893),
+    ("commands", "cli", "console"): (2_756, 1_892),
     ("config",): (1_969, 1_359),
     ("data",): (5_232, 3_586),
     ("models",): (2_346, 1_549),
-    ("inference", "runs"): (6_348, 4_183),
+    ("inference", "runs"): (6_347, 4_182),
     ("reporting",): (2_911, 1_969),
     ("results", "i18n", "files"): (2_125, 1_419),
-    ("metrics", "audit"): (5_595, 3_475),
+    ("metrics", "audit"): (5_715, 3_558),
     ("sources",): (2_561, 1_878),
     ("training",): (2_732, 1_911),
-    ("evaluation",): (10_809, 7_641),
+    ("evaluation",): (10_929, 7_715),
     ("plugins",): (5_309, 3_494),
 }
 MOST_MODULES = 282  # outside plug-ins

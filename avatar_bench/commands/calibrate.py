@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from avatar_bench.runs.saved_calibration import SavedCalibration
 
 
-_OF_SOURCES = ("beta", "own_bound", "folds")  # options of unit=source
+_OF_SOURCES = ("beta", "folds")  # options of unit=source
 
 
 @dataclass
@@ -56,7 +56,6 @@ class CalibrateConfig:
     )
     stability: bool = option(False, help="see which answers stay under slight changes, for predict stability=true")
     beta: float = option(0.1, help="of unit=source: fraction of new sources that may exceed target_error", **INSIDE)
-    own_bound: bool = option(False, help="of unit=source: count the upper bound of each source's error, not the error")
     folds: str | None = path_option(
         "of unit=source: a sweep=leave_one_source_out, whose networks predict the sources that they lack; null: data="
     )
@@ -76,7 +75,7 @@ def check(cfg: DictConfig) -> None:
     if cfg.split == "train":
         raise ConfigError("split=train: a network is more certain of the images that it was trained on than of others")
     if cfg.unit != SOURCE and any(cfg[name] != getattr(CalibrateConfig(), name) for name in _OF_SOURCES):
-        raise ConfigError("beta, own_bound and folds require unit=source", "for example: unit=source beta=.2 data=...")
+        raise ConfigError("beta and folds require unit=source", "for example: unit=source beta=.2 data=...")
     if cfg.folds is not None and cfg.data.kind != "run":
         raise ConfigError(f"folds={cfg.folds}: its networks have images of their own", f"remove data={cfg.data.kind}")
     if cfg.data.kind != "run" and cfg.split != CalibrateConfig().split:
@@ -157,7 +156,7 @@ def _calibrate_by_source(run: Run, settings: CalibrateConfig) -> SavedCalibratio
     from avatar_bench.runs.saved_calibration import SourceTerms
     from avatar_bench.runs.source_calibration import calibrate_by_folds, calibrate_by_source
 
-    terms = SourceTerms(settings.beta, settings.own_bound)
+    terms = SourceTerms(settings.beta)
     if settings.folds is None:
         return calibrate_by_source(run, _select_images(run, settings), terms, settings.stability)
     folders = find_runs(Path(settings.folds))

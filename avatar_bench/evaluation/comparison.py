@@ -12,6 +12,7 @@ from avatar_bench.config.entries import find_entry, find_renamed
 from avatar_bench.console.terminal import format_names
 from avatar_bench.errors import DataError, RegressionError
 from avatar_bench.evaluation.result_writer import ResultWriter
+from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import AGAINST_FOLDER, METRICS_FILE, Result
 from avatar_bench.results.view import ALL
 
@@ -69,6 +70,8 @@ class EarlierResults:
             difference, significant = float(row["difference"]), bool(row["significant"])
             numbers = f"difference in accuracy {difference:+.3f}, p = {row['p']:.2g}, {row['n']} images in common"
             change = f"significantly {'better' if difference > 0 else 'worse'}" if significant else "statistically tied"
+            if reason := Reason.parse_cell(row["reason"]):
+                change = f"not tested: {format_reason(reason)}"
             self.told.append(f"against {self.place}: {change} ({numbers})")
             if significant and difference < 0:
                 self.worse.append(f"{folder / row['block']} is significantly worse than {self.place}: {numbers}.")

@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from avatar_bench.evaluation.intervals import (
     PROPORTION,
-    Bounds,
     IntervalOptions,
     compute_proportion,
     mark_single_source,
@@ -77,20 +76,22 @@ class Recipes:
 
         `statistic` maps weights (B, N) to a metric of each run, (B, runs).
         """
-        how = statistic or stats.build_mean_statistic(self.right.T)
-        runs = list(self.members.values())
-        units = self.units.usable
+        units, runs = self.units.usable, list(self.members.values())
+        weights = np.ones(len(units)) if units.sources is None else units.weights
+        weighted = np.column_stack([self.right.T * weights[:, None], weights])
+        how = statistic or stats.SumStatistic(weighted, lambda sums: stats.ratio(sums[..., :-1], sums[..., -1:]))
         return paired_tests.resample_groups_and_seeds(how, units, runs, self.seeds, block.resamples, block.seed)
 
-    def find_ends(self, value: float, drawn: Floats, level: float, bounds: Bounds = PROPORTION) -> tuple[float, float]:
-        """Return the interval of a value from its resamples (B,), widened for few sources; NaN if they all agree."""
+    def find_ends(
+        self, value: float, drawn: Floats, level: float, bounds: stats.Bounds = PROPORTION
+    ) -> tuple[float, float]:
+        """Return the interval of a value from its resamples (B,), widened for few units; NaN if they all agree."""
         low, high = stats.percentiles(drawn, level)
         units = self.units.usable
         if not low < high:
             return math.nan, math.nan
-        if units.sources is not None:
-            low, high = stats.widen_for_few_sources(low, high, value, units, level, bounds)
-        return float(low), float(high)
+        low, high = stats.widen_for_few_units(low, high, value, units.count, units.strata_count, level)
+        return max(float(low), float(np.min(bounds[0]))), min(float(high), float(np.max(bounds[1])))
 
     @property
     def method(self) -> str:
@@ -111,12 +112,14 @@ class Recipes:
         return {
             name: compute_proportion(block, self.right[runs[0]], self.units)
             if len(runs) == 1
-            else self._average_over_seeds(block, float(self.right[list(runs)].mean()), drawn[:, index])
+            else self._average_over_seeds(block, self.right[list(runs)].mean(axis=0), drawn[:, index])
             for index, (name, runs) in enumerate(self.members.items())
         }
 
-    def _average_over_seeds(self, block: IntervalOptions, value: float, drawn: Floats) -> Metric:
-        (low, high), units = self.find_ends(value, drawn, block.level), self.units.usable
+    def _average_over_seeds(self, block: IntervalOptions, hits: Floats, drawn: Floats) -> Metric:
+        units = self.units.usable
+        value = float(np.average(hits, weights=None if units.sources is None else units.weights))
+        low, high = self.find_ends(value, drawn, block.level)
         method = f"bootstrap by seed and {self.unit}"
         if math.isnan(low):  # as in stats.proportion_interval: identical resamples carry no information
             (low, high), method = stats.wilson(units.count * value, units.count, block.level), f"wilson by {self.unit}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 import scipy  # loads its parts when they are used
@@ -17,7 +18,111 @@ from avatar_bench.metrics.units import Units, encode
 Floats = NDArray[np.float64]
 
 ALPHA = 0.05
-_MAX_EXACT_IMAGES = 300_000  # above, the normal approximation of the power is accurate to 1 %
+_ROUNDING = 1e-20  # of a variance
+
+
+class SumTest(NamedTuple):
+    """A sum, or sums (...,), with the two-sided p-value of 0, and the interval that this test does not reject."""
+
+    value: Floats
+    low: Floats
+    high: Floats
+    p: Floats
+
+
+class Noise(NamedTuple):
+    """Variances (H,) of independent parts of a sum, their degrees of freedom (H,), and the step of the sum."""
+
+    variances: ArrayLike = ()
+    freedoms: ArrayLike = ()
+    step: float = 0.0
+
+
+NO_NOISE = Noise()
+
+
+def stratified_t_test(parts: ArrayLike, strata: ArrayLike, level: float = 0.95, further: Noise = NO_NOISE) -> SumTest:
+    """Test the sum of the parts (..., U) of independent units, drawn within strata (U,), by a stratified t test.
+
+    The mean over classes of means over sources is the sum of parts, each a source's mean times its weight. Freedom is
+    Satterthwaite's, Biometrics Bull. 2 (1946) 110. As of a sign-flip test, p is at least `find_least_p`: the parts of
+    few units may happen to be equal. NaN where a stratum has one unit; ends are NaN too where nothing varies about 0.
+    """
+    part, stratum = np.asarray(parts, dtype=np.float64), encode(strata)
+    member = (stratum[:, None] == np.arange(stratum.max() + 1)).astype(np.float64)
+    sizes, least_p = member.sum(axis=0), find_least_p(len(stratum))
+    others, their_freedoms = (np.asarray(values, dtype=np.float64) for values in further[:2])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        squares = (part - (part @ member / sizes)[..., stratum]) ** 2 @ member
+        variances = squares * sizes / (sizes - 1)
+        total = variances.sum(axis=-1) + others.sum()
+        spread = (variances**2 / (sizes - 1)).sum(axis=-1) + (others**2 / their_freedoms).sum()
+        freedom = np.where(total > _ROUNDING, total**2 / spread, len(stratum) - len(sizes))
+        value = part.sum(axis=-1)
+        least = np.abs(value) / scipy.stats.t.isf(least_p / 2, freedom) if least_p < 1 else np.inf
+        error = np.maximum(np.sqrt(np.where(total > _ROUNDING, total, 0 * total)), least)
+        p = np.where(error > 0, 2 * scipy.stats.t.sf(np.abs(value) / error, freedom), 1 + 0 * error)
+    half = np.where(error > 0, scipy.stats.t.isf((1 - level) / 2, freedom) * error, np.nan)
+    return SumTest(value, value - half, value + half, p)
+
+
+def measure_noise(values: ArrayLike, units: Units) -> Noise:
+    """Measure how the weighted mean of values (N,) varies over units, by strata.
+
+    Variances are at least those of independent images whose mean is 0, since few units may happen to agree. Those of
+    groups are about 0, as of a sign-flip test, whose sum has steps that make it more cautious the fewer groups differ.
+    """
+    value = np.asarray(values, dtype=np.float64)
+    strata = np.zeros(units.count, dtype=np.intp) if units.sources is None else encode(units.strata_of_units)
+    parts, sizes = np.bincount(units.codes, value * units.weights, units.count), np.bincount(strata)
+    centre = 0.0 if units.sources is None else (np.bincount(strata, parts) / sizes)[strata]
+    squares = np.bincount(strata, (parts - centre) ** 2)
+    by_image = np.bincount(strata[units.codes], (value * units.weights) ** 2)
+    step = float(np.sqrt((value[value != 0] ** 2).mean())) / units.count if units.sources is None else 0.0
+    return Noise(np.maximum(squares * sizes / np.maximum(sizes - 1, 1), by_image), sizes - 1.0, step)
+
+
+def simulate_least_sums(
+    noise: Noise, alpha: float = ALPHA, further: Noise = NO_NOISE, scale: float = 1.0, draws: int = 2000, seed: int = 0
+) -> Floats:
+    """Return from which sum on its test finds it, in draws of normal parts, (draws,): the power is a quantile of these.
+
+    The units are `scale` times as many as those of the noise; `further` noise does not depend on them. Infinite where
+    they are too few for any p-value below `alpha`.
+    """
+    known = np.asarray(noise.variances), np.asarray(noise.freedoms)
+    units = float((known[1] + 1).sum()) * scale
+    if find_least_p(units) >= alpha:
+        return np.full(draws, np.inf)
+    true = np.append(known[0] / scale, further.variances)
+    freedom = np.append((known[1] + 1) * scale - 1, further.freedoms)
+    generator = np.random.default_rng(seed)
+    error = generator.standard_normal((draws, len(true))) @ np.sqrt(true)
+    seen = true * generator.chisquare(freedom, (draws, len(true))) / freedom
+    total = seen.sum(axis=1)
+    critical = scipy.stats.t.isf(alpha / 2, total**2 / (seen**2 / freedom).sum(axis=1))
+    return np.asarray(critical * np.sqrt(total) + noise.step / scale - error)
+
+
+def find_required_units(noise: Noise, difference: float, power: float = 0.8, alpha: float = ALPHA) -> int:
+    """Return with how many units a difference is found with `power`, in the proportions of strata that the noise has.
+
+    Each stratum has two units at least.
+    """
+    sizes = np.asarray(noise.freedoms) + 1
+    fewest = math.ceil(2 * float(sizes.sum() / sizes.min()))
+
+    def finds(units: int) -> bool:
+        least = simulate_least_sums(noise, alpha, scale=units / float(sizes.sum()))
+        return bool(np.quantile(least, power, method="higher") <= difference)
+
+    low, high = fewest - 1, fewest
+    while not finds(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if finds(middle) else (middle, high)
+    return high
 
 
 def cluster_permutation_test(gains: ArrayLike, groups: ArrayLike) -> float:
@@ -42,25 +147,14 @@ def cluster_permutation_test(gains: ArrayLike, groups: ArrayLike) -> float:
     return float(min(1.0, chances[np.abs(sums) >= abs(summed.sum()) // step].sum()))
 
 
-def find_least_p(units: int) -> float:
+def find_least_p(units: float) -> float:
     """Return the smallest p-value that a sign-flip test of some units can have: all gains have one sign."""
-    return min(1.0, 2.0 ** (1 - units))
+    return float(2.0 ** min(0.0, 1 - units))
 
 
 def sum_by_group(values: ArrayLike, groups: ArrayLike) -> NDArray[np.int64]:
     """Sum integers (N,) by group (N,), in the order of the sorted groups."""
     return np.rint(np.bincount(encode(groups), np.asarray(values, dtype=np.float64))).astype(np.int64)
-
-
-def design_effect(gains: ArrayLike, groups: ArrayLike) -> float:
-    """Compute the design effect of groups, at least 1: how many grouped images carry the information of one.
-
-    It is the variance of the sum of gains by group over that of as many independent images, both about 0: subtract the
-    mean gain first where groups are large.
-    """
-    gain = np.asarray(gains, dtype=np.float64)
-    spread = float((gain**2).sum())
-    return max(1.0, float((np.bincount(encode(groups), gain) ** 2).sum()) / spread) if spread else 1.0
 
 
 def resample_groups_and_seeds(
@@ -124,6 +218,16 @@ def ranks(values: ArrayLike) -> NDArray[np.int64]:
     return np.asarray(1 + (value[..., None, :] > value[..., :, None] + 1e-12).sum(axis=-1))
 
 
+def bound_ranks(better: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the lowest and the highest rank of each of R; `better` (R, R) is bool: the row is better than the column.
+
+    If all these are true at once with some confidence, as by Holm's method, so are the ranks. Mogstad, Romano, Shaikh
+    and Wilhelm, Rev. Econ. Stud. 91 (2024) 476.
+    """
+    wins = np.asarray(better, dtype=np.int64)
+    return 1 + wins.sum(axis=0), len(wins) - wins.sum(axis=1)
+
+
 def find_tie_groups(apart: ArrayLike) -> list[tuple[int, ...]]:
     """Return the maximal groups without a significant difference; `apart` (R, R) is symmetric and bool.
 
@@ -163,57 +267,3 @@ def holm(p_values: ArrayLike) -> Floats:
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(1.0, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
     return adjusted
-
-
-def detectable_difference(n: int, discordance: float, power: float = 0.8, alpha: float = 0.05) -> float | None:
-    """Compute the smallest difference in accuracy that an exact two-sided McNemar test on n images detects.
-
-    `discordance`, 0 to 1, is the proportion of images that exactly one of the two classifies correctly; their number is
-    binomial, and the test's power is averaged over it. None if even a difference of `discordance` is detected with less
-    than `power`.
-    """
-    if n < 1 or discordance <= 0:
-        return None
-    if mcnemar_power(n, discordance, discordance, alpha) < power:
-        return None
-    return float(
-        scipy.optimize.brentq(lambda d: mcnemar_power(n, discordance, d, alpha) - power, 0.0, discordance, xtol=1e-9)
-    )
-
-
-def mcnemar_power(n: int, discordance: float, difference: float, alpha: float = 0.05) -> float:
-    """Compute the power of an exact two-sided McNemar test on n images, 0 to 1.
-
-    `difference` in accuracy lies between 0 and `discordance`.
-    """
-    spread = 10 * math.sqrt(n * discordance) + 10  # the tails beyond have a probability below 1e-20
-    pairs = np.arange(max(0, int(n * discordance - spread)), min(n, int(n * discordance + spread)) + 1)
-    critical = scipy.stats.binom.ppf(alpha / 2, pairs, 0.5)
-    critical = np.where(scipy.stats.binom.cdf(critical, pairs, 0.5) > alpha / 2, critical - 1, critical)
-    better = (1 + difference / discordance) / 2
-    rejects = scipy.stats.binom.cdf(critical, pairs, better) + scipy.stats.binom.sf(pairs - critical - 1, pairs, better)
-    return float(scipy.stats.binom.pmf(pairs, n, discordance) @ rejects)
-
-
-def required_sample_size(discordance: float, difference: float, power: float = 0.8, alpha: float = 0.05) -> int | None:
-    """Compute the number of images an exact two-sided McNemar test needs to detect a difference in accuracy.
-
-    It inverts `mcnemar_power`: `discordance` is the proportion of images that exactly one of two classifiers classifies
-    correctly, and the sign of `difference`, at most as large, is ignored. Above 300,000 images it is the normal
-    approximation; Connor, Biometrics 43 (1987) 207. None if there is no difference.
-    """
-    apart = min(abs(difference), discordance)
-    if apart <= 0:
-        return None
-    chance, miss = float(scipy.stats.norm.isf(alpha / 2)), float(scipy.stats.norm.isf(1 - power))
-    enough = math.ceil(((chance * math.sqrt(discordance) + miss * math.sqrt(discordance - apart**2)) / apart) ** 2)
-    if enough > _MAX_EXACT_IMAGES:
-        return enough
-    while mcnemar_power(enough, discordance, apart, alpha) < power:
-        enough *= 2
-    too_few = 0
-    while enough - too_few > 1:
-        middle = (enough + too_few) // 2
-        is_enough = mcnemar_power(middle, discordance, apart, alpha) >= power
-        too_few, enough = (too_few, middle) if is_enough else (middle, enough)
-    return enough

@@ -209,19 +209,19 @@ def fit_answering_threshold(
 
 
 def fit_source_threshold(
-    scores: Reals, correct: ArrayLike, sources: ArrayLike, target: float, beta: float, own_bound: bool = False
+    scores: Reals, correct: ArrayLike, sources: ArrayLike, target: float, beta: float
 ) -> SourceThreshold:
     """Return the lowest confidence threshold at which few sources are shown to exceed a target error.
 
-    A source *breaks* where the error rate among its answered images is above `target`: as observed or, with
-    `own_bound`, the upper bound of it. Sources (N,) are the units: a fixed sequence of thresholds is tested from strict
-    to lax, from the first at which half of the sources, and enough for a test, are counted; the last one before the
-    first failure is returned. With probability CONFIDENCE at most a fraction `beta` of new sources breaks, of those
-    with MIN_ANSWERS answered images or more, if the sources are independent draws from those to come, with their sizes
-    and classes. An image of score -inf is answered by no threshold. Angelopoulos et al., as for
+    A source *breaks* where the observed error rate among its answered images is above `target`. Sources (N,) are the
+    units: a fixed sequence of thresholds is tested from strict to lax, from the first at which half of the sources, and
+    enough for a test, are counted; the last one before the first failure is returned. With probability CONFIDENCE at
+    most a fraction `beta` of new sources breaks, of those with MIN_ANSWERS answered images or more, if the sources are
+    independent draws from those to come, with their sizes and classes. An image of score -inf is answered by no
+    threshold. Angelopoulos et al., as for
     `fit_answering_threshold`.
     """
-    trace = trace_sources(scores, correct, sources, target, own_bound)
+    trace = trace_sources(scores, correct, sources, target)
     allowed = count_allowed(trace.counted, beta)
     last = len(trace.thresholds) - 1
     counts, required = (trace.n, int(trace.counted[last]), int(trace.broken[last])), count_required(beta)
@@ -236,13 +236,11 @@ def fit_source_threshold(
     return SourceThreshold(float(trace.thresholds[place]), *counts, float(trace.coverage[place]), required)
 
 
-def trace_sources(
-    scores: Reals, correct: ArrayLike, sources: ArrayLike, target: float, own_bound: bool = False
-) -> SourceTrace:
+def trace_sources(scores: Reals, correct: ArrayLike, sources: ArrayLike, target: float) -> SourceTrace:
     """Return how many sources are counted and break at each of the fixed thresholds, see `fit_source_threshold`."""
     answered, errors, sizes = _count_by_source(scores, correct, sources)
     counted = answered >= MIN_ANSWERS
-    exceeds = errors > (count_allowed(answered, target) if own_bound else target * answered + _ROUNDING)
+    exceeds = errors > target * answered + _ROUNDING
     coverage = (answered / sizes[:, None]).sum(axis=0) / max(1, len(sizes))
     return SourceTrace(_SOURCE_GRID, len(sizes), coverage, counted.sum(axis=0), (counted & exceeds).sum(axis=0))
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from avatar_bench.i18n import _
 from avatar_bench.reporting.leaderboard import Leaderboard
 from avatar_bench.reporting.study import Study
-from avatar_bench.reporting.tables import format_metric, format_metric_with_units, format_names
+from avatar_bench.reporting.tables import format_metric_with_units, format_names
 from avatar_bench.results.declaration import find_heading
 from avatar_bench.results.display import format_number
 from avatar_bench.results.view import SEPARATOR
@@ -152,7 +152,7 @@ def _check_sets(study: Study, boards: Sequence[Leaderboard]) -> Iterator[str]:
                 "detected.",
                 set=board.name,
                 n=board.n,
-                difference=format_metric(board.detectable, "significance"),
+                difference=format_metric_with_units(board.detectable, "significance"),
             )
     if any(len(board.names) > 1 for board in boards):
         yield _("The accuracy of the best of several models is optimistic: the model was chosen on the same images.")

@@ -290,7 +290,7 @@ def make_source_rule(run: Run, target_error: float, alpha: float = 0.1, stabilit
     scored, terms = score_images(run, saved), saved.terms
     scores = np.where(scored.mark_answerable(stability), scored.probabilities.max(axis=1), -np.inf)
     correct = scored.probabilities.argmax(axis=1) == scored.targets
-    fit = fit_source_threshold(scores, correct, scored.sources, target_error, terms.beta, terms.own_bound)
+    fit = fit_source_threshold(scores, correct, scored.sources, target_error, terms.beta)
     percents = {"confidence": 100 * CONFIDENCE, "target": 100 * target_error, "beta": 100 * terms.beta}
     guarantee = Reason("guarantee_of_sources", **percents, n=fit.n, least=MIN_ANSWERS)
     if terms.folds:

@@ -79,12 +79,11 @@ class DecisionImages:
 class SourceTerms:
     """Terms of a promise about new sources: at most a fraction `beta` of them exceeds the target error.
 
-    With `own_bound`, the upper bound of a source's error is to keep the target, not the observed error. `folds` is the
-    number of networks that predicted the sources, each trained without its own; 0 if the run itself predicted them.
+    `folds` is the number of networks that predicted the sources, each trained without its own; 0 if the run itself
+    predicted them.
     """
 
     beta: float
-    own_bound: bool = False
     folds: int = 0
 
 
@@ -224,7 +223,7 @@ def read_calibration(folder: Path, with_decisions: bool = False, name: str = CAL
 def _read_terms(stated: Mapping[str, Any] | None) -> SourceTerms | None:
     if stated is None:
         return None
-    terms = SourceTerms(float(stated["beta"]), stated["own_bound"] is True, int(stated["folds"]))
+    terms = SourceTerms(float(stated["beta"]), int(stated["folds"]))
     if not 0 < terms.beta < 1 or terms.folds < 0:
         raise ValueError("a number is impossible")
     return terms

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -12,23 +13,33 @@ from avatar_bench.results.result import Result
 from tests.builders.commands import copy_run, data_of, weaken_run
 
 QUICK = ["data.workers=0", "allow=[permutation]", "block.blind_test.resamples=100"]
-BLIND = ["split=blind", *QUICK]
 BLIND_TEST = Path("evaluation", "blind", "blind_test")
 
 
 @pytest.fixture(scope="module")
-def good(tiny_run, tmp_path_factory):
-    """A run that is nearly always right, evaluated on its blind set."""
+def blind(images, tmp_path_factory):
+    """Words that name a copy of the blind set in which each class has three sources."""
+    root = tmp_path_factory.mktemp("blind")
+    shutil.copytree(images / "blind", root / "blind")
+    rows = pd.read_csv(images / "blind.csv")
+    rows["source"] += "-" + (rows["group"].str.split(":").str[-1].astype(int) % 3).astype(str)
+    rows.to_csv(root / "blind.csv", index=False)
+    return [*data_of(root / "blind.csv"), *QUICK]
+
+
+@pytest.fixture(scope="module")
+def good(tiny_run, blind, tmp_path_factory):
+    """A run that is nearly always right, evaluated on the blind set."""
     run = copy_run(tiny_run, tmp_path_factory.mktemp("against") / "good")
-    assert main(["evaluate", f"ckpt={run}", *BLIND]) == 0
+    assert main(["evaluate", f"ckpt={run}", *blind]) == 0
     return run
 
 
 @pytest.fixture(scope="module")
-def poor(good):
+def poor(good, blind):
     """A run of the same split that is often wrong, evaluated on the same set."""
     run = weaken_run(good, good.parent / "poor")
-    assert main(["evaluate", f"ckpt={run}", *BLIND]) == 0
+    assert main(["evaluate", f"ckpt={run}", *blind]) == 0
     return run
 
 
@@ -39,10 +50,10 @@ def earlier(good, tmp_path):
 
 
 @pytest.fixture
-def compare(command):
+def compare(command, blind):
     """Return a function that evaluates a run, compares it with an earlier result, and returns what is printed."""
     return lambda run, earlier, *words, code=0: command(
-        "evaluate", f"ckpt={run}", *(words or BLIND), f"against={earlier}", code=code
+        "evaluate", f"ckpt={run}", *(words or blind), f"against={earlier}", code=code
     )
 
 
@@ -50,8 +61,8 @@ def read(run, name="blind"):
     return Result.load(run / "evaluation" / name / "against")
 
 
-def test_it_says_of_two_runs_what_significance_says_of_them(good, poor, compare, command):
-    words = [f"ckpt=[{good},{poor}]", "block=significance", "block.significance.resamples=100", *BLIND[:3]]
+def test_it_says_of_two_runs_what_significance_says_of_them(good, poor, blind, compare, command):
+    words = [f"ckpt=[{good},{poor}]", "block=significance", "block.significance.resamples=100", *blind[:4]]
     command("evaluate", *words)
     expected = Result.load(good.parent / "evaluation" / "blind" / "significance").tables["pairs"].iloc[0]
     compare(good, poor)
@@ -59,13 +70,15 @@ def test_it_says_of_two_runs_what_significance_says_of_them(good, poor, compare,
     numbers = ["n", "only_a_correct", "only_b_correct", "p", "p_holm", "difference", "low", "high", "units"]
     numbers.append("n_required")
     assert pair[numbers].to_numpy(float) == pytest.approx(expected[numbers].to_numpy(float), abs=1e-12)
-    assert pair[["test", "significant"]].tolist() == ["cluster permutation", True]
-    assert expected[["test", "significant"]].tolist() == ["cluster permutation", True]
+    assert pair[["test", "significant"]].tolist() == ["stratified t by source", True]
+    assert expected[["test", "significant"]].tolist() == ["stratified t by source", True]
     accuracy = read(good).metrics["blind_test/accuracy"]
     assert [accuracy.value, accuracy.low, accuracy.high] == pair[["difference", "low", "high"]].tolist()
 
 
-def test_a_significantly_worse_run_ends_with_seven_once_all_is_written_and_others_with_nought(good, poor, compare):
+def test_a_significantly_worse_run_ends_with_seven_once_all_is_written_and_others_with_nought(
+    good, poor, blind, compare
+):
     out, err = compare(poor, good, code=7)
     last = err.splitlines()[-1]
     assert last.startswith(f"{poor}/evaluation/blind/blind_test is significantly worse than {good}: difference in")
@@ -73,10 +86,22 @@ def test_a_significantly_worse_run_ends_with_seven_once_all_is_written_and_other
     assert f"against {good}: significantly worse" in out
     assert (read(poor).metrics["blind_test/accuracy"].high or 0) < 0
     assert Result.load_if_complete(poor / "evaluation" / "blind" / "against")
-    out = compare(good, good, *BLIND, "again=true").out  # its own result, which is replaced
+    out = compare(good, good, *blind, "again=true").out  # its own result, which is replaced
     assert "statistically tied (difference in accuracy +0.000, p = 1, 42 images in common)" in out
     assert read(good).metrics["blind_test/accuracy"].value == 0
     assert "significantly better" in compare(good, poor / BLIND_TEST / "metrics.json").out
+
+
+def test_where_a_class_has_one_source_no_difference_is_called_significant_and_the_reason_is_stated(
+    good, poor, command, tmp_path
+):
+    command("evaluate", f"ckpt={good}", "split=blind", *QUICK, "again=true", f"out={tmp_path / 'earlier'}")
+    earlier = next((tmp_path / "earlier").rglob("blind_test"))
+    words = [f"ckpt={poor}", "split=blind", *QUICK, "again=true", f"against={earlier}", f"out={tmp_path / 'now'}"]
+    out = command("evaluate", *words).out
+    assert "a class has only one source, so no difference is called significant for new sources" in out
+    pair = Result.load(next(tmp_path.rglob("against"))).tables["pairs"].iloc[0]
+    assert (pair["significant"], np.isnan(pair["p"]), pair["population"]) == (False, True, "these sources")
 
 
 def test_every_difference_is_that_of_the_two_results_and_paired_where_images_can_be(good, poor, compare):
@@ -94,8 +119,8 @@ def test_every_difference_is_that_of_the_two_results_and_paired_where_images_can
     assert len(changed) >= round(42 * table.loc["accuracy", "difference"])
 
 
-def test_images_are_matched_by_content_and_their_number_is_stated(good, images, compare, tmp_path):
-    rows, moved = pd.read_csv(images / "blind.csv").iloc[5:], tmp_path / "moved"
+def test_images_are_matched_by_content_and_their_number_is_stated(good, images, blind, compare, tmp_path):
+    rows, moved = pd.read_csv(blind[1].partition("=")[2]).iloc[5:], tmp_path / "moved"
     shutil.copytree(images / "blind", moved / "blind")
     rows.assign(path=[f"./{path}" for path in rows["path"]]).to_csv(moved / "june.csv", index=False)
     err = compare(good, good / BLIND_TEST, *data_of(moved / "june.csv"), *QUICK).err
@@ -139,19 +164,19 @@ def test_on_other_data_differences_are_unpaired_and_say_so(good, compare):
     ],
 )
 def test_what_cannot_be_compared_is_refused_before_anything_is_evaluated(
-    path, change, words, code, message, good, earlier, compare
+    path, change, words, code, message, good, earlier, blind, compare
 ):
     saved = json.loads((earlier / "metrics.json").read_text(encoding="utf-8"))
     (earlier / "metrics.json").write_text(json.dumps(saved | change), encoding="utf-8")
-    images = ["data=folder", f"data.root={earlier}"] if "block=data_audit" in words else BLIND
+    images = ["data=folder", f"data.root={earlier}"] if "block=data_audit" in words else blind
     out, err = compare(good, str(earlier.parent / path) if path else "", *images, *words, "again=true", code=code)
     assert message in err
     assert len(err.splitlines()) <= 3
     assert out == ""
 
 
-def test_of_several_runs_each_is_compared_and_one_that_is_worse_counts(good, poor, command, tmp_path):
-    words = [f"ckpt=[{good},{poor}]", *BLIND, f"against={good}", f"out={tmp_path / 'out'}"]
+def test_of_several_runs_each_is_compared_and_one_that_is_worse_counts(good, poor, blind, command, tmp_path):
+    words = [f"ckpt=[{good},{poor}]", *blind, f"against={good}", f"out={tmp_path / 'out'}"]
     lines = command("evaluate", *words, code=7).out.splitlines()
     outcomes = [line.split(" (")[0].split(": ")[1] for line in lines if line.startswith("against")]
     assert outcomes == ["statistically tied", "significantly worse"]

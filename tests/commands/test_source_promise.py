@@ -57,7 +57,7 @@ def read_calibration(run):
 def test_the_calibration_names_unit_sources_beta_and_confidence_and_fits_nothing(calibrated):
     saved, images = read_calibration(calibrated)
     sources = sorted(name for names in NEW.values() for name in names)
-    terms = {"unit": "source", "beta": 0.3, "own_bound": False, "folds": 0, "confidence": 0.9, "sources": sources}
+    terms = {"unit": "source", "beta": 0.3, "folds": 0, "confidence": 0.9, "sources": sources}
     assert saved["by_source"] == terms
     assert images["source"].value_counts().to_dict() == {name: 30 if name in NEW["real"] else 20 for name in sources}
     by_image = json.loads((calibrated / "calibration.json").read_text(encoding="utf-8"))

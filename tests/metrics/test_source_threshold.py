@@ -19,7 +19,7 @@ def draw(rng, n, size=40, spread=True):
     return confidence, ~wrong, sources
 
 
-def passes(confidence, correct, sources, threshold, beta=BETA, own_bound=False):
+def passes(confidence, correct, sources, threshold, beta=BETA):
     """Return whether few sources exceed the target at a threshold, None if too few are counted to start there."""
     broken = counted = 0
     n_sources = len(np.unique(sources))
@@ -29,19 +29,19 @@ def passes(confidence, correct, sources, threshold, beta=BETA, own_bound=False):
         if n >= MIN_ANSWERS:
             counted += 1
             # the exact upper bound is above the target where so few errors are not improbable at the target
-            broken += binom.cdf(errors, n, TARGET) > 1 - CONFIDENCE if own_bound else errors / n > TARGET
+            broken += errors / n > TARGET
     if (1 - beta) ** counted > 1 - CONFIDENCE or counted < n_sources / 2:
         return None
     return binom.cdf(broken, counted, beta) <= 1 - CONFIDENCE
 
 
-@pytest.mark.parametrize(("own_bound", "beta"), [(False, BETA), (True, BETA), (False, 0.5)])
-def test_the_threshold_is_the_last_before_the_first_that_fails(own_bound, beta):
+@pytest.mark.parametrize("beta", [BETA, 0.5])
+def test_the_threshold_is_the_last_before_the_first_that_fails(beta):
     for seed in range(3):
         confidence, correct, sources = draw(np.random.default_rng(seed), 30, size=80)
-        fit = fit_source_threshold(confidence, correct, sources, TARGET, beta, own_bound)
+        fit = fit_source_threshold(confidence, correct, sources, TARGET, beta)
         grid = np.append(1 / (1 + np.exp(-np.arange(9.9, -1.05, -0.1))), 0.0)
-        states = [passes(confidence, correct, sources, value, beta, own_bound) for value in grid]
+        states = [passes(confidence, correct, sources, value, beta) for value in grid]
         tested = [place for place, state in enumerate(states) if state is not None]
         failed = next((place for place in tested if not states[place]), len(grid))
         expected = grid[failed - 1] if failed > tested[0] else np.inf
@@ -50,7 +50,7 @@ def test_the_threshold_is_the_last_before_the_first_that_fails(own_bound, beta):
             answered = confidence >= fit.value
             shares = [answered[sources == source].mean() for source in range(30)]
             assert fit.coverage == pytest.approx(np.mean(shares))
-            assert own_bound or (fit.counted, fit.broken) == tuple(
+            assert (fit.counted, fit.broken) == tuple(
                 int(part.sum()) for part in find_broken_sources(answered, correct, sources, TARGET)
             )
 

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import norm
 from sklearn import metrics as sk
 
 from avatar_bench.errors import GuardError
 from avatar_bench.evaluation.blocks.blind_test import BlindTest
-from avatar_bench.metrics import paired_tests, stats
+from avatar_bench.metrics import stats
 from avatar_bench.metrics.units import encode
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Result
@@ -51,10 +52,10 @@ def test_a_perfect_oracle_scores_one_and_a_uniform_one_chance_and_the_detectable
         assert metrics[name].low <= chance <= metrics[name].high
     assert metrics["chance"].value == pytest.approx(1 / 3)
     accuracy = metrics["accuracy"].value  # errors of another run are taken to be independent, or as the option says
-    expected = paired_tests.detectable_difference(600, 2 * accuracy * (1 - accuracy))
-    assert metrics["detectable_difference"].value == expected
+    expected = (norm.isf(0.025) + norm.isf(0.2)) * (2 * accuracy * (1 - accuracy) / 600) ** 0.5  # and the steps
+    assert expected < metrics["detectable_difference"].value < 1.05 * expected
     stated = evaluate(oracle("noisy"), discordance=0.2).metrics["detectable_difference"]
-    assert stated.value == paired_tests.detectable_difference(240, 0.2)
+    assert stated.value == pytest.approx((norm.isf(0.025) + norm.isf(0.2)) * (0.2 / 240) ** 0.5, rel=0.05)
     for count, least_p in ((5, 2 / 2**5), (6, 2 / 2**6)):
         few = replace(oracle("noisy"), groups=np.array([f"g{row % count}" for row in range(240)]))
         found = evaluate(few, discordance=0.2).metrics["detectable_difference"].value
@@ -141,12 +142,13 @@ def test_intervals_are_wilson_for_single_images_by_group_for_repeated_ones_and_b
     balanced = stats.balanced_interval_of_sources(new.correct, new.units)
     assert metrics["balanced_accuracy"].low == pytest.approx(balanced.low)
     assert these["detectable_difference"].value < 0.2
-    assert metrics["detectable_difference"].value is None  # the errors are those of four sources
+    assert metrics["detectable_difference"].value > 2 * these["detectable_difference"].value  # of four sources
     # a class of one source shows nothing of new ones
     metrics = evaluate(replace(seen, origins=np.where(targets == 1, 0, encode(sources)))).metrics
     assert metrics["accuracy"].reason == Reason("one_source")
     assert (metrics["accuracy"].low, metrics["accuracy"].population) == (these["accuracy"].low, "these sources")
     assert metrics["recall/drawing"].population == "new sources"
+    assert metrics["detectable_difference"].reason == Reason("one_source_untested")
 
 
 def test_an_absent_class_gives_null_and_the_gallery_shows_the_most_confident_errors(evaluate):

@@ -18,6 +18,7 @@ from avatar_bench.config.entries import find_entry, use_folders
 from avatar_bench.errors import BlockError, ConfigError, GuardError
 from avatar_bench.evaluation import recipe_pairs
 from avatar_bench.evaluation.blocks.significance import Significance
+from avatar_bench.evaluation.seeds import Recipes
 from avatar_bench.i18n import use_language
 from avatar_bench.metrics.calibration import calibration_errors
 from avatar_bench.results.reasons import Reason, format_reason
@@ -275,7 +276,7 @@ def test_differences_and_intervals_are_those_of_significance(compare, answers):
     result, other = compare(collected), compare(collected, Significance(resamples=200))
     pair, theirs = result.tables["pairs"].iloc[0], other.tables["pairs"].iloc[0]
     assert (pair["a"], theirs["a"]) == ("sam", "sam")
-    columns = ["n", "only_a_correct", "only_b_correct", "p", "p_holm", "difference", "low", "high", "design_effect"]
+    columns = ["n", "only_a_correct", "only_b_correct", "p", "p_holm", "difference", "low", "high", "n_required"]
     assert pair[columns].tolist() == theirs[columns].tolist()
     assert pair["significant"]
     right = {key: each.correct for key, (each, _) in collected.items()}
@@ -301,8 +302,12 @@ def test_what_a_pair_could_have_shown_is_said_at_the_strictest_level_of_holm(com
     result = compare(collected)
     pairs = result.tables["pairs"]
     assert not pairs["significant"].any()
+    right = np.stack([predictions.correct for predictions, __ in collected.values()])
+    members = {name: [index] for index, name in enumerate(collected)}
+    recipes = Recipes(members, right, collected["plain"][0].units, (0, 0, 0))
     for _, row in pairs.iterrows():
-        assert row["detectable"] == recipe_pairs.find_detectable_difference(row, 0.8, 0.05 / 2)
+        positions = recipes.names.index(row["a"]), recipes.names.index(row["b"])
+        assert row["detectable"] == recipe_pairs.find_detectable_difference(recipes, *positions, 0.8, 0.05 / 2)
         assert abs(row["difference"]) < row["detectable"]
         assert (row["detectable_reason"], row["n_required_reason"]) == ("", "")
     said = " ".join(format_reason(warning, "transformers") for warning in result.warnings)

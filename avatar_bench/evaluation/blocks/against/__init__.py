@@ -21,6 +21,7 @@ from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import AGAINST_FOLDER, Metric, Result
 
 NEW, EARLIER = "new", "earlier"
+ONE_SOURCE = Reason("one_source")
 _SHARED_COLUMNS = ("path", "target", "group", "source", "origin")
 _OVERALL_METRICS = {"accuracy": classification.accuracy, **classification.MACRO_METRICS}
 _CLASS_METRICS = {"recall": classification.recall, "precision": classification.precision, "f1": classification.f1}
@@ -77,8 +78,10 @@ def compare(results: Sequence[tuple[Result, Result]], alpha: float) -> Result:
             paired = _compute_paired(common, options, pair)
             paired = {name: metric for name, metric in paired.items() if name in new.metrics}
             result.metrics[f"{new.block}/accuracy"] = paired["accuracy"]
-            for name, value in {"p": float(pair["p"].iloc[0]), "images_in_common": float(result.n)}.items():
-                result.metrics[f"{new.block}/{name}"] = Metric(value, result.n, higher_is_better=None)
+            p, reason = float(pair["p"].iloc[0]), Reason.parse_cell(pair["reason"].iloc[0])
+            for name, value in {"p": None if reason else p, "images_in_common": float(result.n)}.items():
+                why = reason if value is None else None
+                result.metrics[f"{new.block}/{name}"] = Metric(value, result.n, higher_is_better=None, reason=why)
             pairs.append(pair.assign(block=new.block))
             named = common.table.rename(columns={f"prediction_{whose}": whose for whose in (NEW, EARLIER)})
             named = named.loc[named[NEW] != named[EARLIER], ["path", "target", NEW, EARLIER]]
@@ -117,7 +120,8 @@ def _match_images(new: Result, earlier: Result) -> CommonImages | None:
     same = joined[f"target_{NEW}"] == joined[f"target_{EARLIER}"]
     matched = joined[same].reset_index(drop=True)
     matched = matched.rename(columns={f"{name}_{NEW}": name for name in _SHARED_COLUMNS})
-    is_new = all(result.metrics["accuracy"].population == NEW_SOURCES for result in (new, earlier))
+    accuracies = [result.metrics["accuracy"] for result in (new, earlier)]
+    is_new = all(accuracy.population == NEW_SOURCES or accuracy.reason == ONE_SOURCE for accuracy in accuracies)
     return CommonImages(matched, new.classes, by, int((~same).sum()), is_new) if len(matched) else None
 
 
@@ -152,7 +156,8 @@ def _compute_paired(
     row = pair.iloc[0]  # computed by the same functions as in significance
     if not np.isnan(row["low"]):
         value, low, high = (float(row[name]) for name in ("difference", "low", "high"))
-        metrics["accuracy"] = replace(metrics["accuracy"], value=value, low=low, high=high)
+        how = row["test"] if row["population"] == NEW_SOURCES else metrics["accuracy"].interval
+        metrics["accuracy"] = replace(metrics["accuracy"], value=value, low=low, high=high, interval=how)
     return metrics
 
 

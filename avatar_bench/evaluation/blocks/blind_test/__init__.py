@@ -10,11 +10,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.config.options import option
-from avatar_bench.evaluation import intervals
+from avatar_bench.evaluation import intervals, recipe_pairs
 from avatar_bench.evaluation.block import check_class_order, labelled_rows, tabulate_predictions, warn_unlabelled
-from avatar_bench.metrics import classification, detection, paired_tests, plots, stats
+from avatar_bench.metrics import classification, detection, plots, stats
 from avatar_bench.metrics.accuracy_tests import beats_guessing, guessing_level
-from avatar_bench.metrics.units import NEW_SOURCES
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from avatar_bench.results.predictions import Predictions
     from avatar_bench.runs.run import Run
 
-_ROUNDING = 1e-9
 _FEW_IMAGES = 30  # with fewer images of a class, its metrics are unreliable
 
 
@@ -31,7 +29,7 @@ _FEW_IMAGES = 30  # with fewer images of a class, its metrics are unreliable
 class BlindTest(intervals.IntervalOptions):
     """Evaluation of a run on images whose true class is known."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     discordance: float | None = option(
         None,
@@ -90,7 +88,7 @@ class BlindTest(intervals.IntervalOptions):
             metrics[f"recall/{name}"] = self._compute_proportion(target, predictions, absent)
             reason = Reason("never_predicted") if target.any() else absent
             metrics[f"precision/{name}"] = self._compute_proportion(predicted & target.any(), predictions, reason)
-        metrics["detectable_difference"] = self._find_detectable_difference(predictions, metrics["accuracy"])
+        metrics["detectable_difference"] = self._find_detectable_difference(predictions)
         return metrics
 
     def _compute_proportion(self, images: NDArray[np.bool_], predictions: Predictions, reason: Reason) -> Metric:
@@ -126,19 +124,26 @@ class BlindTest(intervals.IntervalOptions):
             self, names, joined, predictions.units, floors=floors, bounds=intervals.PROPORTION
         )
 
-    def _find_detectable_difference(self, predictions: Predictions, accuracy: Metric) -> Metric:
-        """Return the difference that as many independent images show as those with the spread of the units' errors."""
-        share, n = accuracy.value or 0.0, len(predictions)
-        discordance = 2 * share * (1 - share) if self.discordance is None else self.discordance
-        units = predictions.units if accuracy.population == NEW_SOURCES else predictions.units.these
-        spread = paired_tests.design_effect(predictions.correct - share, units.codes)
-        effective = int(n / spread + _ROUNDING)
-        difference = None
-        if paired_tests.find_least_p(units.count) <= paired_tests.ALPHA:
-            difference = paired_tests.detectable_difference(effective, discordance)
-        reason = Reason("no_detectable_difference", n=n, units=units.count, discordance=discordance)
+    def _find_detectable_difference(self, predictions: Predictions) -> Metric:
+        """Return the difference to another network that the test of pairs in the block significance would find.
+
+        The two differ on a fraction `discordance` of the images, which varies over units as this network's errors do.
+        """
+        units, n, share = predictions.units, len(predictions), float(predictions.correct.mean())
+        variance = share * (1 - share)
+        discordance = 2 * variance if self.discordance is None else self.discordance
+        # of a perfect network, images alone are known to vary
+        gains = (
+            (predictions.correct - share) * (discordance / variance) ** 0.5
+            if variance
+            else np.full(n, discordance**0.5)
+        )
+        power, alpha = recipe_pairs.PairwiseOptions.power, recipe_pairs.PairwiseOptions.alpha
+        difference = recipe_pairs.find_detectable_mean(gains, units, power, alpha)
+        reason = Reason("no_detectable_difference", n=n, units=units.usable.count, discordance=discordance)
+        reason = Reason("one_source_untested") if units.is_single.any() else reason
         metric = Metric(difference, n, higher_is_better=False, reason=reason if difference is None else None)
-        return intervals.state_units(metric, units)
+        return intervals.state_units(metric, units.usable)
 
     def _tabulate_sources(self, predictions: Predictions) -> pd.DataFrame:
         names, rows = predictions.classes, []

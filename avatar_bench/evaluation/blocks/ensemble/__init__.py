@@ -51,7 +51,7 @@ _FEW_IMAGES = 100  # with fewer held-out images, weights and choices are close t
 class EnsembleBlock(IntervalOptions):
     """Averages of several runs, compared with the single run that is best on the held-out images, and pairs of runs."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
     soup: bool = option(
@@ -163,6 +163,10 @@ class EnsembleBlock(IntervalOptions):
         ):
             bounds = PROPORTION if kind == "macro_f1" else DIFFERENCE
             metrics |= bootstrap_metrics(self, [f"{kind}/{name}" for name in names], statistic, units, bounds=bounds)
+        for name in others:
+            gains = entries[name].correct.astype(float) - entries[SINGLE].correct
+            key = f"gain/{name}"
+            metrics[key] = recipe_pairs.state_for_new_sources(metrics[key], gains, units, self.level)
         why = Reason("no_ece_interval")
         for name, item in zip(used, evaluated, strict=True):
             metrics[f"ece/{name}"] = Metric(_compute_ece(item), len(item), higher_is_better=False, reason=why)
@@ -176,11 +180,15 @@ class EnsembleBlock(IntervalOptions):
 
     def _compute_contributions(self, labels: Sequence[str], logits: Reals, aligned: Predictions) -> dict[str, Metric]:
         """Compute the accuracy that soft voting loses without each run in turn."""
-        everyone = _vote(logits) == aligned.targets
+        everyone, units = _vote(logits) == aligned.targets, aligned.units
         without = [_vote(np.delete(logits, run, axis=0)) == aligned.targets for run in range(len(logits))]
         columns = np.column_stack([everyone.astype(float) - right for right in without])
         names = [f"contribution/{label}" for label in labels]
-        return bootstrap_metrics(self, names, stats.build_mean_statistic(columns), aligned.units, bounds=DIFFERENCE)
+        metrics = bootstrap_metrics(self, names, stats.build_mean_statistic(columns), units, bounds=DIFFERENCE)
+        return {
+            name: recipe_pairs.state_for_new_sources(metrics[name], gains, units, self.level)
+            for name, gains in zip(names, columns.T, strict=True)
+        }
 
 
 def _vote(logits: Reals) -> NDArray[np.intp]:
@@ -277,9 +285,8 @@ def _tabulate_strategies(
     table = pd.DataFrame(rows)
     units = first.units.usable
     gains = [entry.correct.astype(int) - single for entry in others]
-    tested = pd.DataFrame([recipe_pairs.test_gains(gain, units) for gain in gains])
-    tests = np.column_stack([tested["p"], paired_tests.holm(tested["p"]), tested["p_these_sources"]])
-    table[["p", "p_holm", "p_these_sources"]] = np.vstack([np.full(3, np.nan), tests])
+    p = [recipe_pairs.test_gains(gain, first.units) for gain in gains]
+    table["p"], table["p_holm"] = [np.nan, *p], [np.nan, *paired_tests.holm(p)]
     beyond = (table["gain_low"].astype(float) > 0) | (table["gain_high"].astype(float) < 0)
     for column, value in units.inference.items():
         table[column] = value

@@ -48,7 +48,7 @@ class Slice(NamedTuple):
 class ErrorBias(intervals.IntervalOptions):
     """Accuracy of a run by source, generator, size, format and JPEG quality, with bias and confidence of its errors."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
     minimum: int = option(

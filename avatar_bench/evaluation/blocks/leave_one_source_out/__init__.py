@@ -36,7 +36,7 @@ FRACTIONS: dict[str, Any] = {
 class LeaveOneSourceOut(IntervalOptions):
     """Comparison of recipes by runs that each held out a source or generator and are evaluated on it alone."""
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     minimum: int = option(
         20, help="images per source; smaller sources are listed, but not in mean and worst", range=(1, None)
@@ -83,7 +83,7 @@ class LeaveOneSourceOut(IntervalOptions):
             result.tables["curve"] = curve
         for name, gain in gains.items():
             key = "gain_per_doubling" if len(gains) == 1 else f"gain_per_doubling/{name}"
-            result.metrics[key] = metric_with_interval(*gain)
+            result.metrics[key] = _state_single(metric_with_interval(*gain), gain.interval)
         skipped = len(runs) - len(kept)
         result.warnings = [Reason("runs_without_held_out", n=skipped, all=len(runs))] if skipped else []
         result.warnings += self._list_warnings(matrix, cells)
@@ -138,9 +138,8 @@ class LeaveOneSourceOut(IntervalOptions):
                 shown["gain"] = (row["gain_n"], row["gain_interval"], None, Reason("no_common_source"))
             for name, (n, how, least, reason) in shown.items():
                 value, low, high = row[[name, f"{name}_low", f"{name}_high"]].astype(float)
-                metrics[name + endings[row["recipe"]]] = metric_with_interval(
-                    value, low, high, int(n), how, floor=least, reason=reason
-                )
+                metric = metric_with_interval(value, low, high, int(n), how, floor=least, reason=reason)
+                metrics[name + endings[row["recipe"]]] = _state_single(metric, how)
             for name, better in (("in_domain", True), ("train_seconds", False)):
                 value, n = float(row[name]), int(row["sources"])
                 none = Metric(None, n, higher_is_better=better, reason=unknown[name])
@@ -167,3 +166,8 @@ class LeaveOneSourceOut(IntervalOptions):
                 reasons.append(Reason("recipe_lacks_sources", recipe=recipe, names=missing))
         seeds = {cell.recipe: [run.seed for run, __ in members] for cell, members in cells.items()}
         return reasons + warn_about_seeds(seeds)
+
+
+def _state_single(metric: Metric, method: str) -> Metric:
+    """Return a metric with the reason why it has no interval, if it has no method."""
+    return metric if method or metric.value is None else replace(metric, reason=Reason("one_source_untested"))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from avatar_bench.data.splits import name_units
 from avatar_bench.errors import BlockError
@@ -15,6 +16,7 @@ from avatar_bench.evaluation.block import refuse_other_classes, tabulate_predict
 from avatar_bench.evaluation.intervals import IntervalOptions
 from avatar_bench.evaluation.seeds import group_across_options, weigh_doublings
 from avatar_bench.metrics import paired_tests, stats
+from avatar_bench.metrics.units import encode
 
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
@@ -93,7 +95,7 @@ def _mark_held_out(run: Run, names: pd.Series) -> NDArray[np.bool_]:
 
 Floats = NDArray[np.float64]
 Drawn = Mapping[Cell, Floats]  # recall of each cell in B resamples, (B, 1)
-BY_SOURCE, BY_GROUP = "bootstrap by source and group", "bootstrap by group"
+BY_BOTH, BY_GROUP, TESTED = "bootstrap by source and group", "bootstrap by group", "stratified t by source"
 _KEY = ["source", "target"]
 _WORST = ["source", "target", "groups"]
 
@@ -114,7 +116,8 @@ def build_summary(
     """Return a row per recipe: mean and worst recall over its counted sources, gain over the base, and cost.
 
     The mean is that over classes of the mean over the sources of each, a gain the difference of two such means over the
-    sources of both recipes. `in_domain` is the mean accuracy on val, `train_seconds` the mean duration of a training.
+    sources of both recipes, which draws sources alone. `in_domain` is the mean accuracy on val, `train_seconds` the
+    mean duration of a training.
     """
     counted, rows = matrix[matrix["counted"]], []
     cost = _compute_costs(runs)
@@ -122,9 +125,8 @@ def build_summary(
         of_recipe = counted[counted["recipe"] == recipe]
         common = _find_common(counted, cells, base, recipe) if recipe != base else []
         pair = [_select(counted, name).loc[common].reset_index() for name in (recipe, base)]
-        ours, theirs = (_resample_mean(options, table, drawn) for table in pair)
         mean = _summarise(options, of_recipe, _resample_mean(options, of_recipe, drawn), is_recall=True)
-        gain = _summarise(options, pair[0], ours - theirs)
+        gain = _test_mean(options, pair[0], pair[0]["recall"] - pair[1]["recall"])
         in_domain, seconds = cost[recipe]
         spent = in_domain, in_domain - cost[base][0] if recipe != base else np.nan, seconds
         rows.append((recipe, base, len(of_recipe), *mean, *_find_worst(of_recipe), len(common), *gain, *spent))
@@ -156,7 +158,7 @@ def build_curve(
         estimates = [_summarise(options, tables[0], mean, is_recall=True)[:3] for mean in means]
         rows += [(curve, n, len(common), *estimate) for (n, __), estimate in zip(points, estimates, strict=True)]
         slope = weigh_doublings([n for n, __ in points])
-        gains[curve] = _summarise(options, tables[0], np.column_stack(means) @ slope)
+        gains[curve] = _test_mean(options, tables[0], np.column_stack([table["recall"] for table in tables]) @ slope)
     return pd.DataFrame(rows, columns=["recipe", "train_sources", "sources", "mean", "low", "high"]), gains
 
 
@@ -221,7 +223,7 @@ def _summarise(options: IntervalOptions, rows: pd.DataFrame, mean: Floats, is_re
     value, *resamples = mean
     low, high = map(float, stats.percentiles(np.array(resamples or [np.nan]), options.level))
     is_drawn = _has_several_units(rows)
-    n, how = (len(rows), BY_SOURCE) if is_drawn else (int(rows["groups"].sum()), BY_GROUP)
+    n, how = (len(rows), BY_BOTH) if is_drawn else (int(rows["groups"].sum()), BY_GROUP)
     if not low < high:
         low = high = np.nan
     elif is_drawn:
@@ -230,3 +232,21 @@ def _summarise(options: IntervalOptions, rows: pd.DataFrame, mean: Floats, is_re
         low, high = map(float, stats.widen_for_few_units(low, high, value, units, strata, options.level))
     low, high = np.clip([low, high], 0, 1).tolist() if is_recall else (low, high)
     return Estimate(float(value), low, high, n, how)
+
+
+def _test_mean(options: IntervalOptions, rows: pd.DataFrame, values: ArrayLike) -> Estimate:
+    """Return the mean over classes of the means of values (K,), one of each row, with that of a stratified t test.
+
+    There is no interval, and no method, where a class has a single unit: nothing is known of new ones.
+    """
+    value = np.asarray(values, dtype=np.float64)
+    unit, kind = encode(rows["unit"]), encode(rows["target"])
+    if rows.empty or not _has_several_units(rows):
+        return Estimate(float(pd.Series(value).groupby(kind).mean().mean()), math.nan, math.nan, len(rows), "")
+    sizes, strata = np.bincount(kind), np.empty(unit.max() + 1, dtype=np.int64)
+    strata[unit] = paired_tests.find_strata(unit, kind)
+    means = np.bincount(kind, value) / sizes
+    parts = np.bincount(unit, (value - means[kind]) / sizes[kind]) / len(sizes) + means.mean() / len(strata)
+    test = paired_tests.stratified_t_test(parts, strata, options.level)
+    low, high = np.clip([test.low, test.high], -1, 1).tolist()
+    return Estimate(float(means.mean()), low, high, len(rows), TESTED)

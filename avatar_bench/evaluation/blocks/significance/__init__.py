@@ -18,7 +18,7 @@ from avatar_bench.evaluation.intervals import metric_with_interval
 from avatar_bench.evaluation.seeds import Recipes, build_statistic_of_runs, warn_about_seeds
 from avatar_bench.metrics import classification, paired_tests, stats
 from avatar_bench.metrics.accuracy_tests import beats_guessing, find_better_than_guessing, guessing_level
-from avatar_bench.metrics.stats import Floats
+from avatar_bench.metrics.units import NEW_SOURCES
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
@@ -33,10 +33,11 @@ class Significance(recipe_pairs.PairwiseOptions):
     """Comparison of the accuracy of every two recipes on the same images.
 
     Two differ significantly if p, by Holm over all pairs, is below `alpha` and the interval of their difference
-    excludes 0.
+    excludes 0. The rank of one lies from 1 plus the number of those that are significantly better to the number of
+    those that are not significantly worse.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
@@ -55,7 +56,7 @@ class Significance(recipe_pairs.PairwiseOptions):
             for a, b in combinations(order, 2)  # the better one first
         ]
         pairs = result.tables["pairs"] = recipe_pairs.mark_significant(pd.DataFrame(rows), self.alpha)
-        ranking = _build_ranking(recipes, accuracies, drawn, pairs, order, self.level)
+        ranking = _build_ranking(recipes, accuracies, pairs, order)
         ranking = result.tables["ranking"] = self._compare_with_guessing(ranking, recipes, predictions)
         result.metrics = {"best_accuracy": accuracies[recipes.names[order[0]]]}
         result.metrics |= self._build_metrics(pairs, ranking, recipes)
@@ -80,7 +81,7 @@ class Significance(recipe_pairs.PairwiseOptions):
         """Add the balanced accuracy of each recipe with its interval, and whether it is above guessing, by Holm."""
         statistic = build_statistic_of_runs(predictions, classification.balanced_accuracy)
         guessing = guessing_level(predictions[0].targets)
-        observed, units = statistic(np.ones((1, len(predictions[0]))))[0], recipes.units.usable.count
+        observed, units = statistic(recipes.units.usable.weights[None])[0], recipes.units.usable.count
         values = [float(observed[list(runs)].mean()) for runs in recipes.members.values()]
         drawn = recipes.draw(self, statistic).T
 
@@ -103,12 +104,19 @@ class Significance(recipe_pairs.PairwiseOptions):
 
     def _build_metrics(self, pairs: pd.DataFrame, ranking: pd.DataFrame, recipes: Recipes) -> dict[str, Metric]:
         closest = pairs.iloc[0]  # the best two recipes
-        n = int(closest["n"])
+        n, why = int(closest["n"]), Reason.parse_cell(closest["n_required_reason"])
         gain = (closest["difference"], closest["low"], closest["high"])
-        detectable = recipe_pairs.find_detectable_difference(closest, self.power, self.alpha)
-        needed = None if np.isnan(closest["n_required"]) else float(closest["n_required"])
-        equal = Reason("equally_accurate") if needed is None else None
-        few = Reason("too_few_discordant") if detectable is None else None
+        how = closest["test"] if closest["population"] == NEW_SOURCES else f"paired {recipes.method}"
+        a, b = (recipes.names.index(closest[side]) for side in "ab")
+        detectable = recipe_pairs.find_detectable_difference(recipes, a, b, self.power, self.alpha)
+        planned = {name: closest[name] for name in recipe_pairs.PLANNED_DIFFERENCES}
+        few = Reason("too_few_discordant") if why is None else why
+        metrics = {
+            name: Metric(None, n, higher_is_better=False, reason=few)
+            if value is None or np.isnan(value)
+            else Metric(float(value), n, higher_is_better=False)
+            for name, value in {"detectable_difference": detectable, **planned}.items()
+        }
         is_unknown = ranking["better_than_guessing"].isna().any()
         unknown = Reason("too_few_classes") if is_unknown else None
         better = None if is_unknown else float(ranking["better_than_guessing"].sum())
@@ -116,9 +124,8 @@ class Significance(recipe_pairs.PairwiseOptions):
             "significant_pairs": Metric(float(pairs["significant"].sum()), len(pairs), higher_is_better=None),
             "better_than_guessing": Metric(better, len(ranking), higher_is_better=None, reason=unknown),
             "tied_with_best": Metric(float(ranking["tied_with_best"].sum()), len(ranking), higher_is_better=None),
-            "gain_over_second": recipes.state(metric_with_interval(*gain, n, f"paired {recipes.method}")),
-            "detectable_difference": recipes.state(Metric(detectable, n, higher_is_better=False, reason=few)),
-            "n_required": recipes.state(Metric(needed, n, higher_is_better=False, reason=equal)),
+            "gain_over_second": recipes.state(metric_with_interval(*gain, n, how)),
+            **{name: recipes.state(metric) for name, metric in metrics.items()},
         }
 
 
@@ -128,14 +135,14 @@ def _round_value(metric: Metric) -> float:
 
 
 def _build_ranking(
-    recipes: Recipes, accuracies: dict[str, Metric], drawn: Floats, pairs: pd.DataFrame, order: list[int], level: float
+    recipes: Recipes, accuracies: dict[str, Metric], pairs: pd.DataFrame, order: list[int]
 ) -> pd.DataFrame:
     names = [recipes.names[index] for index in order]
     metrics = [accuracies[name] for name in names]
-    places = np.quantile(paired_tests.ranks(drawn), [(1 - level) / 2, (1 + level) / 2], axis=0, method="inverted_cdf")
-    significant = np.zeros((len(names), len(names)), dtype=bool)
-    a, b = (pd.Index(names).get_indexer(pairs.loc[pairs["significant"], column]) for column in ("a", "b"))
-    significant[a, b] = significant[b, a] = True
+    better = np.zeros((len(names), len(names)), dtype=bool)  # whether the row is significantly better than the column
+    for a, b, difference in pairs.loc[pairs["significant"], ["a", "b", "difference"]].to_numpy().tolist():
+        winner, loser = (a, b) if difference > 0 else (b, a)
+        better[names.index(winner), names.index(loser)] = True
     table = pd.DataFrame({"recipe": names, "seeds": recipes.sizes[order]})
     table = table.assign(n=recipes.right.shape[1], **metrics[0].inference)
     beside = [metric.these_sources or {} for metric in metrics]
@@ -144,7 +151,8 @@ def _build_ranking(
     for end in ("low", "high"):
         table[f"these_sources_{end}"] = [ends.get(end, math.nan) for ends in beside]
     table["rank"] = paired_tests.ranks([_round_value(metric) for metric in metrics])
-    table["rank_low"], table["rank_high"] = places[:, order]
+    table["rank_low"], table["rank_high"] = paired_tests.bound_ranks(better)
+    significant = better | better.T
     letters = paired_tests.assign_letters(paired_tests.find_tie_groups(significant), len(names))
     return table.assign(tied_with_best=~significant[0], letters=letters)
 

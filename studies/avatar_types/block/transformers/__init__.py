@@ -34,7 +34,7 @@ class Transformers(recipe_pairs.PairwiseOptions):
     excludes 0.
     """
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     needs: ClassVar[tuple[str, ...]] = ("predictions", "module")
     reads_results: ClassVar[bool] = True
 

@@ -152,7 +152,7 @@ def build_pairs_table(
         return pd.DataFrame(columns=_NO_PAIRS)
     table = recipe_pairs.mark_significant(pd.DataFrame(rows), block.alpha)
     strictest = block.alpha / len(rows)
-    least = [recipe_pairs.find_detectable_difference(row, block.power, strictest) for __, row in table.iterrows()]
+    least = [recipe_pairs.find_detectable_difference(recipes, pair.a, pair.b, block.power, strictest) for pair in found]
     table["detectable"] = np.array(least, dtype=float)
     return table.assign(detectable_reason=np.where(table["detectable"].isna(), str(Reason("few_differ")), ""))
 
