@@ -184,7 +184,8 @@ def _score_predictions(
     )
     statistic = stats.JoinedStatistic([*classification.build_auroc_statistics(scores, targets), balanced_accuracy])
     values = statistic(np.ones((1, len(targets))))[0]
-    lows, highs = stats.bootstrap_interval(statistic, groups, settings.resamples, settings.level, settings.seed)
+    about = groups, settings.resamples, settings.level, settings.seed
+    lows, highs = stats.bootstrap_interval(statistic, *about, bounds=(0, 1))
     units = len(np.unique(groups))
     *aurocs, balanced = [
         Metric(float(value), units, float(low), float(high), "bootstrap by group", higher_is_better=False)

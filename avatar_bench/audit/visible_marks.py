@@ -132,7 +132,8 @@ def _measure(
 ) -> tuple[float, float, float]:
     """Return the AUROC of a class by a score, with its interval by unit."""
     statistic = classification.build_auroc_statistic(scores, positive)
-    low, high = stats.bootstrap_interval(statistic, units, settings.resamples, settings.level, settings.seed)
+    about = units, settings.resamples, settings.level, settings.seed
+    low, high = stats.bootstrap_interval(statistic, *about, bounds=(0, 1))
     return float(statistic(np.ones((1, len(units))))[0]), float(low), float(high)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from avatar_bench.metrics import stats
 from avatar_bench.metrics.paired_tests import holm, mcnemar
+from avatar_bench.metrics.units import LEAST_UNITS
 
 Floats = NDArray[np.float64]
 _CHUNK_ELEMENTS = 4_000_000  # keys in memory at once: 32 MB
@@ -93,10 +94,11 @@ def beats_guessing(
 ) -> bool | None:
     """Return whether the interval of a balanced accuracy lies above the guessing level; None without a level.
 
+    Of fewer than LEAST_UNITS it is None too: their interval is too uncertain for a verdict.
     `low` is its lower end. If it is None, since all resamples agree (a constant or a perfect predictor), Wilson's
     interval over the independent `units` is used, as in `stats.proportion_interval`.
     """
-    if guessing is None:
+    if guessing is None or units < LEAST_UNITS:
         return None
     end = stats.wilson(units * value, units, level)[0] if low is None else low
     return bool(end > guessing + 1e-9)  # tolerance for rounding

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from avatar_bench.evaluation.block import make_columns
 from avatar_bench.evaluation.intervals import (
+    LOSS,
     IntervalOptions,
     bootstrap_metrics,
     compute_for_both,
@@ -126,7 +127,7 @@ def compute_errors(
     losses = calibration.image_losses(predictions.logits, predictions.targets, predictions.temperature)
     per_image = np.column_stack([losses, calibration.brier_scores(predictions.probabilities, predictions.targets)])
     means = stats.build_mean_statistic(per_image)
-    metrics = bootstrap_metrics(block, list(floor), means, predictions.units, False, floor, bounds=(0.0, np.inf))
+    metrics = bootstrap_metrics(block, list(floor), means, predictions.units, False, floor, bounds=LOSS)
     metrics |= compute_for_both(partial(_compute_calibration_errors, block, predictions, floors), predictions.units)
     row = calibration.ECE_KINDS.index("ece_15")
     for name, column in (("ece_floor", "floor"), ("ece_floor_p95", "floor_p95")):
@@ -157,7 +158,8 @@ def compute_temperatures(block: IntervalOptions, temperature: float, held_out: P
     logits, targets = held_out.logits, held_out.targets
     fitted = calibration.build_temperature_statistic(logits, targets)
     refits = fitted.then(lambda metrics: np.hstack([metrics, metrics / temperature]))
-    metrics = bootstrap_metrics(block, ["temperature", "scaled/temperature"], refits, held_out.group_codes, None)
+    about = block, ["temperature", "scaled/temperature"], refits, held_out.group_codes, None
+    metrics = bootstrap_metrics(*about, bounds=LOSS)
     values = (temperature, calibration.fit_temperature(logits, targets) / temperature)
     return {name: replace(metric, value=value) for (name, metric), value in zip(metrics.items(), values, strict=True)}
 

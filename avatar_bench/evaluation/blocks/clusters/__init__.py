@@ -23,9 +23,17 @@ from avatar_bench.evaluation.block import (
     tabulate_predictions,
     warn_unlabelled,
 )
-from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
+from avatar_bench.evaluation.intervals import (
+    DIFFERENCE,
+    LOSS,
+    PROPORTION,
+    IntervalOptions,
+    bootstrap_metrics,
+    compute_proportion,
+)
 from avatar_bench.metrics import clusters, neighbours, stats
 from avatar_bench.metrics.clusters import EmbeddingSpace
+from avatar_bench.metrics.units import LEAST_UNITS
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
@@ -121,7 +129,8 @@ class Clusters(IntervalOptions):
         if result.n < len(labelled):
             result.warnings.append(Reason("limited", n=result.n, all=len(labelled)))
         purity = result.metrics["source_knn_purity"]
-        if purity.low is not None and purity.floor is not None and purity.low > purity.floor:
+        is_judged = purity.low is not None and (purity.units or 0) >= LEAST_UNITS
+        if is_judged and purity.floor is not None and (purity.low or 0.0) > purity.floor:
             result.warnings.append(Reason("sources_cluster", share=purity.value, chance=purity.floor))
         return result
 
@@ -147,7 +156,10 @@ class Clusters(IntervalOptions):
         def statistic(weights: Floats) -> Floats:
             return np.column_stack([means(weights), space.global_scores(sampled.targets, weights)])
 
-        metrics = bootstrap_metrics(self, names, statistic, sampled.units, better, _average_floors(names, noise))
+        floors = _average_floors(names, noise)
+        ranges = dict.fromkeys(OVERALL_METRICS, LOSS) | {"knn_purity": PROPORTION}
+        low, high = zip(*(ranges.get(name, DIFFERENCE) for name in names), strict=True)
+        metrics = bootstrap_metrics(self, names, statistic, sampled.units, better, floors, bounds=(low, high))
         images[list(METRICS_BY_IMAGE)] = image_scores
         metrics["linear_probe"] = self._evaluate_linear_probe(sampled, permuted, images)
         metrics["knn_accuracy"] = self._evaluate_knn_probe(run, sampled, permuted, images)
@@ -203,7 +215,7 @@ class Clusters(IntervalOptions):
         noise = [np.nanmean(score(order), axis=0) for order in self._permute_labels(sources, groups, within=targets)]
         images.loc[rows, list(SOURCE_METRICS)] = image_scores
         floors, statistic = _average_floors(SOURCE_METRICS, noise), stats.build_mean_statistic(image_scores)
-        return bootstrap_metrics(self, SOURCE_METRICS, statistic, groups, None, floors)
+        return bootstrap_metrics(self, SOURCE_METRICS, statistic, groups, None, floors, bounds=([-1, 0], 1))
 
     def _permute_labels(self, labels: Labels, groups: NDArray[np.str_], within: Labels | None = None) -> list[Labels]:
         generator = np.random.default_rng(self.seed)
@@ -259,7 +271,7 @@ def build_maps(block: Clusters, predictions: Predictions, name: str) -> Result:
         shuffled = [generator.permutation(points) for __ in range(_N_SHUFFLES)]
         floors = {name: float(np.mean([neighbours.trustworthiness(drawn.embeddings, order, k) for order in shuffled]))}
         mean = stats.build_mean_statistic(trust[:, None])
-        result.metrics |= bootstrap_metrics(block, [name], mean, drawn.units, floors=floors)
+        result.metrics |= bootstrap_metrics(block, [name], mean, drawn.units, floors=floors, bounds=PROPORTION)
     return result
 
 

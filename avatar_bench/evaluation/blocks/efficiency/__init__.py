@@ -16,7 +16,7 @@ from avatar_bench.data.leakage import refuse_changed_files
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation.block import make_columns
 from avatar_bench.evaluation.blocks.efficiency import latency as timing
-from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, metric_with_interval
+from avatar_bench.evaluation.intervals import LOSS, IntervalOptions, bootstrap_metrics, metric_with_interval
 from avatar_bench.inference.runtimes import list_runtimes, refuse_missing_package
 from avatar_bench.metrics.stats import Floats, quantiles
 from avatar_bench.models import profiling
@@ -156,7 +156,8 @@ class Efficiency(IntervalOptions):
             row: dict[str, Any] = dict(zip(timing.TimedSetting._fields, case, strict=True))
             row |= {"rounds": part["round"].nunique(), "calls": len(part)}
             statistic = partial(_compute_times, part["seconds"].to_numpy(), row["batch"])
-            for name, metric in bootstrap_metrics(self, [*_TIMES], statistic, part["round"].to_numpy(), _TIMES).items():
+            about = self, [*_TIMES], statistic, part["round"].to_numpy(), _TIMES
+            for name, metric in bootstrap_metrics(*about, bounds=LOSS).items():
                 row |= make_columns(name, metric, f"{name}_")
             rows.append(row)
         table = pd.DataFrame(rows)
@@ -170,7 +171,8 @@ class Efficiency(IntervalOptions):
         rows, name = [], "images_per_second"
         for case, part in passes.groupby(timing.SETTING, sort=False):
             rates = (part["images"] / part["seconds"]).to_numpy()
-            rate = bootstrap_metrics(self, [name], partial(quantiles, rates, (0.5,)), part["round"].to_numpy())[name]
+            about = self, [name], partial(quantiles, rates, (0.5,)), part["round"].to_numpy()
+            rate = bootstrap_metrics(*about, bounds=LOSS)[name]
             ends = (rate.value, rate.low, rate.high, rates.max() / rates.min() - 1)
             rows.append((*case, int(part["images"].sum()), len(part), *ends))
         columns = [*timing.SETTING, "images", "passes", name, f"{name}_low", f"{name}_high", "noise"]

@@ -140,7 +140,8 @@ class EnsembleBlock(IntervalOptions):
             return stats.nan_mean(np.stack([column(weights) for column in columns]), axis=0)
 
         units, none = aligned[0].units, Reason("undefined_for_all_pairs")
-        metrics = bootstrap_metrics(self, MEASURES, statistic, units, _BETTER, reason=none, bounds=DIFFERENCE)
+        bounds = np.where(np.isin(MEASURES, ("agreement", "disagreement", "double_fault")), 0.0, -1.0), 1.0
+        metrics = bootstrap_metrics(self, MEASURES, statistic, units, _BETTER, reason=none, bounds=bounds)
         mean = float(stats.nan_mean(pairs["probability_correlation"].to_numpy()))
         value, reason = (None, Reason("constant_probabilities")) if np.isnan(mean) else (mean, None)
         return metrics | {"probability_correlation": Metric(value, len(units), higher_is_better=False, reason=reason)}

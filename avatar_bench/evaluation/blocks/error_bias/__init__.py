@@ -110,9 +110,9 @@ class ErrorBias(intervals.IntervalOptions):
         chosen = np.eye(classes)[np.concatenate([predictions.predicted for predictions in ood.values()])]
         groups = np.concatenate([predictions.groups for predictions in ood.values()])
         statistic = stats.build_mean_statistic(chosen).then(lambda shares: 1 - shares.max(axis=1, keepdims=True))
-        return intervals.bootstrap_metrics(self, ["unbias"], statistic, groups, floors={"unbias": 1 - 1 / classes})[
-            "unbias"
-        ]
+        about = self, ["unbias"], statistic, groups
+        floors = {"unbias": 1 - 1 / classes}
+        return intervals.bootstrap_metrics(*about, floors=floors, bounds=intervals.PROPORTION)["unbias"]
 
     def _compute_confidence(self, predictions: Predictions) -> dict[str, Metric]:
         sure, right = predictions.confidence, predictions.correct

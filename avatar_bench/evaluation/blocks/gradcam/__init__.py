@@ -23,6 +23,7 @@ from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
 from avatar_bench.files.paths import make_folder_name
 from avatar_bench.metrics import plots, stats
 from avatar_bench.metrics.attribution_maps import area_under_curve, rank_correlation, rank_pixels
+from avatar_bench.metrics.units import LEAST_UNITS
 from avatar_bench.models import attribution
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
@@ -140,7 +141,10 @@ class GradCam(IntervalOptions):
         result.metrics = self._compute_metrics(images[:n], curves, sanity, groups)
         result.warnings = warn_about_maps(layer, maps["predicted"][:n])
         for name, metric in result.metrics.items():
-            if name.removesuffix(_ROLLOUT) in FAITHFULNESS_GAINS and (metric.low is None or metric.low <= 0):
+            is_gain, units = name.removesuffix(_ROLLOUT) in FAITHFULNESS_GAINS, metric.units or 0
+            if is_gain and units < LEAST_UNITS:
+                result.warnings.append(Reason("few_units", n=units, least=LEAST_UNITS, name=name))
+            elif is_gain and (metric.low is None or metric.low <= 0):
                 result.warnings.append(Reason("not_better_than_random", name=name))
         return result
 
@@ -195,7 +199,8 @@ class GradCam(IntervalOptions):
         if not np.isnan(chance).all():
             floors[SANITY_METRIC] = float(np.nanmean(chance))
         better, why = {name: _BETTER.get(name) for name in names}, Reason("constant_maps")
-        return bootstrap_metrics(self, names, stats.build_mean_statistic(values), groups, better, floors, why)
+        bounds = np.where(np.isin(names, gains), -1.0, 0.0), 1.0
+        return bootstrap_metrics(self, names, stats.build_mean_statistic(values), groups, better, floors, why, bounds)
 
     def _collect_shown(self, pixels: NDArray[np.uint8], predictions: Predictions, n: int) -> dict[str, NDArray[Any]]:
         """Return what the figures show: `rows` of images with their thumbnails, and which of the rows each shows.
@@ -267,5 +272,6 @@ def _add_intervals(
 ) -> pd.DataFrame:
     """Add the ends of the intervals of the means of columns (n, K), and their numbers of values, to K rows."""
     mean = stats.build_mean_statistic(values)
-    low, high = stats.bootstrap_interval(mean, groups, options.resamples, options.level, options.seed)
+    about = groups, options.resamples, options.level, options.seed
+    low, high = stats.bootstrap_interval(mean, *about, bounds=(0, 1))
     return table.assign(low=low, high=high, n=(~np.isnan(values)).sum(axis=0))

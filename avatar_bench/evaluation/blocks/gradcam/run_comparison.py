@@ -291,8 +291,11 @@ def tabulate_summary(maps: Overlap, runs: Sequence[str], images: Predictions, op
         columns = {kind: values[:, :, mask].reshape(len(rows), -1).T for kind, values in kinds.items()}
         part = part.assign(**{kind: nan_mean(values, axis=0) for kind, values in columns.items()})
         mean, groups = stats.build_mean_statistic(columns["value"]), images.groups[mask]
+        bounds = np.where(part["metric"].str.startswith("iou"), 0, -1), 1
         dealt, apart = (ways[:, :, number].reshape(len(rows), -1) for ways in (maps.permuted, maps.permuted_apart))
-        part["low"], part["high"] = stats.bootstrap_interval(mean, groups, options.resamples, level, options.seed)
+        part["low"], part["high"] = stats.bootstrap_interval(
+            mean, groups, options.resamples, level, options.seed, bounds
+        )
         part["null_low"], part["null_high"] = stats.percentiles(apart.T, level)
         as_much = (dealt >= part[["value"]].to_numpy() - 1e-9).sum(axis=1)
         part["p"] = np.where(part["value"].isna(), np.nan, (1 + as_much) / (1 + dealt.shape[1]))

@@ -20,6 +20,7 @@ from avatar_bench.evaluation.block import make_columns, read_labelled, tabulate_
 from avatar_bench.evaluation.intervals import DIFFERENCE, IntervalOptions, bootstrap_metrics, compute_proportions
 from avatar_bench.metrics import plots
 from avatar_bench.metrics.stats import Floats, build_mean_statistic
+from avatar_bench.metrics.units import LEAST_UNITS
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
@@ -145,6 +146,8 @@ class Marks(IntervalOptions):
         effect, moved, patch = metrics["mark_effect"], metrics["moved"], metrics["moved_by_patch"]
         if moved.value is None:
             return Reason("always_target", name=self.target)
+        if (moved.units or 0) < LEAST_UNITS:
+            return Reason("few_units", n=moved.units, least=LEAST_UNITS, name="mark_effect")
         if effect.low is None:  # all images alike
             is_shown = moved.low is not None and patch.high is not None and moved.low > patch.high
         else:

@@ -16,10 +16,11 @@ from avatar_bench.config.entries import find_entries, find_entry
 from avatar_bench.config.options import option
 from avatar_bench.errors import BlockError, ConfigError
 from avatar_bench.evaluation.block import check_class_order, make_columns, read_ood_sets
-from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics, compute_proportion
+from avatar_bench.evaluation.intervals import PROPORTION, IntervalOptions, bootstrap_metrics, compute_proportion
 from avatar_bench.metrics import detection, plots, stats
 from avatar_bench.metrics.ood_scores import DecisionOodScore, OodScore
 from avatar_bench.metrics.stats import Floats
+from avatar_bench.metrics.units import Units
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 from avatar_bench.runs.decisions import MAX_OOD_PERCENTILE, NEIGHBOURS, rank_embeddings
@@ -220,8 +221,10 @@ class OutOfDomain(IntervalOptions):
         keys = {f"{name}/{ood_set.name}/{score}": name for score in both for name in DETECTION_METRICS}
         better = {key: name != "fpr95" for key, name in keys.items()}
         floors = {key: floor[name] for key, name in keys.items()}
-        groups = np.concatenate([inside.predictions.groups, ood_set.predictions.groups])
-        return bootstrap_metrics(self, list(keys), stats.JoinedStatistic(parts), groups, better, floors)
+        units = _join_units(inside.predictions, ood_set.predictions)
+        return bootstrap_metrics(
+            self, list(keys), stats.JoinedStatistic(parts), units, better, floors, bounds=PROPORTION
+        )
 
     def _select_images(self, sets: Sequence[OutOfDomainSet], start: int) -> dict[str, NDArray[Any]]:
         """Return the most confident predictions for images outside all classes, or errors if every set is labelled."""
@@ -238,6 +241,16 @@ class OutOfDomain(IntervalOptions):
                 images.append(group.dataset.image(row))
                 places.append(starts[group.name] + row)
         return {"rows": np.array(places), **plots.make_thumbnails(images)}
+
+
+def _join_units(inside: Predictions, outside: Predictions) -> Units:
+    """Return the units of both sets: sources within each class, and those outside, if both are samples of more."""
+    groups = np.concatenate([inside.groups, outside.groups])
+    is_known = bool((np.concatenate([inside.sources, outside.sources]) != "").any())
+    if inside.origins is None or outside.origins is None:
+        return Units(groups, is_known=is_known)
+    strata = np.concatenate([inside.targets, np.full(len(outside), len(inside.classes))])
+    return Units(groups, np.concatenate([inside.origins, outside.origins]), strata, is_known)
 
 
 def _measure_confidence(
@@ -272,7 +285,7 @@ def _measure_set(intervals: IntervalOptions, ood_set: OutOfDomainSet) -> dict[st
     low_is_good = ood_set.kind in _OUTSIDE  # in the domain, confidence should match accuracy instead
     better = {name: False if low_is_good and name.startswith(_CONFIDENCE_STATISTICS[0]) else None for name in names}
     why = Reason("too_few_predicted")
-    return bootstrap_metrics(intervals, names, statistic, predictions.units, better, reason=why)
+    return bootstrap_metrics(intervals, names, statistic, predictions.units, better, reason=why, bounds=PROPORTION)
 
 
 def _explain_missing(

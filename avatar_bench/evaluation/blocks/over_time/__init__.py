@@ -123,8 +123,7 @@ class OverTime(intervals.IntervalOptions):
     def _count_old_alarms(self, predictions: Predictions, dates: pd.Series) -> Metric:
         """Compute the proportion that is taken for the target among images of other classes made before a date.
 
-        For these sources it has the exact interval of Clopper and Pearson where images are independent; where none is
-        taken for it, the high end is the one-sided bound, about 3/n.
+        For these sources it has the exact interval of Clopper and Pearson where images are independent.
         """
         if self.target not in predictions.classes:
             return Metric(None, 0, higher_is_better=False, reason=Reason("no_class", name=self.target))
@@ -138,7 +137,7 @@ class OverTime(intervals.IntervalOptions):
             return metric
         n = metric.units
         alarms = round(n * float(metric.value or 0))
-        tail = (1 - self.level) / 2 if alarms else 1 - self.level
+        tail = (1 - self.level) / 2
         low = 1 - upper_bound(n - alarms, n, 1 - tail) if alarms else 0.0
         by = metric.interval.replace("wilson", "exact")
         return replace(metric, low=low, high=upper_bound(alarms, n, 1 - tail), interval=by)

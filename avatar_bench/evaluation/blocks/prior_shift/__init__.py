@@ -14,7 +14,7 @@ import pandas as pd
 from avatar_bench.config.options import option
 from avatar_bench.errors import BlockError
 from avatar_bench.evaluation.block import make_columns, read_labelled, tabulate_predictions
-from avatar_bench.evaluation.intervals import PROPORTION, IntervalOptions, bootstrap_metrics
+from avatar_bench.evaluation.intervals import IntervalOptions, bootstrap_metrics
 from avatar_bench.metrics import prior_shift
 from avatar_bench.metrics.stats import Floats
 from avatar_bench.results.reasons import Reason
@@ -152,7 +152,8 @@ class PriorShift(IntervalOptions):
         names = [*prior_shift.PRIOR_SHIFT_COLUMNS, *(f"estimate/{name}" for name in predictions.classes)]
         floors = {name: prior_shift.guessing_floor(name, training, prior) for name in prior_shift.PRIOR_SHIFT_COLUMNS}
         better = dict.fromkeys(names, True) | {"prior_error": False}
-        return bootstrap_metrics(self, names, mix, predictions.units, better, floors, bounds=PROPORTION)
+        bounds = np.where([name.endswith("gain") for name in names], -1.0, 0.0), 1.0
+        return bootstrap_metrics(self, names, mix, predictions.units, better, floors, bounds=bounds)
 
 
 def _sum_by_class(run: Run, values: Mapping[str, float]) -> Floats:
