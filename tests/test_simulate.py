@@ -35,3 +35,9 @@ def test_the_interval_of_the_worst_source_holds_where_that_of_the_seemingly_wors
     coverage = table.drop("mean of a constant answer")
     assert (coverage["after"] >= 0.9).all()
     assert coverage.loc["coverage of worst, 47 equal sources", "before"] < 0.5
+
+
+def test_slices_that_belong_to_sources_have_no_stars(simulate):
+    rates = pd.DataFrame(simulate["simulate_slices"](8, counts=(6,)))
+    assert rates["star by image"].mean() > 0.5
+    assert rates[["star", "gap"]].mean().max() <= 0.06

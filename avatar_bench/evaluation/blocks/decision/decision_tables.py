@@ -300,7 +300,7 @@ def tabulate_gaps(
             ("error", member & counted[:, None], ~predictions.correct),
         ):
             values = np.where(shown, hits[:, None], np.nan).astype(np.float64)
-            gap = intervals.find_gap(block, names, values, predictions.group_codes, minimum)
+            gap = intervals.find_gap(block, names, values, predictions.units, minimum)
             rows += [{**about, "by": by, "measure": measure, **gap}] if gap else []
     return pd.DataFrame(rows, columns=[*about, "by", "measure", *intervals.GAP_COLUMNS])
 
