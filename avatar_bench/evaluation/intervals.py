@@ -12,15 +12,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from avatar_bench.config.options import Options, option
 from avatar_bench.metrics import stats
+from avatar_bench.metrics.stats import Bounds
 from avatar_bench.metrics.units import GROUP, NEW_SOURCES, SOURCE, Units, as_units
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
 
-Bounds = tuple[ArrayLike, ArrayLike]
-
 UNBOUNDED: Bounds = (-np.inf, np.inf)
 PROPORTION: Bounds = (0.0, 1.0)
+LOSS: Bounds = (0.0, np.inf)
 DIFFERENCE: Bounds = (-1.0, 1.0)  # of two proportions
+FEWEST_SOURCES = 3  # of each class, for the interval for new sources of a metric other than a proportion
 # of an option that is a proportion
 OPEN_FRACTION: Any = {"check": lambda value: 0 < value < 1, "expected": "above 0 and below 1"}
 _ROUNDING = 1e-12  # differences between resamples that come from summing in another order
@@ -45,8 +46,9 @@ def compute_proportion(
 ) -> Metric:
     """Compute the proportion of True in `hits` (N,), `among` some images (N,) if given, at least one.
 
-    `units` are Units or labels of groups. For new sources it is `stats.proportion_interval_of_sources`, with the
-    interval for these sources beside; otherwise `stats.proportion_interval`.
+    `units` are Units or labels of groups. For new sources, those of a class weigh alike, and the interval is
+    `stats.proportion_interval_of_sources`, with the proportion of these images, and its interval for these sources,
+    beside; otherwise the latter alone, by `stats.proportion_interval`.
     """
     sampled = as_units(units)
     inside = np.ones(len(sampled), dtype=bool) if among is None else among
@@ -86,26 +88,28 @@ def bootstrap_metrics(
     reason: Reason | None = None,
     bounds: Bounds = UNBOUNDED,
 ) -> dict[str, Metric]:
-    """Compute metrics by name with bootstrap intervals; `statistic` maps weights (B, N) to (B, K) for K names.
+    """Compute metrics by name with intervals; `statistic` maps weights (B, N) to (B, K) for K names.
 
-    `units` are Units, or labels of groups; for new sources the interval for these sources stands beside. A metric that
-    is NaN becomes null with `reason`. `higher_is_better` and `floors` may differ by name; `bounds`, each a number or
-    (K,), limit the intervals for new sources.
+    `units` are Units, or labels of groups, which a bootstrap draws. For new sources, those of a class weigh alike, and
+    the interval is that of `stats.jackknife_interval`, of FEWEST_SOURCES in each class; value and interval for these
+    sources stand beside. A metric that is NaN becomes null with `reason`. `higher_is_better` and `floors` may differ by
+    name; `bounds`, each a number or (K,), are those of the metrics.
     """
     sampled = as_units(units)
-    values = statistic(np.ones((1, len(sampled))))[0]
     better = higher_is_better if isinstance(higher_is_better, Mapping) else dict.fromkeys(names, higher_is_better)
     floor, why = floors or {}, reason or Reason("too_few_classes")
 
     def compute(part: Units) -> dict[str, Metric]:
-        ends = stats.bootstrap_interval(statistic, part, options.resamples, options.level, options.seed, bounds=bounds)
-        method = f"bootstrap by {part.drawn}"
-        rows = zip(names, values, *ends, strict=True)
-        metrics = {
-            name: metric_with_interval(value, low, high, len(part), method, better[name], floor.get(name), why)
-            for name, value, low, high in rows
+        values = statistic(np.ones((1, len(part))) if part.sources is None else part.weights[None])[0]
+        if part.sources is None:
+            ends = stats.bootstrap_interval(statistic, part, options.resamples, options.level, options.seed, bounds)
+        else:
+            ends = stats.jackknife_interval(statistic, part, options.level, bounds)
+        method = "bootstrap by group" if part.sources is None else "jackknife by source"
+        return {
+            name: metric_with_interval(value, low, high, len(part), method, better[name], floor.get(name), why, part)
+            for name, value, low, high in zip(names, values, *ends, strict=True)
         }
-        return {name: metric if metric.value is None else state_units(metric, part) for name, metric in metrics.items()}
 
     return compute_for_both(compute, sampled)
 
@@ -135,13 +139,22 @@ def metric_with_interval(
     better: bool | None = True,
     floor: float | None = None,
     reason: Reason | None = None,
+    units: Units | None = None,
 ) -> Metric:
-    """Return a metric with its resampled interval; without one, and with the reason, if the ends are equal or NaN."""
+    """Return a metric with its interval, that of `units` if given; without one if the ends are equal or NaN.
+
+    Then it has the reason: `reason` if the value is NaN.
+    """
     if np.isnan(value):
         return Metric(None, n, higher_is_better=better, reason=reason, floor=floor)
+    metric = Metric(float(value), n, higher_is_better=better, floor=floor)
+    if units is not None:
+        metric = state_units(metric, units)
+        if units.sources is not None and units.fewest < FEWEST_SOURCES:
+            return replace(metric, reason=Reason("few_sources", n=FEWEST_SOURCES))
     if not high - low > _ROUNDING:
-        return Metric(float(value), n, higher_is_better=better, reason=Reason("no_spread"), floor=floor)
-    return Metric(float(value), n, float(low), float(high), interval, better, floor=floor)
+        return replace(metric, reason=Reason("no_spread"))
+    return replace(metric, low=float(low), high=float(high), interval=interval)
 
 
 def state_units(metric: Metric, units: Units) -> Metric:
@@ -150,11 +163,11 @@ def state_units(metric: Metric, units: Units) -> Metric:
 
 
 def state_both(these: Metric, new: Metric) -> Metric:
-    """Return the metric for new sources with its interval for these sources beside."""
-    if these.low is None:
+    """Return the metric for new sources with that for these sources beside."""
+    if these.value is None:
         return new
-    beside = {"low": these.low, "high": these.high, **these.inference}
-    return replace(new, these_sources={name: value for name, value in beside.items() if name != "population"})
+    ends = {"low": these.low, "high": these.high, "unit": these.unit, "units": these.units} if these.interval else {}
+    return replace(new, these_sources={"value": these.value, **ends})
 
 
 def mark_single_source(metric: Metric, units: Units) -> Metric:
@@ -175,10 +188,12 @@ def _make_proportion(
     n = int((~np.isnan(hits)).sum())
     metric = Metric(float(np.nanmean(hits)), n, higher_is_better=higher_is_better, floor=floor)
     these = replace(metric, **_describe(ends), population=units.these.population)
-    if units.sources is None or units.is_single[~np.isnan(hits)].any():
+    inside = ~np.isnan(hits)
+    if units.sources is None or units.is_single[inside].any():
         return mark_single_source(these, units)
     by_source = stats.proportion_interval_of_sources(hits, units, options.level)
-    return state_both(these, replace(metric, **_describe(by_source), population=units.population))
+    value = float((hits * units.weights)[inside].sum() / units.weights[inside].sum())
+    return state_both(these, replace(metric, value=value, **_describe(by_source), population=units.population))
 
 
 def _describe(ends: stats.Interval) -> dict[str, Any]:

@@ -216,8 +216,9 @@ def _summarise(result: Result) -> str:
         return f"{name}: {format_reason(metric.reason, result.block) if metric.reason else ''}"
     interval = f" [{metric.low:.3f}, {metric.high:.3f}]" if metric.low is not None and metric.high is not None else ""
     if (these := metric.these_sources) is not None:
-        ends = f"[{these['low']:.3f}, {these['high']:.3f}] for these sources"
-        interval += f" for new sources ({metric.units} sources; {ends})"
+        ends = f" [{these['low']:.3f}, {these['high']:.3f}]" if "low" in these else ""
+        seen = f"{these.get('value', metric.value):.3f}{ends} for these sources"
+        interval += f" for new sources ({metric.units} sources; {seen})"
     raw = result.metrics.get(name.removeprefix(_SCALED)) if name.startswith(_SCALED) else None
     beside = f" (raw {raw.value:.3f})" if raw is not None and raw.value is not None else ""
     return f"{name} {metric.value:.3f}{interval}{beside} {on}"

@@ -13,7 +13,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from avatar_bench.evaluation.intervals import (
     PROPORTION,
-    Bounds,
     IntervalOptions,
     compute_proportion,
     mark_single_source,
@@ -82,15 +81,16 @@ class Recipes:
         units = self.units.usable
         return paired_tests.resample_groups_and_seeds(how, units, runs, self.seeds, block.resamples, block.seed)
 
-    def find_ends(self, value: float, drawn: Floats, level: float, bounds: Bounds = PROPORTION) -> tuple[float, float]:
-        """Return the interval of a value from its resamples (B,), widened for few sources; NaN if they all agree."""
+    def find_ends(
+        self, value: float, drawn: Floats, level: float, bounds: stats.Bounds = PROPORTION
+    ) -> tuple[float, float]:
+        """Return the interval of a value from its resamples (B,), widened for few units; NaN if they all agree."""
         low, high = stats.percentiles(drawn, level)
         units = self.units.usable
         if not low < high:
             return math.nan, math.nan
-        if units.sources is not None:
-            low, high = stats.widen_for_few_sources(low, high, value, units, level, bounds)
-        return float(low), float(high)
+        low, high = stats.widen_for_few_units(low, high, value, units.count, units.strata_count, level)
+        return max(float(low), float(np.min(bounds[0]))), min(float(high), float(np.max(bounds[1])))
 
     @property
     def method(self) -> str:

@@ -17,10 +17,13 @@ from avatar_bench.metrics.units import Units, as_units, encode
 
 Floats = NDArray[np.float64]
 Statistic = Callable[[Floats], Floats]
+Bounds = tuple[ArrayLike, ArrayLike]
 
 _CHUNK_ELEMENTS = 4_000_000  # weights in memory at once: 32 MB
 _CACHED_ELEMENTS = 100_000
 _SMALLEST_VARIANCE = 1e-12  # below, all sources agree up to rounding
+_SMALLEST_CHANGE = 1e-10  # of a value without a source
+_NEAREST = 3.0  # the least factor with which intervals of an AUROC hold, by scripts/simulate
 
 
 def ratio(part: ArrayLike, whole: ArrayLike) -> Floats:
@@ -105,16 +108,16 @@ class Interval(NamedTuple):
     method: str
 
 
-def wilson(successes: float, n: float, level: float = 0.95, freedom: float = math.inf) -> tuple[float, float]:
+def wilson(successes: float, n: float, level: float = 0.95) -> tuple[float, float]:
     """Compute Wilson's score interval of a proportion; (0, 1) if n is 0.
 
-    Successes may be fractional, for groups with mixed outcomes, and n an effective number. With `freedom`, Student's
-    quantile takes the place of the normal one. Wilson, J. Am. Stat. Assoc. 22 (1927) 209.
+    Successes may be fractional, for groups with mixed outcomes, and n an effective number. Wilson, J. Am. Stat. Assoc.
+    22 (1927) 209.
     """
     if n == 0:
         return 0.0, 1.0
     tail = (1 - level) / 2
-    z2 = float(scipy.stats.norm.isf(tail) if math.isinf(freedom) else scipy.stats.t.isf(tail, freedom)) ** 2
+    z2 = float(scipy.stats.norm.isf(tail)) ** 2
     centre = (successes + z2 / 2) / (n + z2)
     half = math.sqrt(z2 * (successes * (n - successes) / n + z2 / 4)) / (n + z2)
     # at the edges the formula yields 0 and 1 up to rounding, which could exclude the proportion itself
@@ -127,27 +130,20 @@ def bootstrap_interval(
     resamples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
-    bounds: tuple[ArrayLike, ArrayLike] = (-np.inf, np.inf),
+    bounds: Bounds = (-np.inf, np.inf),
 ) -> tuple[Floats, Floats]:
     """Compute the bootstrap interval of a statistic, resampling whole units.
 
     `statistic` maps weights (B, N), the counts of each image in B resamples, to (B,) or to (B, K) for K values at once;
     `units` (N,) are Units, or labels of groups. Both ends have shape () or (K,). Resamples with a NaN value (a class
-    was not drawn) are ignored; NaN if all are. Percentiles; of sources, widened by `widen_for_few_sources`.
+    was not drawn) are ignored; NaN if all are. Percentiles, widened by `widen_for_few_units` up to the bounds of the
+    statistic, and to its value, which those of a biased one may miss.
     """
     sampled = as_units(units)
     ends = percentiles(resample_statistic(statistic, sampled, resamples, seed), level)
-    if sampled.sources is None:
-        return ends
-    return widen_for_few_sources(*ends, statistic(np.ones((1, len(sampled))))[0], sampled, level, bounds)
-
-
-def widen_for_few_sources(
-    low: ArrayLike, high: ArrayLike, value: ArrayLike, units: Units, level: float, bounds: tuple[ArrayLike, ArrayLike]
-) -> tuple[Floats, Floats]:
-    """Widen the percentile interval of a value for few sources, but not beyond the bounds of the statistic."""
-    lows, highs = widen_for_few_units(low, high, value, units.count, units.strata_count, level)
-    return np.maximum(lows, bounds[0]), np.minimum(highs, bounds[1])
+    value = statistic(np.ones((1, len(sampled))))[0]
+    low, high = widen_for_few_units(*ends, value, sampled.count, sampled.strata_count, level)
+    return np.fmin(np.maximum(low, bounds[0]), value + 0 * low), np.fmax(np.minimum(high, bounds[1]), value + 0 * high)
 
 
 def widen_for_few_units(
@@ -263,38 +259,115 @@ def proportion_intervals(
     return intervals
 
 
-def proportion_interval_of_sources(hits: ArrayLike, units: Units, level: float = 0.95) -> Interval:
+def proportion_interval_of_sources(
+    hits: ArrayLike, units: Units, level: float = 0.95, weights: Floats | None = None
+) -> Interval:
     """Compute the interval of the proportion of hits (N,), 0 or 1, or NaN for images of no interest, for new sources.
 
-    Wilson's with Student's quantile and the effective number of images: that of independent images with the variance of
-    the proportion between sources, by linearisation within strata (Cochran, Sampling Techniques (1977), section 6.13).
-    Where all sources of a stratum agree it is the number of sources. `n` is the number of sources with such images.
+    Images have `weights` (N,), by default those of the units. Student's interval of the log-odds: the variance is that
+    between sources, by linearisation within strata (Cochran, Sampling Techniques (1977), section 6.13). Where all
+    sources agree it is Wilson's, with the effective number of sources. `n` is the number of sources with such images.
     """
-    hit = np.asarray(hits, dtype=np.float64)
-    inside = ~np.isnan(hit)
-    counted, value, effective = units.take(inside), float(hit[inside].mean()), _count_effective(hit, units)
-    low, high = wilson(effective * value, effective, level, max(1, counted.degrees_of_freedom))
-    return Interval(low, high, counted.count, "wilson by source")
+    hit, weight = np.asarray(hits, dtype=np.float64), units.weights if weights is None else weights
+    inside, strata = ~np.isnan(hit), units.strata_of_units
+    assert strata is not None
+    counted, parts = units.take(inside), np.where(inside, weight, 0.0) / weight[inside].sum()
+    value = float((weight * hit)[inside].sum() / weight[inside].sum())
+    residuals: Any = np.bincount(units.codes, parts * np.where(inside, hit - value, 0.0), units.count)
+    variance = float(sum_squares_in_strata(residuals, strata))
+    if variance < _SMALLEST_VARIANCE:
+        effective = 1 / float((np.bincount(units.codes, parts) ** 2).sum())
+        return Interval(*wilson(effective * value, effective, level), counted.count, "wilson by source")
+    spread = np.sqrt(variance) / (value * (1 - value))
+    low, high = student_ends(np.array(value), spread, max(1, counted.degrees_of_freedom), level, (0.0, 1.0))
+    return Interval(float(low), float(high), counted.count, "logit by source")
 
 
 def balanced_interval_of_sources(correct: ArrayLike, units: Units, level: float = 0.95) -> Interval:
-    """Compute the interval of the mean recall over the classes, for new sources; `correct` (N,) are 0 or 1.
+    """Compute the interval of the mean recall over the classes, for new sources; `correct` (N,) are 0 to 1."""
+    strata = encode(units.strata)
+    return proportion_interval_of_sources(correct, units, level, units.weights / np.bincount(strata)[strata])
 
-    Recalls of classes are of different sources, so that the distances of their means from the ends of their intervals
-    add up as variances do: Zou and Donner, Stat. Med. 27 (2008) 1693. The intervals are those of
-    `proportion_interval_of_sources`, with the common degrees of freedom of all sources.
+
+def jackknife_interval(
+    statistic: Statistic, units: Units, level: float = 0.95, bounds: Bounds = (-np.inf, np.inf)
+) -> tuple[Floats, Floats]:
+    """Compute the interval of a statistic for new sources, each end (K,): see `find_jackknife_ends`.
+
+    `statistic` maps weights (B, N) to (B, K). NaN if a class has one source.
     """
-    hit, strata = np.asarray(correct, dtype=np.float64), encode(units.strata)
-    recall_ends = []
-    for stratum in range(int(strata.max()) + 1):
-        hit_of_class = np.where(strata == stratum, hit, np.nan)
-        effective, recall = _count_effective(hit_of_class, units), float(np.nanmean(hit_of_class))
-        low, high = wilson(effective * recall, effective, level, max(1, units.degrees_of_freedom))
-        recall_ends.append((recall, recall - low, high - recall))
-    recalls, below, above = zip(*recall_ends, strict=True)
-    value, classes = float(np.mean(recalls)), len(recalls)
-    ends = value - math.hypot(*below) / classes, value + math.hypot(*above) / classes
-    return Interval(*ends, units.count, "wilson by source")
+    strata = units.strata_of_units
+    assert strata is not None
+    sizes, step = np.bincount(strata)[strata], max(1, _CHUNK_ELEMENTS // len(units))
+    if sizes.min() < 2:
+        none = np.full_like(statistic(units.weights[None])[0], np.nan)
+        return none, none
+    deleted = []
+    for start in range(0, units.count, step):  # without a source, the others of its class weigh more
+        left = np.arange(start, min(start + step, units.count))
+        grown = np.where(strata == strata[left, None], (sizes / (sizes - 1))[left, None], 1.0)
+        grown[np.arange(len(left)), left] = 0.0
+        deleted.append(statistic(grown[:, units.codes] * units.weights))
+    values = statistic(units.weights[None])[0]
+    return find_jackknife_ends(values, np.concatenate(deleted), strata, level, bounds)
+
+
+def find_jackknife_ends(
+    values: Floats, deleted: Floats, strata: NDArray[np.integer], level: float, bounds: Bounds
+) -> tuple[Floats, Floats]:
+    """Find the ends (..., K) of Student's interval of values (..., K), by those without each of U units (..., U, K).
+
+    The variance is that of a jackknife within the strata (U,) of units, on a scale where the bounds of the values are
+    out of reach: log-odds between two bounds, the logarithm above a single one. A unit moves a value at most three
+    times nearer to a bound: else the only one with errors would move it without end. Where no unit moves a value, its
+    interval is Wilson's with the units of the smallest stratum if it lies at one of two bounds, and NaN if not.
+    """
+    least, most = (np.broadcast_to(np.asarray(end, dtype=np.float64), values.shape) for end in bounds)
+    moves = np.zeros(deleted.shape)
+    with np.errstate(all="ignore"):
+        for bound, sign in ((least, 1), (most, -1)):
+            nearer = (deleted - bound[..., None, :]) / (values - bound)[..., None, :]
+            moves += np.where(np.isinf(bound)[..., None, :], 0, sign * np.log(np.maximum(nearer, 1 / _NEAREST)))
+    plain = (deleted - values[..., None, :]) * (np.isinf(least) & np.isinf(most))[..., None, :]
+    spread = np.sqrt(sum_squares_in_strata(np.moveaxis(moves + plain, -1, -2), strata, is_jackknife=True))
+    low, high = student_ends(values, spread, max(1, len(strata) - len(np.unique(strata))), level, bounds)
+    still = ~(np.abs(deleted - values[..., None, :]).max(axis=-2) > _SMALLEST_CHANGE)
+    few = int(np.bincount(strata).min())
+    reach = np.where(np.isfinite(least) & np.isfinite(most), (most - least) * (1 - wilson(few, few, level)[0]), np.nan)
+    places = [~still, values > most - _SMALLEST_CHANGE, values < least + _SMALLEST_CHANGE]
+    low, high = (
+        np.select(places, kinds, np.nan) for kinds in ([low, most - reach, least], [high, most, least + reach])
+    )
+    unknown = np.isnan(deleted).any(axis=-2) | np.isnan(low + high)
+    return np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)
+
+
+def sum_squares_in_strata(parts: Floats, strata: NDArray[np.integer], is_jackknife: bool = False) -> Floats:
+    """Compute the variance (...) of a sum of the parts (..., U) of units that are drawn within strata (U,).
+
+    Of a jackknife, parts are the changes without each unit.
+    """
+    sizes, member = np.bincount(strata), np.eye(int(strata.max()) + 1)[strata]
+    centred = parts - (parts @ member / np.maximum(sizes, 1))[..., strata]
+    factor = np.maximum(sizes, 2) / (np.maximum(sizes, 2) - 1)  # a stratum of one unit has no residual
+    return np.asarray(centred**2 @ (1 / factor if is_jackknife else factor)[strata])
+
+
+def student_ends(
+    values: Floats, spread: ArrayLike, freedom: int, level: float, bounds: Bounds
+) -> tuple[Floats, Floats]:
+    """Return the ends of Student's interval of values between bounds; `spread` is the standard error on their scale."""
+    least, most = (np.broadcast_to(np.asarray(end, dtype=np.float64), np.shape(values)) for end in bounds)
+    half = float(scipy.stats.t.isf((1 - level) / 2, freedom)) * np.asarray(spread)
+    with np.errstate(all="ignore"):
+        width, grown = most - least, np.exp(half)
+        below, above = values - least, most - values
+        odds = [least + width * below / (below + above * grown), least + width * below / (below + above / grown)]
+        logs = [least + below / grown, least + below * grown]
+    kinds = [np.isinf(least), np.isinf(most)]
+    linear = [values - half, values + half]
+    low, high = (np.select(kinds, [line, log], odd) for line, log, odd in zip(linear, logs, odds, strict=True))
+    return low, high
 
 
 def weighted_moments(weights: Floats, values: NDArray[np.floating], parts: ArrayLike) -> tuple[Floats, Floats]:
@@ -343,18 +416,3 @@ def _by_group(statistic: Statistic, member: NDArray[np.integer]) -> Statistic:
     if isinstance(statistic, SumStatistic | OrderStatistic | JoinedStatistic):
         return statistic.by_group(member)
     return lambda counts: statistic(counts.take(member, axis=1))  # many times as fast as indexing
-
-
-def _count_effective(hit: Floats, units: Units) -> float:
-    """Return the number of independent images with the variance of the proportion of hits (N,) between sources."""
-    inside = ~np.isnan(hit)
-    value, strata = float(hit[inside].mean()), units.strata_of_units
-    assert strata is not None
-    residuals = np.bincount(units.codes, np.where(inside, hit - value, 0.0), units.count)
-    sizes = np.bincount(strata)
-    centred = residuals - (np.bincount(strata, residuals) / sizes)[strata]
-    sizes = np.maximum(sizes, 2)[strata]  # a stratum of one source has no residual
-    variance = float((sizes / (sizes - 1) * centred**2).sum()) / int(inside.sum()) ** 2
-    if variance < _SMALLEST_VARIANCE:
-        return units.take(inside).count
-    return min(int(inside.sum()), value * (1 - value) / variance)

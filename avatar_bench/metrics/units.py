@@ -75,10 +75,24 @@ class Units:
         strata[self.codes] = encode(self.strata)
         return strata
 
+    @cached_property
+    def weights(self) -> NDArray[np.float64]:
+        """Return the weight of each image, (N,), with sum 1: sources of a class weigh alike, classes as in the set."""
+        if self.strata_of_units is None:
+            return np.full(len(self), 1 / max(1, len(self)))
+        stratum = self.strata_of_units[self.codes]
+        sources = np.bincount(self.strata_of_units)[stratum]
+        return np.bincount(stratum)[stratum] / len(self) / sources / np.bincount(self.codes)[self.codes]
+
     @property
     def strata_count(self) -> int:
         """Return the number of strata, 1 if units are drawn from all."""
         return 1 if self.strata_of_units is None else int(self.strata_of_units.max(initial=0)) + 1
+
+    @property
+    def fewest(self) -> int:
+        """Return the number of units in the stratum that has the fewest."""
+        return self.count if self.strata_of_units is None else int(np.bincount(self.strata_of_units).min())
 
     @property
     def degrees_of_freedom(self) -> int:

@@ -260,7 +260,7 @@ def _describe_population(ranked: Sequence[Metric]) -> str:
     """Return for which population the intervals and ties of a leaderboard speak; "" if none states it."""
     populations = {metric.population for metric in ranked}
     if populations == {NEW_SOURCES}:
-        return _("Intervals and ties are for new sources: whole sources are resampled, within each class.")
+        return _("Values, intervals and ties are for new sources: within each class, sources weigh alike.")
     if populations == {THESE_SOURCES}:
         return _("Intervals and ties are for new images of these sources.")
     if THESE_IMAGES in populations:
@@ -272,7 +272,8 @@ def _make_cell_of_these(metric: Metric | None) -> tables.Cell | None:
     """Return the value of a metric with its interval for these sources; None without one."""
     if metric is None or metric.value is None or metric.these_sources is None:
         return None
-    return tables.make_interval_cell(metric.value, *(float(metric.these_sources[end]) for end in ("low", "high")))
+    beside = {"value": metric.value, **metric.these_sources}
+    return tables.make_interval_cell(float(beside["value"]), beside.get("low"), beside.get("high"))
 
 
 def _make_label_cell(row: LeaderboardRow, styles: tables.RunStyles) -> tables.Cell:

@@ -129,18 +129,17 @@ def format_metric(metric: Metric, block: str) -> str:
 
 
 def format_metric_with_units(metric: Metric, block: str) -> str:
-    """Format a metric with its interval and, in parentheses, its population, units and interval for these sources."""
+    """Format a metric with its interval and, in parentheses, its population, its units and that for these sources."""
     shown, stated, beside = format_metric(metric, block), metric.inference, metric.these_sources
-    is_expected = metric.population == THESE_SOURCES and metric.reason is None
-    if metric.low is None or metric.value is None or metric.population is None or is_expected:
+    is_expected = metric.population == THESE_SOURCES and (metric.reason is None or metric.low is None)
+    if metric.value is None or metric.population is None or is_expected:
         return shown
     units = _("for {population}", population=find_word(metric.population))
     if stated["unit"] == SOURCE:
         units += ", " + ngettext("{n} source", "{n} sources", n=stated["units"])
     if beside is not None:
-        digits = count_digits(metric.value, metric.low, metric.high)
-        low, high = (format_number(float(beside[end]), digits) for end in ("low", "high"))
-        units += "; " + _("for these sources [{low}, {high}]", low=low, high=high)
+        seen = format_value(float(beside.get("value", metric.value)), beside.get("low"), beside.get("high"))
+        units += "; " + _("for these sources {value}", value=seen)
     return f"{shown} ({units})"
 
 

@@ -56,8 +56,8 @@ class Metric:
     `low` and `high` are the ends of the interval. `higher_is_better` is None where neither direction is. `value` is
     None if it cannot be computed, and then `reason` is the cause. `n` counts images. `interval` is its method
     ("wilson", "bootstrap by group", ...), `units` is the number of units that it resamples, by default n, and
-    `population` that for which it speaks. Where it speaks for new sources, `these_sources` has the interval of
-    these ones. `floor` is the value under noise alone: the accuracy of guessing, or the calibration error of a
+    `population` that for which it speaks. Where it speaks for new sources, `these_sources` has its value and interval
+    for these ones. `floor` is the value under noise alone: the accuracy of guessing, or the calibration error of a
     perfectly calibrated network on `n` images.
     """
 

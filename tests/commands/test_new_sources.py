@@ -42,7 +42,8 @@ def test_new_sources_are_the_units_and_those_of_one_origin_are_one(evaluate):
     assert accuracy["n"] == saved["n"]
     beside = accuracy["these_sources"]
     assert beside["unit"] in ("group", "image")
-    assert f"(9 sources; [{beside['low']:.3f}, {beside['high']:.3f}] for these sources)" in saved["printed"]
+    seen = f"{beside['value']:.3f} [{beside['low']:.3f}, {beside['high']:.3f}]"
+    assert f"(9 sources; {seen} for these sources)" in saved["printed"]
     joined = evaluate(lambda table: table.assign(origin=table["source"].str.replace("-1", "-0")))
     assert joined["metrics"]["accuracy"]["units"] == 6
     # names of files, as earlier versions of prepare wrote them, join nothing

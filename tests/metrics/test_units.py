@@ -4,9 +4,12 @@ import math
 
 import numpy as np
 import pytest
+from scipy.special import expit, logit
 from scipy.stats import norm, t
+from sklearn.metrics import roc_auc_score
 
 from avatar_bench.metrics import paired_tests, stats
+from avatar_bench.metrics.classification import build_auroc_statistic
 from avatar_bench.metrics.units import Units, as_units
 
 SOURCES = np.repeat(np.arange(5), [4, 6, 5, 3, 7])
@@ -30,35 +33,82 @@ def test_units_count_sources_within_classes_and_groups_otherwise():
     assert shared.take(np.array([1, 2, 3])).usable.sources is not None
 
 
+def test_sources_of_a_class_weigh_alike_and_classes_by_their_images():
+    hits, units = build()
+    means = np.array([hits[s == SOURCES].mean() for s in range(5)])
+    by_class = np.array([means[:2].mean(), means[2:].mean()])
+    assert units.weights @ hits == pytest.approx(by_class @ [10 / 25, 15 / 25])  # the class mix of the set
+    assert units.weights[CLASSES == 0].sum() == pytest.approx(10 / 25)
+    assert units.weights[SOURCES == 2].sum() == pytest.approx(units.weights[SOURCES == 3].sum())
+    assert (units.fewest, units.these.fewest) == (2, 25)
+    np.testing.assert_allclose(units.these.weights, 1 / 25)
+
+
 def test_intervals_of_proportions_and_balanced_accuracy_are_by_hand_those_between_sources():
     hits, units = build()
-    value, variance = hits.mean(), 0.0
-    for label in (0, 1):
-        totals = [float((hits[s == SOURCES] - value).sum()) for s in np.unique(SOURCES[label == CLASSES])]
-        variance += len(totals) * np.var(totals, ddof=1) / len(hits) ** 2
-    n, z = value * (1 - value) / variance, t.isf(0.025, 3)
-    centre = (value + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * math.sqrt(value * (1 - value) / n + z**2 / (4 * n**2))
-    interval = stats.proportion_interval_of_sources(hits, units)
-    assert interval[:2] == pytest.approx((centre - half, centre + half))
-    assert interval[2:] == (5, "wilson by source")
-    assert stats.proportion_interval_of_sources(np.ones(25), units)[:2] == stats.wilson(5, 5, 0.95, 3)
-    inside = np.where(CLASSES == 0, 1.0, np.nan)
-    assert stats.proportion_interval_of_sources(inside, units)[:2] == stats.wilson(2, 2, 0.95, 1)
-    assert stats.wilson(2, 5, 0.95, 10**9) == pytest.approx(stats.wilson(2, 5))
-    below, above, recalls = [], [], []
-    for label, of_class in ((0, [0, 1]), (1, [2, 3, 4])):
-        hit = hits[label == CLASSES]
-        totals = [float((hits[s == SOURCES] - hit.mean()).sum()) for s in of_class]
-        variance = len(totals) * np.var(totals, ddof=1) / len(hit) ** 2
-        n = min(len(hit), hit.mean() * (1 - hit.mean()) / variance)
-        low, high = stats.wilson(n * hit.mean(), n, 0.95, 3)
-        recalls.append(hit.mean())
-        below.append(hit.mean() - low)
-        above.append(high - hit.mean())
-    value = np.mean(recalls)
-    expected = value - math.hypot(*below) / 2, value + math.hypot(*above) / 2
-    assert stats.balanced_interval_of_sources(hits, units)[:2] == pytest.approx(expected)
+    means = np.array([hits[s == SOURCES].mean() for s in range(5)])
+    variances = [means[:2].var(ddof=1) / 2, means[2:].var(ddof=1) / 3]
+    by_class = np.array([means[:2].mean(), means[2:].mean()])
+    for shares, interval in (
+        ([10 / 25, 15 / 25], stats.proportion_interval_of_sources(hits, units)),
+        ([1 / 2, 1 / 2], stats.balanced_interval_of_sources(hits, units)),
+    ):
+        value, error = by_class @ shares, math.sqrt(np.square(shares) @ variances)
+        half = t.isf(0.025, 3) * error / (value * (1 - value))  # on the scale of the log-odds
+        assert interval[:2] == pytest.approx(expit(logit(value) + np.array([-half, half])))
+        assert interval[2:] == (5, "logit by source")
+    recall = stats.proportion_interval_of_sources(np.where(CLASSES == 1, hits, np.nan), units)
+    half = t.isf(0.025, 2) * math.sqrt(variances[1]) / (by_class[1] * (1 - by_class[1]))
+    assert recall[:2] == pytest.approx(expit(logit(by_class[1]) + np.array([-half, half])))
+    inside = np.where(CLASSES == 0, 1.0, np.nan)  # sources that agree have the number that they are
+    assert stats.proportion_interval_of_sources(inside, units)[:2] == pytest.approx(stats.wilson(2, 2))
+    assert stats.balanced_interval_of_sources(np.ones(25), units)[:2] == pytest.approx(stats.wilson(4.8, 4.8))
+
+
+def test_jackknifes_of_other_metrics_leave_out_each_source_and_end_inside_the_bounds():
+    rng = np.random.default_rng(3)
+    sources, classes = np.repeat(np.arange(8), rng.integers(2, 30, 8)), (np.arange(8) % 2)
+    targets, units = classes[sources], Units(np.arange(len(sources)), sources, classes[sources])
+    scores = rng.normal(1.2 * targets + rng.normal(0, 0.4, 8)[sources], 1)
+    losses = np.logaddexp(0, scores * (1 - 2 * targets))
+    statistic = stats.JoinedStatistic(
+        [build_auroc_statistic(scores, targets == 1), stats.build_mean_statistic(np.column_stack([losses, scores]))]
+    )
+    bounds = np.array([0, 0, -np.inf]), np.array([1, np.inf, np.inf])
+    low, high = stats.jackknife_interval(statistic, units, 0.9, bounds)
+    seen = []
+    for left in (None, *range(8)):  # by scikit-learn and by a sum, on the sources that are left
+        mix, weights = np.bincount(targets) / len(targets), np.zeros(len(sources))
+        for source in set(range(8)) - {left}:
+            others = ((classes == classes[source]) & (np.arange(8) != left)).sum()
+            weights[sources == source] = mix[classes[source]] / others / (sources == source).sum()
+        seen.append([roc_auc_score(targets, scores, sample_weight=weights), weights @ losses, weights @ scores])
+    (value, *deleted), scales = np.array(seen), (logit, np.log, np.asarray)
+    for index, (scale, back) in enumerate(zip(scales, (expit, np.exp, np.asarray), strict=True)):
+        moved = scale(np.array(deleted)[:, index])
+        error = math.sqrt(sum(3 / 4 * np.square(part - part.mean()).sum() for part in (moved[::2], moved[1::2])))
+        ends = back(scale(value[index]) + t.isf(0.05, 6) * error * np.array([-1, 1]))
+        assert (low[index], high[index]) == pytest.approx(tuple(ends), rel=1e-6)
+
+
+def test_jackknifes_at_the_bounds_are_wilsons_and_there_is_none_where_nothing_varies():
+    units = Units(np.arange(25), SOURCES, CLASSES)
+    once = np.column_stack([np.ones(25), np.zeros(25), np.zeros(25), np.zeros(25), np.full(25, 0.3)])
+    bounds = np.array([0, 0, -1, 0, 0.0]), np.array([1, 1, 1, np.inf, 1])
+    low, high = stats.jackknife_interval(stats.build_mean_statistic(once), units, 0.95, bounds)
+    few = stats.wilson(2, 2)[0]  # of the class with the fewest sources
+    np.testing.assert_allclose(low, [few, 0, np.nan, np.nan, np.nan])
+    np.testing.assert_allclose(high, [1, 1 - few, np.nan, np.nan, np.nan])
+    # without the one source with errors, a value is at its bound: a third of the way, not farther
+    single = stats.build_mean_statistic((SOURCES != 4)[:, None].astype(float))
+    value, moves = 1 - 15 / 25 / 3, np.array([math.log(1 / 3) - math.log(25 / 20), *[0.0] * 2])
+    low, high = stats.jackknife_interval(single, units, 0.95, (0.0, 1.0))
+    moves[1:] = logit(1 - 15 / 25 / 2) - logit(value)
+    error = math.sqrt(2 / 3 * np.square(np.array([-moves[0], *moves[1:]]) - np.mean([-moves[0], *moves[1:]])).sum())
+    half = t.isf(0.025, 3) * error
+    assert (low[0], high[0]) == pytest.approx(tuple(expit(logit(value) + np.array([-half, half]))))
+    alone = Units(np.arange(4), np.array([0, 0, 1, 2]), np.array([0, 0, 1, 1]))
+    assert np.isnan(stats.jackknife_interval(stats.build_mean_statistic(np.eye(4)), alone)).all()
 
 
 def test_resamples_draw_whole_sources_within_their_classes_and_are_widened_where_they_are_few():
@@ -78,6 +128,10 @@ def test_resamples_draw_whole_sources_within_their_classes_and_are_widened_where
     wide = stats.bootstrap_interval(mean, units)
     assert np.ravel(wide) == pytest.approx([value - factor * (value - low[0]), value + factor * (high[0] - value)])
     assert stats.bootstrap_interval(mean, units, bounds=(0, 1))[1] <= 1
+    groups = stats.bootstrap_interval(mean, units.these)  # few units of any kind
+    low, high = stats.percentiles(stats.resample_statistic(mean, units.these))
+    factor = stats.compute_student_factor(25, 24)
+    assert np.ravel(groups) == pytest.approx([value - factor * (value - low[0]), value + factor * (high[0] - value)])
     assert stats.compute_student_factor(1000, 999) == pytest.approx(1, abs=0.01)
 
 

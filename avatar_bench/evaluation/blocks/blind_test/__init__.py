@@ -31,7 +31,7 @@ _FEW_IMAGES = 30  # with fewer images of a class, its metrics are unreliable
 class BlindTest(intervals.IntervalOptions):
     """Evaluation of a run on images whose true class is known."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     discordance: float | None = option(
         None,

@@ -37,7 +37,7 @@ _TOLERANCE = 1.02  # ratio of temperatures; rounding on another machine changes 
 class Calibration(IntervalOptions):
     """Evaluation of a Run's confidence at its temperature, and of prediction sets with a stated coverage."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
     resamples: int = option(2000, help="of the bootstrap and the noise floor", range=(100, None))

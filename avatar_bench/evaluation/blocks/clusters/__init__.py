@@ -47,7 +47,7 @@ _PROBE_NEIGHBOURS = 20  # neighbours in the k-NN probe, as in pretraining
 class Clusters(IntervalOptions):
     """Evaluation of how well a run's embeddings cluster by true class, and their two-dimensional maps."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     needs: ClassVar[tuple[str, ...]] = ("predictions", "embeddings")
 
     neighbors: int = option(10, help="of kNN purity", range=(1, None))

@@ -35,7 +35,7 @@ _BATCH, _SIZE = 32, 224
 class DataAudit(IntervalOptions):
     """Audit of a data set: what separates its classes besides image content, before and after equalising."""
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     resamples: int = option(1000, help="of the bootstrap, which draws whole groups", range=(100, None))
     seed: int = option(0, help="of the bootstrap, the folds and the draw", range=(0, None))

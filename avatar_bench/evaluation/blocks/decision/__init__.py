@@ -37,7 +37,7 @@ _COSTS = 21  # points of the cost curve
 class Decision(IntervalOptions):
     """Operating points of a run by class, and its errors where it may abstain, on the set and on further ones."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
     targets: list[float] = option(

@@ -43,7 +43,7 @@ class Efficiency(IntervalOptions):
     setting over the same files, differ by more than `tolerance`.
     """
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     needs: ClassVar[tuple[str, ...]] = ("module",)
 
     resamples: int = option(2000, help="of the bootstrap, which draws whole rounds", range=(100, None))

@@ -51,7 +51,7 @@ _FEW_IMAGES = 100  # with fewer held-out images, weights and choices are close t
 class EnsembleBlock(IntervalOptions):
     """Averages of several runs, compared with the single run that is best on the held-out images, and pairs of runs."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
     soup: bool = option(

@@ -57,7 +57,7 @@ class GradCam(IntervalOptions):
     maps among images, the null of an overlap.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     needs: ClassVar[tuple[str, ...]] = ("predictions", "module", "own_classes")
 
     images: int = option(

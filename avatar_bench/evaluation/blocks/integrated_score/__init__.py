@@ -41,7 +41,7 @@ def _list_ranges() -> dict[str, list[float | None]]:
 class IntegratedScore(IntervalOptions):
     """Ranking of models by the weighted mean of their qualities, each scaled from 0 (worst) to 1."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     reads_results: ClassVar[bool] = True
 
     weights: dict[str, float] = option(_list_weights, help="of the qualities that blocks declare; 0: not used")

@@ -83,7 +83,11 @@ def _read_quality(key: str, quality: QualityDeclaration, result: Result | None, 
         return SavedQuality(missing=Reason("no_result", block=quality.block))
     pattern = quality.metric.format(score=score)
     metrics = {name: metric for name, metric in result.metrics.items() if fnmatchcase(name, pattern)}
-    values = [metric.value for metric in metrics.values() if metric.value is not None]
+    values = [
+        (metric.these_sources or {}).get("value", metric.value)
+        for metric in metrics.values()
+        if metric.value is not None
+    ]
     if not metrics:
         return SavedQuality(missing=Reason("no_metric", metric=pattern))
     if len(values) < len(metrics):
@@ -117,5 +121,5 @@ def _find_ends(metric: Metric, of_images: bool) -> tuple[float | None, float | N
     """Return the ends for these sources and their units; the value twice without an interval of images."""
     if not of_images or metric.low is None or metric.high is None:
         return metric.value, metric.value, metric.n
-    saved = metric.these_sources or {"low": metric.low, "high": metric.high, "units": metric.units}
+    saved = {"low": metric.low, "high": metric.high, "units": metric.units} | dict(metric.these_sources or {})
     return saved["low"], saved["high"], saved["units"] or metric.n

@@ -36,7 +36,7 @@ FRACTIONS: dict[str, Any] = {
 class LeaveOneSourceOut(IntervalOptions):
     """Comparison of recipes by runs that each held out a source or generator and are evaluated on it alone."""
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
 
     minimum: int = option(
         20, help="images per source; smaller sources are listed, but not in mean and worst", range=(1, None)

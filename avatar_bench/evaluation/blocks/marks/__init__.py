@@ -39,7 +39,7 @@ _UP_TO_1: Any = {
 class Marks(IntervalOptions):
     """Predictions that stamps move to a class, beside those that plain patches move, and the cost of masked corners."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("predictions", "pixels", "decisions")
 
     target: str = option("generated", help="class that a mark may speak for")

@@ -58,7 +58,7 @@ class OutOfDomainSet(NamedTuple):
 class OutOfDomain(IntervalOptions):
     """Predictions and detection of the out-of-domain sets of a run, against the images of the evaluated set."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
     labels: dict[str, str] = option(

@@ -47,7 +47,7 @@ _MEASURES = {"accuracy": True, "recall": True, "false_alarms": False}  # higher 
 class OverTime(intervals.IntervalOptions):
     """Accuracy, recall and false alarms of a run by the period that its images are from."""
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
     period: str = option("year", help="length of a period", choices=tuple(PERIODS))

@@ -42,7 +42,7 @@ def _is_mix(mix: dict[str, float] | None) -> bool:
 class PriorShift(IntervalOptions):
     """Accuracy of a run under other class proportions, simulated by weighting its images."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
     mixes: dict[str, dict[str, float] | None] = option(

@@ -45,7 +45,7 @@ MEAN_METRICS = ("robustness", "mean_over_severities")
 class Robustness(IntervalOptions):
     """Accuracy of a run on corrupted and on re-encoded images; means are those of the standard corruptions."""
 
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     needs: ClassVar[tuple[str, ...]] = ("predictions", "variations", "decisions")
 
     seed: int = option(0, help="of the bootstrap; noise is seeded by each image's hash", range=(0, None))

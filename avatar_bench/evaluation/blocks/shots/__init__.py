@@ -30,7 +30,7 @@ Points = dict[tuple[str, int], list[int]]  # runs of each recipe and number of t
 class Shots(IntervalOptions):
     """Comparison of runs that differ in `mode.shots`, each number drawn and trained with one or several seeds."""
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def compare(self, runs: Sequence[Run], datasets: Sequence[Dataset]) -> Result:
         """Compute the learning curve of each recipe; runs trained on all images are left out."""
