@@ -37,12 +37,17 @@ def simulate_slices(draws: int, counts: tuple[int, ...] = (3, 8, 20)) -> Iterato
         yield {"sources a class": sources, "sizes": sizes, "mean": mean, **rates}
 
 
+def draw_sizes(rng: np.random.Generator, count: int, sizes: str) -> Any:
+    """Return numbers of images (count,) of sources: equal, as those of real ones, or log-normal."""
+    if sizes == "equal":
+        return np.full(count, 20)
+    return rng.choice(SIZES, count) if sizes == "53" else np.ceil(20 * np.exp(1.1 * rng.normal(size=count))).astype(int)
+
+
 def draw_set(rng: np.random.Generator, sources: int, sizes: str, mean: float) -> tuple[Predictions, pd.DataFrame]:
     """Return predictions of sources with accuracies of a beta distribution (sd .2), and slices that belong to them."""
     count = sources * len(CLASSES)
-    drawn = {"equal": np.full(count, 20), "53": rng.choice(SIZES, count)}
-    drawn["log-normal"] = np.maximum(1, np.rint(20 * np.exp(1.1 * rng.normal(size=count)))).astype(int)
-    source = np.repeat(np.arange(count), drawn[sizes])
+    source = np.repeat(np.arange(count), draw_sizes(rng, count, sizes))
     targets, odds = source % len(CLASSES), mean * (1 - mean) / 0.2**2 - 1
     correct = rng.random(len(source)) < rng.beta(mean * odds, (1 - mean) * odds, count)[source]
     logits = np.eye(len(CLASSES))[np.where(correct, targets, (targets + 1) % len(CLASSES))]

@@ -41,3 +41,9 @@ def test_slices_that_belong_to_sources_have_no_stars(simulate):
     rates = pd.DataFrame(simulate["simulate_slices"](8, counts=(6,)))
     assert rates["star by image"].mean() > 0.5
     assert rates[["star", "gap"]].mean().max() <= 0.06
+
+
+def test_the_stated_end_of_false_alarms_holds_for_new_sources(simulate):
+    rates = pd.DataFrame(simulate["simulate_alarms"](30, counts=(14,))).groupby("by")[["high end holds"]].mean()
+    assert rates.loc["source", "high end holds"] >= 0.92
+    assert rates.loc["image", "high end holds"] < 0.8
