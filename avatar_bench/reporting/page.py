@@ -15,6 +15,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 import avatar_bench
+from avatar_bench.audit.assessment import Assessment
 from avatar_bench.config.entries import find_entries
 from avatar_bench.console.progress import track
 from avatar_bench.errors import DataError, OutputError
@@ -137,7 +138,8 @@ def make_slugs() -> Callable[..., str]:
 
 
 def _collect_content(study: Study) -> dict[str, Any]:
-    leaderboards, audit = build_leaderboards(study), provenance.find_assessment(study)
+    leaderboards, audited = build_leaderboards(study), provenance.find_audit(study)
+    audit = Assessment.parse(audited.provenance["assessment"]).format() if audited else None
     return {
         "title": _("Report on {folder}", folder=study.root.resolve().name),
         "question": _("Is this avatar a real photo, a drawing or AI-generated, and which model predicts it best?"),
@@ -155,6 +157,7 @@ def _collect_content(study: Study) -> dict[str, Any]:
         "set_tables": list(provenance.build_set_tables(study)),
         "uses": provenance.describe_uses(study),
         "audit": audit,
+        "visible_marks": provenance.show_marks(audited) if audited else [],
         "comparisons": block_sections.build_sections(study, compares=True),
         "blocks": block_sections.build_sections(study, compares=False),
         "operating_points": {block.name: build_operating_point(study, block) for block in study.list_blocks()},
