@@ -68,9 +68,8 @@ def compute_operating_points(
             counts = int(positive.sum()), int((~positive).sum()), n
             seen = alarms.value, alarms.high, required, alarms.unit, alarms.population
             points.append((name, rate, recall.value, recall.low, recall.high, threshold, *counts, *seen))
-            few = Reason(
-                "few_other_sources" if alarms.unit == SOURCE else "few_others", n=n, rate=rate, required=required
-            )
+            code = "few_other_sources" if alarms.unit == SOURCE else "few_others"
+            few = Reason(code, n=n, rate=rate, required=required)
             metric = intervals.mark_single_source(recall, predictions.units)
             metrics[f"recall_at/{rate:g}/{name}"] = metric if n >= required else Metric(None, n, reason=few)
         ends = _compute_curves(block, scores, positive, units)
@@ -97,12 +96,8 @@ def find_operating_point(
         intervals.compute_proportion(block, scores >= threshold, units, floor=rate, among=side)
         for side in (positive, ~positive)
     )
-    seen = alarms.value or 0.0, alarms.high or 0.0, alarms.units or 0
-    return (
-        threshold,
-        recall,
-        replace(alarms, high=operating_curve.raise_high_end(*seen, block.level, alarms.unit == SOURCE)),
-    )
+    seen = alarms.value or 0.0, alarms.high or 0.0, alarms.units or 0, block.level, alarms.unit == SOURCE
+    return threshold, recall, replace(alarms, high=operating_curve.raise_high_end(*seen))
 
 
 def _compute_curves(
