@@ -54,8 +54,8 @@ def describe_marks(result: Result) -> list[tuple[str, Path]]:
         return []
     lines = []
     for row in list_strongest(table).to_dict("records"):
-        named = {"mark": row["mark"], "name": row["class"], "where": find_heading(row["position"], AUDIT_BLOCK)}
-        numbers = {key: row[key] for key in ("images", "auroc", "low", "high", "p")}
-        text = format_reason(Reason("mark_shown", **named, **numbers), AUDIT_BLOCK)
+        shown = {key: row[key] for key in ("mark", "images", "auroc", "low", "high", "p")}
+        where = find_heading(row["position"], AUDIT_BLOCK)
+        text = format_reason(Reason("mark_shown", name=row["class"], where=where, **shown), AUDIT_BLOCK)
         lines.append((text, folder / "marks" / f"{row['mark']}.png"))
     return lines

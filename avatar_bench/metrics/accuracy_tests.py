@@ -31,10 +31,6 @@ class PermutedAccuracies(NamedTuple):
     centre: Floats
     spread: Floats
 
-    def take(self, slices: NDArray[np.integer]) -> PermutedAccuracies:
-        """Return the accuracies of some slices, by index."""
-        return PermutedAccuracies(*(part[..., slices] for part in self))
-
 
 def slice_accuracies(
     correct: ArrayLike, strata: ArrayLike, units: ArrayLike, members: ArrayLike, draws: int, seed: int = 0

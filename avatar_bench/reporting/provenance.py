@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 
-from avatar_bench.audit.assessment import describe_marks
 from avatar_bench.audit.data_card import draw_counts
 from avatar_bench.evaluation.evaluation_log import LOG_FILE, count_evaluations, find_logs, list_external_sets
 from avatar_bench.files.table_io import read_table
@@ -187,7 +186,7 @@ def describe_uses(study: Study) -> list[str]:
 
 def find_audit(study: Study) -> Result | None:
     """Return data_audit of a run or of the data set, if there is one with an assessment."""
-    results = [saved.result for saved in study.audits]
+    results = [Result.load_if_complete(saved.folder) or saved.result for saved in study.audits]
     for model in study.runs:
         data = model.record.data
         result = Result.load_if_complete(Path(data["root"]) / "audit") if data.get("root") else None
@@ -196,11 +195,6 @@ def find_audit(study: Study) -> Result | None:
     fingerprints = {model.record.data.get("fingerprint") for model in study.runs}  # before audits of other sets
     results.sort(key=lambda result: result.provenance.get("data_fingerprint") not in fingerprints)
     return next((result for result in results if "assessment" in result.provenance), None)
-
-
-def show_marks(audit: Result) -> list[tuple[str, InlineImage | None]]:
-    """Return a line and an image of each visible mark that an audit has found."""
-    return [(text, shrink(file, *QUALITY_STEPS[0])) for text, file in describe_marks(audit)]
 
 
 def _lay_out_counts(counts: pd.DataFrame, n_texts: int, name: str, caption: str) -> Table:

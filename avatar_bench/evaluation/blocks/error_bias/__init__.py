@@ -148,7 +148,9 @@ class ErrorBias(intervals.IntervalOptions):
         Sources are permuted, or groups where a source is unknown: a format that only some sources have differs as they
         do. A slice of a single unit, or of classes with fewer than _FEWEST_UNITS, has no p-value.
         """
-        units = _find_permuted(predictions)
+        units = predictions.units
+        if units.sources is None and (predictions.sources != "").all():  # also sources that the run has seen
+            units = Units(units.groups, encode(predictions.sources), predictions.targets)
         table = pd.DataFrame([self._build_row(predictions, part, units) for part in parts], columns=_COLUMNS)
         counted = np.flatnonzero(table["n"] >= self.minimum)
         if not len(counted):
@@ -169,7 +171,7 @@ class ErrorBias(intervals.IntervalOptions):
         table.loc[counted[compared], ["low_joint", "high_joint"]] = np.reshape(joint, (-1, 2))
         tested = compared[table["reason"].eq("").to_numpy()[counted[compared]]]
         if len(tested):
-            p_values = chance.max_t_p_values(accuracies.take(tested))
+            p_values = chance.max_t_p_values(chance.PermutedAccuracies(*(part[..., tested] for part in accuracies)))
             table.loc[counted[tested], ["p", "p_adjusted"]] = np.column_stack(p_values)
         table["significant"] = table["p_adjusted"] < 1 - self.level
         return table.sort_values("accuracy", kind="stable", ignore_index=True), gaps, floor
@@ -225,14 +227,6 @@ def _compute_rest_accuracy(predictions: Predictions, part: Slice) -> float:
     others = predictions.take(part.others)
     recall = classification.recall(classification.confusion_matrix(others.targets, others.predicted, classes))
     return float(recall[mix > 0] @ mix[mix > 0] / mix.sum())
-
-
-def _find_permuted(predictions: Predictions) -> Units:
-    """Return the units that are permuted: sources, also if the run has seen them, or groups where one is unknown."""
-    units = predictions.units
-    if units.sources is None and (predictions.sources != "").all():
-        return Units(units.groups, encode(predictions.sources), predictions.targets)
-    return units
 
 
 def _tabulate_gaps(
