@@ -35,3 +35,15 @@ def test_the_interval_of_the_worst_source_holds_where_that_of_the_seemingly_wors
     coverage = table.drop("mean of a constant answer")
     assert (coverage["after"] >= 0.9).all()
     assert coverage.loc["coverage of worst, 47 equal sources", "before"] < 0.5
+
+
+def test_slices_that_belong_to_sources_have_no_stars(simulate):
+    rates = pd.DataFrame(simulate["simulate_slices"](12, counts=(6,))).mean(numeric_only=True)
+    assert rates["star by image"] > 0.8
+    assert rates[["star", "gap"]].max() <= 0.06 + 2 * (0.06 * 0.94 / 72) ** 0.5
+
+
+def test_the_stated_end_of_false_alarms_holds_for_new_sources(simulate):
+    rates = pd.DataFrame(simulate["simulate_alarms"](30, counts=(14,))).groupby("by")[["high end holds"]].mean()
+    assert rates.loc["source", "high end holds"] >= 0.92
+    assert rates.loc["image", "high end holds"] < 0.8

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from PIL import Image
 
-from avatar_bench.audit.assessment import AUDIT_BLOCK, Assessment
+from avatar_bench.audit.assessment import AUDIT_BLOCK, Assessment, describe_marks
 from avatar_bench.data.decoding import decode
 from avatar_bench.files import html
 from avatar_bench.files.table_io import find_table, read_table
@@ -124,6 +124,7 @@ def _collect_content(
         "equalised": equalised.format() if equalised.suitable != assessment.suitable else None,
         "mended": assessment.suitable == "no" and equalised.suitable != "no",
         "probes": list(_list_probes(result.metrics)),
+        "marks": describe_marks(result),
         "warnings": [format_reason(warning, AUDIT_BLOCK) for warning in warnings],
         "single_properties": [
             (find_heading(name, AUDIT_BLOCK), auroc) for name, auroc in properties[["property", "auroc"]].to_numpy()
@@ -177,7 +178,8 @@ def _order_splits(images: pd.DataFrame) -> list[str]:
 def _list_probes(metrics: dict[str, Metric]) -> Iterator[tuple[str, str, str]]:
     """Yield the input of each probe, its AUROC as stored, and its AUROC after equalising."""
     probes = {
-        "metadata": _("the file alone: format, size, JPEG quality, EXIF"),
+        "metadata_out_of_sources": _("the file alone, on images of other sources: format, size, JPEG quality, EXIF"),
+        "metadata": _("the file alone, on other images of the same sources"),
         "appearance": _("overall appearance: brightness, contrast, sharpness"),
         "colour": _("colours alone: a histogram with 16 bins per channel"),
         "residual": _("noise and frequencies: statistics of DCT and noise residual"),

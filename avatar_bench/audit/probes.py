@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from avatar_bench.metrics import classification, stats
+from avatar_bench.metrics.units import GROUP, SOURCE
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
 
@@ -25,12 +26,13 @@ Learner = Callable[[pd.DataFrame, Codes, pd.DataFrame, int], Floats]
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """Settings of probes: `folds` of the cross-validation, `resamples` and `level` of the bootstrap, `seed`."""
+    """Settings of probes: `folds` of the cross-validation, `resamples`, `level` and `unit` of the bootstrap, `seed`."""
 
     folds: int = 5
     seed: int = 0
     resamples: int = 1000
     level: float = 0.95
+    unit: str = GROUP
 
 
 class ProbeResult(NamedTuple):
@@ -52,6 +54,15 @@ def probe(frame: pd.DataFrame, columns: Sequence[str], settings: ProbeSettings) 
     None with a reason where there are fewer than two classes or a class has fewer than two groups.
     """
     return _cross_validate(frame, _prepare_features(frame, columns), _fit_boosting, settings)
+
+
+def probe_out_of_sources(frame: pd.DataFrame, columns: Sequence[str], settings: ProbeSettings) -> ProbeResult:
+    """Predict `label` as `probe` does, out of fold by source: of images of sources that the learner has not seen.
+
+    Intervals come from a bootstrap of whole sources. Images of no known source are divided by their group.
+    """
+    units = frame["source"].where(frame["source"] != "", "group " + frame["group"].astype(str))
+    return probe(frame.assign(group=units), columns, replace(settings, unit=SOURCE))
 
 
 def probe_source(frame: pd.DataFrame, settings: ProbeSettings) -> ProbeResult:
@@ -102,7 +113,7 @@ def _cross_validate(
     if len(names) < 2:
         return _make_missing(Reason("fewer_than_two_classes"))
     if groups_a_class.min() < 2:
-        return _make_missing(Reason("one_group", name=str(groups_a_class.idxmin())))
+        return _make_missing(Reason(f"one_{settings.unit}", name=str(groups_a_class.idxmin())))
     targets = np.asarray(labels.cat.codes, dtype=np.int64)
     groups = frame["group"].to_numpy(dtype=str)
     folds = min(settings.folds, int(groups_a_class.min()))
@@ -188,7 +199,7 @@ def _score_predictions(
     lows, highs = stats.bootstrap_interval(statistic, *about, bounds=(0, 1))
     units = len(np.unique(groups))
     *aurocs, balanced = [
-        Metric(float(value), units, float(low), float(high), "bootstrap by group", higher_is_better=False)
+        Metric(float(value), units, float(low), float(high), f"bootstrap by {settings.unit}", higher_is_better=False)
         if low < high
         else Metric(float(value), units, higher_is_better=False, reason=Reason("no_spread"))
         for value, low, high in zip(values, lows, highs, strict=True)

@@ -11,9 +11,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pandas as pd
+import scipy  # loads its parts when they are used
 from numpy.typing import NDArray
 
 from avatar_bench.audit import mark_tests
+from avatar_bench.audit.assessment import list_strongest
 from avatar_bench.audit.mark_tests import (
     ANYWHERE,
     BORDERS,
@@ -32,6 +34,7 @@ from avatar_bench.audit.repeated_patches import SIMILAR, Patches, compute_direct
 from avatar_bench.console.progress import track
 from avatar_bench.data.dataset import Dataset
 from avatar_bench.metrics import classification, stats
+from avatar_bench.metrics.units import SOURCE, Units
 from avatar_bench.results.reasons import Reason
 
 Pixels = NDArray[np.uint8]
@@ -39,11 +42,15 @@ Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
 
 MARK_LEVEL = 0.01  # of all positions and classes of a set together
-MARK_COLUMNS = ("position", "grid", "class", "auroc", "low", "high", "p", "unit", "units", "mark", "images", "sources")
+MARK_COLUMNS = (
+    *("position", "grid", "class", "auroc", "low", "high", "p", "p_search"),
+    *("unit", "units", "mark", "images", "sources"),
+)
 PATCH_COLUMNS = ("path", "mark", "left", "top", "width", "height")
 _RARE = 0.99  # quantile of the scores of other classes that a bearer exceeds
 _SHOWN = 40  # images of a mark that are decoded again for its outline and its crop
 _REACH = 48  # pixels around a patch in which the outline of its mark is sought
+_ROUNDING = 1e-9  # from 0 and 1
 _JOINED = 7  # pixels between parts of one mark
 
 
@@ -70,20 +77,19 @@ class MarkFindings:
     @property
     def reasons(self) -> list[Reason]:
         """Return what the marks say of the set, with the option that covers them."""
-        reasons = []
-        for row in self.found.to_dict("records"):
-            values = {"name": row["class"], "value": row["auroc"], "n": row["images"], "mark": row["mark"]}
-            advice = {"fraction": self.fraction} if row["position"] in CORNERS else {"table": "patches.csv"}
-            reasons.append(Reason("mark_in_corner" if row["position"] in CORNERS else "mark", **values, **advice))
-        if reasons and self.table["unit"].iat[0] == "group":
+        if self.found.empty:
+            return []
+        named = [
+            Reason("marks_of_class", name=name, marks=rows["mark"].tolist(), value=rows["auroc"].max())
+            for name, rows in self.found.groupby("class")
+        ]
+        in_corner = self.found["position"].isin(CORNERS)
+        options = [f"data.mask.corners={self.fraction:.2f}"] * bool(in_corner.any())
+        options += ["data.mask.patches=patches.csv"] * (not in_corner.all())
+        reasons = [Reason("marks", named=named, options=options)]
+        if self.table["unit"].iat[0] == "group":
             reasons.append(Reason("mark_or_style"))
         return reasons
-
-
-def list_strongest(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the row of each mark of a table with MARK_COLUMNS that shows it best."""
-    rows = table[table["mark"] != ""].sort_values(["mark", "p", "auroc"], ascending=[True, True, False])
-    return rows.drop_duplicates("mark")
 
 
 class _Box(NamedTuple):
@@ -100,9 +106,10 @@ def find_marks(dataset: Dataset, frame: pd.DataFrame, settings: ProbeSettings) -
     of text and patches at any position are tested for each class: do the edges of its sources agree with each other
     more than with those of other classes? The classes of whole sources are permuted, and p is that of the highest
     statistic of all positions and classes, step by step (Westfall and Young, Resampling-Based Multiple Testing, 1993):
-    one in a hundred sets without marks has a p up to MARK_LEVEL. Where classes have too few sources for that, random
-    parts of each class are permuted, and a mark may be the style of a source. AUROCs are those of an image's agreement
-    with the other sources of a class; of a patch, with the patch.
+    one in a hundred sets without marks has a `p_search` up to MARK_LEVEL. Where classes have too few sources for that,
+    random parts of each class are permuted, and a mark may be the style of a source. AUROCs are those of an image's
+    agreement with the other sources of a class; of a patch, with the patch. Interval and p of an AUROC are of one test
+    of .5, by the same units; what is found and has an interval above .5 is a mark.
     """
     labels = frame["label"].astype("category")
     classes, targets = list(labels.cat.categories), np.asarray(labels.cat.codes, dtype=np.intp)
@@ -116,25 +123,29 @@ def find_marks(dataset: Dataset, frame: pd.DataFrame, settings: ProbeSettings) -
     patches = mark_tests.gather_patches(looks)
     seen = mark_tests.run_tests(looks, units, patches, settings.seed, MARK_LEVEL)
     table = pd.DataFrame(
-        [
-            (*look[:2], classes[look.code], *_measure(look.scores, targets == look.code, units.codes, settings), look.p)
-            for look in seen
-        ],
-        columns=list(MARK_COLUMNS[:7]),
+        [(*look[:2], classes[look.code], *_measure(look.scores, look.code, units, settings), look.p) for look in seen],
+        columns=list(MARK_COLUMNS[:8]),
     )
     table = table.assign(unit=units.kind, units=len(units.counts), mark="", images=0, sources=0)
     findings = MarkFindings(table, pd.DataFrame(columns=list(PATCH_COLUMNS)), {}, _average_corners(looks, targets))
     return _describe_marks(findings, dataset, frame, looks, patches, seen, targets, units)
 
 
-def _measure(
-    scores: Floats, positive: NDArray[np.bool_], units: Rows, settings: ProbeSettings
-) -> tuple[float, float, float]:
-    """Return the AUROC of a class by a score, with its interval by unit."""
-    statistic = classification.build_auroc_statistic(scores, positive)
-    about = units, settings.resamples, settings.level, settings.seed
-    low, high = stats.bootstrap_interval(statistic, *about, bounds=(0, 1))
-    return float(statistic(np.ones((1, len(units))))[0]), float(low), float(high)
+def _measure(scores: Floats, code: int, units: MarkUnits, settings: ProbeSettings) -> tuple[float, float, float, float]:
+    """Return the AUROC of a class by a score, its interval by unit, and its p of .5, which inverts the interval."""
+    labels = units.labels[units.codes]
+    drawn = Units(units.codes, units.codes, labels) if units.kind == SOURCE else Units(units.codes)
+    statistic = stats.JoinedStatistic([classification.build_auroc_statistic(scores, labels == code)])
+    if units.kind == SOURCE:
+        ends = stats.jackknife_interval(statistic, drawn, settings.level, (0, 1))
+    else:
+        about = drawn, settings.resamples, settings.level, settings.seed
+        ends = stats.bootstrap_interval(statistic, *about, bounds=(0, 1))
+    value, low, high = (float(part[0]) for part in (statistic(drawn.weights[None])[0], *ends))
+    odds = scipy.special.logit(np.clip([value, low, high], _ROUNDING, 1 - _ROUNDING))
+    end, freedom = 1 if odds[0] > 0 else 2, drawn.degrees_of_freedom  # the one towards .5
+    spread = max(abs(odds[end] - odds[0]), _ROUNDING) / scipy.stats.t.isf((1 - settings.level) / 2, freedom)
+    return value, low, high, float(2 * scipy.stats.t.sf(abs(odds[0]) / spread, freedom))
 
 
 def _average_corners(looks: list[ImageLook], targets: Rows) -> Floats:
@@ -162,8 +173,9 @@ def _describe_marks(
     crops: dict[str, Pixels] = {}
     fraction = 0.0
     # fixed positions before patches, the strongest first
-    order = table[table["p"] <= MARK_LEVEL].assign(is_patch=lambda rows: rows["position"] == ANYWHERE)
-    for index in order.sort_values(["is_patch", "p", "auroc"], ascending=[True, True, False]).index:
+    order = table[(table["p_search"] <= MARK_LEVEL) & (table["low"] > 0.5)]
+    order = order.assign(is_patch=order["position"] == ANYWHERE)
+    for index in order.sort_values(["is_patch", "p_search", "auroc"], ascending=[True, True, False]).index:
         look = seen[index]
         scores, is_class = look.scores, targets == look.code
         lowest = max(float(np.quantile(scores[~is_class], _RARE)), SIMILAR if look.position == ANYWHERE else 0.0)

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from avatar_bench.config.options import Options, option
 from avatar_bench.metrics import stats
 from avatar_bench.metrics.stats import Bounds
-from avatar_bench.metrics.units import NEW_SOURCES, Units, as_units
+from avatar_bench.metrics.units import GROUP, NEW_SOURCES, SOURCE, Units, as_units
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric
 
@@ -200,44 +200,55 @@ def _describe(ends: stats.Interval) -> dict[str, Any]:
     return {"low": ends.low, "high": ends.high, "interval": ends.method, "units": ends.n}
 
 
-GAP_COLUMNS = ["slices", "highest", "highest_value", "lowest", "lowest_value", "groups", "gap", "low", "high"]
+GAP_COLUMNS = [
+    *("slices", "highest", "highest_value", "lowest", "lowest_value", "gap", "low", "high"),
+    *("unit", "units", "population", "reason"),
+]
 
 
 def find_gap(
-    options: IntervalOptions, names: Sequence[str], hits: NDArray[np.float64], groups: ArrayLike, minimum: int
+    options: IntervalOptions, names: Sequence[str], hits: NDArray[np.float64], units: Units | ArrayLike, minimum: int
 ) -> dict[str, Any] | None:
     """Return the GAP_COLUMNS of slices, the largest difference of their proportions; None without two of them.
 
     `hits` (N, K) are 0 or 1, NaN for images outside the slice; slices of fewer than `minimum` images do not count. The
     interval contains the largest difference of the true proportions: the differences of all pairs are each taken at a
-    level that makes all valid at once (Bonferroni), so that choosing the largest one needs no further correction.
+    level that makes all valid at once (Bonferroni), so that choosing the largest one needs no further correction. It is
+    for new sources where each slice has two or more of each of its classes; otherwise for these.
     """
-    there = (~np.isnan(hits)).sum(axis=0)
-    used = np.flatnonzero(there >= max(1, minimum))
+    there = ~np.isnan(hits)
+    used = np.flatnonzero(there.sum(axis=0) >= max(1, minimum))
     if len(used) < 2:
         return None
-    pairs = list(combinations(range(len(used)), 2))
-    level = 1 - (1 - options.level) / len(pairs)
-    columns, group = hits[:, used], np.asarray(groups)
-    ends = stats.proportion_intervals(columns, group, options.resamples, level, options.seed)
-    values = np.nanmean(columns, axis=0)
-    stated = [(float(value), end.low, end.high) for value, end in zip(values, ends, strict=True)]
+    pairs, sampled = list(combinations(range(len(used)), 2)), as_units(units)
+    stricter = replace(options, level=1 - (1 - options.level) / len(pairs))
+    is_new = sampled.sources is not None and not any(sampled.take(there[:, k]).is_single.any() for k in used)
+    if is_new:
+        metrics = [compute_proportion(stricter, hits[there[:, k], k] > 0, sampled.take(there[:, k])) for k in used]
+    else:
+        metrics = compute_proportions(stricter, hits[:, used], sampled.these)
+    stated: Any = [(metric.value, metric.low, metric.high) for metric in metrics]
     differences = [stats.difference_interval(stated[i], stated[j]) for i, j in pairs]
-    highest, lowest = int(values.argmax()), int(values.argmin())
+    values = [value for value, *__ in stated]
+    highest, lowest = int(np.argmax(values)), int(np.argmin(values))
     return {
         "slices": len(used),
         "highest": names[used[highest]],
-        "highest_value": float(values[highest]),
+        "highest_value": values[highest],
         "lowest": names[used[lowest]],
-        "lowest_value": float(values[lowest]),
-        "groups": len(np.unique(group[~np.isnan(columns).all(axis=1)])),
-        "gap": float(values[highest] - values[lowest]),
+        "lowest_value": values[lowest],
+        "gap": values[highest] - values[lowest],
         # of a pair, the difference in the other order has the interval (-high, -low)
         "low": max(0.0, *(max(low, -high) for low, high in differences)),
-        "high": max(max(high, -low) for low, high in differences),
+        "high": min(1.0, max(max(high, -low) for low, high in differences)),
+        **(sampled if is_new else sampled.these).take(np.asarray(there[:, used].any(axis=1))).inference,
+        "reason": "one_source" if sampled.sources is not None and not is_new else "",
     }
 
 
 def make_gap_metric(gap: Mapping[Any, Any]) -> Metric:
     """Return the metric of a gap: 0 is best."""
-    return Metric(gap["gap"], gap["groups"], gap["low"], gap["high"], "Bonferroni by group", higher_is_better=False)
+    reason = Reason(gap["reason"]) if gap["reason"] else None
+    about = {"units": gap["units"], "population": gap["population"], "floor": gap.get("floor"), "reason": reason}
+    method = f"Bonferroni by {SOURCE if gap['unit'] == SOURCE else GROUP}"
+    return Metric(gap["gap"], gap["units"], gap["low"], gap["high"], method, higher_is_better=False, **about)

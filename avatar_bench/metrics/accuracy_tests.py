@@ -18,6 +18,7 @@ from avatar_bench.metrics.units import LEAST_UNITS
 
 Floats = NDArray[np.float64]
 _CHUNK_ELEMENTS = 4_000_000  # keys in memory at once: 32 MB
+_ROUNDING = 1e-9  # of a number of images
 
 
 class PermutedAccuracies(NamedTuple):
@@ -33,33 +34,40 @@ class PermutedAccuracies(NamedTuple):
 
 
 def slice_accuracies(
-    correct: ArrayLike, strata: ArrayLike, groups: ArrayLike, members: ArrayLike, draws: int, seed: int = 0
+    correct: ArrayLike, strata: ArrayLike, units: ArrayLike, members: ArrayLike, draws: int, seed: int = 0
 ) -> PermutedAccuracies:
     """Compute the accuracy of each slice, and under permutations of correctness.
 
     `correct` (N,) bool; `members` (N, J) bool, the images of each slice, none empty; `strata` (N,) are true classes.
-    The accuracies of whole groups are permuted among the groups of a class, and each image gets the accuracy of its
-    group, so that dependent images count as one observation.
+    The accuracies of whole units, sources or groups, are permuted among the units of a class, so that the images of a
+    unit count as one observation. Where a slice has a part of a unit, what that part differs from the whole changes its
+    sign at random, for all slices alike.
     """
-    member = np.asarray(members, dtype=np.float64)
-    pairs = np.stack([np.unique(np.asarray(part), return_inverse=True)[1] for part in (strata, groups)], axis=1)
+    member, hit = np.asarray(members, dtype=np.float64), np.asarray(correct, dtype=np.float64)
+    pairs = np.stack([np.unique(np.asarray(part), return_inverse=True)[1] for part in (strata, units)], axis=1)
     kinds, unit = np.unique(pairs, axis=0, return_inverse=True)
-    rate = np.bincount(unit, np.asarray(correct, dtype=np.float64)) / np.bincount(unit)
-    weight = np.zeros((len(kinds), member.shape[1]))
+    rate = np.bincount(unit, hit) / np.bincount(unit)
+    weight, parts = np.zeros((2, len(kinds), member.shape[1]))
     np.add.at(weight, unit, member)
+    np.add.at(parts, unit, member * (hit - rate[unit])[:, None])
+    parts[np.abs(parts) < _ROUNDING] = 0
     total = weight.sum(axis=0)  # divide last: rounded fractions would not always add up to 1
     generator, step, dealt = np.random.default_rng(seed), max(1, _CHUNK_ELEMENTS // len(kinds)), []
     for start in range(0, draws, step):
         keys = generator.random((min(step, draws - start), len(kinds)))
         # the units are sorted by stratum, so that these orders permute them within their strata
-        dealt.append(rate[np.argsort(kinds[:, 0] + keys, axis=1)] @ weight / total)
-    centre, variance = np.zeros(len(total)), np.zeros(len(total))
+        shuffled = rate[np.argsort(kinds[:, 0] + keys, axis=1)] @ weight
+        if parts.any():
+            shuffled += generator.choice((-1.0, 1.0), keys.shape) @ parts
+        dealt.append(shuffled / total)
+    centre, variance = np.zeros(len(total)), (parts**2).sum(axis=0)
     for stratum in np.unique(kinds[:, 0]):
         rates, weights = rate[kinds[:, 0] == stratum], weight[kinds[:, 0] == stratum]
         centre += rates.mean() * weights.sum(axis=0)
         # with n units: the sums of squares of both, over n - 1
         variance += len(rates) * rates.var() * len(rates) * weights.var(axis=0) / max(1, len(rates) - 1)
-    return PermutedAccuracies(rate @ weight / total, np.concatenate(dealt), centre / total, np.sqrt(variance) / total)
+    observed = (rate @ weight + parts.sum(axis=0)) / total
+    return PermutedAccuracies(observed, np.concatenate(dealt), centre / total, np.sqrt(variance) / total)
 
 
 def max_t_p_values(accuracies: PermutedAccuracies) -> tuple[Floats, Floats]:

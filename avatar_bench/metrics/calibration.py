@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, log_softmax
 
 from avatar_bench.metrics.stats import SumStatistic, bootstrap_interval, ratio
+from avatar_bench.metrics.units import Units, as_units
 
 Floats = NDArray[np.float64]
 Reals = NDArray[np.floating]
@@ -183,14 +184,15 @@ def ece(confidence: Reals, correct: ArrayLike) -> Floats:
     return np.asarray(np.abs(_bin_gaps(confidence, correct, equal_width_edges(ECE_BINS))).sum(axis=-1))
 
 
-def bin_gaps(probabilities: Reals, targets: NDArray[np.integer]) -> list[Floats]:
+def bin_gaps(probabilities: Reals, targets: NDArray[np.integer], weights: Floats | None = None) -> list[Floats]:
     """Compute the gap of each bin, accuracy minus confidence times its fraction of images, for each of ECE_KINDS.
 
     Each array is (..., bins) for targets (..., N), its absolute values sum to the error. The bins are 10 and 15
     equal-width and 15 equal-mass bins (Nguyen and O'Connor, EMNLP 2015) of the predicted class, and 15 equal-width
-    bins of each class's probability, divided by the number of classes (Kull et al., NeurIPS 2019).
+    bins of each class's probability, divided by the number of classes (Kull et al., NeurIPS 2019). Images have
+    `weights` (N,) with sum 1, by default equal ones.
     """
-    gaps = [_bin_gaps(*kind) for kind in _list_bins(probabilities, targets)]
+    gaps = [_bin_gaps(*kind, weights) for kind in _list_bins(probabilities, targets)]
     top, by_class = gaps[: len(ECE_KINDS) - 1], gaps[len(ECE_KINDS) - 1 :]
     return [*top, np.concatenate(by_class, axis=-1) / len(by_class)]
 
@@ -206,12 +208,14 @@ def _list_bins(probabilities: Reals, targets: NDArray[np.integer]) -> list[tuple
     return [*((confidence, correct, edges) for edges in kinds), *by_class]
 
 
-def calibration_errors(probabilities: Reals, targets: NDArray[np.integer]) -> Floats:
+def calibration_errors(probabilities: Reals, targets: NDArray[np.integer], weights: Floats | None = None) -> Floats:
     """Compute the errors of ECE_KINDS, (..., 4), from `bin_gaps`, for targets (..., N)."""
-    return np.stack([np.abs(gaps).sum(axis=-1) for gaps in bin_gaps(probabilities, targets)], axis=-1)
+    return np.stack([np.abs(gaps).sum(axis=-1) for gaps in bin_gaps(probabilities, targets, weights)], axis=-1)
 
 
-def make_deviation_statistic(probabilities: Reals, targets: NDArray[np.integer], groups: ArrayLike) -> SumStatistic:
+def make_deviation_statistic(
+    probabilities: Reals, targets: NDArray[np.integer], units: Units | ArrayLike
+) -> SumStatistic:
     """Return a function from weights (B, N) to sampling deviations of the errors of ECE_KINDS, (B, 16), 4 columns each.
 
     The columns are the error that noise produces without any gap; the increase of the error if gaps are one standard
@@ -219,14 +223,15 @@ def make_deviation_statistic(probabilities: Reals, targets: NDArray[np.integer],
     increases small gaps most and decreases large gaps most, so the second column bounds the upward deviation of an
     error, and the last two the downward deviation.
     """
-    seen, n, classes = bin_gaps(probabilities, targets), len(targets), probabilities.shape[1]
+    sampled, n, classes = as_units(units), len(targets), probabilities.shape[1]
+    seen = bin_gaps(probabilities, targets, sampled.weights)
     placed = [_place_gaps(*kind) for kind in _list_bins(probabilities, targets)]
     placed[-classes:] = [gaps / classes for gaps in placed[-classes:]]
     columns = scipy.sparse.hstack([*placed, scipy.sparse.csr_array(np.ones((n, 1)))], format="csr")
+    columns = scipy.sparse.diags_array(sampled.weights * n) @ columns
     ends = np.cumsum([len(gaps) for gaps in seen])[:-1]
-    _, member = np.unique(np.asarray(groups), return_inverse=True)
     # the standard error of each bin's gap under resampling of groups
-    sums = SumStatistic(columns, np.asarray).by_group(member).columns
+    sums = SumStatistic(columns, np.asarray).by_group(sampled.codes).columns
     errors = np.split(np.sqrt(sums.power(2).sum(axis=0)[:-1]) / n, ends)
     pairs = zip(seen, errors, strict=True)
     smaller = [np.sign(gaps) * np.maximum(0.0, np.abs(gaps) - error) for gaps, error in pairs]
@@ -243,16 +248,17 @@ def make_deviation_statistic(probabilities: Reals, targets: NDArray[np.integer],
 
 
 def simulate_noise_floor(
-    probabilities: Reals, draws: int = 2000, seed: int = 0, groups: ArrayLike | None = None, correlation: float = 0.0
+    probabilities: Reals, draws: int = 2000, seed: int = 0, units: Units | None = None, correlation: float = 0.0
 ) -> Floats:
     """Simulate the errors of ECE_KINDS, (draws, 4), of a perfectly calibrated network with the same confidences.
 
     The true classes are drawn from the probabilities (N, C) themselves, so that the errors are sampling noise;
-    Vaicenavicius et al., AISTATS 2019. Two images of one of the `groups` (N,) share the same draw with probability
+    Vaicenavicius et al., AISTATS 2019. Two images of one of the `units` share the same draw with probability
     `correlation`, 0 to 1.
     """
     generator, n = np.random.default_rng(seed), len(probabilities)
-    member = None if groups is None or correlation <= 0 else np.unique(np.asarray(groups), return_inverse=True)[1]
+    sampled = units or Units(np.arange(n))
+    member = sampled.codes if correlation > 0 else None
     # sort classes by probability, so that one random number makes a whole group correct or incorrect
     order = np.argsort(-probabilities, axis=1, kind="stable")
     below = np.take_along_axis(probabilities, order, axis=1).cumsum(axis=1)[:, :-1]
@@ -263,7 +269,7 @@ def simulate_noise_floor(
             shared = generator.random((len(uniform), int(member.max()) + 1))[:, member]
             uniform = np.where(generator.random(uniform.shape) < np.sqrt(correlation), shared, uniform)
         rank = (uniform[..., None] >= below).sum(axis=-1)
-        errors.append(calibration_errors(probabilities, order[np.arange(n), rank]))
+        errors.append(calibration_errors(probabilities, order[np.arange(n), rank], sampled.weights))
     return np.concatenate(errors)
 
 
@@ -292,13 +298,14 @@ def reliability_bins(confidence: Reals, correct: NDArray[np.bool_], edges: Reals
     return dict(zip(keys, (np.arange(size), edges[:-1], edges[1:], count, *means), strict=True))
 
 
-def _bin_gaps(confidence: Reals, correct: ArrayLike, edges: Reals) -> Floats:
-    """Compute each bin's sum of correctness minus confidence, divided by the number of images, (..., bins)."""
+def _bin_gaps(confidence: Reals, correct: ArrayLike, edges: Reals, weights: Floats | None = None) -> Floats:
+    """Compute each bin's weighted mean over all images of correctness minus confidence, (..., bins)."""
+    share = np.full(len(confidence), 1 / len(confidence)) if weights is None else weights
     if np.ndim(correct) > 1:
         bins = assign_bins(confidence, edges)
-        member = np.eye(int(bins.max()) + 1)[bins]
-        return np.asarray((np.asarray(correct, dtype=np.float64) - confidence) @ member / len(confidence))
-    return np.asarray(np.ones(len(confidence)) @ _place_gaps(confidence, correct, edges) / len(confidence))
+        member = np.eye(int(bins.max()) + 1)[bins] * share[:, None]
+        return np.asarray((np.asarray(correct, dtype=np.float64) - confidence) @ member)
+    return np.asarray(share @ _place_gaps(confidence, correct, edges))
 
 
 def _place_gaps(confidence: Reals, correct: ArrayLike, edges: Reals) -> Any:

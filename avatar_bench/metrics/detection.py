@@ -99,14 +99,17 @@ def compute_precision_at(curve: RocCurve, recall: float) -> Floats:
     return ratio(hits, hits + (1 - curve.prevalence) * alarms)
 
 
-def find_threshold(scores: Reals, positive: NDArray[np.bool_], rate: float) -> float:
+def find_threshold(scores: Reals, positive: NDArray[np.bool_], rate: float, weights: Floats | None = None) -> float:
     """Return the lowest score (N,) of a positive image from which at most `rate` of the negative ones score.
 
-    Infinite if there is none: the highest scores are those of negative images.
+    Images have `weights` (N,), by default equal ones. Infinite if there is none: the highest scores are those of
+    negative images.
     """
-    steps = np.unique(scores[positive])
-    negative = np.sort(scores[~positive])
-    alarms = 1 - np.searchsorted(negative, steps, "left") / len(negative)
+    steps, negative = np.unique(scores[positive]), np.flatnonzero(~positive)
+    order = negative[np.argsort(scores[negative])]
+    weight = np.ones(len(scores)) if weights is None else weights
+    below = np.append(0.0, np.cumsum(weight[order]))
+    alarms = 1 - below[np.searchsorted(scores[order], steps, "left")] / below[-1]
     allowed = steps[alarms <= rate + _ROUNDING]
     return float(allowed[0]) if len(allowed) else math.inf
 

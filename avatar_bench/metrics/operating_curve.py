@@ -49,11 +49,11 @@ def mark_outcomes(
 def raise_high_end(rate: float, high: float, units: int, level: float, is_by_source: bool) -> float:
     """Return the high end of a small rate: at least that of Clopper and Pearson, of as many units with an event.
 
-    A bootstrap of few events ends too low. Rates of sources are no events, so that this counts only where all are 0.
+    A bootstrap of few events ends too low. Rates of sources are no events: what some sources do that were not drawn is
+    as much as if none had one, whatever the others do.
     """
-    events = math.ceil(rate * units - _ROUNDING)
-    exact = selective.upper_bound(events, units, (1 + level) / 2)
-    return high if is_by_source and events else max(high, exact)
+    events = 0 if is_by_source else math.ceil(rate * units - _ROUNDING)
+    return max(high, selective.upper_bound(events, units, (1 + level) / 2))
 
 
 def compute_precision(recall: ArrayLike, false_alarms: ArrayLike, prevalence: float) -> Floats:

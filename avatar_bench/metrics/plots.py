@@ -297,7 +297,7 @@ def _draw_choice_of_strength(table: pd.DataFrame) -> Figure:
         axes.set(xscale="log", xlabel=_("C (inverse strength of regularisation)"), xlim=edges)
         axes.axvline(chosen, **_MARKED)
         axes.grid(True)
-    validated = _("cross-validation; bars: standard error over folds")
+    validated = _("cross-validation; bars: standard error of the difference from the lowest loss")
     handles = [Line2D([], [], color=GREY, marker="o", markersize=3, label=validated)]
     handles.append(Line2D([], [], **_MARKED, label=_("chosen C ({value})", value=f"{chosen:g}")))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles))

@@ -14,6 +14,7 @@ from avatar_bench.reporting.study import Study
 from avatar_bench.reporting.tables import (
     Table,
     TableRow,
+    drop_repeated,
     fit_scale,
     format_metric,
     lay_out,
@@ -153,7 +154,7 @@ def _build_side_by_side_table(
     study: Study, results: dict[str, SavedResult], block: Declaration, name: str, fingerprint: str
 ) -> Table:
     by_model = {label: saved.result.metrics for label, saved in results.items()}
-    metrics = select_metrics(block, list(by_model.values()))
+    metrics = drop_repeated(select_metrics(block, list(by_model.values())), list(by_model.values()))
     columns = [make_column(_("model"))]
     columns += [make_metric_column(key, block.name, (known.get(key) for known in by_model.values())) for key in metrics]
     rows = []

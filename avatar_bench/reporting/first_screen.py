@@ -99,7 +99,7 @@ def _find_value(board: Leaderboard, name: str, metric: str) -> float:
 
 
 def find_alerts(study: Study, boards: Sequence[Leaderboard], audit: tuple[str, list[str]] | None) -> Iterator[str]:
-    """Yield the caveats of the first screen, one or two sentences each; `audit` is that of `find_assessment`."""
+    """Yield the caveats of the first screen, one or two sentences each; `audit` is the formatted assessment."""
     if classes := next((saved.merged_classes for __, saved in study.saved if saved.merged_classes), None):
         merged = "; ".join(f"{name}: {' + '.join(map(str, old))}" for name, old in classes.items())
         yield _("All results are in the view {view}, which merges classes: {merged}.", view=study.view, merged=merged)

@@ -223,6 +223,7 @@ def build_leaderboard_table(board: Leaderboard, styles: tables.RunStyles) -> tab
     """Return a leaderboard as a table: one row per model with its rank and ties or a reason, and main metrics."""
     columns = [tables.make_column(_("model")), tables.make_column(_("rank"), True, "lower")]
     blocks = {key: block for key, block in board.blocks.items() if any(row.metrics[key] for row in board.rows)}
+    blocks = {key: blocks[key] for key in tables.drop_repeated(blocks, [row.metrics for row in board.rows])}
     columns += [
         tables.make_metric_column(key, block, (row.metrics[key] for row in board.rows)) for key, block in blocks.items()
     ]

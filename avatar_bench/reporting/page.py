@@ -15,6 +15,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 import avatar_bench
+from avatar_bench.audit.assessment import Assessment, describe_marks
 from avatar_bench.config.entries import find_entries
 from avatar_bench.console.progress import track
 from avatar_bench.errors import DataError, OutputError
@@ -26,7 +27,7 @@ from avatar_bench.metrics import plots
 from avatar_bench.metrics.calibration import TemperatureFit
 from avatar_bench.reporting import block_sections, provenance
 from avatar_bench.reporting.first_screen import find_alerts, format_headline
-from avatar_bench.reporting.inline_images import MAX_FIGURE_BYTES, InlineImage, inline_figures
+from avatar_bench.reporting.inline_images import MAX_FIGURE_BYTES, QUALITY_STEPS, InlineImage, inline_figures, shrink
 from avatar_bench.reporting.leaderboard import Leaderboard, build_leaderboard_table, build_leaderboards
 from avatar_bench.reporting.operating_point import build_operating_point
 from avatar_bench.reporting.saved_result import Problem, SavedResult
@@ -137,7 +138,9 @@ def make_slugs() -> Callable[..., str]:
 
 
 def _collect_content(study: Study) -> dict[str, Any]:
-    leaderboards, audit = build_leaderboards(study), provenance.find_assessment(study)
+    leaderboards, audited = build_leaderboards(study), provenance.find_audit(study)
+    audit = Assessment.parse(audited.provenance["assessment"]).format() if audited else None
+    marks = describe_marks(audited) if audited else []
     return {
         "title": _("Report on {folder}", folder=study.root.resolve().name),
         "question": _("Is this avatar a real photo, a drawing or AI-generated, and which model predicts it best?"),
@@ -155,6 +158,7 @@ def _collect_content(study: Study) -> dict[str, Any]:
         "set_tables": list(provenance.build_set_tables(study)),
         "uses": provenance.describe_uses(study),
         "audit": audit,
+        "visible_marks": [(text, shrink(file, *QUALITY_STEPS[0])) for text, file in marks],
         "comparisons": block_sections.build_sections(study, compares=True),
         "blocks": block_sections.build_sections(study, compares=False),
         "operating_points": {block.name: build_operating_point(study, block) for block in study.list_blocks()},

@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 
-from avatar_bench.audit.assessment import Assessment
 from avatar_bench.audit.data_card import draw_counts
 from avatar_bench.evaluation.evaluation_log import LOG_FILE, count_evaluations, find_logs, list_external_sets
 from avatar_bench.files.table_io import read_table
@@ -185,19 +184,17 @@ def describe_uses(study: Study) -> list[str]:
     ]
 
 
-def find_assessment(study: Study) -> tuple[str, list[str]] | None:
-    """Return the assessment of the data and its reasons, from data_audit of a run or of the data set, or None."""
-    results = [saved.result for saved in study.audits]
+def find_audit(study: Study) -> Result | None:
+    """Return data_audit of a run or of the data set, if there is one with an assessment."""
+    results = [Result.load_if_complete(saved.folder) or saved.result for saved in study.audits]
     for model in study.runs:
         data = model.record.data
         result = Result.load_if_complete(Path(data["root"]) / "audit") if data.get("root") else None
         if result is not None and result.provenance.get("data_fingerprint") == data.get("fingerprint", ""):
             results.append(result)
     fingerprints = {model.record.data.get("fingerprint") for model in study.runs}  # before audits of other sets
-    for result in sorted(results, key=lambda result: result.provenance.get("data_fingerprint") not in fingerprints):
-        if "assessment" in result.provenance:
-            return Assessment.parse(result.provenance["assessment"]).format()
-    return None
+    results.sort(key=lambda result: result.provenance.get("data_fingerprint") not in fingerprints)
+    return next((result for result in results if "assessment" in result.provenance), None)
 
 
 def _lay_out_counts(counts: pd.DataFrame, n_texts: int, name: str, caption: str) -> Table:

@@ -159,6 +159,13 @@ def make_interval_cell(value: float, low: float | None = None, high: float | Non
     return {"value": value, "text": text, "low": float(low), "high": float(high), "digits": places}
 
 
+def drop_repeated(keys: Collection[str], metric_sets: Iterable[Mapping[str, Metric | None]]) -> list[str]:
+    """Return the metrics without those before a temperature that equal those after it in all sets."""
+    values = [{key: metric.value for key, metric in metrics.items() if metric} for metrics in metric_sets]
+    pairs = {key: [(part.get(key), part.get(f"scaled/{key}")) for part in values] for key in keys}
+    return [key for key in keys if f"scaled/{key}" not in keys or any(raw != scaled for raw, scaled in pairs[key])]
+
+
 def make_metric_cell(metric: Metric | None, block: str) -> Cell | None:
     """Return a metric of a block as a cell that sorts by its value, with its interval; None without a metric."""
     if metric is None:

@@ -42,7 +42,7 @@ Floats = NDArray[np.float64]
 Rows = NDArray[np.intp]
 Fold = tuple[Rows, Rows]  # rows to fit, rows held out
 MAX_FOLDS = 5
-CHOICE_COLUMNS = ("C", "cv/loss", "cv/loss_se", "cv/balanced_accuracy", "cv/balanced_accuracy_se")
+CHOICE_COLUMNS = ("C", "cv/loss", "cv/loss_se", "cv/balanced_accuracy")
 _MAX_ITERATIONS = 10_000
 # largest element of the gradient of the mean loss, in coordinates of similar curvature
 _TOLERANCE = 1e-9  # probabilities agree with those of the optimum to 1e-6
@@ -97,7 +97,7 @@ class LogisticProblem:
         """Return a row for each C, ascending, with CHOICE_COLUMNS: metrics of held-out images, NaN without folds.
 
         `cv/loss` is the mean log loss over all held-out images by their sample weights, `cv/loss_se` the standard error
-        of its mean over folds. `cv/balanced_accuracy_se` is the standard error of the difference from the highest one.
+        of its difference from the lowest one, in the same folds.
         """
         table = pd.DataFrame({"C": sorted(strengths)}).reindex(columns=CHOICE_COLUMNS).astype(float)
         losses = np.zeros((len(table), len(folds)))
@@ -117,9 +117,9 @@ class LogisticProblem:
         if folds:
             shares = np.array([self.weights[held_out].sum() for _, held_out in folds])
             table["cv/loss"] = np.average(losses, axis=1, weights=shares)
-            table["cv/loss_se"] = losses.std(axis=1, ddof=1) / np.sqrt(len(folds))
+            differences = losses - losses[table["cv/loss"].argmin()]
+            table["cv/loss_se"] = differences.std(axis=1, ddof=1) / np.sqrt(len(folds))
             table["cv/balanced_accuracy"] = balanced_accuracy(confusions.sum(axis=1))
-            table["cv/balanced_accuracy_se"] = _compute_difference_se(confusions)
         return table
 
     def fit_head(self, strength: float) -> LinearHead:
@@ -172,17 +172,25 @@ class LogisticProblem:
 
 
 def choose_strength(table: pd.DataFrame) -> float:
-    """Return the smallest C whose cross-validated balanced accuracy is within one standard error of the highest.
+    """Return the C with the lowest cross-validated log loss, the smallest of equals.
 
-    The standard error is that of the difference from the highest one, in the same folds. That of a score by itself
-    measures how much folds differ in difficulty, for every C alike, and so would accept any C.
-
-    Not the C with the lowest log loss, which on images of unknown sources mainly measures how confident the errors
-    are, and so prefers heads that hardly depend on the image. The confidence is scaled afterwards, by the temperature;
-    docs/commands/train.md has the measurement.
+    By balanced accuracy many C are ties, of which the smallest answers nearly nothing with confidence;
+    docs/trust.md has the measurement.
     """
-    scores, errors = (table[f"cv/balanced_accuracy{name}"].fillna(0).to_numpy() for name in ("", "_se"))
-    return float(table["C"].to_numpy()[scores + errors >= scores.max()][0])
+    return float(table["C"].to_numpy()[np.argmin(table["cv/loss"].fillna(0))])
+
+
+def find_better_end(table: pd.DataFrame) -> float | None:
+    """Return a C beyond those of the table, ascending, where one may be better: the loss still falls towards an end.
+
+    None if the chosen C is inside, or if its neighbour's loss is no more than one standard error higher, a tie.
+    """
+    strengths, loss, error = (table[name].to_numpy() for name in ("C", "cv/loss", "cv/loss_se"))
+    chosen = strengths.tolist().index(choose_strength(table))
+    for end, neighbour, factor in ((0, 1, 0.1), (len(strengths) - 1, len(strengths) - 2, 10)):
+        if len(strengths) > 1 and chosen == end and loss[neighbour] - loss[end] > error[neighbour]:
+            return float(strengths[end] * factor)
+    return None
 
 
 def divide_images(targets: Rows, sources: Iterable[str], groups: Iterable[str], seed: int) -> tuple[str, list[Fold]]:
@@ -206,14 +214,6 @@ def divide_images(targets: Rows, sources: Iterable[str], groups: Iterable[str], 
             if len(folds) == count and complete:
                 return unit, folds
     return "group", []
-
-
-def _compute_difference_se(confusions: Floats) -> Floats:
-    """Return the standard error of each balanced accuracy (R,) minus the highest, by a jackknife over the folds."""
-    total, folds = confusions.sum(axis=1), confusions.shape[1]
-    without = balanced_accuracy(total[:, None] - confusions)
-    differences = without - without[balanced_accuracy(total).argmax()]
-    return np.asarray(differences.std(axis=1) * np.sqrt(folds - 1))
 
 
 VAL_COLUMNS = ("val/loss", "val/accuracy", METRIC)
@@ -334,9 +334,8 @@ class ProbeJob(ClassifierJob):
         copied = [(repeat(rows), repeat(held_out)) for rows, held_out in folds]
         table = problem.cross_validate(mode.C, copied)
         chosen = choose_strength(table)
-        strengths = table["C"].tolist()
-        if len(strengths) > 1 and chosen in (strengths[0], strengths[-1]):
-            end, other = ("smallest", chosen / 10) if chosen == strengths[0] else ("largest", chosen * 10)
+        if other := find_better_end(table):
+            end = "smallest" if other < chosen else "largest"
             print_note(f"warning: C={chosen:g} is the {end} of mode.C: add a value beyond, such as {other:g}")
         head = problem.fit_head(chosen)
         self.record.stages = [

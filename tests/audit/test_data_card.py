@@ -202,3 +202,19 @@ def test_every_image_is_counted_in_each_panel_in_the_colour_of_its_class():
     axes = draw_counts(pd.DataFrame(rows, columns=["label", "source", "split"]), ["train"]).axes[-1]
     assert list(bars(axes)) == [f"s{number:02}" for number in range(49, 9, -1)]
     assert len(draw_counts(IMAGES.assign(source=""), SPLITS).axes) == 2
+
+
+def test_the_card_shows_each_mark_with_its_image(tmp_path):
+    write_set(tmp_path)
+    result = audited(tmp_path)
+    columns = ("position", "class", "auroc", "low", "high", "p", "p_search", "mark", "images")
+    rows = [("top_left", EVIL, 0.9, 0.8, 0.95, 0.001, 0.002, "m1", 30), ("anywhere", "b", 0.5, 0.4, 0.6, 1, 1, "", 0)]
+    result.tables["marks"] = pd.DataFrame(rows, columns=columns)
+    result.images = {"marks/m1": make_noise(0, 8, 8)}
+    write_card(tmp_path, Result.load(result.save(tmp_path / "audit")))
+    page = (tmp_path / "card.html").read_text(encoding="utf-8")
+    folded = page[page.index("<details>") : page.index("</details>")]
+    assert folded.count('src="data:image/webp;base64,') == 1
+    assert "top left, 30 images; AUROC 0.90 (0.80 to 0.95), p = 0.001" in folded
+    assert EVIL not in page
+    assert "](audit/marks/m1.png)" in (tmp_path / "card.md").read_text(encoding="utf-8")

@@ -92,3 +92,19 @@ def test_the_majority_is_counted_and_a_draw_keeps_the_shares_of_the_classes():
     assert (probes.sample_rows(data, 100, seed=1) == rows).all()
     assert (probes.sample_rows(data, 100, seed=2) != rows).any()
     assert len(probes.sample_rows(data, 1000)) == 1000
+
+
+def test_a_property_of_sources_predicts_the_class_within_them_and_not_out_of_them():
+    rng, source = np.random.default_rng(0), np.arange(420) % 14
+    data = pd.DataFrame({"label": np.where(source < 7, "a", "b"), "group": np.arange(420).astype(str)})
+    data = data.assign(source=np.char.add("s", source.astype(str)), width=rng.permutation(14)[source])
+    within, out = probes.probe(data, ["width"], PLAN).auroc, probes.probe_out_of_sources(data, ["width"], PLAN).auroc
+    assert within.value > 0.95
+    assert out.low < 0.5
+    assert (out.unit, out.units, out.population) == ("source", 14, "new sources")
+    told = data.assign(width=np.where(source < 7, 100, 200))
+    assert probes.probe_out_of_sources(told, ["width"], PLAN).auroc.value == pytest.approx(1)
+    single = probes.probe_out_of_sources(data[(source < 7) | (source == 9)], ["width"], PLAN).auroc
+    assert (single.value, single.reason) == (None, Reason("one_source", name="b"))
+    unknown = probes.probe_out_of_sources(data.assign(source=""), ["width"], PLAN).auroc
+    assert (unknown.value, unknown.n) == (pytest.approx(within.value), 420)

@@ -76,8 +76,22 @@ def test_marks_are_found_with_their_boxes_crops_and_the_options_that_cover_them(
     name = findings.found.set_index("position").loc["anywhere", "mark"]
     crop = findings.crops[name].reshape(-1, 3).astype(float)
     assert (np.abs(crop - (0, 51, 153)).sum(axis=1) < 60).mean() > 0.3  # the blue of the letters' ground
-    codes = {reason.code: dict(reason.values) for reason in findings.reasons}
-    assert (set(codes), codes["mark_in_corner"]["fraction"]) == ({"mark_in_corner", "mark"}, findings.fraction)
+    (reason,) = findings.reasons
+    (of_class,) = reason.values["named"]
+    assert (of_class.values["name"], sorted(of_class.values["marks"])) == ("generated", sorted(findings.found["mark"]))
+    assert reason.values["options"] == [f"data.mask.corners={findings.fraction:.2f}", "data.mask.patches=patches.csv"]
+
+
+def test_interval_and_p_of_a_mark_are_of_one_test_and_a_mark_has_its_interval_above_one_half(stamped, monkeypatch):
+    dataset, findings = stamped
+    table = findings.table
+    assert (((table["low"] > 0.5) | (table["high"] < 0.5)) == (table["p"] < 0.05)).all()
+    assert (table.loc[table["mark"] != "", ["low", "p_search"]].to_numpy() >= (0.5, 0)).all()
+    unsure = 0.48, 0.40, 0.56, 0.6
+    monkeypatch.setattr(visible_marks, "_measure", lambda *_: unsure)  # what the search finds, but no AUROC shows
+    search_alone = search(dataset)
+    assert search_alone.table["p_search"].min() <= MARK_LEVEL
+    assert (search_alone.found.empty, search_alone.reasons) == (True, [])
 
 
 def test_the_auroc_equals_that_of_scikit_learn_on_scores_without_the_own_source(stamped):
@@ -100,7 +114,7 @@ def test_the_auroc_equals_that_of_scikit_learn_on_scores_without_the_own_source(
 
 def test_a_set_without_marks_or_with_the_style_of_a_source_has_none(tmp_path):
     findings = search(write_set(tmp_path, n=36))
-    assert findings.table["p"].min() > MARK_LEVEL
+    assert findings.table["p_search"].min() > MARK_LEVEL
     assert (findings.table["mark"] == "").all()
     assert (len(findings.patches), findings.crops, findings.reasons) == (0, {}, [])
     dataset = write_set(tmp_path, n=6)

@@ -78,13 +78,13 @@ def test_the_gap_of_two_slices_has_newcombes_interval_of_groups():
     low = 0.3 - math.hypot(0.8 - first.low, second.high - 0.5)
     high = 0.3 + math.hypot(first.high - 0.8, 0.5 - second.low)
     assert (gap["gap"], gap["low"], gap["high"]) == pytest.approx((0.3, low, high))
-    assert (gap["highest"], gap["lowest"], gap["slices"], gap["groups"]) == ("a", "b", 2, 110)
+    assert (gap["highest"], gap["lowest"], gap["slices"], gap["units"]) == ("a", "b", 2, 110)
     turned = find(make_hits((30, 60), (40, 50)))
     assert (turned["low"], turned["high"], turned["highest"]) == pytest.approx((low, high, "b"))
     assert make_gap_metric(gap).higher_is_better is False
     hits = make_hits((40, 50), (30, 60))
     grouped = find(np.repeat(hits, 3, axis=0), groups=np.repeat(np.arange(110), 3), resamples=1000)
-    assert grouped["groups"] == 110  # images of a group count once
+    assert grouped["units"] == 110  # images of a group count once
     assert (grouped["low"], grouped["high"]) == pytest.approx((low, high), abs=0.03)
 
 

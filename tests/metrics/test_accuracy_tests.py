@@ -55,7 +55,17 @@ def test_centre_and_spread_are_those_of_all_permutations():
     correct, strata, groups = [1, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1], [0, 1, 1, 2, 3, 4]
     members = np.array([[1, 1, 0, 0, 1, 0], [0, 1, 1, 1, 1, 1]], bool).T
     rates = [(*first, *second) for first in permutations((1, 0.5, 1)) for second in permutations((0, 0))]
-    every = np.array([[np.array(rate)[groups][member].mean() for member in members.T] for rate in rates])
+    # a slice has one image of group 1, the incorrect one: half an image less than the group has, or more
+    every = np.array(
+        [
+            [
+                np.array(rate)[groups][member].mean() + sign * part / 3
+                for member, part in zip(members.T, (-0.5, 0), strict=True)
+            ]
+            for rate in rates
+            for sign in (1, -1)
+        ]
+    )
     accuracies = accuracy_tests.slice_accuracies(correct, strata, groups, members, 10)
     np.testing.assert_allclose(accuracies.centre, every.mean(axis=0))
     np.testing.assert_allclose(accuracies.spread, every.std(axis=0))

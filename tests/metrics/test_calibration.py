@@ -14,6 +14,7 @@ from torchmetrics.functional import classification as tm
 
 from avatar_bench.metrics import calibration, stats
 from avatar_bench.metrics.calibration import compute_balanced_accuracy, find_fences, fit_platt
+from avatar_bench.metrics.units import Units
 
 
 def calibrated_logits(n=20_000):
@@ -116,15 +117,32 @@ def test_noise_floors_are_those_of_drawn_outcomes_repeat_and_know_how_groups_cor
     simulate = calibration.simulate_noise_floor
     assert simulate(np.eye(3)[np.arange(30) % 3], 100).max() == 0
     probabilities = softmax(calibrated_logits(100)[0], axis=1)
-    copies, groups = np.repeat(probabilities, 5, axis=0), np.repeat(np.arange(100), 5)
-    together = simulate(copies, 1000, groups=groups, correlation=1)[:, [0, 1, 3]].mean(axis=0)
+    copies, groups = np.repeat(probabilities, 5, axis=0), Units(np.repeat(np.arange(100), 5))
+    together = simulate(copies, 1000, units=groups, correlation=1)[:, [0, 1, 3]].mean(axis=0)
     np.testing.assert_allclose(together, simulate(probabilities, 1000)[:, [0, 1, 3]].mean(axis=0), 0.05)
-    apart = simulate(copies, 100, groups=groups, correlation=0)
+    apart = simulate(copies, 100, units=groups, correlation=0)
     np.testing.assert_array_equal(apart, simulate(copies, 100))
     # two images of one bin: the error is .6 or .4 where both agree and .1 where they do not
-    drawn = simulate(np.array([[0.6, 0.4], [0.6, 0.4]]), 20_000, groups=[0, 0], correlation=0.5)[:, 0]
+    drawn = simulate(np.array([[0.6, 0.4], [0.6, 0.4]]), 20_000, units=Units(np.zeros(2)), correlation=0.5)[:, 0]
     assert np.isclose(drawn, 0.1).mean() == pytest.approx(0.5 * 2 * 0.6 * 0.4, abs=0.015)
     assert np.isclose(drawn, 0.4).mean() == pytest.approx(0.5 * 0.6 + 0.5 * 0.36, abs=0.015)
+
+
+def test_errors_and_floors_of_new_sources_weigh_sources_alike():
+    probabilities, targets = overconfident(120)
+    sources = np.where(np.arange(120) < 90, 0, 1 + np.arange(120) % 6)
+    units = Units(np.arange(120), sources, np.zeros(120, int))
+    weighted = calibration.calibration_errors(probabilities, targets, units.weights)
+    times = np.where(sources == 0, 1, 18)  # images of a source of five, repeated until it has as many as that of 90
+    repeated = calibration.calibration_errors(probabilities.repeat(times, axis=0), targets.repeat(times))
+    assert weighted[[0, 1, 3]] == pytest.approx(repeated[[0, 1, 3]])  # adaptive bins are those of the images
+    assert calibration.calibration_errors(probabilities, np.tile(targets, (2, 1)), units.weights)[1] == pytest.approx(
+        weighted
+    )
+    plain, floor = (calibration.simulate_noise_floor(probabilities, 500, units=of)[:, 1].mean() for of in (None, units))
+    assert floor > 1.2 * plain  # fewer images count
+    moves = calibration.make_deviation_statistic(probabilities, targets, units)
+    assert moves(np.ones((1, 120))) == pytest.approx(0, abs=1e-12)
 
 
 def test_bin_gaps_deviations_and_group_correlations_are_those_counted_by_hand():
@@ -171,7 +189,7 @@ def test_two_thousand_resamples_of_ten_thousand_images_take_seconds():
     begin = time.process_time()
     groups = np.arange(10_000) // 2
     stats.bootstrap_interval(calibration.make_deviation_statistic(probabilities, targets, groups), groups)
-    calibration.simulate_noise_floor(probabilities, groups=groups, correlation=0.5)
+    calibration.simulate_noise_floor(probabilities, units=Units(groups), correlation=0.5)
     assert time.process_time() - begin < 6
 
 

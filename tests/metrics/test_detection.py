@@ -221,6 +221,10 @@ def test_resamples_are_those_of_the_resampled_images_and_equal_scores_and_absent
     assert detection.compute_recall_at(equal, 1.0) == 1
     assert detection.compute_precision_at(equal, 0.1) == pytest.approx(0.5)
     assert detection.find_threshold(np.ones(4), positive, 0.5) == math.inf
+    ranked, is_positive = np.arange(6.0), np.arange(6) % 2 == 0  # negative are 1, 3, 5
+    assert detection.find_threshold(ranked, is_positive, 0.34) == 4
+    assert detection.find_threshold(ranked, is_positive, 0.34, np.array([1, 1, 1, 1, 1, 8])) == math.inf
+    assert detection.find_threshold(ranked, is_positive, 0.34, np.array([1, 4, 1, 1, 1, 1])) == 2
     only = roc(np.arange(4.0), positive, np.array([[1.0, 0, 1, 0], [0, 1, 0, 1]]))  # one kind in each draw
     assert np.isnan(detection.compute_recall_at(only, 0.5)).all()
     assert np.isnan(detection.compute_precision_at(only, 0.5)[1])

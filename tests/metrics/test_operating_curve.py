@@ -44,7 +44,8 @@ def test_a_small_rate_ends_where_the_exact_bound_does_and_precision_is_that_of_a
         exact = binomtest(events, n).proportion_ci(0.95, "exact").high
         assert curve.raise_high_end(events / n, 0.0, n, 0.95, False) == pytest.approx(exact)
     assert curve.raise_high_end(0.0, 0.0, 14, 0.95, True) == pytest.approx(1 - 0.025 ** (1 / 14))
-    assert curve.raise_high_end(0.02, 0.06, 14, 0.95, True) == 0.06
+    assert curve.raise_high_end(0.02, 0.06, 14, 0.95, True) == pytest.approx(1 - 0.025 ** (1 / 14))  # as without alarms
+    assert curve.raise_high_end(0.02, 0.3, 14, 0.95, True) == 0.3
     assert curve.raise_high_end(0.5, 0.99, 40, 0.95, False) == 0.99
     assert curve.raise_high_end(1.0, 1.0, 40, 0.95, False) == 1.0
     called = curve.compute_precision([0.9, 0.8, 0.95], [0.01, 0.005, 0.02], 0.001)

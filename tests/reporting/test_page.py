@@ -141,6 +141,20 @@ def test_the_page_names_what_to_heed(runs):
     assert [text for text in texts if text in before] == ["Meaning of the classes.", "does not transfer to others"]
 
 
+def test_visible_marks_of_the_audit_are_folded_with_their_images(runs):
+    columns = ("position", "class", "auroc", "low", "high", "p", "p_search", "mark", "images")
+    marks = pd.DataFrame([("top_left", "real", 0.9, 0.8, 0.95, 0.001, 0.002, "m1", 30)], columns=columns)
+    assessment = {"suitable": "with_care", "reasons": []}
+    about = {"images": ["marks/m1"], "assessment": assessment}
+    write_result(runs / "good", "data_audit", "test", {"marks": Metric(1, 30)}, {"marks": marks}, **about)
+    text = "m1, 'real': top left, 30 images; AUROC 0.90 (0.80 to 0.95), p = 0.001"
+    page = write(runs)
+    assert text in page.words
+    assert text in [attrs["alt"] for tag, attrs in page.tags if tag == "img"]
+    assert f"- {text}" in (runs / "report.md").read_text()
+    assert "изображений — 30; AUROC 0.90 (от 0.80 до 0.95)" in write(runs, "ru").words
+
+
 def test_runs_files_and_metrics_that_are_missing_are_named_with_the_reason(runs):
     write_run(runs, "late", status="interrupted")
     for name in ("per_source.csv", "confusion.png"):

@@ -131,3 +131,12 @@ def test_empty_cells_of_saved_tables_bear_their_reason_and_sizes_stand_below_nam
     assert shown.rows[0].cells[0] == {"text": "m", "soft": "27.8 M parameters"} | LOOK
     small = "n (5.50 M parameters)"
     assert shown.texts == [["m (27.8 M parameters)", small, "0.200"], [small, "o", "0.300"]]
+
+
+def test_a_column_before_the_temperature_is_left_out_where_it_repeats_that_after_it():
+    def make(raw, scaled):
+        return {"ece": raw and Metric(raw, 9), "scaled/ece": Metric(scaled, 9), "nll": Metric(raw, 9)}
+
+    keys = ["scaled/ece", "ece", "nll"]
+    assert tables.drop_repeated(keys, [make(0.1, 0.1), make(0.2, 0.2)]) == ["scaled/ece", "nll"]
+    assert tables.drop_repeated(keys, [make(0.1, 0.1), make(0.2, 0.3)]) == keys

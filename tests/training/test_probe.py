@@ -10,7 +10,7 @@ from sklearn.metrics import balanced_accuracy_score, log_loss
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from avatar_bench.training.probe_job import LogisticProblem, choose_strength, divide_images
+from avatar_bench.training.probe_job import LogisticProblem, choose_strength, divide_images, find_better_end
 
 
 def draw(n, d):
@@ -48,38 +48,48 @@ def test_cross_validation_scores_each_held_out_image_once_with_the_standard_erro
     _, folds = divide_images(targets, [""] * 150, [str(row) for row in range(150)], seed=0)
     table = LogisticProblem(features, targets, weights, 3).cross_validate([1.0, 0.001], folds)
     assert table["C"].tolist() == [0.001, 1.0]
+    losses = []  # by C and fold
     for row in table.itertuples():
         model = LogisticRegression(C=row.C, tol=1e-8, max_iter=10_000)
         held_out = np.zeros((150, 3))
         for rows, tested in folds:
             model.fit(features[rows], targets[rows], sample_weight=weights[rows])
             held_out[tested] = model.predict_proba(features[tested])
+            losses.append(log_loss(targets[tested], held_out[tested], sample_weight=weights[tested]))
         expected = log_loss(targets, held_out, sample_weight=weights)
         assert table["cv/loss"][row.Index] == pytest.approx(expected, abs=2e-3)
         score = balanced_accuracy_score(targets, held_out.argmax(axis=1))
         assert table["cv/balanced_accuracy"][row.Index] == pytest.approx(score, abs=0.02)
-    problem = LogisticProblem(features, targets, weights, 3)
-    table = problem.cross_validate([1e-4, 0.01, 1.0], folds)
-    errors, best = table["cv/balanced_accuracy_se"], table["cv/balanced_accuracy"].idxmax()
-    assert errors[best] == 0
-    without = [  # each fold left out in turn
-        problem.cross_validate([1e-4, 0.01, 1.0], folds[:fold] + folds[fold + 1 :])["cv/balanced_accuracy"]
-        for fold in range(5)
-    ]
-    differences = np.array([scores - scores[best] for scores in without])
-    jackknife = np.sqrt(4 / 5 * ((differences - differences.mean(axis=0)) ** 2).sum(axis=0))
-    assert errors.to_numpy() == pytest.approx(jackknife)
-    assert errors.max() > 0
+    differences = np.subtract(losses[:5], losses[5:])
+    best = table["cv/loss"].argmin()
+    assert table["cv/loss_se"][best] == 0
+    assert table["cv/loss_se"][1 - best] == pytest.approx(differences.std(ddof=1) / 5**0.5, abs=2e-3)
 
 
-def test_the_strongest_regularisation_within_a_standard_error_of_the_best_balanced_accuracy_is_chosen():
-    table = pd.DataFrame({"C": [0.1, 1, 10], "cv/balanced_accuracy": [0.5, 0.74, 0.75], "cv/loss": [0.9, 1.2, 3.0]})
-    for error, chosen in ((0, 10), (0.009, 10), (0.011, 1), (0.26, 0.1)):
-        assert choose_strength(table.assign(**{"cv/balanced_accuracy_se": [error, error, 0]})) == chosen
-    equal = table.assign(**{"cv/balanced_accuracy": [0.5, 0.75, 0.75], "cv/balanced_accuracy_se": 0.0})
+def test_the_lowest_loss_is_chosen_and_a_value_beyond_is_advised_where_the_loss_still_falls():
+    table = pd.DataFrame({"C": [0.1, 1, 10], "cv/loss": [0.9, 0.7, 1.2], "cv/loss_se": 0.05})
+    assert (choose_strength(table), find_better_end(table)) == (1, None)
+    for losses, chosen, other in (([0.6, 0.7, 1.2], 0.1, 0.01), ([0.66, 0.7, 1.2], 0.1, None), ([2, 1, 0.9], 10, 100)):
+        ended = table.assign(**{"cv/loss": losses})
+        assert (choose_strength(ended), find_better_end(ended)) == (chosen, other and pytest.approx(other))
+    equal = table.assign(**{"cv/loss": [0.9, 0.7, 0.7]})
     assert choose_strength(equal) == 1
-    unknown = table.assign(**{"cv/balanced_accuracy": np.nan, "cv/balanced_accuracy_se": np.nan})
-    assert choose_strength(unknown.iloc[1:2]) == 1
+    unknown = table.assign(**{"cv/loss": np.nan, "cv/loss_se": np.nan})
+    assert (choose_strength(unknown.iloc[1:2]), find_better_end(unknown.iloc[1:2])) == (1, None)
+
+
+@pytest.mark.parametrize("n", [60, 168])
+def test_the_chosen_head_answers_with_confidence_on_few_images_of_many_features(n):
+    features, targets = make_classification(
+        n + 3000, 300, n_informative=20, n_redundant=100, n_classes=3, class_sep=2, random_state=n
+    )
+    problem = LogisticProblem(features[:n], targets[:n], np.ones(n), 3)
+    folds = divide_images(targets[:n], [""] * n, [str(row) for row in range(n)], seed=0)[1]
+    table = problem.cross_validate([1e-4, 1e-3, 0.01, 0.1], folds)
+    strengths = table["C"][0], choose_strength(table)
+    smallest, chosen = (softmax(problem.fit_head(C).compute_logits(features[n:]), axis=1) for C in strengths)
+    assert log_loss(targets[n:], chosen) < log_loss(targets[n:], smallest) - 0.05
+    assert chosen.max() > 0.9 > smallest.max()
 
 
 def test_images_of_a_source_or_a_group_are_held_out_together_and_every_class_stays_in_training():

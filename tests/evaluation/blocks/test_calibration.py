@@ -330,6 +330,24 @@ def test_the_intervals_of_calibration_errors_hold_those_of_the_population(scale,
     assert (np.mean(held, axis=0) > 0.9).all()  # .95 or more in long simulations, of which these are 60 draws
 
 
+def test_an_error_that_a_calibrated_network_may_show_says_so_and_is_that_of_its_population(evaluate, make_predictions):
+    targets, logits = honest(66)
+    sources = np.arange(66) % 11
+    unseen = replace(make_predictions(targets, logits), sources=np.char.add("s", sources.astype(str)), origins=sources)
+    result = evaluate(unseen)
+    error, excess, floor = (result.metrics[f"scaled/{name}"] for name in ("ece_15", "ece_excess", "ece_floor"))
+    assert (error.reason, excess.reason) == (Reason("calibrated"), Reason("calibrated"))
+    assert excess.value == pytest.approx(error.value - floor.value)
+    assert (excess.low, excess.high) == pytest.approx((error.low - floor.value, error.high - floor.value))
+    assert (error.population, error.units) == ("new sources", 32)
+    weights = unseen.units.weights
+    assert error.value == pytest.approx(calibration_errors(unseen.probabilities, targets, weights)[1])
+    assert error.these_sources["value"] == pytest.approx(calibration_errors(unseen.probabilities, targets)[1])
+    assert "not distinguishable from calibrated" in format_reason(result.notes[0], "calibration")
+    wrong = evaluate(make_predictions(targets, 5 * logits)).metrics["scaled/ece_15"]
+    assert wrong.reason is None
+
+
 def test_figures_and_warnings_name_corruptions_in_russian(evaluate, overconfident, draw_saved):
     evaluated, held_out = (part.take(np.arange(200)) for part in overconfident)
     result = evaluate(evaluated, held_out, {"severity": 3}, variations=shifted(evaluated, 9.0))

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.special import softmax
 from scipy.stats import beta
@@ -126,7 +127,7 @@ def test_curves_and_points_are_those_of_scikit_learn_and_drawn(evaluate_block, o
             assert row["low"] == metric.low <= metric.value <= metric.high == row["high"]
             assert row["seen"] == pytest.approx((scores[~positive] >= row["threshold"]).mean())
             assert row["seen"] <= rate < row["seen_high"] + 1
-            assert (row["n"], row["others"], row["other_groups"]) == (300, 600, 600)
+            assert (row["n"], row["others"], row["other_units"]) == (300, 600, 600)
         curve = result.tables["roc"].query("`class` == @name")
         expected = [recalls[alarms <= rate + 1e-12].max() for rate in curve["false_alarms"]]
         np.testing.assert_allclose(curve["recall"], expected)
@@ -138,6 +139,37 @@ def test_curves_and_points_are_those_of_scikit_learn_and_drawn(evaluate_block, o
     assert set(drawn) == {"operating_points", "risk_coverage", "cost_curve"}
     recall = result.tables["roc"].query("`class` == 'real'")["recall"]
     np.testing.assert_allclose(drawn["operating_points"].axes[0].lines[2].get_ydata(), recall)
+
+
+def test_the_rate_of_false_alarms_of_new_sources_is_the_mean_over_them_and_needs_enough_of_them(evaluate_block, oracle):
+    predictions = oracle("noisy", n=1200)
+    sources = np.where(np.arange(1200) < 900, np.arange(1200) % 60, 60 + np.arange(1200) % 3)  # three large ones
+    unseen = replace(predictions, sources=np.char.add("s", sources.astype(str)), origins=sources)
+    result = evaluate_block(unseen, false_alarms=[0.1, 0.01])
+    points = result.tables["operating_points"].set_index(["class", "false_alarms"])
+    for index, name in enumerate(CLASSES):
+        positive, scores = unseen.targets == index, unseen.probabilities[:, index]
+        row, metric = points.loc[(name, 0.1)], result.metrics[f"recall_at/0.1/{name}"]
+        called = pd.Series(scores >= row["threshold"])
+        alarms, hits = (called[side].groupby(sources[side]).mean().mean() for side in (~positive, positive))
+        assert row["seen"] == pytest.approx(alarms)
+        assert alarms <= 0.1 < row["seen_high"]
+        for lower in np.unique(scores[positive & (scores < row["threshold"])])[-1:]:
+            assert pd.Series(scores >= lower)[~positive].groupby(sources[~positive]).mean().mean() > 0.1
+        assert (row["other_units"], row["n_required"], row["unit"], row["population"]) == (
+            42,
+            29,
+            "source",
+            "new sources",
+        )
+        assert metric.value == row["recall"] == pytest.approx(hits)
+        assert (metric.low, metric.high, metric.units) == (row["low"], row["high"], 21)
+        assert metric.these_sources["value"] == called[positive].mean()
+        few = result.metrics[f"recall_at/0.01/{name}"]
+        assert (few.value, few.reason.code, few.reason.values["required"]) == (None, "few_other_sources", 299)
+        assert points.loc[(name, 0.01), "seen_high"] >= 1 - 0.025 ** (1 / 42) - 1e-9
+        curve = result.tables["roc"].query("`class` == @name")
+        assert ((curve["low"] <= curve["recall"] + 1e-9) & (curve["recall"] <= curve["high"] + 1e-9)).all()
 
 
 def test_risk_cost_and_the_operating_curve_are_counted_from_the_predictions(evaluate_block, oracle):
@@ -163,15 +195,18 @@ def test_risk_cost_and_the_operating_curve_are_counted_from_the_predictions(eval
     by_source = replace(blind, origins=blind.sources)
     curves = evaluate_block(predictions, by_source).tables["operating_curve"]
     points = curves.set_index(["set", "measure", "class", "threshold"]).sort_index()
-    for name, evaluated in {"test": predictions, "blind": blind}.items():
-        answered = evaluated.confidence >= 0.9
+    for name, evaluated in {"test": predictions, "blind": by_source}.items():
+        answered, weights = evaluated.confidence >= 0.9, evaluated.units.weights  # of unseen sources: alike in a class
         row = points.loc[(name, "coverage", "", 0.9)]
-        assert (row["value"], row["n"], row["level"]) == (answered.mean(), len(evaluated), 0.95)
-        assert points.loc[(name, "error", "", 0.9), "value"] == (~evaluated.correct[answered]).mean()
+        expected = pytest.approx(np.average(answered, weights=weights))
+        assert (row["value"], row["n"], row["level"]) == (expected, len(evaluated), 0.95)
+        expected = np.average(~evaluated.correct[answered], weights=weights[answered])
+        assert points.loc[(name, "error", "", 0.9), "value"] == pytest.approx(expected)
         called, is_real = answered & (evaluated.predicted == 2), evaluated.targets == 2
         for measure, among in (("recall", is_real), ("false_alarms", ~is_real)):
             row = points.loc[(name, measure, "real", 0.9)]
-            assert (row["value"], row["n"], row["level"]) == (called[among].mean(), among.sum(), 0.975)
+            expected = pytest.approx(np.average(called[among], weights=weights[among]))
+            assert (row["value"], row["n"], row["level"]) == (expected, among.sum(), 0.975)
             assert row["low"] <= row["value"] <= row["high"]
     recall = points.loc[("test", "recall", "real", 0.9)]
     assert (recall["low"], recall["high"]) == stats.wilson(recall["value"] * 100, 100, 0.975)
@@ -199,7 +234,7 @@ def test_sets_too_small_or_without_a_class_have_reasons(evaluate_block, oracle, 
     predictions = oracle("perfect", n=900)
     metrics = evaluate_block(predictions).metrics
     enough, few = (metrics[f"recall_at/{rate}/real"] for rate in (0.01, 0.001))
-    assert (enough.value, enough.interval) == (1, "wilson by group")
+    assert (enough.value, enough.interval) == (1, "wilson")
     assert enough.low < 1
     assert (few.value, few.n) == (None, 600)
     assert format_reason(few.reason, "decision") == (

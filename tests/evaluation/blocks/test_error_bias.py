@@ -8,6 +8,7 @@ import pytest
 from avatar_bench.errors import ConfigError, DataError
 from avatar_bench.evaluation.blocks.error_bias import ErrorBias
 from avatar_bench.metrics import stats
+from avatar_bench.metrics.units import encode
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Result
 
@@ -69,10 +70,15 @@ def test_confidence_unbias_slices_and_confusion_can_be_recomputed_from_what_is_s
     table, correct = saved.tables["slices"], images["correct"]
     assert set(table["by"]) == {"source", "size", "format"}
     assert table["accuracy"].is_monotonic_increasing
-    for row in table.fillna({"target": "", "most_common_error": ""}).itertuples():
+    for row in table.fillna({"target": "", "most_common_error": "", "reason": ""}).itertuples():
         inside = images[row.by].astype(str) == str(row.slice)
         rows = inside & ((images["target"] == row.target) | (row.target == ""))
-        assert (row.n, row.groups) == (rows.sum(), images.loc[rows, "group"].nunique())
+        assert (row.n, row.units) == (rows.sum(), images.loc[rows, "group"].nunique())
+        assert (row.permuted, row.permuted_units) == (
+            "source",
+            images.loc[rows, ["source", "target"]].drop_duplicates().shape[0],
+        )
+        assert (row.reason == "few_units") == (row.permuted_units < 2 or row.target != "")  # four sources a class
         means = correct[rows].mean(), images.loc[rows, "confidence"].mean()
         assert (row.accuracy, row.mean_confidence) == pytest.approx(means, abs=1e-9)
         interval = stats.proportion_interval(correct[rows], images.loc[rows, "group"], 200)
@@ -83,10 +89,9 @@ def test_confidence_unbias_slices_and_confusion_can_be_recomputed_from_what_is_s
         others = correct[~inside].groupby(images["target"]).mean()
         expected = sum(proportion * others.get(target, np.nan) for target, proportion in mix.items())
         assert row.rest == pytest.approx(expected, nan_ok=True)
-    significant = table["p"].notna() & (table["p_adjusted"] < 0.05)
-    assert "s23" in set(table.loc[significant, "slice"])
-    assert (table["significant"] == significant).all()
-    assert Reason("differing", found=significant.sum(), n=table["p"].notna().sum()) in saved.warnings
+    assert saved.metrics["worst_slice"].value == table.loc[table["slice"] == "s23", "accuracy"].item()
+    assert table.loc[table["reason"].notna(), "p"].isna().all()  # a whole source differs as sources do
+    assert not table["significant"].any()
     table = saved.tables["confusion_by_slice"]
     for row in table.to_dict("records"):
         in_slice = row["by"] == "class" or images[row["by"]].astype(str) == str(row["slice"])
@@ -103,7 +108,9 @@ def test_a_perfect_oracle_misclassifies_nothing_and_a_uniform_one_has_no_bias(or
     assert {name: result.metrics[name].value for name in expected} == pytest.approx(expected)
     assert result.metrics["worst_slice"].floor == 1
     assert result.metrics["mean_confidence_incorrect"].value is None
-    assert result.tables["slices"]["p_adjusted"].min() == 1
+    assert result.tables["slices"]["p_adjusted"].isna().all()  # of single sources
+    sizes = evaluate_block(oracle("perfect"), width=["100", "700"] * 120).tables["slices"].query("by == 'size'")
+    assert sizes["p_adjusted"].min() == 1
     assert set(result.tables["slices"]["most_common_error"]) == {""}
     metrics = evaluate_block(oracle("uniform", n=600), {"things": oracle("uniform", n=600, seed=1)}).metrics
     assert metrics["mean_confidence"].value == pytest.approx(1 / 3, abs=1e-3)
@@ -129,6 +136,33 @@ def test_a_set_that_cannot_be_read_costs_unbias_alone(oracle, dataset_of, fake_r
     assert result.metrics["unbias"].reason == Reason("ood_set_unreadable", why=why)
     assert result.metrics["worst_slice"].value is not None
     result.save(tmp_path / "error_bias")
+
+
+def test_a_slice_that_differs_in_several_sources_is_found_and_one_that_is_a_source_is_not(evaluate_block, oracle):
+    predictions, place = oracle("noisy", n=960), np.arange(960) // 3 % 10
+    sources = np.array([f"{target}_{number}" for target, number in zip(predictions.targets, place, strict=True)])
+    logits, weak = predictions.logits.copy(), place < 4  # of ten sources a class
+    wrong = weak & (np.arange(960) % 9 > 2)
+    logits[wrong] = 9 * np.eye(3)[(predictions.targets[wrong] + 1) % 3]
+    weakened = replace(predictions, logits=logits, sources=sources)
+    table = evaluate_block(weakened, format=np.where(weak, "GIF", "PNG")).tables
+    found = table["slices"].query("significant")
+    assert set(found["by"]) == {"format"}
+    assert {"GIF"} <= set(found["slice"])
+    assert set(found["permuted_units"]) <= {4, 6, 12, 18}
+    gaps = table["gaps"].set_index(["by", "target"])
+    assert gaps.loc[("format", ""), "significant"]
+    assert gaps.loc[("format", ""), "gap"] > gaps.loc[("format", ""), "floor"] + 0.2
+    assert not gaps.loc["source", "significant"].any()
+    new = evaluate_block(replace(weakened, origins=encode(sources)), format=np.where(weak, "GIF", "PNG")).tables["gaps"]
+    row = new.set_index(["by", "target"]).loc[("format", "real")]
+    assert (row["unit"], row["units"], row["population"], row["reason"]) == ("source", 10, "new sources", "")
+    assert 0 < row["low"] <= row["gap"] <= row["high"] <= 1
+    assert set(new.loc[new["by"] == "source", "reason"]) == {"one_source"}
+    few = replace(weakened, sources=np.array([f"{target}{i % 2}" for i, target in enumerate(predictions.targets)]))
+    few = evaluate_block(few, format=np.where(np.arange(960) % 2, "GIF", "PNG")).tables
+    assert few["slices"].query("target != ''")["p"].isna().all()  # of two sources a class
+    assert few["gaps"].query("target != ''")["p"].isna().all()
 
 
 def test_small_slices_are_listed_but_never_the_weakest(oracle, evaluate_block, draw_saved):

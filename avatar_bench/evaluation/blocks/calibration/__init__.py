@@ -76,6 +76,9 @@ class Calibration(IntervalOptions):
             result.tables[name] = tables.tabulate_reliability(self, evaluated)
         result.tables["floors"] = pd.concat(floors, ignore_index=True)
         result.metrics = {_HEADLINE: result.metrics[_HEADLINE]} | result.metrics
+        if result.metrics[_HEADLINE].reason == Reason("calibrated"):
+            seen, p95 = (result.metrics[name].value for name in (_HEADLINE, "scaled/ece_floor_p95"))
+            result.notes.append(Reason("calibrated_up_to", value=seen, p95=p95))
         result.metrics |= tables.compute_temperatures(self, run.temperature, held_out)
         area = stats.JoinedStatistic([selective.build_aurc_statistic(predictions.confidence, predictions.correct)])
         error = {"aurc": float(1 - predictions.correct.mean())}
@@ -113,7 +116,8 @@ class Calibration(IntervalOptions):
                 result.warnings.append(Reason("lost_coverage", name=of, lac=lac, aps=aps, share=1 - self.alpha))
 
     def _build_shift_row(self, name: str, evaluated: Predictions, sets: ConformalSets | None) -> dict[str, Any]:
-        errors = calibration.calibration_errors(evaluated.probabilities, evaluated.targets)
+        weights = evaluated.units.usable.weights
+        errors = calibration.calibration_errors(evaluated.probabilities, evaluated.targets, weights)
         floor = tables.tabulate_floors(self, evaluated).iloc[_ECE_15_INDEX]
         row = {
             "set": name,

@@ -104,15 +104,18 @@ def has_lost_coverage(row: Mapping[str, Any], level: float) -> bool:
     return bool(max(row["coverage_lac_p"], row["coverage_aps_p"]) <= (1 - level) / 2)
 
 
-def tabulate_floors(block: IntervalOptions, predictions: Predictions, prefix: str = "") -> pd.DataFrame:
+def tabulate_floors(
+    block: IntervalOptions, predictions: Predictions, prefix: str = "", units: Units | None = None
+) -> pd.DataFrame:
     """Tabulate each calibration error expected by chance alone: mean, 95th percentile, end of its interval.
 
-    Images of a group are drawn together as far as the confidence gaps of the real ones correlate.
+    Images of a unit, a source or a group, are drawn together as far as the confidence gaps of the real ones correlate,
+    and have the weights of the units: by default those of the population of the predictions.
     """
-    correlation = calibration.group_correlation(predictions.correct - predictions.confidence, predictions.group_codes)
-    drawn = calibration.simulate_noise_floor(
-        predictions.probabilities, block.resamples, block.seed, predictions.group_codes, correlation
-    )
+    drawn_by = predictions.units.usable if units is None else units
+    gaps = predictions.correct - predictions.confidence
+    about = drawn_by, calibration.group_correlation(gaps, drawn_by.codes)
+    drawn = calibration.simulate_noise_floor(predictions.probabilities, block.resamples, block.seed, *about)
     p95, high = np.quantile(drawn, [0.95, (1 + block.level) / 2], axis=0)
     names = [prefix + kind for kind in calibration.ECE_KINDS]
     return pd.DataFrame({"metric": names, "floor": drawn.mean(axis=0), "floor_p95": p95, "floor_high": high})
@@ -121,7 +124,10 @@ def tabulate_floors(block: IntervalOptions, predictions: Predictions, prefix: st
 def compute_errors(
     block: IntervalOptions, predictions: Predictions, prefix: str, floors: pd.DataFrame
 ) -> dict[str, Metric]:
-    """Compute NLL, Brier score, calibration errors and the floor of the error in 15 bins; names start with `prefix`."""
+    """Compute NLL, Brier score, calibration errors, and floor and excess of that in 15 bins; names start with `prefix`.
+
+    An error up to the 95th percentile of its floor has the reason that a calibrated network may show it.
+    """
     classes, n = len(predictions.classes), len(predictions)
     floor = {prefix + "nll": float(np.log(classes)), prefix + "brier": 1 - 1 / classes}
     losses = calibration.image_losses(predictions.logits, predictions.targets, predictions.temperature)
@@ -129,9 +135,14 @@ def compute_errors(
     means = stats.build_mean_statistic(per_image)
     metrics = bootstrap_metrics(block, list(floor), means, predictions.units, False, floor, bounds=LOSS)
     metrics |= compute_for_both(partial(_compute_calibration_errors, block, predictions, floors), predictions.units)
-    row = calibration.ECE_KINDS.index("ece_15")
-    for name, column in (("ece_floor", "floor"), ("ece_floor_p95", "floor_p95")):
-        metrics[prefix + name] = Metric(float(floors[column].iloc[row]), n, higher_is_better=None)
+    error, row = metrics[f"{prefix}ece_15"], floors.iloc[calibration.ECE_KINDS.index("ece_15")]
+    chance, p95 = float(row["floor"]), float(row["floor_p95"])
+    value, low, high = (None if end is None else end - chance for end in (error.value, error.low, error.high))
+    reason = Reason("calibrated") if (error.value or 0.0) <= p95 else error.reason
+    excess = replace(error, value=value, low=low, high=high, floor=0.0, these_sources=None, reason=reason)
+    metrics |= {f"{prefix}ece_excess": excess, f"{prefix}ece_15": replace(error, reason=reason)}
+    for name, end in (("ece_floor", chance), ("ece_floor_p95", p95)):
+        metrics[prefix + name] = Metric(end, n, higher_is_better=None)
     return metrics
 
 
@@ -178,14 +189,17 @@ def _compute_calibration_errors(
     as that of the accuracy, since images that are all correct do not show which errors are to come. The low end is 0 if
     chance alone may explain the error, by the bootstrap or by the noise floor.
     """
-    values = calibration.calibration_errors(predictions.probabilities, predictions.targets)
-    moves = calibration.make_deviation_statistic(predictions.probabilities, predictions.targets, units.codes)
+    about = predictions.probabilities, predictions.targets
+    values = calibration.calibration_errors(*about, units.weights)
+    moves = calibration.make_deviation_statistic(*about, units)
+    if units.population != predictions.units.usable.population:  # those of these sources, beside
+        floors = tabulate_floors(block, predictions, floors["metric"][0].removesuffix("ece_10"), units)
     resampled = stats.resample_statistic(moves, units, block.resamples, block.seed)
     __, ends = stats.percentiles(resampled, block.level)
     accuracy = compute_proportion(block, predictions.correct, units)
     # one more error changes the probabilities of two classes, and classwise ECE averages over classes
     share = np.array([1, 1, 1, min(1.0, 2 / len(predictions.classes))])
-    least = share * (float(np.mean(predictions.correct)) - (accuracy.low or 0.0))
+    least = share * ((accuracy.value or 0.0) - (accuracy.low or 0.0))
     factor = stats.compute_student_factor(units.count, units.degrees_of_freedom, block.level)
     alone, added, more, less = factor * ends.reshape(4, -1)
     lows = values - np.maximum(added, least)

@@ -58,8 +58,10 @@ def draw_reliability(tables: Mapping[str, pd.DataFrame], result: Result) -> Figu
         points: dict[str, Any] = {"color": "black", "markersize": 3, "elinewidth": 1.1, "label": label}
         upper.errorbar(shown["confidence"], shown["accuracy"], np.maximum(0, ends), fmt="o", **points)
         upper.plot([0, 1], [0, 1], "--", color=plots.GREY, linewidth=1, label=_("perfect calibration"))
-        error, floor = (f"{result.metrics[prefix + name].value or 0.0:.1%}" for name in ("ece_15", "ece_floor_p95"))
-        upper.set_title(f"{title}\n{_('ECE {error}, chance alone up to {floor}', error=error, floor=floor)}")
+        error, floor = (result.metrics[prefix + name].value or 0.0 for name in ("ece_15", "ece_floor_p95"))
+        text = _("ECE {error}, chance alone up to {floor}", error=f"{error:.1%}", floor=f"{floor:.1%}")
+        more = f":\n{_('not distinguishable from calibrated')}" if error <= floor else ""
+        upper.set_title(f"{title}\n{text}{more}")
         lower.bar(shown["low"], shown["count"], width, color=plots.GREY, **bars)
         lower.set(xlabel=_("confidence (%)"), xlim=(0, 1))
         lower.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))

@@ -107,7 +107,8 @@ class DataAudit(IntervalOptions):
         return probes.ProbeSettings(self.folds, self.seed, self.resamples, self.level)
 
     def _run_probes(self, frame: pd.DataFrame) -> dict[str, probes.ProbeResult]:
-        return {name: probes.probe(frame, columns, self._plan) for name, columns in PROBE_PROPERTIES.items()}
+        probed = {name: probes.probe(frame, columns, self._plan) for name, columns in PROBE_PROPERTIES.items()}
+        return probed | {"metadata_out_of_sources": probes.probe_out_of_sources(frame, METADATA, self._plan)}
 
     def _find_marks(self, result: Result, drawn: Dataset, frame: pd.DataFrame) -> list[Reason]:
         """Add tables and crops of marks to a Result; return the reasons for care."""
@@ -130,7 +131,9 @@ class DataAudit(IntervalOptions):
         prefix: str,
     ) -> None:
         """Write the assessment of the set as stored, or after equalising."""
-        file_alone, source_alone = (result.metrics[f"{prefix}{name}_auroc"] for name in ("metadata", "source"))
+        names = ("metadata_out_of_sources", "metadata", "source")
+        file_alone, within, source_alone = (result.metrics[f"{prefix}{name}_auroc"] for name in names)
+        file_alone = within if file_alone.value is None else file_alone  # a class has one source
         assessment = shortcuts.assess(frame, file_alone, source_alone, matches, marks)
         result.provenance[f"{prefix}assessment"] = assessment.plain
         if not prefix:

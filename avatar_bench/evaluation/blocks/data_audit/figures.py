@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from avatar_bench.audit.assessment import list_strongest
 from avatar_bench.audit.mark_tests import CORNERS
-from avatar_bench.audit.visible_marks import list_strongest
 from avatar_bench.evaluation import charts
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots

@@ -29,8 +29,8 @@ _ALARM_RATES = np.linspace(0, 1, 41) ** 2  # of the ROC curve: dense where it ma
 _RECALLS = np.arange(1, 41) / 40  # of the precision-recall curve
 _ROUNDING = 1e-12
 _POINT_COLUMNS = [
-    *("class", "false_alarms", "recall", "low", "high", "threshold", "n", "others", "other_groups"),
-    *("seen", "seen_high", "n_required"),
+    *("class", "false_alarms", "recall", "low", "high", "threshold", "n", "others", "other_units"),
+    *("seen", "seen_high", "n_required", "unit", "population"),
 ]
 _PROPORTIONS = {"coverage": "answered", "error": "errors"}  # of the images of a part, and what each counts
 
@@ -48,8 +48,8 @@ def compute_operating_points(
 ) -> tuple[dict[str, Metric], dict[str, pd.DataFrame]]:
     """Compute the recall of each class at each rate of false alarms, and the tables of points and of both curves.
 
-    The score of a class is its probability. A metric is null if the images of other classes are too few to show that
-    false alarms are that rare, or if one side is absent; the table of points has it all the same.
+    The score of a class is its probability. A metric is null if the sources or groups of other classes are too few to
+    show that false alarms are that rare, or if one side is absent; the table of points has it all the same.
     """
     metrics: dict[str, Metric] = {}
     points: list[tuple[object, ...]] = []
@@ -61,62 +61,67 @@ def compute_operating_points(
             metrics |= {f"recall_at/{rate:g}/{name}": Metric(None, 0, reason=absent) for rate in rates}
             continue
         units = predictions.units.usable
-        computed = _compute_curves(block, scores, positive, units, rates)
-        statistic = detection.build_roc_statistic(scores, positive, _build_recalls(rates))
-        these = intervals.bootstrap_metrics(block, [str(rate) for rate in rates], statistic, units.these)
-        for rate, (value, low, high, method) in zip(rates, computed.itertuples(index=False), strict=False):
-            threshold = detection.find_threshold(scores, positive, rate)
-            seen = intervals.compute_proportion(
-                block, scores[~positive] >= threshold, predictions.group_codes[~positive]
-            )
-            n, required = seen.units or 0, selective.count_required(rate, block.level)
+        for rate in rates:
+            threshold, recall, alarms = find_operating_point(block, scores, positive, units, rate)
+            n, required = alarms.units or 0, selective.count_required(rate, block.level)
             threshold = threshold if np.isfinite(threshold) else np.nan  # none keeps the rate
             counts = int(positive.sum()), int((~positive).sum()), n
-            alarms = seen.value or 0.0, seen.high or 0.0
-            points.append((name, rate, value, low, high, threshold, *counts, *alarms, required))
-            few = Reason("few_others", n=n, rate=rate, required=required)
-            metric = Metric(value, len(units), low, high, method, floor=rate)
-            metric = intervals.mark_single_source(intervals.state_units(metric, units), predictions.units)
-            if units.sources is not None:
-                metric = intervals.state_both(these[str(rate)], metric)
+            seen = alarms.value, alarms.high, required, alarms.unit, alarms.population
+            points.append((name, rate, recall.value, recall.low, recall.high, threshold, *counts, *seen))
+            code = "few_other_sources" if alarms.unit == SOURCE else "few_others"
+            few = Reason(code, n=n, rate=rate, required=required)
+            metric = intervals.mark_single_source(recall, predictions.units)
             metrics[f"recall_at/{rate:g}/{name}"] = metric if n >= required else Metric(None, n, reason=few)
-        ends = computed[["value", "low", "high"]].iloc[len(rates) :]
+        ends = _compute_curves(block, scores, positive, units)
         for kind, x, y, grid, part in (
             ("roc", "false_alarms", "recall", _ALARM_RATES, ends[: len(_ALARM_RATES)]),
             ("precision_recall", "recall", "precision", _RECALLS, ends[len(_ALARM_RATES) :]),
         ):
-            curve = {"class": name, x: grid, y: part["value"], "low": part["low"], "high": part["high"]}
-            curves.setdefault(kind, []).append(pd.DataFrame(curve))
+            columns = dict(zip((y, "low", "high"), part.T, strict=True))
+            curves.setdefault(kind, []).append(pd.DataFrame({"class": name, x: grid, **columns}))
     tables = {"operating_points": pd.DataFrame(points, columns=_POINT_COLUMNS)}
     return metrics, tables | {kind: pd.concat(parts, ignore_index=True) for kind, parts in curves.items()}
 
 
-def _compute_curves(
-    block: intervals.IntervalOptions, scores: Reals, positive: NDArray[np.bool_], units: Units, rates: Sequence[float]
-) -> pd.DataFrame:
-    """Compute the recall at `rates`, that at _ALARM_RATES, and the precision at _RECALLS: value, low, high, method.
+def find_operating_point(
+    block: intervals.IntervalOptions, scores: Reals, positive: NDArray[np.bool_], units: Units, rate: float
+) -> tuple[float, Metric, Metric]:
+    """Return the threshold at a rate of false alarms, and recall and false alarms there.
 
-    Intervals are bootstraps by unit, in which thresholds are chosen anew. Where all resamples agree, as at a recall of
-    1, it is Wilson's interval over the units of the images found.
+    For new sources the rate is the mean over the sources of other classes. It is at most `rate` on these images, which
+    chose the threshold; elsewhere it may be as high as its high end.
     """
-    recalls = _build_recalls((*rates, *_ALARM_RATES))
+    threshold = detection.find_threshold(scores, positive, rate, units.weights)
+    recall, alarms = (
+        intervals.compute_proportion(block, scores >= threshold, units, floor=rate, among=side)
+        for side in (positive, ~positive)
+    )
+    seen = alarms.value or 0.0, alarms.high or 0.0, alarms.units or 0, block.level, alarms.unit == SOURCE
+    return threshold, recall, replace(alarms, high=operating_curve.raise_high_end(*seen))
+
+
+def _compute_curves(
+    block: intervals.IntervalOptions, scores: Reals, positive: NDArray[np.bool_], units: Units
+) -> Floats:
+    """Compute the recall at _ALARM_RATES and the precision at _RECALLS: value, low, high (K, 3).
+
+    Intervals have thresholds chosen anew. Where they collapse, as at a recall of 1, it is Wilson's interval over the
+    units of the images found.
+    """
+    recalls = [partial(detection.compute_recall_at, rate=rate) for rate in _ALARM_RATES]
     precisions = [partial(detection.compute_precision_at, recall=recall) for recall in _RECALLS]
     statistic = detection.build_roc_statistic(scores, positive, [*recalls, *precisions])
-    values = statistic(np.ones((1, len(scores))))[0]
-    lows, highs = stats.bootstrap_interval(
-        statistic, units, block.resamples, block.level, block.seed, bounds=intervals.PROPORTION
-    )
-    counts = units.take(positive).count * np.append(np.ones(len(rates) + len(_ALARM_RATES)), _RECALLS)
-    collapsed = ~(highs - lows > _ROUNDING)
-    for index in np.flatnonzero(collapsed).tolist():
+    values = statistic(units.weights[None] * len(units))[0]
+    if units.sources is None:
+        about = block.resamples, block.level, block.seed, intervals.PROPORTION
+        lows, highs = stats.bootstrap_interval(statistic, units, *about)
+    else:
+        lows, highs = stats.jackknife_interval(statistic, units, block.level, intervals.PROPORTION)
+    counts = units.take(positive).count * np.append(np.ones(len(_ALARM_RATES)), _RECALLS)
+    for index in np.flatnonzero(~(highs - lows > _ROUNDING)).tolist():
         n = max(1, round(counts[index]))
         lows[index], highs[index] = stats.wilson(n * values[index], n, block.level)
-    methods = np.where(collapsed, f"wilson by {units.drawn}", f"bootstrap by {units.drawn}")
-    return pd.DataFrame({"value": values, "low": lows, "high": highs, "method": methods})
-
-
-def _build_recalls(rates: Sequence[float]) -> list[partial[Floats]]:
-    return [partial(detection.compute_recall_at, rate=rate) for rate in rates]
+    return np.column_stack([values, lows, highs])
 
 
 def tabulate_operating_curve(block: intervals.IntervalOptions, sets: Mapping[str, Predictions]) -> pd.DataFrame:
@@ -300,7 +305,7 @@ def tabulate_gaps(
             ("error", member & counted[:, None], ~predictions.correct),
         ):
             values = np.where(shown, hits[:, None], np.nan).astype(np.float64)
-            gap = intervals.find_gap(block, names, values, predictions.group_codes, minimum)
+            gap = intervals.find_gap(block, names, values, predictions.units, minimum)
             rows += [{**about, "by": by, "measure": measure, **gap}] if gap else []
     return pd.DataFrame(rows, columns=[*about, "by", "measure", *intervals.GAP_COLUMNS])
 

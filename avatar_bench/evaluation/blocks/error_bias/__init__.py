@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,8 @@ from avatar_bench.evaluation import intervals
 from avatar_bench.evaluation.block import make_columns, read_labelled, read_ood_sets, tabulate_predictions
 from avatar_bench.metrics import accuracy_tests as chance
 from avatar_bench.metrics import classification, stats
+from avatar_bench.metrics.paired_tests import holm
+from avatar_bench.metrics.units import Units, encode
 from avatar_bench.results.reasons import Reason
 from avatar_bench.results.result import Metric, Result
 
@@ -28,9 +30,24 @@ if TYPE_CHECKING:
 _CONFIDENCE_METRICS: dict[str, bool | None] = dict.fromkeys(("mean_confidence", "std_confidence"))  # higher is better
 _CONFIDENCE_METRICS |= {"mean_confidence_correct": True, "mean_confidence_incorrect": False}
 _COLUMNS = [
-    *("by", "slice", "target", "n", "groups", "accuracy", "low", "high", "low_joint", "high_joint"),
-    *("rest", "p", "p_adjusted", "mean_confidence", "most_common_error"),
+    *(
+        "by",
+        "slice",
+        "target",
+        "n",
+        "accuracy",
+        "low",
+        "high",
+        "low_joint",
+        "high_joint",
+        "unit",
+        "units",
+        "population",
+    ),
+    *("rest", "permuted", "permuted_units", "p", "p_adjusted", "reason", "mean_confidence", "most_common_error"),
 ]
+_GAP_TESTS = ["floor", "permuted", "p", "p_adjusted", "significant"]
+_FEWEST_UNITS = 6  # in the classes of a slice: of fewer, no permutation is unlikely
 _OOD_COLUMNS = ["set", "path", "group", "prediction", "confidence"]
 
 
@@ -69,15 +86,14 @@ class ErrorBias(intervals.IntervalOptions):
         kinds = image_slices.assign_slices(dataset)
         kinds = kinds.join(asked_for.drop(columns=[name for name in asked_for if name in kinds]))
         kinds = kinds.iloc[rows].reset_index(drop=True)
-        parts = list(_cut_slices(predictions, kinds))
-        table, floor = self._build_slices_table(predictions, parts)
+        parts = list(cut_slices(predictions, kinds))
+        table, gaps, floor = self.test_slices(predictions, parts)
         result = Result("error_bias", dataset.name, len(rows), predictions.classes)
         result.metrics = {
             "worst_slice": self._find_worst(table, floor),
             "unbias": self._compute_unbias(ood, len(predictions.classes), why),
             **self._compute_confidence(predictions),
         }
-        gaps = _tabulate_gaps(self, predictions, parts, self.minimum)
         result.metrics |= self._list_gaps(gaps)
         images = tabulate_predictions(predictions).drop(columns="source")
         result.tables = {
@@ -126,50 +142,71 @@ class ErrorBias(intervals.IntervalOptions):
         names, about = list(_CONFIDENCE_METRICS), (_CONFIDENCE_METRICS, floors, Reason("no_such_predictions"))
         return intervals.bootstrap_metrics(self, names, statistic, predictions.units, *about, intervals.PROPORTION)
 
-    def _build_slices_table(self, predictions: Predictions, parts: list[Slice]) -> tuple[pd.DataFrame, float]:
-        """Return the table of slices, the weakest first, and the accuracy expected by chance of the weakest."""
-        table = pd.DataFrame([self._build_row(predictions, part) for part in parts], columns=_COLUMNS)
-        tested = np.flatnonzero((table["n"] >= self.minimum) & table["rest"].notna())
-        floor = np.nan
-        if len(tested):
-            level = 1 - (1 - self.level) / len(tested)
-            about = predictions.correct, predictions.targets, predictions.group_codes
-            members = np.stack([parts[row].images for row in tested], axis=1)
-            accuracies = chance.slice_accuracies(*about, members, self.resamples, self.seed)
-            table.loc[tested, ["p", "p_adjusted"]] = np.column_stack(chance.max_t_p_values(accuracies))
-            table.loc[tested, ["low_joint", "high_joint"]] = [
-                stats.proportion_interval(in_slice.correct, in_slice.group_codes, self.resamples, level, self.seed)[:2]
-                for in_slice in (predictions.take(parts[row].images) for row in tested)
-            ]
-            floor = float(accuracies.drawn.min(axis=1).mean())
-        table["significant"] = table["p_adjusted"] < 1 - self.level
-        return table.sort_values("accuracy", kind="stable", ignore_index=True), floor
+    def test_slices(self, predictions: Predictions, parts: Sequence[Slice]) -> tuple[pd.DataFrame, pd.DataFrame, float]:
+        """Return the tables of slices, the weakest first, and of gaps, and the accuracy by chance of the weakest.
 
-    def _build_row(self, predictions: Predictions, part: Slice) -> dict[str, object]:
-        in_slice = predictions.take(part.images)
+        Sources are permuted, or groups where a source is unknown: a format that only some sources have differs as they
+        do. A slice of a single unit, or of classes with fewer than _FEWEST_UNITS, has no p-value.
+        """
+        units = predictions.units
+        if units.sources is None and (predictions.sources != "").all():  # also sources that the run has seen
+            units = Units(units.groups, encode(predictions.sources), predictions.targets)
+        table = pd.DataFrame([self._build_row(predictions, part, units) for part in parts], columns=_COLUMNS)
+        counted = np.flatnonzero(table["n"] >= self.minimum)
+        if not len(counted):
+            gaps = pd.DataFrame(columns=["by", "target", *intervals.GAP_COLUMNS, *_GAP_TESTS])
+            return table.assign(significant=False), gaps, np.nan
+        kept = [parts[row] for row in counted.tolist()]
+        members = np.stack([part.images for part in kept], axis=1)
+        about = predictions.correct, predictions.targets, units.codes, members
+        accuracies = chance.slice_accuracies(*about, self.resamples, self.seed)
+        gaps = _tabulate_gaps(self, predictions, kept, units, accuracies)
+        compared = np.flatnonzero(table["rest"][counted].notna())  # of the counted ones
+        floor = float(accuracies.drawn[:, compared].min(axis=1).mean()) if len(compared) else np.nan
+        level = 1 - (1 - self.level) / max(1, len(compared))
+        joint: Any = [
+            stats.proportion_interval(in_slice.correct, in_slice.group_codes, self.resamples, level, self.seed)[:2]
+            for in_slice in (predictions.take(kept[column].images) for column in compared.tolist())
+        ]
+        table.loc[counted[compared], ["low_joint", "high_joint"]] = np.reshape(joint, (-1, 2))
+        tested = compared[table["reason"].eq("").to_numpy()[counted[compared]]]
+        if len(tested):
+            p_values = chance.max_t_p_values(chance.PermutedAccuracies(*(part[..., tested] for part in accuracies)))
+            table.loc[counted[tested], ["p", "p_adjusted"]] = np.column_stack(p_values)
+        table["significant"] = table["p_adjusted"] < 1 - self.level
+        return table.sort_values("accuracy", kind="stable", ignore_index=True), gaps, floor
+
+    def _build_row(self, predictions: Predictions, part: Slice, permuted: Units) -> dict[str, object]:
+        in_slice, units = predictions.take(part.images), len(np.unique(permuted.codes[part.images]))
+        of_classes = np.isin(predictions.targets, predictions.targets[part.images])
+        is_few = units < 2 or len(np.unique(permuted.codes[of_classes])) < _FEWEST_UNITS
         share = intervals.compute_proportion(self, in_slice.correct, in_slice.units.these)
         wrong = in_slice.predicted[~in_slice.correct]
         return {
             **dict(zip(("by", "slice", "target"), part, strict=False)),
             "n": len(in_slice),
-            "groups": share.units,
             **make_columns("accuracy", share),
+            **share.inference,
             "rest": _compute_rest_accuracy(predictions, part),
+            "permuted": permuted.name,
+            "permuted_units": units,
+            "reason": "few_units" if is_few else "",
             "mean_confidence": in_slice.confidence.mean(),
             "most_common_error": in_slice.classes[np.bincount(wrong).argmax()] if len(wrong) else "",
         }
 
     def _find_worst(self, table: pd.DataFrame, floor: float) -> Metric:
-        tested = table[table["p"].notna()]
-        if tested.empty:
+        compared = table[table["low_joint"].notna()]
+        if compared.empty:
             return Metric(None, 0, reason=Reason("no_comparable_slice", n=self.minimum))
         # if all intervals cover jointly, the lowest accuracy lies between the lowest of their ends
-        value, low, high = tested[["accuracy", "low_joint", "high_joint"]].min().tolist()
-        groups = tested["groups"].tolist()[0]
-        return Metric(value, groups, low, high, "Bonferroni by group", floor=floor)
+        value, low, high = compared[["accuracy", "low_joint", "high_joint"]].min().tolist()
+        first = compared.iloc[0]
+        about = {"floor": floor, "units": int(first["units"]), "population": first["population"]}
+        return Metric(value, int(first["n"]), low, high, "Bonferroni by group", **about)
 
 
-def _cut_slices(predictions: Predictions, kinds: pd.DataFrame) -> Iterator[Slice]:
+def cut_slices(predictions: Predictions, kinds: pd.DataFrame) -> Iterator[Slice]:
     """Yield the slices of each column: one for each true class, and the whole slice if it holds several."""
     for by in kinds:
         values = kinds[by].to_numpy(str)
@@ -193,16 +230,31 @@ def _compute_rest_accuracy(predictions: Predictions, part: Slice) -> float:
 
 
 def _tabulate_gaps(
-    block: intervals.IntervalOptions, predictions: Predictions, parts: list[Slice], minimum: int
+    block: ErrorBias,
+    predictions: Predictions,
+    parts: Sequence[Slice],
+    permuted: Units,
+    accuracies: chance.PermutedAccuracies,
 ) -> pd.DataFrame:
-    """Tabulate, by column and true class, the largest difference of accuracy between slices of `minimum` images."""
+    """Tabulate, by column and true class, the largest difference of accuracy between slices, and what chance makes it.
+
+    `parts` are slices of enough images, and `accuracies` theirs under permutations, which have the same units.
+    """
     rows, correct = [], predictions.correct[:, None]
     for by, target in dict.fromkeys((part.by, part.target) for part in parts):
-        compared = [part for part in parts if (part.by, part.target) == (by, target)]
-        hits = np.where(np.stack([part.images for part in compared], axis=1), correct, np.nan)
-        gap = intervals.find_gap(block, [part.name for part in compared], hits, predictions.group_codes, minimum)
-        rows += [{"by": by, "target": target, **gap}] if gap else []
-    return pd.DataFrame(rows, columns=["by", "target", *intervals.GAP_COLUMNS])
+        columns = [column for column, part in enumerate(parts) if (part.by, part.target) == (by, target)]
+        images = np.stack([parts[column].images for column in columns], axis=1)
+        names, hits = [parts[column].name for column in columns], np.where(images, correct, np.nan)
+        if gap := intervals.find_gap(block, names, hits, predictions.units, 1):
+            drawn, seen = np.ptp(accuracies.drawn[:, columns], axis=1), np.ptp(accuracies.observed[columns])
+            is_few = len(np.unique(permuted.codes[images.any(axis=1)])) < _FEWEST_UNITS
+            p = np.nan if is_few else ((drawn >= seen - 1e-9).sum() + 1) / (len(drawn) + 1)
+            tested = {"floor": drawn.mean(), "permuted": permuted.name, "p": p}
+            rows.append({"by": by, "target": target, **gap, **tested})
+    table = pd.DataFrame(rows, columns=["by", "target", *intervals.GAP_COLUMNS, *_GAP_TESTS])
+    known = table["p"].notna()
+    table.loc[known, "p_adjusted"] = holm(table["p"][known].to_numpy(np.float64))
+    return table.assign(significant=table["p_adjusted"] < 1 - block.level)
 
 
 def _tabulate_confusion(predictions: Predictions, parts: list[Slice]) -> pd.DataFrame:
@@ -221,10 +273,10 @@ def _list_warnings(metrics: Mapping[str, Metric], table: pd.DataFrame) -> list[R
     unbias, worst = metrics["unbias"], metrics["worst_slice"]
     reasons = [] if unbias.value is None else [Reason("unbias_alone", value=unbias.value, chance=unbias.floor)]
     if table["significant"].any():
-        tested = table[table["p"].notna()]
-        row = tested.iloc[0]
+        compared, tested = table[table["low_joint"].notna()], int(table["p"].notna().sum())
+        row = compared.iloc[0]
         code = "slice_of_class" if row["target"] else "slice"
         name = Reason(code, by=Reason(row["by"]), name=row["slice"], target=row["target"])
-        reasons.append(Reason("weakest", n=len(tested), name=name, accuracy=worst.value, floor=worst.floor))
-        reasons.append(Reason("differing", found=table["significant"].sum(), n=len(tested)))
+        reasons.append(Reason("weakest", n=len(compared), name=name, accuracy=worst.value, floor=worst.floor))
+        reasons.append(Reason("differing", found=int(table["significant"].sum()), n=tested))
     return reasons
