@@ -163,9 +163,11 @@ def test_an_image_that_changed_since_prepare_is_refused_by_train_and_evaluate(im
     name = pd.read_csv(run / "split.csv").query("split == 'test'")["path"].iat[0]
     (tmp_path / "set" / name).unlink()  # it is a link to what it was made of
     Image.new("RGB", (40, 40), (7, 7, 7)).save(tmp_path / "set" / name)
-    for again in ([*words, f"out={tmp_path / 'other'}"], ["evaluate", f"ckpt={run}", "block=blind_test"]):
-        err = command(*again, code=3).err.splitlines()
-        assert any(name in line and "has changed: its SHA-256" in line for line in err), err
+    again = {"has changed: its SHA-256": [*words, f"out={tmp_path / 'other'}"]}
+    for message, line in (again | {"other bytes": ["evaluate", f"ckpt={run}", "block=blind_test"]}).items():
+        err = command(*line, code=3).err
+        assert name in err, err
+        assert message in err, err
     assert not (tmp_path / "other").exists()
 
 
