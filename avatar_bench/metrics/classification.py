@@ -135,7 +135,7 @@ def build_auroc_statistic(scores: ArrayLike, positive: ArrayLike) -> OrderStatis
         positives, below = weights[:, : len(inside)], np.zeros((len(weights), len(outside) + 1))
         np.cumsum(weights[:, len(inside) :], axis=1, out=below[:, 1:])
         won = (positives * (below.take(first, axis=1) + below.take(last, axis=1))).sum(axis=1)
-        return ratio(won, 2 * positives.sum(axis=1) * below[:, -1])
+        return np.minimum(ratio(won, 2 * positives.sum(axis=1) * below[:, -1]), 1)  # above it by rounding of weights
 
     return OrderStatistic(np.concatenate([inside, outside]), compute)
 
