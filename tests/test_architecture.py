@@ -60,10 +60,10 @@ BUDGETS = {
     ("inference", "runs"): (6_347, 4_182),
     ("reporting",): (2_921, 1_975),
     ("results", "i18n", "files"): (2_125, 1_419),
-    ("metrics", "audit"): (5_790, 3_611),
+    ("metrics", "audit"): (5_791, 3_612),
     ("sources",): (2_561, 1_878),
     ("training",): (2_731, 1_911),
-    ("evaluation",): (11_062, 7_794),
+    ("evaluation",): (11_063, 7_795),
     ("plugins",): (5_309, 3_494),
 }
 MOST_MODULES = 282  # outside plug-ins

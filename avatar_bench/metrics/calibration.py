@@ -121,7 +121,7 @@ def fit_temperature_of_losses(losses: Callable[[float], Floats], groups: ArrayLi
     ends = _TEMPERATURE_GRID[[max(best - 1, 0), min(best + 1, len(columns) - 1)]]
     fitted = _find_minimum(lambda temperature: float(losses(temperature).mean()), *ends.tolist())
     grid = np.column_stack(columns)
-    low, high = bootstrap_interval(SumStatistic(grid, _locate_minima), groups)
+    low, high = bootstrap_interval(SumStatistic(grid, _locate_minima), groups, bounds=TEMPERATURE_RANGE)
     means = grid.mean(axis=0)
     likely = _TEMPERATURE_GRID[2 * len(np.unique(groups)) * (means - means.min()) <= _LIKELIHOOD_RATIO]
     return TemperatureFit(fitted, float(min(low, likely[0])), float(max(high, likely[-1])), len(grid))

@@ -245,7 +245,7 @@ def proportion_intervals(
     group = np.asarray(groups)
     lows = highs = np.full(hits.shape[1], np.nan)  # not needed where every group has one image
     if len(np.unique(group)) != len(hits):
-        lows, highs = bootstrap_interval(build_mean_statistic(hits), group, resamples, level, seed)
+        lows, highs = bootstrap_interval(build_mean_statistic(hits), group, resamples, level, seed, (0.0, 1.0))
     intervals = []
     for column, low, high in zip(hits.T, lows, highs, strict=True):
         there = ~np.isnan(column)
@@ -348,7 +348,8 @@ def sum_squares_in_strata(parts: Floats, strata: NDArray[np.integer], is_jackkni
     Of a jackknife, parts are the changes without each unit.
     """
     sizes, member = np.bincount(strata), np.eye(int(strata.max()) + 1)[strata]
-    centred = parts - (parts @ member / np.maximum(sizes, 1))[..., strata]
+    with np.errstate(invalid="ignore"):  # a part that is not known leaves its sum unknown
+        centred = parts - (parts @ member / np.maximum(sizes, 1))[..., strata]
     factor = np.maximum(sizes, 2) / (np.maximum(sizes, 2) - 1)  # a stratum of one unit has no residual
     return np.asarray(centred**2 @ (1 / factor if is_jackknife else factor)[strata])
 

@@ -232,7 +232,8 @@ class Decision(IntervalOptions):
             costs = np.linspace(0, 1 - 1 / len(part.classes), _COSTS)
             losses = selective.abstention_losses(part.confidence, part.correct, costs)
             statistic = stats.build_mean_statistic(losses)
-            low, high = stats.bootstrap_interval(statistic, part.group_codes, self.resamples, self.level, self.seed)
+            about = part.group_codes, self.resamples, self.level, self.seed
+            low, high = stats.bootstrap_interval(statistic, *about, bounds=(0, 1))
             columns = {
                 "set": name,
                 "abstain_cost": costs,
