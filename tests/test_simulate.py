@@ -47,3 +47,10 @@ def test_the_stated_end_of_false_alarms_holds_for_new_sources(simulate):
     rates = pd.DataFrame(simulate["simulate_alarms"](30, counts=(14,))).groupby("by")[["high end holds"]].mean()
     assert rates.loc["source", "high end holds"] >= 0.92
     assert rates.loc["image", "high end holds"] < 0.8
+
+
+def test_intervals_for_new_sources_hold_for_sources_of_all_sizes(simulate):
+    rates = pd.DataFrame(simulate["simulate_intervals"](60, counts=(24,))).groupby("metric")["covered"].mean()
+    error = (0.92 * 0.08 / 360) ** 0.5
+    assert (rates[["recall", "accuracy", "balanced_accuracy", "macro_f1"]] >= 0.92 - 2 * error).all()
+    assert (rates >= 0.9 - 2 * error).all()
