@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 UnitCodes = NDArray[np.intp]
 
 GROUP, IMAGE, SOURCE = "group", "image", "source"
-LEAST_UNITS = 6  # of a verdict: the sign-flip test of five finds nothing
+LEAST_UNITS = 6  # for a statement beyond the value: the sign-flip test of five finds nothing
 NEW_SOURCES, THESE_SOURCES, THESE_IMAGES = "new sources", "these sources", "these images"
 
 

@@ -102,8 +102,8 @@ def test_a_property_of_sources_predicts_the_class_within_them_and_not_out_of_the
     assert within.value > 0.95
     assert out.low < 0.5
     assert (out.unit, out.units, out.population) == ("source", 14, "new sources")
-    told = data.assign(width=np.where(source < 7, 100, 200))
-    assert probes.probe_out_of_sources(told, ["width"], PLAN).auroc.value == pytest.approx(1)
+    revealing = data.assign(width=np.where(source < 7, 100, 200))
+    assert probes.probe_out_of_sources(revealing, ["width"], PLAN).auroc.value == pytest.approx(1)
     single = probes.probe_out_of_sources(data[(source < 7) | (source == 9)], ["width"], PLAN).auroc
     assert (single.value, single.reason) == (None, Reason("one_source", name="b"))
     unknown = probes.probe_out_of_sources(data.assign(source=""), ["width"], PLAN).auroc

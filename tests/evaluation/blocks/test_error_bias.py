@@ -139,17 +139,17 @@ def test_a_set_that_cannot_be_read_costs_unbias_alone(oracle, dataset_of, fake_r
 
 
 def test_a_slice_that_differs_in_several_sources_is_found_and_one_that_is_a_source_is_not(evaluate_block, oracle):
-    predictions, place = oracle("noisy", n=960), np.arange(960) // 3 % 10
-    sources = np.array([f"{target}_{number}" for target, number in zip(predictions.targets, place, strict=True)])
-    logits, weak = predictions.logits.copy(), place < 4  # of ten sources a class
+    predictions, number = oracle("noisy", n=960), np.arange(960) // 3 % 10
+    sources = np.array([f"{target}_{of_class}" for target, of_class in zip(predictions.targets, number, strict=True)])
+    logits, weak = predictions.logits.copy(), number < 4  # of ten sources a class
     wrong = weak & (np.arange(960) % 9 > 2)
     logits[wrong] = 9 * np.eye(3)[(predictions.targets[wrong] + 1) % 3]
     weakened = replace(predictions, logits=logits, sources=sources)
     table = evaluate_block(weakened, format=np.where(weak, "GIF", "PNG")).tables
-    found = table["slices"].query("significant")
-    assert set(found["by"]) == {"format"}
-    assert {"GIF"} <= set(found["slice"])
-    assert set(found["permuted_units"]) <= {4, 6, 12, 18}
+    starred = table["slices"].query("significant")
+    assert set(starred["by"]) == {"format"}
+    assert {"GIF"} <= set(starred["slice"])
+    assert set(starred["permuted_units"]) <= {4, 6, 12, 18}
     gaps = table["gaps"].set_index(["by", "target"])
     assert gaps.loc[("format", ""), "significant"]
     assert gaps.loc[("format", ""), "gap"] > gaps.loc[("format", ""), "floor"] + 0.2

@@ -300,7 +300,7 @@ def test_texts_for_probabilities_are_refused_and_rounded_ones_are_not(tmp_path, 
 
 
 @pytest.fixture
-def asked(monkeypatch):
+def requests(monkeypatch):
     """Addresses that were opened, instead of which an answer depends on the host."""
     addresses = []
 
@@ -314,32 +314,32 @@ def asked(monkeypatch):
     return addresses
 
 
-def test_a_bad_row_costs_its_row_and_addresses_are_asked_with_the_users_word_alone(tmp_path, capsys, asked):
+def test_a_bad_row_costs_its_row_and_addresses_are_requests_with_the_users_word_alone(tmp_path, capsys, requests):
     table = pd.read_csv("predictions.csv")[:40].astype({"path": object})
-    own = tmp_path / "own"
-    own.mkdir()
+    private = tmp_path / "own"
+    private.mkdir()
     paths = {
         0: "s3://there/secret/a.png",
         1: "s3://silent/b.png",
         2: "s3://silent/c.png",
         3: "s3://gone/d.png",
-        4: str(own / "here.png"),
-        5: str(own / "missing.png"),
+        4: str(private / "here.png"),
+        5: str(private / "missing.png"),
         6: "nul\0.png",
         7: "x" * 5000,
         8: "not utf-8 \udcff.png",
-        9: str(own),
+        9: str(private),
     }
-    (own / "here.png").hardlink_to("drawn.png")
-    (own / "text.png").write_text("no image")
+    (private / "here.png").hardlink_to("drawn.png")
+    (private / "text.png").write_text("no image")
     table.loc[list(paths), "path"] = list(paths.values())
-    table.loc[10, "path"] = str(own / "text.png")
+    table.loc[10, "path"] = str(private / "text.png")
     table.to_csv(tmp_path / "p.csv", index=False, errors="surrogateescape")
-    for allow, shown, reason in (("[]", 30, "only asked with allow=[addresses]"), ("[addresses]", 31, "timeout")):
-        asked.clear()
+    for allow, shown, reason in (("[]", 30, "only requests with allow=[addresses]"), ("[addresses]", 31, "timeout")):
+        requests.clear()
         measure(tmp_path / "p.csv", "review=40", f"allow={allow}", f"out={tmp_path / 'review.html'}")
         page = (tmp_path / "review.html").read_text(encoding="utf-8")
-        assert asked == ([] if allow == "[]" else [paths[row] for row in (0, 1, 3)])  # a silent host is asked once
+        assert requests == ([] if allow == "[]" else [paths[row] for row in (0, 1, 3)])  # a silent host is requests once
         assert reason in page
         assert page.count('<li class="card"') == len(list_cards(tmp_path / "review.html")) == shown
         assert str(tmp_path) not in page

@@ -129,8 +129,8 @@ class Clusters(IntervalOptions):
         if result.n < len(labelled):
             result.warnings.append(Reason("limited", n=result.n, all=len(labelled)))
         purity = result.metrics["source_knn_purity"]
-        is_judged = purity.low is not None and (purity.units or 0) >= LEAST_UNITS
-        if is_judged and purity.floor is not None and (purity.low or 0.0) > purity.floor:
+        has_enough = purity.low is not None and (purity.units or 0) >= LEAST_UNITS
+        if has_enough and purity.floor is not None and (purity.low or 0.0) > purity.floor:
             result.warnings.append(Reason("sources_cluster", share=purity.value, chance=purity.floor))
         return result
 
