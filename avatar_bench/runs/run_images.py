@@ -123,13 +123,14 @@ def admit_changes(run: Run, dataset: Dataset) -> Dataset:
 def compare_images(dataset: Dataset, folder: Path, update: bool) -> Dataset:
     """Return a set as it is now, compared with the table in a folder of Results from when it was first evaluated.
 
-    Raise GuardError if it has changed, unless `update`.
+    One without a path of that table is another of its name. Raise GuardError if it has changed, unless `update`.
     """
     file, stated = folder / f"{make_folder_name(dataset.name)}.csv", _tabulate(dataset).drop(columns="split")
     now = stated.assign(sha256=hash_present(dataset))
-    try:
+    recorded = now[:0]
+    with suppress(OSError, ValueError, KeyError):
         recorded = read_table(file, texts=None)[list(now.columns)]
-    except (OSError, ValueError, KeyError):
+    if set(recorded["path"]).isdisjoint(now["path"]):
         recorded, dataset = stated, replace(dataset, unrecorded=(file, stated))
     return _apply_changes(dataset, recorded, now, "it was first evaluated", update)
 

@@ -314,7 +314,7 @@ def requests(monkeypatch):
     return addresses
 
 
-def test_a_bad_row_costs_its_row_and_addresses_are_requests_with_the_users_word_alone(tmp_path, capsys, requests):
+def test_a_bad_row_costs_its_row_and_addresses_are_asked_with_the_users_word_alone(tmp_path, capsys, requests):
     table = pd.read_csv("predictions.csv")[:40].astype({"path": object})
     private = tmp_path / "own"
     private.mkdir()
@@ -335,11 +335,11 @@ def test_a_bad_row_costs_its_row_and_addresses_are_requests_with_the_users_word_
     table.loc[list(paths), "path"] = list(paths.values())
     table.loc[10, "path"] = str(private / "text.png")
     table.to_csv(tmp_path / "p.csv", index=False, errors="surrogateescape")
-    for allow, shown, reason in (("[]", 30, "only requests with allow=[addresses]"), ("[addresses]", 31, "timeout")):
+    for allow, shown, reason in (("[]", 30, "only asked with allow=[addresses]"), ("[addresses]", 31, "timeout")):
         requests.clear()
         measure(tmp_path / "p.csv", "review=40", f"allow={allow}", f"out={tmp_path / 'review.html'}")
         page = (tmp_path / "review.html").read_text(encoding="utf-8")
-        assert requests == ([] if allow == "[]" else [paths[row] for row in (0, 1, 3)])  # a silent host is requests once
+        assert requests == ([] if allow == "[]" else [paths[row] for row in (0, 1, 3)])  # a silent host is asked once
         assert reason in page
         assert page.count('<li class="card"') == len(list_cards(tmp_path / "review.html")) == shown
         assert str(tmp_path) not in page
