@@ -60,7 +60,7 @@ def test_a_binary_detector_and_a_run_share_a_leaderboard_in_the_view_of_both(
     copy_run(run_copy, runs / "three")
     columns = {"prob_artificial": chance, "prob_human": 1 - chance}
     import_scores(runs / "two", columns, "{artificial: generated, human: [drawing, real]}")
-    table = pd.read_csv(images / "blind.csv").drop(columns="group")  # each image alone: the test is McNemar's
+    table = pd.read_csv(images / "blind.csv").drop(columns=["group", "source"])  # each image alone: McNemar's test
     words = [*data_of(write_manifest(tmp_path / "blind.csv", table, images)), *QUICK, *QUICK_LOSSES]
     command("evaluate", f"ckpt={runs}", "block=[blind_test,significance,calibration]", *words)
     scores, truth, correct = {"two": chance}, is_generated, {}
