@@ -102,8 +102,9 @@ def beats_guessing(
 ) -> bool | None:
     """Return whether the interval of a balanced accuracy lies above the guessing level; None without a level.
 
-    Of fewer than LEAST_UNITS it is None too: their interval is too uncertain. `low` is its lower end. If it is None, since all resamples agree (a constant or a perfect predictor), Wilson's
-    interval over the independent `units` is used, as in `stats.proportion_interval`.
+    Of fewer than LEAST_UNITS it is None too: their interval is too uncertain. `low` is its lower end. If it is None,
+    since all resamples agree (a constant or a perfect predictor), Wilson's interval over the independent `units` is
+    used, as in `stats.proportion_interval`.
     """
     if guessing is None or units < LEAST_UNITS:
         return None
