@@ -67,7 +67,7 @@ def test_no_block_states_what_cannot_be(name, oracle, fake_run, dataset_of):
 
             try:
                 result = evaluate(name, draw, fake_run, list_images)
-            except (AvatarBenchError, ValueError):  # a set that the block refuses
+            except AvatarBenchError:  # a set that the block refuses
                 continue
             computed += 1
             faults += [
@@ -75,5 +75,5 @@ def test_no_block_states_what_cannot_be(name, oracle, fake_run, dataset_of):
                 for key, metric in result.metrics.items()
                 for fault in find_faults(key, metric)
             ]
-    assert computed
+    assert computed >= 4  # of ten: only leave_one_source_out refuses any
     assert faults == []
