@@ -53,16 +53,16 @@ TORCH_USERS = ("reporting/grad_cam_overlays",)  # within NO_TORCH: imported only
 FOUND_BY_KIND = set(KINDS.values()) - {KINDS["block"]}
 # at most so many lines and statements of each package; a commit that raises one says why
 BUDGETS = {
-    ("commands", "cli", "console"): (2_756, 1_892),
+    ("commands", "cli", "console"): (2_758, 1_894),
     ("config",): (1_969, 1_359),
-    ("data",): (5_232, 3_586),
+    ("data",): (5_233, 3_586),
     ("models",): (2_346, 1_549),
-    ("inference", "runs"): (6_348, 4_184),
+    ("inference", "runs"): (6_362, 4_190),
     ("reporting",): (2_921, 1_975),
     ("results", "i18n", "files"): (2_125, 1_419),
     ("metrics", "audit"): (5_791, 3_612),
     ("sources",): (2_561, 1_878),
-    ("training",): (2_731, 1_911),
+    ("training",): (2_733, 1_913),
     ("evaluation",): (11_063, 7_795),
     ("plugins",): (5_309, 3_494),
 }

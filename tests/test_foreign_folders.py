@@ -23,9 +23,10 @@ LINKED = (  # what a command would write, then what one would read, through a li
 CSV = {"_target_": "pytorch_lightning.loggers.CSVLogger", "name": "", "version": "{logs}"}
 SPIKES = {"_target_": "pytorch_lightning.callbacks.SpikeDetection", "exclude_batches_path": "OUTSIDE/file"}
 WANDB = {"_target_": "pytorch_lightning.loggers.WandbLogger", "name": "{name}", "save_dir": "{folder}/logs"}
-CONFIGURED = {
+CONFIGURED = {  # by option; in a run whose images lie in its folder, so that nothing else is refused
     "callbacks.others.spikes": SPIKES,
     "logger.csv": CSV | {"save_dir": "{folder}_sibling"},
+    "logger": {"csv": CSV | {"save_dir": "mywork", "version": ""}},
     "logger.wandb": WANDB | {"project": "avatar_bench", "offline": False},
     "data.shards": "s3://bucket/set",
     "data.root": "http://192.0.2.1/set",  # an address that leads nowhere (RFC 5737)
@@ -36,7 +37,11 @@ CONFIGURED = {
 RUN = """
 import json, sys
 from avatar_bench.cli.app import main
-print(json.dumps([main(words) for words in json.load(sys.stdin)]), file=open(sys.argv[1], "w"))
+codes = []
+for words in json.load(sys.stdin):
+    codes.append(main(words))
+    print(f"code {codes[-1]} of {words[:2]}", file=sys.stderr)
+print(json.dumps(codes), file=open(sys.argv[1], "w"))
 """
 
 
@@ -55,19 +60,18 @@ def list_commands(run, images, out):
 
 
 def run_watched(commands, tmp_path):
-    """Return the exit codes of commands, what they opened, and their connections to other machines."""
+    """Return the exit codes of commands, what they opened, their connections to other machines, and their errors."""
     strace, trace = shutil.which("strace"), tmp_path / "trace"
     if strace is None:
         pytest.skip("strace is not installed")
     calls = "trace=open,openat,creat,rename,renameat,renameat2,connect,sendto,sendmsg,sendmmsg"
     watched = [strace, "-f", "-qq", "-y", "--seccomp-bpf", "-e", calls, "-o", str(trace), sys.executable, "-c", RUN]
-    done = subprocess.run(
-        [*watched, str(tmp_path / "codes")], input=json.dumps(commands), capture_output=True, text=True, check=False
-    )
+    words = [*watched, str(tmp_path / "codes")]
+    done = subprocess.run(words, cwd=tmp_path, input=json.dumps(commands), capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "Traceback" not in done.stderr
     opened = [line for line in trace.read_text(errors="replace").splitlines() if re.search(r"outside/.*> *$", line)]
-    return json.loads((tmp_path / "codes").read_text()), opened, find_foreign(trace)
+    return json.loads((tmp_path / "codes").read_text()), opened, find_foreign(trace), done.stderr
 
 
 @pytest.fixture
@@ -91,7 +95,7 @@ def test_a_link_leads_no_command_out_of_a_run_folder(tiny_run, images, outside, 
         link.unlink(missing_ok=True)
         link.symlink_to(outside / ("file" if "." in link.name else "folder"))
         commands += list_commands(run, images, tmp_path / f"out_{number}")
-    codes, opened, connections = run_watched(commands, tmp_path)
+    codes, opened, connections, _ = run_watched(commands, tmp_path)
     assert set(codes) <= {3, 4}, list(zip(codes, commands, strict=True))  # 3: report, which found no run
     assert (opened, connections) == ([], [])
     assert sorted(outside.rglob("*")) == [outside / "file", outside / "folder"]
@@ -101,10 +105,14 @@ def test_a_link_leads_no_command_out_of_a_run_folder(tiny_run, images, outside, 
 @pytest.mark.slow
 def test_a_configuration_leads_no_command_out_of_a_run_folder(tiny_run, images, outside, tmp_path):
     commands = []
-    for number, (option, value) in enumerate(CONFIGURED.items()):
+    (tmp_path / "mywork").mkdir()
+    kept = [write_file(tmp_path / "mywork" / name, "mine\n") for name in ("metrics.csv", "hparams.yaml")]
+    for number, (option, value) in enumerate({"lang": "en", **CONFIGURED}.items()):
         run = Path(shutil.copytree(tiny_run, tmp_path / f"run_{number}"))
         change_record(run, status="interrupted", signature=None)
+        shutil.copytree(images, run / "images")
         config = yaml.safe_load((run / "config.yaml").read_text())
+        config["data"] |= {"manifest": f"run_{number}/images/all.csv", "blind": None, "ood": {}}
         *groups, key = option.split(".")
         inner = config
         for group in groups:
@@ -112,9 +120,13 @@ def test_a_configuration_leads_no_command_out_of_a_run_folder(tiny_run, images, 
         inner[key] = value
         text = yaml.safe_dump(config).replace("OUTSIDE", str(outside))
         (run / "config.yaml").write_text(text)
-        every = list_commands(run, images, tmp_path / f"out_{number}")
-        commands += every if number == 0 else [words for words in every if words[0] == "train"]
-    codes, opened, connections = run_watched(commands, tmp_path)
-    assert [code for code, words in zip(codes, commands, strict=True) if words[0] == "train"] == [2] * len(CONFIGURED)
+        every = list_commands(Path(run.name), images, tmp_path / f"out_{number}")
+        commands += every if number == 1 else [words for words in every if words[0] == "train"]
+    codes, opened, connections, errors = run_watched(commands, tmp_path)
+    trained = [code for code, words in zip(codes, commands, strict=True) if words[0] == "train"]
+    assert trained == [0, *[2] * len(CONFIGURED)], errors  # the first chooses nothing, and resumes
+    for option in CONFIGURED:
+        assert re.search(rf"config.yaml: {option}[.\w]*=.*cannot choose it", errors), (option, errors)
     assert (opened, connections) == ([], [])
+    assert [file.read_text() for file in kept] == ["mine\n"] * 2
     assert not list(tmp_path.glob("*_sibling"))

@@ -133,6 +133,8 @@ def execute(settings: PredictConfig) -> None:
     for source in settings.input if isinstance(settings.input, list) else [settings.input]:
         if os.path.isfile(os.path.join(source, RECORD)):
             raise ConfigError(f"input={source} is a run, not a folder of images.", f"To predict with it: ckpt={source}")
+        if os.path.isfile(source) and os.path.exists(settings.output) and os.path.samefile(source, settings.output):
+            raise ConfigError(f"output={settings.output} is the input.", "Choose another name: output=FILE")
     path = choose_run(settings.ckpt)
     imported = is_imported(path)
     if imported and (settings.runtime not in ("auto", "torch") or settings.precision not in ("auto", "32")):

@@ -10,7 +10,8 @@ from avatar_bench.data.decoding import SUFFIXES
 from avatar_bench.errors import DataError
 
 SPLIT_FOLDERS = ("train", "val", "test")
-OWN_RECORDS = ("run.json", "metrics.json")  # of runs and results, whose figures are no images of a data set
+# of runs, also those that begin, and results, whose figures are no images of a data set
+OWN_RECORDS = ("run.json", "metrics.json", "run.lock")
 _LISTED = SUFFIXES | {".heic", ".heif"}  # which is refused by name, not left out without a word
 _OTHER_SPELLINGS = {"training": "train", "valid": "val", "validation": "val", "testing": "test"}
 

@@ -30,22 +30,25 @@ def refuse_foreign_choices(stored: Mapping[str, Any], typed: Mapping[str, Any], 
     """Raise ConfigError if a configuration that this user did not write makes a choice that only he may make.
 
     It may name the classes and packages that a yaml of the project or of his folders names, as they stand there but for
-    numbers, and paths inside of the run folder; weights of the hub, addresses and all else that leads out he has typed.
+    numbers, and paths inside of the run folder. What else a node holds, weights of the hub, several devices, addresses
+    and all that leads out he has typed.
     """
-    chosen = dict(_list_leaves(typed))
-    shipped = list_nodes(tuple(find_yaml_folders()))
+    chosen = _find_leaves(typed)
+    shipped = [_find_leaves(node) for node in list_nodes(tuple(find_yaml_folders()))]
     foreign = []
-    for option, value in _list_leaves(stored, shipped):
+    for option, value, is_of_node in _list_leaves(stored, shipped):
         known = find_option(schema, option)
         is_place = option == "model.weights" or (known is not None and known[1].is_path)
-        is_other = isinstance(value, str) and option != "out" and chosen.get(option) != value
-        if is_other and _leads_out(option, value, is_place, folder):
+        is_other = option != "out" and chosen.get(option) != value
+        if is_other and (is_of_node or (isinstance(value, str) and _leads_out(option, value, is_place, folder))):
             foreign.append(f"{option}={truncate(value)}")
+    devices = [(config.get("trainer") or {}).get("devices", 1) for config in (stored, typed)]
+    foreign += [f"trainer.devices={devices[0]}"] * (devices[0] not in (1, devices[1]))
     if foreign:
         kinds = {f"data.kind={stored['data'].get('kind')}" for word in foreign if word.startswith("data.")}
         raise ConfigError(
-            f"{foreign[0]}: a run folder of somebody else cannot choose it.",
-            f"If it is yours, repeat beside resume=: {' '.join(map(shlex.quote, [*kinds, *foreign]))}",
+            f"{foreign[0]}: a run folder cannot choose it whose config.yaml is not as a training of yours wrote it.",
+            f"To resume it, repeat beside resume=: {' '.join(map(shlex.quote, [*kinds, *foreign]))}",
         )
 
 
@@ -77,15 +80,26 @@ def _select_options(word: str, config: Mapping[str, Any]) -> Mapping[str, Any] |
     return selected or str(id(config))  # what neither has is a change, too
 
 
-def _list_leaves(values: Any, shipped: Sequence[Mapping[str, Any]] = (), option: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield each nested value that is no number with its option; none in a node that is `shipped` but for numbers."""
+def _find_leaves(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return each nested value that is no number by its option."""
+    return {option: value for option, value, _ in _list_leaves(values)}
+
+
+def _list_leaves(
+    values: Any, shipped: Sequence[Mapping[str, Any]] = (), option: str = "", is_of_node: bool = False
+) -> Iterator[tuple[str, Any, bool]]:
+    """Yield each nested value that is no number with its option, and whether it is in a node.
+
+    A node is left out whose own values are among those of one that is `shipped`.
+    """
     if isinstance(values, Mapping | list):
-        leaves = dict(_list_leaves(values)) if shipped and isinstance(values, Mapping) and is_node(values) else None
-        if leaves is None or not any(leaves.items() <= dict(_list_leaves(node)).items() for node in shipped):
+        inside = isinstance(values, Mapping) and is_node(values)
+        leaves = _find_leaves(values) if inside and shipped else None  # type: ignore[arg-type]
+        if leaves is None or not any(leaves.items() <= node.items() for node in shipped):
             for key, value in values.items() if isinstance(values, Mapping) else enumerate(values):
-                yield from _list_leaves(value, shipped, f"{option}.{key}".lstrip("."))
+                yield from _list_leaves(value, shipped, f"{option}.{key}".lstrip("."), is_of_node or inside)
     elif isinstance(values, str | bool):
-        yield option, values
+        yield option, values, is_of_node
 
 
 def _leads_out(option: str, value: str, is_place: bool, folder: Path) -> bool:

@@ -15,7 +15,7 @@ from avatar_bench.data.dataset import Dataset
 from avatar_bench.data.mask import read_mask
 from avatar_bench.data.selection import MIN_SELECTION_IMAGES
 from avatar_bench.data.splits import SplitPlan
-from avatar_bench.errors import ConfigError, DataError
+from avatar_bench.errors import CheckpointError, ConfigError, DataError
 from avatar_bench.models.checkpoint import BEST_CHECKPOINT
 from avatar_bench.models.classifier import Classifier
 from avatar_bench.models.stages import Stage
@@ -114,7 +114,9 @@ class ClassifierJob:
                 if not self.best.is_file():
                     reason = "No checkpoint was saved: val macro-F1 was never computed."
                     raise DataError(reason, "Check that val has images.")
-                first_epoch = 1 + int(max(row["epoch"] for row in trainer.read_history(history)))
+                if not (rows := list(trainer.read_history(history))):  # of a resumed run
+                    raise CheckpointError(f"{history} is missing, or holds no epoch.", "Restore it, or train again.")
+                first_epoch = 1 + int(max(row["epoch"] for row in rows))
                 progress = None
                 self.learner.net.load_state_dict(Classifier.load(self.best).net.state_dict())
 

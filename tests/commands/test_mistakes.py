@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import constants
 
 from avatar_bench.cli.app import main
-from tests.builders.commands import data_of, write_manifest
+from tests.builders.commands import change_record, data_of, write_manifest
 from tests.conftest import BACKBONE
 
 NET = ("train", "model=timm", "model.backbone=test_resnet", "model.weights=none", "out=run", "logger=none")
@@ -275,6 +275,28 @@ def test_what_commands_wrote_among_images_is_left_out_and_named(tiny_run, images
     assert "left out, as runs or results of avatar-bench: ./runs/first" in said.err.replace(": runs", ": ./runs")
     assert "second" in said.err
     assert not any("curves" in file.read_text() for file in Path("runs").rglob("split.csv"))
+
+
+def test_a_working_folder_of_images_takes_its_first_run(images, tmp_path, monkeypatch, command):
+    shutil.copytree(images / "all", tmp_path / "work")
+    monkeypatch.chdir(tmp_path / "work")
+    words = (*TRAIN, "model=timm", f"model.backbone={BACKBONE}", "model.weights=none", "data.root=.")
+    said = command(*words, "data.image_size=32", "allow=[shortcut]")
+    assert "left out, as runs or results of avatar-bench" in said.err
+    assert sorted(path.name for path in Path().iterdir()) == ["drawing", "generated", "real", "runs"]
+
+
+def test_predictions_do_not_replace_the_table_that_they_are_made_of(tiny_run, tmp_path, command):
+    table = tmp_path / "p.csv"
+    table.write_text("path\na.png\n")
+    assert "is the input" in command("predict", f"ckpt={tiny_run}", str(table), f"output={table}", code=2).err
+    assert table.read_text() == "path\na.png\n"
+
+
+def test_a_finished_training_without_its_history_is_not_resumed(run_copy, command):
+    change_record(run_copy, status="interrupted")
+    (run_copy / "metrics.csv").unlink()
+    assert "metrics.csv is missing" in command("train", f"resume={run_copy}", code=4).err
 
 
 @pytest.mark.parametrize("separator", [",", ";"])
