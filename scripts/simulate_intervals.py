@@ -1,4 +1,9 @@
-"""Simulate intervals for new sources: how often those of each metric contain its value, and how wide they are."""
+"""Simulate intervals for new sources: how often those of each metric contain its value, and how wide they are.
+
+Beside them other methods: Student's on the scale of the metric itself ("linear"), for shares Wilson's with the
+effective number of sources and Student's quantile ("wilson"), for other metrics log-odds and logarithms that a single
+source may move without limit ("unlimited").
+"""
 
 from __future__ import annotations
 
@@ -6,10 +11,11 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import product
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
-from scipy.special import softmax
-from scipy.stats import norm
+from scipy.special import logit, softmax
+from scipy.stats import norm, t
 from simulate_slices import draw_sizes
 
 from avatar_bench.metrics import calibration, classification, stats
@@ -21,34 +27,42 @@ OTHERS = ("macro_f1", "f1", "auroc", "nll", "brier")
 BOUNDS = ([0.0] * 5, [1.0, 1.0, 1.0, np.inf, 2.0])
 
 
-def simulate_intervals(draws: int, counts: tuple[int, ...] = (6, 9, 15, 24, 30, 60)) -> Iterator[dict[str, Any]]:
+def simulate_intervals(
+    draws: int, counts: tuple[int, ...] = (3, 4, 5, 6, 9, 15, 24, 30, 60)
+) -> Iterator[dict[str, Any]]:
     """Yield, of sets of so many sources, the coverage and the mean width of the intervals of each metric.
 
-    The recall is that of one class, which has a third of the sources.
+    The recall is that of one class, which has a third of the sources. Without an interval a draw counts in neither.
     """
     for mean, sizes, sources in product((0.75, 0.9), ("equal", "53", "log-normal"), counts):
-        found: dict[str, list[tuple[bool, float]]] = {}
+        found: dict[tuple[str, str], list[tuple[bool, float]]] = {}
         for seed in range(draws):
             scores, targets, source = draw_scores(np.random.default_rng(seed), sources, sizes, mean)
             for name, low, high, true in list_ends(scores, targets, source, mean):
-                found.setdefault(name, []).append((low - 1e-9 <= true <= high + 1e-9, high - low))
-        for name, rows in found.items():
+                if not np.isnan(low):
+                    found.setdefault(name, []).append((low - 1e-9 <= true <= high + 1e-9, high - low))
+        for (name, method), rows in found.items():
             coverage, width = np.array(rows, dtype=float).mean(axis=0)
-            case = {"mean": mean, "sizes": sizes, "sources": sources, "metric": name}
+            case = {"mean": mean, "sizes": sizes, "sources": sources, "metric": name, "method": method}
             yield case | {"covered": coverage, "width": width}
 
 
-def list_ends(scores: Any, targets: Any, source: Any, mean: float) -> Iterator[tuple[str, float, float, float]]:
-    """Yield each metric with the ends of its interval for new sources, and its value on all sources."""
+def list_ends(scores: Any, targets: Any, source: Any, mean: float) -> Iterator[tuple[Any, float, float, float]]:
+    """Yield each metric and method with the ends of its interval for new sources, and its value on all sources."""
     units, predicted = Units(np.arange(len(source)), source, targets), scores.argmax(axis=1)
     hits, first = (predicted == targets).astype(float), targets == 0
     mix, truth = np.bincount(targets) / len(targets), find_truth(mean)
     confusion = mix[:, None] * truth["confusion"]
     recalls = np.diag(truth["confusion"])
     few = Units(units.codes[first], source[first], targets[first])
-    yield "recall", *stats.proportion_interval_of_sources(hits[first], few)[:2], recalls[0]
-    yield "accuracy", *stats.proportion_interval_of_sources(hits, units)[:2], float(mix @ recalls)
-    yield "balanced_accuracy", *stats.balanced_interval_of_sources(hits, units)[:2], float(recalls.mean())
+    shares = (
+        ("recall", stats.proportion_interval_of_sources(hits[first], few), recalls[0], few),
+        ("accuracy", stats.proportion_interval_of_sources(hits, units), float(mix @ recalls), units),
+        ("balanced_accuracy", stats.balanced_interval_of_sources(hits, units), float(recalls.mean()), units),
+    )
+    for name, interval, true, sampled in shares:
+        for method, (low, high) in vary_share(interval, max(1, sampled.degrees_of_freedom)).items():
+            yield (name, method), low, high, true
     pairs, probabilities = [(targets, predicted)], softmax(scores, axis=1)
     nll, brier = calibration.image_losses(scores, targets), calibration.brier_scores(probabilities, targets)
     statistic = stats.JoinedStatistic(
@@ -59,12 +73,28 @@ def list_ends(scores: Any, targets: Any, source: Any, mean: float) -> Iterator[t
             stats.build_mean_statistic(np.column_stack([nll, brier])),
         ]
     )
-    ends = np.transpose(stats.jackknife_interval(statistic, units, bounds=BOUNDS))
+    methods = {"stated": stats.jackknife_interval(statistic, units, bounds=BOUNDS)}
+    methods["linear"] = stats.jackknife_interval(statistic, units)
+    with patch.object(stats, "_NEAREST", np.inf):
+        methods["unlimited"] = stats.jackknife_interval(statistic, units, bounds=BOUNDS)
     rest = mix[1:] / mix[1:].sum()
     f1 = classification.f1(confusion)
     values = (f1.mean(), f1[0], rest @ truth["auroc"], mix @ truth["nll"], mix @ truth["brier"])
-    for name, (low, high), true in zip(OTHERS, ends, values, strict=True):
-        yield name, float(low), float(high), float(true)
+    for method, ends in methods.items():
+        for name, low, high, true in zip(OTHERS, *ends, values, strict=True):
+            yield (name, method), float(low), float(high), float(true)
+
+
+def vary_share(interval: stats.Interval, freedom: int) -> dict[str, tuple[float, float]]:
+    """Return the ends of a share's interval, and those of other methods with the same variance between sources."""
+    ends = {"stated": (interval.low, interval.high)}
+    if interval.method != "logit by source":  # all sources agree: Wilson's already
+        return ends | dict.fromkeys(("linear", "wilson"), ends["stated"])
+    quantile, places = t.isf(0.025, freedom), logit(np.clip(ends["stated"], 1e-9, 1 - 1e-9))
+    value, spread = 1 / (1 + np.exp(-places.mean())), (places[1] - places[0]) / 2 / quantile
+    error, number = spread * value * (1 - value), 1 / (spread**2 * value * (1 - value))
+    ends["linear"] = (value - quantile * error, value + quantile * error)
+    return ends | {"wilson": stats.wilson(number * value, number, 1 - 2 * norm.sf(min(quantile, 8)))}
 
 
 def draw_scores(rng: np.random.Generator, sources: int, sizes: str, mean: float) -> tuple[Any, Any, Any]:

@@ -53,17 +53,17 @@ TORCH_USERS = ("reporting/grad_cam_overlays",)  # within NO_TORCH: imported only
 FOUND_BY_KIND = set(KINDS.values()) - {KINDS["block"]}
 # at most so many lines and statements of each package; a commit that raises one says why
 BUDGETS = {
-    ("commands", "cli", "console"): (2_758, 1_894),
-    ("config",): (1_969, 1_359),
-    ("data",): (5_233, 3_586),
+    ("commands", "cli", "console"): (2_782, 1_903),
+    ("config",): (1_978, 1_362),
+    ("data",): (5_273, 3_612),
     ("models",): (2_346, 1_549),
-    ("inference", "runs"): (6_362, 4_190),
+    ("inference", "runs"): (6_363, 4_191),
     ("reporting",): (2_921, 1_975),
     ("results", "i18n", "files"): (2_125, 1_419),
-    ("metrics", "audit"): (5_791, 3_612),
-    ("sources",): (2_561, 1_878),
+    ("metrics", "audit"): (5_793, 3_612),
+    ("sources",): (2_579, 1_891),
     ("training",): (2_733, 1_913),
-    ("evaluation",): (11_063, 7_795),
+    ("evaluation",): (11_076, 7_799),
     ("plugins",): (5_309, 3_494),
 }
 MOST_MODULES = 282  # outside plug-ins

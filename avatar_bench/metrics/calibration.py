@@ -274,18 +274,18 @@ def simulate_noise_floor(
 
 
 def group_correlation(gaps: ArrayLike, groups: ArrayLike) -> float:
-    """Compute the intra-group correlation, 0 to 1, of the gaps (N,) of correctness and confidence.
+    """Compute the intra-group correlation, 0 to 1, of the gaps (N,) of correctness and confidence, about 0.
 
-    It is the mean product over all pairs within groups, divided by the variance; 0 if no group has two images.
+    It is the mean product over all pairs within groups, divided by the mean square; 0 if no group has two images. The
+    mean of a calibrated network's gaps is 0; about that of few groups, their correlation would seem lower.
     """
     _, member, sizes = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
-    centred = np.asarray(gaps, dtype=np.float64)
-    centred = centred - centred.mean()
-    pairs, variance = float((sizes * (sizes - 1)).sum()), float((centred**2).mean())
-    if pairs == 0 or variance == 0:
+    seen = np.asarray(gaps, dtype=np.float64)
+    pairs, square = float((sizes * (sizes - 1)).sum()), float((seen**2).mean())
+    if pairs == 0 or square == 0:
         return 0.0
-    products = (np.bincount(member, weights=centred) ** 2).sum() - (centred**2).sum()
-    return float(np.clip(products / pairs / variance, 0.0, 1.0))
+    products = (np.bincount(member, weights=seen) ** 2).sum() - (seen**2).sum()
+    return float(np.clip(products / pairs / square, 0.0, 1.0))
 
 
 def reliability_bins(confidence: Reals, correct: NDArray[np.bool_], edges: Reals) -> dict[str, NDArray[np.generic]]:

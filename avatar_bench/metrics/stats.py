@@ -265,8 +265,9 @@ def proportion_interval_of_sources(
     """Compute the interval of the proportion of hits (N,), 0 or 1, or NaN for images of no interest, for new sources.
 
     Images have `weights` (N,), by default those of the units. Student's interval of the log-odds: the variance is that
-    between sources, by linearisation within strata (Cochran, Sampling Techniques (1977), section 6.13). Where all
-    sources agree it is Wilson's, with the effective number of sources. `n` is the number of sources with such images.
+    between sources, by linearisation within strata (Cochran, Sampling Techniques (1977), section 6.13), and sources
+    that are the only one of their stratum vary as the others do. Where all agree, or all are alone, it is Wilson's,
+    with the effective number of sources. `n` is the number of sources with such images.
     """
     hit, weight = np.asarray(hits, dtype=np.float64), units.weights if weights is None else weights
     inside, strata = ~np.isnan(hit), units.strata_of_units
@@ -274,9 +275,10 @@ def proportion_interval_of_sources(
     counted, parts = units.take(inside), np.where(inside, weight, 0.0) / weight[inside].sum()
     value = float((weight * hit)[inside].sum() / weight[inside].sum())
     residuals: Any = np.bincount(units.codes, parts * np.where(inside, hit - value, 0.0), units.count)
-    variance = float(sum_squares_in_strata(residuals, strata))
-    if variance < _SMALLEST_VARIANCE:
-        effective = 1 / float((np.bincount(units.codes, parts) ** 2).sum())
+    squares, sizes = np.bincount(units.codes, parts, units.count) ** 2, np.bincount(strata)[strata]
+    variance = float(sum_squares_in_strata(residuals, strata) * ratio(squares.sum(), squares[sizes > 1].sum()))
+    if not variance >= _SMALLEST_VARIANCE:
+        effective = 1 / float(squares.sum())
         return Interval(*wilson(effective * value, effective, level), counted.count, "wilson by source")
     spread = np.sqrt(variance) / (value * (1 - value))
     low, high = student_ends(np.array(value), spread, max(1, counted.degrees_of_freedom), level, (0.0, 1.0))

@@ -15,6 +15,7 @@ from avatar_bench.evaluation.blocks.data_audit import DataAudit
 from avatar_bench.results.reasons import Reason, format_reason
 from avatar_bench.results.result import Result
 from tests.builders.commands import change_record, read_record, run_undrawn, write_manifest
+from tests.builders.ranges import find_faults
 
 FAST = {"resamples": 100, "label_errors": False, "folds": 3}
 
@@ -42,6 +43,7 @@ def shortcut(tmp_path_factory):
 
 
 def test_a_class_told_by_its_format_is_a_shortcut_and_unsuitable_until_it_is_equalised(shortcut, tmp_path):
+    assert [fault for key, metric in shortcut.metrics.items() for fault in find_faults(key, metric)] == []
     assert shortcut.metrics["metadata_auroc"].value >= 0.95
     assert shortcut.metrics["equalised/metadata_auroc"].value <= 0.60
     first = shortcut.tables["single_properties"].iloc[0]

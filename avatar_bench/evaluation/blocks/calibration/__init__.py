@@ -37,7 +37,7 @@ _TOLERANCE = 1.02  # ratio of temperatures; rounding on another machine changes 
 class Calibration(IntervalOptions):
     """Evaluation of a Run's confidence at its temperature, and of prediction sets with a stated coverage."""
 
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
 
     resamples: int = option(2000, help="of the bootstrap and the noise floor", range=(100, None))
@@ -118,12 +118,13 @@ class Calibration(IntervalOptions):
     def _build_shift_row(self, name: str, evaluated: Predictions, sets: ConformalSets | None) -> dict[str, Any]:
         weights = evaluated.units.usable.weights
         errors = calibration.calibration_errors(evaluated.probabilities, evaluated.targets, weights)
+        losses = calibration.image_losses(evaluated.logits, evaluated.targets, evaluated.temperature)
         floor = tables.tabulate_floors(self, evaluated).iloc[_ECE_15_INDEX]
         row = {
             "set": name,
             "n": len(evaluated),
-            "accuracy": float(evaluated.correct.mean()),
-            "nll": calibration.nll(evaluated.logits, evaluated.targets, evaluated.temperature),
+            "accuracy": float(np.average(evaluated.correct, weights=weights)),
+            "nll": float(np.average(losses, weights=weights)),
             "ece_15": float(errors[_ECE_15_INDEX]),
             "ece_floor": float(floor["floor"]),
             "ece_floor_p95": float(floor["floor_p95"]),

@@ -110,15 +110,18 @@ def tabulate_floors(
     """Tabulate each calibration error expected by chance alone: mean, 95th percentile, end of its interval.
 
     Images of a unit, a source or a group, are drawn together as far as the confidence gaps of the real ones correlate,
-    and have the weights of the units: by default those of the population of the predictions.
+    and have the weights of the units: by default those of the population of the predictions. The percentile is widened
+    for few units, whose correlation is uncertain.
     """
     drawn_by = predictions.units.usable if units is None else units
     gaps = predictions.correct - predictions.confidence
     about = drawn_by, calibration.group_correlation(gaps, drawn_by.codes)
     drawn = calibration.simulate_noise_floor(predictions.probabilities, block.resamples, block.seed, *about)
-    p95, high = np.quantile(drawn, [0.95, (1 + block.level) / 2], axis=0)
+    floor, (p95, high) = drawn.mean(axis=0), np.quantile(drawn, [0.95, (1 + block.level) / 2], axis=0)
+    factor = stats.compute_student_factor(drawn_by.count, drawn_by.degrees_of_freedom)
     names = [prefix + kind for kind in calibration.ECE_KINDS]
-    return pd.DataFrame({"metric": names, "floor": drawn.mean(axis=0), "floor_p95": p95, "floor_high": high})
+    ends = {"floor_p95": floor + factor * (p95 - floor), "floor_high": high}
+    return pd.DataFrame({"metric": names, "floor": floor, **ends})
 
 
 def compute_errors(

@@ -212,7 +212,9 @@ class Clusters(IntervalOptions):
             return np.column_stack([alone, neighbours.purity(near, labels)])
 
         image_scores = score(sources)
-        noise = [np.nanmean(score(order), axis=0) for order in self._permute_labels(sources, groups, within=targets)]
+        noise = [
+            stats.nan_mean(score(order), axis=0) for order in self._permute_labels(sources, groups, within=targets)
+        ]
         images.loc[rows, list(SOURCE_METRICS)] = image_scores
         floors, statistic = _average_floors(SOURCE_METRICS, noise), stats.build_mean_statistic(image_scores)
         return bootstrap_metrics(self, SOURCE_METRICS, statistic, groups, None, floors, bounds=([-1, 0], 1))
