@@ -23,12 +23,14 @@ from avatar_bench.config.schema import (
     THREAD_COUNT,
     WORKERS,
     ImageSetConfig,
+    RenamedConfig,
     ViewConfig,
     guard_option,
 )
 from avatar_bench.console.terminal import format_count, print_line, print_note
 from avatar_bench.errors import CheckpointError, ConfigError, OutputError
 from avatar_bench.metrics.units import SOURCE
+from avatar_bench.results.reasons import format_reason
 from avatar_bench.runs.record import choose_run, find_runs
 
 if TYPE_CHECKING:
@@ -43,12 +45,17 @@ _OF_SOURCES = ("beta", "folds")  # options of unit=source
 
 
 @dataclass
+class FittingImages(RenamedConfig, ImageSetConfig):
+    """The images that data= specifies."""
+
+
+@dataclass
 class CalibrateConfig:
     ckpt: str | None = path_option(
         f"a run folder, an ensemble's folder{ADDRESSES}, or null: the newest run", is_main=True
     )
     split: str = option("calibration", help="of data=run: calibration, val, blind, or the name of one of its data.ood")
-    data: ImageSetConfig = field(default_factory=ImageSetConfig)
+    data: FittingImages = field(default_factory=FittingImages)
     target_error: float | None = option(None, help="end with 3 if the images are too few for it; null: any", **INSIDE)
     per_class: bool = option(False, **PER_CLASS)
     unit: str = option(
@@ -61,7 +68,7 @@ class CalibrateConfig:
     )
     view: ViewConfig = field(default_factory=ViewConfig)
     allow: list[str] = guard_option(
-        "overlap", "near_duplicates", "missing_rows", "upload", "detector_changed", "selected"
+        "overlap", "near_duplicates", "missing_files", "missing_rows", "upload", "detector_changed", "selected"
     )
     batch_size: int = option(32, help="images per batch", **COUNT)
     workers: int = option(2, help="image-loading processes", **WORKERS)
@@ -141,9 +148,13 @@ def _select_images(run: Run, settings: CalibrateConfig) -> Dataset:
     """Return the images to calibrate on, in the view of the run."""
     from avatar_bench.runs.calibration_fit import select_random
     from avatar_bench.runs.run_images import select_answered
-    from avatar_bench.sources.dataset_kinds import open_dataset
+    from avatar_bench.sources.dataset_kinds import open_labelled
 
-    whole = run.dataset(settings.split).whole if settings.data.kind == "run" else open_dataset(settings.data)
+    data = settings.data
+    is_own = data.kind == "run"
+    whole = run.dataset(settings.split).whole if is_own else open_labelled(data, data.classes, settings.allow)
+    for change in whole.changes:
+        print_note(f"warning: {format_reason(change)}")
     drawn = select_random(whole, run.allow)
     if len(drawn) < len(whole):
         left = format_count(len(whole) - len(drawn), "image")

@@ -18,6 +18,7 @@ from avatar_bench.config.schema import (
     TABLES,
     THREAD_COUNT,
     ImagesConfig,
+    RenamedConfig,
     ViewConfig,
     guard_option,
 )
@@ -37,6 +38,11 @@ class WhereConfig:
 
 
 @dataclass
+class EvaluatedImages(RenamedConfig, ImagesConfig):
+    """The images that data= specifies, and further sets of the runs."""
+
+
+@dataclass
 class EvaluateConfig:
     ckpt: Any = path_option(
         f"a run folder, a .ckpt file, a folder of runs{ADDRESSES}, a list, or null: the newest run", is_main=True
@@ -46,7 +52,14 @@ class EvaluateConfig:
     alpha: float = option(0.05, help="significance level of against", **INSIDE)
     out: str | None = path_option("folder of the results; null: the run's folder")
     allow: list[str] = guard_option(
-        "overlap", "near_duplicates", "permutation", "shortcut", "missing_rows", "upload", "detector_changed"
+        "overlap",
+        "near_duplicates",
+        "permutation",
+        "shortcut",
+        "missing_files",
+        "missing_rows",
+        "upload",
+        "detector_changed",
     )
     accelerator: str = option("auto", help="device", **ACCELERATOR)
     threads: int | None = option(None, help="CPU threads; null: torch's default", **THREAD_COUNT)
@@ -58,7 +71,7 @@ class EvaluateConfig:
     update: bool = option(False, help="evaluate labels and images as they are now, if they have changed, and count it")
     again: bool = option(False, help="evaluate again even if results are up to date")
     skip_unusable: bool = option(False, help="skip blocks that cannot run on this run or data set, and list them")
-    data: ImagesConfig = field(default_factory=ImagesConfig)
+    data: EvaluatedImages = field(default_factory=EvaluatedImages)
     block: dict[str, Any] = option({}, help="options of the blocks")
 
 

@@ -160,6 +160,15 @@ class ImageSetConfig:
 
 
 @dataclass
+class RenamedConfig:
+    """How labels of a data set, which may be words of another language, are called by the run."""
+
+    classes: dict[str, str] = option(
+        {}, help="{label in data=: class of the run}", is_open=True, only_for=("folder", "manifest", "shards")
+    )
+
+
+@dataclass
 class ImagesConfig(ImageSetConfig):
     image_size: int | None = option(None, help="pixels per side; null in evaluate: the checkpoint's", **SIDE)
     resize: str | None = option(None, help="null in evaluate: the checkpoint's", **RESIZE)

@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from avatar_bench.console.progress import track
-from avatar_bench.console.terminal import format_name
+from avatar_bench.console.terminal import format_name, format_names
 from avatar_bench.data.dates import DATE_FORM, is_date
 from avatar_bench.data.decoding import SUFFIXES, decode
 from avatar_bench.data.folders import find_split_folders, list_class_folders, list_images, refuse_other_folders
@@ -36,6 +36,7 @@ DATASET_COLUMNS = (*_COLUMNS, *ENCODING_COLUMNS, *DATE_COLUMNS)
 OTHER_PREFIX = "other:"  # of the columns of a manifest that the package does not know, so that no name is taken
 RUN_COLUMNS = ("turned_phashes", "stated_group")  # only in runs
 OOD_PREFIX = "ood_"  # of manifests of out-of-domain sets
+_MAX_MISSING = 4  # files named beside the first
 DATASET_SPLITS = ("train", "val", "calibration", "test")
 
 
@@ -47,15 +48,15 @@ class Dataset:
     split, fold, sha256, phash, width, height, format, jpeg_quality, date and released. It also has the other columns of
     its manifest, by which results can be sliced, with `other:` before their names. An empty string means unknown.
     `group` is never empty: images of one group stay on one side of a split. Of a data set in a view, `origin` is
-    the whole data set, and the row there of each image. `changes` are those since it was first
-    recorded, `unrecorded` is what to record, and where.
+    the whole data set, and the row there of each image. `changes` are those since it was first recorded, and
+    missing files, `unrecorded` is what to record, and where.
     """
 
     name: str
     root: Path
     frame: pd.DataFrame
     origin: tuple[Dataset, NDArray[np.intp]] | None = None
-    changes: Reason | None = None
+    changes: tuple[Reason, ...] = ()
     unrecorded: tuple[Path, pd.DataFrame] | None = None
 
     def __len__(self) -> int:
@@ -79,7 +80,9 @@ class Dataset:
         """Return 16 hex digits that depend on the whole table, including the order of rows."""
         # without dates, it is that of earlier versions
         blank = [name for name in DATE_COLUMNS if name in self.frame and not (self.frame[name] != "").any()]
-        return sha256_of_text(f"{self.frame.drop(columns=blank).to_csv(index=False)}{self.changes or ''}")[:16]
+        return sha256_of_text(f"{self.frame.drop(columns=blank).to_csv(index=False)}{''.join(map(str, self.changes))}")[
+            :16
+        ]
 
     @cached_property
     def available(self) -> Dataset:
@@ -115,6 +118,11 @@ class Dataset:
     def select_split(self, split: str) -> Dataset:
         """Return the images of one split, as a dataset with its name."""
         return self.take(self.frame["split"] == split, name=split)
+
+    def count_missing(self, n: int) -> Dataset:
+        """Return the data set with a note that so many of its images, or so many more, are missing or unreadable."""
+        known = sum(change.values["n"] for change in self.changes)
+        return replace(self, changes=(Reason("missing_files", set=self.name, n=n + known),))
 
     def apply_view(self, view: View) -> Dataset:
         """Return the images whose class is in a view, with their labels there, and those of unknown class."""
@@ -169,8 +177,13 @@ def read_images(root: Path, name: str | None = None) -> Dataset:
     return _complete(pd.DataFrame({"path": files}), root, name or root.absolute().name)
 
 
-def read_manifest(file: Path, name: str | None = None, needed: Sequence[str] = ("path", "label")) -> Dataset:
-    """Read a CSV or Parquet with paths relative to it and columns `needed`; raise DataError for what it lacks."""
+def read_manifest(
+    file: Path, name: str | None = None, needed: Sequence[str] = ("path", "label"), skip_missing: bool = False
+) -> Dataset:
+    """Read a CSV or Parquet with paths relative to it and columns `needed`; raise DataError for what it lacks.
+
+    Missing files raise one DataError that names them, or their rows are left out.
+    """
     file = find_table(file)
     if not os.path.isfile(file):
         expected = f"Expected a CSV or Parquet file with columns {','.join(needed)}."
@@ -182,15 +195,27 @@ def read_manifest(file: Path, name: str | None = None, needed: Sequence[str] = (
     table = table.rename(columns=lambda name: name if name in DATASET_COLUMNS else OTHER_PREFIX + name)
     if table.empty:
         raise DataError(f"{file} has no rows.", "Expected a row for each image.")
-    for row, path in enumerate(table["path"]):
-        image_path = file.parent / path
-        # Path.is_file raises for a name that is too long
-        if not os.path.isfile(image_path) and (
-            (image := locate_image(image_path)) is image_path or not image.is_file()
-        ):
-            what = f"{file}, {locate_rows(file, len(table))[row]}: {format_name(path)} does not exist or is not a file."
-            raise DataError(what, suggest_slashes(path) or "Expected a file; paths are relative to the manifest.")
-    return _complete(table, file.parent, name or file.stem, file)
+    there = np.array([_is_image_file(file.parent / path) for path in table["path"]])
+    if not there.any() or not (there.all() or skip_missing):
+        raise _name_missing(file, table["path"], np.flatnonzero(~there))
+    dataset = _complete(table[there].reset_index(drop=True), file.parent, name or file.stem, file)
+    return dataset if there.all() else dataset.count_missing(int((~there).sum()))
+
+
+def _is_image_file(path: Path) -> bool:
+    # Path.is_file raises for a name that is too long
+    return os.path.isfile(path) or ((image := locate_image(path)) is not path and image.is_file())
+
+
+def _name_missing(file: Path, paths: pd.Series, rows: NDArray[np.intp]) -> DataError:
+    """Return the error that names the rows of a manifest whose files are missing, of several the first."""
+    first = str(paths.iloc[rows[0]])
+    where = f"{file}, {locate_rows(file, len(paths))[rows[0]]}: {format_name(first)} does not exist or is not a file"
+    advice = suggest_slashes(first) or "Expected a file; paths are relative to the manifest."
+    if len(rows) == 1:
+        return DataError(f"{where}.", advice)
+    others = format_names(paths.iloc[rows[1:]].tolist(), _MAX_MISSING)
+    return DataError(f"{where} ({len(rows)} of {len(paths)} images).", f"The others: {others}.", advice)
 
 
 def make_ood_path(root: Path, name: str) -> Path:

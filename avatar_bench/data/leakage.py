@@ -95,18 +95,17 @@ def refuse_changed_files(dataset: Dataset) -> None:
         )
 
 
+def drop_unreadable(dataset: Dataset) -> Dataset:
+    """Return the images of a data set that can be decoded."""
+    readable = np.array([not isinstance(seen, DataError) for seen in _fingerprint_or_explain(dataset)])
+    if not readable.any():
+        fingerprint_dataset(dataset)  # which explains it
+    return dataset if readable.all() else dataset.take(readable).count_missing(int((~readable).sum()))
+
+
 def fingerprint_dataset(dataset: Dataset) -> list[Fingerprint]:
     """Compute the fingerprint of each image, unless it is cached; raise one DataError for all that are unreadable."""
-    files = list_files(dataset)
-    key = sha256_of_bytes(repr([__version__, PIL.__version__, *hash_files(files)]).encode())[:32]
-    cache_file = cache_root() / FINGERPRINT_FOLDER / key
-    if (cached := fingerprints.read_fingerprints(cache_file)) is not None:
-        return cached
-    hashed: list[Fingerprint | DataError] = []
-    with open_bar("search for copies", len(files)) as bar:
-        for start in range(0, len(files), _FILES_PER_STEP):
-            hashed += fingerprints.fingerprint_files(files[start : start + _FILES_PER_STEP])
-            bar.update(len(hashed) - bar.n)
+    hashed = _fingerprint_or_explain(dataset)
     errors = {row: error for row, error in enumerate(hashed) if isinstance(error, DataError)}
     if errors:
         first, *others = errors
@@ -118,11 +117,27 @@ def fingerprint_dataset(dataset: Dataset) -> list[Fingerprint]:
             f"The others: {names}.",
             "Repair or remove them; avatar-bench prepare skips such files and lists the reasons.",
         )
+    return [fingerprint for fingerprint in hashed if isinstance(fingerprint, Fingerprint)]
+
+
+def _fingerprint_or_explain(dataset: Dataset) -> Sequence[Fingerprint | DataError]:
+    """Return the fingerprint of each image, or why it has none; cached where all have one."""
+    files = list_files(dataset)
+    key = sha256_of_bytes(repr([__version__, PIL.__version__, *hash_files(files)]).encode())[:32]
+    cache_file = cache_root() / FINGERPRINT_FOLDER / key
+    if (cached := fingerprints.read_fingerprints(cache_file)) is not None:
+        return cached
+    hashed: list[Fingerprint | DataError] = []
+    with open_bar("search for copies", len(files)) as bar:
+        for start in range(0, len(files), _FILES_PER_STEP):
+            hashed += fingerprints.fingerprint_files(files[start : start + _FILES_PER_STEP])
+            bar.update(len(hashed) - bar.n)
     prints = [fingerprint for fingerprint in hashed if isinstance(fingerprint, Fingerprint)]
-    with suppress(OSError):  # a full disk only costs time
-        cache_file.parent.mkdir(parents=True, exist_ok=True)
-        fingerprints.write_fingerprints(prints, cache_file)
-    return prints
+    if len(prints) == len(hashed):
+        with suppress(OSError):  # a full disk only costs time
+            cache_file.parent.mkdir(parents=True, exist_ok=True)
+            fingerprints.write_fingerprints(prints, cache_file)
+    return hashed
 
 
 def make_hash_columns(prints: Sequence[Fingerprint]) -> dict[str, list[str]]:
@@ -417,7 +432,7 @@ def _refuse_unknown_classes(dataset: Dataset, classes: Sequence[str]) -> None:
         raise GuardError(
             f"{dataset.name} has class {unknown[0]!r}, which this network does not know"
             + suggest_names(unknown[0], classes),
-            f"It knows: {', '.join(classes)}. Classes are matched by name: rename the folder or label, or remove those",
+            f"It knows: {', '.join(classes)}. Say which it is, 'data.classes={{LABEL: {classes[0]}}}', or remove these",
             "images. For an imported detector, say what its classes are: import 'classes={fake: generated, ...}'",
         )
 

@@ -22,7 +22,7 @@ from avatar_bench.runs import record
 from avatar_bench.runs.ensembles import open_run
 from avatar_bench.runs.labels import LabelledRun, label_runs
 from avatar_bench.runs.run_images import select_answered, set_view
-from avatar_bench.sources.dataset_kinds import list_further_sets, open_dataset
+from avatar_bench.sources.dataset_kinds import list_further_sets, open_labelled
 
 if TYPE_CHECKING:
     from avatar_bench.commands.evaluate import EvaluateConfig
@@ -59,7 +59,13 @@ class EvaluationPlan:
         if isinstance(settings.ckpt, str) and len(paths) > 1:
             common_folder = Path(settings.ckpt)  # the folder that contains the runs
         self.folder = Path(settings.out) if settings.out else common_folder
-        self.named = select_slice(_rename_reserved(open_dataset(settings.data)), settings.where) if is_other else None
+        self.named = (
+            select_slice(
+                _rename_reserved(open_labelled(settings.data, settings.data.classes, settings.allow)), settings.where
+            )
+            if is_other
+            else None
+        )
         self.audit = None
         if self.named is not None and self.auditing:
             view = View.parse(settings.view.name, settings.view.classes) if settings.view.name else View()

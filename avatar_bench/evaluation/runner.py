@@ -80,7 +80,8 @@ class BlockRunner:
         started, before = time.monotonic(), sum(run.predictor.seconds for run in self.runs)
         result = self._run_block(name, block)
         read = [*self.datasets, *(run.dataset(name) for run in self.runs for name in run.used)]
-        leakage = list(dict.fromkeys(filter(None, (dataset.changes for dataset in read)))) + self._list_leakage(result)
+        changes = dict.fromkeys(change for dataset in read for change in dataset.changes)
+        leakage = [*changes, *self._list_leakage(result)]
         result.warnings += leakage
         if left := (whole := len(self.datasets[0].whole)) - len(self.datasets[0]):
             result.warnings.append(Reason("left_out_of_view", n=left, all=whole, view=self.view.name))

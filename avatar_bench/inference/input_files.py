@@ -115,7 +115,7 @@ def _read_manifest(address: str) -> list[str] | None:
             heading, separator = split_header(line.decode("utf-8-sig").rstrip("\r\n"), ("path",))
             if heading.count("path") > 1:
                 raise DataError(f"{address} has the column path twice.", "Expected each column once.")
-            if len(heading) == 1 and "path" in re.split(r"[\t|]", heading[0].lower()):
+            if len(heading) == 1 and heading != ["path"] and "path" in re.split(r"[\t|]", heading[0].lower()):
                 reason = f"{address}: its columns are not separated by commas: {format_name(heading[0])}"
                 raise DataError(reason, "Expected a header such as path,label.")
             if "path" not in heading:

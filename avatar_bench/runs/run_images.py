@@ -195,7 +195,8 @@ def _apply_changes(dataset: Dataset, recorded: pd.DataFrame, now: pd.DataFrame, 
     unknown = {name: dataset.frame[name].mask(is_other, "") for name in _OF_BYTES if name in dataset.frame}
     groups = group.mask(is_regrouped, now["group"].mask(now["group"] == "", "sha256:" + now["sha256"].str[:16]))
     frame = dataset.frame.assign(**unknown, **now[["label", "source", "sha256"]], group=groups)
-    changed = replace(dataset, frame=frame, changes=Reason("data_changed", set=dataset.name, changes=counts))
+    noted = (*dataset.changes, Reason("data_changed", set=dataset.name, changes=counts))
+    changed = replace(dataset, frame=frame, changes=noted)
     return changed.take(now["sha256"] != "")
 
 

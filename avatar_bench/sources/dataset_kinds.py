@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from avatar_bench.config.overrides import quote
-from avatar_bench.console.terminal import print_note
+from avatar_bench.console.terminal import format_name, print_note
 from avatar_bench.data.dataset import Dataset, make_ood_path, read_dataset, read_folder, read_images, read_manifest
 from avatar_bench.data.folders import is_image_folder, list_class_folders
+from avatar_bench.data.leakage import drop_unreadable
 from avatar_bench.data.selection import limit_rows, mark_divided_rows
 from avatar_bench.data.shards import open_shards
 from avatar_bench.data.splits import SplitPlan, divide_units, find_hold_out_units, name_units
@@ -23,12 +26,12 @@ if TYPE_CHECKING:
 _DEMO_OPTIONS = ("root", "sources", "blind_sources", "ood_sources", "prepare")  # that define the demo
 
 
-def open_dataset(options: ImageSetConfig) -> Dataset:
-    """Read all images that the options specify; the demo is built on first use."""
+def open_dataset(options: ImageSetConfig, skip_missing: bool = False) -> Dataset:
+    """Read all images that the options specify, of a manifest perhaps those that are there; the demo is built once."""
     if options.kind == "folder" and options.root:
         return read_folder(Path(options.root), options.name)
     if options.kind == "manifest" and options.manifest:
-        return read_manifest(Path(options.manifest), options.name)
+        return read_manifest(Path(options.manifest), options.name, skip_missing=skip_missing)
     if options.kind == "shards" and options.shards:
         return open_shards(options.shards, options.name, options.shards_gb)
     if options.kind == "demo":
@@ -40,6 +43,21 @@ def open_dataset(options: ImageSetConfig) -> Dataset:
         f"data={options.kind} does not specify the images.",
         "Expected data=folder data.root=DIR, data=manifest data.manifest=FILE, or data=shards data.shards=DIR",
     )
+
+
+def open_labelled(options: ImageSetConfig, classes: Mapping[str, str], allow: Collection[str]) -> Dataset:
+    """Read as `open_dataset` does, with labels renamed; with "missing_files", without images that cannot be read.
+
+    Raise ConfigError for a label to rename that no image has.
+    """
+    skips = "missing_files" in allow
+    dataset = open_dataset(options, skips)
+    if unknown := sorted(set(classes) - set(dataset.classes)):
+        has = ", ".join(map(format_name, dataset.classes))
+        raise ConfigError(f"data.classes: no image of {dataset.name} has the label {unknown[0]!r}.", f"It has {has}.")
+    if skips and options.kind != "shards":
+        dataset = drop_unreadable(dataset)
+    return replace(dataset, frame=dataset.frame.replace({"label": dict(classes)}))
 
 
 def open_images(options: ImageSetConfig) -> Dataset:

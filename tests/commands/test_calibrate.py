@@ -231,3 +231,28 @@ def test_a_score_has_a_threshold_once_it_is_calibrated(sets, tiny_run, calibrate
         command(*words, f"out={tmp_path / name}")
         err = command("calibrate", f"ckpt={tmp_path / name}", *data_of(sets / "fit.csv"), "workers=0", VIEW).err
         assert f"warning: The temperature is at {end} that is tried" in err
+
+
+RENAMED = "data.classes={Foto: real, KI-Bild: generated, Zeichnung: drawing}"
+
+
+def test_labels_of_another_language_and_missing_files_are_named_renamed_and_counted(
+    sets, run_copy, calibrate, evaluate, command
+):
+    table = pd.read_csv(sets / "fit.csv")
+    names = dict(zip(("real", "generated", "drawing"), ("Foto", "KI-Bild", "Zeichnung"), strict=True))
+    broken = sets / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\nno more")
+    lost = pd.DataFrame({"path": [*(f"lost{k}.png" for k in range(6)), str(broken)], "label": "real"})
+    pd.concat([table, lost]).replace({"label": names}).to_csv(sets / "named.csv", index=False)
+    shown = evaluate(run_copy, sets / "named.csv", code=3).err
+    assert "line 26: lost0.png does not exist or is not a file (6 of 31 images)." in shown
+    assert "The others: lost1.png, lost2.png, lost3.png, lost4.png and 1 more." in shown
+    evaluate(run_copy, sets / "named.csv", "allow=[missing_files]", RENAMED)
+    result = read_result(run_copy, "named")
+    assert {"code": "missing_files", "set": "named", "n": 7} in result["warnings"]
+    evaluate(run_copy, sets / "fit.csv")
+    assert result["metrics"]["accuracy"] == read_result(run_copy, "fit")["metrics"]["accuracy"]
+    command("evaluate", f"ckpt={run_copy}", *data_of(sets / "fit.csv"), RENAMED, "block=blind_test", code=2)
+    calibration = calibrate(run_copy, sets / "named.csv", "allow=[missing_files]", RENAMED)
+    assert calibration["temperature"] == calibrate(run_copy, sets / "fit.csv")["temperature"]
