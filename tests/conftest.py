@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, settings
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
@@ -28,6 +29,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks lose more to thre
 # used by tensorboard and OpenVINO: it keeps the stream of its import, which Hydra's logging would close
 with contextlib.suppress(ImportError), contextlib.redirect_stderr(io.StringIO()):
     importlib.import_module("absl.logging")
+
+# a loaded machine is slow, and the same examples everywhere make a failure one that can be repeated
+settings.register_profile(
+    "tests", deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
+settings.load_profile("tests")
 
 BACKBONE = "test_resnet.r160_in1k"
 SOURCES = {"drawing": ("ink", "crayon", "vector"), "generated": ("gan", "diffusion"), "real": ("studio", "street")}

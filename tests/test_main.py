@@ -142,7 +142,7 @@ MISTAKES = [
     (["train", *DATA, "-m", "model=resnet18,resnet99"], "no such model"),
     (["train", *DATA, "lr=fast"], "lr: expected a number, got fast"),
     (["train", *DATA, "model=resnet18,resnet50"], "add -m"),
-    (["evaluate", "block=blind_test,calibration"], "write a list: 'block=[blind_test,calibration]'"),
+    (["evaluate", "split=test,blind"], "write a list: 'split=[test,blind]'"),
     (["train", f"data={HERE}/"], f"for images of your own: data=folder data.root={HERE}"),
     (["predict", "input=a", "block=calibration"], "block: no such option\nthis command has none of that name"),
     (["train", *DATA, "epochs=[1"], "cannot parse epochs=[1"),

@@ -250,6 +250,13 @@ def test_a_main_option_given_twice_and_an_image_in_memory_are_refused():
             avatar_bench.predict(image)
 
 
+def test_a_run_has_a_short_repr_and_refuses_arrays(tiny_run):
+    run = avatar_bench.load(tiny_run)
+    assert repr(run) == f"Run({str(tiny_run)!r})"
+    with pytest.raises(ConfigError, match="takes paths of image files, not ndarray"):
+        run.predict([np.zeros((8, 8, 3), np.uint8)])
+
+
 def test_ctrl_c_and_bugs_reach_the_caller(monkeypatch):
     for kind in (KeyboardInterrupt, ZeroDivisionError):
 

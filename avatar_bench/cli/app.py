@@ -7,6 +7,7 @@ import atexit
 import gc
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -99,6 +100,8 @@ def run_command(command: str, words: Sequence[str]) -> tuple[int, Any]:
     multirun = overrides.is_multirun(flags, named)
     if multirun and any(word.startswith("profile=") for word in named):
         raise ConfigError("profile: a sweep has many jobs", "profile one of them: without -m, and with single values")
+    if not multirun:  # a comma between blocks can mean nothing else
+        named = [re.sub(r"block=([\w,]+,\w+)", r"block=[\1]", word) for word in named]
     quoted = quote_paths(command, named, multirun)
     if not multirun:
         return _call_hydra(command, flags, quoted, None)

@@ -43,12 +43,12 @@ def find_table(file: Path) -> Path:
     return Path(other) if os.path.isfile(other) and not os.path.isfile(file) else file
 
 
-def write_table(table: pd.DataFrame, file: Path, float_format: str | None = None) -> Path:
+def write_table(table: pd.DataFrame, file: Path) -> Path:
     """Write a table, given the name of its CSV, atomically; return its file, and remove one of the other format."""
     path = file.with_name(name_table(table, file.stem))
     with atomic_write(path) as part:
         if path.suffix == ".csv":
-            write_csv(table, part, float_format=float_format)
+            write_csv(table, part)
         else:
             _make_uniform(table).to_parquet(part, index=False)
     for other in {file, file.with_suffix(".parquet")} - {path}:

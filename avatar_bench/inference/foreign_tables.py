@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -120,9 +121,10 @@ def find_hashes(table: pd.DataFrame, file: Path, root: str | None) -> pd.Series:
         if not (bad := ~hashes.str.fullmatch("[0-9a-f]{64}")).any():
             return hashes
         raise DataError(f"{file}: {int(bad.sum())} of {len(table)} values of sha256 are not 64 hex digits.")
-    if root is None:
+    paths = [str(path) for path in table["path"]]
+    if root is None and not all(map(os.path.isabs, paths)):
         raise ConfigError(f"{file} has paths but no column sha256: root=DIR is needed, the folder of its paths.")
-    files = [Path(root) / str(path) for path in table["path"]]
+    files = [Path(root or "", path) for path in paths]
     there = [candidate.is_file() for candidate in files]
     computed = iter(hash_files(candidate for candidate, is_file in zip(files, there, strict=True) if is_file))
     return pd.Series([next(computed) if is_file else "" for is_file in there], table.index, dtype=object)

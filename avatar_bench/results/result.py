@@ -302,7 +302,7 @@ class Result:
 
         (part / METRICS_FILE).write_text(self._json(), encoding="utf-8")
         for name, table in self.tables.items():
-            write_table(table, part / f"{name}.csv", float_format="%.17g")
+            write_table(table, part / f"{name}.csv")
         for name, arrays in self.arrays.items():
             np.savez_compressed(part / f"{name}.npz", **arrays)  # type: ignore[arg-type]  # numpy types kwargs as bool
         for name, image in self.images.items():

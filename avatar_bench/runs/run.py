@@ -72,7 +72,7 @@ if TYPE_CHECKING:
     from avatar_bench.runs.decisions import DecisionRule
 
 
-@dataclass
+@dataclass(repr=False)
 class Run:
     """One checkpoint and, if it is in a run folder, the folder's record; opened by `load`, or by `open` with options.
 
@@ -90,7 +90,7 @@ class Run:
 
     checkpoint: Path
     folder: Path | None = None
-    record: RunRecord = field(default_factory=RunRecord, repr=False)
+    record: RunRecord = field(default_factory=RunRecord)
     allow: frozenset[str] = frozenset()
     accelerator: str = "auto"
     runtime: str = "torch"
@@ -103,9 +103,9 @@ class Run:
     view: View = field(default_factory=View)
     class_map: Mapping[str, str | Sequence[str]] = field(default_factory=dict)
     update: bool | None = None
-    unanswered: dict[str, int] = field(default_factory=dict, repr=False, compare=False)  # images left out, by set
-    asked: dict[str, str] = field(default_factory=dict, repr=False, compare=False)  # names of predicted sets
-    _sets: dict[str, Dataset] = field(default_factory=dict, repr=False, compare=False)
+    unanswered: dict[str, int] = field(default_factory=dict, compare=False)  # images left out, by set
+    asked: dict[str, str] = field(default_factory=dict, compare=False)  # names of predicted sets
+    _sets: dict[str, Dataset] = field(default_factory=dict, compare=False)
 
     @classmethod
     def open(cls, path: str | Path, **options: Any) -> Run:
@@ -136,6 +136,9 @@ class Run:
     def __fspath__(self) -> str:
         """Return the path that opens it again."""
         return str(self.checkpoint if self.folder is None or self.is_other_checkpoint else self.folder)
+
+    def __repr__(self) -> str:
+        return f"Run({os.fspath(self)!r})"
 
     def __str__(self) -> str:
         """Return what it is and what it was evaluated by, in five lines."""
@@ -451,8 +454,12 @@ class Run:
         Columns: path, status ("ok" or "error"), reason, prediction, confidence, and prob_<class> for each class.
         A file that cannot be read gets a row with status "error". With `calibrated`, logits are divided by the
         temperature. `precision` is "32", another one of the runtime, or "auto": the fastest on this machine.
+        Raises ConfigError for arrays, which `predictor.predict` takes.
         """
-        files = [str(file) for file in ([paths] if isinstance(paths, (str, Path)) else paths)]
+        listed = [paths] if isinstance(paths, (str, Path)) else list(paths)
+        if others := [type(path).__name__ for path in listed if not isinstance(path, (str, Path))]:
+            raise ConfigError(f"run.predict takes paths of image files, not {others[0]}.")
+        files = [str(file) for file in listed]
         with keep_filters():
             frames = list(self.predict_files(files, calibrated, self.predictor.resolve_precision(precision)))
         none = pd.DataFrame(columns=list_prediction_columns(self.classes))

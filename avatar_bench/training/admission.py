@@ -12,6 +12,7 @@ from avatar_bench.data.dataset import Dataset, list_files, read_split
 from avatar_bench.data.decoding import detect_formats
 from avatar_bench.data.label_spelling import describe_misspelt_labels, fold_spelling
 from avatar_bench.data.splits import SplitPlan, refuse_changed_split
+from avatar_bench.data.user_tables import locate_rows
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError, suggest_names
 from avatar_bench.files.remote import is_remote as is_remote_address
 from avatar_bench.models.card_schema import find_class_fault
@@ -34,9 +35,10 @@ def admit_images(settings: TrainConfig, record: RunRecord) -> tuple[Dataset, Dat
     plan = SplitPlan.from_options(settings.data, shots=mode.shots, val_shots=val_shots, draw_seed=settings.seed)
     record.split = record.split or asdict(plan)
     whole = open_dataset(settings.data)
-    _check_labels(whole, settings)
     manifests = {"manifest": Path(settings.data.manifest or ""), "demo": whole.root / "manifest.csv"}
-    for warning in describe_misspelt_labels(whole, manifests.get(settings.data.kind)):
+    manifest = manifests.get(settings.data.kind)
+    _check_labels(whole, settings, manifest)
+    for warning in describe_misspelt_labels(whole, manifest):
         print_note(f"warning: {format_reason(warning)}")
     _check_further_sets(whole, settings)
     is_remote = settings.data.kind == "shards" and is_remote_address(str(settings.data.shards))
@@ -56,11 +58,12 @@ def admit_images(settings: TrainConfig, record: RunRecord) -> tuple[Dataset, Dat
     return whole, dataset.take((dataset.frame["label"] != "") | (dataset.frame["split"] == "train"), dataset.name)
 
 
-def _check_labels(dataset: Dataset, settings: TrainConfig) -> None:
+def _check_labels(dataset: Dataset, settings: TrainConfig, manifest: Path | None) -> None:
     bare = dataset.frame.loc[dataset.frame["label"] == "", "path"]
     if bare.size and settings.teacher is None:
+        where = f"{manifest}, {locate_rows(manifest, len(dataset))[bare.index[0]]}: " if manifest else ""
         raise GuardError(
-            f"{bare.iat[0]} has no label ({format_count(len(bare), 'such image')} of {len(dataset)}).",
+            f"{where}{bare.iat[0]} has no label ({format_count(len(bare), 'such image')} of {len(dataset)}).",
             "Training needs a label for every image: use a manifest of the labelled images, or teacher=RUN.",
         )
     if len(dataset.classes) < 2:

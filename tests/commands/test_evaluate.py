@@ -431,7 +431,7 @@ def test_a_list_of_blocks_runs_to_its_end_and_then_ends_with_three(run_copy, com
     first, second = err.splitlines()  # a line for each reason
     assert first.startswith(f"{folder / 'out_of_domain'}: ")
     assert second.startswith(f"{shared / 'significance'}, {shared / 'ensemble'}: This block compares")
-    words = ["block=[constant,significance]", "skip_unusable=true"]  # as block=all: no comparison is tried of one run
+    words = ["block=constant,significance", "skip_unusable=true"]  # as block=all: no comparison is tried of one run
     assert "significance" not in command("evaluate", f"ckpt={run_copy}", *words).err
 
 

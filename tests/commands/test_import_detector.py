@@ -91,8 +91,9 @@ def test_imported_predictions_have_the_metrics_of_their_run(
         hashes = read_manifest(images / "blind.csv").frame.set_index("path")["sha256"]
         table.assign(sha256=table["path"].map(hashes)).drop(columns="path").to_parquet(file, index=False)
     else:
-        table.to_csv(file, index=False, float_format="%.17g")
-    root = [] if is_hashed else [f"root={images}"]
+        rows = table if calibrated else table.assign(path=[images / path for path in table["path"]])  # needs no root=
+        rows.to_csv(file, index=False, float_format="%.17g")
+    root = [f"root={images}"] if calibrated and not is_hashed else []
     known = f"trained_on={source / 'split.csv'}"
     command("import", "kind=predictions", f"file={file}", *root, f"out={out}", known)
     evaluate(out, f"block=[{','.join(blocks)}]", *(word for word in QUICK if word.split(".")[1] in blocks))

@@ -109,7 +109,7 @@ def mistaken(images, tmp_path_factory):
         ([*NET, *data_of("empty")], 3, "empty is a folder"),
         ([*ALL, "data.root=single"], 3, "single has only one class, 'real'"),
         ([*ALL, "data.root=hollow"], 3, "painting"),
-        ([*NET, *data_of("some.csv")], 3, "has no label (1 such image of"),
+        ([*NET, *data_of("some.csv")], 3, "some.csv, line 5: "),
         ([*NET, *data_of("minus.parquet")], 3, "has no label (65 such images of 192)"),
         ([*NET, *data_of("case.csv")], 3, "differ only in case"),
         ([*NET, *data_of("unicode.csv")], 3, "invisible characters or the normal form of Unicode"),

@@ -57,7 +57,7 @@ def _with_right_sums(data):
     return b"".join(parts)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True, database=None)
+@settings(max_examples=100)
 @given(broken_images())
 def test_a_broken_image_gives_pixels_or_a_reason(data):
     refusal = None
