@@ -53,18 +53,18 @@ TORCH_USERS = ("reporting/grad_cam_overlays",)  # within NO_TORCH: imported only
 FOUND_BY_KIND = set(KINDS.values()) - {KINDS["block"]}
 # at most so many lines and statements of each package; a commit that raises one says why
 BUDGETS = {
-    ("commands", "cli", "console"): (2_785, 1_906),
+    ("commands", "cli", "console"): (2_797, 1_913),
     ("config",): (1_978, 1_362),
     ("data",): (5_273, 3_612),
     ("models",): (2_346, 1_549),
-    ("inference", "runs"): (6_372, 4_198),
-    ("reporting",): (2_921, 1_975),
+    ("inference", "runs"): (6_381, 4_204),
+    ("reporting",): (3_021, 2_041),
     ("results", "i18n", "files"): (2_125, 1_419),
     ("metrics", "audit"): (5_793, 3_612),
     ("sources",): (2_579, 1_891),
     ("training",): (2_736, 1_916),
     ("evaluation",): (11_076, 7_799),
-    ("plugins",): (5_309, 3_494),
+    ("plugins",): (5_317, 3_496),
 }
 MOST_MODULES = 282  # outside plug-ins
 DRAWERS = {"utils", "util", "helpers", "common", "core", "misc", "shared"}

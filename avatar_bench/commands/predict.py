@@ -172,11 +172,23 @@ def execute(settings: PredictConfig) -> None:
     how = " ".join(f"{name}={getattr(settings, name)}" for name in names) or "the imported detector"
     first, second, *further = list_cautions(columns)
     further += [note for column in columns for note in column.list_notes()]
-    print(f"Computed with {how}.", f"{first} {second}", *further, sep="\n", file=sys.stderr)
+    print(
+        f"Computed with {how}.", *_list_worth(path, settings), f"{first} {second}", *further, sep="\n", file=sys.stderr
+    )
     if errors + bad:
         raise UnreadableFilesError(
             f"{errors + bad} of {len(files)} files could not be read: see status and reason in the output."
         )
+
+
+def _list_worth(path: Path, settings: PredictConfig) -> list[str]:
+    from avatar_bench.reporting.prediction_words import list_worth  # its statistics are slow to import
+    from avatar_bench.runs.ensembles import open_run
+    from avatar_bench.runs.run_images import set_view
+
+    run = open_run(path)
+    set_view([run], settings.view.name, settings.view.classes)
+    return list_worth(run)
 
 
 def _open_overlays(folder: str | None) -> Callable[[Run], Callable[[pd.DataFrame], None]] | None:

@@ -1,23 +1,31 @@
-"""Words for classes, predictions, decisions and the accuracy of the model, as pages of predictions show them."""
+"""Words for classes, predictions, decisions and what they were worth, as pages of predictions show them."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from avatar_bench.data.dataset import DATASET_SPLITS
+from avatar_bench.data.splits import name_units
+from avatar_bench.errors import ConfigError, GuardError
+from avatar_bench.evaluation.intervals import IntervalOptions, compute_proportion
 from avatar_bench.i18n import _
 from avatar_bench.metrics.stats import wilson
-from avatar_bench.metrics.units import NEW_SOURCES
+from avatar_bench.metrics.units import NEW_SOURCES, Units, encode
 from avatar_bench.reporting.saved_result import SavedResult, read_evaluation
-from avatar_bench.results.result import Metric
+from avatar_bench.results.result import METRICS_FILE, Metric
 from avatar_bench.results.view import SEPARATOR
-from avatar_bench.runs.decisions import CONFIDENT, COST, UNLIKE, UNSTABLE, UNSURE
+from avatar_bench.runs.decisions import CONFIDENT, COST, UNLIKE, UNSTABLE, UNSURE, score_images
 from avatar_bench.runs.run import Run
 
 _OWN = ("test", "val", "calibration")  # sets of the training sources, the best first
 CERTAIN, PROBABLE = 0.9, 0.6  # probabilities below which a prediction without a decision is worded as less certain
-_MOST_NAMED = 4  # classes that a question names
+_MOST_NAMED = 4  # classes that a question, or what is printed, names
+ENOUGH = 30  # images of a measurement that replaces an older one
 
 
 def name_reasons() -> dict[str, str]:
@@ -84,17 +92,61 @@ def explain_phrases() -> str:
     )
 
 
+@dataclass(frozen=True)
+class MeasuredSet:
+    """Metrics of blind_test by name on a set of images, measured at a `time` in seconds."""
+
+    set: str
+    metrics: Mapping[str, Metric]
+    time: float
+
+    @property
+    def n(self) -> int:
+        """Return the number of images."""
+        return self.metrics["accuracy"].n
+
+
+def find_measured_set(run: Run) -> MeasuredSet | None:
+    """Return the newest measurement on ENOUGH images of other sources than those of training, calibration included.
+
+    Without one, return the largest; None if there is none.
+    """
+    external = [measurement for measurement in _read_results(run) if measurement.set not in DATASET_SPLITS]
+    external += _measure_calibration(run)
+    enough = [measurement for measurement in external if measurement.n >= ENOUGH]
+    if enough:
+        return max(enough, key=lambda measurement: measurement.time)
+    return max(external, key=lambda measurement: measurement.n, default=None)
+
+
 def describe_accuracy(run: Run) -> str:
     """Return the accuracy on external images, else on those of the training sources, in the current language."""
-    accuracies = {
-        saved.result.set.partition(SEPARATOR)[0]: saved.result.metrics["accuracy"] for saved in _read_results(run)
-    }
-    external = {name: metric for name, metric in accuracies.items() if name not in DATASET_SPLITS}
-    if external:
-        name = "blind" if "blind" in external else max(external, key=lambda name: external[name].n)
-        return _state(external[name], name)
+    if external := find_measured_set(run):
+        return _state(external.metrics["accuracy"], external.set)
+    accuracies = {measurement.set: measurement.metrics["accuracy"] for measurement in _read_results(run)}
     in_domain = next((accuracies[name] for name in _OWN if name in accuracies), None) or _read_validation(run)
     return _state(in_domain) if in_domain else _("The accuracy of this model is not measured.")
+
+
+def describe_worth(run: Run) -> dict[str, list[tuple[str, str]]]:
+    """Return by class what its prediction was worth on external images, as terms with texts in the current language.
+
+    That is the precision and the recall of the class; {} without a measurement.
+    """
+    terms = {"precision": _("Such predictions that were right"), "recall": _("Images of this class that were found")}
+    measured = find_measured_set(run)
+    if measured is None:
+        return {}
+    return {
+        name: [(term, _state_share(measured, f"{kind}/{name}")) for kind, term in terms.items()] for name in run.classes
+    }
+
+
+def list_worth(run: Run) -> list[str]:
+    """Return the accuracy of a run and, of a few classes, what their predictions were worth, a line each."""
+    worth = describe_worth(run) if len(run.classes) <= _MOST_NAMED else {}
+    lines = [f"{name}: " + "; ".join(f"{term}: {text}" for term, text in facts) for name, facts in worth.items()]
+    return [describe_accuracy(run), *lines]
 
 
 def describe_model(run: Run, is_calibrated: bool) -> str:
@@ -103,7 +155,7 @@ def describe_model(run: Run, is_calibrated: bool) -> str:
     return f"{describe_accuracy(run)} {stated}"
 
 
-def _read_results(run: Run) -> Iterator[SavedResult]:
+def _read_results(run: Run) -> Iterator[MeasuredSet]:
     """Yield the results of blind_test by this checkpoint and its thresholds in this view."""
     for saved in read_evaluation(run.folder) if run.folder else ():
         if not isinstance(saved, SavedResult) or saved.result.block != "blind_test" or saved.view != run.view.name:
@@ -111,9 +163,40 @@ def _read_results(run: Run) -> Iterator[SavedResult]:
         stated = saved.result.provenance
         is_same = stated.get("checkpoint_sha256") == run.checkpoint_sha256
         is_same &= not run.bias or stated.get("calibration_sha256") == run.calibration_sha256
-        accuracy = saved.result.metrics.get("accuracy")
-        if is_same and accuracy is not None and accuracy.value is not None:
-            yield saved
+        metrics = saved.result.metrics
+        if is_same and metrics.get("accuracy") is not None and metrics["accuracy"].value is not None:
+            name = saved.result.set.partition(SEPARATOR)[0]
+            yield MeasuredSet(name, metrics, (saved.folder / METRICS_FILE).stat().st_mtime)
+
+
+def _measure_calibration(run: Run) -> Iterator[MeasuredSet]:
+    """Yield what a calibration on external images shows: of a score, on those that its threshold has not seen."""
+    saved = run.saved_calibration and run.decision_calibration
+    if not saved or saved.decisions is None or saved.images.name in DATASET_SPLITS:
+        return
+    try:
+        scored = score_images(run, saved)
+    except (ConfigError, GuardError):  # of another view
+        return
+    rows = ~scored.is_reference if saved.threshold else np.ones(len(scored.targets), dtype=bool)
+    targets, predicted = scored.targets[rows], scored.probabilities[rows].argmax(axis=1)
+    origins = name_units(pd.Series(scored.sources[rows]), run.units)
+    is_new = origins[origins != ""]
+    if not len(targets) or (len(is_new) and is_new.isin(run.seen_origins).mean() >= 0.5):
+        return
+    groups, is_sample = encode(scored.groups[rows]), bool(len(is_new))
+    drawn = {"sources": encode(origins), "strata": targets} if is_sample else {}
+    units = Units(groups, **drawn, is_known=is_sample)
+    options, parts = IntervalOptions(), {"accuracy": np.ones(len(targets), dtype=bool)}
+    for index, name in enumerate(scored.classes):
+        parts |= {f"recall/{name}": targets == index, f"precision/{name}": predicted == index}
+    metrics = {
+        name: compute_proportion(options, predicted == targets, units, among=among)
+        for name, among in parts.items()
+        if among.any()
+    }
+    assert run.folder is not None
+    yield MeasuredSet(saved.images.name, metrics, (run.folder / saved.file_name).stat().st_mtime)
 
 
 def _read_validation(run: Run) -> Metric | None:
@@ -124,11 +207,24 @@ def _read_validation(run: Run) -> Metric | None:
     return Metric(value, n["val"], *wilson(value * n["val"], n["val"]))
 
 
-def _state(metric: Metric, external: str = "") -> str:
+def _format_percent(metric: Metric, digits: int) -> str:
     assert metric.value is not None
-    percent = f"{100 * metric.value:.1f}\N{NO-BREAK SPACE}%"
+    percent = f"{100 * metric.value:.{digits}f}\N{NO-BREAK SPACE}%"
     if metric.low is not None and metric.high is not None:
-        percent += f" [{100 * metric.low:.1f}, {100 * metric.high:.1f}]"
+        percent += f" [{100 * metric.low:.{digits}f}, {100 * metric.high:.{digits}f}]"
+    return percent
+
+
+def _state_share(measured: MeasuredSet, name: str) -> str:
+    metric = measured.metrics.get(name)
+    if metric is None or metric.value is None:
+        return _("not measured on {set}", set=measured.set)
+    where = [measured.set, *([_(metric.population)] if metric.population else []), f"n = {metric.n}"]
+    return f"{_format_percent(metric, 0)} ({', '.join(where)})"
+
+
+def _state(metric: Metric, external: str = "") -> str:
+    percent = _format_percent(metric, 1)
     if metric.population == NEW_SOURCES:
         text = _("Accuracy of this model on sources that training has not used ({set}, n = {n}): {percent}.")
     elif external:

@@ -72,8 +72,7 @@ class DecisionRule:
     @property
     def notes(self) -> list[str]:
         """Return what a user must know: where nothing is answered and why, and whether no image is found unlike."""
-        unmet = {name: format_reason(reason) for name, reason in self.explain_unmet().items()}
-        notes = [f"answers {name}: {why}" if name else why for name, why in unmet.items()]
+        notes = self.list_unmet()
         if self.set_score is None:
             notes.append("There is no calibration for decisions: prediction_set and ood_percentile are empty.")
         elif self.reference is None:
@@ -94,9 +93,19 @@ class DecisionRule:
             name: explain_unmet(fit, target, self.source_counts) for name, fit in fits.items() if math.isinf(fit.value)
         }
 
+    @property
+    def answers_nothing(self) -> bool:
+        """Return whether it abstains from every image."""
+        return self.costs is None and all(map(math.isinf, self.values))
+
+    def list_unmet(self) -> list[str]:
+        """Return why nothing is answered, of one class or of all, in the current language."""
+        unmet = {name: format_reason(reason) for name, reason in self.explain_unmet().items()}
+        return [f"{name}: {why}" if name else why for name, why in unmet.items()]
+
     def describe_guarantee(self) -> str:
         """Return what is promised and for which images, in the current language; "" for nothing."""
-        return format_reason(self.guarantee) if self.guarantee else ""
+        return format_reason(self.guarantee) if self.guarantee and not self.answers_nothing else ""
 
     @property
     def values(self) -> list[float]:

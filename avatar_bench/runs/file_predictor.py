@@ -74,8 +74,8 @@ class FilePredictor:
 
     @property
     def guarantees(self) -> list[str]:
-        """Return what decisions promise, in the current language; [] where nothing is promised."""
-        return [self.rule.describe_guarantee()] if self.rule and self.rule.guarantee else []
+        """Return what decisions promise, or why they answer nothing, in the current language; [] for neither."""
+        return [*self.rule.list_unmet(), *filter(None, [self.rule.describe_guarantee()])] if self.rule else []
 
     def predict(self, files: Sequence[str]) -> Generator[pd.DataFrame, None, None]:
         """Yield the table of predictions batch by batch, in order, see `Run.predict_files`."""

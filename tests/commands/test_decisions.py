@@ -187,6 +187,7 @@ def test_a_target_that_is_missed_names_the_next_steps_and_abstains(
         assert predict(run_copy, images / "blind", tmp_path / "out.csv", "target_error=.05") == 0
         err = capsys.readouterr().err
         assert "A target error of 0.05 cannot be met, so that nothing is answered: " in err
+        assert set(pd.read_csv(tmp_path / "out.csv", keep_default_na=False)["decision_guarantee"]) == {""}
         assert "of the most confident ones more than the target: more images will not help" in err
         decided = pd.read_csv(tmp_path / "out.csv")
         assert set(decided["decision"]) == {"abstain"}

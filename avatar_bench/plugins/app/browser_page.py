@@ -20,6 +20,7 @@ from avatar_bench.i18n import _, use_language
 from avatar_bench.plugins.app.web_runtime import WebRuntime
 from avatar_bench.reporting.prediction_words import (
     describe_model,
+    describe_worth,
     explain_phrases,
     list_phrases,
     name_reasons,
@@ -69,12 +70,16 @@ def render_page(
             run=run,
             rule=rule,
             lang=language,
-            settings=_collect_settings(run, rule),
+            settings=_collect_settings(run, rule) | {"worth": describe_worth(run)},
             reasons=name_reasons(),
             runtime=runtime,
             expression=Markup(runtime.expression),  # checked to end no script
             blobs=blobs,
-            cautions=[describe_model(run, run.predictor.is_calibrated), *list_cautions()],
+            cautions=[
+                *(rule.list_unmet() if rule else ()),
+                describe_model(run, run.predictor.is_calibrated),
+                *list_cautions(),
+            ],
             explained="" if rule else explain_phrases(),
             formats=list(decoding.FORMATS),
             version=avatar_bench.__version__,

@@ -21,6 +21,7 @@ from avatar_bench.reporting.prediction_words import (
     describe_accuracy,
     describe_class,
     describe_stability,
+    describe_worth,
     explain_phrases,
     phrase_prediction,
 )
@@ -41,6 +42,8 @@ class UploadPage:
         self.service, self.language, self.most, self.is_local = service, language, most, is_local
         self.settings = service.predictor.settings
         self.columns = [*self.settings.find_columns().values()]
+        with use_language(language):
+            self._worth = describe_worth(service.predictor.run)
         self._environment = build_html_environment("avatar_bench.plugins.app")
         self._environment.globals |= {"_": _, "ABSTAIN": ABSTAIN, "phrase": phrase_prediction}
         self._environment.filters["class"] = describe_class
@@ -58,8 +61,8 @@ class UploadPage:
                 is_local=self.is_local,
                 explained="" if predictor.rule else explain_phrases(),
                 cautions=[
-                    describe_accuracy(run),
                     *predictor.guarantees,
+                    describe_accuracy(run),
                     *list_cautions(self.columns),
                     *(note for column in self.columns for note in column.list_notes()),
                 ],
@@ -124,7 +127,7 @@ class UploadPage:
             return []
         with use_language(self.language):
             further = [pair for column in self.columns for pair in column.describe(answer.row, is_brief=True)]
-            return [*describe_stability(answer.row), *further]
+            return [*self._worth.get(str(answer.row["prediction"]), ()), *describe_stability(answer.row), *further]
 
     def render_part(self, macro: str, *values: Any) -> str:
         """Return a part of the page by the name of its macro."""

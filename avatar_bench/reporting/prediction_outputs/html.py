@@ -34,6 +34,7 @@ from avatar_bench.reporting.inline_images import InlineImage, encode
 from avatar_bench.reporting.prediction_words import (
     describe_model,
     describe_stability,
+    describe_worth,
     name_reasons,
     phrase_prediction,
     translate_class,
@@ -198,11 +199,12 @@ def render_page(
             target_error=settings.target_error,
             has_decisions=predictor.rule is not None,
             has_stability=settings.stability,
+            worth=describe_worth(run),
             folder=os.path.commonpath(parents) if parents and has_paths else "",
             shows_paths=has_paths,
             cautions=[
-                describe_model(run, predictor.is_calibrated),
                 *predictor.guarantees,
+                describe_model(run, predictor.is_calibrated),
                 *list_cautions(settings.find_columns().values()),
             ],
         )
@@ -221,6 +223,7 @@ def render_review(
     target_error: float | None = None,
     has_decisions: bool = True,
     has_stability: bool = False,
+    worth: Mapping[str, Sequence[tuple[str, str]]] | None = None,
     folder: str = "",
     shows_paths: bool = False,
     purpose: str = "",
@@ -229,7 +232,7 @@ def render_review(
 
     The order depends on the images and classes alone, and so does the key of the labels that the browser keeps, which
     survive another page on the same images. Paths in the manifest are absolute if `shows_paths`, else those of the
-    rows. With a `purpose`, all images are to be labelled for it.
+    rows. `worth` is that of `describe_worth`. With a `purpose`, all images are to be labelled for it.
     """
     key = sha256_of_text(repr([tuple(classes), [image.sha256 for image in images]]))[:16]
     places = np.random.default_rng(int(key, 16)).permutation(len(images)) + 1
@@ -250,6 +253,7 @@ def render_review(
         model=model,
         target_error=target_error,
         has_decisions=has_decisions,
+        worth=worth or {},
         has_overlays=any(image.overlay for image in images),
         lang=language,
         key=key,

@@ -105,7 +105,7 @@ def test_unmet_targets_answer_nothing_and_say_how_many_images_are_needed(
     fits = {"real": AnsweringThreshold(np.inf, 0, 0, 70, 9, 205), "drawing": AnsweringThreshold(np.inf, 0, 0, 70, 9)}
     rule = DecisionRule(("drawing", "real"), 0.5, None, 0.1, fits)
     more, none, *_ = rule.notes
-    assert more.startswith("answers real: A target error of 0.1 cannot be shown to be met, so that nothing is answered")
+    assert more.startswith("real: A target error of 0.1 cannot be shown to be met, so that nothing is answered")
     assert "9 of 70 calibration images" in more
     assert "about 270 more of new groups are needed, half of them for thresholds" in more
     assert none.endswith("more than the target: more images will not help.")

@@ -147,6 +147,7 @@ function showAnswer(card, probabilities, answer) {
   });
   const term = isAbstained && answer.set?.length === 1 ? words.likeliest : words.possible;
   if (answer.set) addFact(card, term, answer.set.map(translate).join(", "));
+  for (const [term, text] of settings.worth[prediction] ?? []) addFact(card, term, text);
   if (answer.percentile !== undefined) {
     const textContent = fill(words.percentile, { percent: answer.percentile.toFixed(0) });
     card.append(Object.assign(document.createElement("p"), { textContent }));
