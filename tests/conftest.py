@@ -112,6 +112,14 @@ def no_aligned_search() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_progress_lines() -> Iterator[None]:
+    """Print no lines of progress: pytest's process is older than half a minute, a command's is not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("avatar_bench.console.progress._LINE_SECONDS", float("inf"))
+        yield
+
+
 @pytest.fixture(scope="session")
 def small(images: Path) -> list[str]:
     """Options of a training of about a second, with one epoch per stage."""

@@ -92,6 +92,7 @@ def execute(settings: ExportConfig) -> None:
         raise ConfigError(f"{entry.module} must define encode(classifier, texts), or prepare(run, options).")
     encode = exporter.prepare(run, settings) if hasattr(exporter, "prepare") else exporter.encode
     with open_bar("export", 2, "step") as bar:
+        bar.refresh()
         classifier = run.predictor.module
         bar.update()
         contents = encode(classifier, describe_network(classifier, provenance))

@@ -1,8 +1,9 @@
-"""Progress bars with rate and time left, on a terminal, for what takes longer than two seconds."""
+"""Progress with rate and time left: a bar on a terminal, after two seconds; elsewhere a line every half minute."""
 
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _DELAY = 2  # seconds before a bar is shown
+_LINE_SECONDS = 30  # between two lines where standard error is no terminal
 _is_on: ContextVar[bool] = ContextVar("progress", default=True)
 
 
@@ -27,23 +29,44 @@ def use_progress(is_on: bool) -> Iterator[None]:
         _is_on.reset(token)
 
 
+class _Lines:
+    """What bars write to where standard error is no terminal: lines at intervals, which nested bars share."""
+
+    last: float | None = None  # time of the last line, or of the first bar
+
+    def write(self, text: str) -> None:
+        """Print the state of a bar as a line if the last one is long enough ago."""
+        now, line = time.monotonic(), text.replace("\x1b[A", "").strip()
+        self.last = now if self.last is None else self.last
+        if line and now - self.last >= _LINE_SECONDS:
+            self.last = now
+            print(line, file=sys.stderr, flush=True)
+
+    def flush(self) -> None:
+        """Do nothing: a line is flushed when it is printed."""
+
+
+_lines = _Lines()
+
+
 def open_bar(what: str, total: int | None, unit: str = "image", done: int = 0) -> tqdm[Any]:
-    """Return a bar on standard error, for a `with`; `update` advances it. It is off where that is no terminal."""
+    """Return a bar on standard error, for a `with`; `update` advances it. Without a terminal it prints lines."""
     from tqdm import tqdm  # imported here because commands that show no bar start faster without it
 
     tqdm.monitor_interval = 0  # no thread beside it, which a fork would copy: each update looks at the clock instead
-    is_off = not (_is_on.get() and sys.stderr.isatty())
+    shape: dict[str, Any] = {"file": sys.stderr, "delay": _DELAY, "dynamic_ncols": True}
+    if not sys.stderr.isatty():
+        counts = "{n_fmt}" if total is None else "{n_fmt} of {total_fmt}, {remaining} left"
+        shape = {"file": _lines, "bar_format": "{desc}: " + counts}
     return tqdm(
         desc=what,
         total=total,
         unit=unit,
         initial=done,
-        file=sys.stderr,
-        disable=is_off,
-        delay=_DELAY,
+        disable=not _is_on.get(),
         leave=False,
-        dynamic_ncols=True,
         miniters=1,
+        **shape,
     )
 
 

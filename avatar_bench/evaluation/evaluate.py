@@ -103,7 +103,7 @@ class _Evaluation:
         results = []
         with open_bar("blocks", len(chosen), "block") as bar:
             for name, block in chosen.items():
-                bar.set_description(name, refresh=bar.n > 0)
+                bar.set_description(name)
                 try:
                     results.append(runner(name, block, self.writer))
                 except BlockError as error:

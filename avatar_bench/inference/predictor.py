@@ -129,14 +129,14 @@ class DatasetPredictor:
         started = time.monotonic()
         outputs: list[list[list[tuple[NDArray[np.floating], NDArray[np.floating]]]]]
         outputs = [[[] for _ in variations] for _ in predictors]
-        with open_bar(dataset.name, len(dataset)) as bar:
+        with open_bar(dataset.name, len(dataset) * len(variations)) as bar:
             for n, batches in self.iterate_images(dataset, variations):
                 # one variation at a time: other images in the batch would change the last digits
                 for images, variation, *outputs_of_images in zip(batches, variations, *outputs, strict=True):
                     for predictor, computed in zip(predictors, outputs_of_images, strict=True):
                         logits, embeddings = predictor.compute_outputs(images, embedded=variation is None)
                         computed.append((logits, embeddings if variation is None else embeddings[:, :0]))
-                bar.update(n)
+                    bar.update(n)
         self._seconds += time.monotonic() - started
         results = []
         for predictor, by_variation in zip(predictors, outputs, strict=True):

@@ -77,7 +77,7 @@ def draw_missing_figures(results: Iterable[SavedResult]) -> dict[Path, str]:
         if saved.result.block in known and not has_figures(saved.folder, saved.result.figures, language)
     ]
     if len(folders) <= _FEW_RESULTS:
-        reasons = list(map(_redraw, folders))
+        reasons = list(map(_redraw, track(folders, "figures", unit="result")))
     else:
         for folder in folders:  # imported once, before the processes are forked
             known[folder.name].load()

@@ -2,6 +2,7 @@
 
 import io
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -43,6 +44,26 @@ def test_no_bar_is_shown_for_two_seconds_where_it_is_turned_off_or_there_is_no_t
     monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
     list(track(range(3), "faces"))
     assert stream.getvalue() == ""
+
+
+def test_without_a_terminal_nested_bars_share_a_line_at_intervals(monkeypatch):
+    clock = SimpleNamespace(seconds=0)
+    monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: clock.seconds))
+    monkeypatch.setattr(progress, "_lines", progress._Lines())
+    monkeypatch.setattr(progress, "_LINE_SECONDS", 30)
+    with open_bar("blocks", 2) as outer, open_bar("blind", 65) as inner:
+        for clock.seconds in (10, 29, 31, 45, 60, 62):
+            inner.update(10)
+            inner.refresh()
+            outer.refresh()
+    lines = stream.getvalue().splitlines()
+    assert [line.partition(",")[0] for line in lines] == ["blind: 30 of 65", "blind: 60 of 65"]
+    assert all(line.endswith(" left") for line in lines)
+    clock.seconds = 100
+    with use_progress(False):
+        list(track(range(3), "faces"))
+    assert len(stream.getvalue().splitlines()) == 2
 
 
 def test_a_line_is_printed_without_the_bar_in_it(monkeypatch):

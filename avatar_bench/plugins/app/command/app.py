@@ -17,6 +17,7 @@ from omegaconf import DictConfig
 from avatar_bench.commands.predict import PredictConfig, check_predictions
 from avatar_bench.config.options import copy_option, option, path_option
 from avatar_bench.config.schema import COUNT, POSITIVE, ViewConfig, find_schema
+from avatar_bench.console.terminal import print_note
 from avatar_bench.errors import ConfigError
 from avatar_bench.plugins.app.passwords import Passwords, hash_password
 from avatar_bench.runs.record import choose_run
@@ -87,6 +88,7 @@ def execute(settings: AppConfig) -> None:
     passwords = Passwords.read(Path(settings.auth)) if settings.auth else None
     from avatar_bench.plugins.app.uploads import open_app_folder
 
+    print_note(f"Loading {path} ...")
     with open_app_folder() as app_folder:
         uploads, overlays = (Path(mkdtemp(dir=app_folder)) for _ in range(2))
         from avatar_bench.plugins.app import web_server
