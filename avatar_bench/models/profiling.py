@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from avatar_bench.console.machine import count_cores
+from avatar_bench.console.progress import track
 
 _SHORT = 0.05  # seconds; a shorter call is first run once untimed, because it depends on what ran before it
 _MOST_CALLS = 20  # timed per visit
@@ -94,7 +95,7 @@ def time_interleaved(
     order, rows = np.random.default_rng(seed), []
     usual = [min(_time_calls(job, 2, 0.0, clock))[0] for job in jobs]
     begun = clock()
-    for number in range(rounds):
+    for number in track(range(rounds), "timed calls", unit="round"):
         for index in order.permutation(len(jobs)).tolist():
             calls = int(np.clip(seconds / rounds / max(usual[index], 1e-9), 1, _MOST_CALLS))
             rows += [(index, number, *took) for took in _time_calls(jobs[index], calls, usual[index], clock)]

@@ -65,6 +65,7 @@ def test_metrics_are_those_of_the_contract_and_counts_those_of_the_network(saved
     assert saved.folder
     assert (saved.folder / "latency.png").is_file()
     assert saved.provenance["machine"]["torch"] == torch.__version__
+    assert saved.provenance["load"] >= 0
     value = {name: metric.value for name, metric in saved.metrics.items()}
     weights = torch.load(tiny_run / "checkpoints" / "best.ckpt", weights_only=True)["state_dict"]
     net = [tensor.numel() * tensor.element_size() for name, tensor in weights.items() if name.startswith("net.")]

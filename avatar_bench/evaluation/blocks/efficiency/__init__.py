@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -90,6 +91,7 @@ class Efficiency(IntervalOptions):
             raise BlockError(f"{dataset.name} has no images, so the network cannot be timed.")
         refuse_changed_files(dataset)  # one that is gone would end the timing
         result = Result("efficiency", dataset.name, len(dataset), run.classes)
+        load = os.getloadavg()[0]
         samples = self._time_network(run, result)
         passes, failure = self._time_files(run, dataset)
         latency, end_to_end = self._tabulate_latency(samples), self._tabulate_end_to_end(passes)
@@ -114,7 +116,8 @@ class Efficiency(IntervalOptions):
             result.metrics["processor_share"] = Metric(share, len(samples), higher_is_better=True)
         result.tables = {"latency": latency, "end_to_end": end_to_end, "samples": samples, "passes": passes}
         result.tables |= {"layers": layers, "memory": memory}
-        result.provenance = {"machine": profiling.describe_machine(run.predictor.device)}
+        # the load, of the minute before, is no part of the machine, by which times are compared
+        result.provenance = {"machine": profiling.describe_machine(run.predictor.device), "load": load}
         if is_busy:
             result.warnings.append(Reason("busy_machine", share=share, least=MIN_PROCESSOR_SHARE))
         result.warnings += [failure] if failure else []

@@ -22,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from avatar_bench.console.progress import track
 from avatar_bench.data.shard_files import locate_image
 from avatar_bench.inference.autotune import FEWEST_FILES
 from avatar_bench.inference.runtimes import TORCH_RUNTIMES, Engine, prepare_engine
@@ -71,7 +72,8 @@ def prepare_runtimes(run: Run, runtimes: Sequence[str]) -> tuple[dict[str, Facto
     If the run computes on a GPU, torch on the CPU is an additional runtime.
     """
     size = run.preprocessing.size
-    factories = {name: prepare_engine(name, run.predictor.module, size) for name in runtimes}
+    prepared = track(runtimes, "prepare runtimes", unit="runtime")
+    factories = {name: prepare_engine(name, run.predictor.module, size) for name in prepared}
     if run.predictor.device != "cpu":
         factories[CPU] = prepare_engine("torch", copy.deepcopy(run.predictor.module).cpu(), size)
     images = create_noise_images(run, _TEST_IMAGES)
@@ -130,7 +132,7 @@ def time_files(run: Run, files: NDArray[np.str_], workers: Sequence[int], passes
         batches[count] = max(MIN_TIMED_BATCHES, math.ceil(seconds * images / max(took, 1e-9) / run.batch_size))
     fill_file_cache(files[: max(batches.values()) * run.batch_size])
     rows: list[tuple[float, ...]] = []
-    for turn in range(passes):
+    for turn in track(range(passes), "timed files", unit="pass"):
         rows += [(count, turn, *_time_pass(run, files, count, batches[count])) for count in workers]
         if turn + 1 >= MIN_PASSES and sum(row[-1] for row in rows) > 2 * seconds * passes * len(workers):
             break
