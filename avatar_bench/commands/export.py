@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -94,6 +94,7 @@ def execute(settings: ExportConfig) -> None:
     with open_bar("export", 2, "step") as bar:
         bar.refresh()
         classifier = run.predictor.module
+        classifier.card = replace(classifier.card, temperature=run.temperature)  # of calibrate, where it was run
         bar.update()
         contents = encode(classifier, describe_network(classifier, provenance))
         bar.update()

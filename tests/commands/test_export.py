@@ -2,11 +2,17 @@
 
 import hashlib
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -146,6 +152,42 @@ def test_openvino_computes_as_the_run_and_says_what_it_is(tiny_run, tmp_path):
         images = torch.randint(0, 256, (count, 32, 32, 3), dtype=torch.uint8)
         outputs = compiled({"images": images.numpy()})
         assert_outputs(run, images.permute(0, 3, 1, 2), outputs["logits"], outputs["probabilities"])
+
+
+@pytest.mark.skipif(bool(runtimes.find_missing_package("onnx")), reason="the extra export is not installed")
+def test_the_program_of_the_docs_computes_the_probabilities_of_a_calibrated_run(run_copy, tmp_path, command, images):
+    table = pd.read_csv(images / "blind.csv")
+    table.loc[::5, "label"] = "real"  # errors, without which the temperature is that of the training
+    table["path"] = [str(images / path) for path in table["path"]]
+    table.to_csv(tmp_path / "wrong.csv", index=False)
+    command("calibrate", f"ckpt={run_copy}", *data_of(tmp_path / "wrong.csv"), "workers=0")
+    page = (Path(__file__).parents[2] / "docs" / "commands" / "export.md").read_text(encoding="utf-8")
+    (tmp_path / "serve.py").write_text(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], encoding="utf-8")
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 256, (9, 7, 3), dtype=np.uint8))
+    picture, turned = noise.resize((300, 90), Image.Resampling.BICUBIC), Image.Exif()
+    turned[0x0112] = 6
+    veiled = picture.copy()
+    veiled.putalpha(noise.convert("L").resize(veiled.size))
+    drawn = {"turned.jpg": picture, "grey.png": picture.convert("L"), "palette.png": picture.quantize(16)}
+    drawn |= {"veiled.png": veiled, "small.png": noise, "wide.webp": picture.resize((400, 20))}
+    files = [tmp_path / name for name in drawn]
+    for file, image in zip(files, drawn.values(), strict=True):
+        image.save(file, **({"exif": turned} if file.suffix == ".jpg" else {}))
+    command("export", f"ckpt={run_copy}", f"out={tmp_path / 'net.onnx'}")
+    served = subprocess.run(
+        [sys.executable, tmp_path / "serve.py", tmp_path / "net.onnx", *files], capture_output=True, check=True
+    )
+    run = Run.open(run_copy, accelerator="cpu")
+    assert run.temperature != run.card.temperature
+    expected = run.predict([str(file) for file in files], precision="32")
+    rows = [json.loads(line) for line in served.stdout.splitlines()]
+    assert [row.pop("path") for row in rows] == expected["path"].tolist()
+    names = [f"prob_{name}" for name in rows[0]]
+    np.testing.assert_allclose([list(row.values()) for row in rows], expected[names].to_numpy(float), atol=1e-4)
+    assert expected[names].to_numpy(float).std(axis=0).min() > 1e-3  # the images do not look alike to the network
+    steps = " ".join(json.loads((tmp_path / "net.json").read_text(encoding="utf-8"))["steps"])
+    assert steps.index("white") < steps.index("INTER_AREA") < steps.index("INTER_CUBIC") < steps.index("softmax")
 
 
 def test_weights_beyond_what_onnx_holds_are_one_error_before_they_are_exported():

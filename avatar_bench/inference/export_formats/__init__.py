@@ -44,8 +44,40 @@ def describe_export(
         description["weights"] = {"file": file.with_suffix(other).name, "sha256": sha256_of_bytes(contents[other])}
     about = find_entry("export_format", suffix[1:]).about
     description |= {key: about[key] for key in ("input", "outputs") if key in about}
+    description["steps"] = list_steps(classifier.card.preprocessing)
     description |= {CARD_KEY: classifier.card.plain(), PROVENANCE_KEY: dict(provenance)}
     return json.dumps(description, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def list_steps(preprocessing: Mapping[str, Any]) -> list[str]:
+    """Return what is done to a file before the network sees it and after, step by step, for programs of others."""
+    size, shape = preprocessing["size"], "the image"
+    steps = [
+        "decode to 8-bit RGB: the upper 8 bits of 16, the first frame of an animation; ignore colour profiles",
+        "turn the image upright as its EXIF states, and put a transparent one on white",
+    ]
+    if preprocessing.get("mask"):
+        steps.append("paint what preprocessing.mask states")
+    if preprocessing["equalise"]:
+        steps.append("re-encode it as avatar_bench.data.equalise does: side and JPEG quality depend on its pixels")
+    if preprocessing["resize"] == "crop":
+        steps.append("keep the centred square")
+    elif preprocessing["resize"] == "pad":
+        shape = f"the image, to {size} pixels on its longer side and round(side * {size} / longer) on the other,"
+    steps.append(
+        f"resize {shape} to {size} x {size} in two steps, each rounded to 8 bits: cv2.INTER_AREA for the sides that "
+        "shrink, then cv2.INTER_CUBIC for those that grow"
+    )
+    if preprocessing["resize"] == "pad":
+        steps[-1] = steps[-1].replace(f" to {size} x {size} in", " in")
+        steps.append(
+            f"put it in the middle of a white square of {size} x {size}, at floor(space / 2) from top and left"
+        )
+    return [
+        *steps,
+        "(value / 255 - mean) / std by channel, in the order R, G, B: inside .onnx and .xml, by you for .safetensors",
+        "probabilities: softmax(logits / temperature)",
+    ]
 
 
 def draw_images(classifier: Classifier) -> Tensor:
