@@ -165,12 +165,12 @@ def test_the_program_of_the_docs_computes_the_probabilities_of_a_calibrated_run(
     (tmp_path / "serve.py").write_text(re.search(r"```python\n(.*?)```", page, re.DOTALL)[1], encoding="utf-8")
     rng = np.random.default_rng(0)
     noise = Image.fromarray(rng.integers(0, 256, (9, 7, 3), dtype=np.uint8))
-    picture, turned = noise.resize((300, 90), Image.Resampling.BICUBIC), Image.Exif()
+    scene, turned = noise.resize((300, 90), Image.Resampling.BICUBIC), Image.Exif()
     turned[0x0112] = 6
-    veiled = picture.copy()
+    veiled = scene.copy()
     veiled.putalpha(noise.convert("L").resize(veiled.size))
-    drawn = {"turned.jpg": picture, "grey.png": picture.convert("L"), "palette.png": picture.quantize(16)}
-    drawn |= {"veiled.png": veiled, "small.png": noise, "wide.webp": picture.resize((400, 20))}
+    drawn = {"turned.jpg": scene, "grey.png": scene.convert("L"), "palette.png": scene.quantize(16)}
+    drawn |= {"veiled.png": veiled, "small.png": noise, "wide.webp": scene.resize((400, 20))}
     files = [tmp_path / name for name in drawn]
     for file, image in zip(files, drawn.values(), strict=True):
         image.save(file, **({"exif": turned} if file.suffix == ".jpg" else {}))
