@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from avatar_bench.config.options import option, path_option
+from avatar_bench.commands.predict import PredictConfig
+from avatar_bench.config.options import copy_option, option, path_option
 from avatar_bench.config.rules import check_decisions
 from avatar_bench.config.schema import (
     ACCELERATOR,
@@ -19,7 +20,6 @@ from avatar_bench.config.schema import (
     COUNT,
     DECISION_UNIT,
     INSIDE,
-    PER_CLASS,
     THREAD_COUNT,
     WORKERS,
     ImageSetConfig,
@@ -36,7 +36,7 @@ from avatar_bench.runs.record import choose_run, find_runs
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
     from avatar_bench.metrics.selective import AnsweringThreshold
-    from avatar_bench.runs.decisions import DecisionRule
+    from avatar_bench.runs.decisions import AlarmThreshold, DecisionRule
     from avatar_bench.runs.run import Run
     from avatar_bench.runs.saved_calibration import SavedCalibration
 
@@ -57,7 +57,9 @@ class CalibrateConfig:
     split: str = option("calibration", help="of data=run: calibration, val, blind, or the name of one of its data.ood")
     data: FittingImages = field(default_factory=FittingImages)
     target_error: float | None = option(None, help="end with 3 if the images are too few for it; null: any", **INSIDE)
-    per_class: bool = option(False, **PER_CLASS)
+    per_class: bool = copy_option(PredictConfig, "per_class")
+    false_alarms: float | None = copy_option(PredictConfig, "false_alarms")
+    target: str | None = copy_option(PredictConfig, "target")
     unit: str = option(
         "image", **DECISION_UNIT | {"help": "fit decisions for new images of known sources, or for new sources"}
     )
@@ -100,7 +102,7 @@ def execute(settings: CalibrateConfig) -> None:
     path = choose_run(settings.ckpt)
     from avatar_bench.inference.autotune import set_threads
     from avatar_bench.runs.calibration_fit import fit_calibration
-    from avatar_bench.runs.decisions import make_decision_rule, make_source_rule
+    from avatar_bench.runs.decisions import make_rule
     from avatar_bench.runs.ensembles import open_run
     from avatar_bench.runs.run_images import refuse_fixed_answers, set_view
 
@@ -114,18 +116,13 @@ def execute(settings: CalibrateConfig) -> None:
     set_view([run], settings.view.name, settings.view.classes)
     if settings.stability:
         refuse_fixed_answers(run)
-    rule = None
     if settings.unit == SOURCE:
         calibration = run.source_calibration = _calibrate_by_source(run, settings)
-        if settings.target_error is not None:
-            rule = make_source_rule(run, settings.target_error, stability=settings.stability)
     else:
         run.saved_calibration = None  # the earlier one, perhaps fitted on the same images
         images = _select_images(run, settings)
         calibration = run.decision_calibration = fit_calibration(run, images, settings.stability)
-        if settings.target_error is not None:
-            options = {"per_class": settings.per_class, "stability": settings.stability}
-            rule = make_decision_rule(run, settings.target_error, **options)
+    rule = make_rule(run, _select_decision_options(settings), settings.stability)
     file = run.folder / calibration.file_name
     try:
         calibration.write(run.folder)
@@ -142,6 +139,11 @@ def execute(settings: CalibrateConfig) -> None:
 
 def _select_run_options(settings: CalibrateConfig) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in ("accelerator", "workers", "batch_size")}
+
+
+def _select_decision_options(settings: CalibrateConfig) -> PredictConfig:
+    names = ("target_error", "per_class", "false_alarms", "target", "unit")
+    return PredictConfig(input="-", **{name: getattr(settings, name) for name in names})
 
 
 def _select_images(run: Run, settings: CalibrateConfig) -> Dataset:
@@ -194,7 +196,9 @@ def _describe(run: Run, calibration: SavedCalibration) -> str:
 
 def _print_rule(rule: DecisionRule, folder: Path, settings: CalibrateConfig) -> None:
     """Print what the thresholds answer, what they promise, and what to do where they answer nothing."""
-    target = f"target_error={settings.target_error:g}"
+    if rule.alarm is not None:
+        _print_alarm(rule.alarm, rule.describe_guarantee(), settings)
+    target = f"target_error={settings.target_error}"
     if (fit := rule.by_source) is not None and math.isfinite(fit.value):
         larger = f"{fit.broken} of {fit.counted} sources of ten answers or more have a larger error"
         print_line(f"{target}: {fit.coverage:.1%} of the images of a source answered; {larger}")
@@ -206,6 +210,21 @@ def _print_rule(rule: DecisionRule, folder: Path, settings: CalibrateConfig) -> 
         print_note(note)
     if unmet := [threshold for threshold in rule.thresholds.values() if math.isinf(threshold.value)]:
         print_note(_advise(unmet, folder, settings.per_class))
+
+
+def _print_alarm(alarm: AlarmThreshold, guarantee: str, settings: CalibrateConfig) -> None:
+    words = f"false_alarms={settings.false_alarms:g} target={alarm.target}"
+    n, alarms = alarm.rates.sum()
+    shares = alarm.rates["alarms"] / alarm.rates["n"]
+    worst = alarm.rates.iloc[int(shares.to_numpy().argmax())]
+    print_line(f"{words}: {guarantee}")
+    by_source = f"by source {shares.mean():.1%} on average, at most {worst['alarms']} of {worst['n']}: {worst.name}"
+    print_line(
+        f"on the images of the fit, {alarms} of {n} of other classes are called {alarm.target} ({by_source}), and "
+        f"{alarm.n_found} of {alarm.n_target} of {alarm.target} are found"
+    )
+    unit = f" unit={settings.unit}" * (settings.unit == SOURCE)
+    print_line(f"next: avatar-bench predict {words}{unit} input=FOLDER output=predictions.csv")
 
 
 def _advise(unmet: Sequence[AnsweringThreshold], folder: Path, per_class: bool) -> str:

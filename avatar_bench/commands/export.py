@@ -14,6 +14,7 @@ from avatar_bench.config.schema import (
     ADDRESSES,
     COSTS,
     DECISION_UNIT,
+    FALSE_ALARM_RATE,
     LANGUAGE,
     MISS_RATE,
     PER_CLASS,
@@ -48,6 +49,8 @@ class ExportConfig:
     lang: str = option("en", help="language of a page", **LANGUAGE)
     target_error: float | None = option(None, **TARGET_ERROR | {"help": _PAGE_TARGET_ERROR})
     per_class: bool = option(False, **PER_CLASS)
+    false_alarms: float | None = option(None, **FALSE_ALARM_RATE)
+    target: str | None = option(None, help="class of false_alarms", example="generated")
     unit: str = option("image", **DECISION_UNIT)
     costs: str | None = path_option(COSTS)
     alpha: float = option(0.1, **MISS_RATE)

@@ -21,6 +21,7 @@ from avatar_bench.config.schema import (
     COSTS,
     COUNT,
     DECISION_UNIT,
+    FALSE_ALARM_RATE,
     LANGUAGE,
     MISS_RATE,
     PER_CLASS,
@@ -84,6 +85,8 @@ class PredictConfig:
     calibrated: bool = option(True, help="scale by the run's temperature")
     target_error: float | None = option(None, **TARGET_ERROR)
     per_class: bool = option(False, **PER_CLASS)
+    false_alarms: float | None = option(None, **FALSE_ALARM_RATE)
+    target: str | None = option(None, help="class of false_alarms", example="generated")
     unit: str = option("image", **DECISION_UNIT)
     stability: bool = option(False, **STABILITY)
     costs: str | None = path_option(COSTS)
@@ -103,6 +106,11 @@ class PredictConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
     allow: list[str] = guard_option("upload", "detector_changed")
     columns_enabled: ClassVar[bool] = False  # of the entries of prediction_column, unless they are turned on
+
+    @property
+    def decides(self) -> bool:
+        """Return whether decisions are asked for."""
+        return any(value is not None for value in (self.target_error, self.false_alarms, self.costs))
 
     def find_columns(self) -> dict[str, PredictionColumns]:
         """Return the entries of prediction_column that are turned on, by name."""
@@ -218,6 +226,8 @@ def check_predictions(cfg: DictConfig) -> None:
             if cfg[name] not in usual:
                 raise ConfigError(f"{name}={cfg[name]}: {decides[0]} {why}", f"remove {name}, or set {usual[-1]}")
     elif cfg.alpha != PredictConfig().alpha:
-        raise ConfigError(f"alpha={cfg.alpha}: requires target_error or costs")
-    if cfg.unit != PredictConfig().unit and cfg.target_error is None:
-        raise ConfigError(f"unit={cfg.unit}: requires target_error", "for example: target_error=.1 unit=source")
+        raise ConfigError(f"alpha={cfg.alpha}: requires target_error, false_alarms or costs")
+    if cfg.unit != PredictConfig().unit and cfg.target_error is None and cfg.false_alarms is None:
+        raise ConfigError(
+            f"unit={cfg.unit}: requires target_error or false_alarms", "for example: target_error=.1 unit=source"
+        )

@@ -98,9 +98,12 @@ def _check_user(group: str, cfg: DictConfig, member: Field[Any], stated: Option)
 
 def check_decisions(cfg: DictConfig) -> list[str]:
     """Return the option by which decisions are made, if any; raise ConfigError for two of them."""
-    decides = [name for name in ("target_error", "costs") if OmegaConf.select(cfg, name) is not None]
+    ways = ("target_error", "false_alarms", "costs")
+    decides = [name for name in ways if OmegaConf.select(cfg, name) is not None]
     if len(decides) > 1:
-        raise ConfigError("target_error and costs exclude each other", "expected one of them")
+        raise ConfigError(f"{decides[0]} and {decides[1]} exclude each other", "expected one of them")
+    if (cfg.false_alarms is None) != (cfg.target is None):
+        raise ConfigError("false_alarms and target need each other", "for example: false_alarms=.05 target=generated")
     if cfg.per_class and cfg.target_error is None:
         raise ConfigError("per_class=true requires target_error", "for example: target_error=.05 per_class=true")
     if cfg.unit == "source" and cfg.per_class:

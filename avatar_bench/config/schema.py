@@ -72,8 +72,11 @@ INSIDE = accept("between 0 and 1", lambda value: 0 < value < 1)
 TARGET_ERROR = INSIDE | {
     "help": "decide, or abstain so often that at most this fraction of the answers is incorrect; null: no decisions"
 }
+FALSE_ALARM_RATE = INSIDE | {
+    "help": "call at most this fraction of the images of other classes target; null: no decisions by it"
+}
 DECISION_UNIT: dict[str, Any] = {
-    "help": "target_error holds for new images of known sources, or for most new sources, see calibrate",
+    "help": "what is promised holds for new images of known sources, or for new sources, see calibrate",
     "choices": ("image", "source"),
 }
 PER_CLASS = {"help": "target_error holds for the answers of each class, not for all together"}

@@ -48,6 +48,18 @@ def threshold(scores: Reals, alpha: float) -> float:
     return float(np.sort(scores)[rank - 1]) if rank <= len(scores) else float("inf")
 
 
+def threshold_of_units(scores: Reals, units: NDArray[np.generic], alpha: float) -> float:
+    """Compute the score (of M) that an image of a new unit exceeds with a probability of at most `alpha`.
+
+    Each of K units weighs 1 / (K + 1), shared by its images; infinite if K is below 1 / alpha - 1. Units of one image
+    give `threshold`. Lee, Barber and Willett, "Distribution-free inference with hierarchical data" (2023).
+    """
+    _, inverse, counts = np.unique(units, return_inverse=True, return_counts=True)
+    order = np.argsort(scores, kind="stable")
+    reached = np.cumsum(1 / ((len(counts) + 1) * counts[inverse[order]])) >= 1 - alpha - 1e-9
+    return float(scores[order][reached][0]) if reached.any() else float("inf")
+
+
 def compute_loss_probability(covered: float, n: int, n_fit: int, alpha: float) -> float:
     """Compute how probable it is that at most `covered` of n new images have the true class in their set.
 

@@ -19,7 +19,7 @@ from avatar_bench.metrics.units import NEW_SOURCES, Units, encode
 from avatar_bench.reporting.saved_result import SavedResult, read_evaluation
 from avatar_bench.results.result import METRICS_FILE, Metric
 from avatar_bench.results.view import SEPARATOR
-from avatar_bench.runs.decisions import CONFIDENT, COST, UNLIKE, UNSTABLE, UNSURE, score_images
+from avatar_bench.runs.decisions import CONFIDENT, COST, FALSE_ALARMS, UNLIKE, UNSTABLE, UNSURE, score_images
 from avatar_bench.runs.run import Run
 
 _OWN = ("test", "val", "calibration")  # sets of the training sources, the best first
@@ -35,6 +35,7 @@ def name_reasons() -> dict[str, str]:
         UNSURE: _("not sure enough"),
         UNLIKE: _("unlike the training images"),
         COST: _("least expected cost"),
+        FALSE_ALARMS: _("by the threshold of false alarms"),
         UNSTABLE: _("another answer after slight changes"),
     }
 

@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from avatar_bench.console.terminal import format_count
 from avatar_bench.data.selection import MIN_CALIBRATION_IMAGES
 from avatar_bench.errors import ConfigError, GuardError
 from avatar_bench.files.yaml_io import read_yaml
 from avatar_bench.inference.prediction_table import DECISION_COLUMNS
-from avatar_bench.metrics.conformal import lac_scores, select_targets, threshold
+from avatar_bench.metrics.conformal import lac_scores, select_targets, threshold, threshold_of_units
 from avatar_bench.metrics.neighbours import compute_distances
 from avatar_bench.metrics.selective import (
     CONFIDENCE,
@@ -43,9 +44,27 @@ if TYPE_CHECKING:
 
 ABSTAIN = "abstain"  # the decision for no class
 CONFIDENT, UNSURE, UNLIKE, COST = "confident", "unsure", "unlike_training_data", "cost"  # reasons of decisions
+FALSE_ALARMS = "false_alarms"  # reason of each decision by a rate of false alarms
 UNSTABLE = "unstable"  # a further one, where answers to changed images are known
 NEIGHBOURS = 5  # the distance to the fifth counts
 MAX_OOD_PERCENTILE = 99.0  # beyond it, an image is unlike the reference images
+_SMALL = 1e-9  # cost of confusing other classes, beside that of a false alarm
+
+
+@dataclass(frozen=True)
+class AlarmThreshold:
+    """Probability of a class above which it is answered, with what it does on the images that it was fitted on.
+
+    `rates` has n and alarms of the images of other classes, by source. `lacking` is how many sources more would let
+    the rate hold for new ones, 0 if it does.
+    """
+
+    target: str
+    value: float
+    rates: pd.DataFrame
+    n_target: int
+    n_found: int
+    lacking: int
 
 
 @dataclass(frozen=True)
@@ -54,9 +73,10 @@ class DecisionRule:
 
     `thresholds` has the fit of each predicted class, or of all together under "", for a `target_error`; in their place,
     `by_source` is one whose promise is about new sources, fitted on as many of each class as `source_counts` states.
-    `costs` are (C + 1, C), see `read_costs`. `set_score` is the largest score of a class in the prediction set, None
-    without a calibration. Without a `reference`, no image is found unlike the training data. `guarantee` states what is
-    promised and for which images, None for costs, and where it is not known which images of the calibration are stable.
+    `costs` are (C + 1, C), see `read_costs`, or stand for the threshold of an `alarm`. `set_score` is the largest score
+    of a class in the prediction set, None without a calibration. Without a `reference`, no image is found unlike the
+    training data. `guarantee` states what is promised and for which images, None for costs, and where it is not known
+    which images of the calibration are stable.
     """
 
     classes: tuple[str, ...]
@@ -67,12 +87,18 @@ class DecisionRule:
     by_source: SourceThreshold | None = None
     source_counts: Mapping[str, int] = field(default_factory=dict)
     costs: NDArray[np.float64] | None = None
+    alarm: AlarmThreshold | None = None
     guarantee: Reason | None = None
 
     @property
     def notes(self) -> list[str]:
         """Return what a user must know: where nothing is answered and why, and whether no image is found unlike."""
         notes = self.list_unmet()
+        if self.alarm and self.alarm.lacking:
+            lacking = format_count(self.alarm.lacking, "source")
+            notes.append(
+                f"The rate of false alarms holds for new images of the same sources: for new ones, {lacking} lack."
+            )
         if self.set_score is None:
             notes.append("There is no calibration for decisions: prediction_set and ood_percentile are empty.")
         elif self.reference is None:
@@ -134,7 +160,7 @@ class DecisionRule:
         predicted, names = probabilities.argmax(axis=1), np.array([*self.classes, ABSTAIN], dtype=object)
         if self.costs is not None:
             decision = names[(probabilities @ self.costs.T).argmin(axis=1)]
-            reason = np.full(len(decision), COST, dtype=object)
+            reason = np.full(len(decision), FALSE_ALARMS if self.alarm else COST, dtype=object)
         else:
             is_sure = probabilities.max(axis=1) >= np.array(self.values)[predicted]
             is_like = ~(percentiles > MAX_OOD_PERCENTILE)
@@ -200,6 +226,8 @@ class DecisionOptions(Protocol):
 
     target_error: float | None
     per_class: bool
+    false_alarms: float | None
+    target: str | None
     unit: str
     costs: str | None
     alpha: float
@@ -234,6 +262,8 @@ def make_rule(run: Run, options: DecisionOptions, stability: bool = False) -> De
         return make_source_rule(run, options.target_error, options.alpha, stability)
     if options.target_error is not None:
         return make_decision_rule(run, options.target_error, options.alpha, options.per_class, stability)
+    if options.false_alarms is not None:
+        return make_alarm_rule(run, options)
     if options.costs is None:
         return None
     values, saved = read_costs(Path(options.costs), run.classes), run.decision_calibration
@@ -312,6 +342,47 @@ def make_source_rule(run: Run, target_error: float, alpha: float = 0.1, stabilit
     return DecisionRule(
         scored.classes, set_score, saved.reference, target_error, by_source=fit, source_counts=counts, guarantee=stated
     )
+
+
+def make_alarm_rule(run: Run, options: DecisionOptions) -> DecisionRule:
+    """Return the rule that calls few images of other classes `target`, a fraction `false_alarms` in expectation.
+
+    With unit=source that holds for images of new sources, if the calibration has enough of them; otherwise for images
+    of its own sources. Raise ConfigError for an unknown class, GuardError without a calibration that is large enough.
+    """
+    rate, target = options.false_alarms or 0.0, str(options.target)
+    if target not in run.classes:
+        raise ConfigError(f"target={target}: no class of {run.name}.", f"Expected one of {', '.join(run.classes)}.")
+    by_source = options.unit == SOURCE
+    advice = f"avatar-bench calibrate ckpt={run.folder or 'RUN'} false_alarms={rate:g} target={target} data=..."
+    saved = run.source_calibration if by_source else run.decision_calibration
+    if saved is None:
+        raise GuardError(f"{run.name} has no calibration for false_alarms{' unit=source' * by_source}.", advice)
+    scored = score_images(run, saved)
+    index, required = scored.classes.index(target), math.ceil(1 / rate - 1 - 1e-9)
+    score, is_target = scored.probabilities[:, index], scored.targets == index
+    others, wanted = ~is_target & ~scored.is_reference, is_target & ~scored.is_reference
+    lacking = max(0, required - len(np.unique(scored.sources[others]))) if by_source else required
+    value = threshold_of_units(score[others], (scored.groups if lacking else scored.sources)[others], rate)
+    if math.isinf(value):
+        n = len(np.unique(scored.groups[others]))
+        raise GuardError(
+            f"{run.name}: false_alarms={rate:g} needs {required} groups of images of other classes than {target}; the "
+            f"calibration has {n} for thresholds.",
+            f"Calibrate it on more images: {advice}",
+        )
+    flags = pd.DataFrame({"source": scored.sources[others], "alarms": score[others] > value})
+    rates = flags.groupby("source")["alarms"].agg(["size", "sum"]).set_axis(["n", "alarms"], axis=1)
+    n_found = int((score[wanted] > value).sum())
+    # to answer the target costs least where its probability exceeds the value; among others the likeliest is answered
+    costs = np.full((len(run.classes) + 1, len(run.classes)), _SMALL)
+    costs[:-1, index], costs[index], costs[-1] = 1 - value, value, 1
+    np.fill_diagonal(costs, 0)
+    kind = "alarms_of_images" if lacking else "alarms_of_sources"
+    guarantee = Reason(kind, target=target, rate=100 * rate, value=value, n=len(rates))
+    alarm = AlarmThreshold(target, value, rates, int(wanted.sum()), n_found, lacking if by_source else 0)
+    sets = _fit_sets(scored, options.alpha, draw_of_groups(scored.sources) if by_source else None)
+    return DecisionRule(scored.classes, sets, saved.reference, costs=costs, alarm=alarm, guarantee=guarantee)
 
 
 def _fit_sets(scored: ScoredImages, alpha: float, drawn: NDArray[np.bool_] | None = None) -> float:

@@ -131,7 +131,7 @@ class FilePredictor:
         kept = [k for k, differs_much in zip(compared, differs, strict=True) if not differs_much]
         if any(rows[k][name] != table.at[k, name] for k in kept for name in decided):
             raise ConfigError(
-                "update=true: the existing decisions were made with another target_error, costs, alpha or calibration.",
+                "update=true: the existing decisions were made with other options or another calibration.",
                 "Choose another output, or remove update=true to decide on all files again.",
             )
 
@@ -154,14 +154,14 @@ def open_file_predictor(path: Path, settings: PredictConfig, n_files: int) -> tu
     The choices of autotune for `n_files` are stored in the settings.
     """
     # what the calibration was computed with, and the embeddings of training images
-    if settings.target_error is not None or settings.costs is not None or settings.neighbours:
+    if settings.decides or settings.neighbours:
         settings.runtime, settings.precision = "torch", "32"
     run = open_tuned_run(path, settings, n_files)
     set_view([run], settings.view.name, settings.view.classes)
     if settings.stability:
         refuse_fixed_answers(run)
     rule = None
-    if settings.target_error is not None or settings.costs is not None:
+    if settings.decides:
         # not for every prediction: their statistics take as long to import as a third of all else
         from avatar_bench.runs.decisions import make_rule
 

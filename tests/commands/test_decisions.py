@@ -262,7 +262,7 @@ def test_an_output_of_decisions_is_continued_only_by_the_same_decisions(images, 
     costs = {name: dict.fromkeys(CLASSES, 1) for name in CLASSES} | {"abstain": 0}
     (tmp_path / "costs.yaml").write_text(yaml.safe_dump(costs))
     err = command(*words, f"costs={tmp_path / 'costs.yaml'}", "update=true", code=2).err
-    assert "the existing decisions were made with another target_error" in err
+    assert "the existing decisions were made with other options" in err
     assert "does not have the columns of this run" in command(*words, "update=true", code=2).err
 
 

@@ -161,3 +161,52 @@ def test_a_run_without_the_calibration_or_with_another_temperature_is_refused(
         file.write_text(json.dumps(saved | {"by_source": saved["by_source"] | {"beta": beta}}), encoding="utf-8")
         assert main(words) == 4
         assert "cannot be read" in capsys.readouterr().err
+
+
+def test_alarms_are_as_rare_as_asked_for_by_source_where_there_are_enough(calibrated, manifest, tmp_path, command):
+    words = ["unit=source", "data=manifest", f"data.manifest={manifest}", "workers=0", "target=generated"]
+    out, err = command("calibrate", f"ckpt={calibrated}", "beta=.3", "false_alarms=.2", *words)
+    assert (
+        "from a new source like the 5 of the calibration, is called generated with a probability of at most 20 %" in out
+    )
+    assert err == ""
+    images = read_calibration(calibrated)[1]
+    score = np.array(images["probabilities"].tolist())[:, CLASSES.index("generated")]
+    is_other = (images["label"] != "generated").to_numpy()
+    # six parts of equal weight, one of them infinite
+    weights = 1 / (6 * images["source"].map(images["source"].value_counts()))[is_other]
+    order = np.argsort(score[is_other])
+    value = score[is_other][order][np.searchsorted(weights.iloc[order].cumsum() + 1e-9, 0.8)]
+    alarms, caught = (score[is_other] > value).sum(), (score[~is_other] > value).sum()
+    assert f"{alarms} of {is_other.sum()} of other classes are called generated" in out
+    assert f"{caught} of {(~is_other).sum()} of generated are found" in out
+    table = predict(
+        calibrated, manifest.parent / "new", tmp_path / "out.csv", "false_alarms=.2", "target=generated", "unit=source"
+    )
+    table = table[(table["prob_generated"] - value).abs() > 1e-6]  # not the image that the threshold is made of
+    is_alarm = table["prob_generated"] > value
+    assert len(table) > 170
+    assert (table["decision"] == "generated").tolist() == is_alarm.tolist()
+    others = table[["prob_drawing", "prob_real"]].idxmax(axis=1).str.removeprefix("prob_")
+    assert (table["decision"] == others)[~is_alarm].all()
+    assert set(table["decision_reason"]) == {"false_alarms"}
+    assert table["decision_guarantee"].str.contains(f"above a probability of {value:.3g}", regex=False).all()
+
+
+def test_alarms_hold_for_known_sources_where_new_ones_are_too_few_and_say_so(calibrated, manifest, tmp_path, command):
+    words = ["data=manifest", f"data.manifest={manifest}", "workers=0", "target=generated"]
+    out, err = command("calibrate", f"ckpt={calibrated}", "unit=source", "beta=.3", "false_alarms=.05", *words)
+    assert "of one of the 5 sources of the calibration, is called generated with a probability of at most 5 %" in out
+    assert "for images of other sources nothing is promised" in out
+    assert "for new ones, 14 sources lack" in err
+    for options, message in (
+        (["false_alarms=.05", "target=photo"], "target=photo: no class of"),
+        (["false_alarms=.05"], "need each other"),
+        (["target=real"], "need each other"),
+        (["false_alarms=.05", "target=real", "target_error=.1"], "target_error and false_alarms exclude each other"),
+        (["false_alarms=2", "target=real"], "false_alarms=2"),
+    ):
+        err = command("predict", f"ckpt={calibrated}", f"input={manifest.parent}", "output=-", *options, code=2).err
+        assert message in err
+    words = ["false_alarms=.001", "target=real", f"input={manifest.parent}", "output=-"]
+    assert "needs 999 groups" in command("predict", f"ckpt={calibrated}", *words, code=3).err

@@ -110,3 +110,23 @@ def test_the_probability_of_so_little_coverage_is_that_of_a_simulation(n, n_fit,
         probability = conformal.compute_loss_probability(count, n, n_fit, alpha)
         assert probability == pytest.approx((covered <= count).mean(), abs=0.025)
     assert conformal.compute_loss_probability(0, n, 3, alpha) == 1.0  # every class is in every set
+
+
+def test_the_threshold_of_units_is_that_of_images_where_each_unit_has_one():
+    rng = np.random.default_rng(0)
+    for n in (18, 19, 40, 99):
+        scores = rng.random(n)
+        assert conformal.threshold_of_units(scores, np.arange(n), 0.05) == conformal.threshold(scores, 0.05)
+    assert conformal.threshold_of_units(np.zeros(1_000), np.arange(1_000) % 18, 0.05) == np.inf
+
+
+def test_an_image_of_a_new_unit_exceeds_the_threshold_as_rarely_as_stated_where_units_differ_in_size():
+    rng, exceeds = np.random.default_rng(0), []
+    for _ in range(2_000):
+        sizes = np.ceil(rng.lognormal(2, 1, 25)).astype(int)
+        units = np.repeat(np.arange(25), sizes)
+        scores = rng.normal(size=25)[units] + rng.normal(size=len(units))
+        is_new = units == 24  # images of one unit are left out
+        threshold = conformal.threshold_of_units(scores[~is_new], units[~is_new], 0.1)
+        exceeds.append((scores[is_new] > threshold).mean())
+    assert 0.1 - 2 / 25 < np.mean(exceeds) < 0.1 + 2 * np.std(exceeds) / np.sqrt(2_000)

@@ -31,6 +31,7 @@ from avatar_bench.runs.decisions import (
     ABSTAIN,
     CONFIDENT,
     COST,
+    FALSE_ALARMS,
     MAX_OOD_PERCENTILE,
     NEIGHBOURS,
     UNLIKE,
@@ -124,7 +125,12 @@ def _describe_rule(rule: DecisionRule) -> dict[str, Any]:
         "neighbours": NEIGHBOURS,
         "max_percentile": MAX_OOD_PERCENTILE,
         "abstain": ABSTAIN,
-        "reasons": {"confident": CONFIDENT, "unsure": UNSURE, "unlike": UNLIKE, "cost": COST},
+        "reasons": {
+            "confident": CONFIDENT,
+            "unsure": UNSURE,
+            "unlike": UNLIKE,
+            "cost": FALSE_ALARMS if rule.alarm else COST,
+        },
     }
 
 

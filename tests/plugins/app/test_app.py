@@ -1,5 +1,6 @@
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -76,5 +77,6 @@ def test_the_app_runs_calls_nobody_and_ends_on_ctrl_c(tiny_run, images, tmp_path
         process.kill()
     errors = (tmp_path / "errors.txt").read_text()
     assert "ATTEMPT" not in errors
-    assert len(errors.splitlines()) <= 1  # that probabilities are not calibrated
+    loading = re.compile(r"Loading .* \.\.\.")  # what takes long on a busy machine says so
+    assert [line for line in errors.splitlines() if not loading.fullmatch(line)] in ([], ["interrupted"])
     assert list(tmp_path.glob("avatar-bench-*")) == []

@@ -52,6 +52,8 @@ class AppConfig:
     calibrated: bool = copy_option(PredictConfig, "calibrated")
     target_error: float | None = copy_option(PredictConfig, "target_error")
     per_class: bool = copy_option(PredictConfig, "per_class")
+    false_alarms: float | None = copy_option(PredictConfig, "false_alarms")
+    target: str | None = copy_option(PredictConfig, "target")
     unit: str = copy_option(PredictConfig, "unit")
     stability: bool = copy_option(PredictConfig, "stability")
     costs: str | None = copy_option(PredictConfig, "costs")

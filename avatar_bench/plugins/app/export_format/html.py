@@ -24,7 +24,7 @@ def prepare(run: Run, options: ExportConfig) -> Callable[[Classifier, Mapping[st
 
     refuse_changed_images(run)
     rule = None
-    is_asked = options.target_error is not None or options.costs is not None
+    is_asked = any(value is not None for value in (options.target_error, options.false_alarms, options.costs))
     try:
         rule = make_rule(run, options if is_asked else replace(options, target_error=_DEFAULT_TARGET_ERROR))
     except GuardError as error:
