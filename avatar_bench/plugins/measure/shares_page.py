@@ -34,21 +34,22 @@ def describe(measurement: Measurement) -> list[str]:
     }
     counting = shares[COUNTING]["value"]
     if REVIEWED in shares:
-        text = _("At most {high} % of {n} images are {class_} (95 %; {reviewed} reviewed images).")
-        if shares[REVIEWED]["low"] != "0":
-            text = _(
-                "At least {low} % of {n} images are {class_} (95 %; {reviewed} reviewed images), at most {high} %."
-            )
+        text = _("{value} % ({low} to {high}) of {n} images are {class_} (95 %; {reviewed} reviewed images).")
+        if shares[REVIEWED]["value"] == "0":
+            text = _("At most {high} % of {n} images are {class_} (95 %; {reviewed} reviewed images).")
         headline = text.format(**about, **shares[REVIEWED], reviewed=f"{measurement.reviewed:,}")
         counted = _("Counting predictions would have said {counting} %.", counting=counting)
         return [headline, *_explain_bound(measurement, float(shares[REVIEWED]["high"]) / 100), counted]
     texts = {
-        ADJUSTED: _("If errors here are as in calibration: {value} % ({low} to {high}) by the confusion matrix."),
-        EM: _("If errors here are as in calibration: {value} % ({low} to {high}) by EM."),
+        ADJUSTED: _(
+            "{value} % ({low} to {high}) of {n} images are {class_}, by the confusion matrix, if errors here are as in "
+            "calibration."
+        ),
+        EM: _("{value} % ({low} to {high}) of {n} images are {class_}, by EM, if errors here are as in calibration."),
     }
     return [
+        *(text.format(**about, **shares[name]) for name, text in texts.items() if name in shares),
         _("Predictions call {counting} % of {n} images {class_}.").format(counting=counting, **about),
-        *(text.format(**shares[name]) for name, text in texts.items() if name in shares),
         _("How far that is wrong, only reviewed images show: review=200 out=review.html"),
     ]
 
