@@ -53,18 +53,18 @@ TORCH_USERS = ("reporting/grad_cam_overlays",)  # within NO_TORCH: imported only
 FOUND_BY_KIND = set(KINDS.values()) - {KINDS["block"]}
 # at most so many lines and statements of each package; a commit that raises one says why
 BUDGETS = {
-    ("commands", "cli", "console"): (2_797, 1_913),
-    ("config",): (1_978, 1_362),
+    ("commands", "cli", "console"): (2_889, 1_972),
+    ("config",): (1_984, 1_366),
     ("data",): (5_273, 3_612),
-    ("models",): (2_346, 1_549),
-    ("inference", "runs"): (6_381, 4_204),
-    ("reporting",): (3_021, 2_041),
-    ("results", "i18n", "files"): (2_125, 1_419),
-    ("metrics", "audit"): (5_793, 3_612),
+    ("models",): (2_347, 1_550),
+    ("inference", "runs"): (6_485, 4_272),
+    ("reporting",): (3_159, 2_134),
+    ("results", "i18n", "files"): (2_130, 1_422),
+    ("metrics", "audit"): (5_805, 3_618),
     ("sources",): (2_579, 1_891),
     ("training",): (2_736, 1_916),
-    ("evaluation",): (11_076, 7_799),
-    ("plugins",): (5_317, 3_496),
+    ("evaluation",): (11_081, 7_803),
+    ("plugins",): (5_328, 3_500),
 }
 MOST_MODULES = 282  # outside plug-ins
 DRAWERS = {"utils", "util", "helpers", "common", "core", "misc", "shared"}

@@ -7,19 +7,21 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 from omegaconf import DictConfig
 
-from avatar_bench.commands.predict import PredictConfig
-from avatar_bench.config.options import copy_option, option, path_option
+from avatar_bench.config.options import option, path_option
 from avatar_bench.config.rules import check_decisions
 from avatar_bench.config.schema import (
     ACCELERATOR,
     ADDRESSES,
     COUNT,
     DECISION_UNIT,
+    FALSE_ALARM_RATE,
     INSIDE,
+    PER_CLASS,
     THREAD_COUNT,
     WORKERS,
     ImageSetConfig,
@@ -36,7 +38,7 @@ from avatar_bench.runs.record import choose_run, find_runs
 if TYPE_CHECKING:
     from avatar_bench.data.dataset import Dataset
     from avatar_bench.metrics.selective import AnsweringThreshold
-    from avatar_bench.runs.decisions import AlarmThreshold, DecisionRule
+    from avatar_bench.runs.decisions import AlarmThreshold, DecisionOptions, DecisionRule
     from avatar_bench.runs.run import Run
     from avatar_bench.runs.saved_calibration import SavedCalibration
 
@@ -57,9 +59,9 @@ class CalibrateConfig:
     split: str = option("calibration", help="of data=run: calibration, val, blind, or the name of one of its data.ood")
     data: FittingImages = field(default_factory=FittingImages)
     target_error: float | None = option(None, help="end with 3 if the images are too few for it; null: any", **INSIDE)
-    per_class: bool = copy_option(PredictConfig, "per_class")
-    false_alarms: float | None = copy_option(PredictConfig, "false_alarms")
-    target: str | None = copy_option(PredictConfig, "target")
+    per_class: bool = option(False, **PER_CLASS)
+    false_alarms: float | None = option(None, **FALSE_ALARM_RATE)
+    target: str | None = option(None, help="class of false_alarms", example="generated")
     unit: str = option(
         "image", **DECISION_UNIT | {"help": "fit decisions for new images of known sources, or for new sources"}
     )
@@ -141,9 +143,12 @@ def _select_run_options(settings: CalibrateConfig) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in ("accelerator", "workers", "batch_size")}
 
 
-def _select_decision_options(settings: CalibrateConfig) -> PredictConfig:
+def _select_decision_options(settings: CalibrateConfig) -> DecisionOptions:
+    # what is printed of a rule does not depend on costs and sets
     names = ("target_error", "per_class", "false_alarms", "target", "unit")
-    return PredictConfig(input="-", **{name: getattr(settings, name) for name in names})
+    return cast(
+        "DecisionOptions", SimpleNamespace(**{name: getattr(settings, name) for name in names}, costs=None, alpha=0.1)
+    )
 
 
 def _select_images(run: Run, settings: CalibrateConfig) -> Dataset:

@@ -1,17 +1,21 @@
-"""Leaderboards: models evaluated on each set, with ranks, ties, and a comparison with guessing, and their tables."""
+"""Leaderboards of the models on each set, with ranks, ties, and a comparison with guessing, for a page or a paper."""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+import avatar_bench
+from avatar_bench.errors import ConfigError, DataError, OutputError, suggest_names
+from avatar_bench.files.atomic_write import write_text
 from avatar_bench.i18n import _
 from avatar_bench.metrics.accuracy_tests import beats_guessing, find_better_than_guessing, widen_low
 from avatar_bench.metrics.units import NEW_SOURCES, THESE_IMAGES, THESE_SOURCES
@@ -19,10 +23,17 @@ from avatar_bench.reporting import tables
 from avatar_bench.reporting.saved_result import SavedResult
 from avatar_bench.reporting.study import ReportedModel, Study
 from avatar_bench.results.declaration import find_heading
+from avatar_bench.results.display import format_latex, format_value
 from avatar_bench.results.result import Metric
 
 Metrics = dict[str, Metric | None]
 Ranking = dict[str, dict[str, Any]]  # row of each recipe in the ranking of significance, the best first
+_POPULATIONS: dict[str, Callable[[], str]] = {  # what a number speaks for, in the current language
+    NEW_SOURCES: lambda: _("for new sources: within each class, sources weigh alike"),
+    THESE_SOURCES: lambda: _("for new images of these sources"),
+    THESE_IMAGES: lambda: _("for these images, whose sources are unknown"),
+}
+_LATEX_MARK = "% avatar_bench "  # how a file of tables begins
 _RANKING_COLUMNS = ("recipe", "accuracy", "low", "high", "rank_low", "rank_high", "letters")
 
 
@@ -45,6 +56,11 @@ class LeaderboardRow:
     is_best: bool = False
     reason: str | None = None
     seeds: tuple[str, ...] = ()
+
+    @property
+    def title(self) -> str:
+        """Return the name of the recipe for a mean over its seeds, otherwise of the model."""
+        return self.name if self.seeds else self.model.label
 
     def find_value(self, metric: str) -> float:
         """Return the value of a metric, -1 without one."""
@@ -91,24 +107,55 @@ class Leaderboard:
         """Return the ranked runs or recipes that are not significantly better than guessing."""
         return [name for name in self.names if all(row.is_guessing for row in self.rows if row.name == name)]
 
+    def table(self, metrics: Sequence[str] = (), population: str | None = None) -> pd.DataFrame:
+        """Return a row per model: its ranks and letters, and each metric with the ends of its interval.
+
+        A metric is for the `population` that it states, or for the one asked for, NaN where it does not speak for it.
+        """
+        rows = []
+        for row in self.rows:
+            cells: dict[str, Any] = {"model": row.title, "rank_low": row.first, "rank_high": row.last}
+            cells["letters"] = row.letters
+            for key in metrics or self.blocks:
+                numbers = select_population(row.metrics.get(key), population)
+                cells |= dict(zip((key, f"{key}_low", f"{key}_high"), numbers, strict=True))
+            rows.append(cells)
+        return pd.DataFrame(rows).astype({"rank_low": "Int64", "rank_high": "Int64"})
+
     def find_row(self, name: str) -> LeaderboardRow:
         """Return the row of a ranked run or recipe: the first of its name."""
         return next(row for row in self.rows if row.name == name)
 
 
-def build_leaderboards(study: Study) -> list[Leaderboard]:
-    """Return a leaderboard per set, several where models were evaluated on different images under one name."""
+def select_population(metric: Metric | None, population: str | None) -> tuple[float | None, ...]:
+    """Return the value of a metric for a population, by default its own, and the ends of its interval; None without."""
+    if metric is not None and population in (None, metric.population):
+        return metric.value, metric.low, metric.high
+    stated = (metric.these_sources if metric and population == THESE_SOURCES else None) or {}
+    return tuple(stated.get(name) for name in ("value", "low", "high"))
+
+
+def build_leaderboards(study: Study, metrics: Sequence[str] = ()) -> list[Leaderboard]:
+    """Return a leaderboard per set, several where models were evaluated on different images under one name.
+
+    Its metrics are the main ones of the blocks, and further ones of these names.
+    """
     return [
-        _build_leaderboard(study, name, same)
+        _build_leaderboard(study, name, same, metrics)
         for name in study.sets
         for same in study.group_by_images(name, "blind_test")
     ]
 
 
-def _build_leaderboard(study: Study, name: str, evaluated: dict[str, SavedResult]) -> Leaderboard:
+def _build_leaderboard(
+    study: Study, name: str, evaluated: dict[str, SavedResult], more: Sequence[str] = ()
+) -> Leaderboard:
     is_merged = any(len(merged) > 1 for saved in evaluated.values() for merged in saved.merged_classes.values())
     ranked_by = "balanced_accuracy" if is_merged else "accuracy"
     blocks = {metric: block.name for block in study.list_blocks() for metric in block.leaderboard}
+    for block in study.list_blocks() if more else ():
+        stated = {metric for saved in study.of_block(name, block.name).values() for metric in saved.result.metrics}
+        blocks |= {metric: block.name for metric in more if metric in stated and metric not in blocks}
     unranked = []
     for model in study.models:
         if model.label in evaluated:
@@ -278,7 +325,7 @@ def _make_cell_of_these(metric: Metric | None) -> tables.Cell | None:
 
 
 def _make_label_cell(row: LeaderboardRow, styles: tables.RunStyles) -> tables.Cell:
-    label = {"text": row.name if row.seeds else row.model.label, **styles[row.model.label]}
+    label = {"text": row.title, **styles[row.model.label]}
     mean = _("mean over {n} seeds, below", n=len(row.seeds)) if row.seeds else ""
     beside = mean or row.model.describe_briefly()
     return label | ({"soft": beside} if beside else {})
@@ -288,3 +335,93 @@ def _make_rank_cell(row: LeaderboardRow) -> tables.Cell | None:
     if row.is_guessing or row.reason:
         return {"value": None, "reason": row.reason or _("not significantly better than guessing")}
     return None if row.first is None else {"first": row.first, "last": row.last, "letters": row.letters}
+
+
+def write_tables(study: Study, file: Path, command: str, metrics: Sequence[str], population: str | None) -> int:
+    """Write a table of each set with a number for the population, and return how many there are.
+
+    Raises ConfigError for a metric that no result has, DataError if no set has a number or the file is another one,
+    OutputError where it is a folder, OSError where it cannot be written; then the file is as before.
+    """
+    if file.is_dir():
+        raise OutputError(f"out={file} is a folder.", "Expected a file name, such as report.tex.")
+    if file.exists() and not file.read_text(encoding="utf-8", errors="replace").startswith(_LATEX_MARK):
+        raise DataError(
+            f"out={file} is no table of a report, and would be overwritten.", "Choose another: out=FILE.tex"
+        )
+    known = {metric for model, saved in study.saved if model for metric in saved.result.metrics}
+    for name in metrics:
+        if name not in known:
+            raise ConfigError(f"metrics={name}: no result has it{suggest_names(name, known)}")
+    formatted = [_format_latex(study, board, metrics, population) for board in build_leaderboards(study, metrics)]
+    texts = [text for text in formatted if text]
+    if not texts:
+        wanted = f"for {population}" if population else "to show"
+        raise DataError(
+            f"runs={study.root}: no set has a number {wanted}.", "Evaluate block=blind_test, or ask for others."
+        )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, "\n".join([f"{_LATEX_MARK}{avatar_bench.__version__}: {_escape(command)}", *texts]))
+    return len(texts)
+
+
+def _format_latex(study: Study, board: Leaderboard, metrics: Sequence[str], population: str | None) -> str:
+    """Return a table in LaTeX, below comments on its images, runs, intervals and letters; "" without a number."""
+    columns = {}
+    for key in metrics or board.blocks:
+        numbers = [select_population(row.metrics.get(key), population) for row in board.rows]
+        if any(number[0] is not None for number in numbers):
+            columns[key] = ["–" if value is None else format_value(value, *ends) for value, *ends in numbers]
+    if not columns:
+        return ""
+    headings = {key: find_heading(key, board.blocks[key]) for key in columns}
+    ranks = [_format_rank(row) for row in board.rows]
+    shown = {_("model"): [row.title for row in board.rows], _("rank"): ranks}
+    if board.is_tested:
+        shown[_("ties")] = [row.letters for row in board.rows]
+    shown |= {headings[key]: texts for key, texts in columns.items()}
+    about: dict[str, list[str]] = {}  # headings by what their numbers speak for
+    for key, heading in headings.items():
+        about.setdefault(_describe_numbers(study, board, key, population), []).append(heading)
+    lines = [
+        _("{set}: {n} images, fingerprint {fingerprint}", set=board.name, n=board.n, fingerprint=board.fingerprint),
+        *(f"{name}: {', '.join(sorted(texts))}" for name, texts in _list_origins(board).items() if texts),
+        *(f"{'; '.join(names)}: {text}" for text, names in about.items()),
+    ]
+    if board.is_tested:
+        ties = _("ties: models that share a letter do not differ significantly in accuracy (block significance)")
+        tested = {str(row["population"]) for row in board.ranking.values() if "population" in row}
+        lines.append("; ".join([ties, *(_POPULATIONS[name]() for name in tested & set(_POPULATIONS))]))
+    comments = "".join(f"% {_escape(line)}\n" for line in lines)
+    return comments + format_latex(pd.DataFrame(shown), "lr" + "l" * board.is_tested + "r" * len(columns))
+
+
+def _format_rank(row: LeaderboardRow) -> str:
+    """Return the first and the last possible rank of a model."""
+    if row.first is None or row.is_guessing:
+        return "–"
+    return str(row.first) if row.first == row.last else f"{row.first}–{row.last}"
+
+
+def _list_origins(board: Leaderboard) -> dict[str, set[str]]:
+    """Return the seeds and commits of the runs of a leaderboard."""
+    records = [row.model.record for row in board.rows if row.model.kind == "run"]
+    return {
+        _("seed"): {str(record.seed) for record in records if record.seed is not None},
+        "commit": {record.git for record in records if record.git},
+    }
+
+
+def _describe_numbers(study: Study, board: Leaderboard, key: str, population: str | None) -> str:
+    """Return what the numbers of a metric speak for, and the level of their intervals."""
+    stated = {population or metric.population for row in board.rows if (metric := row.metrics[key]) is not None}
+    about = [text() for name, text in _POPULATIONS.items() if name in stated]
+    about = about or [_("for these images, without an interval")]
+    results = study.of_block(board.name, board.blocks[key]).values()
+    levels = {saved.result.provenance.get("options", {}).get("level") for saved in results} - {None}
+    return "; ".join([*about, *(_("intervals of {level:g} %", level=100 * level) for level in sorted(levels))])
+
+
+def _escape(text: str) -> str:
+    """Return a text on one line, so that a comment does not end within it."""
+    return re.sub(r"\s+", " ", text)

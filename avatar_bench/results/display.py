@@ -31,6 +31,12 @@ def format_frame(table: pd.DataFrame, header: bool = True) -> str:
     return text if len(table) <= _MAX_ROWS else f"{text}<p>{_MAX_ROWS} of {len(table):,} rows</p>"
 
 
+def format_latex(table: pd.DataFrame, column_format: str) -> str:
+    """Return a table of texts and integers in LaTeX, which needs the package booktabs."""
+    styled = table.style.hide(axis="index").format(escape="latex")
+    return styled.to_latex(hrules=True, column_format=column_format).replace("−", "$-$").replace("–", "--")
+
+
 def format_pairs(pairs: Iterable[tuple[str, Any]]) -> str:
     """Return names with their values as a table of two columns, without those that are unknown or empty."""
     known = [(name, value) for name, value in pairs if value not in (None, "")]
@@ -59,7 +65,7 @@ def count_digits(value: float, low: float | None = None, high: float | None = No
     Enough to show its size or, where the interval is narrower, the width of the interval; none for counts.
     """
     size = abs(value)
-    few = 3 if size <= 1 else 2 if size < 10 else 1 if size < 100 else 0
+    few = 0 if isinstance(value, int) or size >= 100 else 3 if size <= 1 else 2 if size < 10 else 1
     if low is None or high is None:
         return few
     if high > 1 and all(float(end).is_integer() for end in (value, low, high)):

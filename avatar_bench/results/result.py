@@ -27,7 +27,7 @@ from avatar_bench.files.table_io import name_table, read_table, write_table
 from avatar_bench.i18n import _, use_language
 from avatar_bench.metrics.units import NEW_SOURCES, THESE_SOURCES
 from avatar_bench.results.declaration import declare_block, find_heading
-from avatar_bench.results.display import format_frame, format_pairs, format_text, format_value
+from avatar_bench.results.display import format_frame, format_latex, format_pairs, format_text, format_value
 from avatar_bench.results.reasons import Reason, format_reason
 
 if TYPE_CHECKING:
@@ -205,8 +205,7 @@ class Result:
                 for name in names or self.metrics
             ]
             table = pd.DataFrame(rows, columns=[_("metric"), _("value [low, high]"), "n"])
-        styled = table.style.hide(axis="index").format(escape="latex")
-        return styled.to_latex(hrules=True, column_format="lrr").replace("−", "$-$")
+        return format_latex(table, "lrr")
 
     def _format(self, name: str) -> str:
         """Return the value and the interval of a metric, or why it has none."""

@@ -354,10 +354,11 @@ def make_alarm_rule(run: Run, options: DecisionOptions) -> DecisionRule:
     if target not in run.classes:
         raise ConfigError(f"target={target}: no class of {run.name}.", f"Expected one of {', '.join(run.classes)}.")
     by_source = options.unit == SOURCE
-    advice = f"avatar-bench calibrate ckpt={run.folder or 'RUN'} false_alarms={rate:g} target={target} data=..."
+    unit = " unit=source" if by_source else ""
+    advice = f"avatar-bench calibrate ckpt={run.folder or 'RUN'} false_alarms={rate:g} target={target}{unit} data=..."
     saved = run.source_calibration if by_source else run.decision_calibration
     if saved is None:
-        raise GuardError(f"{run.name} has no calibration for false_alarms{' unit=source' * by_source}.", advice)
+        raise GuardError(f"{run.name} has no calibration for false_alarms{unit}.", advice)
     scored = score_images(run, saved)
     index, required = scored.classes.index(target), math.ceil(1 / rate - 1 - 1e-9)
     score, is_target = scored.probabilities[:, index], scored.targets == index

@@ -51,6 +51,51 @@ def test_a_page_that_is_no_report_is_not_replaced(runs, command):
     assert "is a folder" in command("report", f"runs={runs}", code=5).err
 
 
+def test_tables_of_a_paper_state_what_their_numbers_speak_for(runs, tmp_path, command):
+    folder = runs / "a" / "evaluation/blind/blind_test"
+    both = {"value": 0.5, "low": 0.25, "high": 0.75, "unit": "group", "units": 80}
+    metrics = {
+        "accuracy": Metric(
+            0.62, 90, 0.4, 0.8, "logit by source", units=9, population="new sources", these_sources=both
+        ),
+        "recall/b": Metric(0.7, 45, 0.3, 0.9, "logit by source", units=5, population="new sources"),
+    }
+    origin = {"checkpoint_sha256": "0" * 64, "data_fingerprint": "g", "options": {"level": 0.9}}
+    Result("blind_test", "blind", 90, ("a", "b"), metrics, provenance=origin).save(folder)
+    (line,) = command("report", f"runs={runs}", "format=latex").out.splitlines()
+    assert line == f"{runs / 'report.tex'}: 2 tables, 1 run, nothing missing"
+    blind, test = (runs / "report.tex").read_text().split("\\end{tabular}\n")[:2]
+    assert "% blind: 90 images, fingerprint g\n% seed: 1\n" in blind
+    assert "% accuracy: for new sources: within each class, sources weigh alike; intervals of 90 %" in blind
+    assert "a & 1 & 0.620 [0.400, 0.800] \\\\" in blind
+    assert "0.750 [0.700, 0.800]" in test
+    words = ("format=latex", "metrics=[accuracy,recall/b]", "population=these_sources", f"out={tmp_path / 'x.tex'}")
+    command("report", f"runs={runs}", *words)
+    text = (tmp_path / "x.tex").read_text()
+    assert "metrics=[accuracy,recall/b]" in text.splitlines()[0]
+    assert "a & 1 & 0.500 [0.250, 0.750] \\\\" in text  # recall has no number for them
+    assert "% accuracy: for new images of these sources; intervals of 90 %" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["metrics=[acuracy]"], 2, "metrics=acuracy: no result has it; did you mean accuracy?"),
+        (["population=new_sources"], 3, "no set has a number for new sources"),
+        (["out=page.html"], 2, "out=page.html does not fit format=latex"),
+        (["out=mine.tex"], 3, "out=mine.tex is no table of a report, and would be overwritten"),
+        (["out=folder.tex"], 5, "out=folder.tex is a folder"),
+    ],
+)
+def test_tables_are_refused_by_name(words, code, message, runs, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    Path("mine.tex").write_text("mine")
+    Path("folder.tex").mkdir()
+    assert message in command("report", f"runs={runs}", "format=latex", *words, code=code).err
+    assert not (runs / "report.tex").exists()
+    assert Path("mine.tex").read_text() == "mine"
+
+
 def test_a_disk_that_fills_leaves_the_earlier_page_and_its_markdown(runs, monkeypatch, command):
     command("report", f"runs={runs}")
     before = {file: file.read_bytes() for file in runs.glob("report.*")}

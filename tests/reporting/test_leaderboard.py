@@ -248,3 +248,12 @@ def test_the_board_on_the_page_marks_those_that_guess(evaluated, tmp_path, langu
     good, guess = (next(line for line in lines if line.startswith(f"| {name} |")) for name in ("good", "guess"))
     assert text in guess
     assert text not in good
+
+
+def test_a_table_has_the_ranks_and_the_ends_of_the_intervals(runs):
+    write_ranking(runs, "test", [GOOD, POOR], compared=["good", "poor"])
+    table = read_board(runs).table(["accuracy"]).set_index("model")
+    assert list(table.columns) == ["rank_low", "rank_high", "letters", "accuracy", "accuracy_low", "accuracy_high"]
+    assert table.loc["good", ["rank_low", "rank_high", "letters"]].tolist() == [1, 1, "a"]
+    assert table.loc["poor", ["accuracy", "accuracy_low", "accuracy_high"]].notna().all()
+    assert read_board(runs).table(["accuracy"], "new sources")["accuracy"].isna().all()

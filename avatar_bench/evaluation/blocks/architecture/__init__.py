@@ -40,7 +40,7 @@ class Architecture(Options):
         sizes = {"params_m": counts["params"] / 1e6, "macs_g": counts["macs"] / 1e9}
         shape = {"depth": anatomy.depth, "input_size": size}
         result.metrics = {name: Metric(float(value), 1, higher_is_better=False) for name, value in sizes.items()}
-        result.metrics |= {name: Metric(float(value), 1, higher_is_better=None) for name, value in shape.items()}
+        result.metrics |= {name: Metric(int(value), 1, higher_is_better=None) for name, value in shape.items()}
         traits = anatomy.traits | {"pretraining": str(start), "trained_with": start.trained}
         result.tables = {"traits": pd.DataFrame([traits]), "stages": anatomy.stages, "layers": anatomy.layers}
         result.provenance = {"backbone": run.card.backbone, "network": type(net).__name__}

@@ -114,16 +114,16 @@ class Significance(recipe_pairs.PairwiseOptions):
         metrics = {
             name: Metric(None, n, higher_is_better=False, reason=few)
             if value is None or np.isnan(value)
-            else Metric(float(value), n, higher_is_better=False)
+            else Metric(int(value) if name in planned else float(value), n, higher_is_better=False)
             for name, value in {"detectable_difference": detectable, **planned}.items()
         }
         is_unknown = ranking["better_than_guessing"].isna().any()
         unknown = Reason("too_few_classes") if is_unknown else None
-        better = None if is_unknown else float(ranking["better_than_guessing"].sum())
+        better = None if is_unknown else int(ranking["better_than_guessing"].sum())
         return {
-            "significant_pairs": Metric(float(pairs["significant"].sum()), len(pairs), higher_is_better=None),
+            "significant_pairs": Metric(int(pairs["significant"].sum()), len(pairs), higher_is_better=None),
             "better_than_guessing": Metric(better, len(ranking), higher_is_better=None, reason=unknown),
-            "tied_with_best": Metric(float(ranking["tied_with_best"].sum()), len(ranking), higher_is_better=None),
+            "tied_with_best": Metric(int(ranking["tied_with_best"].sum()), len(ranking), higher_is_better=None),
             "gain_over_second": recipes.state(metric_with_interval(*gain, n, how)),
             **{name: recipes.state(metric) for name, metric in metrics.items()},
         }
