@@ -176,7 +176,7 @@ def mistaken(images, tmp_path_factory):
         ([*PREDICT, "target_error=.05", "precision=bf16"], 2, "precision=bf16"),
         ([*PREDICT, "target_error=.05", "calibrated=false"], 2, "calibrated=False"),
         ([*PREDICT, "per_class=true"], 2, "requires target_error"),
-        ([*PREDICT, "alpha=.2"], 2, "requires target_error or costs"),
+        ([*PREDICT, "alpha=.2"], 2, "requires target_error, false_alarms or costs"),
         ([*PREDICT, "costs=nowhere.yaml"], 2, "nowhere.yaml cannot be read"),
         ([*PREDICT, "input=nothing*"], 3, "matches no file"),
         ([*PREDICT, "input=@nothing"], 3, "@nothing"),
@@ -214,7 +214,7 @@ def mistaken(images, tmp_path_factory):
         (["report", "runs=nowhere"], 3, "there is no such folder"),
         (["report", "runs="], 2, "runs= is empty"),
         ([*REPORT, "lang=de"], 2, "lang=de: expected en or ru"),
-        ([*REPORT, "out=page.pdf"], 2, "out=page.pdf: expected a file that ends in .html or .htm"),
+        ([*REPORT, "out=page.pdf"], 2, "out=page.pdf: expected a file that ends in .html, .htm or .tex"),
     ],
 )
 def test_a_mistake_is_explained_in_three_lines_and_writes_no_output(
