@@ -26,7 +26,6 @@ from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from avatar_bench.i18n import _
 
@@ -57,7 +56,6 @@ STYLE: dict[str, Any] = {
     "text.parse_math": False,  # class and file names may contain dollar signs
 }
 MAX_BARS = 40
-CHART = {"Comment": "chart"}  # in a PNG without photos, whose colours a dark page inverts
 _override: ContextVar[Any] = ContextVar("override", default={})  # noqa: B039  # never changed
 _SPLIT_LINES: dict[str, Literal["--", "-"]] = {"train": "--", "val": "-"}  # line styles of their curves
 _MARKED: dict[str, Any] = {"color": "black", "linestyle": ":", "linewidth": 1.2}  # the line of what was chosen
@@ -109,14 +107,10 @@ def create_figure(width: float, height: float) -> Figure:
 
 
 def encode_png(figure: Figure, dpi: float | None = None) -> bytes:
-    """Return a figure as PNG, with the mark `CHART` if no panel shows a photo, and fix its layout.
+    """Return a figure as PNG, and fix its layout.
 
     It is drawn once: savefig would draw it twice, first for the layout.
     """
-    photos = [image for axes in figure.axes for image in axes.get_images() if np.asarray(image.get_array()).ndim == 3]
-    about = PngInfo()
-    for key, text in ({} if photos else CHART).items():
-        about.add_text(key, text)
     figure.set_dpi(dpi or figure.dpi)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
@@ -124,7 +118,7 @@ def encode_png(figure: Figure, dpi: float | None = None) -> bytes:
     # the image is opaque: without alpha and with run-length encoding, it is encoded in a third of the time
     page = Image.fromarray(np.asarray(canvas.buffer_rgba()))  # type: ignore[no-untyped-call]
     stream, dots = BytesIO(), (figure.dpi, figure.dpi)
-    page.convert("RGB").save(stream, "PNG", dpi=dots, compress_type=zlib.Z_RLE, pnginfo=about)
+    page.convert("RGB").save(stream, "PNG", dpi=dots, compress_type=zlib.Z_RLE)
     return stream.getvalue()
 
 

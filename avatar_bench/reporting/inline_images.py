@@ -6,13 +6,12 @@ import base64
 import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from avatar_bench.files.hashes import sha256_of_file
-from avatar_bench.metrics.plots import CHART
 
 MAX_FIGURE_BYTES = 8_500_000  # bytes of WebP; base64 adds a third, and the page stays under 15 MB
 MAX_FIGURES = 180  # figures in a page: each takes 0.1 s, and more are not useful in one page
@@ -22,12 +21,11 @@ _MAX_ASPECT = 4  # maximum ratio of height to width
 
 @dataclass(frozen=True)
 class InlineImage:
-    """Figure as WebP, with its size in pixels; a chart shows no photos."""
+    """Figure as WebP, with its size in pixels."""
 
     data: bytes
     width: int
     height: int
-    is_chart: bool = False
 
     @property
     def data_url(self) -> str:
@@ -57,7 +55,7 @@ def inline_figures(
             resized = shrink(io.BytesIO(image.data), width, quality) if over > 0 else None
             if resized is not None and len(resized.data) < len(image.data):
                 over -= len(image.data) - len(resized.data)
-                images[file] = replace(resized, is_chart=image.is_chart)
+                images[file] = resized
     room, fitting = budget, {}
     for file, image in images.items():
         if len(image.data) <= room:
@@ -69,12 +67,11 @@ def shrink(source: Path | io.BytesIO, width: int, quality: int) -> InlineImage |
     """Return a figure as WebP at most `width` pixels wide; None where it cannot be read."""
     try:
         with Image.open(source) as image:
-            is_chart = image.info.items() >= CHART.items()
             opaque = _flatten_on_white(image)
         factor = min(opaque.width // width, 4)
         reduced = opaque.reduce(factor) if factor > 1 else opaque  # first by a whole factor, many times faster
         reduced.thumbnail((width, _MAX_ASPECT * width), Image.Resampling.BILINEAR)
-        return replace(encode(reduced, quality), is_chart=is_chart)
+        return encode(reduced, quality)
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
 
