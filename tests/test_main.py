@@ -31,6 +31,14 @@ train.execute = execute
 from avatar_bench.__main__ import main
 sys.exit(main(["train", "data=folder", "data.root=images"]))
 """
+DETECTOR = '''"""Sharpness."""
+from dataclasses import dataclass
+
+@dataclass(kw_only=True)
+class Sharp:
+    scale: float = 100.0
+    unit: str
+'''
 BLOCK = """
 from dataclasses import dataclass
 from avatar_bench.config.options import Options, option
@@ -131,6 +139,13 @@ def test_the_help_of_evaluate_lists_the_options_of_the_blocks_that_are_chosen(ca
     (block / "__init__.py").write_text(BLOCK)
     assert main(["evaluate", "-cd", str(block.parents[1]), "--help", "block=mine"]) == 0
     assert re.search(r"block mine: a number\n  block.mine.number=2 +any", capsys.readouterr().out)
+    detector = tmp_path / "detector" / "sharp.py"
+    detector.parent.mkdir()
+    detector.write_text(DETECTOR)
+    assert main(["import", "-cd", str(tmp_path), "--help", "kind=sharp"]) == 0
+    assert "detector sharp: Sharpness\n  options.scale=100.0\n  options.unit=...\n" in re.sub(
+        " +\n", "\n", capsys.readouterr().out
+    )
 
 
 HERE = Path(__file__).parent

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields, is_dataclass
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from avatar_bench.config import overrides
 from avatar_bench.config.catalogue import describe_choices, find_commands, find_conf_folder, find_unused_groups
 from avatar_bench.config.composition import find_default_choices, register
-from avatar_bench.config.entries import find_entry
+from avatar_bench.config.entries import find_entries, find_entry
 from avatar_bench.config.options import get_default, iterate_options
 from avatar_bench.config.path_quoting import find_main_option, name_bare_paths, quote_paths
 from avatar_bench.config.schema import SWITCH, find_schema
@@ -31,7 +32,7 @@ def format_help(command: str, words: Sequence[str] = ()) -> str:
     usage = f"avatar-bench {command} {f'[{main.upper()}] ' if main else ''}[option=value ...]"
     lines = [usage, find_commands()[command], ""]
     for title, rows in list_options(command, words).items():
-        lines += [title] if title.startswith("block ") else []
+        lines += [title] if ":" in title else []
         lines += [f"  {f'{option}={value}':34}  {note}".rstrip() for option, value, note in rows]
         lines += [""] if rows else []
     if command == "evaluate":
@@ -54,7 +55,13 @@ def list_options(command: str, words: Sequence[str] = ()) -> dict[str, list[Row]
     for group, default in groups.items():
         names = [name for name in describe_choices(group) if name != "run" or command in _COMMANDS_WITH_RUN]
         sections["groups"].append((group, _format_value(chosen.get(group, default)), f"one of: {' '.join(names)}"))
-    sections["options"] = list(_list_rows(cfg, find_schema(command), left_out=groups))
+    sections["options"] = list(_list_rows(cfg, schema := find_schema(command), left_out=groups))
+    if kind := getattr(schema, "options_of", None):
+        entry = find_entries(kind).get("" if OmegaConf.is_missing(cfg, "kind") else cfg.kind)
+        if entry and not entry.is_builtin:  # a user's own, whose options are fields of any dataclass
+            options = {f"options.{member.name}": get_default(member) for member in fields(entry.load_class())}
+            rows = [(name, _format_value(value), "") for name, value in options.items()]
+            sections[f"{kind} {entry.name}: {entry.summary}"] = rows
     for name, options in cfg.block.items() if "block" in groups else ():
         known = iterate_options(find_entry("block", str(name)).load_class())
         sections[f"block {name}: {describe_choices('block')[name]}"] = [
@@ -91,4 +98,6 @@ def _list_rows(cfg: DictConfig, schema: Any, prefix: str = "", left_out: Collect
 def _format_value(value: Any) -> str:
     if value is None:
         return "null"
+    if value is NO_DEFAULT:
+        return "..."
     return str(value).lower() if isinstance(value, bool) else str(value).replace("'", "")  # as Hydra reads it

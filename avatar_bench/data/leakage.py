@@ -377,30 +377,44 @@ class Leakage:
             self._checked.add(key)
 
     def _refuse_step(self, dataset: Dataset, used: Dataset, step: str, network: int) -> None:
-        """Raise GuardError if a dataset overlaps with the images of a step; near-duplicates are searched once."""
-        if "overlap" not in self.allow and (overlap := _find_overlap(dataset, used)) is not None:
+        """Raise GuardError if a dataset overlaps with the images of a step, or warn of it if that is allowed.
+
+        Near-duplicates are searched once.
+        """
+        warnings = self._warnings.setdefault(dataset.fingerprint, [])
+        if (overlap := _find_overlap(dataset, used)) is not None:
             by, shared = overlap
-            raise GuardError(
-                f"{dataset.name} shares {int(shared.sum())} of {len(dataset)} images with the {step} data by "
-                f"{by}, first {dataset.frame.loc[shared, 'path'].iat[0]}.",
-                "Metrics on training images do not estimate performance on new ones: remove shared images, or",
-                "set allow=[overlap], which is reported with the metrics.",
-            )
+            if "overlap" not in self.allow:
+                raise GuardError(
+                    f"{dataset.name} shares {int(shared.sum())} of {len(dataset)} images with the {step} data by "
+                    f"{by}, first {dataset.frame.loc[shared, 'path'].iat[0]}.",
+                    "Metrics on training images do not estimate performance on new ones: remove shared images, or",
+                    "set allow=[overlap], which is reported with the metrics.",
+                )
+            if step != "pretraining":  # see count_pretraining_overlap
+                warnings.append(Reason("overlap_allowed", n=int(shared.sum()), all=len(dataset)))
         key = network, step, dataset.fingerprint
-        if "near_duplicates" not in self.allow and key not in self._checked:
-            # missing training images raise an error, missing pretraining images a warning in the result
-            known = used if step == "training" else used.available
-            _refuse_near_duplicates(dataset, known, _find_near_duplicates(known, dataset), step)
-            if self.search is not None:
-                self._refuse_aligned_copies(dataset, used, step, self.search)
+        is_allowed = "near_duplicates" in self.allow
+        if key in self._checked or (is_allowed and step == "pretraining"):
+            return
+        # missing training images raise an error, missing pretraining images a warning in the result
+        known = used if step == "training" and not is_allowed else used.available
+        matches = _find_near_duplicates(known, dataset)
+        if self.search is not None:
+            matches += self._find_aligned_copies(dataset, used, self.search)
+        if matches and is_allowed:
+            copies = {match.right for match in matches}
+            warnings.append(Reason("near_duplicates_allowed", n=len(copies), all=len(dataset)))
+        else:
+            _refuse_near_duplicates(dataset, known, matches, step)
         self._checked.add(key)
 
     def list_warnings(self, dataset: Dataset) -> list[Reason]:
-        """Return what the search for aligned copies says of a dataset that it did not refuse."""
+        """Return the overlap of a dataset that was allowed, and what the search for aligned copies says of it."""
         return self._warnings.get(dataset.fingerprint, [])
 
-    def _refuse_aligned_copies(self, dataset: Dataset, used: Dataset, step: str, search: AlignedSearch) -> None:
-        """Raise GuardError if a dataset contains aligned copies; of the run's own images they are a warning.
+    def _find_aligned_copies(self, dataset: Dataset, used: Dataset, search: AlignedSearch) -> list[Match]:
+        """Return the aligned copies in a dataset; those of the run's own images are a warning instead.
 
         `train` joins no groups by them, so a new split would not always be possible.
         """
@@ -410,12 +424,13 @@ class Leakage:
         matches = search(known, dataset) if len(known) else []
         if isinstance(matches, Reason):
             warnings.append(Reason("not_aligned", why=matches))
-        elif not any(dataset.frame["sha256"].isin(set(images.frame["sha256"])).all() for images in self.own):
-            _refuse_near_duplicates(dataset, known, matches, step)
-        elif matches:
+            return []
+        if matches and any(dataset.frame["sha256"].isin(set(own.frame["sha256"])).all() for own in self.own):
             first, original = dataset.frame["path"].iat[matches[0].right], known.frame["path"].iat[matches[0].left]
             count = len({match.right for match in matches})
             warnings.append(Reason("copies_across_split", n=count, all=len(dataset), first=first, other=original))
+            return []
+        return list(matches)
 
 
 def _is_held_out_in(dataset: Dataset, images: Dataset) -> bool:

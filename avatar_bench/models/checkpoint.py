@@ -70,6 +70,9 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     """Read a checkpoint or exported .safetensors as tensors on the CPU and plain values; raise CheckpointError."""
     if not os.path.isfile(file):
         raise CheckpointError(f"{file} is not a file.", "Expected a checkpoint, such as RUN/checkpoints/best.ckpt.")
+    if file.suffix == ".onnx":
+        reason = f"{file} is an exported network, not a checkpoint."
+        raise CheckpointError(reason, f"Make it a run: avatar-bench import kind=onnx file={file} out=RUN")
     try:
         checkpoint = _read_export(file) if file.suffix == ".safetensors" else weight_formats.read_torch_file(file)
     except Exception as error:  # zip, pickle and storage errors of many types

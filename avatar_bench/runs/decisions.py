@@ -287,8 +287,8 @@ def make_decision_rule(
     saved = run.decision_calibration
     if saved is None:
         raise GuardError(
-            f"{run.name} has no {CALIBRATION} with thresholds for decisions: earlier versions wrote none, and "
-            f"train writes one from {2 * MIN_CALIBRATION_IMAGES} calibration images on.",
+            f"{run.name} has no {CALIBRATION} with thresholds for decisions, which train fits from "
+            f"{2 * MIN_CALIBRATION_IMAGES} calibration images on.",
             f"Calibrate it on {2 * count_required(target_error)} labelled images or more, half of them for "
             f"thresholds: avatar-bench calibrate ckpt={run.folder or 'RUN'} data=...",
         )

@@ -184,6 +184,9 @@ def locate_checkpoint(path: Path, option: str = "ckpt") -> tuple[Path, Path | No
     exported .safetensors file. Raises CheckpointError for anything else.
     """
     refuse_address(str(path), option)
+    if is_run_address(str(path)) and not os.path.lexists(path):
+        reason = f"{option}={path} is an address, but the images of the run and their split are needed."
+        raise CheckpointError(reason, "Expected a run folder of this machine. See: avatar-bench list runs")
     if os.path.isdir(path):
         if not (path / RECORD).is_file():
             raise CheckpointError(
@@ -206,7 +209,7 @@ def locate_checkpoint(path: Path, option: str = "ckpt") -> tuple[Path, Path | No
                 return checkpoint, path
         raise CheckpointError(
             f"{path} has no checkpoints/best.ckpt; its status is {record.status or 'unknown'}.",
-            f"Finish it with: avatar-bench train resume={path}",
+            f"Once no training runs there, finish it with: avatar-bench train resume={path}",
         )
     if not os.path.isfile(path):
         problem = "is neither a file nor a folder" if os.path.lexists(path) else "does not exist"

@@ -62,7 +62,12 @@ def mistaken(images, tmp_path_factory):
         "windows.csv": table.replace("/", "\\"),
         "page.txt": "",
     }
-    texts |= {"list.txt": "page.txt\ns3://bucket/b.jpg\n", "taken.json": '{"name": "another"}', "weights.bin": "others"}
+    texts |= {
+        "list.txt": "page.txt\ns3://bucket/b.jpg\n",
+        "taken.json": '{"name": "another"}',
+        "weights.bin": "others",
+        "net.onnx": "",
+    }
     for name, text in texts.items():
         (root / name).write_text(text, encoding="utf-8")
     rows = pd.read_csv(images / "all.csv")
@@ -122,6 +127,9 @@ def mistaken(images, tmp_path_factory):
         ([*ALL, "data.root=few", "data.blind={images}/blind"], 3, "data.blind has class 'generated'"),
         ([*ALL, "model.backbone=resnet18x"], 2, "'resnet18x'"),
         ([*ALL, "init_from=nowhere"], 4, "nowhere"),
+        ([*ALL, "init_from=hf:me/run"], 4, "is an address, but the images of the run and their split are needed"),
+        (["predict", "ckpt=net.onnx", "input=."], 4, "import kind=onnx file=net.onnx"),
+        ([*EVALUATE, "block=overview", "out=fresh"], 3, "block=[blind_test,overview]"),
         ([*ALL, "mode.stages=[{unfreeze: 99, epochs: 1, lr: 1}]"], 2, "unfreeze=99"),
         ([*ALL, "data.workers=100000"], 2, "from 0 to 256 processes"),
         ([*ALL, "seed=99999999999999999999999"], 2, "from 0 to 4294967295"),

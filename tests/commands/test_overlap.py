@@ -57,5 +57,12 @@ def test_what_a_block_is_fitted_on_is_refused_and_so_are_its_near_duplicates(is_
     evaluate(*words, "allow=[near_duplicates]", code=0 if is_near else 3)
 
 
+@pytest.mark.parametrize(("guard", "n"), [("overlap", 4), ("near_duplicates", 2)])
+def test_copies_of_training_images_that_are_allowed_are_counted_as_they_are_refused(guard, n, large_run, evaluate):
+    words = f"train{guard}", "train", 4, guard == "near_duplicates", "blind_test"
+    assert f"{n} of 46 images" in evaluate(*words, code=3)
+    assert format_reason(Reason(f"{guard}_allowed", n=n, all=46)) in evaluate(*words, f"allow=[{guard}]")
+
+
 def test_neither_copies_of_test_images_nor_other_sets_are_warned_of(evaluate):
     assert "val images" not in evaluate("other", "test", 3, True, "blind_test")

@@ -72,8 +72,9 @@ def run_of(saved, label):
     return SimpleNamespace(**names, **kept)
 
 
-def compare(*runs, **options):
-    dataset = type("Dataset", (), {"name": "test", "__len__": lambda self: 10})()
+def compare(*runs, date="2024", **options):
+    frame = pd.DataFrame({"date": [date] * 10})
+    dataset = type("Dataset", (), {"name": "test", "frame": frame, "__len__": lambda self: 10})()
     return Overview(**options).compare(runs, [dataset] * len(runs))
 
 
@@ -112,6 +113,8 @@ def test_what_is_missing_is_null_and_listed():
     assert set(result.tables["robustness"]["run"]) == {"a"}
     warnings = {tuple(warning.values["runs"]): set(warning.values["blocks"]) for warning in result.warnings}
     assert warnings == {("a", "b"): everywhere, ("b",): {"robustness"}}
+    undated = compare(run_of(results(), "a"), date="").tables["missing"]
+    assert set(undated.loc[undated["metric"] == "", "block"]) == everywhere - {"over_time"}  # which cannot be run
 
 
 def test_bias_equals_a_hand_count_and_runs_of_different_data_are_named_in_groups():

@@ -49,6 +49,7 @@ class OverTime(intervals.IntervalOptions):
 
     version: ClassVar[int] = 2
     needs: ClassVar[tuple[str, ...]] = ("predictions", "decisions")
+    needs_any_column: ClassVar[tuple[str, ...]] = tuple(DATE_COLUMNS)
 
     period: str = option("year", help="length of a period", choices=tuple(PERIODS))
     target: str = option("generated", help="class whose recall is drawn and whose false alarms are counted")

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from avatar_bench.config.catalogue import list_blocks
-from avatar_bench.config.entries import find_entries
+from avatar_bench.config.entries import find_entries, find_entry
 from avatar_bench.config.options import Options, option
 from avatar_bench.data.corruptions import STANDARD_CORRUPTIONS
 from avatar_bench.evaluation.block import make_columns, tabulate_runs
@@ -45,7 +45,11 @@ class Overview(Options):
         """Build the table of main metrics, the list of missing ones, and each chart for which a run has results."""
         name = datasets[0].name
         declared = {block: declare_block(block).overview for block in list_blocks(("run",))}
-        patterns = {block: [main.format(score=self.ood_score) for main in mains] for block, mains in declared.items()}
+        patterns = {
+            block: [main.format(score=self.ood_score) for main in mains]
+            for block, mains in declared.items()
+            if _has_columns(block, datasets[0])
+        }
         saved: Saved = [(run, {block: run.saved(block, name) for block in patterns}) for run in runs]
         result = Result("overview", name, len(datasets[0]), tuple(runs[0].classes))
         chance, absent = 1 / len(runs[0].classes), Metric(None, 0, reason=Reason("no_result", block="blind_test"))
@@ -110,6 +114,12 @@ def _build_runs_table(saved: Saved, patterns: Patterns) -> pd.DataFrame:
                 row |= make_columns(name, metric, f"{name}_")
         rows.append(row)
     return tabulate_runs([run for run, __ in saved]).join(pd.DataFrame(rows))
+
+
+def _has_columns(block: str, dataset: Dataset) -> bool:
+    """Return whether a data set has a value in any of the columns that a block needs; True if it needs none."""
+    columns = getattr(find_entry("block", block).load_class(), "needs_any_column", ())
+    return not columns or any((dataset.frame[name] != "").any() for name in {*columns} & {*dataset.frame})
 
 
 def _list_missing(saved: Saved, patterns: Patterns) -> pd.DataFrame:
