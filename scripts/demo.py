@@ -41,7 +41,7 @@ def demonstrate() -> None:
     run(f"{evaluate}=test block=[blind_test,overview,significance]")
     with redirect_stdout(StringIO()) as printed:  # shown at the end
         run(f"{evaluate}=blind block=[blind_test,out_of_domain]")
-    few = " ".join(f"block.gradcam.{word}" for word in ("images=3", "collage=3", "steps=5", "random_weights=1"))
+    few = " ".join(f"block.gradcam.{word}" for word in ("images=12", "collage=3", "steps=5", "random_weights=1"))
     blocks = "blind_test,calibration,overview,significance,ensemble,gradcam"
     run(f"{evaluate}=blind block=[{blocks}] {few}")  # and the first of them for the ensembles
     run(f"report runs={RUNS} out={RUNS}/report.html")

@@ -54,7 +54,7 @@ class Chart:
     count: str = ""  # column of the numbers of images
     hue: str = ""  # column that colours
     panels: str = ""  # column that divides the rows
-    # patterns of the marks that are not hollow, of bars that are not pale, and of cells with a star
+    # patterns of marks that are not hollow, and of bars and cells that are not pale, the latter with a star
     filled: Mapping[Any, Any] = field(default_factory=dict)
     marks: Mapping[Any, Any] = field(default_factory=dict)  # columns beside values, "table.column" of another table
     lines: Mapping[Any, Any] = field(default_factory=dict)  # labels of numbers, "guessing", metrics or provenance

@@ -28,6 +28,7 @@ _MOST_ACROSS = 4  # panels side by side
 _MOST_BANDS = 6  # legible bands in one panel
 _FEW_POINTS = 8  # of a line: their intervals are bars, those of more a band
 _LINE = 36  # characters of a label below a panel
+_PALE = 0.3  # opacity
 _NEAR = 0.25  # levels whose names would overlap
 _MIN_RATIO = 6.0  # of the ends of a logarithmic axis, so that it has two or three ticks
 _LEVEL: dict[str, Any] = {"color": "black", "linestyle": "--", "linewidth": 1}
@@ -79,7 +80,7 @@ def _draw_rows(data: ChartData, others: Sequence[Line2D]) -> Figure:
             style, numbers = data.style_mark(**mark), (mark["value"], mark["low"], mark["high"])
             if is_bar:
                 value, *ends = numbers
-                alpha = 0.75 if mark["is_filled"] else 0.3
+                alpha = 0.75 if mark["is_filled"] else _PALE
                 axes.barh(y, value, height=0.76 / n, color=style["color"], alpha=alpha)
                 axes.hlines(y, *ends, color="black", linewidth=1.1)
                 axes.plot(ends, [y, y], "|", color="black", markersize=4)
@@ -220,12 +221,13 @@ def _draw_cells(data: ChartData, __: Sequence[Line2D]) -> Figure:
         texts: Any = plots.format_cells(pattern, 100 * cells if unit else cells)
         if unit == "points":
             texts = np.where(np.abs(cells) < 0.0005, "0", texts)
+        colours: dict[str, Any] = {"vmin": low, "vmax": high, "cmap": "PuOr_r" if is_signed else "Blues"}
         if data.spec.filled:
             stars = _arrange_cells(panel.table.assign(value=panel.table["is_filled"].astype(float)), rows, x, across)
             texts = np.where(stars == 1, np.char.add(texts, " *"), texts)
+            colours["alpha"] = np.where(stars == 1, 1.0, _PALE)
         if share:
             texts = np.where(raw == 0, "", np.char.add(np.char.mod("%.0f\n", raw), texts))
-        colours = {"vmin": low, "vmax": high, "cmap": "PuOr_r" if is_signed else "Blues"}
         is_stated = ~np.isnan(_arrange_cells(panel.table.assign(value=1.0), rows, x, across))
         image = plots.draw_cells(axes, cells, np.where(is_stated, texts, ""), 7, **colours)
         axes.set_xticks(range(len(across)), heads, **{} if is_flat else turned)

@@ -131,13 +131,14 @@ def create_axes(width: float, height: float) -> tuple[Figure, Axes]:
 def draw_cells(axes: Axes, values: ArrayLike, texts: ArrayLike, fontsize: float = 7.5, **style: Any) -> AxesImage:
     """Draw values, (R, C), as coloured cells with a text in each, white on dark colours; a NaN has no colour.
 
-    `style` is that of imshow: its colour map, the limits of its colours, and the aspect of a cell.
+    `style` is that of imshow: its colour map, the limits and the opacity of its colours, and the aspect of a cell.
     """
     shown = np.ma.masked_invalid(values)
     image = axes.imshow(shown, **{"aspect": "auto", **style})
     axes.spines[:].set_visible(False)
     red, green, blue, opacity = np.moveaxis(image.to_rgba(shown), -1, 0)
-    dark = (opacity > 0) & (0.299 * red + 0.587 * green + 0.114 * blue < 0.55)  # luma of ITU-R BT.601
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue  # of ITU-R BT.601
+    dark = (opacity > 0) & (1 - style.get("alpha", 1.0) * (1 - luma) < 0.55)  # on white
     for (row, column), text in np.ndenumerate(texts):
         ink = "white" if dark[row, column] else "black"
         axes.text(column, row, str(text), ha="center", va="center", color=ink, fontsize=fontsize)

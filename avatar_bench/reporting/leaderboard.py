@@ -292,7 +292,7 @@ def build_leaderboard_table(board: Leaderboard, styles: tables.RunStyles) -> tab
         columns[2] |= {"bars": True, "start": min(ends), "stop": max(ends)} if ends else {}
     caption = _("Leaderboard on {set}: {n} images, fingerprint {fingerprint}")
     text = caption.format(set=board.name, n=board.n, fingerprint=board.fingerprint)
-    notes = _describe_population(ranked)
+    notes = " ".join(filter(None, [_describe_set(board.name), _describe_population(ranked)]))
     if board.ranked_by == "balanced_accuracy":
         ranks = _(
             "Ranked by balanced accuracy: the view merges classes, which are then unequal in size. Ranks are the "
@@ -302,6 +302,15 @@ def build_leaderboard_table(board: Leaderboard, styles: tables.RunStyles) -> tab
     return tables.Table(
         f"leaderboard_{board.name}_{board.fingerprint}", text, columns, rows, notes or None, compact=True
     )
+
+
+def _describe_set(name: str) -> str:
+    """Return what the images of a run's own set are; "" for another one."""
+    described = {
+        "blind": _("blind: external images, which no training, calibration or choice of an epoch has used."),
+        "test": _("test: images of the training data that were held out, in most splits of the same sources."),
+    }
+    return described.get(name.partition(SEPARATOR)[0], "")
 
 
 def _describe_population(ranked: Sequence[Metric]) -> str:

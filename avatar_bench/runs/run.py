@@ -170,8 +170,8 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Return a short name: the last two parts of the folder's path, or the file name."""
-        return "/".join(self.folder.parts[-2:]) if self.folder else self.checkpoint.name
+        """Return the path of the run's folder, or of its file without one, as it was opened."""
+        return str(self.folder or self.checkpoint)
 
     @property
     def classes(self) -> tuple[str, ...]:

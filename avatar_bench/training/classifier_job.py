@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 
 LAST_EPOCH = "last epoch"  # the choice of a checkpoint in a record
-FEW_TRAINING_IMAGES = 500  # below, a probe was mostly more accurate where measured (docs/commands/train.md)
 
 
 class ClassifierJob:
@@ -95,10 +94,6 @@ class ClassifierJob:
         settings, folder, data = self.settings, self.folder, self.data
         n_val = len(data.val_set)
         self.record.chosen_by = {"by": METRIC if n_val >= MIN_SELECTION_IMAGES else LAST_EPOCH, "n": n_val}
-        few = len(data.train_set) < FEW_TRAINING_IMAGES
-        if few and self.learner.card.weights != "none" and not settings.init_from:
-            images = format_count(len(data.train_set), "training image")
-            print_note(f"note: on {images} mode=probe is mostly more accurate on new sources, and faster")
         done, first_epoch, history = self.done, 1, folder / "metrics.csv"
         progress = find_newest_checkpoint(folder / "checkpoints") if settings.resume else None
         if progress:

@@ -36,7 +36,7 @@ def write_review_page(
     """
     rows = reader.take(population.draw(design))
     rows["stratum"] = design.find_stratum(population.bins[rows["position"]])
-    edges, rates = ([f"{number:.17g}" for number in numbers] for numbers in (design.edges, design.rates))
+    edges, rates = ([str(float(number)) for number in numbers] for numbers in (design.edges, design.rates))
     images, failed = [], []
     silent: dict[str, str] = {}
     for row in rows.to_dict("records"):
