@@ -271,9 +271,9 @@ def _create_grid(
     plain: dict[str, Any] = {"linestyle": "", "markersize": 5.5}
     styles = {name: plain | style | (look or {}) for name, style in data.name_colours().items()}
     handles = [*(Line2D([], [], label=name, **style) for name, style in styles.items()), *handles]
-    longest = max((len(str(handle.get_label())) for handle in handles), default=0)
-    columns = max(1, min(len(handles), int(12 * width // (longest + 6))))
-    figure = plots.create_figure(width, 0.4 + size[1] * down + 0.2 * math.ceil(len(handles) / columns))
+    columns = plots.fit_legend(width, [str(handle.get_label()) for handle in handles])
+    legend = plots.LEGEND_LINE * math.ceil(len(handles) / columns)
+    figure = plots.create_figure(width, 0.4 + size[1] * down + legend)
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=columns)
     grid = figure.subplots(down, across, squeeze=False, **shared).ravel()

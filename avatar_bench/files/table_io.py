@@ -131,7 +131,7 @@ def write_csv(frame: pd.DataFrame, target: Any, **options: Any) -> None:
     """Write a table, without its index, as a CSV file or stream that is safe to open; options are those of pandas."""
     # before Python 3.13, csv does not quote a carriage return, which readers take for the end of a row
     returns = any("\r" in str(name) or _has_carriage_return(frame.iloc[:, n]) for n, name in enumerate(frame))
-    options |= {"quoting": csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL, "float_format": _format_float}
+    options["quoting"] = csv.QUOTE_ALL if returns else csv.QUOTE_MINIMAL
     for start in range(0, max(1, len(frame)), _ROWS_PER_PART):
         if start:
             options |= {"mode": "a", "header": False}
@@ -148,11 +148,6 @@ def format_csv(frame: pd.DataFrame, **options: Any) -> str:
 def read_csv(source: Any, **options: Any) -> pd.DataFrame:
     """Read a CSV file that `write_csv` may have written; sources and options are those of pandas."""
     return unescape_formulas(pd.read_csv(source, **options))
-
-
-def _format_float(value: Any) -> str:
-    """Return a number with the digits that it has: 0.55 for 0.5499999999999999, which a softmax has made of it."""
-    return repr(float(f"{value:.15g}")) if isinstance(value, float) else str(value)
 
 
 def _has_carriage_return(column: pd.Series) -> bool:

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 _FACTORS = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # of the sizes of text, tried in turn
+_GAP = np.array([2.0, 0.0])  # points on both sides of a label: two neighbours are a space apart
 
 Property = tuple[Callable[[Any], object], Any]  # setter and value of a size
 
@@ -75,6 +76,7 @@ def _count_collisions(figure: Figure) -> float:
     boxes = np.unique(boxes[(boxes[:, 1] > boxes[:, 0]).all(axis=1)], axis=0)
     low, high = boxes[:, 0] + 1, boxes[:, 1] - 1  # pixels: edges may touch
     outside = (low < -1) | (high > np.array(figure.bbox.size) + 1)
+    low, high = (ends + sign * _GAP * figure.dpi / 72 for ends, sign in ((low, -1), (high, 1)))
     overlapping = ((low[:, None] < high) & (high[:, None] > low)).all(axis=2)
     return float(outside.any(axis=1).sum() + np.triu(overlapping, 1).sum())
 

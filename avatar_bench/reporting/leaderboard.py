@@ -25,6 +25,7 @@ from avatar_bench.reporting.study import ReportedModel, Study
 from avatar_bench.results.declaration import find_heading
 from avatar_bench.results.display import format_latex, format_value
 from avatar_bench.results.result import Metric
+from avatar_bench.results.view import SEPARATOR
 
 Metrics = dict[str, Metric | None]
 Ranking = dict[str, dict[str, Any]]  # row of each recipe in the ranking of significance, the best first

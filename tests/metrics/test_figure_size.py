@@ -12,7 +12,7 @@ from avatar_bench.metrics.plots import create_axes
 def test_labels_shrink_only_as_far_as_they_would_overlap(names, width, is_shrunk):
     figure, axes = create_axes(7, 3)
     axes.bar(range(names), range(names))
-    axes.set_xticks(range(names), [f"a name {number}" for number in range(names)])
+    axes.set_xticks(range(names), [f"a nam {number}" for number in range(names)])
     before = figure.axes[0].get_xticklabels()[0].get_fontsize()
     resize_figure(figure, width)
     assert figure.get_figwidth() == pytest.approx(width)
@@ -28,7 +28,7 @@ def test_labels_shrink_only_as_far_as_they_would_overlap(names, width, is_shrunk
 def test_nothing_shrinks_more_than_the_figure():
     figure, axes = create_axes(7, 3)
     axes.plot(range(10), linewidth=2)
-    axes.set_xticks(range(10), [f"a name {number}" for number in range(10)])  # as many as fit
+    axes.set_xticks(range(10), [f"a nam {number}" for number in range(10)])  # as many as fit
     before = axes.get_xticklabels()[0].get_fontsize()
     resize_figure(figure, 0.71 * 7)
     assert axes.get_xticklabels()[0].get_fontsize() == pytest.approx(0.71 * before)
