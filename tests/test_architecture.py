@@ -53,18 +53,18 @@ TORCH_USERS = ("reporting/grad_cam_overlays",)  # within NO_TORCH: imported only
 FOUND_BY_KIND = set(KINDS.values()) - {KINDS["block"]}
 # at most so many lines and statements of each package; a commit that raises one says why
 BUDGETS = {
-    ("commands", "cli", "console"): (2_889, 1_972),
+    ("commands", "cli", "console"): (2_898, 1_981),
     ("config",): (1_984, 1_366),
-    ("data",): (5_273, 3_612),
-    ("models",): (2_347, 1_550),
-    ("inference", "runs"): (6_485, 4_272),
-    ("reporting",): (3_156, 2_131),
+    ("data",): (5_289, 3_624),
+    ("models",): (2_350, 1_553),
+    ("inference", "runs"): (6_493, 4_278),
+    ("reporting",): (3_173, 2_144),
     ("results", "i18n", "files"): (2_130, 1_422),
-    ("metrics", "audit"): (5_799, 3_612),
+    ("metrics", "audit"): (5_810, 3_621),
     ("sources",): (2_579, 1_891),
-    ("training",): (2_736, 1_916),
-    ("evaluation",): (11_081, 7_803),
-    ("plugins",): (5_328, 3_500),
+    ("training",): (2_731, 1_911),
+    ("evaluation",): (11_098, 7_811),
+    ("plugins",): (5_329, 3_500),
 }
 MOST_MODULES = 282  # outside plug-ins
 DRAWERS = {"utils", "util", "helpers", "common", "core", "misc", "shared"}

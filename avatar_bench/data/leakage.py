@@ -425,7 +425,8 @@ class Leakage:
         if isinstance(matches, Reason):
             warnings.append(Reason("not_aligned", why=matches))
             return []
-        if matches and any(dataset.frame["sha256"].isin(set(own.frame["sha256"])).all() for own in self.own):
+        sets = (set(images.frame["sha256"]) for images in self.own)
+        if matches and any(dataset.frame["sha256"].isin(hashes).all() for hashes in sets):
             first, original = dataset.frame["path"].iat[matches[0].right], known.frame["path"].iat[matches[0].left]
             count = len({match.right for match in matches})
             warnings.append(Reason("copies_across_split", n=count, all=len(dataset), first=first, other=original))

@@ -272,8 +272,7 @@ def _create_grid(
     styles = {name: plain | style | (look or {}) for name, style in data.name_colours().items()}
     handles = [*(Line2D([], [], label=name, **style) for name, style in styles.items()), *handles]
     columns = plots.fit_legend(width, [str(handle.get_label()) for handle in handles])
-    legend = plots.LEGEND_LINE * math.ceil(len(handles) / columns)
-    figure = plots.create_figure(width, 0.4 + size[1] * down + legend)
+    figure = plots.create_figure(width, 0.4 + size[1] * down + 0.2 * math.ceil(len(handles) / columns))
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=columns)
     grid = figure.subplots(down, across, squeeze=False, **shared).ravel()

@@ -109,10 +109,10 @@ class BlockRunner:
         warnings += dict.fromkeys(known for run, dataset in pairs for known in run.leakage.list_warnings(dataset.whole))
         for run, dataset in pairs:
             if missing := run.unanswered.get(dataset.name):
-                warnings.append(Reason("missing_rows", run=run.label or run.name, n=missing))
+                warnings.append(Reason("missing_rows", run=run.label or run.short_name, n=missing))
         warnings += _warn_of_population(self.runs, self.datasets, result)
         undecided = [run for run in self.runs if "decisions" not in run.provides]
-        return warnings + [Reason("no_threshold", run=run.label or run.name) for run in undecided]
+        return warnings + [Reason("no_threshold", run=run.label or run.short_name) for run in undecided]
 
     def _find_places(self) -> list[str]:
         """Find the place of each set: its folder, manifest or run."""

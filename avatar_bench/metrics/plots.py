@@ -58,7 +58,6 @@ STYLE: dict[str, Any] = {
 MAX_BARS = 40
 _override: ContextVar[Any] = ContextVar("override", default={})  # noqa: B039  # never changed
 _SPLIT_LINES: dict[str, Literal["--", "-"]] = {"train": "--", "val": "-"}  # line styles of their curves
-LEGEND_LINE = 0.2  # height in inches
 _MARKED: dict[str, Any] = {"color": "black", "linestyle": ":", "linewidth": 1.2}  # the line of what was chosen
 _THUMBNAIL_PIXELS = 360  # of the longer side, enough for a grid cell at 300 dpi
 # offsets in points from a marker to its number, nearest first, starting at the upper right
@@ -218,19 +217,15 @@ def format_percent_axis(*axes: Axis) -> None:
 
 
 def draw_legend(figure: Figure, columns: int, *others: Artist) -> None:
-    """Draw one legend below a figure, of what its panels label, each label once, and of other artists.
-
-    Where its `columns` are too wide, it has fewer, and the figure is higher.
-    """
+    """Draw one legend below a figure, higher for fewer `columns`, of what panels label, each once, and of others."""
     handles: dict[str, Artist] = {}
     for axes in figure.axes:
         handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     handles |= {str(other.get_label()): other for other in others}
     width, height = figure.get_size_inches()
-    able = fit_legend(width, list(handles))
-    added = max(0, math.ceil(len(handles) / able) - math.ceil(len(handles) / columns))
-    figure.set_size_inches(width, height + LEGEND_LINE * added)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=min(columns, able))
+    able = min(columns, fit_legend(width, list(handles)))
+    figure.set_figheight(height + 0.2 * (math.ceil(len(handles) / able) - math.ceil(len(handles) / columns)))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=able)
 
 
 def fit_legend(width: float, labels: Sequence[str]) -> int:

@@ -22,7 +22,7 @@ from avatar_bench.metrics.units import NEW_SOURCES, THESE_IMAGES, THESE_SOURCES
 from avatar_bench.reporting import tables
 from avatar_bench.reporting.saved_result import SavedResult
 from avatar_bench.reporting.study import ReportedModel, Study
-from avatar_bench.results.declaration import find_heading
+from avatar_bench.results.declaration import find_heading, find_word
 from avatar_bench.results.display import format_latex, format_value
 from avatar_bench.results.result import Metric
 from avatar_bench.results.view import SEPARATOR
@@ -293,7 +293,8 @@ def build_leaderboard_table(board: Leaderboard, styles: tables.RunStyles) -> tab
         columns[2] |= {"bars": True, "start": min(ends), "stop": max(ends)} if ends else {}
     caption = _("Leaderboard on {set}: {n} images, fingerprint {fingerprint}")
     text = caption.format(set=board.name, n=board.n, fingerprint=board.fingerprint)
-    notes = " ".join(filter(None, [_describe_set(board.name), _describe_population(ranked)]))
+    described = find_word(key := f"set {board.name.partition(SEPARATOR)[0]}")
+    notes = " ".join(filter(None, [described if described != key else "", _describe_population(ranked)]))
     if board.ranked_by == "balanced_accuracy":
         ranks = _(
             "Ranked by balanced accuracy: the view merges classes, which are then unequal in size. Ranks are the "
@@ -303,15 +304,6 @@ def build_leaderboard_table(board: Leaderboard, styles: tables.RunStyles) -> tab
     return tables.Table(
         f"leaderboard_{board.name}_{board.fingerprint}", text, columns, rows, notes or None, compact=True
     )
-
-
-def _describe_set(name: str) -> str:
-    """Return what the images of a run's own set are; "" for another one."""
-    described = {
-        "blind": _("blind: external images, which no training, calibration or choice of an epoch has used."),
-        "test": _("test: images of the training data that were held out, in most splits of the same sources."),
-    }
-    return described.get(name.partition(SEPARATOR)[0], "")
 
 
 def _describe_population(ranked: Sequence[Metric]) -> str:

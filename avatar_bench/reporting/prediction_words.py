@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from avatar_bench.data.dataset import DATASET_SPLITS
 from avatar_bench.data.splits import name_units
-from avatar_bench.errors import ConfigError, GuardError
+from avatar_bench.errors import CheckpointError, ConfigError, GuardError
 from avatar_bench.evaluation.intervals import IntervalOptions, compute_proportion
 from avatar_bench.i18n import _
 from avatar_bench.metrics.stats import wilson
 from avatar_bench.metrics.units import NEW_SOURCES, Units, encode
 from avatar_bench.reporting.saved_result import SavedResult, read_evaluation
+from avatar_bench.results.declaration import find_word
 from avatar_bench.results.result import METRICS_FILE, Metric
 from avatar_bench.results.view import SEPARATOR
 from avatar_bench.runs.decisions import CONFIDENT, COST, FALSE_ALARMS, UNLIKE, UNSTABLE, UNSURE, score_images
 from avatar_bench.runs.run import Run
+
+if TYPE_CHECKING:
+    from avatar_bench.runs.saved_calibration import SavedCalibration
 
 _OWN = ("test", "val", "calibration")  # sets of the training sources, the best first
 CERTAIN, PROBABLE = 0.9, 0.6  # probabilities below which a prediction without a decision is worded as less certain
@@ -58,6 +63,12 @@ def describe_class(name: str) -> str:
 def translate_class(name: str) -> str:
     """Return the name of a class in the current language; the classes of a user as they are."""
     return {"real": _("real"), "drawing": _("drawing"), "generated": _("generated")}.get(name, name)
+
+
+def translate_unreadable(reason: str) -> str:
+    """Return why an image cannot be read, in the current language; a rare reason as `predict` writes it."""
+    kind, cannot, why = reason.rstrip(".").partition(" cannot be decoded: ")
+    return _("{kind} cannot be decoded: {why}.", kind=kind, why=find_word(why)) if cannot else find_word(reason)
 
 
 def ask_question(classes: Sequence[str]) -> str:
@@ -113,7 +124,9 @@ def find_measured_set(run: Run) -> MeasuredSet | None:
     Without one, return the largest; None if there is none.
     """
     external = [measurement for measurement in _read_results(run) if measurement.set not in DATASET_SPLITS]
-    external += _measure_calibration(run)
+    external += _measure_calibration(run, run.saved_calibration and run.decision_calibration)
+    with suppress(CheckpointError):  # made at another temperature: decisions by source say so
+        external += _measure_calibration(run, run.source_calibration)
     enough = [measurement for measurement in external if measurement.n >= ENOUGH]
     if enough:
         return max(enough, key=lambda measurement: measurement.time)
@@ -170,10 +183,11 @@ def _read_results(run: Run) -> Iterator[MeasuredSet]:
             yield MeasuredSet(name, metrics, (saved.folder / METRICS_FILE).stat().st_mtime)
 
 
-def _measure_calibration(run: Run) -> Iterator[MeasuredSet]:
+def _measure_calibration(run: Run, saved: SavedCalibration | None) -> Iterator[MeasuredSet]:
     """Yield what a calibration on external images shows: of a score, on those that its threshold has not seen."""
-    saved = run.saved_calibration and run.decision_calibration
     if not saved or saved.decisions is None or saved.images.name in DATASET_SPLITS:
+        return
+    if saved.terms and saved.terms.folds:  # predicted by other networks
         return
     try:
         scored = score_images(run, saved)

@@ -170,8 +170,13 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Return the path of the run's folder, or of its file without one, as it was opened."""
+        """Return the path of the run's folder, or of its file without one, as it was opened; for messages."""
         return str(self.folder or self.checkpoint)
+
+    @property
+    def short_name(self) -> str:
+        """Return the last two parts of the folder's path, or the file name; for what others may read."""
+        return "/".join(self.folder.parts[-2:]) if self.folder else self.checkpoint.name
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -227,7 +227,7 @@ def warn_of_unknown_training(run: Run) -> Reason | None:
     if run.images is not None or run.trained_on is not None:
         return None
     if run.record.status == IMPORTED:
-        return Reason("training_data_unknown", run=run.label or run.name)
+        return Reason("training_data_unknown", run=run.label or run.short_name)
     return Reason("training_images_unknown", file=run.checkpoint.name)
 
 

@@ -58,6 +58,15 @@ def mean_over_sources(table, hits, among):
     return (weights * hits)[among].sum() / weights[among].sum()
 
 
+def test_an_answer_is_worth_what_a_calibration_by_source_shows(run_copy, images, tmp_path):
+    rows = pd.read_csv(images / "blind.csv").drop(columns="group")
+    rows["source"] = [f"{label}, {'abc'[k % 3]}" for k, label in enumerate(rows["label"])]
+    words = data_of(write_manifest(tmp_path / "elsewhere.csv", rows, images))
+    assert main(["calibrate", f"ckpt={run_copy}", "unit=source", *words, "workers=0"]) == 0
+    newest = find_measured_set(open_run(run_copy))
+    assert (newest.set, newest.n, newest.metrics["accuracy"].population) == ("elsewhere", 42, "new sources")
+
+
 def test_an_answer_is_worth_what_the_newest_external_images_show_those_of_a_calibration_too(
     run_copy, images, tmp_path, capsys
 ):

@@ -26,7 +26,7 @@ def test_a_heading_is_the_readable_name_of_a_column_in_the_current_language_and_
     assert find_heading("brightness", "data_audit") == "mean brightness"
     with use_language("ru"):
         assert find_heading("accuracy") == "доля верных ответов"
-        assert find_heading("recall/real", "blind_test") == "полнота, real"
+        assert find_heading("recall/real", "blind_test") == "полнота, настоящее фото"
         assert find_word("soft_vote") != "soft vote"
         assert find_interval_name(Metric(0.5, 9, 0.4, 0.6, "wilson")) != ""
     assert find_word("no word of ours") == "no word of ours"

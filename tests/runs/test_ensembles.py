@@ -45,7 +45,7 @@ def test_probabilities_and_energies_are_weighted_means_of_the_members_and_kept(r
     predictions = ensemble.predictions(dataset)
     np.testing.assert_allclose(predictions.probabilities, 0.3 * first + 0.7 * second, atol=1e-6)
     assert (predictions.predicted == (0.3 * first + 0.7 * second).argmax(axis=1)).all()
-    assert (ensemble.name, type(ensemble)) == ("ensembles/a", EnsembleRun)
+    assert (ensemble.short_name, type(ensemble)) == ("ensembles/a", EnsembleRun)
     energies = [logsumexp(of.logits, axis=1) for of in members]  # before temperatures
     scaled = open_run(write(tmp_path / "scaled", run_pair, [0.3, 0.7], [2.0, 0.5], t=1.7)).predictions(dataset)
     for of in (predictions, scaled):

@@ -24,6 +24,7 @@ from avatar_bench.reporting.prediction_words import (
     describe_worth,
     explain_phrases,
     phrase_prediction,
+    translate_unreadable,
 )
 from avatar_bench.results.display import list_cautions
 from avatar_bench.runs.decisions import ABSTAIN
@@ -46,7 +47,7 @@ class UploadPage:
             self._worth = describe_worth(service.predictor.run)
         self._environment = build_html_environment("avatar_bench.plugins.app")
         self._environment.globals |= {"_": _, "ABSTAIN": ABSTAIN, "phrase": phrase_prediction}
-        self._environment.filters["class"] = describe_class
+        self._environment.filters |= {"class": describe_class, "unreadable": translate_unreadable}
         self._macros: Any = self._environment.get_template("app/answers.html.jinja").module
 
     def render(self) -> str:
@@ -57,7 +58,7 @@ class UploadPage:
             return self._environment.get_template("app/page.html.jinja").render(
                 lang=self.language,
                 question=ask_question(run.classes),
-                run=run.name,
+                run=run.short_name,
                 is_local=self.is_local,
                 explained="" if predictor.rule else explain_phrases(),
                 cautions=[
@@ -109,7 +110,7 @@ class UploadPage:
             if answer.image is not None
         ]
         failed = [(str(answer.row["path"]), str(answer.row["reason"])) for answer in answers if answer.image is None]
-        return render_page(predictor, predictor.run.name, self.language, images, failed, has_paths=False)
+        return render_page(predictor, predictor.run.short_name, self.language, images, failed, has_paths=False)
 
     def _render_cards(self, answers: Sequence[ImageAnswer]) -> str:
         predictor = self.service.predictor

@@ -89,7 +89,7 @@ def build_app(
     @app.get("/api/health")
     async def show_health() -> dict[str, object]:
         run = service.predictor.run
-        return {"status": "ok", "version": avatar_bench.__version__, "run": run.name, "classes": run.classes}
+        return {"status": "ok", "version": avatar_bench.__version__, "run": run.short_name, "classes": run.classes}
 
     @app.post("/api/predict")
     async def predict(request: Request) -> Response:

@@ -23,7 +23,7 @@ class CsvWriter(TextWriter):
 
     def format_rows(self, rows: pd.DataFrame) -> str:
         """Return the lines of rows."""
-        return format_csv(rows, header=False, float_format=_format_float)
+        return format_csv(rows, header=False)
 
     def read_rows(self, path: Path) -> Iterator[dict[str, Any]]:
         """Yield complete rows, with numbers as text."""
@@ -42,8 +42,3 @@ class CsvWriter(TextWriter):
     def read_table(cls, output: str) -> pd.DataFrame:
         """Read what was written, as texts."""
         return read_csv(output, dtype=object, keep_default_na=False, encoding_errors="surrogateescape")
-
-
-def _format_float(value: Any) -> str:
-    """Return a number with the digits that it has: 0.55 for 0.5499999999999999, which a softmax has made of it."""
-    return repr(float(f"{value:.15g}")) if isinstance(value, float) else str(value)

@@ -38,6 +38,7 @@ from avatar_bench.reporting.prediction_words import (
     name_reasons,
     phrase_prediction,
     translate_class,
+    translate_unreadable,
 )
 from avatar_bench.results.display import list_cautions
 from avatar_bench.runs.decisions import ABSTAIN, MAX_OOD_PERCENTILE
@@ -195,7 +196,7 @@ def render_page(
             run.classes,
             name,
             language,
-            model=run.name,
+            model=run.short_name,
             target_error=settings.target_error,
             has_decisions=predictor.rule is not None,
             has_stability=settings.stability,
@@ -246,7 +247,7 @@ def render_review(
 
     environment = build_html_environment()
     environment.globals |= {"_": _, "phrase": phrase_prediction, "describe_stability": describe_stability}
-    environment.filters["class"] = translate_class
+    environment.filters |= {"class": translate_class, "unreadable": translate_unreadable}
     return environment.get_template("review.html.jinja").render(
         name=name,
         classes=list(classes),

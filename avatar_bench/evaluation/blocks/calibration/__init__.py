@@ -89,7 +89,7 @@ class Calibration(IntervalOptions):
         result.provenance = {"level": self.level, "nominal_coverage": 1 - self.alpha}
         result.warnings[:0] = unlabelled + _warn_of_temperature(run, held_out)
         if self.severity and self.corruptions and "pixels" not in run.provides:
-            result.warnings.append(Reason("no_corruptions", run=run.name))
+            result.warnings.append(Reason("no_corruptions", run=run.short_name))
         return result
 
     def _evaluate_sets(self, result: Result, predictions: Predictions, sets: ConformalSets | None) -> None:
