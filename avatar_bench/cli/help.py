@@ -59,9 +59,9 @@ def list_options(command: str, words: Sequence[str] = ()) -> dict[str, list[Row]
     if kind := getattr(schema, "options_of", None):
         entry = find_entries(kind).get("" if OmegaConf.is_missing(cfg, "kind") else cfg.kind)
         if entry and not entry.is_builtin:  # a user's own: the fields of any dataclass
-            known = ((f"options.{member.name}", get_default(member)) for member in fields(entry.load_class()))
+            defaults = {f"options.{member.name}": get_default(member) for member in fields(entry.load_class())}
             title = f"{kind} {entry.name}: {entry.summary}"
-            sections[title] = [(name, _format_value(default), "") for name, default in known]
+            sections[title] = [(name, _format_value(default), "") for name, default in defaults.items()]
     for name, options in cfg.block.items() if "block" in groups else ():
         known = iterate_options(find_entry("block", str(name)).load_class())
         sections[f"block {name}: {describe_choices('block')[name]}"] = [
