@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from avatar_bench.console.progress import track
 from avatar_bench.metrics import classification, stats
 from avatar_bench.metrics.units import GROUP, SOURCE
 from avatar_bench.results.reasons import Reason
@@ -76,7 +77,7 @@ def probe_source(frame: pd.DataFrame, settings: ProbeSettings) -> ProbeResult:
 def probe_single_properties(frame: pd.DataFrame, columns: Sequence[str], settings: ProbeSettings) -> pd.DataFrame:
     """Probe each property alone by a decision tree; return a row per property, the highest AUROC first."""
     rows = []
-    for column in columns:
+    for column in track(columns, "probe single properties", unit="property"):
         result = _cross_validate(frame, _prepare_features(frame, [column]), _fit_tree, settings)
         auroc = result.auroc
         best = next((name for name, value in result.by_class.items() if value == auroc), "")
@@ -118,7 +119,8 @@ def _cross_validate(
     groups = frame["group"].to_numpy(dtype=str)
     folds = min(settings.folds, int(groups_a_class.min()))
     scores = np.full((len(targets), len(names)), 1 / len(names))
-    for train, test in _split_folds(tuple(targets.tolist()), tuple(groups.tolist()), folds, settings.seed):
+    splits = _split_folds(tuple(targets.tolist()), tuple(groups.tolist()), folds, settings.seed)
+    for train, test in track(splits, "probe the files", unit="fold"):
         scores[test] = learn(features.iloc[train], targets[train], features.iloc[test], len(names))
     return _score_predictions(scores, targets, groups, names, settings)
 

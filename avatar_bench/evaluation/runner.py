@@ -140,11 +140,6 @@ class BlockRunner:
             lacking = [run for run in self.runs if need not in run.provides]
             if lacking and (need == "decisions" or len(lacking) == len(self.runs)):
                 raise BlockError(format_reason(Reason(f"lacks_{need}", run=lacking[0].label or lacking[0].name)))
-        if getattr(block, "reads_results", False) and not any(self._list_digests()):
-            raise BlockError(
-                f"{self.datasets[0].name}: there are no saved results, which {name} compares.",
-                f"Run other blocks before it, with the same out= if you set it: block=[blind_test,{name}]",
-            )
         try:
             if compares(block, len(self.runs)):
                 result = block.compare(self.runs, self.datasets)

@@ -14,6 +14,7 @@ from avatar_bench.config.catalogue import list_blocks
 from avatar_bench.config.entries import find_entries, find_entry
 from avatar_bench.config.options import Options, option
 from avatar_bench.data.corruptions import STANDARD_CORRUPTIONS
+from avatar_bench.errors import BlockError
 from avatar_bench.evaluation.block import make_columns, tabulate_runs
 from avatar_bench.results.declaration import declare_block
 from avatar_bench.results.reasons import Reason
@@ -51,6 +52,11 @@ class Overview(Options):
             if _has_columns(block, datasets[0])
         }
         saved: Saved = [(run, {block: run.saved(block, name) for block in patterns}) for run in runs]
+        if not any(any(results.values()) for __, results in saved):
+            raise BlockError(
+                f"{name}: there are no saved results, which overview compares.",
+                "Run other blocks before it, with the same out= if you set it: block=[blind_test,overview]",
+            )
         result = Result("overview", name, len(datasets[0]), tuple(runs[0].classes))
         chance, absent = 1 / len(runs[0].classes), Metric(None, 0, reason=Reason("no_result", block="blind_test"))
         for run, results in saved:
