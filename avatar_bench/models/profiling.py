@@ -93,7 +93,7 @@ def time_interleaved(
     there are fewer rounds, but at least 3. Rows are sorted by job.
     """
     order, rows = np.random.default_rng(seed), []
-    usual = [min(_time_calls(job, 2, 0.0, clock))[0] for job in jobs]
+    usual = [min(_time_calls(job, 2, 0.0, clock))[0] for job in track(jobs, "warm up", unit="setting")]
     begun = clock()
     for number in track(range(rounds), "timed calls", unit="round"):
         for index in order.permutation(len(jobs)).tolist():

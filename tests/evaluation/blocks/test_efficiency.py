@@ -167,7 +167,7 @@ def test_a_process_that_dies_costs_the_main_metric_alone(script, status, time_pr
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(program))
-    monkeypatch.setattr(timing, "MAX_PREDICT_SECONDS", 0.5)
+    monkeypatch.setattr(timing, "MAX_PREDICT_SECONDS", 1)
     monkeypatch.setattr(timing, "time_predict", time_predict)
     run = Run.open(tiny_run, workers=0, accelerator="cpu")
     result = Efficiency(**FAST).evaluate(run, run.dataset("test"))

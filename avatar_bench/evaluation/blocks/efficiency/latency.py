@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from avatar_bench.console.progress import track
+from avatar_bench.console.progress import open_bar, track
 from avatar_bench.data.shard_files import locate_image
 from avatar_bench.inference.autotune import FEWEST_FILES
 from avatar_bench.inference.runtimes import TORCH_RUNTIMES, Engine, prepare_engine
@@ -126,16 +126,19 @@ def time_files(run: Run, files: NDArray[np.str_], workers: Sequence[int], passes
     At 0 seconds a pass is as short as possible. The numbers of workers take turns, and every pass starts with the same
     files in the same order, repeated if they are few: passes differ only by the state of the machine.
     """
-    batches = dict.fromkeys(workers, MIN_TIMED_BATCHES)
-    for count in workers if seconds else ():
-        images, took = _time_pass(run, files, count, MIN_TIMED_BATCHES)
-        batches[count] = max(MIN_TIMED_BATCHES, math.ceil(seconds * images / max(took, 1e-9) / run.batch_size))
-    fill_file_cache(files[: max(batches.values()) * run.batch_size])
-    rows: list[tuple[float, ...]] = []
-    for turn in track(range(passes), "timed files", unit="pass"):
-        rows += [(count, turn, *_time_pass(run, files, count, batches[count])) for count in workers]
-        if turn + 1 >= MIN_PASSES and sum(row[-1] for row in rows) > 2 * seconds * passes * len(workers):
-            break
+    batches, rows = dict.fromkeys(workers, MIN_TIMED_BATCHES), []
+    with open_bar("timed files", (passes + bool(seconds)) * len(workers), unit="pass") as bar:
+        for count in workers if seconds else ():
+            images, took = _time_pass(run, files, count, MIN_TIMED_BATCHES)
+            batches[count] = max(MIN_TIMED_BATCHES, math.ceil(seconds * images / max(took, 1e-9) / run.batch_size))
+            bar.update()
+        fill_file_cache(files[: max(batches.values()) * run.batch_size])
+        for turn in range(passes):
+            for count in workers:
+                rows.append((count, turn, *_time_pass(run, files, count, batches[count])))
+                bar.update()
+            if turn + 1 >= MIN_PASSES and sum(row[-1] for row in rows) > 2 * seconds * passes * len(workers):
+                break
     table = pd.DataFrame(rows, columns=["workers", *PASS_COLUMNS])
     return table.astype({"workers": int, "round": int, "images": int})
 
@@ -170,20 +173,32 @@ def time_predict(run: Run, files: NDArray[np.str_], passes: int, seconds: float,
     request: dict[str, Any] = {"run": os.fspath(run), "accelerator": run.accelerator, "allow": sorted(run.allow)}
     request |= {"files": files.tolist(), "passes": passes, "seconds": seconds, "rate": rate}
     try:
-        process = subprocess.run(
-            [sys.executable, "-c", f"from {__name__} import answer_request; answer_request()"],
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            timeout=MAX_PREDICT_SECONDS,
-            check=True,
-        )
+        said = json.loads(_ask_process(json.dumps(request)).splitlines()[-1])
     except (OSError, subprocess.SubprocessError) as error:
         status = getattr(error, "returncode", type(error).__name__)
         return Reason("predict_failed", status=status)
-    said = json.loads(process.stdout.splitlines()[-1])
     table = pd.DataFrame(said["passes"], columns=PASS_COLUMNS)
     return table.assign(command="predict", **said["setting"])[[*SETTING, *PASS_COLUMNS]]
+
+
+def _ask_process(request: str) -> str:
+    """Return what a process of its own answers to a request, while a bar counts the seconds."""
+    command = [sys.executable, "-c", f"from {__name__} import answer_request; answer_request()"]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, text=True, **pipes) as process, open_bar("timed predict", None, unit="s") as bar:
+        try:
+            for second in range(MAX_PREDICT_SECONDS):
+                with suppress(subprocess.TimeoutExpired):
+                    answer, __ = process.communicate(None if second else request, timeout=1)
+                    break
+                bar.update()
+            else:
+                raise subprocess.TimeoutExpired(command, MAX_PREDICT_SECONDS)
+        finally:
+            process.kill()  # does nothing where it has ended
+        if process.wait():
+            raise subprocess.CalledProcessError(process.returncode, command)
+    return str(answer)
 
 
 def answer_request() -> None:
