@@ -152,7 +152,7 @@ def read_probabilities(
     if "score" not in table:
         raise DataError(
             f"{file} has neither columns prob_<class> nor a column score. It has: {', '.join(map(str, table))}.",
-            "Say what it calls it: 'columns={score: NAME}'",
+            "Say what it calls them: 'columns={score: NAME}', or 'columns={prob_real: NAME, ...}' with every class",
         )
     if score is None:
         raise ConfigError(f"{file} has scores: which class is a high score? For example score=higher_is_generated")

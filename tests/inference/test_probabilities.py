@@ -14,6 +14,7 @@ SCORES = 30 * np.random.default_rng(0).normal(size=200) + 500
 def test_rows_are_divided_by_their_sum_and_one_that_is_none_is_named():
     rows = normalise_rows([[0.2, 0.8005], [0.0, 1.0]])
     np.testing.assert_allclose(rows, [[0.2 / 1.0005, 0.8005 / 1.0005], [0, 1]], rtol=1e-15)
+    np.testing.assert_allclose(normalise_rows([[0.33, 0.33, 0.33]]), 1 / 3, rtol=1e-15)  # written with two decimals
     assert normalise_rows(np.zeros((0, 2))).shape == (0, 2)
     for row in ([0.5, 0.5 + 2 * MAX_SUM_ERROR], [-0.1, 1.1], [math.nan, 1], [math.inf, 0]):
         with pytest.raises(ImproperError, match="2 rows are no probabilities, first row 1") as caught:
