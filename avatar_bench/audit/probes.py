@@ -119,8 +119,7 @@ def _cross_validate(
     groups = frame["group"].to_numpy(dtype=str)
     folds = min(settings.folds, int(groups_a_class.min()))
     scores = np.full((len(targets), len(names)), 1 / len(names))
-    splits = _split_folds(tuple(targets.tolist()), tuple(groups.tolist()), folds, settings.seed)
-    for train, test in track(splits, "probe the files", unit="fold"):
+    for train, test in _split_folds(tuple(targets.tolist()), tuple(groups.tolist()), folds, settings.seed):
         scores[test] = learn(features.iloc[train], targets[train], features.iloc[test], len(names))
     return _score_predictions(scores, targets, groups, names, settings)
 

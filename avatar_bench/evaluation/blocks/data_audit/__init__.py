@@ -107,7 +107,8 @@ class DataAudit(IntervalOptions):
         return probes.ProbeSettings(self.folds, self.seed, self.resamples, self.level)
 
     def _run_probes(self, frame: pd.DataFrame) -> dict[str, probes.ProbeResult]:
-        probed = {name: probes.probe(frame, columns, self._plan) for name, columns in PROBE_PROPERTIES.items()}
+        properties = track(PROBE_PROPERTIES.items(), "probe the files", unit="probe")
+        probed = {name: probes.probe(frame, columns, self._plan) for name, columns in properties}
         return probed | {"metadata_out_of_sources": probes.probe_out_of_sources(frame, METADATA, self._plan)}
 
     def _find_marks(self, result: Result, drawn: Dataset, frame: pd.DataFrame) -> list[Reason]:

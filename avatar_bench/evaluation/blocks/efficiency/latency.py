@@ -126,19 +126,16 @@ def time_files(run: Run, files: NDArray[np.str_], workers: Sequence[int], passes
     At 0 seconds a pass is as short as possible. The numbers of workers take turns, and every pass starts with the same
     files in the same order, repeated if they are few: passes differ only by the state of the machine.
     """
-    batches, rows = dict.fromkeys(workers, MIN_TIMED_BATCHES), []
-    with open_bar("timed files", (passes + bool(seconds)) * len(workers), unit="pass") as bar:
-        for count in workers if seconds else ():
-            images, took = _time_pass(run, files, count, MIN_TIMED_BATCHES)
-            batches[count] = max(MIN_TIMED_BATCHES, math.ceil(seconds * images / max(took, 1e-9) / run.batch_size))
-            bar.update()
-        fill_file_cache(files[: max(batches.values()) * run.batch_size])
-        for turn in range(passes):
-            for count in workers:
-                rows.append((count, turn, *_time_pass(run, files, count, batches[count])))
-                bar.update()
-            if turn + 1 >= MIN_PASSES and sum(row[-1] for row in rows) > 2 * seconds * passes * len(workers):
-                break
+    batches = dict.fromkeys(workers, MIN_TIMED_BATCHES)
+    for count in track(workers if seconds else (), "warm up", unit="setting"):
+        images, took = _time_pass(run, files, count, MIN_TIMED_BATCHES)
+        batches[count] = max(MIN_TIMED_BATCHES, math.ceil(seconds * images / max(took, 1e-9) / run.batch_size))
+    fill_file_cache(files[: max(batches.values()) * run.batch_size])
+    rows: list[tuple[float, ...]] = []
+    for turn in track(range(passes), "timed files", unit="pass"):
+        rows += [(count, turn, *_time_pass(run, files, count, batches[count])) for count in workers]
+        if turn + 1 >= MIN_PASSES and sum(row[-1] for row in rows) > 2 * seconds * passes * len(workers):
+            break
     table = pd.DataFrame(rows, columns=["workers", *PASS_COLUMNS])
     return table.astype({"workers": int, "round": int, "images": int})
 
@@ -196,7 +193,7 @@ def _ask_process(request: str) -> str:
                 raise subprocess.TimeoutExpired(command, MAX_PREDICT_SECONDS)
         finally:
             process.kill()  # does nothing where it has ended
-        if process.wait():
+        if process.returncode:
             raise subprocess.CalledProcessError(process.returncode, command)
     return str(answer)
 
