@@ -50,7 +50,7 @@ def evaluate(name, oracle, fake_run, dataset_of):
     predictions = [oracle("noisy", n=120, seed=seed) for seed in (1, 2, 3)]
     datasets = [dataset_of(prediction, date=DATES, **STORED) for prediction in predictions]
     other, held_out = oracle("uniform", n=40, seed=4), ("s00", "s11", "s22")
-    runs = []
+    runs, blind_test = [], build_block("blind_test", {"resamples": 100}).evaluate
     for k, prediction in enumerate(predictions):
         held = oracle("noisy", n=90, seed=10 + k)
         keys = [f"{row + 10_000:064x}" for row in range(len(held))]
@@ -69,6 +69,7 @@ def evaluate(name, oracle, fake_run, dataset_of):
             config={"seed": k, "model": {"backbone": "x"}, "data": {"split": split}, "mode": {"shots": 5 + 15 * k}},
             **names | files | {"images": images},
         )
+        run.saved = lambda block, _, k=k: blind_test(runs[k], datasets[k]) if block == "blind_test" else None
         runs.append(run)
     block = build_block(name, OPTIONS.get(name, {}) | ({"resamples": 100} if name in RESAMPLED else {}))
     return block.compare(runs, datasets) if hasattr(block, "compare") else block.evaluate(runs[0], datasets[0])
