@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from avatar_bench.audit.file_metadata import clean_text
-from avatar_bench.files.yaml_io import read_yaml
+from avatar_bench.files.document import read_yaml
 
 STRENGTHS = ("strong", "moderate", "weak", "none")
 _GENERATED = "generated"

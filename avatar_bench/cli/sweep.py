@@ -25,7 +25,7 @@ from avatar_bench.config.validation import truncate
 from avatar_bench.console.terminal import print_line
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.table_io import write_csv
-from avatar_bench.runs.record import RECORD, UNFINISHED_STATUSES, ListedRun, format_table, read_record, read_records
+from avatar_bench.runs.record import RECORD, UNFINISHED_STATUSES, ListedRun, format_table, read_records
 from avatar_bench.training.run_folder import format_next_command
 
 JOBS_COLUMNS = ("job", "status", "val macro-F1", "n", "seconds", "reason")
@@ -146,19 +146,19 @@ def _format_row(name: str, job: _JobState, record: ListedRun | None) -> tuple[st
     changed = record is not None and _read_mtime(record.folder) != job.before
     if record is not None and changed and record.status == "running" and job.reason != "":
         reason = job.reason or "its process was killed"
-        replace(read_record(record.folder), status="interrupted", error=reason).write(record.folder)
-        record = replace(record, data=record.data | {"status": "interrupted", "error": reason})
+        record = replace(record, record=replace(record.record, status="interrupted", error=reason))
+        record.record.write(record.folder)
     status = record.status if record is not None and changed else None
     if job.reason == "" or (job.reason is None and status == "finished"):
-        results = (record.macro_f1, record.n_val, record.seconds) if record is not None else ("-", "-", "-")
+        results = record.numbers if record is not None else ("-", "-", "-")
         return name, "finished", *results, "" if changed or record is None else "already finished"
     if record is not None and status in UNFINISHED_STATUSES:
-        reason = job.reason or str(record.data.get("error") or "").replace("\n", " ")
-        return name, record.status, "-", "-", record.seconds, reason
+        reason = job.reason or (record.record.error or "").replace("\n", " ")
+        return name, record.status, "-", "-", record.numbers[-1], reason
     if job.reason is None:
         return name, "not started", "-", "-", "-", "the sweep ended before"
     if record is not None and not changed and record.status == "finished":  # its folder contains another run
-        return name, "refused", record.macro_f1, record.n_val, record.seconds, job.reason
+        return name, "refused", *record.numbers, job.reason
     return name, "failed", "-", "-", "-", job.reason
 
 

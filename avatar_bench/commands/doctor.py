@@ -21,9 +21,9 @@ from avatar_bench.config.schema import choose
 from avatar_bench.console.machine import count_cores, measure_memory
 from avatar_bench.console.terminal import escape_control_characters, format_count, print_line
 from avatar_bench.errors import AvatarBenchError, ConfigError, OutputError
+from avatar_bench.files.document import read_yaml
 from avatar_bench.files.package_files import find_archive_folder
 from avatar_bench.files.paths import cache_root
-from avatar_bench.files.yaml_io import read_yaml
 
 _SHOWN = ("torch", "torchvision", "timm")  # packages whose versions matter most
 _MEMORY_GB = 2.0  # with less, a small training is likely to fail

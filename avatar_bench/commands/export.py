@@ -24,8 +24,9 @@ from avatar_bench.config.schema import (
 from avatar_bench.console.progress import open_bar
 from avatar_bench.errors import ConfigError, OutputError
 from avatar_bench.files.atomic_write import atomic_write
+from avatar_bench.files.document import read_json
 from avatar_bench.files.output_folder import prepare_output
-from avatar_bench.runs.record import choose_run, read_json
+from avatar_bench.runs.record import choose_run
 
 _PAGE_TARGET_ERROR = "as in predict, for a page; null: .05 if the run's calibration has enough images for it"
 

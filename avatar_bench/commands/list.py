@@ -43,10 +43,9 @@ def _format_runs(root: Path, required: bool) -> str:
     if required and not root.is_dir():
         raise DataError(f"{root}: no such folder; expected a folder of runs")
     rows = [("run", "status", "model", "mode", "val macro-F1", "n", "age")]
-    for record in read_records(root):
-        model, mode = record.choice("model", "backbone"), record.choice("mode", "name")
-        val = record.macro_f1, record.n_val
-        rows.append((str(record.folder), record.status, model, mode, *val, _format_age(record.changed)))
+    for run in read_records(root):
+        model, mode = run.choice("model", "backbone"), run.choice("mode", "name")
+        rows.append((str(run.folder), run.status, model, mode, *run.numbers[:2], _format_age(run.changed)))
     return format_table(rows) if len(rows) > 1 else f"no runs in {root}/"
 
 

@@ -41,7 +41,7 @@ from avatar_bench.config.schema import find_schema
 from avatar_bench.config.validation import check_interpolations, check_values
 from avatar_bench.console.terminal import print_note
 from avatar_bench.errors import ConfigError
-from avatar_bench.files.yaml_io import read_yaml
+from avatar_bench.files.document import read_yaml
 
 _SUBMITIT = {"name": "avatar_bench", "timeout_min": 1440, "stderr_to_stdout": True}
 LAUNCHERS: dict[str, dict[str, Any]] = {  # our defaults where they differ from the plugins'

@@ -24,8 +24,8 @@ from typing import Any
 from avatar_bench.config.options import get_nested, name_entry, name_options, refuse_unknown_options
 from avatar_bench.console.terminal import print_note
 from avatar_bench.errors import AvatarBenchError, ConfigError, suggest_names
+from avatar_bench.files.document import read_yaml
 from avatar_bench.files.hashes import sha256_of_bytes
-from avatar_bench.files.yaml_io import read_yaml
 
 ENTRY_POINT_GROUP, PLUGIN_GROUP = "avatar_bench.conf", "avatar_bench.plugins"
 FOLDERS_VARIABLE = "AVATAR_BENCH_CONF"

@@ -10,7 +10,7 @@ from typing import Any
 
 from avatar_bench.config.catalogue import find_conf_folder
 from avatar_bench.errors import ConfigError
-from avatar_bench.files.yaml_io import read_yaml
+from avatar_bench.files.document import read_yaml
 
 TARGET = "_target_"
 NAMING_KEYS = (TARGET, "distribution")  # of a class to build, and of a package to download

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from avatar_bench.data.duplicates import ImageSet, Match, find_matches, find_mat
 from avatar_bench.data.fingerprints import ORIENTATIONS, Fingerprint
 from avatar_bench.data.splits import SplitPlan
 from avatar_bench.errors import DataError, GuardError, suggest_names
+from avatar_bench.files.document import read_json
 from avatar_bench.files.hashes import sha256_of_bytes
 from avatar_bench.files.paths import cache_root
 from avatar_bench.results.reasons import Reason, format_reason
@@ -192,7 +192,7 @@ def find_shared_images(train: Dataset, dataset: Dataset) -> list[Match]:
 def refuse_shortcut(audit: Path, equalise: str | None) -> None:
     """Raise GuardError if by the audit of `prepare` file properties, equalised if asked, reveal the classes."""
     try:
-        provenance = json.loads((audit / "metrics.json").read_text(encoding="utf-8"))["provenance"]
+        provenance = read_json(audit / "metrics.json")["provenance"]
         stored = provenance["assessment"]
         equalised = provenance.get("equalised/assessment", stored)
         is_unsuitable, is_unsuitable_equalised = (assessment["suitable"] == "no" for assessment in (stored, equalised))

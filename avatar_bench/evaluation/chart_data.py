@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from functools import cached_property, partial
 from textwrap import fill
@@ -13,13 +13,12 @@ import pandas as pd
 
 from avatar_bench.config.entries import find_entry
 from avatar_bench.errors import ConfigError, suggest_names
+from avatar_bench.files.document import Document, parse
 from avatar_bench.i18n import _, get_title
 from avatar_bench.metrics import plots
 from avatar_bench.results.declaration import declare_block, find_heading, find_word
 from avatar_bench.results.result import Result
 
-CHART_KINDS = ("dots", "bars", "lines", "histograms", "cells", "crosses", "images")
-_FORMS = {str: "a text, or a mapping where it is one of columns", int: "a whole number", list: "a list"}
 Unit = Literal["%", "points", ""]  # of proportions, of differences of proportions, of other numbers
 _METRICS = "metrics"  # the table of a chart that is drawn from the metrics of a result
 _CLASSES = ("class", "target", "column")  # columns of classes, whose order and colours are those of the result
@@ -34,59 +33,54 @@ _MODEL_LENGTH = 34  # characters of a model's name
 
 
 @dataclass(frozen=True)
-class Chart:
+class Chart(Document):
     """Declared chart. Columns have the labels of their axes, by default their headings; "*" in one stands for several.
 
     A label with (%) or (points) makes its values proportions or differences of such. The ends of intervals are the
     columns _low and _high of a value, else low and high; what guessing reaches is its _floor, else floor.
     """
 
-    chart: str  # one of CHART_KINDS
+    chart: Literal["dots", "bars", "lines", "histograms", "cells", "crosses", "images"]
     table: str  # of the result, or "metrics"; by default that of the name of the figure
-    x: Mapping[Any, Any] = field(default_factory=dict)
-    y: Mapping[Any, Any] = field(default_factory=dict)
-    value: Mapping[Any, Any] = field(default_factory=dict)  # of cells
+    x: Mapping[str, str] = field(default_factory=dict)
+    y: Mapping[str, str] = field(default_factory=dict)
+    value: Mapping[str, str] = field(default_factory=dict)  # of cells
     # patterns of the rows to draw, in their order; "!x" is all but x
-    where: Mapping[Any, Any] = field(default_factory=dict)
-    sort: Sequence[str] = ()  # columns, "-" before those that decrease
+    where: Mapping[str, Any] = field(default_factory=dict)
+    sort: tuple[str, ...] = ()  # columns, "-" before those that decrease
     least: int = 1  # rows from which the chart is drawn
     most: int = 0  # rows that are drawn, the first; 0: all
     count: str = ""  # column of the numbers of images
     hue: str = ""  # column that colours
     panels: str = ""  # column that divides the rows
     # patterns of marks that are not hollow, and of bars and cells that are not pale, the latter with a star
-    filled: Mapping[Any, Any] = field(default_factory=dict)
-    marks: Mapping[Any, Any] = field(default_factory=dict)  # columns beside values, "table.column" of another table
-    lines: Mapping[Any, Any] = field(default_factory=dict)  # labels of numbers, "guessing", metrics or provenance
-    log: Sequence[str] = ()  # columns with logarithmic axes
+    filled: Mapping[str, Any] = field(default_factory=dict)
+    marks: Mapping[str, str] = field(default_factory=dict)  # columns beside values, "table.column" of another table
+    lines: Mapping[str, str] = field(default_factory=dict)  # labels of numbers, "guessing", metrics or provenance
+    log: tuple[str, ...] = ()  # columns with logarithmic axes
     label: str = ""  # of several values together
     share: str = ""  # "row" or "column": of which cells are proportions
     images: str = ""  # array of small images, one a row
-    text: Sequence[str] = ()  # lines above an image, with columns in braces
+    text: tuple[str, ...] = ()  # lines above an image, with columns in braces
 
 
 def read_charts(block: str) -> dict[str, Chart]:
     """Return the charts that a block declares; raise ConfigError that names the file, the figure and the key."""
     charts = {}
     for figure, stated in declare_block(block).charts.items():
-        where = f"{find_entry('block', block).yaml}: charts.{figure}"
-        known = {member.name: member.default for member in fields(Chart)}
-        for key, value in stated.items() if isinstance(stated, dict) else [("chart", stated)]:
-            if key not in known:
-                message = f"{where}.{key} is not known{suggest_names(str(key), known)}"
-                raise ConfigError(message, f"Expected some of {', '.join(known)}.")
-            form = int if key in ("least", "most") else list if known[key] == () else str
-            if not isinstance(value, form) and not (known[key] is MISSING and isinstance(value, dict | list)):
-                raise ConfigError(f"{where}.{key}={value!r}: expected {_FORMS[form]}.")
-        if stated.get("chart") not in CHART_KINDS:
-            raise ConfigError(f"{where}.chart={stated.get('chart')}: expected one of {', '.join(CHART_KINDS)}.")
-        columns = {key: _label_columns(stated[key]) for key in ("x", "y", "value") if key in stated}
-        charts[figure] = Chart(**{"table": figure, **stated, **columns})
+        try:
+            columns = {key: _label_columns(stated[key]) for key in ("x", "y", "value") if key in stated}
+            charts[figure] = parse(Chart, {"table": figure, **stated, **columns})
+        except (ValueError, TypeError) as error:  # also of a chart that is no mapping
+            known = ", ".join(member.name for member in fields(Chart))
+            reason = f"{find_entry('block', block).yaml}: charts.{figure}.{error}."
+            raise ConfigError(reason, f"Expected some of {known}.") from error
     return charts
 
 
-def _label_columns(stated: Any) -> Mapping[Any, Any]:
-    return stated if isinstance(stated, dict) else dict.fromkeys([stated] if isinstance(stated, str) else stated, "")
+def _label_columns(stated: Any) -> Any:
+    names = [stated] if isinstance(stated, str) else stated
+    return dict.fromkeys(names, "") if isinstance(names, list) else names
 
 
 class RunStyles:
@@ -346,7 +340,8 @@ class ChartData:
             return []
         known: dict[Any, Any] = {name: metric.value for name, metric in self.result.metrics.items()}
         known |= self.result.provenance | {"guessing": 1 / max(1, len(self.result.classes))}
-        lines = [(known.get(name) if isinstance(name, str) else name, text) for name, text in self.spec.lines.items()]
+        stated = self.spec.lines.items()
+        lines = [(float(name) if name[:1].isdigit() else known.get(name), text) for name, text in stated]
         return [(value, _(text, share=f"{value:.0%}")) for value, text in lines if value is not None]
 
 

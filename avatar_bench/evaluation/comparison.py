@@ -88,9 +88,9 @@ _EXPECTED = "Expected an earlier RUN/evaluation/<set>/<block>, or a run already 
 
 def _load(folder: Path) -> Result | None:
     """Load a Result; return None if there is none, raise DataError if it is damaged or of another version."""
-    if not (folder / METRICS_FILE).is_file():
-        return None
     try:
         return Result.load(folder)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"against={folder}: its {METRICS_FILE} cannot be read: {error}.", _EXPECTED) from error

@@ -27,7 +27,7 @@ from avatar_bench.files.paths import make_folder_name
 from avatar_bench.metrics.units import NEW_SOURCES, SOURCE
 from avatar_bench.models.model_card import has_outside_labels
 from avatar_bench.results.reasons import Reason, format_reason
-from avatar_bench.results.result import METRICS_FILE, Result
+from avatar_bench.results.result import METRICS_FILE, MetricsFile, Result
 from avatar_bench.results.view import View
 from avatar_bench.runs import run_images
 from avatar_bench.runs.run_images import find_further_sets, list_origins, warn_of_unknown_training
@@ -324,7 +324,7 @@ def check_preprocessing(run: Run, settings: EvaluateConfig) -> None:
 def _read_images(file: Path) -> tuple[set[str], list[str]]:
     """Read the fingerprints and places of a Result's images; empty if the file is damaged or lacks them."""
     try:
-        origin = json.loads(file.read_text(encoding="utf-8"))["provenance"]
+        origin = MetricsFile.read(file.parent).provenance
         prints = {part["data_fingerprint"] for part in origin.get("compared", [origin])}
         return prints, [os.fspath(path) for path in origin["data_places"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

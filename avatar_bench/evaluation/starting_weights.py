@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from avatar_bench.files.yaml_io import read_yaml
+from avatar_bench.files.document import read_yaml
 
 if TYPE_CHECKING:
     from avatar_bench.runs.run import Run

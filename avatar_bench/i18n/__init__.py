@@ -11,7 +11,7 @@ from pathlib import Path
 
 from avatar_bench.config.entries import KINDS, find_entries, find_plugins, find_user_folders
 from avatar_bench.errors import ConfigError
-from avatar_bench.files.yaml_io import read_yaml
+from avatar_bench.files.document import read_yaml
 
 _PACKAGE = Path(__file__).parents[1]
 LANGUAGES = ("en", "ru")

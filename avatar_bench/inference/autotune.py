@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import torch
+from annotated_types import Interval
 from numpy.typing import NDArray
 from safetensors.numpy import load, save
 from scipy.special import log_softmax
@@ -30,6 +31,7 @@ from avatar_bench.console.machine import count_cores
 from avatar_bench.console.terminal import print_note
 from avatar_bench.errors import ConfigError
 from avatar_bench.files.atomic_write import atomic_write, write_text
+from avatar_bench.files.document import OpenDocument, parse, read_json
 from avatar_bench.files.hashes import sha256_of_bytes, sha256_of_text
 from avatar_bench.files.output_folder import shared_lock
 from avatar_bench.files.paths import cache_root
@@ -53,11 +55,11 @@ _Kept = TypeVar("_Kept")
 
 
 @dataclass(frozen=True)
-class ComputeSettings:
-    """Settings of inference: `precision` "32", "bf16" or "16", and `threads` of torch."""
+class ComputeSettings(OpenDocument):
+    """Settings of inference: the precision, and `threads` of torch."""
 
-    precision: str
-    threads: int
+    precision: Literal["32", "bf16", "16"]
+    threads: Annotated[int, Interval(ge=1, le=_MOST_THREADS)]
 
 
 def tune_inference(device: str) -> ComputeSettings:
@@ -86,7 +88,7 @@ def tune_training(net: nn.Module, backbone: str, size: int, device: str) -> str:
         precision = select_fastest(seconds["precision"])
         return {"precision": precision, "threads": settings.threads, "seconds": seconds, "machine": stated}
 
-    kept = _load_or_try(_name_file(stated), _parse_settings, attempt)
+    kept = _load_or_try(_name_file(stated), partial(parse, ComputeSettings), attempt)
     return kept.precision if kept else "32"
 
 
@@ -119,7 +121,7 @@ def choose_runtime(
     setup, versions = describe_setup("cpu"), [[name, *describe_versions(name)] for name in installed]
     file = _name_file([run.checkpoint_sha256, avatar_bench.__version__, setup, tried, *versions])
 
-    def parse(kept: Any) -> tuple[str, str]:
+    def find_tried(kept: Any) -> tuple[str, str]:
         return tried[tried.index((kept["runtime"], kept["precision"]))]
 
     def attempt() -> dict[str, Any]:
@@ -128,7 +130,7 @@ def choose_runtime(
         (runtime, kind), seen = _try_runtimes(run, open_with, tried)
         return {"runtime": runtime, "precision": kind, "seen": seen, "machine": setup}
 
-    if kept := _read_kept(file, parse):
+    if kept := _read_kept(file, find_tried):
         return kept
     if n_files < FEWEST_FILES:
         return by_torch
@@ -138,7 +140,7 @@ def choose_runtime(
         return by_torch
     if not keeps_trial:
         return _try_runtimes(run, open_with, tried)[0]
-    return _load_or_try(file, parse, attempt) or by_torch  # another trial each time could change the predictions
+    return _load_or_try(file, find_tried, attempt) or by_torch  # another trial each time could change the predictions
 
 
 def load_or_export(
@@ -216,36 +218,29 @@ def _name_file(stated: Any) -> Path:
     return cache_root() / "trials" / f"{sha256_of_text(json.dumps(stated, sort_keys=True))[:16]}.json"
 
 
-def _load_or_try(file: Path, parse: Callable[[Any], _Kept], attempt: Callable[[], dict[str, Any]]) -> _Kept | None:
+def _load_or_try(file: Path, read: Callable[[Any], _Kept], attempt: Callable[[], dict[str, Any]]) -> _Kept | None:
     """Return what a file keeps of a trial, which is made on first use; None if nothing can be kept."""
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
         with shared_lock(file.with_suffix(".lock")):  # of two processes, the second uses what the first has chosen
-            if (kept := _read_kept(file, parse)) is None:
+            if (kept := _read_kept(file, read)) is None:
                 measured = attempt()
                 write_text(file, json.dumps(measured, indent=1))
-                kept = parse(measured)
+                kept = read(measured)
             return kept
     return None
 
 
-def _read_kept(file: Path, parse: Callable[[Any], _Kept]) -> _Kept | None:
+def _read_kept(file: Path, read: Callable[[Any], _Kept]) -> _Kept | None:
     try:
-        return parse(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # missing or damaged: tried again
+        return read(read_json(file))
+    except (OSError, ValueError, KeyError, TypeError):  # missing or damaged: tried again
         return None
-
-
-def _parse_settings(kept: Any) -> ComputeSettings:
-    precision, threads = kept["precision"], kept["threads"]
-    if precision not in ("32", *DTYPES) or type(threads) is not int or not 0 < threads <= _MOST_THREADS:
-        raise ValueError(kept)
-    return ComputeSettings(precision, threads)
 
 
 @cache
 def _tune_once(device: str, file: Path) -> ComputeSettings:
-    kept = _load_or_try(file, _parse_settings, partial(_try_settings, device))
+    kept = _load_or_try(file, partial(parse, ComputeSettings), partial(_try_settings, device))
     return kept or ComputeSettings("32", torch.get_num_threads())
 
 

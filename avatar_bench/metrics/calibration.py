@@ -5,7 +5,6 @@ The tests compare the calibration errors with scikit-learn and torchmetrics.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ import scipy  # loads its parts when they are used
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, log_softmax
 
+from avatar_bench.files.document import OpenDocument, parse
 from avatar_bench.metrics.stats import SumStatistic, bootstrap_interval, ratio
 from avatar_bench.metrics.units import Units, as_units
 
@@ -59,7 +59,7 @@ def _find_minimum(loss: Callable[[float], float], low: float, high: float) -> fl
 
 
 @dataclass(frozen=True)
-class TemperatureFit:
+class TemperatureFit(OpenDocument):
     """Temperature of the least loss on `n` images, with its 95 % interval."""
 
     fitted: float
@@ -90,12 +90,10 @@ class TemperatureFit:
     @classmethod
     def parse(cls, saved: Any) -> TemperatureFit | None:
         """Return a saved fit, None where there is none or if it is damaged."""
-        stated = saved if isinstance(saved, dict) else {}
-        numbers = [stated.get(name) for name in ("fitted", "low", "high", "n")]
-        if not all(isinstance(number, int | float) and math.isfinite(number) for number in numbers):
+        try:
+            return parse(cls, saved)
+        except ValueError:
             return None
-        fitted, low, high, n = (float(number) for number in numbers if number is not None)
-        return cls(fitted, low, high, int(n))
 
     def __str__(self) -> str:
         """Return the fitted temperature with its interval, and why it is not applied."""

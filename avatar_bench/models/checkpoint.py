@@ -15,6 +15,7 @@ from torch import nn
 
 from avatar_bench.errors import CheckpointError, OutputError
 from avatar_bench.files.atomic_write import atomic_write, write_text
+from avatar_bench.files.document import parse_json
 from avatar_bench.files.hashes import sha256_of_file, sha256_of_parts, sha256_of_text
 from avatar_bench.models import weight_formats
 
@@ -112,7 +113,7 @@ def _read_export(file: Path) -> dict[str, Any]:
         raise ValueError("it was not exported by avatar-bench, so its classes are unknown")
     verify_checksum(state, texts)
     state = {f"net.{name}": tensor for name, tensor in state.items()}
-    return {"state_dict": state, CARD_KEY: weight_formats.read_plain_json(texts[CARD_KEY])}
+    return {"state_dict": state, CARD_KEY: parse_json(texts[CARD_KEY])}
 
 
 def _compute_checksum(state: Mapping[str, torch.Tensor], texts: Mapping[str, str]) -> str:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from avatar_bench.config import catalogue
 from avatar_bench.console.machine import retain_freed_memory
+from avatar_bench.files.document import read_yaml
 from avatar_bench.files.package_files import find_archive_folder
-from avatar_bench.files.yaml_io import read_yaml
 
 
 def read_package_recipe(model: str) -> dict[str, Any]:

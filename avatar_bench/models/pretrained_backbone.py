@@ -6,9 +6,9 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor, nn
 
@@ -16,11 +16,12 @@ from avatar_bench.console.terminal import format_count
 from avatar_bench.errors import CheckpointError, ConfigError, GuardError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.checkpoint_container import refuse_address
+from avatar_bench.files.document import Document, expecting, parse, parse_json
 from avatar_bench.files.hashes import sha256_of_file
-from avatar_bench.models.card_schema import find_card_fault
+from avatar_bench.models import card_schema as types
 from avatar_bench.models.checkpoint import CARD_KEY, encode_weights, verify_checksum
-from avatar_bench.models.model_card import Card, describe_training, read_provenance
-from avatar_bench.models.weight_formats import describe_error, read_plain_json, read_safetensors, read_state
+from avatar_bench.models.model_card import PROVENANCE_KEY, Card, Provenance, describe_training
+from avatar_bench.models.weight_formats import describe_error, read_safetensors, read_state
 
 IMAGES_FILE = "images.csv"
 PRETRAINING_KEY = "pretraining"  # of the card in the metadata of the file
@@ -31,28 +32,28 @@ _IRRELEVANT_OPTIONS = re.compile(r".*_rate|.*_drop|.*img_size|dynamic_img_pad|gl
 
 
 @dataclass(frozen=True)
-class Pretraining:
+class Pretraining(Document):
     """The card of pretrained weights.
 
     `preprocessing` and `root` are those of the training images. images.csv beside the file, whose SHA-256 is
     `images_sha256`, lists them, including the ones used by `ancestors`; see `PretrainedWeights`.
     """
 
-    backbone: str
-    method: str
-    preprocessing: dict[str, Any]
-    options: dict[str, Any] = field(default_factory=dict)
+    backbone: types.NetworkName
+    method: types.Text
+    preprocessing: types.Preprocessed
+    options: types.NetworkOptions = field(default_factory=dict)
     weights: str = "none"
-    epochs: int = 0
-    seed: int = 0
-    split_fingerprint: str = ""
-    data_fingerprint: str = ""
+    epochs: types.Count = 0
+    seed: types.Count = 0
+    split_fingerprint: types.Text = ""
+    data_fingerprint: types.Text = ""
     root: str = ""
-    images: int = 0
-    images_sha256: str = ""
-    ancestors: list[dict[str, Any]] = field(default_factory=list)
-    versions: dict[str, str] = field(default_factory=dict)
-    schema: int = PRETRAINING_SCHEMA
+    images: types.Count = 0
+    images_sha256: types.Text = ""
+    ancestors: list[types.Step] = field(default_factory=list)
+    versions: types.Versions = field(default_factory=dict)
+    schema: Annotated[int, expecting(PRETRAINING_SCHEMA, "pretrain again")] = PRETRAINING_SCHEMA
 
     def find_image_list(self, file: Path) -> Path:
         """Return the file that lists the images used in training; raise GuardError if it is missing or changed."""
@@ -86,7 +87,7 @@ class PretrainedWeights:
     sha256: str
     tensors: Mapping[str, Tensor]
     card: Pretraining | Card | None = None
-    ancestors: Sequence[dict[str, Any]] = ()
+    ancestors: Sequence[types.Step] = ()
 
 
 def read_weights(file: Path) -> PretrainedWeights:
@@ -96,17 +97,17 @@ def read_weights(file: Path) -> PretrainedWeights:
         reason = f"model.weights={file} is not a file."
         raise ConfigError(reason, "Expected hub, none, package, or the path of a .safetensors or .pth file.")
     before, sha256 = _read_stamp(file), sha256_of_file(file)
-    tensors, texts, cards = _read_with_card(file) if file.suffix == ".safetensors" else (read_state(file), {}, {})
+    tensors, cards = _read_with_card(file) if file.suffix == ".safetensors" else (read_state(file), {})
     if _read_stamp(file) != before:
         raise CheckpointError(f"{file} changed while it was read.", "Wait until it is complete, and start again.")
     if PRETRAINING_KEY in cards:
-        card = Pretraining(**cards[PRETRAINING_KEY])
-        step = {"method": card.method, "sha256": sha256, "images": card.images}
+        card = cards[PRETRAINING_KEY]
+        step: types.Step = {"method": card.method, "sha256": sha256, "images": card.images}
         return PretrainedWeights(file, sha256, tensors, card, [*card.ancestors, step])
     if CARD_KEY in cards:
-        exported, origin = Card.from_checkpoint(cards, file), read_provenance(texts, file)
-        step = describe_training(exported, sha256, origin["allow"])
-        return PretrainedWeights(file, sha256, tensors, exported, [*origin["ancestors"], step])
+        exported, origin = Card.from_checkpoint(cards, file), cards[PROVENANCE_KEY]
+        step = describe_training(exported, sha256, origin.allow)
+        return PretrainedWeights(file, sha256, tensors, exported, [*origin.ancestors, step])
     return PretrainedWeights(file, sha256, tensors)
 
 
@@ -132,18 +133,19 @@ def refuse_other_options(what: str, saved: Mapping[str, Any], options: Mapping[s
         )
 
 
-def _read_with_card(file: Path) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Any]]:
-    """Read the tensors and texts of a .safetensors file, and the cards of avatar_bench among the texts."""
+def _read_with_card(file: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read the tensors of a .safetensors file, and the cards of avatar_bench among its texts."""
     try:
         tensors, texts = read_safetensors(file)
         if PRETRAINING_KEY in texts or CARD_KEY in texts:
             verify_checksum(tensors, texts)
-        cards = {key: read_plain_json(texts[key]) for key in (PRETRAINING_KEY, CARD_KEY) if key in texts}
-        if PRETRAINING_KEY in cards and (fault := _find_fault(cards[PRETRAINING_KEY])):
-            raise ValueError(fault)
+        cards = {key: parse_json(texts[key]) for key in (PRETRAINING_KEY, CARD_KEY) if key in texts}
+        if PRETRAINING_KEY in cards:
+            cards[PRETRAINING_KEY] = parse(Pretraining, cards[PRETRAINING_KEY])
+        cards[PROVENANCE_KEY] = parse(Provenance, parse_json(texts.get(PROVENANCE_KEY, "{}")))
     except Exception as error:  # errors of many types, from safetensors, json and this package
         raise CheckpointError(f"{file} cannot be read as pretrained weights: {describe_error(error)}.") from error
-    return tensors, texts, cards
+    return tensors, cards
 
 
 def _read_stamp(file: Path) -> tuple[int, int, int]:
@@ -160,13 +162,3 @@ def _select_relevant(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _format_options(options: Mapping[str, Any]) -> str:
     return f"{{{', '.join(f'{name}: {json.dumps(value)}' for name, value in sorted(options.items()))}}}"
-
-
-def _find_fault(card: Any) -> str:
-    """Describe what is wrong with a card of a file; return "" for a valid one."""
-    if isinstance(card, dict) and "method" in card and card.get("schema") != PRETRAINING_SCHEMA:
-        return f"its card is not of schema {PRETRAINING_SCHEMA}, which this version reads: pretrain again"
-    known = {item.name for item in fields(Pretraining)}
-    if not isinstance(card, dict) or not {"backbone", "method", "preprocessing"} <= card.keys() <= known:
-        return "its card has missing or unknown entries"
-    return find_card_fault(card)

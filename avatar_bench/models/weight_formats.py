@@ -79,15 +79,6 @@ def encode_safetensors(state: Mapping[str, Tensor], texts: Mapping[str, str]) ->
     return len(text).to_bytes(8, "little") + text + content[end:]
 
 
-def read_plain_json(text: str) -> Any:
-    """Parse JSON with finite numbers only; raise ValueError or RecursionError."""
-
-    def refuse(word: str) -> None:
-        raise ValueError(f"{word} is not a finite number")
-
-    return json.loads(text, parse_constant=refuse)
-
-
 def describe_error(error: BaseException) -> str:
     """Describe in one line why a file was refused: by the message of a known error, else by the error's type."""
     known = type(error).__module__ in ("zipfile", "pickle", "_pickle", "builtins") and error.args

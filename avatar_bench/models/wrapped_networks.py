@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from avatar_bench.config.instantiate import build, check_node
 from avatar_bench.config.validation import TARGET
 from avatar_bench.errors import AvatarBenchError, ConfigError
+from avatar_bench.files.document import read_yaml
 from avatar_bench.files.hashes import sha256_of_file, sha256_of_text
-from avatar_bench.files.yaml_io import read_yaml
 
 POOLED_OPTION = "pooled_layers"  # of a card's network options
 LAST_EMBEDDING = -1  # among the layers: the embedding that the network's own classifier would see

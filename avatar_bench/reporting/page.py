@@ -244,9 +244,7 @@ def _format_fact(value: Any) -> Any:
 def _name_members(study: Study, ensemble: ReportedModel) -> Iterator[str]:
     labels = {model.checkpoint: model.label for model in study.runs}
     for member in ensemble.members:
-        label = labels.get(str(member.get("checkpoint_sha256")), str(member.get("run")))
-        weight = member.get("weight")
-        yield f"{label} ({format_number(weight)})" if isinstance(weight, float) else label
+        yield f"{labels.get(member.checkpoint_sha256, member.run)} ({format_number(member.weight)})"
 
 
 def _order_figures(content: dict[str, Any]) -> list[Path]:

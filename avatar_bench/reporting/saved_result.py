@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from avatar_bench.files.output_folder import refuse_outward_links
 from avatar_bench.files.table_io import read_table
 from avatar_bench.i18n import _, get_language
 from avatar_bench.results.declaration import Declaration, TableDeclaration, declare_block
-from avatar_bench.results.result import METRICS_FILE, Result, locate_figure
+from avatar_bench.results.result import METRICS_FILE, MetricsFile, Result, locate_figure
 from avatar_bench.results.view import ALL, View
 
 MAX_SHOWN_ROWS = 60  # rows of a table shown in the page; longer tables are linked
@@ -84,8 +83,8 @@ class Problem:
 def read_saved(folder: Path, compares: bool = False) -> SavedResult | Problem:
     """Read the result in a folder with the tables to show, or return the Problem why it cannot be read."""
     try:
-        text = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
-        files = tuple(str(name) for name in text["files"])
+        saved = MetricsFile.read(folder)
+        files = saved.files
         missing = tuple(name for name in files if not (folder / name).is_file())
         tables = [name for name in files if name.endswith((".csv", ".parquet")) and name not in missing]
         declared = declare_block(folder.name).tables
@@ -93,13 +92,13 @@ def read_saved(folder: Path, compares: bool = False) -> SavedResult | Problem:
         if not compares:
             shown = {name for name, table in declared.items() if table.shown}
             tables = [name for name in tables if Path(name).stem in shown]
-        result = Result.parse(text)
+        result = Result.parse(saved)
         result.set = View(str(result.provenance.get("view", ALL))).name_set(result.set)
         result.tables = {Path(name).stem: read_table(folder / name, rows=MAX_SHOWN_ROWS + 1) for name in tables}
         result.tables |= {name: _read_curves(folder / file) for name, file in curves.items()}
     except FileNotFoundError:
         return Problem("damaged", folder, _("{file} is missing", file=METRICS_FILE))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         why = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         return Problem("damaged", folder, _("it cannot be read: {why}", why=why))
     if result.block != folder.name:

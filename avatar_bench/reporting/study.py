@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -11,12 +10,11 @@ from functools import cached_property, partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from avatar_bench.audit.assessment import AUDIT_BLOCK
 from avatar_bench.config.entries import find_renamed
-from avatar_bench.errors import AvatarBenchError, DataError
+from avatar_bench.errors import AvatarBenchError, CheckpointError, DataError
 from avatar_bench.i18n import _
 from avatar_bench.metrics import plots
 from avatar_bench.reporting.saved_result import Problem, SavedResult, read_evaluation
@@ -26,8 +24,9 @@ from avatar_bench.results.display import format_number
 from avatar_bench.results.reasons import format_reason
 from avatar_bench.results.result import AGAINST_FOLDER
 from avatar_bench.results.view import ALL, SEPARATOR
+from avatar_bench.runs import record as run_record
 from avatar_bench.runs.labels import LabelledRun, label_runs
-from avatar_bench.runs.record import ENSEMBLE, IMPORTED, RECORD, USABLE_STATUSES, RunRecord, read_config, read_record
+from avatar_bench.runs.record import ENSEMBLE, RECORD, MemberRecord, RunRecord, read_config, read_ensemble
 from avatar_bench.runs.saved_calibration import BY_TRAIN, SavedCalibration, read_calibration
 
 _SET_ORDER = ("blind", "test", "val", "calibration")  # order of sets: the most informative about new images first
@@ -42,12 +41,12 @@ class ReportedModel(LabelledRun):
     kind: str = "run"  # or ensemble, soup
     results: dict[ResultKey, SavedResult] = field(default_factory=dict)
     calibration: SavedCalibration | None = None  # on a user's images
-    members: Sequence[Mapping[str, Any]] = ()  # of an ensemble: run, checkpoint_sha256, weight, temperature
+    members: Sequence[MemberRecord] = ()  # of an ensemble
 
     @property
     def is_imported(self) -> bool:
         """Return whether it was made elsewhere."""
-        return self.record.status == IMPORTED
+        return self.record.status == run_record.IMPORTED
 
     @property
     def teacher(self) -> str:
@@ -246,11 +245,11 @@ class _StudyReader:
         elsewhere = self._find_results_elsewhere(folders)
         for folder in dict.fromkeys([*folders, *elsewhere]):
             try:
-                record = read_record(folder)
+                record = run_record.read_record(folder)
             except AvatarBenchError as error:
                 self.note("damaged", folder, error.lines[0])
                 continue
-            if record.status in USABLE_STATUSES:
+            if record.status in run_record.USABLE_STATUSES:
                 finished.append((record.started or "", str(folder), folder))
             else:
                 self.note("unfinished", folder, _("its status is {status}", status=record.status or "unknown"))
@@ -269,19 +268,17 @@ class _StudyReader:
         models = []
         for folder in _find_folders(self.root, ENSEMBLE):
             try:
-                stated = json.loads((folder / ENSEMBLE).read_text(encoding="utf-8"))
-                kind, members = str(stated["kind"]), [dict(member) for member in stated["members"]]
-            except (OSError, ValueError, KeyError, TypeError) as error:
+                stated = read_ensemble(folder)
+            except CheckpointError as error:
                 self.note("damaged", folder, str(error))
                 continue
-            reasons = list(_find_changed_members(folder, members, runs))
+            reasons = list(_find_changed_members(folder, stated.members, runs))
             for why in reasons:
                 self.note("foreign", folder, why, folder.name)
             if not reasons:
-                record = RunRecord(temperature=stated.get("temperature"), temperature_fit=stated.get("temperature_fit"))
-                model = ReportedModel(
-                    folder, folder.name, folder.name, record, read_config(folder), kind, members=members
-                )
+                record = RunRecord(temperature=stated.temperature, temperature_fit=stated.temperature_fit or {})
+                name, config = folder.name, read_config(folder)
+                model = ReportedModel(folder, name, name, record, config, stated.kind, members=stated.members)
                 models.append(self._add_results(model, read_evaluation(folder)))
         return models
 
@@ -360,18 +357,18 @@ def _is_model(folder: Path) -> bool:
 
 
 def _find_changed_members(
-    folder: Path, members: Sequence[dict[str, Any]], runs: Sequence[ReportedModel]
+    folder: Path, members: Sequence[MemberRecord], runs: Sequence[ReportedModel]
 ) -> Iterator[str]:
     """Yield a reason for each member of an ensemble that was retrained since or is missing."""
     known = {run.checkpoint: run for run in runs}
     places = {run.folder.resolve(): run for run in runs}
     for member in members:
-        theirs, file = str(member.get("checkpoint_sha256", "")), (folder / str(member.get("run", ""))).resolve()
+        theirs, file = member.checkpoint_sha256, (folder / member.run).resolve()
         if theirs in known:
             continue
         run = next((places[path] for path in (file, *file.parents) if path in places), None)
         if run is None:
-            yield _("its member {member} is missing", member=member.get("run"))
+            yield _("its member {member} is missing", member=member.run)
         else:
             text = _("its member {member} had the checkpoint {theirs}, that run now has {own}")
             yield text.format(member=run.label, theirs=theirs[:12], own=run.checkpoint[:12])

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from avatar_bench.config.catalogue import LAST
 from avatar_bench.config.entries import find_entries, find_renamed, find_user_folders
 from avatar_bench.errors import ConfigError
-from avatar_bench.files.yaml_io import read_yaml
+from avatar_bench.files.document import Document, parse, read_yaml
 from avatar_bench.i18n import _
 
 if TYPE_CHECKING:
@@ -21,12 +21,11 @@ if TYPE_CHECKING:
 
 _COMMON_NAMES = Path(__file__).with_name("headings.yaml")  # of what belongs to no block
 _read_names = cache(read_yaml)
-_FORMS = {str: "a text", int: "a whole number", list: "a list", dict: "a mapping"}
-BLOCK_KINDS = ("run", "comparison", "dataset", "change")
+BlockKind = Literal["run", "comparison", "dataset", "change"]
 
 
 @dataclass(frozen=True)
-class TableDeclaration:
+class TableDeclaration(Document):
     """Table of a block: its title, the columns shown in the report (all if empty), and whether it is open there.
 
     Of a block of one run, only tables with `shown` are in the report, and one with `sliders`: that of an operating
@@ -41,7 +40,7 @@ class TableDeclaration:
 
 
 @dataclass(frozen=True)
-class QualityDeclaration:
+class QualityDeclaration(Document):
     """Quality that an overall score of a run can count: a metric of a block, or the mean of those matching a pattern.
 
     `worst` and `best` are the values that count as 0 and 1; a `worst` of None is that of random guessing. With `log`,
@@ -54,14 +53,9 @@ class QualityDeclaration:
     worst: float | None = None
     log: bool = False
 
-    def __post_init__(self) -> None:
-        for end in (self.best, self.worst):
-            if not isinstance(end, int | float | None):
-                raise TypeError(f"{end!r} is not a number")
-
 
 @dataclass(frozen=True)
-class Declaration:
+class Declaration(Document):
     """Everything that is known of a block besides its code, in English; `translate` what is shown.
 
     `metrics` are patterns of those in its table of the report, `leaderboard` and `overview` of those there; `qualities`
@@ -75,7 +69,7 @@ class Declaration:
     title: str = ""
     summary: str = ""
     question: str = ""
-    kind: str = "run"
+    kind: BlockKind = "run"
     order: int = LAST
     reading: str = ""
     metrics: tuple[str, ...] = ()
@@ -88,7 +82,7 @@ class Declaration:
     headings: Mapping[str, str] = field(default_factory=dict)
     words: Mapping[str, str] = field(default_factory=dict)
     terms: Mapping[str, str] = field(default_factory=dict)
-    reasons: Mapping[str, Any] = field(default_factory=dict)
+    reasons: Mapping[str, str | Mapping[str, str]] = field(default_factory=dict)
     former_names: tuple[str, ...] = ()
     is_known: bool = True
 
@@ -119,30 +113,13 @@ def declare_block(name: str) -> Declaration:
     entry = entries.get(name) or entries.get(find_renamed("block").get(name, ""))
     if entry is None:
         return Declaration(name, title=name, is_known=False)
-    about = {"title": name, **entry.about}
-    known = {member.name: member for member in fields(Declaration)}
-    for key, value in about.items():
-        if key not in known or key in ("name", "is_known"):
-            raise ConfigError(f"{entry.yaml}: {key} is not known.", f"Expected some of {', '.join(list(known)[1:-1])}.")
-        default = known[key].default
-        expected = type(default) if isinstance(default, str | int) else list if default == () else dict
-        if not isinstance(value, expected):
-            raise ConfigError(f"{entry.yaml}: {key} is not {_FORMS[expected]}: {value!r}.")
-    if about.get("kind", "run") not in BLOCK_KINDS:
-        raise ConfigError(f"{entry.yaml}: kind={about['kind']}: expected one of {', '.join(BLOCK_KINDS)}.")
-    parts: dict[str, Any] = {}
-    for key, build in (("tables", TableDeclaration), ("qualities", partial(QualityDeclaration, name))):
-        try:
-            parts[key] = {member: build(**_make_tuples(stated)) for member, stated in about.get(key, {}).items()}
-        except TypeError as error:  # another key, or a value of another form
-            raise ConfigError(f"{entry.yaml}: {key}: {error}.") from error
-    return Declaration(name, **_make_tuples(about) | parts)
-
-
-def _make_tuples(values: Any) -> dict[str, Any]:
-    if not isinstance(values, dict):
-        raise TypeError(f"{values!r} is not a mapping")
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    about = {"title": name, **entry.about, "name": name, "is_known": True}
+    if isinstance(qualities := about.get("qualities"), dict):
+        about["qualities"] = {key: {"block": name, **dict(stated)} for key, stated in qualities.items()}
+    try:
+        return parse(Declaration, about)
+    except ValueError as error:
+        raise ConfigError(f"{entry.yaml}: {error}.") from error
 
 
 def find_heading(name: str, block: str = "") -> str:

@@ -10,7 +10,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from avatar_bench.files.yaml_io import read_yaml
+from avatar_bench.files.document import read_yaml
 from avatar_bench.i18n import _, get_title, ngettext
 from avatar_bench.results.declaration import declare_block
 

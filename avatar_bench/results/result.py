@@ -8,14 +8,13 @@ import importlib
 import json
 import math
 import os
-import re
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +22,7 @@ import pandas as pd
 from avatar_bench.config.entries import find_entry
 from avatar_bench.console.terminal import escape_control_characters
 from avatar_bench.errors import ConfigError, suggest_names
+from avatar_bench.files.document import OpenDocument, expecting, matching, parse, read_json
 from avatar_bench.files.table_io import name_table, read_table, write_table
 from avatar_bench.i18n import _, use_language
 from avatar_bench.metrics.units import NEW_SOURCES, THESE_SOURCES
@@ -45,7 +45,8 @@ _SVG_DPI = 150  # of embedded images, enough for the cells of an image grid; lin
 _RESAMPLED_UNITS = ("group", "source", "round", "pass")
 _POPULATIONS = {"image": THESE_SOURCES, "group": THESE_SOURCES, "source": NEW_SOURCES}
 _DEFAULT_LANGUAGE = "en"  # its figures are in the folder of the result, those of another language in a folder below
-_FILE_NAME = re.compile(r"[^./\\:][^/\\:]*(/[^./\\:][^/\\:]*)?")  # in the folder of a Result, or in a folder of it
+# in the folder of a Result, or in a folder of it
+_FileName = Annotated[str, matching(r"[^./\\:][^/\\:]*(/[^./\\:][^/\\:]*)?", "the name of a file in its folder")]
 _STALE_SECONDS = 86_400  # after which a partly written folder is deleted
 
 
@@ -109,6 +110,29 @@ class Metric:
     def inference(self) -> dict[str, Any]:
         """Return what the interval resamples and for which population it speaks, by column of a table."""
         return {"unit": self.unit, "units": self.units, "population": self.population}
+
+
+@dataclass(frozen=True)
+class MetricsFile(OpenDocument):
+    """Content of a metrics.json, as `Result.save` writes it."""
+
+    schema: Annotated[int, expecting(RESULT_SCHEMA, "evaluate again")]
+    block: str
+    set: str
+    n: int
+    classes: tuple[str, ...]
+    metrics: dict[str, dict[str, Any]]
+    warnings: tuple[dict[str, Any], ...]
+    figures: tuple[_FileName, ...]
+    provenance: dict[str, Any]
+    notes: tuple[dict[str, Any], ...] = ()
+    files: tuple[_FileName, ...] = ()  # other than figures
+    text_columns: dict[str, tuple[str, ...]] = field(default_factory=dict)  # by table
+
+    @classmethod
+    def read(cls, folder: Path) -> MetricsFile:
+        """Read the file in a folder; raise FileNotFoundError if there is none, ValueError if it is damaged."""
+        return parse(cls, read_json(folder / METRICS_FILE))
 
 
 @dataclass
@@ -256,44 +280,39 @@ class Result:
 
         Raises ValueError for another schema, and FileNotFoundError if there is none.
         """
-        saved = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
+        saved = MetricsFile.read(folder)
         result = cls.parse(saved)
         for file in sorted([*folder.glob("*.csv"), *folder.glob("*.parquet")]):
-            texts = saved["text_columns"].get(file.stem, ())  # a class may be called 1, or NA
+            texts = saved.text_columns.get(file.stem, ())  # a class may be called 1, or NA
             result.tables[file.stem] = read_table(file, texts=texts)
         for file in sorted(folder.glob("*.npz")) if arrays else ():
-            with np.load(file) as saved:
-                result.arrays[file.stem] = dict(saved)
+            with np.load(file) as tensors:
+                result.arrays[file.stem] = dict(tensors)
         result.folder = folder
         return result
 
     @classmethod
-    def parse(cls, saved: Mapping[str, Any]) -> Result:
-        """Return the Result in a metrics.json, without tables and arrays; raise ValueError for another schema."""
-        if saved["schema"] != RESULT_SCHEMA:
-            raise ValueError(f"it has schema {saved['schema']}, and this version reads {RESULT_SCHEMA}: evaluate again")
-        for name in (*saved["figures"], *saved.get("files", ())):
-            if not _FILE_NAME.fullmatch(str(name)):
-                raise ValueError(f"{name!r} is not the name of a file in its folder")
+    def parse(cls, saved: MetricsFile) -> Result:
+        """Return the Result in a metrics.json, without tables and arrays; raise ValueError for an impossible metric."""
         return cls(
-            block=str(saved["block"]),
-            set=saved["set"],
-            n=saved["n"],
-            classes=tuple(saved["classes"]),
-            metrics={str(name): Metric.parse(metric) for name, metric in saved["metrics"].items()},
-            warnings=[Reason.parse(warning) for warning in saved["warnings"]],
-            notes=[Reason.parse(note) for note in saved.get("notes", ())],
-            provenance=dict(saved["provenance"]),
-            figures=list(saved["figures"]),
+            saved.block,
+            saved.set,
+            saved.n,
+            saved.classes,
+            metrics={name: Metric.parse(metric) for name, metric in saved.metrics.items()},
+            warnings=list(map(Reason.parse, saved.warnings)),
+            notes=list(map(Reason.parse, saved.notes)),
+            provenance=saved.provenance,
+            figures=list(saved.figures),
         )
 
     @classmethod
     def load_if_complete(cls, folder: Path) -> Result | None:
         """Read a Result; return None if it is missing, damaged, or lacks a file other than a figure."""
         try:
-            text = json.loads((folder / METRICS_FILE).read_text(encoding="utf-8"))
-            return cls.load(folder) if all((folder / file).is_file() for file in text["files"]) else None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            files = MetricsFile.read(folder).files
+            return cls.load(folder) if all((folder / file).is_file() for file in files) else None
+        except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def _write(self, part: Path) -> None:

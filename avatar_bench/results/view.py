@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from avatar_bench.config.catalogue import find_choices
 from avatar_bench.errors import ConfigError
+from avatar_bench.files.document import read_yaml
 from avatar_bench.files.paths import make_folder_name
-from avatar_bench.files.yaml_io import read_yaml
 
 ALL = "all"  # the view that leaves every class as it is
 DIRECTION = "higher_is_"  # before the class that a high score means

@@ -222,7 +222,7 @@ def _fit_score(
         raise DataError(f"{run.name} gives all these images the same score: no threshold separates them.") from error
     middle = -scaling.intercept / scaling.slope
     fitted, known = compute_balanced_accuracy(log_odds, positive, [middle, 0.0]).tolist()
-    own_threshold = run.own_threshold
+    own_threshold = run.settings.threshold
     value = run.score_scale.to_score(middle, own_threshold)
     return ScoreThreshold(value, fitted, own_threshold, None if own_threshold is None else known, middle), scaling
 

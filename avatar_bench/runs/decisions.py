@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from avatar_bench.console.terminal import format_count
 from avatar_bench.data.selection import MIN_CALIBRATION_IMAGES
 from avatar_bench.errors import ConfigError, GuardError
-from avatar_bench.files.yaml_io import read_yaml
+from avatar_bench.files.document import read_yaml
 from avatar_bench.inference.prediction_table import DECISION_COLUMNS
 from avatar_bench.metrics.conformal import lac_scores, select_targets, threshold, threshold_of_units
 from avatar_bench.metrics.neighbours import compute_distances

@@ -6,7 +6,7 @@ import copy
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,26 +21,21 @@ from avatar_bench.data.leakage import Leakage, UsedImages
 from avatar_bench.errors import CheckpointError
 from avatar_bench.files.atomic_write import atomic_write
 from avatar_bench.files.hashes import sha256_of_text
-from avatar_bench.files.output_folder import refuse_outward_links
 from avatar_bench.inference import copy_search
 from avatar_bench.inference.network_predictor import EnsemblePredictor
 from avatar_bench.inference.predictor import DatasetPredictor
 from avatar_bench.metrics.averaging import AveragingWeights
 from avatar_bench.metrics.calibration import TemperatureFit
-from avatar_bench.models.card_schema import find_class_fault
 from avatar_bench.models.model_card import Card, describe_training
 from avatar_bench.runs.imported import ImportedRun
-from avatar_bench.runs.record import ENSEMBLE, RunRecord, is_imported, read_json
+from avatar_bench.runs.record import ENSEMBLE, REBUILD_HINT, MemberRecord, RunRecord, is_imported, read_ensemble
 from avatar_bench.runs.run import Run
 
 if TYPE_CHECKING:
     from avatar_bench.models.classifier import Classifier
 
-MAX_MEMBERS = 1000
 MAX_ENSEMBLE_DEPTH = 2  # an ensemble of soups is the deepest nesting
-_REBUILD_HINT = "Build it again: avatar-bench evaluate ckpt=FOLDER block=ensemble"
 _SINGLE_RUN_OPTIONS = ("label", "recipe", "results_folder")
-_MEMBER_KEYS = ("run", "checkpoint_sha256", "weight", "temperature")
 
 
 def open_run(path: str | Path, **options: Any) -> Run:
@@ -81,7 +76,7 @@ def describe_ensemble(
     """
     rows = zip(runs, mix.weights.tolist(), mix.temperatures.tolist(), strict=True)
     members = [
-        dict(zip(_MEMBER_KEYS, (str(run.checkpoint), run.checkpoint_sha256, weight, own_temperature), strict=True))
+        asdict(MemberRecord(str(run.checkpoint), run.checkpoint_sha256, weight, own_temperature))
         for run, weight, own_temperature in rows
         if weight > 0
     ]
@@ -154,7 +149,7 @@ class EnsembleRun(CombinedRun):
         cards = [member.card for member in self.members]
         first = cards[0]
         if any(set(card.classes) != set(self.order) for card in cards):
-            raise CheckpointError(f"{self.checkpoint}: its classes differ from its members'.", _REBUILD_HINT)
+            raise CheckpointError(f"{self.checkpoint}: its classes differ from its members'.", REBUILD_HINT)
         alike = [card.split_fingerprint == first.split_fingerprint for card in cards]
         return replace(
             first,
@@ -214,51 +209,29 @@ def _open(path: Path, options: Mapping[str, Any], depth: int = 0) -> Run:
     folder = path.parent if path.name == ENSEMBLE else path
     if not os.path.isfile(folder / ENSEMBLE):
         return (ImportedRun if is_imported(path) else Run).open(path, **options)
-    description = _read(folder)
+    stated = read_ensemble(folder)
     shared = {name: value for name, value in options.items() if name not in _SINGLE_RUN_OPTIONS}
-    members = tuple(_open_member(folder, member, shared, depth + 1) for member in description["members"])
-    rows = [(float(member["weight"]), float(member["temperature"])) for member in description["members"]]
-    mix = AveragingWeights(*np.array(rows).T)
-    fields = {"members": members, "mix": mix, "fitted": float(description["temperature"]), **options}
-    record = replace(_merge_records(members), temperature_fit=description.get("temperature_fit") or {})
+    members = tuple(_open_member(folder, member, shared, depth + 1) for member in stated.members)
+    mix = AveragingWeights(*np.array([(member.weight, member.temperature) for member in stated.members]).T)
+    fields = {"members": members, "mix": mix, "fitted": stated.temperature, **options}
+    record = replace(_merge_records(members), temperature_fit=stated.temperature_fit or {})
     location = (folder / ENSEMBLE, folder, record)
-    if description["kind"] == "soup":
+    if stated.kind == "soup":
         return WeightSoup(*location, **fields)
-    return EnsembleRun(*location, **fields, order=tuple(description["classes"]))
+    return EnsembleRun(*location, **fields, order=stated.classes)
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    file = folder / ENSEMBLE
-    refuse_outward_links(folder)
-    try:
-        content = read_json(file)
-        members = content["members"]
-        complete = content["kind"] in ("ensemble", "soup") and members
-        complete = complete and all(set(_MEMBER_KEYS) <= member.keys() for member in members)
-        numbers = [float(member[key]) for member in members for key in ("weight", "temperature")]
-        numbers.append(content["temperature"])
-        valid = complete and all(0 < number < np.inf for number in numbers) and len(members) <= MAX_MEMBERS
-        valid = valid and isinstance(content["classes"], list) and not find_class_fault(content["classes"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise CheckpointError(f"{file} cannot be read: {type(error).__name__}: {error}.", _REBUILD_HINT) from error
-    if not valid:
-        raise CheckpointError(
-            f"{file} is not a valid ensemble: check members, weights, temperatures and classes.", _REBUILD_HINT
-        )
-    return dict(content)
-
-
-def _open_member(folder: Path, description: Mapping[str, Any], options: Mapping[str, Any], depth: int) -> Run:
-    path = Path(os.path.normpath(folder / str(description["run"])))
+def _open_member(folder: Path, member: MemberRecord, options: Mapping[str, Any], depth: int) -> Run:
+    path = Path(os.path.normpath(folder / member.run))
     if not path.exists():
-        raise CheckpointError(f"{folder / ENSEMBLE}: its member {path} is missing.", _REBUILD_HINT)
+        raise CheckpointError(f"{folder / ENSEMBLE}: its member {path} is missing.", REBUILD_HINT)
     is_ensemble = path.name == ENSEMBLE or (path / ENSEMBLE).is_file()
     if is_ensemble and depth == MAX_ENSEMBLE_DEPTH:  # an ensemble could also contain itself
         reason = f"{folder / ENSEMBLE}: ensembles of ensembles of ensembles are not supported."
-        raise CheckpointError(reason, _REBUILD_HINT)
+        raise CheckpointError(reason, REBUILD_HINT)
     run = _open(path, options, depth)
-    if run.checkpoint_sha256 != description["checkpoint_sha256"]:
-        raise CheckpointError(f"{folder / ENSEMBLE}: its member {path} has changed since.", _REBUILD_HINT)
+    if run.checkpoint_sha256 != member.checkpoint_sha256:
+        raise CheckpointError(f"{folder / ENSEMBLE}: its member {path} has changed since.", REBUILD_HINT)
     return run
 
 

@@ -17,7 +17,7 @@ from avatar_bench.files.hashes import sha256_of_file, sha256_of_text
 from avatar_bench.inference.detectors import CONTENTS, open_detector
 from avatar_bench.inference.foreign_tables import ScoreScale
 from avatar_bench.inference.predictor import DatasetPredictor
-from avatar_bench.models.card_schema import find_class_fault, find_setting_fault
+from avatar_bench.models.card_schema import DetectorSettings, find_class_fault
 from avatar_bench.models.model_card import Card
 from avatar_bench.runs.record import RECORD, RunRecord, read_record
 from avatar_bench.runs.run import Run
@@ -32,23 +32,28 @@ class ImportedRun(Run):
         """Open the run folder of an imported detector; raise CheckpointError if its record is damaged."""
         folder = Path(path)
         record = read_record(folder)
-        classes, settings = record.classes or [], record.detector
-        native = settings.get("classes") or []
-        is_named = isinstance(native, list) and all(isinstance(name, str) for name in native)
-        is_whole = is_named and len(native) == len(classes) and record.kind
-        if (fault := find_class_fault(classes) or find_setting_fault(settings)) or not is_whole:
-            raise CheckpointError(
-                f"{folder / RECORD} is damaged{fault and ': '}{fault}.", "Restore it, or import the detector again."
-            )
+        classes = record.classes or []
+        try:
+            native = DetectorSettings.read(record.detector).classes
+            fault = find_class_fault(classes) or ("" if record.kind else "kind is missing")
+            if fault or len(native) != len(classes):
+                raise ValueError(fault or f"classes has {len(classes)} names, detector.classes {len(native)}")
+        except ValueError as error:
+            reason = f"{folder / RECORD} is damaged: {error}."
+            raise CheckpointError(reason, "Restore it, or import the detector again.") from error
         class_map = {name: record.class_map.get(label, label) for label, name in zip(native, classes, strict=True)}
         return cls(folder, folder, record, class_map=class_map, **options)
 
     @cached_property
+    def settings(self) -> DetectorSettings:
+        """Return the recorded settings that any kind of detector may have."""
+        return DetectorSettings.read(self.record.detector)
+
+    @cached_property
     def card(self) -> Card:
         """Return a card with the classes, in the order of the outputs."""
-        settings = self.record.detector
-        preprocessing, temperature = settings.get("preprocessing") or {}, float(settings.get("temperature") or 1)
-        return Card(tuple(self.record.classes or ()), str(self.record.kind), preprocessing, temperature=temperature)
+        classes, settings = tuple(self.record.classes or ()), self.settings
+        return Card(classes, str(self.record.kind), settings.preprocessing, temperature=settings.temperature)
 
     @cached_property
     def checkpoint_sha256(self) -> str:
@@ -67,24 +72,17 @@ class ImportedRun(Run):
 
         Raise CheckpointError if an earlier version imported it.
         """
-        settings = self.record.detector
-        if not settings.get("score"):
+        if not self.settings.score:
             return None
-        if "scale" not in settings:
+        if self.settings.scale is None:
             raise CheckpointError(f"{self.name}: the scale of its score is not recorded.", "Import the detector again.")
-        return ScoreScale(**settings["scale"])
-
-    @property
-    def own_threshold(self) -> float | None:
-        """Return the threshold of the score that came with the detector, None if it is unknown."""
-        value = self.record.detector.get("threshold")
-        return None if value is None else float(value)
+        return ScoreScale(**self.settings.scale)
 
     @property
     def provides(self) -> frozenset[str]:
         """Return the needs of blocks that the run meets: no decisions by a score without a threshold."""
         is_fitted = self.saved_calibration is not None and self.saved_calibration.threshold is not None
-        lacks_threshold = bool(self.record.detector.get("score")) and self.own_threshold is None and not is_fitted
+        lacks_threshold = bool(self.settings.score) and self.settings.threshold is None and not is_fitted
         return super().provides - ({"decisions"} if lacks_threshold else set())
 
     @property
@@ -95,7 +93,7 @@ class ImportedRun(Run):
             return ()
         shift = saved.threshold.log_odds
         if shift is None:  # of an earlier version
-            shift = float(self.score_scale.to_log_odds(saved.threshold.value, self.own_threshold))
+            shift = float(self.score_scale.to_log_odds(saved.threshold.value, self.settings.threshold))
         return (-shift, 0.0)
 
     @cached_property

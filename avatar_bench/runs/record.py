@@ -8,21 +8,25 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
+
+from annotated_types import Len
 
 from avatar_bench.config.entries import explain_missing, find_entries, find_entry
 from avatar_bench.console.terminal import escape_control_characters, print_note
 from avatar_bench.errors import CheckpointError, ConfigError
 from avatar_bench.files.atomic_write import write_text
 from avatar_bench.files.checkpoint_container import BACKBONE_FILE, refuse_address
+from avatar_bench.files.document import OpenDocument, parse, read_json, read_yaml
 from avatar_bench.files.output_folder import refuse_outward_links
+from avatar_bench.models.card_schema import Classes, Positive
 
 RECORD = "run.json"
 RECORD_KEYS = ("status", "git")  # of every run.json that this package has written
 ENSEMBLE = "ensemble.json"
+REBUILD_HINT = "Build it again: avatar-bench evaluate ckpt=FOLDER block=ensemble"
+MAX_MEMBERS = 1000  # of an ensemble
 BEST_CHECKPOINT = "best.ckpt"
 SHARED_WEIGHTS = "model.safetensors"  # in the folder of a run that was shared, instead of checkpoints/
 IMPORTED = "imported"  # status of such a run
@@ -31,13 +35,12 @@ METRIC = "val/macro_f1"
 PROBE = "probe"  # the mode that is solved instead of trained in epochs
 RESERVED_SET_NAMES = ("train", "val", "calibration", "test", "blind", "all")  # that further data sets may not have
 UNFINISHED_STATUSES = ("failed", "interrupted", "diverged")  # final statuses of runs that did not finish
-MAX_JSON_BYTES = 64 * 1024**2  # size of a JSON file in bytes
 SCHEMA = 1  # of run.json: raised when a key changes its meaning
 _WRITTEN_AS_NULL = ("git", "experiment", "sweep", "error")  # other fields that are not known yet are left out
 
 
 @dataclass
-class RunRecord:
+class RunRecord(OpenDocument):
     """Record of one training or pretraining: the content of its run.json, filled in as the job proceeds.
 
     A field that is None or an empty dictionary is not known yet, or does not apply to the command.
@@ -126,42 +129,51 @@ class RunRecord:
 
 
 @dataclass(frozen=True)
+class MemberRecord(OpenDocument):
+    """Member of an ensemble: the path of its run from the ensemble's folder, its weight and its temperature."""
+
+    run: str
+    checkpoint_sha256: str
+    weight: Positive
+    temperature: Positive
+
+
+@dataclass(frozen=True)
+class EnsembleRecord(OpenDocument):
+    """Content of an ensemble.json; the common temperature comes after those of the members."""
+
+    kind: Literal["ensemble", "soup"]
+    members: Annotated[tuple[MemberRecord, ...], Len(1, MAX_MEMBERS)]
+    temperature: Positive
+    classes: Classes
+    temperature_fit: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
 class ListedRun:
-    """Content of one run.json in `data`, readable or not, with `changed`, its time of change in seconds since 1970."""
+    """Run folder with its record, empty if that is unreadable, and `changed`, its time in seconds since 1970."""
 
     folder: Path
     changed: float
-    data: dict[str, Any]
+    record: RunRecord
 
     @property
     def status(self) -> str:
         """Return the status: running, finished, interrupted, failed, diverged, or unreadable."""
-        return str(self.data.get("status", "unreadable"))
+        return self.record.status or "unreadable"
 
     @property
-    def macro_f1(self) -> str:
-        """Return val macro-F1 with four decimals, or a dash."""
-        return self._format(".4f", "metrics", METRIC)
-
-    @property
-    def n_val(self) -> str:
-        """Return the number of val images, or a dash."""
-        return self._format(".0f", "split", "counts", "val")
-
-    @property
-    def seconds(self) -> str:
-        """Return the duration of the run in whole seconds, or a dash."""
-        return self._format(".0f", "seconds")
-
-    def _format(self, form: str, *keys: str) -> str:
-        value: Any = self.data
-        for key in keys:
-            value = value.get(key) if isinstance(value, dict) else None
-        return format(value, form) if isinstance(value, int | float) else "-"
+    def numbers(self) -> tuple[str, str, str]:
+        """Return val macro-F1 with four decimals, the number of val images, and whole seconds; dashes if unknown."""
+        record, counts = self.record, self.record.split.get("counts")
+        n_val = counts.get("val") if isinstance(counts, dict) else None
+        stated = (record.metrics.get(METRIC), ".4f"), (n_val, ".0f"), (record.seconds, ".0f")
+        f1, n, seconds = (format(number, form) if isinstance(number, int | float) else "-" for number, form in stated)
+        return f1, n, seconds
 
     def choice(self, group: str, key: str) -> str:
         """Return a name from run.json, else from the run's config.yaml, else a dash."""
-        value = self.data.get(group) or read_config(self.folder).get(group)
+        value = getattr(self.record, group, None) or read_config(self.folder).get(group)
         return str((value.get(key) if isinstance(value, dict) else value) or "-")
 
 
@@ -169,11 +181,10 @@ def read_records(root: Path) -> list[ListedRun]:
     """Read the records of runs at a folder or up to two levels below it, sorted by folder."""
     records = []
     for file in sorted(file for pattern in ("", "*/", "*/*/") for file in root.glob(f"{pattern}{RECORD}")):
-        try:
-            data = read_json(file)
-        except (OSError, ValueError):  # of a run that was killed while writing
-            data = {}
-        records.append(ListedRun(file.parent, file.stat().st_mtime, data if isinstance(data, dict) else {}))
+        record = RunRecord()
+        with suppress(CheckpointError):  # of a run that was killed while writing
+            record = read_record(file.parent)
+        records.append(ListedRun(file.parent, file.stat().st_mtime, record))
     return records
 
 
@@ -301,49 +312,29 @@ def read_record(folder: Path) -> RunRecord:
         raise CheckpointError(f"{folder / RECORD} cannot be read: {error}.") from error
     if not isinstance(record, dict):
         raise CheckpointError(f"{folder / RECORD} is not the record of a run.")
-    known = _find_record_types()
-    for name, kinds in known.items():
-        if not isinstance(record.get(name), kinds):
-            raise CheckpointError(f"{folder / RECORD}: {name} has the wrong type.", "The file is damaged: restore it.")
-    if str((record.get("versions") or {}).get("avatar_bench", "")).startswith("0.1."):
-        raise CheckpointError(f"{folder} was made by avatar_bench 0.1, which this version does not read: train again.")
-    if (record.get("schema") or 0) > SCHEMA:
-        raise CheckpointError(f"{folder} was made by a newer version of avatar_bench.", "Update avatar_bench.")
-    stated = {name: value for name, value in record.items() if name in known and value is not None}
-    return RunRecord(**{"schema": None, **stated})
-
-
-@cache
-def _find_record_types() -> dict[str, tuple[type, ...]]:
-    """Return the types of JSON that each key of run.json may have."""
-    types = {}
-    for name, hint in get_type_hints(RunRecord).items():
-        kinds = [get_origin(kind) or kind for kind in (get_args(hint) if isinstance(hint, UnionType) else [hint])]
-        types[name] = (*kinds, type(None), *([int] if float in kinds else []))
-    return types
-
-
-def read_json(file: Path) -> Any:
-    """Read a strict JSON file; raise OSError or ValueError if it is damaged, too large or nested too deeply."""
-    if not file.is_file():
-        raise FileNotFoundError(f"{file.name} is not a file")
-    with file.open("rb") as stream:
-        data = stream.read(MAX_JSON_BYTES + 1)
-    if len(data) > MAX_JSON_BYTES:
-        raise ValueError(f"it is larger than {MAX_JSON_BYTES:,} bytes")
+    stated = {"schema": None} | {name: value for name, value in record.items() if value is not None}
     try:
-        return json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
+        made = parse(RunRecord, stated)
+    except ValueError as error:
+        raise CheckpointError(f"{folder / RECORD}: {error}.", "The file is damaged: restore it.") from error
+    if made.versions.get("avatar_bench", "").startswith("0.1."):
+        raise CheckpointError(f"{folder} was made by avatar_bench 0.1, which this version does not read: train again.")
+    if (made.schema or 0) > SCHEMA:
+        raise CheckpointError(f"{folder} was made by a newer version of avatar_bench.", "Update avatar_bench.")
+    return made
 
 
-def _refuse_constant(word: str) -> None:
-    raise ValueError(f"{word} is not a JSON number")
+def read_ensemble(folder: Path) -> EnsembleRecord:
+    """Read a folder's ensemble.json; raise CheckpointError if it is damaged, or if the folder links elsewhere."""
+    refuse_outward_links(folder)
+    try:
+        return parse(EnsembleRecord, read_json(folder / ENSEMBLE))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder / ENSEMBLE} cannot be read: {error}.", REBUILD_HINT) from error
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Read a run folder's config.yaml as plain values, of which nothing is built; return {} without a readable one."""
-    from avatar_bench.files.yaml_io import read_yaml  # imports yaml, which most commands do without
     from avatar_bench.runs.run_config import rename_options
 
     config = None

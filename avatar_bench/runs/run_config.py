@@ -11,7 +11,7 @@ from avatar_bench.config.catalogue import find_choices, find_yaml_folders
 from avatar_bench.config.options import find_option
 from avatar_bench.config.validation import NAMING_KEYS, escape_interpolations, is_node, list_nodes, truncate
 from avatar_bench.errors import ConfigError
-from avatar_bench.files.yaml_io import read_yaml
+from avatar_bench.files.document import read_yaml
 
 _NODES = ("optimizer", "schedule", "callbacks", "logger", "trainer")  # groups that are compared as a whole
 
@@ -19,7 +19,7 @@ _NODES = ("optimizer", "schedule", "callbacks", "logger", "trainer")  # groups t
 def read_run_config(file: Path) -> dict[str, Any]:
     """Read the saved configuration of a run, with the names that options have now and interpolations escaped.
 
-    Raise ConfigError if it is not a mapping or exceeds the limits of yaml_io.
+    Raise ConfigError if it is not a mapping or exceeds the limits of files.document.
     """
     if not isinstance(values := read_yaml(file), dict):
         raise ConfigError(f"{file} is not a run configuration.")

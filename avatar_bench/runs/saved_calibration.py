@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
+from annotated_types import Ge, Gt, Interval, MinLen
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
@@ -19,11 +19,11 @@ from safetensors.numpy import save as save_tensors
 from avatar_bench.data.dataset import DATASET_COLUMNS, RUN_COLUMNS, Dataset
 from avatar_bench.errors import CheckpointError
 from avatar_bench.files.atomic_write import atomic_write, write_text
+from avatar_bench.files.document import OpenDocument, parse, read_json
 from avatar_bench.files.hashes import sha256_of_bytes, sha256_of_file
 from avatar_bench.metrics.calibration import TemperatureFit
 from avatar_bench.metrics.selective import CONFIDENCE
 from avatar_bench.metrics.units import SOURCE
-from avatar_bench.runs.record import read_json
 
 CALIBRATION = "calibration.json"  # in a run folder
 SOURCE_CALIBRATION = "source_calibration.json"  # beside it: what decisions by unit=source are made of
@@ -36,7 +36,7 @@ _HINT = "Calibrate the run again (avatar-bench calibrate), or delete the file."
 
 
 @dataclass(frozen=True)
-class ScoreThreshold:
+class ScoreThreshold(OpenDocument):
     """Threshold of a detector's score, in the unit of the score, with its balanced accuracy on the images of the fit.
 
     At the threshold, the probability is 1/2. `own` is the one that came with the detector, None if there is none.
@@ -76,15 +76,15 @@ class DecisionImages:
 
 
 @dataclass(frozen=True)
-class SourceTerms:
+class SourceTerms(OpenDocument):
     """Terms of a promise about new sources: at most a fraction `beta` of them exceeds the target error.
 
     `folds` is the number of networks that predicted the sources, each trained without its own; 0 if the run itself
     predicted them.
     """
 
-    beta: float
-    folds: int = 0
+    beta: Annotated[float, Interval(gt=0, lt=1)]
+    folds: Annotated[int, Ge(0)] = 0
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,38 @@ class SavedCalibration:
         return {"unit": SOURCE, **asdict(self.terms), "confidence": CONFIDENCE, "sources": sources}
 
 
+@dataclass(frozen=True)
+class _Images(OpenDocument):
+    name: str
+    root: str
+    fingerprint: str
+    n: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Decisions(OpenDocument):
+    classes: tuple[str, ...]
+    reference_sha256: str | None
+
+
+@dataclass(frozen=True)
+class _Content(OpenDocument):
+    """Content of the file, as `SavedCalibration.write` writes it, a row for each of its images."""
+
+    schema: int
+    checkpoint_sha256: str
+    view: str
+    temperature: Annotated[float, Gt(0)]
+    threshold: ScoreThreshold | None
+    data: _Images
+    images: Annotated[list[dict[str, Any]], MinLen(1)]
+    by: str = BY_CALIBRATE
+    temperature_fit: Any = None
+    allow: tuple[str, ...] = ()
+    by_source: SourceTerms | None = None
+    decisions: _Decisions | None = None
+
+
 def read_calibration(folder: Path, with_decisions: bool = False, name: str = CALIBRATION) -> SavedCalibration | None:
     """Read the calibration of a run folder, None if there is none; raise CheckpointError if it is damaged.
 
@@ -187,54 +219,36 @@ def read_calibration(folder: Path, with_decisions: bool = False, name: str = CAL
     if not file.is_file():
         return None
     try:
-        saved = read_json(file)
-        if saved["schema"] > CALIBRATION_SCHEMA:
+        saved = parse(_Content, read_json(file))
+        if saved.schema > CALIBRATION_SCHEMA:
             raise CheckpointError(f"{file} was made by a newer version of avatar_bench.", "Update avatar_bench.")
-        stated, data = saved["threshold"], saved["data"]
-        names = [member.name for member in fields(ScoreThreshold)]
-        threshold = ScoreThreshold(**{name: stated.get(name) for name in names}) if stated else None
         columns = [*DATASET_COLUMNS, *RUN_COLUMNS]
-        frame = pd.DataFrame(saved["images"]).astype(str).reindex(columns=columns, fill_value="")
-        numbers = [saved["temperature"], *(asdict(threshold).values() if threshold else ())]
-        is_valid = all(
-            isinstance(number, int | float) and math.isfinite(number) for number in numbers if number is not None
-        )
-        if not is_valid or saved["temperature"] <= 0 or not len(frame):
-            raise ValueError("a number is impossible")
+        frame = pd.DataFrame(saved.images).astype(str).reindex(columns=columns, fill_value="")
         return SavedCalibration(
-            checkpoint_sha256=str(saved["checkpoint_sha256"]),
-            view=str(saved["view"]),
-            temperature=float(saved["temperature"]),
-            threshold=threshold,
-            n={str(name): int(count) for name, count in data["n"].items()},
-            images=Dataset(str(data["name"]), Path(str(data["root"])), frame),
-            fingerprint=str(data["fingerprint"]),
-            by=str(saved.get("by", BY_CALIBRATE)),
-            fit=TemperatureFit.parse(saved.get("temperature_fit")),
+            checkpoint_sha256=saved.checkpoint_sha256,
+            view=saved.view,
+            temperature=saved.temperature,
+            threshold=saved.threshold,
+            n=saved.data.n,
+            images=Dataset(saved.data.name, Path(saved.data.root), frame),
+            fingerprint=saved.data.fingerprint,
+            by=saved.by,
+            fit=TemperatureFit.parse(saved.temperature_fit),
             decisions=_read_decisions(saved, folder) if with_decisions else None,
-            allow=tuple(map(str, saved.get("allow", ()))),
-            terms=_read_terms(saved.get("by_source")),
+            allow=saved.allow,
+            terms=saved.by_source,
             sha256=sha256_of_file(file),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
-        raise CheckpointError(f"{file} cannot be read: {type(error).__name__}: {error}.", _HINT) from error
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"{file} cannot be read: {error}.", _HINT) from error
 
 
-def _read_terms(stated: Mapping[str, Any] | None) -> SourceTerms | None:
-    if stated is None:
-        return None
-    terms = SourceTerms(float(stated["beta"]), int(stated["folds"]))
-    if not 0 < terms.beta < 1 or terms.folds < 0:
-        raise ValueError("a number is impossible")
-    return terms
-
-
-def _read_decisions(saved: Mapping[str, Any], folder: Path) -> DecisionImages | None:
+def _read_decisions(saved: _Content, folder: Path) -> DecisionImages | None:
     """Return what decisions are made of, None without it; raise ValueError or KeyError if it is damaged."""
-    stated, rows = saved.get("decisions"), saved["images"]
+    stated, rows = saved.decisions, saved.images
     if stated is None:
         return None
-    classes = tuple(map(str, stated["classes"]))
+    classes = stated.classes
     probabilities = np.array([row["probabilities"] for row in rows], dtype=np.float64)
     if probabilities.shape != (len(rows), len(classes)) or not (np.abs(probabilities.sum(axis=1) - 1) < 1e-6).all():
         raise ValueError("its probabilities are none")
@@ -242,13 +256,11 @@ def _read_decisions(saved: Mapping[str, Any], folder: Path) -> DecisionImages | 
         raise ValueError("a part is unknown")
     is_reference = np.array([row["part"] == "reference" for row in rows], dtype=bool)
     is_stable = np.array([row["is_stable"] is True for row in rows]) if "is_stable" in rows[0] else None
-    if stated["reference_sha256"] is None:
+    if stated.reference_sha256 is None:
         return DecisionImages(classes, probabilities, is_reference, is_stable=is_stable)
     files = (file for file in (folder / REFERENCE, folder / _NEW_REFERENCE) if file.is_file())
     contents = (file.read_bytes() for file in files)
-    content = next(
-        (candidate for candidate in contents if sha256_of_bytes(candidate) == stated["reference_sha256"]), None
-    )
+    content = next((candidate for candidate in contents if sha256_of_bytes(candidate) == stated.reference_sha256), None)
     if content is None:
         raise ValueError(f"{REFERENCE} is not the one that belongs to it")
     tensors = load_tensors(content)

@@ -157,7 +157,7 @@ def test_on_other_data_differences_are_unpaired_and_say_so(good, compare):
         ("nowhere", {}, [], 3, "nowhere: there is no such folder"),
         (".", {}, [], 3, "has no result of blind_test on blind; it has earlier"),
         ("earlier", {"classes": ["cat", "dog"]}, [], 3, "is of the classes cat, dog, this run knows drawing"),
-        ("earlier", {"schema": 99}, [], 3, "its metrics.json cannot be read: it has schema 99"),
+        ("earlier", {"schema": 99}, [], 3, "its metrics.json cannot be read: schema is 99; expected 3"),
         ("earlier", {}, ["block=data_audit"], 2, "against= needs a block that evaluates single runs"),
         ("earlier", {}, ["alpha=2"], 2, "alpha=2"),
         ("", {}, [], 2, "against= is empty"),

@@ -122,7 +122,7 @@ def test_a_result_names_only_files_in_its_folder(kind, outside, runs, tmp_path, 
     file, name = runs / "a/evaluation/test/blind_test/metrics.json", outside.format(root=tmp_path)
     file.write_text(json.dumps(json.loads(file.read_text()) | {kind: [name]}))
     err = command("report", f"runs={runs}", code=3).err  # the only result is damaged
-    assert f"{name!r} is not the name of a file in its folder" in err
+    assert f"{kind}.0 is {ascii(name)[:80]}; expected the name of a file in its folder" in err
     assert not (runs / "report.html").exists()
 
 

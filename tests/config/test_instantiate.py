@@ -12,7 +12,7 @@ import torch
 from avatar_bench.cli.app import main
 from avatar_bench.config.instantiate import build, check_node
 from avatar_bench.errors import ConfigError
-from avatar_bench.files.yaml_io import read_yaml
+from avatar_bench.files.document import read_yaml
 from tests.builders.commands import read_record
 from tests.builders.run_files import write_file
 from tests.test_readme import examples

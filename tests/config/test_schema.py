@@ -12,7 +12,7 @@ import pytest
 from avatar_bench.config.catalogue import PLAIN_COMMANDS, find_choices, find_commands, find_recipe
 from avatar_bench.config.options import find_option, get_default, get_nested, iterate_options
 from avatar_bench.config.schema import find_schema
-from avatar_bench.files.yaml_io import read_yaml
+from avatar_bench.files.document import read_yaml
 from tests.builders.walks import walk
 
 ROOT = Path(__file__).parents[2]

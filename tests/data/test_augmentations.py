@@ -12,7 +12,7 @@ from avatar_bench.data.corruptions import DELIVERY_TIERS, UNTRAINED_TIER
 from avatar_bench.data.dataset import Dataset, read_manifest
 from avatar_bench.data.training_batches import DataModule
 from avatar_bench.data.transforms import Augmentation, Preprocessing
-from avatar_bench.files.yaml_io import read_yaml
+from avatar_bench.files.document import read_yaml
 from tests.builders.pixels import make_smooth
 
 CLASSES = ("drawing", "generated", "real")

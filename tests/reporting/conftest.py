@@ -89,15 +89,20 @@ def write_ranking(root, name, rows, compared=()):
     )
 
 
+def describe_ensemble(members, kind="ensemble"):
+    """Return an ensemble.json of runs in these places, by the names of their checkpoints."""
+    listed = [
+        {"run": run, "checkpoint_sha256": checkpoint(name), "weight": 0.5, "temperature": 1.0} for run, name in members
+    ]
+    return json.dumps({"kind": kind, "members": listed, "temperature": 1.0, "classes": ["a", "b"]})
+
+
 def write_ensemble(root, label, value, name="test", kind="ensemble"):
     """Write an ensemble of all runs here, and its accuracy on a set."""
     folder = root / "ensembles" / label
     folder.mkdir(parents=True)
-    members = [
-        {"run": f"../../{run.parent.name}/best.ckpt", "checkpoint_sha256": checkpoint(run.parent.name), "weight": 0.5}
-        for run in sorted(root.glob("*/run.json"))
-    ]
-    (folder / "ensemble.json").write_text(json.dumps({"kind": kind, "members": members}), encoding="utf-8")
+    members = [(f"../../{run.parent.name}/best.ckpt", run.parent.name) for run in sorted(root.glob("*/run.json"))]
+    (folder / "ensemble.json").write_text(describe_ensemble(members, kind), encoding="utf-8")
     write_result(folder, "blind_test", name, {"accuracy": accuracy(value)})
     return folder
 

@@ -1,6 +1,5 @@
 """What is found below a folder of runs, and what is set apart."""
 
-import json
 import shutil
 
 import pandas as pd
@@ -10,7 +9,15 @@ from avatar_bench.errors import DataError
 from avatar_bench.reporting.saved_result import MAX_SHOWN_ROWS
 from avatar_bench.reporting.study import read_study
 from tests.builders.run_files import write_file
-from tests.reporting.conftest import accuracy, checkpoint, write_ensemble, write_ranking, write_result, write_run
+from tests.reporting.conftest import (
+    accuracy,
+    checkpoint,
+    describe_ensemble,
+    write_ensemble,
+    write_ranking,
+    write_result,
+    write_run,
+)
 
 BLIND = "poor/evaluation/blind/blind_test"
 TEST = "poor/evaluation/test/blind_test"
@@ -37,7 +44,7 @@ def test_runs_are_found_in_the_order_in_which_they_started_with_their_results(ru
     alone = read_study(runs / "good")
     assert (list_labels(alone), alone.comparisons) == (["good"], {})
     write_result(runs / "good", "against", "blind", {"blind_test/accuracy": accuracy(0.1)})
-    write_vote(runs)
+    write_vote(runs, POOR)
     study = read_study(runs)
     assert ("blind", "against") in study.models[0].results
     assert study.problems == []  # a comparison with an earlier result is missed in no other run
@@ -58,8 +65,7 @@ def put(path, text):
 
 def write_vote(runs, *members):
     """Write an ensemble of runs in these places, relative to its folder, by the names of their checkpoints."""
-    listed = [{"run": run, "checkpoint_sha256": checkpoint(name), "weight": 0.5} for run, name in members]
-    put(f"{VOTE}/ensemble.json", json.dumps({"kind": "ensemble", "members": listed}))(runs)
+    put(f"{VOTE}/ensemble.json", describe_ensemble(members))(runs)
     write_result(runs / VOTE, "blind_test", "test", {"accuracy": accuracy(0.92)})
 
 

@@ -41,13 +41,13 @@ def test_a_users_block_is_declared_like_a_built_in_one_and_captions_name_what_th
 @pytest.mark.parametrize(
     ("about", "message"),
     [
-        ("titel: x\n", "titel is not known"),
-        ("title: [x]\n", "title is not a text"),
-        ("order: first\n", "order is not a whole number: 'first'"),
-        ("tables: {x: TEXT}\n", "tables: 'TEXT' is not a mapping"),
-        ("qualities: {a: {metric: x, best: high}}\n", "qualities: 'high' is not a number"),
-        ("kind: other\n", "expected one of run"),
-        ("tables: {t: {heading: x}}\n", "tables:"),
+        ("titel: x\n", r"titel is not known \(did you mean title\?\)"),
+        ("title: [x]\n", "title is .* expected a valid string"),
+        ("order: first\n", "order is 'first'; expected a valid integer"),
+        ("tables: {x: TEXT}\n", "tables.x is 'TEXT'; expected an object"),
+        ("qualities: {a: {metric: x, best: high}}\n", "qualities.a.best is 'high'; expected a valid number"),
+        ("kind: other\n", "kind is 'other'; expected 'run', "),
+        ("tables: {t: {heading: x}}\n", "tables.t.heading is not known"),
         ("- x\n", "expected a mapping"),
     ],
 )

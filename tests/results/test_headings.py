@@ -4,7 +4,7 @@ from pathlib import Path
 
 import avatar_bench.results
 from avatar_bench.config.entries import find_entries
-from avatar_bench.files.yaml_io import read_yaml
+from avatar_bench.files.document import read_yaml
 from avatar_bench.i18n import LANGUAGES, use_language
 from avatar_bench.results.declaration import declare_block, find_heading, find_interval_name, find_word
 from avatar_bench.results.result import Metric

@@ -123,7 +123,7 @@ def test_the_json_is_strict_and_of_the_schema_and_another_schema_is_not_read(tmp
     assert "б" in text
     (tmp_path / "x" / "metrics.json").write_text(text.replace('"schema": 3', '"schema": 99'), encoding="utf-8")
     assert Result.load_if_complete(tmp_path / "x") is None
-    with pytest.raises(ValueError, match="schema 99"):
+    with pytest.raises(ValueError, match="schema is 99; expected 3"):
         Result.load(tmp_path / "x")
 
 

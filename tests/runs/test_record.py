@@ -10,7 +10,7 @@ import pytest
 from avatar_bench.cli.app import main
 from avatar_bench.config import entries
 from avatar_bench.errors import CheckpointError, ConfigError
-from avatar_bench.runs import record as records
+from avatar_bench.files import document
 from avatar_bench.runs.ensembles import open_run
 from avatar_bench.runs.record import (
     SCHEMA,
@@ -41,11 +41,12 @@ def test_runs_are_found_at_a_folder_and_up_to_two_levels_below_but_no_pretrainin
 
 
 def test_records_are_found_two_levels_below_and_give_their_numbers_and_names(tmp_path):
-    write(tmp_path / "a", json.dumps({"status": "finished", "metrics": {"val/macro_f1": 0.91239}, "seconds": 61.7}))
+    finished = {"status": "finished", "metrics": {"val/macro_f1": 0.91239}, "split": {"counts": {"val": 9}}}
+    write(tmp_path / "a", json.dumps(finished | {"seconds": 61.7}))
     write(tmp_path / "b", json.dumps({"status": "running", "metrics": None}))
     write(tmp_path / "c", '{"status": "run')
-    printed = [(record.status, record.macro_f1, record.seconds) for record in read_records(tmp_path)]
-    assert printed == [("finished", "0.9124", "62"), ("running", "-", "-"), ("unreadable", "-", "-")]
+    printed = [(run.status, *run.numbers) for run in read_records(tmp_path)]
+    assert printed == [("finished", "0.9124", "9", "62"), ("running", *"---"), ("unreadable", *"---")]
     assert format_table([("a", "bb"), ("ccc", "d")]) == "a    bb\nccc  d"
     write(tmp_path / "a", json.dumps({"model": "resnet18"}))
     write_file(tmp_path / "a" / "config.yaml", "model: {backbone: other}\nmode: {name: full}\n")
@@ -61,7 +62,7 @@ def test_a_record_that_no_run_of_ours_writes_is_refused(tmp_path):
         with pytest.raises(CheckpointError) as caught:
             read_record(tmp_path)
         assert len(caught.value.lines) <= 3
-        assert [record.macro_f1 for record in read_records(tmp_path)] == ["-"]
+        assert [run.numbers for run in read_records(tmp_path)] == [("-", "-", "-")]
 
 
 def test_a_record_is_written_whole_with_its_schema_and_one_of_a_newer_schema_is_refused(tmp_path, monkeypatch):
@@ -84,7 +85,7 @@ def test_a_record_is_written_whole_with_its_schema_and_one_of_a_newer_schema_is_
     write(tmp_path, json.dumps({"status": "finished", "schema": SCHEMA + 1}))
     with pytest.raises(CheckpointError, match="newer version"):
         read_record(tmp_path)
-    monkeypatch.setattr(records, "MAX_JSON_BYTES", 10)
+    monkeypatch.setattr(document, "MAX_JSON_BYTES", 10)
     with pytest.raises(CheckpointError, match="larger than 10 bytes"):
         read_record(tmp_path)
 

@@ -212,12 +212,12 @@ BARE_CARD = {"classes": ["a"], "backbone": "x", "preprocessing": {}, "schema": 2
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"state_dict": {}}, "classes or preprocessing are missing"),
+        ({"state_dict": {}}, "it has no classes, or no schema"),
         ([1, 2], "is not a checkpoint"),
-        ({"avatar_bench": BARE_CARD | {"schema": 99}}, "schema 99"),
-        ({"avatar_bench": BARE_CARD | {"classes": "ab"}}, "list of strings"),
-        ({"avatar_bench": BARE_CARD | {"more": 1}}, "not a checkpoint of"),
-        (make_checkpoint(preprocessing={}), "preprocessing has no 'mean'"),
+        ({"avatar_bench": BARE_CARD | {"schema": 99}}, "schema is 99; expected 2: train again"),
+        ({"avatar_bench": BARE_CARD | {"classes": "ab"}}, "classes is 'ab'; expected a valid array"),
+        (make_checkpoint(more=1), "more is not known"),
+        (make_checkpoint(preprocessing={}), "preprocessing.size is missing"),
         (make_checkpoint(backbone="no_such_net"), "no_such_net"),
         ({**make_checkpoint(), "state_dict": {}}, "do not fit"),
         ({**make_checkpoint(), "state_dict": [1]}, "do not fit"),

@@ -14,7 +14,7 @@ from avatar_bench.config.catalogue import find_choices
 from avatar_bench.config.entries import use_folders
 from avatar_bench.config.instantiate import check_node
 from avatar_bench.errors import ConfigError
-from avatar_bench.files.yaml_io import read_yaml
+from avatar_bench.files.document import read_yaml
 from avatar_bench.runs.run_config import refuse_foreign_choices, rename_options
 from tests.builders.commands import change_record
 from tests.builders.run_files import write_file

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from avatar_bench.config.catalogue import find_choices
 from avatar_bench.errors import DivergedError
-from avatar_bench.files.yaml_io import read_yaml
+from avatar_bench.files.document import read_yaml
 from avatar_bench.models.backbones import create_backbone
 from avatar_bench.models.stages import Stage
 from avatar_bench.training.module import Learner

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from avatar_bench.config.entries import Entry
 from avatar_bench.console.terminal import print_note
 from avatar_bench.errors import CheckpointError, ConfigError, DataError, GuardError
-from avatar_bench.models.card_schema import find_class_fault, find_setting_fault
+from avatar_bench.models.card_schema import DetectorSettings, find_class_fault
 
 if TYPE_CHECKING:
     from avatar_bench.inference.predictor import DatasetPredictor
@@ -41,8 +41,10 @@ def import_files(entry: Entry, options: Mapping[str, Any], folder: Path, allow: 
     """
     if entry.is_builtin:
         settings: Settings = build_detector(entry, options).save(folder, allow)
-        if fault := find_setting_fault(settings):
-            raise DataError(f"The detector cannot be imported: {fault}.")
+        try:
+            DetectorSettings.read(settings)
+        except ValueError as error:
+            raise DataError(f"The detector cannot be imported: {error}.") from error
         return settings
     sends = _refuse_upload(entry, allow)
     detector = build_detector(entry, options)

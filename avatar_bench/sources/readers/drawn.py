@@ -11,7 +11,7 @@ from pathlib import Path
 
 from avatar_bench.config.options import option
 from avatar_bench.errors import DataError
-from avatar_bench.files.yaml_io import read_yaml
+from avatar_bench.files.document import read_yaml
 from avatar_bench.sources.reader import SourceImage, SourceJob, SourceReader, import_package
 
 

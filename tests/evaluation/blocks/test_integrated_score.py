@@ -342,7 +342,7 @@ def test_a_block_of_a_user_declares_a_quality(tmp_path, monkeypatch):
     assert result.warnings == [Reason("not_ranked", n=1, all=2, names=["b"])]
     assert compare(*runs, weights={"crops": 0.0}).warnings == []
     for declared, message in (
-        ("{crops: {metric: x}}", r"about\.yaml: qualities: .*best"),
+        ("{crops: {metric: x}}", r"about\.yaml: qualities.crops.best is missing"),
         ("{speed: {metric: x, best: 1}}", "efficiency and crops both declare a quality 'speed'"),
     ):
         about.write_text(f"qualities: {declared}\n")

@@ -173,8 +173,8 @@ def imported(timm_folder, tmp_path_factory):
     [
         ({"architecture": "hf_hub:someone/net"}, 3, "timm has no network 'hf_hub:someone/net'"),
         ({"arguments": {"checkpoint_path": "/etc/passwd"}}, 3, "'checkpoint_path' is not allowed"),
-        ({"temperature": 0}, 4, "its temperature is 0; expected a number above 0"),
-        ({"timm": {"input_size": [3, 40, 40], "crop_pct": 1e-4}}, 4, "its timm is"),
+        ({"temperature": 0}, 4, "temperature is 0; expected greater than 0"),
+        ({"timm": {"input_size": [3, 40, 40], "crop_pct": 1e-4}}, 4, "expected input_size with crop_pct up to"),
         ({"arguments": 3}, 4, "cannot be opened by its run.json"),
     ],
 )
